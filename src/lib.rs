@@ -1,0 +1,3 @@
+//! ringlock
+
+pub mod proto;

@@ -1,0 +1,23 @@
+//! The lock protocol, pure: values and machines, no clock, no randomness, no
+//! I/O.
+//!
+//! Everything above it only moves these values about: the drivers feed the
+//! machines and carry out their [`Effects`](round::Effects). The same code
+//! runs in production, in the in-memory nodes and under the model checker.
+//! Public for tests and simulators; versions may change it freely.
+//!
+//! Read in this order: [`wire`] (what a node is asked), [`table`] (what a node
+//! does), [`quorum`] (who must agree), [`round`] and [`attempt`] (how a lock is
+//! taken), [`renewal`], [`release`], [`topology`].
+
+pub mod attempt;
+pub mod backoff;
+pub mod lease;
+pub mod quorum;
+pub mod release;
+pub mod renewal;
+pub mod round;
+pub mod table;
+pub mod time;
+pub mod topology;
+pub mod wire;

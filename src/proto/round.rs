@@ -1,0 +1,138 @@
+//! What every operation shares: a request to each node of a placement, and
+//! the machine that turns events into effects.
+
+use ringlock_ring::NodeIndex;
+
+use super::quorum::{Placement, Seats};
+use super::time::Instant;
+use super::wire::{Answer, NodeError, Reply, Request, Rival, ViewId};
+
+/// Which request of an operation an answer belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Step {
+    /// The operation's own request.
+    Main,
+    /// The fence write-back.
+    WriteBack,
+    /// A STATUS, sent only to learn that the view still stands.
+    Probe,
+}
+
+/// What happens to a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// Begin. The view is to be confirmed with these nodes beside the
+    /// placement's own.
+    Start {
+        /// Nodes to send a STATUS to.
+        probes: Vec<NodeIndex>,
+    },
+    /// A node answered, or is known not to.
+    Answered {
+        /// The node.
+        from: NodeIndex,
+        /// Which request it answers.
+        step: Step,
+        /// Its answer.
+        answer: Answer,
+    },
+    /// Nobody waits for the outcome any more.
+    Abandoned,
+}
+
+/// What a machine wants done, in this order.
+#[must_use = "effects that are not carried out lose requests"]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effects<Outcome> {
+    /// Send [`Machine::request`] of a step to these seats.
+    pub send: Vec<(Step, Seats)>,
+    /// Send a STATUS to these nodes.
+    pub probe: Vec<NodeIndex>,
+    /// Send a RELEASE to these seats; their answers are not for the machine.
+    pub release: Seats,
+    /// These seats are known to hold the entry.
+    pub acknowledged: Seats,
+    /// These seats are known not to hold it.
+    pub disowned: Seats,
+    /// The operation's outcome; given once.
+    pub outcome: Option<Outcome>,
+}
+
+impl<Outcome> Default for Effects<Outcome> {
+    fn default() -> Self {
+        Self {
+            send: Vec::new(),
+            probe: Vec::new(),
+            release: Seats::NONE,
+            acknowledged: Seats::NONE,
+            disowned: Seats::NONE,
+            outcome: None,
+        }
+    }
+}
+
+/// One operation as a value: fed with events, it says what to do. It reads no
+/// clock and sends nothing itself.
+pub trait Machine {
+    /// What the operation comes to.
+    type Outcome;
+
+    /// Takes in one event. `now` is one reading of the clock; `confirmed_at`
+    /// is the latest instant at which a majority is known to have served the
+    /// machine's view, this event's answer included.
+    fn on(&mut self, now: Instant, confirmed_at: Instant, event: Event) -> Effects<Self::Outcome>;
+
+    /// The request of a step.
+    fn request(&self, step: Step) -> Request;
+
+    /// The nodes that it is sent to.
+    fn placement(&self) -> &Placement;
+
+    /// When the operation began: the send time that its answers vouch for.
+    fn started_at(&self) -> Instant;
+}
+
+/// Why a node's answer did not count for an operation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Refusal {
+    /// Somebody else holds the key there.
+    Busy(Option<Rival>),
+    /// It serves another view, or none.
+    Stale(Option<ViewId>),
+    /// It gave no answer.
+    Failed(NodeError),
+}
+
+impl Refusal {
+    /// The refusal in an answer that is not the one hoped for.
+    pub fn of(answer: Answer) -> Self {
+        use super::wire::NodeErrorKind::Protocol;
+        match answer {
+            Ok(Reply::Busy(rival)) => Self::Busy(Some(rival)),
+            Ok(Reply::Lost(rival)) => Self::Busy(rival),
+            Ok(Reply::Foreign) => Self::Busy(None),
+            Ok(Reply::Stale(serving)) => Self::Stale(serving),
+            Ok(_) => Self::Failed(NodeError::new(
+                Protocol,
+                "the answer does not fit the request",
+            )),
+            Err(error) => Self::Failed(error),
+        }
+    }
+}
+
+/// Whether an answer proves that the node served exactly the asked view when
+/// it answered.
+pub fn vouches_for(answer: &Answer, view: ViewId) -> bool {
+    match answer {
+        Ok(
+            Reply::Granted { .. }
+            | Reply::Busy(_)
+            | Reply::Kept { .. }
+            | Reply::Made { .. }
+            | Reply::Lost(_),
+        ) => true,
+        Ok(Reply::Status(status)) => status.standing() == super::wire::Standing::Serving(view),
+        _ => false,
+    }
+}

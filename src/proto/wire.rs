@@ -1,0 +1,363 @@
+//! What is asked of a node and what it answers, as data.
+//!
+//! Every request is one atomic step at the node. What each does is written
+//! down once, in [`LockTable::apply`](super::table::LockTable::apply).
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::lease::{Holder, Key, Token, Ttl};
+
+/// Names one view: its epoch and a digest of its canonical document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ViewId {
+    /// Number of the view; below [`EPOCH_LIMIT`](super::lease::EPOCH_LIMIT).
+    pub epoch: u32,
+    /// XXH3-128 of the canonical document.
+    pub digest: u128,
+}
+
+impl fmt::Display for ViewId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:032x}", self.epoch, self.digest)
+    }
+}
+
+/// The text is no view id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a view id of the form epoch:digest")]
+pub struct ViewIdError;
+
+impl FromStr for ViewId {
+    type Err = ViewIdError;
+
+    fn from_str(text: &str) -> Result<Self, ViewIdError> {
+        let (epoch, digest) = text.split_once(':').ok_or(ViewIdError)?;
+        let id = Self {
+            epoch: epoch.parse().map_err(|_| ViewIdError)?,
+            digest: u128::from_str_radix(digest, 16).map_err(|_| ViewIdError)?,
+        };
+        // One spelling only: servers compare ids as text.
+        (id.to_string() == text).then_some(id).ok_or(ViewIdError)
+    }
+}
+
+/// Which of a node's fence counters serves a key.
+///
+/// Keys of one slot share a replica set, so that the counters of its members
+/// stay in step and a quorum agrees on a fence without a second round. Single
+/// owners need no such care: all their keys share [`Slot::SINGLE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot {
+    /// Replicas of the keys that it serves.
+    pub replicas: u8,
+    /// Arc of the ring that the keys lie on.
+    pub arc: u32,
+    /// Part of that arc.
+    pub part: u16,
+}
+
+impl Slot {
+    /// The slot of every key with a single owner.
+    pub const SINGLE: Self = Self {
+        replicas: 1,
+        arc: 0,
+        part: 0,
+    };
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.replicas, self.arc, self.part)
+    }
+}
+
+/// What an EXTEND does where the key is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Absent {
+    /// Make the entry anew: a replica that missed it is healed.
+    Heal,
+    /// Answer that it is lost: with a single owner nobody vouches for the gap.
+    Keep,
+}
+
+/// Random mark of a node's stay in the cluster: drawn anew whenever the node
+/// may have lost its data, and listed in the view that lets it in.
+pub type Nonce = Arc<str>;
+
+/// Mark of a server's data set: its `run_id` and `master_replid`. Another
+/// incarnation may have lost entries.
+pub type Incarnation = Arc<str>;
+
+/// One atomic step at one node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Request {
+    /// Take `key` if it is free, under exactly this view.
+    Acquire {
+        /// The view by which the client chose this node.
+        view: ViewId,
+        /// What to lock.
+        key: Key,
+        /// Proof of the holder.
+        token: Token,
+        /// Life of the entry.
+        ttl: Ttl,
+        /// Counter that serves the key.
+        slot: Slot,
+        /// Least counter to answer.
+        floor: u64,
+    },
+    /// Prolong an entry of `token`, never shorten it.
+    Extend {
+        /// The view by which the client chose this node.
+        view: ViewId,
+        /// What is locked.
+        key: Key,
+        /// Proof of the holder.
+        token: Token,
+        /// Least life left of the entry afterwards.
+        ttl: Ttl,
+        /// Counter that serves the key.
+        slot: Slot,
+        /// Least counter afterwards; with [`Absent::Keep`] the fence write-back.
+        floor: u64,
+        /// What to do where the key is free.
+        absent: Absent,
+    },
+    /// Delete `key` if `token` holds it, whatever view is served.
+    Release {
+        /// What is locked.
+        key: Key,
+        /// Proof of the holder.
+        token: Token,
+    },
+    /// Tell what the node is and serves.
+    Status,
+    /// Tell the document of the view that the node serves.
+    Document,
+    /// Stop serving and take a new nonce, if nonce and view are as expected.
+    Quarantine {
+        /// The nonce that must be there now; `None`: no state at all.
+        expected_nonce: Option<Nonce>,
+        /// The view that must be served now; `None`: none.
+        expected_view: Option<ViewId>,
+        /// The nonce to take.
+        nonce: Nonce,
+    },
+    /// Serve a decided view, if the node is still under this nonce.
+    Adopt {
+        /// The view to serve.
+        view: ViewId,
+        /// Its canonical document.
+        document: Arc<str>,
+        /// The nonce that the document lists for this node.
+        nonce: Nonce,
+    },
+    /// Carry the state over to the server's new incarnation: the operator
+    /// vouches that the node keeps its data through a restart.
+    Restamp {
+        /// The incarnation that is stamped now.
+        expected: Incarnation,
+    },
+}
+
+impl Request {
+    /// The lock key that it is about, if any.
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Acquire { key, .. } | Self::Extend { key, .. } | Self::Release { key, .. } => {
+                Some(key)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Who stands in the way, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rival {
+    /// Holder of the key, where the node told.
+    pub holder: Option<Holder>,
+    /// Life left of the entry; `None` where it never expires (no client of
+    /// ours makes such) or the node did not tell.
+    pub remaining: Option<Duration>,
+}
+
+/// What a node answers to a [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reply {
+    /// ACQUIRE: yours, with this count.
+    Granted {
+        /// The counter that this grant took.
+        counter: u64,
+    },
+    /// ACQUIRE: somebody else's.
+    Busy(Rival),
+    /// EXTEND: yours still.
+    Kept {
+        /// The slot's counter now.
+        counter: u64,
+    },
+    /// EXTEND: it was gone and is made anew.
+    Made {
+        /// The slot's counter now.
+        counter: u64,
+    },
+    /// EXTEND: gone, or somebody else's.
+    Lost(Option<Rival>),
+    /// RELEASE: deleted.
+    Released,
+    /// RELEASE: there was nothing.
+    Missing,
+    /// RELEASE: it is somebody else's, and untouched.
+    Foreign,
+    /// The node serves another view, or none; nothing was done.
+    Stale(Option<ViewId>),
+    /// STATUS.
+    Status(NodeStatus),
+    /// DOCUMENT; `None` where no view is served.
+    Document(Option<Arc<str>>),
+    /// QUARANTINE, ADOPT, RESTAMP: done, or so already.
+    Done,
+    /// QUARANTINE, ADOPT, RESTAMP: not as expected; nothing was done.
+    Refused(NodeStatus),
+}
+
+/// What a node is and serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NodeStatus {
+    /// The view that it serves.
+    pub serving: Option<ViewId>,
+    /// Its nonce; `None`: it has no state at all.
+    pub nonce: Option<Nonce>,
+    /// The incarnation that the state was stamped with.
+    pub stamped: Option<Incarnation>,
+    /// The incarnation that it is now.
+    pub incarnation: Incarnation,
+}
+
+/// Where a node stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// No state, or that of another incarnation: whatever it held may be gone.
+    Absent,
+    /// Marked with a nonce, waiting to be let in.
+    Quarantined,
+    /// Serving a view.
+    Serving(ViewId),
+}
+
+impl NodeStatus {
+    /// Where the node stands.
+    pub fn standing(&self) -> Standing {
+        match (&self.nonce, self.serving) {
+            (Some(_), _) if self.stamped.as_ref() != Some(&self.incarnation) => Standing::Absent,
+            (Some(_), Some(view)) => Standing::Serving(view),
+            (Some(_), None) => Standing::Quarantined,
+            (None, _) => Standing::Absent,
+        }
+    }
+}
+
+/// What kind of trouble a node is in; decides what can be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum NodeErrorKind {
+    /// No connection, or it broke before the answer.
+    Unreachable,
+    /// No answer within the node timeout.
+    Timeout,
+    /// More requests wait for this node than may.
+    Overloaded,
+    /// The server refused the credentials or a command.
+    Denied,
+    /// The server is one that must not hold locks: a replica, one that evicts
+    /// keys, a cluster member, too old.
+    Unsuitable,
+    /// The server lost its data since it was let in, or never was.
+    LostData,
+    /// The key holds something that is no lock.
+    WrongType,
+    /// The server answered what it must not.
+    Protocol,
+    /// The router has shut down.
+    Closed,
+}
+
+/// Why a node gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeError {
+    kind: NodeErrorKind,
+    message: Arc<str>,
+}
+
+impl NodeError {
+    /// An error of this kind; `message` says what happened and what to do.
+    pub fn new(kind: NodeErrorKind, message: impl Into<Arc<str>>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> NodeErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for NodeError {}
+
+/// A node's answer, or why there is none.
+pub type Answer = Result<Reply, NodeError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_id_has_one_spelling() {
+        let id = ViewId {
+            epoch: 7,
+            digest: 0xf00d,
+        };
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in [
+            "",
+            "7",
+            "7:f00d",
+            "+7:0000000000000000000000000000f00d",
+            "x:1",
+        ] {
+            assert_eq!(text.parse::<ViewId>(), Err(ViewIdError), "{text}");
+        }
+    }
+
+    #[test]
+    fn another_incarnation_is_absent() {
+        let mut status = NodeStatus {
+            serving: Some(ViewId {
+                epoch: 1,
+                digest: 1,
+            }),
+            nonce: Some("n".into()),
+            stamped: Some("run-1".into()),
+            incarnation: "run-1".into(),
+        };
+        assert!(matches!(status.standing(), Standing::Serving(_)));
+        status.incarnation = "run-2".into();
+        assert_eq!(status.standing(), Standing::Absent);
+        status.stamped = Some("run-2".into());
+        status.serving = None;
+        assert_eq!(status.standing(), Standing::Quarantined);
+        assert_eq!(NodeStatus::default().standing(), Standing::Absent);
+    }
+}
