@@ -45,34 +45,37 @@ impl KeyRange {
     }
 }
 
+/// How many points a search compares at once. A bucket has at most one point on average, so that
+/// more than three before a position are rare.
+const WINDOW: usize = 3;
+
 /// All points, in clockwise order; segment `i` ends at point `i`.
 pub(crate) struct Index {
+    /// The points' positions, and then as many sentinels of `u64::MAX` as a window holds.
     positions: Box<[u64]>,
     owners: Box<[NodeIndex]>,
     /// For each value of a position's leading bits, the first point at or after the smallest
-    /// position that has them. There are at least as many buckets as points, so that a search looks
-    /// at one or two points.
+    /// position that has them. There are at least as many buckets as points.
     buckets: Box<[u32]>,
     shift: u32,
 }
 
 impl Index {
-    /// Indexes at least one and at most 2³² − 1 points, sorted.
+    /// Indexes at least one and fewer than 2³² points, sorted.
     pub(crate) fn new(points: &[(u64, NodeIndex)]) -> Self {
         debug_assert!(!points.is_empty() && points.is_sorted());
         let bits = points.len().next_power_of_two().ilog2().max(1);
         let shift = u64::BITS - bits;
         let mut next = 0;
         let buckets = (0..1u64 << bits).map(|bucket| {
-            next += points[next..]
-                .iter()
-                .take_while(|(position, _)| position >> shift < bucket)
-                .count();
+            let before = |(position, _): &&(u64, NodeIndex)| position >> shift < bucket;
+            next += points[next..].iter().take_while(before).count();
             next as u32
         });
+        let positions = points.iter().map(|&(position, _)| position);
         Self {
             buckets: buckets.collect(),
-            positions: points.iter().map(|&(position, _)| position).collect(),
+            positions: positions.chain([u64::MAX; WINDOW]).collect(),
             owners: points.iter().map(|&(_, owner)| owner).collect(),
             shift,
         }
@@ -82,19 +85,27 @@ impl Index {
     /// the smallest.
     #[inline]
     pub(crate) fn find(&self, position: u64) -> Segment {
-        let start = self.buckets[(position >> self.shift) as usize];
-        let beyond = self.positions[start as usize..]
-            .iter()
-            .position(|&point| point >= position);
-        Segment(beyond.map_or(0, |steps| start + steps as u32))
+        let start = self.buckets[(position >> self.shift) as usize] as usize;
+        // Counting, unlike searching, has no branch to mispredict: it takes half the time.
+        let window = &self.positions[start..start + WINDOW];
+        let passed = window.iter().filter(|&&point| point < position).count();
+        let mut end = start + passed;
+        if passed == WINDOW {
+            // No sentinel is before any position, so that the search ends with the first at the
+            // latest.
+            while self.positions[end] < position {
+                end += 1;
+            }
+        }
+        Segment(if end == self.len() { 0 } else { end as u32 })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.positions.len()
+        self.owners.len()
     }
 
     pub(crate) fn positions(&self) -> &[u64] {
-        &self.positions
+        &self.positions[..self.len()]
     }
 
     pub(crate) fn owners(&self) -> &[NodeIndex] {
@@ -104,13 +115,13 @@ impl Index {
     /// Every segment with its owner and range, but for the empty ones that end where their
     /// predecessor does.
     pub(crate) fn arcs(&self) -> impl Iterator<Item = (Segment, NodeIndex, KeyRange)> {
-        let starts = self.positions.iter().cycle().skip(self.len() - 1);
-        let arcs = starts.zip(&self.positions).zip(&self.owners).enumerate();
+        let starts = self.positions().iter().cycle().skip(self.len() - 1);
+        let arcs = starts.zip(self.positions()).zip(&self.owners).enumerate();
         arcs.map(|(i, ((&after, &until), &owner))| {
             (Segment(i as u32), owner, KeyRange { after, until })
         })
-        // The first segment is empty in no case: where all points fall together, it is the
-        // whole ring.
+        // The first segment is empty in no case: where all points fall together, it is the whole
+        // ring.
         .filter(|(segment, _, range)| segment.0 == 0 || range.after != range.until)
     }
 }

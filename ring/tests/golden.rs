@@ -3,7 +3,9 @@
 
 #![allow(
     clippy::unwrap_used,
-    reason = "a golden file that does not parse fails the test"
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a golden file that does not parse fails the test, and the totals are worth seeing"
 )]
 
 use std::collections::BTreeMap;
