@@ -400,3 +400,389 @@ impl Machine for Attempt {
         self.claim.t0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::{NodeError, NodeErrorKind, NodeStatus, Rival, Slot};
+    use super::*;
+
+    const VIEW: ViewId = ViewId {
+        epoch: 3,
+        digest: 33,
+    };
+    const T0: Instant = Instant::from_nanos(100_000_000_000);
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn nodes(indices: &[u16]) -> Vec<NodeIndex> {
+        indices.iter().copied().map(NodeIndex::new).collect()
+    }
+
+    fn claim(placement: Placement) -> Claim {
+        Claim {
+            view: VIEW,
+            view_lease: Duration::from_secs(5),
+            key: Key::new("k").unwrap(),
+            token: Token::new(7, None),
+            ttl: Ttl::new(TTL, TTL).unwrap(),
+            placement,
+            t0: T0,
+        }
+    }
+
+    /// An attempt that was just started, its view confirmed unless said otherwise.
+    struct Script {
+        attempt: Attempt,
+        now: Instant,
+        confirmed_at: Instant,
+        first: AttemptEffects,
+    }
+
+    impl Script {
+        fn on(placement: Placement) -> Self {
+            Self::probing(placement, T0, &[])
+        }
+
+        fn among(n: u16) -> Self {
+            let group = nodes(&(0..n).collect::<Vec<_>>());
+            Self::on(Placement::stable(Slot::SINGLE, &group))
+        }
+
+        fn probing(placement: Placement, confirmed_at: Instant, probes: &[u16]) -> Self {
+            let mut attempt = Attempt::new(claim(placement));
+            let probes = nodes(probes);
+            let first = attempt.on(T0, confirmed_at, Event::Start { probes });
+            Self {
+                attempt,
+                now: T0,
+                confirmed_at,
+                first,
+            }
+        }
+
+        fn hears(&mut self, from: u16, step: Step, answer: Answer) -> AttemptEffects {
+            let from = NodeIndex::new(from);
+            let event = Event::Answered { from, step, answer };
+            self.attempt.on(self.now, self.confirmed_at, event)
+        }
+
+        fn granted(&mut self, from: u16, counter: u64) -> AttemptEffects {
+            self.hears(from, Step::Main, Ok(Reply::Granted { counter }))
+        }
+
+        fn busy(&mut self, from: u16) -> AttemptEffects {
+            self.hears(from, Step::Main, Ok(Reply::Busy(rival())))
+        }
+
+        fn silent(&mut self, from: u16, step: Step) -> AttemptEffects {
+            let timeout = NodeError::new(NodeErrorKind::Timeout, "no answer");
+            self.hears(from, step, Err(timeout))
+        }
+
+        fn kept(&mut self, from: u16, counter: u64) -> AttemptEffects {
+            self.hears(from, Step::WriteBack, Ok(Reply::Kept { counter }))
+        }
+
+        fn seats(&self, of: &[u16]) -> Seats {
+            let placement = self.attempt.placement();
+            nodes(of)
+                .into_iter()
+                .filter_map(|node| placement.seat(node))
+                .collect()
+        }
+    }
+
+    fn rival() -> Rival {
+        Rival {
+            holder: None,
+            remaining: None,
+        }
+    }
+
+    fn fence(counter: u64) -> Fence {
+        Fence::new(VIEW.epoch, counter).unwrap()
+    }
+
+    fn grant(effects: AttemptEffects) -> Grant {
+        effects.outcome.expect("an outcome").expect("a grant")
+    }
+
+    fn refusal(effects: AttemptEffects) -> Refused {
+        effects.outcome.expect("an outcome").expect_err("a refusal")
+    }
+
+    fn nothing(effects: &AttemptEffects) -> bool {
+        *effects == AttemptEffects::default()
+    }
+
+    #[test]
+    fn a_single_owner_grants_alone() {
+        let mut script = Script::among(1);
+        assert_eq!(script.first.send, [(Step::Main, script.seats(&[0]))]);
+        let grant = grant(script.granted(0, 9));
+        assert_eq!((grant.fence, grant.wrote_back), (fence(9), false));
+        assert_eq!(grant.valid_until, valid_until(T0, TTL));
+        assert_eq!(grant.acknowledged, script.seats(&[0]));
+    }
+
+    #[test]
+    fn five_with_equal_counters_grant_at_the_third_answer() {
+        let mut script = Script::among(5);
+        assert!(nothing(&script.granted(4, 2)));
+        assert!(nothing(&script.granted(0, 2)));
+        let grant = grant(script.granted(2, 2));
+        assert_eq!((grant.fence, grant.wrote_back), (fence(2), false));
+        assert_eq!(grant.acknowledged, script.seats(&[0, 2, 4]));
+    }
+
+    #[test]
+    fn unequal_counters_are_written_back_and_the_highest_is_the_fence() {
+        let mut script = Script::among(3);
+        assert!(nothing(&script.granted(0, 4)));
+        let effects = script.granted(1, 9);
+        assert_eq!(effects.send, [(Step::WriteBack, script.seats(&[0]))]);
+        assert_eq!(effects.outcome, None);
+        match script.attempt.request(Step::WriteBack) {
+            Request::Extend {
+                floor,
+                absent,
+                token,
+                ..
+            } => assert_eq!(
+                (floor, absent, &token),
+                (9, Absent::Keep, &script.attempt.claim().token)
+            ),
+            other => panic!("{other:?}"),
+        }
+        let grant = grant(script.kept(0, 9));
+        assert_eq!((grant.fence, grant.wrote_back), (fence(9), true));
+    }
+
+    #[test]
+    fn an_equal_trio_among_unequal_replies_needs_no_write_back() {
+        let mut script = Script::among(5);
+        assert!(nothing(&script.granted(0, 4)));
+        assert!(nothing(&script.granted(1, 8)));
+        // Three that differ: a write-back goes out, but nobody has to wait for it.
+        assert_eq!(
+            script.granted(2, 4).send,
+            [(Step::WriteBack, script.seats(&[0, 2]))]
+        );
+        let grant = grant(script.granted(3, 4));
+        assert_eq!((grant.fence, grant.wrote_back), (fence(4), false));
+    }
+
+    #[test]
+    fn a_write_back_to_a_late_and_low_node_is_sent_too() {
+        let mut script = Script::among(5);
+        for (node, counter) in [(0, 4), (1, 8)] {
+            assert!(nothing(&script.granted(node, counter)));
+        }
+        assert!(!script.granted(2, 5).send.is_empty());
+        let effects = script.granted(3, 6);
+        assert_eq!(effects.send, [(Step::WriteBack, script.seats(&[3]))]);
+        assert!(nothing(&script.kept(0, 8)));
+        assert_eq!(grant(script.kept(3, 8)).fence, fence(8));
+    }
+
+    #[test]
+    fn a_write_back_that_finds_another_token_grants_nothing() {
+        let mut script = Script::among(3);
+        let _ = script.granted(0, 4);
+        let _ = script.granted(1, 9);
+        let _ = script.silent(2, Step::Main);
+        let lost = Ok(Reply::Lost(Some(rival())));
+        let effects = script.hears(0, Step::WriteBack, lost);
+        assert_eq!(effects.release, script.seats(&[0, 1, 2]));
+        assert_eq!(refusal(effects).shortfall, Shortfall::Fence);
+    }
+
+    #[test]
+    fn a_failed_write_back_still_waits_for_a_third_node() {
+        let mut script = Script::among(3);
+        let _ = script.granted(0, 4);
+        let _ = script.granted(1, 9);
+        assert!(nothing(&script.silent(0, Step::WriteBack)));
+        assert_eq!(grant(script.granted(2, 9)).fence, fence(9));
+    }
+
+    #[test]
+    fn a_refusal_releases_every_asked_node_silent_ones_included() {
+        let mut script = Script::among(5);
+        let _ = script.granted(1, 1);
+        assert!(nothing(&script.busy(0)));
+        assert!(nothing(&script.silent(2, Step::Main)));
+        let effects = script.busy(3);
+        assert_eq!(effects.release, script.seats(&[0, 1, 2, 3, 4]));
+        let refused = refusal(effects);
+        assert_eq!((refused.shortfall, refused.granted), (Shortfall::Votes, 1));
+        assert_eq!(refused.refusals.len(), 3);
+        // Node 4 answers after the verdict; its RELEASE is already on the way.
+        assert!(nothing(&script.granted(4, 1)));
+    }
+
+    #[test]
+    fn abandoning_releases_whether_it_was_granted_or_not() {
+        let mut open = Script::among(3);
+        let effects = open.attempt.on(T0, T0, Event::Abandoned);
+        assert_eq!(effects.release, open.seats(&[0, 1, 2]));
+        assert!(nothing(&open.granted(0, 1)));
+        assert!(nothing(&open.granted(1, 1)));
+
+        let mut granted = Script::among(1);
+        let _ = grant(granted.granted(0, 1));
+        let effects = granted.attempt.on(T0, T0, Event::Abandoned);
+        assert_eq!(effects.release, granted.seats(&[0]));
+        // Once is enough.
+        assert!(nothing(&granted.attempt.on(T0, T0, Event::Abandoned)));
+    }
+
+    #[test]
+    fn a_grant_that_comes_after_the_validity_is_refused() {
+        let end = valid_until(T0, TTL);
+        for (now, is_granted) in [(end - Duration::from_nanos(1), true), (end, false)] {
+            let mut script = Script::among(1);
+            script.now = now;
+            let effects = script.granted(0, 1);
+            if is_granted {
+                assert_eq!(grant(effects).fence, fence(1));
+            } else {
+                assert_eq!(effects.release, script.seats(&[0]));
+                assert_eq!(refusal(effects).shortfall, Shortfall::Expired);
+            }
+        }
+    }
+
+    #[test]
+    fn an_unconfirmed_view_waits_for_its_probes_and_then_refuses() {
+        let single = Placement::stable(Slot::SINGLE, &nodes(&[0]));
+        let long_ago = T0 - Duration::from_secs(5);
+        let mut script = Script::probing(single, long_ago, &[1, 2]);
+        assert_eq!(script.first.probe, nodes(&[1, 2]));
+        assert!(nothing(&script.granted(0, 1)));
+        assert!(nothing(&script.silent(1, Step::Probe)));
+        let status = Ok(Reply::Status(NodeStatus::default()));
+        let effects = script.hears(2, Step::Probe, status);
+        assert_eq!(effects.release, script.seats(&[0]));
+        assert_eq!(refusal(effects).shortfall, Shortfall::Unconfirmed);
+    }
+
+    #[test]
+    fn a_probe_that_confirms_the_view_lets_the_grant_pass() {
+        let single = Placement::stable(Slot::SINGLE, &nodes(&[0]));
+        let mut script = Script::probing(single, Instant::default(), &[1, 2]);
+        assert!(nothing(&script.granted(0, 1)));
+        script.confirmed_at = T0;
+        let status = Ok(Reply::Status(NodeStatus::default()));
+        assert_eq!(grant(script.hears(1, Step::Probe, status)).fence, fence(1));
+    }
+
+    #[test]
+    fn the_view_lease_is_counted_to_the_instant() {
+        let lease = Duration::from_secs(5);
+        for (confirmed_at, is_granted) in [
+            (T0 - lease, false),
+            (T0 - lease + Duration::from_nanos(1), true),
+        ] {
+            let single = Placement::stable(Slot::SINGLE, &nodes(&[0]));
+            let mut script = Script::probing(single, confirmed_at, &[]);
+            let outcome = script.granted(0, 1).outcome.unwrap();
+            assert_eq!(outcome.is_ok(), is_granted);
+        }
+    }
+
+    #[test]
+    fn stale_replies_never_count() {
+        let mut script = Script::among(3);
+        let other = ViewId {
+            epoch: 4,
+            digest: 44,
+        };
+        let _ = script.granted(0, 1);
+        assert!(nothing(&script.hears(
+            1,
+            Step::Main,
+            Ok(Reply::Stale(Some(other)))
+        )));
+        let effects = script.hears(2, Step::Main, Ok(Reply::Stale(None)));
+        let refused = refusal(effects);
+        assert_eq!((refused.shortfall, refused.granted), (Shortfall::Votes, 1));
+        assert_eq!(
+            refused.refusals,
+            [
+                (NodeIndex::new(1), Refusal::Stale(Some(other))),
+                (NodeIndex::new(2), Refusal::Stale(None))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_repeated_grant_is_one_vote() {
+        let mut script = Script::among(3);
+        assert!(nothing(&script.granted(0, 1)));
+        assert!(nothing(&script.granted(0, 1)));
+        assert!(nothing(&script.granted(0, 2)));
+    }
+
+    #[test]
+    fn a_stranger_has_no_vote() {
+        let mut script = Script::among(3);
+        assert!(nothing(&script.granted(0, 1)));
+        assert!(nothing(&script.granted(8, 1)));
+        assert!(nothing(&script.granted(9, 1)));
+    }
+
+    #[test]
+    fn a_counter_beyond_its_limit_is_refused() {
+        let mut script = Script::among(1);
+        let effects = script.granted(0, COUNTER_LIMIT);
+        assert_eq!(refusal(effects).shortfall, Shortfall::Votes);
+    }
+
+    #[test]
+    fn a_joint_placement_asks_the_old_group_first_and_the_new_one_from_its_count() {
+        let placement = Placement::joint(Slot::SINGLE, &nodes(&[0, 1, 2]), &nodes(&[2, 3, 4]));
+        let mut script = Script::on(placement);
+        assert_eq!(script.first.send, [(Step::Main, script.seats(&[0, 1, 2]))]);
+        assert!(nothing(&script.granted(0, 6)));
+        let effects = script.granted(1, 6);
+        assert_eq!(effects.send, [(Step::Main, script.seats(&[3, 4]))]);
+        assert!(matches!(
+            script.attempt.request(Step::Main),
+            Request::Acquire { floor: 6, .. }
+        ));
+        assert!(nothing(&script.granted(3, 6)));
+        let grant = grant(script.granted(2, 6));
+        assert_eq!(grant.fence, fence(6));
+    }
+
+    #[test]
+    fn a_joint_placement_that_the_old_group_refuses_never_reaches_the_new_one() {
+        let placement = Placement::joint(Slot::SINGLE, &nodes(&[0]), &nodes(&[1]));
+        let mut script = Script::on(placement);
+        let effects = script.busy(0);
+        assert_eq!(effects.release, script.seats(&[0]));
+        assert_eq!(refusal(effects).shortfall, Shortfall::Votes);
+    }
+
+    #[test]
+    fn a_joint_placement_with_a_leading_new_owner_raises_the_old_one() {
+        let placement = Placement::joint(Slot::SINGLE, &nodes(&[0]), &nodes(&[1]));
+        let mut script = Script::on(placement);
+        let effects = script.granted(0, 3);
+        assert_eq!(effects.send, [(Step::Main, script.seats(&[1]))]);
+        let effects = script.granted(1, 5);
+        assert_eq!(effects.send, [(Step::WriteBack, script.seats(&[0]))]);
+        assert_eq!(grant(script.kept(0, 5)).fence, fence(5));
+    }
+
+    #[test]
+    fn a_grant_heard_after_the_verdict_is_acknowledged() {
+        let mut script = Script::among(3);
+        let _ = script.granted(0, 1);
+        let _ = grant(script.granted(1, 1));
+        let effects = script.granted(2, 1);
+        assert_eq!(effects.acknowledged, script.seats(&[2]));
+        assert_eq!(effects.outcome, None);
+        assert!(nothing(&script.busy(2)));
+    }
+}

@@ -119,3 +119,84 @@ impl Machine for Release {
         self.t0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::{NodeError, NodeErrorKind, Slot};
+    use super::*;
+
+    fn started(n: u16) -> Release {
+        let group: Vec<NodeIndex> = (0..n).map(NodeIndex::new).collect();
+        let placement = Placement::stable(Slot::SINGLE, &group);
+        let key = Key::new("k").unwrap();
+        let t0 = Instant::default();
+        let mut release = Release::new(key.clone(), Token::new(7, None), placement, t0);
+        let effects = release.on(t0, t0, Event::Start { probes: Vec::new() });
+        assert_eq!(effects.send, [(Step::Main, placement.seats())]);
+        let token = Token::new(7, None);
+        assert_eq!(release.request(Step::Main), Request::Release { key, token });
+        release
+    }
+
+    fn hears(release: &mut Release, from: u16, reply: Option<Reply>) -> Option<Farewell> {
+        let from = NodeIndex::new(from);
+        let answer = reply.ok_or_else(|| NodeError::new(NodeErrorKind::Timeout, "no answer"));
+        let event = Event::Answered {
+            from,
+            step: Step::Main,
+            answer,
+        };
+        let t0 = Instant::default();
+        release.on(t0, t0, event).outcome
+    }
+
+    #[test]
+    fn a_single_owner_answers_three_ways() {
+        for (reply, farewell) in [
+            (Reply::Released, Farewell::Released),
+            (Reply::Missing, Farewell::TooLate),
+            (Reply::Foreign, Farewell::TooLate),
+        ] {
+            assert_eq!(hears(&mut started(1), 0, Some(reply)), Some(farewell));
+        }
+        let outcome = hears(&mut started(1), 0, None);
+        assert!(matches!(outcome, Some(Farewell::Unknown { refusals }) if refusals.len() == 1));
+    }
+
+    #[test]
+    fn a_majority_decides() {
+        let mut release = started(3);
+        assert_eq!(hears(&mut release, 2, Some(Reply::Missing)), None);
+        assert_eq!(hears(&mut release, 0, Some(Reply::Released)), None);
+        let outcome = hears(&mut release, 1, Some(Reply::Released));
+        assert_eq!(outcome, Some(Farewell::Released));
+
+        let mut release = started(3);
+        assert_eq!(hears(&mut release, 0, Some(Reply::Released)), None);
+        assert_eq!(hears(&mut release, 1, Some(Reply::Missing)), None);
+        let outcome = hears(&mut release, 2, Some(Reply::Foreign));
+        assert_eq!(outcome, Some(Farewell::TooLate));
+    }
+
+    #[test]
+    fn the_outcome_is_given_once() {
+        let mut release = started(3);
+        assert_eq!(hears(&mut release, 0, Some(Reply::Released)), None);
+        assert!(hears(&mut release, 1, Some(Reply::Released)).is_some());
+        assert_eq!(hears(&mut release, 2, Some(Reply::Missing)), None);
+    }
+
+    #[test]
+    fn silence_everywhere_is_not_taken_for_a_release() {
+        let mut release = started(3);
+        assert_eq!(hears(&mut release, 0, None), None);
+        assert_eq!(hears(&mut release, 1, None), None);
+        let outcome = hears(&mut release, 2, Some(Reply::Missing));
+        assert!(matches!(outcome, Some(Farewell::Unknown { refusals }) if refusals.len() == 2));
+    }
+
+    #[test]
+    fn a_stranger_has_no_vote() {
+        assert_eq!(hears(&mut started(1), 9, Some(Reply::Missing)), None);
+    }
+}

@@ -236,3 +236,264 @@ impl Machine for Renewal {
         self.terms.t0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::{NodeError, NodeErrorKind, NodeStatus, Slot};
+    use super::*;
+
+    const VIEW: ViewId = ViewId {
+        epoch: 3,
+        digest: 33,
+    };
+    const TTL: Duration = Duration::from_secs(10);
+    /// The lease was granted at 100 s, for 10 s; its extend starts at 105 s.
+    const T0: Instant = Instant::from_nanos(105_000_000_000);
+    const OLD_END: Instant = Instant::from_nanos(109_898_000_000);
+
+    fn nodes(indices: &[u16]) -> Vec<NodeIndex> {
+        indices.iter().copied().map(NodeIndex::new).collect()
+    }
+
+    fn group(n: u16) -> Placement {
+        Placement::stable(Slot::SINGLE, &nodes(&(0..n).collect::<Vec<_>>()))
+    }
+
+    fn seats(placement: &Placement, of: &[u16]) -> Seats {
+        nodes(of)
+            .into_iter()
+            .filter_map(|node| placement.seat(node))
+            .collect()
+    }
+
+    /// Terms of a lease that these nodes had acknowledged.
+    fn terms(placement: Placement, acknowledged: &[u16]) -> Prolongation {
+        Prolongation {
+            view: VIEW,
+            view_lease: Duration::from_secs(5),
+            key: Key::new("k").unwrap(),
+            token: Token::new(7, None),
+            fence: Fence::new(VIEW.epoch, 12).unwrap(),
+            ttl: Ttl::new(TTL, TTL).unwrap(),
+            placement,
+            established: 1,
+            acknowledged: seats(&placement, acknowledged),
+            valid_until: OLD_END,
+            t0: T0,
+        }
+    }
+
+    struct Script {
+        renewal: Renewal,
+        now: Instant,
+        confirmed_at: Instant,
+    }
+
+    impl Script {
+        fn on(terms: Prolongation) -> Self {
+            Self::probing(terms, T0, &[])
+        }
+
+        fn probing(terms: Prolongation, confirmed_at: Instant, probes: &[u16]) -> Self {
+            let mut renewal = Renewal::new(terms);
+            let probes = nodes(probes);
+            let effects = renewal.on(T0, confirmed_at, Event::Start { probes });
+            let everybody = renewal.placement().seats();
+            assert_eq!(effects.send, [(Step::Main, everybody)]);
+            Self {
+                renewal,
+                now: T0,
+                confirmed_at,
+            }
+        }
+
+        fn hears(&mut self, from: u16, step: Step, answer: Answer) -> Effects<Extension> {
+            let from = NodeIndex::new(from);
+            let event = Event::Answered { from, step, answer };
+            self.renewal.on(self.now, self.confirmed_at, event)
+        }
+
+        fn kept(&mut self, from: u16) -> Option<Extension> {
+            let effects = self.hears(from, Step::Main, Ok(Reply::Kept { counter: 12 }));
+            let seat = seats(self.renewal.placement(), &[from]);
+            assert_eq!(
+                (effects.acknowledged, effects.disowned),
+                (seat, Seats::NONE)
+            );
+            effects.outcome
+        }
+
+        fn made(&mut self, from: u16) -> Option<Extension> {
+            let effects = self.hears(from, Step::Main, Ok(Reply::Made { counter: 12 }));
+            let seat = seats(self.renewal.placement(), &[from]);
+            assert_eq!(
+                (effects.acknowledged, effects.disowned),
+                (seat, Seats::NONE)
+            );
+            effects.outcome
+        }
+
+        fn lost(&mut self, from: u16) -> Option<Extension> {
+            let effects = self.hears(from, Step::Main, Ok(Reply::Lost(None)));
+            let seat = seats(self.renewal.placement(), &[from]);
+            assert_eq!(
+                (effects.acknowledged, effects.disowned),
+                (Seats::NONE, seat)
+            );
+            effects.outcome
+        }
+
+        fn silent(&mut self, from: u16) -> Option<Extension> {
+            let timeout = NodeError::new(NodeErrorKind::Timeout, "no answer");
+            self.hears(from, Step::Main, Err(timeout)).outcome
+        }
+    }
+
+    fn extended() -> Option<Extension> {
+        Some(Extension::Extended(valid_until(T0, TTL)))
+    }
+
+    fn is_unchanged(outcome: Option<Extension>, with: usize) -> bool {
+        matches!(outcome, Some(Extension::Unchanged { kept, .. }) if kept == with)
+    }
+
+    #[test]
+    fn a_majority_that_kept_the_entry_extends_the_lease() {
+        let mut script = Script::on(terms(group(3), &[0, 1]));
+        assert_eq!(script.kept(0), None);
+        assert_eq!(script.kept(1), extended());
+        // The third is healed and acknowledged, with no second outcome.
+        assert_eq!(script.made(2), None);
+    }
+
+    #[test]
+    fn kept_by_a_node_that_had_not_acknowledged_does_not_vouch() {
+        // A late ACQUIRE put our entry there, perhaps after another holder's time.
+        let mut script = Script::on(terms(group(3), &[0, 1]));
+        assert_eq!(script.kept(0), None);
+        assert_eq!(script.kept(2), None);
+        assert!(is_unchanged(script.silent(1), 2));
+    }
+
+    #[test]
+    fn made_anew_does_not_vouch() {
+        let mut script = Script::on(terms(group(3), &[0, 1]));
+        assert_eq!(script.kept(0), None);
+        assert_eq!(script.made(1), None);
+        assert!(is_unchanged(script.made(2), 3));
+    }
+
+    #[test]
+    fn what_arrives_after_the_old_validity_changes_nothing() {
+        for (now, is_extended) in [(OLD_END - Duration::from_nanos(1), true), (OLD_END, false)] {
+            let mut script = Script::on(terms(group(1), &[0]));
+            script.now = now;
+            let outcome = script.kept(0);
+            if is_extended {
+                assert_eq!(outcome, extended());
+            } else {
+                assert!(is_unchanged(outcome, 1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_shorter_extend_never_shortens() {
+        let mut terms = terms(group(1), &[0]);
+        terms.ttl = Ttl::new(Duration::from_secs(1), TTL).unwrap();
+        let mut script = Script::on(terms);
+        assert_eq!(script.kept(0), Some(Extension::Extended(OLD_END)));
+    }
+
+    #[test]
+    fn lost_from_a_blocking_set_is_reported_at_once() {
+        let mut script = Script::on(terms(group(5), &[0, 1, 2]));
+        assert_eq!(script.lost(0), None);
+        assert_eq!(script.kept(1), None);
+        assert_eq!(script.lost(2), None);
+        let outcome = script.lost(3);
+        assert!(
+            matches!(&outcome, Some(Extension::Lost { refusals }) if refusals.len() == 3),
+            "{outcome:?}"
+        );
+    }
+
+    #[test]
+    fn silence_is_no_loss() {
+        let mut script = Script::on(terms(group(3), &[0, 1, 2]));
+        assert_eq!(script.silent(0), None);
+        assert_eq!(script.silent(1), None);
+        assert!(is_unchanged(script.kept(2), 1));
+    }
+
+    #[test]
+    fn a_single_owner_keeps_and_a_group_heals() {
+        let mode = |placement, established| {
+            let mut terms = terms(placement, &[0]);
+            terms.established = established;
+            match Renewal::new(terms).request(Step::Main) {
+                Request::Extend { absent, floor, .. } => (absent, floor),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(mode(group(1), 1), (Absent::Keep, 12));
+        assert_eq!(mode(group(3), 1), (Absent::Heal, 12));
+    }
+
+    #[test]
+    fn a_fence_of_another_epoch_is_no_floor() {
+        let mut terms = terms(group(3), &[0]);
+        terms.fence = Fence::new(VIEW.epoch - 1, 12).unwrap();
+        let request = Renewal::new(terms).request(Step::Main);
+        assert!(matches!(request, Request::Extend { floor: 0, .. }));
+    }
+
+    #[test]
+    fn a_new_group_may_be_made_but_the_old_one_must_have_kept() {
+        let joint = Placement::joint(Slot::SINGLE, &nodes(&[0, 1, 2]), &nodes(&[3, 4, 5]));
+        let mut script = Script::on(terms(joint, &[0, 1]));
+        assert_eq!(script.made(3), None);
+        assert_eq!(script.made(4), None);
+        assert_eq!(script.kept(0), None);
+        assert_eq!(script.kept(1), extended());
+
+        let mut both = terms(joint, &[0, 1]);
+        both.established = 2;
+        let mut script = Script::on(both);
+        for node in [3, 4, 5] {
+            assert_eq!(script.made(node), None);
+        }
+        for node in [0, 1] {
+            assert_eq!(script.kept(node), None);
+        }
+        assert!(is_unchanged(script.kept(2), 6));
+    }
+
+    #[test]
+    fn an_unconfirmed_view_waits_for_its_probes() {
+        let old = T0 - Duration::from_secs(5);
+        let mut script = Script::probing(terms(group(1), &[0]), old, &[1, 2]);
+        assert_eq!(script.kept(0), None);
+        let status = || Ok(Reply::Status(NodeStatus::default()));
+        assert_eq!(script.hears(1, Step::Probe, status()).outcome, None);
+        let outcome = script.hears(2, Step::Probe, status()).outcome;
+        assert!(is_unchanged(outcome, 1));
+
+        let mut script = Script::probing(terms(group(1), &[0]), old, &[1, 2]);
+        assert_eq!(script.kept(0), None);
+        script.confirmed_at = T0;
+        let outcome = script.hears(1, Step::Probe, status()).outcome;
+        assert_eq!(outcome, extended());
+    }
+
+    #[test]
+    fn stale_replies_never_count() {
+        let mut script = Script::on(terms(group(3), &[0, 1, 2]));
+        let stale = || Ok(Reply::Stale(None));
+        assert_eq!(script.kept(0), None);
+        assert_eq!(script.hears(1, Step::Main, stale()).outcome, None);
+        let effects = script.hears(2, Step::Main, stale());
+        assert_eq!((effects.acknowledged, effects.disowned), Default::default());
+        assert!(is_unchanged(effects.outcome, 1));
+    }
+}

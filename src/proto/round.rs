@@ -136,3 +136,77 @@ pub fn vouches_for(answer: &Answer, view: ViewId) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::{NodeErrorKind, NodeStatus};
+    use super::*;
+
+    const VIEW: ViewId = ViewId {
+        epoch: 1,
+        digest: 11,
+    };
+
+    fn status(serving: Option<ViewId>, stamped: &str) -> Answer {
+        Ok(Reply::Status(NodeStatus {
+            serving,
+            nonce: Some("n".into()),
+            stamped: Some(stamped.into()),
+            incarnation: "run-1".into(),
+        }))
+    }
+
+    #[test]
+    fn only_an_answer_that_passed_the_view_check_vouches() {
+        let rival = Rival {
+            holder: None,
+            remaining: None,
+        };
+        for reply in [
+            Reply::Granted { counter: 1 },
+            Reply::Busy(rival.clone()),
+            Reply::Kept { counter: 1 },
+            Reply::Made { counter: 1 },
+            Reply::Lost(Some(rival)),
+            Reply::Lost(None),
+        ] {
+            assert!(vouches_for(&Ok(reply.clone()), VIEW), "{reply:?}");
+        }
+        // RELEASE has no view check.
+        for reply in [
+            Reply::Released,
+            Reply::Missing,
+            Reply::Foreign,
+            Reply::Stale(None),
+            Reply::Stale(Some(VIEW)),
+            Reply::Document(None),
+            Reply::Done,
+        ] {
+            assert!(!vouches_for(&Ok(reply.clone()), VIEW), "{reply:?}");
+        }
+        let timeout = NodeError::new(NodeErrorKind::Timeout, "no answer");
+        assert!(!vouches_for(&Err(timeout), VIEW));
+    }
+
+    #[test]
+    fn a_status_vouches_for_the_view_that_is_really_served() {
+        let other = ViewId {
+            epoch: 1,
+            digest: 12,
+        };
+        assert!(vouches_for(&status(Some(VIEW), "run-1"), VIEW));
+        assert!(!vouches_for(&status(Some(other), "run-1"), VIEW));
+        assert!(!vouches_for(&status(None, "run-1"), VIEW));
+        // Stamped by another incarnation: it may have lost its entries.
+        assert!(!vouches_for(&status(Some(VIEW), "run-0"), VIEW));
+    }
+
+    #[test]
+    fn an_answer_to_another_question_is_a_failure_of_the_node() {
+        let refusal = Refusal::of(Ok(Reply::Released));
+        assert!(
+            matches!(&refusal, Refusal::Failed(error) if error.kind() == NodeErrorKind::Protocol)
+        );
+        assert_eq!(Refusal::of(Ok(Reply::Lost(None))), Refusal::Busy(None));
+    }
+}

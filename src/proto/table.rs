@@ -304,3 +304,388 @@ impl Entry {
         self.expires = self.expires.max(now + ttl.get());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const VIEW: ViewId = ViewId {
+        epoch: 5,
+        digest: 55,
+    };
+    const TTL: u64 = 10;
+
+    fn at(secs: u64) -> Instant {
+        Instant::from_nanos(secs * 1_000_000_000)
+    }
+
+    fn ttl(secs: u64) -> Ttl {
+        let most = Duration::from_secs(3600);
+        Ttl::new(Duration::from_secs(secs), most).unwrap()
+    }
+
+    fn key() -> Key {
+        Key::new("k").unwrap()
+    }
+
+    fn token(of: u128) -> Token {
+        Token::new(of, None)
+    }
+
+    fn quarantine(table: &mut LockTable, nonce: &str) -> Reply {
+        let NodeStatus {
+            nonce: expected_nonce,
+            serving: expected_view,
+            ..
+        } = table.status();
+        table.apply(
+            at(0),
+            &Request::Quarantine {
+                expected_nonce,
+                expected_view,
+                nonce: nonce.into(),
+            },
+        )
+    }
+
+    fn adopt(table: &mut LockTable, view: ViewId, nonce: &str) -> Reply {
+        table.apply(
+            at(0),
+            &Request::Adopt {
+                view,
+                document: format!("document of {view}").into(),
+                nonce: nonce.into(),
+            },
+        )
+    }
+
+    /// A node that serves [`VIEW`] under the nonce `n`, incarnation `run-1`.
+    fn serving() -> LockTable {
+        let mut table = LockTable::new("run-1");
+        assert_eq!(quarantine(&mut table, "n"), Reply::Done);
+        assert_eq!(adopt(&mut table, VIEW, "n"), Reply::Done);
+        table
+    }
+
+    fn acquire(table: &mut LockTable, now: u64, of: u128, secs: u64) -> Reply {
+        acquire_from(table, now, of, secs, 0)
+    }
+
+    fn acquire_from(table: &mut LockTable, now: u64, of: u128, secs: u64, floor: u64) -> Reply {
+        table.apply(
+            at(now),
+            &Request::Acquire {
+                view: VIEW,
+                key: key(),
+                token: token(of),
+                ttl: ttl(secs),
+                slot: Slot::SINGLE,
+                floor,
+            },
+        )
+    }
+
+    fn extend(table: &mut LockTable, now: u64, of: u128, secs: u64, absent: Absent) -> Reply {
+        extend_from(table, now, (of, secs), absent, 0)
+    }
+
+    fn extend_from(
+        table: &mut LockTable,
+        now: u64,
+        (of, secs): (u128, u64),
+        absent: Absent,
+        floor: u64,
+    ) -> Reply {
+        table.apply(
+            at(now),
+            &Request::Extend {
+                view: VIEW,
+                key: key(),
+                token: token(of),
+                ttl: ttl(secs),
+                slot: Slot::SINGLE,
+                floor,
+                absent,
+            },
+        )
+    }
+
+    fn release(table: &mut LockTable, now: u64, of: u128) -> Reply {
+        let (key, token) = (key(), token(of));
+        table.apply(at(now), &Request::Release { key, token })
+    }
+
+    fn held(table: &LockTable, now: u64) -> Vec<(Token, Instant)> {
+        let live = table.live(at(now));
+        live.map(|(_, token, end)| (token.clone(), end)).collect()
+    }
+
+    #[test]
+    fn a_key_is_one_holders_until_it_expires() {
+        let mut table = serving();
+        assert_eq!(
+            acquire(&mut table, 0, 1, TTL),
+            Reply::Granted { counter: 1 }
+        );
+        let busy = acquire(&mut table, 4, 2, TTL);
+        let Reply::Busy(rival) = busy else {
+            panic!("{busy:?}")
+        };
+        assert_eq!(rival.remaining, Some(Duration::from_secs(6)));
+        // The refused one took a count as well: a batch needs a single increment.
+        assert_eq!(
+            acquire(&mut table, TTL, 2, TTL),
+            Reply::Granted { counter: 3 }
+        );
+    }
+
+    #[test]
+    fn every_acquire_takes_a_count_and_none_below_the_floor() {
+        let mut table = serving();
+        assert_eq!(
+            acquire_from(&mut table, 0, 1, TTL, 7),
+            Reply::Granted { counter: 7 }
+        );
+        assert_eq!(
+            acquire(&mut table, 0, 1, TTL),
+            Reply::Granted { counter: 8 }
+        );
+        assert!(matches!(acquire(&mut table, 0, 2, TTL), Reply::Busy(_)));
+        let counters: Vec<_> = table.counters().collect();
+        assert_eq!(counters, [(Slot::SINGLE, 9)]);
+    }
+
+    #[test]
+    fn no_operation_shortens_an_own_entry() {
+        let mut table = serving();
+        let _ = acquire(&mut table, 0, 1, TTL);
+        let entry = vec![(token(1), at(TTL))];
+        let _ = acquire(&mut table, 1, 1, 2);
+        assert_eq!(held(&table, 1), entry);
+        for absent in [Absent::Keep, Absent::Heal] {
+            let kept = extend(&mut table, 1, 1, 2, absent);
+            assert!(matches!(kept, Reply::Kept { .. }));
+            assert_eq!(held(&table, 1), entry);
+        }
+        let _ = extend(&mut table, 1, 1, TTL, Absent::Keep);
+        assert_eq!(held(&table, 1), [(token(1), at(TTL + 1))]);
+    }
+
+    #[test]
+    fn an_extend_finds_its_entry_or_heals_it_or_has_lost_it() {
+        let mut table = serving();
+        let lost = extend(&mut table, 0, 1, TTL, Absent::Keep);
+        assert_eq!(lost, Reply::Lost(None));
+        assert!(held(&table, 0).is_empty());
+        let made = extend_from(&mut table, 0, (1, TTL), Absent::Heal, 4);
+        assert_eq!(made, Reply::Made { counter: 4 });
+        let kept = extend_from(&mut table, 0, (1, TTL), Absent::Keep, 2);
+        assert_eq!(kept, Reply::Kept { counter: 4 });
+        for absent in [Absent::Keep, Absent::Heal] {
+            let lost = extend_from(&mut table, 1, (2, TTL), absent, 99);
+            assert!(matches!(lost, Reply::Lost(Some(_))));
+        }
+        // Whoever does not own the entry raises no counter either.
+        let counters: Vec<_> = table.counters().collect();
+        assert_eq!(counters, [(Slot::SINGLE, 4)]);
+        assert_eq!(held(&table, 0), [(token(1), at(TTL))]);
+    }
+
+    #[test]
+    fn a_release_looks_at_the_token_alone() {
+        let mut table = serving();
+        assert_eq!(release(&mut table, 0, 1), Reply::Missing);
+        let _ = acquire(&mut table, 0, 1, TTL);
+        assert_eq!(release(&mut table, 0, 2), Reply::Foreign);
+        assert_eq!(held(&table, 0).len(), 1);
+        // Cleaning up works whatever the node serves, and when it serves nothing.
+        table.restart("run-2");
+        assert_eq!(acquire(&mut table, 0, 1, TTL), Reply::Stale(None));
+        assert_eq!(release(&mut table, 0, 1), Reply::Released);
+        table = serving();
+        let _ = acquire(&mut table, 0, 1, TTL);
+        let _ = quarantine(&mut table, "n2");
+        assert_eq!(release(&mut table, TTL, 1), Reply::Missing);
+    }
+
+    #[test]
+    fn another_view_is_told_what_is_served_and_nothing_is_done() {
+        let mut table = serving();
+        let next = ViewId {
+            epoch: 6,
+            digest: 66,
+        };
+        assert_eq!(adopt(&mut table, next, "n"), Reply::Done);
+        let before = table.clone();
+        let stale = Reply::Stale(Some(next));
+        assert_eq!(acquire(&mut table, 0, 1, TTL), stale);
+        for absent in [Absent::Keep, Absent::Heal] {
+            assert_eq!(extend(&mut table, 0, 1, TTL, absent), stale);
+        }
+        assert_eq!(table, before);
+    }
+
+    #[test]
+    fn an_absent_or_quarantined_node_grants_nothing() {
+        let mut table = LockTable::new("run-1");
+        assert_eq!(acquire(&mut table, 0, 1, TTL), Reply::Stale(None));
+        let _ = quarantine(&mut table, "n");
+        assert_eq!(acquire(&mut table, 0, 1, TTL), Reply::Stale(None));
+        let healed = extend(&mut table, 0, 1, TTL, Absent::Heal);
+        assert_eq!(healed, Reply::Stale(None));
+        assert!(held(&table, 0).is_empty());
+    }
+
+    #[test]
+    fn a_restart_grants_nothing_until_it_is_stamped_again() {
+        let mut table = serving();
+        let _ = acquire(&mut table, 0, 1, TTL);
+        table.restart("run-2");
+        assert_eq!(acquire(&mut table, 0, 1, TTL), Reply::Stale(None));
+        let restamp = |expected: &str| Request::Restamp {
+            expected: expected.into(),
+        };
+        assert!(matches!(
+            table.apply(at(0), &restamp("run-0")),
+            Reply::Refused(_)
+        ));
+        assert_eq!(table.apply(at(0), &restamp("run-1")), Reply::Done);
+        assert_eq!(
+            acquire(&mut table, 0, 1, TTL),
+            Reply::Granted { counter: 2 }
+        );
+    }
+
+    #[test]
+    fn adopting_needs_the_nonce_and_the_incarnation() {
+        let mut table = LockTable::new("run-1");
+        assert!(matches!(adopt(&mut table, VIEW, "n"), Reply::Refused(_)));
+        let _ = quarantine(&mut table, "n");
+        assert!(matches!(adopt(&mut table, VIEW, "m"), Reply::Refused(_)));
+        table.restart("run-2");
+        assert!(matches!(adopt(&mut table, VIEW, "n"), Reply::Refused(_)));
+        assert_eq!(table.status().standing(), Standing::Absent);
+        // A second loss kills the nonce: what was sent for the first comes too late.
+        let _ = quarantine(&mut table, "n2");
+        assert!(matches!(adopt(&mut table, VIEW, "n"), Reply::Refused(_)));
+        assert_eq!(adopt(&mut table, VIEW, "n2"), Reply::Done);
+        assert_eq!(table.status().standing(), Standing::Serving(VIEW));
+    }
+
+    #[test]
+    fn epochs_jump_up_and_never_down() {
+        let mut table = serving();
+        let _ = acquire(&mut table, 0, 1, TTL);
+        let far = ViewId {
+            epoch: 2000,
+            digest: 1,
+        };
+        let twin = ViewId {
+            epoch: 2000,
+            digest: 2,
+        };
+        assert_eq!(adopt(&mut table, far, "n"), Reply::Done);
+        assert_eq!(table.status().serving, Some(far));
+        // The counters begin anew, the epoch leads the fence; entries stay.
+        assert_eq!(table.counters().count(), 0);
+        assert_eq!(held(&table, 0).len(), 1);
+        for older in [VIEW, twin, far] {
+            assert_eq!(adopt(&mut table, older, "n"), Reply::Done);
+            assert_eq!(table.status().serving, Some(far));
+        }
+        let document = table.apply(at(0), &Request::Document);
+        assert_eq!(
+            document,
+            Reply::Document(Some(format!("document of {far}").into()))
+        );
+    }
+
+    #[test]
+    fn quarantine_is_a_compare_and_set() {
+        let mut table = serving();
+        let quarantine = |nonce: Option<&str>, view| Request::Quarantine {
+            expected_nonce: nonce.map(Into::into),
+            expected_view: view,
+            nonce: "mine".into(),
+        };
+        let before = table.clone();
+        for request in [
+            quarantine(None, None),
+            quarantine(Some("n"), None),
+            quarantine(None, Some(VIEW)),
+            quarantine(Some("m"), Some(VIEW)),
+        ] {
+            assert!(matches!(table.apply(at(0), &request), Reply::Refused(_)));
+            assert_eq!(table, before);
+        }
+        let request = quarantine(Some("n"), Some(VIEW));
+        assert_eq!(table.apply(at(0), &request), Reply::Done);
+        assert_eq!(table.status().standing(), Standing::Quarantined);
+        assert_eq!(
+            table.apply(at(0), &Request::Document),
+            Reply::Document(None)
+        );
+        // Of two that saw the same, one comes second.
+        assert!(matches!(table.apply(at(0), &request), Reply::Refused(_)));
+    }
+
+    #[test]
+    fn quarantine_keeps_the_entries() {
+        let mut table = serving();
+        let _ = acquire(&mut table, 0, 1, TTL);
+        let _ = quarantine(&mut table, "n2");
+        assert_eq!(held(&table, 0), [(token(1), at(TTL))]);
+    }
+
+    #[test]
+    fn sweeping_drops_only_what_has_expired() {
+        let mut table = serving();
+        let _ = acquire(&mut table, 0, 1, TTL);
+        let before = table.clone();
+        table.sweep(at(TTL - 1));
+        assert_eq!(table.entries, before.entries);
+        table.sweep(at(TTL));
+        assert!(table.entries.is_empty());
+        assert_eq!(table.counters, before.counters);
+    }
+
+    #[test]
+    fn a_table_of_short_entries_does_not_grow() {
+        let mut table = serving();
+        for now in 0..1000 {
+            let request = Request::Acquire {
+                view: VIEW,
+                key: Key::new(format!("k{now}")).unwrap(),
+                token: token(1),
+                ttl: ttl(1),
+                slot: Slot::SINGLE,
+                floor: 0,
+            };
+            let _ = table.apply(at(now), &request);
+        }
+        assert!(table.entries.len() <= SWEEP_SLACK + 2);
+    }
+
+    #[test]
+    fn slots_count_apart() {
+        let mut table = serving();
+        let _ = acquire(&mut table, 0, 1, TTL);
+        let other = Slot {
+            replicas: 3,
+            arc: 1,
+            part: 0,
+        };
+        let request = Request::Acquire {
+            view: VIEW,
+            key: Key::new("other").unwrap(),
+            token: token(2),
+            ttl: ttl(TTL),
+            slot: other,
+            floor: 0,
+        };
+        let granted = table.apply(at(0), &request);
+        assert_eq!(granted, Reply::Granted { counter: 1 });
+    }
+}
