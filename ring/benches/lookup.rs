@@ -221,36 +221,41 @@ fn pingora_replicas<'r>(ring: &'r Continuum, key: &[u8]) -> [Option<&'r SocketAd
     set
 }
 
-/// Prints each contender's median time and how many times as long the first one takes.
+/// Prints each contender's median time, and how many times as long the first one takes.
+///
+/// A turn is two passes over the keys: one that finds the caches as the others left them, and one
+/// that has them to itself.
 fn print_ratios(title: &str, contenders: &[Contender<'_>], keys: &[String], rounds: usize) {
-    let mut times = vec![Vec::new(); contenders.len()];
+    let mut cold = vec![Vec::new(); contenders.len()];
+    let mut warm = cold.clone();
     for round in 0..rounds {
         for turn in 0..contenders.len() {
             let contender = (round + turn) % contenders.len();
-            let start = Instant::now();
-            (contenders[contender].look_up_all)(black_box(keys));
-            times[contender].push(start.elapsed().as_secs_f64() * 1e9 / keys.len() as f64);
+            for times in [&mut cold, &mut warm] {
+                let start = Instant::now();
+                (contenders[contender].look_up_all)(black_box(keys));
+                times[contender].push(start.elapsed().as_secs_f64() * 1e9 / keys.len() as f64);
+            }
         }
     }
-    println!("\n{title}: median of {rounds} rounds");
-    for (Contender { name, .. }, own) in contenders.iter().zip(&times) {
-        let mut ratios: Vec<_> = times[0]
-            .iter()
-            .zip(own)
-            .map(|(first, own)| first / own)
-            .collect();
-        let (least, most) = (0, ratios.len() - 1);
-        let ratio = median(&mut ratios);
-        println!(
-            "  {name:<16} {:>7.1} ns   {ratio:>5.2} x as fast ({:.2}..{:.2})",
-            median(&mut own.clone()),
-            ratios[least],
-            ratios[most],
-        );
+    let title = format!("{title}, {rounds} rounds");
+    println!("\n{title:<30}warm caches                    cold caches");
+    for (contender, Contender { name, .. }) in contenders.iter().enumerate() {
+        print!("  {name:<16}");
+        for times in [&warm, &cold] {
+            let (first, own) = (&times[0], &times[contender]);
+            let ratio = median(first.iter().zip(own).map(|(first, own)| first / own));
+            print!(
+                "   {:>7.1} ns  {ratio:>5.2} x as fast",
+                median(own.iter().copied())
+            );
+        }
+        println!();
     }
 }
 
-fn median(values: &mut [f64]) -> f64 {
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values = Vec::from_iter(values);
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

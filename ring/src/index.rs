@@ -88,14 +88,10 @@ impl Index {
         let start = self.buckets[(position >> self.shift) as usize] as usize;
         // Counting, unlike searching, has no branch to mispredict: it takes half the time.
         let window = &self.positions[start..start + WINDOW];
-        let passed = window.iter().filter(|&&point| point < position).count();
-        let mut end = start + passed;
-        if passed == WINDOW {
-            // No sentinel is before any position, so that the search ends with the first at the
-            // latest.
-            while self.positions[end] < position {
-                end += 1;
-            }
+        let mut end = start + window.iter().filter(|&&point| point < position).count();
+        // Seldom more remain, and no sentinel is before any position, so that one ends the search.
+        while self.positions[end] < position {
+            end += 1;
         }
         Segment(if end == self.len() { 0 } else { end as u32 })
     }

@@ -311,7 +311,7 @@ impl RingBuilder {
             return Err(RingError::TooManyPoints { points: total });
         }
         let mut points = Vec::with_capacity(total as usize);
-        for (index, (member, count)) in (0..).zip(members.iter().zip(counts)) {
+        for (index, (member, count)) in (0..=u16::MAX).zip(members.iter().zip(counts)) {
             format.points(member.name(), count as u32, |position| {
                 points.push((position, NodeIndex::new(index)))
             });
@@ -320,15 +320,10 @@ impl RingBuilder {
         if format == Format::Nginx {
             points.dedup_by_key(|(position, _)| *position);
         }
-        if points.is_empty() {
-            return Err(RingError::NoShare {
-                name: members[0].name().to_owned(),
-                format,
-            });
-        }
 
         let digest = digest(format, &members, &points);
         let members = members.into_boxed_slice();
+        // There is a point: no format leaves the heaviest member without any.
         let index = Index::new(&points);
         let ring = Ring {
             inner: Arc::new(Inner {
