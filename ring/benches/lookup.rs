@@ -19,7 +19,7 @@ mod naive;
 
 use std::hint::black_box;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use hashring::HashRing;
@@ -30,6 +30,7 @@ use ringlock_ring::{Format, Member, NodeIndex, ReplicaSets, Ring};
 const FLEETS: [u16; 3] = [10, 100, 1000];
 const REPLICAS: usize = 5;
 const ROUNDS: usize = 15;
+const SECOND: Duration = Duration::from_secs(1);
 
 fn main() {
     let measuring = std::env::args().any(|arg| arg == "--bench")
@@ -55,7 +56,10 @@ fn main() {
             );
             let mut group = criterion.benchmark_group(format!("{question}/{nodes}"));
             group.throughput(Throughput::Elements(keys.len() as u64));
-            group.sample_size(10);
+            group
+                .sample_size(10)
+                .warm_up_time(SECOND / 2)
+                .measurement_time(SECOND);
             for Contender { name, look_up_all } in &contenders {
                 group.bench_function(*name, |bencher| bencher.iter(|| look_up_all(&keys)));
             }

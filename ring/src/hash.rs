@@ -167,12 +167,12 @@ impl FromStr for Format {
     }
 }
 
-/// How many digests ketama makes for a member. Every step is in single precision, and the order of
-/// the steps is libmemcached's (`update_continuum`): it decides between 39 and 40.
+/// How many digests ketama makes for a member. Every step is in single precision, and in the order
+/// of libmemcached's `update_continuum`: it decides between 39 and 40. (The 1e-10 that is added
+/// there at the end is lost in the rounding wherever the result is not 0 anyway.)
 fn ketama_digests(weight: u64, total: u64, members: usize) -> u64 {
     let share = weight as f32 / total as f32;
-    let digests = share * 160.0 / 4.0 * members as f32;
-    ((f64::from(digests) + 1e-10) as f32).floor() as u64
+    (share * 160.0 / 4.0 * members as f32).floor() as u64
 }
 
 /// Splits a name as nginx splits `server`: at the last colon, if nothing but digits follows it.

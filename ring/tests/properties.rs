@@ -17,7 +17,9 @@ use naive::NaiveRing;
 use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
 use proptest::test_runner::RngSeed;
-use ringlock_ring::{Format, KeyRange, Member, ReplicaSets, Ring, RingDiff, RingError};
+use ringlock_ring::{
+    ChangedRange, Format, KeyRange, Member, ReplicaSets, Ring, RingDiff, RingError,
+};
 
 const WHOLE: u128 = 1 << 64;
 const NATIVE: [Format; 3] = [Format::Xxh3, Format::Md5, Format::Crc32];
@@ -346,6 +348,15 @@ proptest! {
             ((left, joined), moved.width)
         });
         prop_assert_eq!(told.collect::<BTreeMap<_, _>>(), sets);
+        let ranges = diff.ranges();
+        for (i, one) in ranges.iter().enumerate().filter(|_| ranges.len() > 1) {
+            let next = ranges[(i + 1) % ranges.len()];
+            let rows = |changed: ChangedRange| {
+                (old.of_segment(changed.old).to_vec(), new.of_segment(changed.new).to_vec())
+            };
+            let as_long_as_can_be = one.range.until != next.range.after || rows(*one) != rows(next);
+            prop_assert!(as_long_as_can_be);
+        }
         prop_assert!(diff.owner_width() >= diff.owner_minimum());
         prop_assert!(diff.seat_width() >= diff.seat_minimum());
         prop_assert_eq!(diff.is_empty(), diff.owner_width() == 0 && diff.set_width() == 0);
