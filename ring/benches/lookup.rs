@@ -243,7 +243,7 @@ fn print_ratios(title: &str, contenders: &[Contender<'_>], keys: &[String], roun
         }
     }
     let title = format!("{title}, {rounds} rounds");
-    println!("\n{title:<30}warm caches                    cold caches");
+    println!("\n{title:<34}warm caches                  cold caches");
     for (contender, Contender { name, .. }) in contenders.iter().enumerate() {
         print!("  {name:<16}");
         for times in [&warm, &cold] {
