@@ -1,0 +1,144 @@
+//! Building a router in code, and making its nodes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bootstrap::Charter;
+use crate::config::{Config, ConfigError, Init, NodeConfig, first_duplicate, substitute};
+use crate::error::Error;
+use crate::fleet::Peer;
+use crate::node::{MemoryNode, Node};
+use crate::proto::topology::Override;
+use crate::router::Router;
+
+/// A router that is not connected yet.
+#[derive(Debug, Default)]
+#[must_use = "a builder does nothing until it connects"]
+pub struct RouterBuilder {
+    config: Config,
+    /// Nodes that were handed over as they are, by name.
+    given: Vec<(String, Arc<dyn Node>)>,
+}
+
+impl From<Config> for RouterBuilder {
+    fn from(config: Config) -> Self {
+        Self { config, given: Vec::new() }
+    }
+}
+
+impl RouterBuilder {
+    /// Adds a node of weight 1 that is reached at `url`.
+    pub fn node(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
+        self.config.nodes.push(NodeConfig::new(name, url));
+        self
+    }
+
+    /// Adds a node with everything about it said.
+    pub fn node_config(mut self, node: NodeConfig) -> Self {
+        self.config.nodes.push(node);
+        self
+    }
+
+    /// Adds an in-memory node, which the caller can then make fail.
+    pub fn memory_node(self, node: MemoryNode) -> Self {
+        let name = node.name().to_owned();
+        self.custom_node(name, Arc::new(node))
+    }
+
+    /// Adds a node of the caller's own making.
+    pub fn custom_node(mut self, name: impl Into<String>, node: Arc<dyn Node>) -> Self {
+        let name = name.into();
+        self.config.nodes.push(NodeConfig::new(&name, node.address()));
+        self.given.push((name, node));
+        self
+    }
+
+    /// Replicas of a key: 1 (sharded mode, the default), 3 or 5 (quorum mode).
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.config.router.replicas = replicas;
+        self
+    }
+
+    /// Replicas of the keys that begin with `prefix`; the longest match counts.
+    pub fn override_replicas(mut self, prefix: impl Into<String>, replicas: usize) -> Self {
+        self.config.overrides.push(Override { prefix: prefix.into(), replicas });
+        self
+    }
+
+    /// Ttl of a lease that names none.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.config.router.ttl = ttl;
+        self
+    }
+
+    /// What to do with nodes that have no state.
+    pub fn init(mut self, init: Init) -> Self {
+        self.config.router.init = init;
+        self
+    }
+
+    /// Changes any other setting.
+    pub fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// Connects; see [`Router::connect`].
+    ///
+    /// # Errors
+    /// As [`Router::connect`].
+    ///
+    /// # Cancel safety
+    /// As [`Router::connect`].
+    pub async fn connect(self) -> Result<Router, Error> {
+        let Self { config, given } = self;
+        let names = config.nodes.iter().map(|node| node.name.as_str());
+        if let Some(name) = first_duplicate(names) {
+            let name = name.to_owned();
+            return Err(ConfigError::from(crate::proto::topology::TopologyError::from(
+                ringlock_ring::RingError::DuplicateName { name },
+            ))
+            .into());
+        }
+        config.check()?;
+        let mut nodes = given;
+        for node in &config.nodes {
+            if !nodes.iter().any(|(name, _)| *name == node.name) {
+                nodes.push((node.name.clone(), make(&config, node)?));
+            }
+        }
+        nodes.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
+        let address = |node: &NodeConfig| {
+            let found = nodes.iter().find(|(name, _)| *name == node.name);
+            found.map_or_else(String::new, |(_, made)| made.address())
+        };
+        let charter = Charter {
+            topology: config.topology(address),
+            init: config.router.init,
+            patience: config.router.connect_timeout,
+            least_epoch: 1,
+        };
+        let peers =
+            nodes.into_iter().map(|(name, node)| Peer { name: name.into(), node }).collect();
+        Router::establish(&config, charter, peers).await
+    }
+}
+
+/// Makes the node that a URL describes.
+fn make(config: &Config, node: &NodeConfig) -> Result<Arc<dyn Node>, ConfigError> {
+    let problem = |problem: String| ConfigError::Url { node: node.name.clone(), problem };
+    let url = substitute(&node.url, |name| std::env::var(name).ok()).map_err(problem)?;
+    if url.starts_with("memory://") {
+        return Ok(Arc::new(MemoryNode::new(node.name.as_str())));
+    }
+    #[cfg(feature = "redis")]
+    {
+        let redis = crate::node::redis::RedisNode::from_config(config, node, &url);
+        redis.map(|redis| Arc::new(redis) as Arc<dyn Node>).map_err(problem)
+    }
+    #[cfg(not(feature = "redis"))]
+    {
+        let _ = config;
+        Err(problem("needs the feature `redis`; only memory:// works without it".into()))
+    }
+}

@@ -1,0 +1,449 @@
+//! The configuration: a TOML file, or the same built in code.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringlock_ring::{DEFAULT_VNODES, Format};
+use serde::Deserialize;
+
+use crate::proto::lease::{Ttl, TtlError};
+use crate::proto::topology::{Node, Override, Topology, TopologyError, View};
+
+/// Everything that a router is told.
+///
+/// ```
+/// let config: ringlock::Config = r#"
+///     [router]
+///     replicas = 1
+///     ttl = "10s"
+///
+///     [[node]]
+///     name = "a"
+///     url = "redis://127.0.0.1:6379"
+///
+///     [[override]]
+///     prefix = "billing/"
+///     replicas = 1
+/// "#.parse()?;
+/// assert_eq!(config.nodes[0].name, "a");
+/// # Ok::<(), ringlock::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Config {
+    /// How locks are taken.
+    #[serde(default)]
+    pub router: RouterConfig,
+    /// How keys are spread over the nodes.
+    #[serde(default)]
+    pub ring: RingConfig,
+    /// The nodes.
+    #[serde(default, rename = "node")]
+    pub nodes: Vec<NodeConfig>,
+    /// Replicas by prefix of the key.
+    #[serde(default, rename = "override")]
+    pub overrides: Vec<Override>,
+    /// Certificates for `rediss://` nodes.
+    #[serde(default)]
+    pub tls: TlsConfig,
+}
+
+/// How locks are taken.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct RouterConfig {
+    /// Replicas of a key: 1 is sharded mode, 3 or 5 quorum mode.
+    pub replicas: usize,
+    /// Ttl of a lease that names none.
+    #[serde(with = "span")]
+    pub ttl: Duration,
+    /// The longest ttl; all routers of a cluster agree on it, and a change of
+    /// membership waits it out.
+    #[serde(with = "span")]
+    pub max_ttl: Duration,
+    /// How long a router relies on a view that a majority has confirmed; all
+    /// routers of a cluster agree on it.
+    #[serde(with = "span")]
+    pub view_lease: Duration,
+    /// How long an acquire tries that says nothing else.
+    #[serde(with = "span")]
+    pub wait: Duration,
+    /// How long a lease is kept alive at the most.
+    #[serde(with = "span")]
+    pub max_hold: Duration,
+    /// How long [`connect`](crate::Router::connect) waits for enough nodes,
+    /// the wait of a first start aside.
+    #[serde(with = "span")]
+    pub connect_timeout: Duration,
+    /// What a key's name on the server begins with; `""` shares keys with
+    /// other Redlock clients.
+    pub key_prefix: String,
+    /// Under which names on the server ringlock keeps its own state: those
+    /// that begin with it and `!`. Clusters that share servers differ in it.
+    pub namespace: String,
+    /// What to do with nodes that have no state.
+    pub init: Init,
+    /// What others are told of this holder; the default is `host:pid`.
+    pub label: Option<String>,
+}
+
+impl Default for RouterConfig {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            ttl: Duration::from_secs(10),
+            max_ttl: Duration::from_secs(30),
+            view_lease: Duration::from_secs(10),
+            wait: Duration::from_secs(10),
+            max_hold: Duration::from_secs(3600),
+            connect_timeout: Duration::from_secs(5),
+            key_prefix: "ringlock:".into(),
+            namespace: "ringlock".into(),
+            init: Init::default(),
+            label: None,
+        }
+    }
+}
+
+/// What to do when no node of the cluster has any state: it is new, or all
+/// nodes lost their data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// Initialise it, and wait for `max_ttl` before the first grant: whatever
+    /// was locked before has then expired.
+    #[default]
+    Wait,
+    /// Initialise it at once: the operator's word that nothing was locked.
+    Now,
+    /// Refuse.
+    Never,
+}
+
+/// How keys are spread over the nodes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct RingConfig {
+    /// The ring's format: `xxh3`, `md5`, `crc32`, `ketama` or `nginx`.
+    #[serde(deserialize_with = "format")]
+    pub format: Format,
+    /// Points on the ring per unit of weight.
+    pub vnodes: u32,
+}
+
+impl Default for RingConfig {
+    fn default() -> Self {
+        Self { format: Format::default(), vnodes: DEFAULT_VNODES }
+    }
+}
+
+/// One node.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct NodeConfig {
+    /// Identity of the node: its place on the ring hangs on it.
+    pub name: String,
+    /// `redis://`, `rediss://`, `unix://` or `memory://`; `${NAME}` stands for
+    /// the environment variable `NAME`.
+    pub url: String,
+    /// Share of the keys, relative to the other nodes'.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// Failure domain: most of a key's replicas are outside any one.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// Machine: no two replicas of a key share one.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// The operator's word that the server keeps every write through a
+    /// restart (`appendonly yes`, `appendfsync always`).
+    #[serde(default)]
+    pub durable: bool,
+}
+
+impl NodeConfig {
+    /// A node of weight 1 without labels.
+    pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
+        let (name, url) = (name.into(), url.into());
+        Self { name, url, weight: one(), zone: None, host: None, durable: false }
+    }
+}
+
+impl fmt::Debug for NodeConfig {
+    /// Leaves the URL out: it may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, url: _, weight, zone, host, durable } = self;
+        f.debug_struct("NodeConfig")
+            .field("name", name)
+            .field("weight", weight)
+            .field("zone", zone)
+            .field("host", host)
+            .field("durable", durable)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Certificates for `rediss://` nodes; PEM files.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct TlsConfig {
+    /// Certificates that servers' are checked against, instead of the
+    /// system's.
+    pub ca: Option<PathBuf>,
+    /// The client's own certificate.
+    pub certificate: Option<PathBuf>,
+    /// The private key of the client's certificate.
+    pub key: Option<PathBuf>,
+}
+
+/// What is wrong with a configuration.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: Arc<str>,
+    },
+    /// The text is no configuration.
+    #[error("{}line {line}: {message}", origin(path.as_deref()))]
+    Syntax {
+        /// The file, where it came from one.
+        path: Option<PathBuf>,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
+        message: String,
+    },
+    /// The nodes, the ring and the replicas do not fit together.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// A default ttl that no lease could have.
+    #[error("router.ttl: {0}")]
+    Ttl(TtlError),
+    /// A setting is out of range.
+    #[error("{setting} = {value}: {remedy}")]
+    Setting {
+        /// The setting's name.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        remedy: &'static str,
+    },
+    /// A node's URL is none. The URL itself is not shown: it may hold a
+    /// password.
+    #[error("node {node}: its url {problem}")]
+    Url {
+        /// The node.
+        node: String,
+        /// What is wrong with it, and what to write.
+        problem: String,
+    },
+}
+
+fn origin(path: Option<&Path>) -> String {
+    path.map_or_else(String::new, |path| format!("{}: ", path.display()))
+}
+
+impl Config {
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the file, the line and what is wrong there.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::File {
+            path: path.into(),
+            reason: error.to_string().into(),
+        })?;
+        text.parse().map_err(|error| match error {
+            ConfigError::Syntax { line, message, .. } => {
+                ConfigError::Syntax { path: Some(path.into()), line, message }
+            }
+            other => other,
+        })
+    }
+
+    /// The topology that it describes.
+    pub(crate) fn topology(&self, address: impl Fn(&NodeConfig) -> String) -> Topology {
+        let nodes = self.nodes.iter().map(|node| Node {
+            name: node.name.clone(),
+            address: address(node),
+            weight: node.weight,
+            zone: node.zone.clone(),
+            host: node.host.clone(),
+        });
+        Topology {
+            nodes: nodes.collect(),
+            format: self.ring.format,
+            vnodes: self.ring.vnodes,
+            replicas: self.router.replicas,
+            overrides: self.overrides.clone(),
+            max_ttl_ms: millis(self.router.max_ttl),
+            view_lease_ms: millis(self.router.view_lease),
+        }
+        .canonical()
+    }
+
+    /// Finds what contradicts itself, before any server is asked.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the first contradiction.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let RouterConfig { ttl, max_ttl, view_lease, namespace, .. } = &self.router;
+        let bounded = |setting, value: Duration| {
+            let fits = (Duration::from_millis(100)..=LONGEST).contains(&value);
+            let remedy = "must be between 100ms and 24h";
+            let value = format!("{value:?}");
+            if fits { Ok(()) } else { Err(ConfigError::Setting { setting, value, remedy }) }
+        };
+        bounded("router.max_ttl", *max_ttl)?;
+        bounded("router.view_lease", *view_lease)?;
+        Ttl::new(*ttl, *max_ttl).map_err(ConfigError::Ttl)?;
+        if namespace.is_empty() || namespace.contains(|char: char| char.is_whitespace()) {
+            return Err(ConfigError::Setting {
+                setting: "router.namespace",
+                value: format!("{namespace:?}"),
+                remedy: "must be a word: ringlock's own state is kept under it",
+            });
+        }
+        // A trial: every rule of a view is then checked where it is stated.
+        let topology = self.topology(|_| String::new());
+        let nonces = topology.nodes.iter().map(|_| "trial".into()).collect();
+        View::new(1, topology, nonces)?;
+        Ok(())
+    }
+}
+
+/// The longest max_ttl and view_lease: every change of membership waits for
+/// both.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+impl std::str::FromStr for Config {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            let line = text.get(..at).unwrap_or(text).matches('\n').count() + 1;
+            ConfigError::Syntax { path: None, line, message: error.message().into() }
+        })
+    }
+}
+
+/// Replaces every `${NAME}` by what `lookup` finds under `NAME`.
+pub(crate) fn substitute(
+    text: &str,
+    lookup: impl Fn(&str) -> Option<String>,
+) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (name, tail) =
+            after.split_once('}').ok_or("has a ${ without its }: write ${NAME}")?;
+        let value = lookup(name)
+            .ok_or_else(|| format!("names the environment variable {name}, which is not set"))?;
+        out.push_str(before);
+        out.push_str(&value);
+        rest = tail;
+    }
+    Ok(out + rest)
+}
+
+/// Names that stand twice, for a clear word before anything else is said.
+pub(crate) fn first_duplicate<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut seen = BTreeMap::new();
+    names.into_iter().find(|name| seen.insert(*name, ()).is_some())
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn format<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Format, D::Error> {
+    String::deserialize(input)?.parse().map_err(serde::de::Error::custom)
+}
+
+/// A span of time as text: `10s`, `250ms`, `1h 30m`.
+mod span {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, de::Error};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(input)?;
+        humantime::parse_duration(&text)
+            .map_err(|error| D::Error::custom(format_args!("{text:?} is no duration ({error}); write \"10s\"")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        match text.parse::<Config>().and_then(|config| config.check()) {
+            Ok(()) => panic!("accepted: {text}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let config: Config = "[[node]]\nname = \"a\"\nurl = \"memory://a\"".parse().unwrap();
+        config.check().unwrap();
+        assert_eq!(config.router.ttl, Duration::from_secs(10));
+        assert_eq!(config.router.max_ttl, Duration::from_secs(30));
+        assert_eq!((config.router.replicas, config.ring.vnodes), (1, 160));
+        assert_eq!(config.router.init, Init::Wait);
+    }
+
+    #[test]
+    fn errors_name_the_line_and_the_value() {
+        assert!(error("[router]\nreplica = 3").starts_with("line 2: unknown field `replica`"));
+        let duration = error("[router]\nwait = \"1s\"\nttl = \"ten\"");
+        assert!(duration.starts_with("line 3: \"ten\" is no duration"), "{duration}");
+        assert!(error("[ring]\nformat = \"sha\"").starts_with("line 2: "));
+        assert!(error("[router]\nttl = 10").contains("line 2"));
+    }
+
+    #[test]
+    fn contradictions_are_found_before_connecting() {
+        let nodes = "[[node]]\nname = \"a\"\nurl = \"x\"\n[[node]]\nname = \"b\"\nurl = \"x\"\n";
+        assert!(error("").contains("node"));
+        assert!(error(&format!("{nodes}{nodes}")).contains("\"a\""));
+        assert!(error(&format!("[router]\nreplicas = 2\n{nodes}")).contains("odd"));
+        assert!(error(&format!("[router]\nreplicas = 3\n{nodes}")).contains('3'));
+        assert!(error(&format!("[router]\nttl = \"31s\"\n{nodes}")).contains("max_ttl"));
+        assert!(error(&format!("[router]\nttl = \"0s\"\n{nodes}")).contains("too short"));
+        assert!(error(&format!("[router]\nmax_ttl = \"9ms\"\n{nodes}")).contains("100ms"));
+        assert!(error(&format!("[router]\nnamespace = \"\"\n{nodes}")).contains("namespace"));
+        assert!(error(&format!("{nodes}weight = 0")).contains("weight"));
+    }
+
+    #[test]
+    fn secrets_come_from_the_environment_and_stay_unseen() {
+        let lookup = |name: &str| (name == "PW").then(|| "s3cret".to_owned());
+        assert_eq!(substitute("redis://:${PW}@h", lookup).unwrap(), "redis://:s3cret@h");
+        assert!(substitute("${NO}", lookup).unwrap_err().contains("NO"));
+        assert!(substitute("${PW", lookup).is_err());
+        let node = NodeConfig::new("a", "redis://:s3cret@h");
+        assert!(!format!("{node:?}").contains("s3cret"));
+    }
+}

@@ -1,0 +1,227 @@
+//! Drives a machine: carries out its effects, feeds it the answers, and wakes
+//! its caller once, at the outcome.
+//!
+//! There is no task per operation. Whoever brings an answer (a connection's
+//! task, or the caller itself where a node answers at once) feeds the machine.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::{Mutex, MutexGuard};
+use ringlock_ring::NodeIndex;
+
+use crate::clock;
+use crate::error::Loss;
+use crate::fleet::Fleet;
+use crate::held::Held;
+use crate::node::{ReplyTo, Sink};
+use crate::proto::attempt::Attempt;
+use crate::proto::release::Release;
+use crate::proto::renewal::{Extension, Renewal};
+use crate::proto::round::{Effects, Event, Machine, Step, vouches_for};
+use crate::proto::time::Instant;
+use crate::proto::wire::{Answer, Request};
+
+/// A machine together with what its outcome does to the lease.
+pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
+    /// Takes note of the outcome, whether anybody waits for it or not.
+    fn settle(held: &Arc<Held>, outcome: &Self::Outcome);
+
+    /// Sees every answer, also those that the machine has no use for any more.
+    fn answered(_held: &Arc<Held>, _from: NodeIndex, _answer: &Answer) {}
+
+    /// Nobody waits for the outcome any more.
+    fn abandoned(_held: &Arc<Held>) {}
+}
+
+impl Operates for Attempt {
+    fn settle(held: &Arc<Held>, outcome: &Self::Outcome) {
+        if let Ok(grant) = outcome {
+            held.grant(grant);
+        }
+    }
+
+    fn abandoned(held: &Arc<Held>) {
+        held.end(Loss::Released);
+    }
+}
+
+impl Operates for Renewal {
+    fn settle(held: &Arc<Held>, outcome: &Extension) {
+        held.renewed(outcome);
+    }
+}
+
+impl Operates for Release {
+    fn settle(_: &Arc<Held>, _: &Self::Outcome) {}
+
+    fn answered(held: &Arc<Held>, from: NodeIndex, answer: &Answer) {
+        if answer.is_err() {
+            held.release_later(from);
+        }
+    }
+}
+
+/// One operation under way.
+pub(crate) struct Operation<M: Operates> {
+    held: Arc<Held>,
+    t0: Instant,
+    limit: Option<Instant>,
+    core: Mutex<Core<M>>,
+}
+
+struct Core<M: Operates> {
+    machine: M,
+    /// Requests in the order in which they must reach their nodes. Bounded by
+    /// the machine: at most three requests per seat.
+    outbox: VecDeque<Parcel>,
+    /// Somebody is emptying the outbox: nodes that answer at once re-enter.
+    is_sending: bool,
+    outcome: Option<M::Outcome>,
+    waker: Option<Waker>,
+}
+
+enum Parcel {
+    Ask(NodeIndex, Step, Request),
+    Release(NodeIndex),
+}
+
+impl<M: Operates> Operation<M> {
+    /// Begins an operation of `held`. No node is waited for past `limit`.
+    pub(crate) fn start(machine: M, held: &Arc<Held>, limit: Option<Instant>) -> Running<M> {
+        let t0 = machine.started_at();
+        let probes = held.fleet.probes(machine.placement(), t0);
+        let operation = Arc::new(Self {
+            held: Arc::clone(held),
+            t0,
+            limit,
+            core: Mutex::new(Core {
+                machine,
+                outbox: VecDeque::new(),
+                is_sending: false,
+                outcome: None,
+                waker: None,
+            }),
+        });
+        operation.feed(Event::Start { probes });
+        Running { operation, is_over: false }
+    }
+
+    fn fleet(&self) -> &Arc<Fleet> {
+        &self.held.fleet
+    }
+
+    fn feed(self: &Arc<Self>, event: Event) {
+        let now = clock::now();
+        let lease = self.fleet().view.topology().view_lease();
+        let confirmed_at = self.fleet().confirmed_at(self.t0 - lease + std::time::Duration::from_nanos(1));
+        let mut core = self.core.lock();
+        let effects = core.machine.on(now, confirmed_at, event);
+        let waker = self.take_in(&mut core, effects);
+        self.send_all(core);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn take_in(&self, core: &mut Core<M>, effects: Effects<M::Outcome>) -> Option<Waker> {
+        let Effects { send, probe, release, acknowledged, disowned, outcome } = effects;
+        self.held.acknowledge(acknowledged, disowned);
+        let Core { machine, outbox, .. } = core;
+        let placement = machine.placement();
+        for (step, seats) in send {
+            outbox.extend(seats.iter().map(|seat| {
+                Parcel::Ask(placement.node(seat), step, machine.request(step))
+            }));
+        }
+        outbox.extend(
+            probe.into_iter().map(|node| Parcel::Ask(node, Step::Probe, Request::Status)),
+        );
+        outbox.extend(release.iter().map(|seat| Parcel::Release(placement.node(seat))));
+        let outcome = outcome?;
+        M::settle(&self.held, &outcome);
+        core.outcome = Some(outcome);
+        core.waker.take()
+    }
+
+    /// Empties the outbox, the lock let go while a node is spoken to. If
+    /// somebody is at it already, they will send ours too, in order.
+    fn send_all<'a>(self: &'a Arc<Self>, mut core: MutexGuard<'a, Core<M>>) {
+        if core.is_sending || core.outbox.is_empty() {
+            return;
+        }
+        core.is_sending = true;
+        while let Some(parcel) = core.outbox.pop_front() {
+            MutexGuard::unlocked(&mut core, || match parcel {
+                Parcel::Ask(node, step, request) => self.ask(node, step, request),
+                Parcel::Release(node) => self.held.release_at(node),
+            });
+        }
+        core.is_sending = false;
+    }
+
+    fn ask(self: &Arc<Self>, node: NodeIndex, step: Step, request: Request) {
+        let deadline = Fleet::deadline(self.held.ttl, self.limit);
+        let sink = Arc::clone(self) as Arc<dyn Sink>;
+        let reply = ReplyTo::new(sink, ticket(node, step));
+        self.fleet().peer(node).node.submit(request, deadline, reply);
+    }
+}
+
+impl<M: Operates> Sink for Operation<M> {
+    fn accept(self: Arc<Self>, ticket: u32, answer: Answer) {
+        let (from, step) = (NodeIndex::new((ticket >> 8) as u16), step(ticket));
+        if vouches_for(&answer, self.fleet().view.id()) {
+            self.fleet().saw(from, self.t0);
+        }
+        M::answered(&self.held, from, &answer);
+        self.feed(Event::Answered { from, step, answer });
+    }
+}
+
+const STEPS: [Step; 3] = [Step::Main, Step::WriteBack, Step::Probe];
+
+fn ticket(node: NodeIndex, step: Step) -> u32 {
+    (node.get() as u32) << 8 | step as u32
+}
+
+fn step(ticket: u32) -> Step {
+    STEPS[(ticket & 0xff) as usize]
+}
+
+/// An operation that its caller waits for. Dropped, it is abandoned: what it
+/// may have left on the nodes is released.
+#[must_use]
+pub(crate) struct Running<M: Operates> {
+    operation: Arc<Operation<M>>,
+    is_over: bool,
+}
+
+impl<M: Operates> Future for Running<M> {
+    type Output = M::Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<M::Outcome> {
+        let mut core = self.operation.core.lock();
+        if let Some(outcome) = core.outcome.take() {
+            drop(core);
+            self.is_over = true;
+            return Poll::Ready(outcome);
+        }
+        match &mut core.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl<M: Operates> Drop for Running<M> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            M::abandoned(&self.operation.held);
+            self.operation.feed(Event::Abandoned);
+        }
+    }
+}

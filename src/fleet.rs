@@ -1,0 +1,131 @@
+//! The nodes of one view, and what is known of them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ringlock_ring::NodeIndex;
+
+use crate::clock;
+use crate::error::{Cause, Error, NodeCause};
+use crate::keeper::Keeper;
+use crate::node::Node;
+use crate::proto::lease::{Key, Ttl};
+use crate::proto::quorum::{Placement, majority};
+use crate::proto::round::Refusal;
+use crate::proto::time::Instant;
+use crate::proto::topology::View;
+use crate::stats::Counters;
+
+/// A name and the node behind it.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) name: Arc<str>,
+    pub(crate) node: Arc<dyn Node>,
+}
+
+/// The nodes of one view, in the view's order.
+pub(crate) struct Fleet {
+    pub(crate) view: Arc<View>,
+    peers: Vec<Peer>,
+    /// Send time of the newest request that each node answered under the view.
+    seen_at: Vec<AtomicU64>,
+    /// The last result of [`Self::confirmed_at`], a lower bound of the next.
+    confirmed_at: AtomicU64,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+impl Fleet {
+    /// `peers` must be in the view's order.
+    pub(crate) fn new(view: Arc<View>, peers: Vec<Peer>, keeper: Arc<Keeper>) -> Self {
+        let seen_at = peers.iter().map(|_| AtomicU64::new(0)).collect();
+        let counters = Arc::clone(keeper.counters());
+        Self { view, peers, seen_at, confirmed_at: AtomicU64::new(0), keeper, counters }
+    }
+
+    pub(crate) fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    pub(crate) fn peer(&self, node: NodeIndex) -> &Peer {
+        &self.peers[node.get()]
+    }
+
+    /// `node` has answered a request that was sent at `sent_at`, under exactly
+    /// this view.
+    pub(crate) fn saw(&self, node: NodeIndex, sent_at: Instant) {
+        self.seen_at[node.get()].fetch_max(sent_at.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// The latest instant at which a majority is known to have served the
+    /// view; read anew only where the last reading is not `good_enough`.
+    pub(crate) fn confirmed_at(&self, good_enough: Instant) -> Instant {
+        let known = Instant::from_nanos(self.confirmed_at.load(Ordering::Relaxed));
+        if known >= good_enough {
+            return known;
+        }
+        let mut seen: Vec<u64> =
+            self.seen_at.iter().map(|seen| seen.load(Ordering::Relaxed)).collect();
+        seen.sort_unstable_by(|a, b| b.cmp(a));
+        let confirmed = seen[majority(seen.len()) - 1];
+        self.confirmed_at.fetch_max(confirmed, Ordering::Relaxed);
+        Instant::from_nanos(confirmed)
+    }
+
+    /// Nodes outside `placement` to ask for a STATUS, so that an operation
+    /// begun at `t0` can be confirmed. None while half of the view lease is
+    /// left: ordinary answers then mostly renew it in time.
+    pub(crate) fn probes(&self, placement: &Placement, t0: Instant) -> Vec<NodeIndex> {
+        let fresh_since = t0 - self.view.topology().view_lease() / 2;
+        if self.confirmed_at(fresh_since) >= fresh_since {
+            return Vec::new();
+        }
+        let nodes = (0..self.peers.len()).map(|node| NodeIndex::new(node as u16));
+        let is_fresh = |node: NodeIndex| {
+            self.seen_at[node.get()].load(Ordering::Relaxed) >= fresh_since.as_nanos()
+        };
+        nodes.filter(|&node| placement.seat(node).is_none() && !is_fresh(node)).collect()
+    }
+
+    /// How long a node may take to answer about a lease of `ttl`: 5 % of it,
+    /// within bounds (redsync's rule; the floor keeps short leases usable).
+    pub(crate) fn node_timeout(ttl: Ttl) -> Duration {
+        (ttl.get() / 20).clamp(Duration::from_millis(50), Duration::from_secs(1))
+    }
+
+    /// When to stop waiting for a node that is asked now.
+    pub(crate) fn deadline(ttl: Ttl, limit: Option<Instant>) -> Instant {
+        let own = clock::now() + Self::node_timeout(ttl);
+        limit.map_or(own, |limit| own.min(limit))
+    }
+
+    pub(crate) fn causes(&self, refusals: Vec<(NodeIndex, Refusal)>) -> Vec<NodeCause> {
+        refusals
+            .into_iter()
+            .map(|(node, refusal)| NodeCause {
+                node: Arc::clone(&self.peer(node).name),
+                cause: Cause::from(refusal),
+            })
+            .collect()
+    }
+
+    /// Too few nodes answered an operation on `key`.
+    pub(crate) fn no_quorum(
+        &self,
+        key: &Key,
+        granted: usize,
+        placement: &Placement,
+        refusals: Vec<(NodeIndex, Refusal)>,
+    ) -> Error {
+        let needed = placement.groups().map(|group| majority(group.len())).max().unwrap_or(1);
+        Error::NoQuorum { key: key.clone(), granted, needed, causes: self.causes(refusals) }
+    }
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fleet").field("view", &self.view).field("peers", &self.peers).finish()
+    }
+}

@@ -1,0 +1,186 @@
+//! A held lease, as its holder sees it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock;
+use crate::drive::Operation;
+use crate::error::{Error, Loss};
+use crate::held::Held;
+use crate::proto::lease::{Fence, Key, Ttl};
+use crate::proto::release::{Farewell, Release};
+use crate::proto::renewal::Extension;
+use crate::proto::time::Instant;
+use crate::router::Router;
+
+/// A lease on a key, from the moment it is granted.
+///
+/// The lease may be relied upon while [`remaining`](Self::remaining) is above
+/// zero, under the assumptions that the crate's front page states. What makes
+/// it safe beyond them is the [`fence`](Self::fence): hand it to the guarded
+/// resource with every write, and let that refuse a lower one than it has seen.
+///
+/// Dropping the guard releases the lease in the background; the release is
+/// repeated until it gets through or the ttl has freed the key.
+/// [`release`](Self::release) does the same and tells the result. A lease is
+/// not re-entrant: another acquire of its key waits, like anybody's.
+#[must_use = "a guard that is dropped releases its lease"]
+pub struct Guard {
+    held: Arc<Held>,
+    fence: Fence,
+    is_released: bool,
+    /// The router lives as long as its leases.
+    _router: Router,
+}
+
+/// What became of a released lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// It was ours to the end.
+    InTime,
+    /// It was over before: somebody else may have held the key since.
+    TooLate,
+}
+
+impl Guard {
+    pub(crate) fn new(held: Arc<Held>, fence: Fence, router: Router) -> Self {
+        Self { held, fence, is_released: false, _router: router }
+    }
+
+    /// What is locked.
+    pub fn key(&self) -> &Key {
+        &self.held.key
+    }
+
+    /// The number that grows with every grant of the key.
+    pub fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    /// The instant up to which the lease may be relied upon, unless it is
+    /// extended: ttl less 1 % and 2 ms, counted from before the first request.
+    pub fn valid_until(&self) -> Instant {
+        self.held.valid_until()
+    }
+
+    /// What is left of the lease; zero once it is over, for whatever reason.
+    pub fn remaining(&self) -> Duration {
+        let now = clock::now();
+        match self.held.check(now) {
+            Some(_) => Duration::ZERO,
+            None => self.held.valid_until().saturating_since(now),
+        }
+    }
+
+    /// Why the lease is over; `None` while it holds.
+    pub fn loss(&self) -> Option<Loss> {
+        self.held.check(clock::now())
+    }
+
+    /// Waits until the lease is over, and tells why.
+    ///
+    /// The signal is given no later than [`valid_until`](Self::valid_until),
+    /// with or without a network, and is never taken back. (A machine that was
+    /// suspended gives it within a second of waking up;
+    /// [`remaining`](Self::remaining) is right at once.)
+    ///
+    /// The future owns what it needs: it may be spawned, and outlive the
+    /// guard, whose release it then reports.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static {
+        let held = Arc::clone(&self.held);
+        async move { held.ended().await }
+    }
+
+    /// Extends the lease by its ttl, from now.
+    ///
+    /// # Errors
+    /// [`Error::Lost`]: it is over, for good. [`Error::NoQuorum`]: too few
+    /// nodes answered; the lease stays valid as long as it was, and another
+    /// extend may succeed.
+    ///
+    /// # Cancel safety
+    /// A dropped call may or may not extend; it never shortens or releases.
+    pub async fn extend(&self) -> Result<(), Error> {
+        self.extend_to(self.held.ttl.get()).await
+    }
+
+    /// Extends the lease so that at least `ttl` of its entries' life is left.
+    /// A shorter ttl than what is left changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`extend`](Self::extend), and [`Error::Ttl`].
+    ///
+    /// # Cancel safety
+    /// As [`extend`](Self::extend).
+    pub async fn extend_to(&self, ttl: Duration) -> Result<(), Error> {
+        let held = &self.held;
+        let ttl = Ttl::new(ttl, held.fleet.view.topology().max_ttl())?;
+        match held.renew(ttl)?.await {
+            Extension::Extended(_) => Ok(()),
+            Extension::Lost { .. } => {
+                Err(Error::Lost { key: held.key.clone(), reason: Loss::TakenOver })
+            }
+            Extension::Unchanged { kept, refusals } => match held.check(clock::now()) {
+                Some(reason) => Err(Error::Lost { key: held.key.clone(), reason }),
+                None => Err(held.fleet.no_quorum(&held.key, kept, &held.placement, refusals)),
+            },
+        }
+    }
+
+    /// Gives the lease back.
+    ///
+    /// That it was over already is news, not an error.
+    ///
+    /// # Errors
+    /// [`Error::NoQuorum`]: no node answered. The release is repeated in the
+    /// background until one does, or the ttl has freed the key.
+    ///
+    /// # Cancel safety
+    /// A dropped call releases all the same.
+    pub async fn release(mut self) -> Result<Released, Error> {
+        let held = Arc::clone(&self.held);
+        self.is_released = true;
+        let was_lost = held.end(Loss::Released).is_some();
+        held.fleet.counters.released.add_one();
+        let machine =
+            Release::new(held.key.clone(), held.token.clone(), held.placement, clock::now());
+        let running = Operation::start(machine, &held, None);
+        held.pass_turn();
+        match running.await {
+            Farewell::Released if !was_lost => Ok(Released::InTime),
+            Farewell::Released | Farewell::TooLate => Ok(Released::TooLate),
+            Farewell::Unknown { refusals } => {
+                Err(held.fleet.no_quorum(&held.key, 0, &held.placement, refusals))
+            }
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.is_released {
+            return;
+        }
+        self.held.end(Loss::Released);
+        self.held.fleet.counters.released.add_one();
+        for seat in self.held.placement.seats().iter() {
+            self.held.release_at(self.held.placement.node(seat));
+        }
+        // After the releases: the next turn's requests queue up behind them.
+        self.held.pass_turn();
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("key", self.key())
+            .field("fence", &self.fence)
+            .field("remaining", &self.remaining())
+            .finish()
+    }
+}

@@ -1,0 +1,277 @@
+//! The state of one lease in this process, shared by its guard, the keeper
+//! and the operations under way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ringlock_ring::NodeIndex;
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::drive::{Operation, Running};
+use crate::error::{Error, Loss};
+use crate::fleet::Fleet;
+use crate::gate::Turn;
+use crate::keeper::Farewell;
+use crate::proto::attempt::{Claim, Grant};
+use crate::proto::lease::{Fence, Key, Token, Ttl};
+use crate::proto::quorum::{Placement, Seats};
+use crate::proto::renewal::{Extension, Prolongation, Renewal};
+use crate::proto::time::Instant;
+
+/// How a lease is kept alive.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeepAlive {
+    /// Time from one extend to the next.
+    pub(crate) interval: Duration,
+    /// When the lease ends all the same.
+    pub(crate) max_hold: Duration,
+}
+
+/// One lease, from before its attempt until after its release.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) key: Key,
+    pub(crate) token: Token,
+    pub(crate) ttl: Ttl,
+    pub(crate) placement: Placement,
+    pub(crate) keep_alive: Option<KeepAlive>,
+    acknowledged: AtomicU32,
+    state: Mutex<State>,
+    ended: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    valid_until: Instant,
+    fence: Option<Fence>,
+    ended: Option<Loss>,
+    /// When the keeper is to extend it next.
+    renew_at: Instant,
+    hold_until: Option<Instant>,
+    turn: Option<Turn>,
+}
+
+impl Held {
+    /// A lease that is yet to be granted.
+    pub(crate) fn new(
+        fleet: &Arc<Fleet>,
+        key: &Key,
+        ttl: Ttl,
+        token: Token,
+        keep_alive: Option<KeepAlive>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            fleet: Arc::clone(fleet),
+            key: key.clone(),
+            token,
+            ttl,
+            placement: fleet.view.place(key),
+            keep_alive,
+            acknowledged: AtomicU32::new(0),
+            state: Mutex::new(State {
+                valid_until: Instant::default(),
+                fence: None,
+                ended: None,
+                renew_at: Instant::default(),
+                hold_until: None,
+                turn: None,
+            }),
+            ended: Notify::new(),
+        })
+    }
+
+    /// The attempt at it, its clock read now.
+    pub(crate) fn claim(&self) -> Claim {
+        Claim {
+            view: self.fleet.view.id(),
+            view_lease: self.fleet.view.topology().view_lease(),
+            key: self.key.clone(),
+            token: self.token.clone(),
+            ttl: self.ttl,
+            placement: self.placement,
+            t0: clock::now(),
+        }
+    }
+
+    /// The attempt has won.
+    pub(crate) fn grant(&self, grant: &Grant) {
+        let now = clock::now();
+        let mut state = self.state.lock();
+        state.valid_until = grant.valid_until;
+        state.fence = Some(grant.fence);
+        if let Some(keep_alive) = &self.keep_alive {
+            state.renew_at = now + jittered(keep_alive.interval);
+            state.hold_until = Some(now + keep_alive.max_hold);
+        }
+    }
+
+    /// Keeps the place in the process's queue for as long as the lease lasts.
+    pub(crate) fn keep_turn(self: &Arc<Self>, turn: Turn) {
+        turn.hold(self);
+        self.state.lock().turn = Some(turn);
+    }
+
+    pub(crate) fn valid_until(&self) -> Instant {
+        self.state.lock().valid_until
+    }
+
+    /// Takes note of who is known to hold the entry, and who not to.
+    pub(crate) fn acknowledge(&self, has: Seats, lacks: Seats) {
+        if !has.is_empty() {
+            self.acknowledged.fetch_or(has.bits(), Ordering::Relaxed);
+        }
+        if !lacks.is_empty() {
+            self.acknowledged.fetch_and(!lacks.bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Why the lease is over, if it is. Lapses it where its time has come.
+    pub(crate) fn check(&self, now: Instant) -> Option<Loss> {
+        let mut state = self.state.lock();
+        if state.ended.is_none() {
+            let loss = if state.hold_until.is_some_and(|limit| now >= limit) {
+                Loss::MaxHold
+            } else if now >= state.valid_until {
+                Loss::Expired
+            } else {
+                return None;
+            };
+            self.finish(&mut state, loss);
+            self.fleet.counters.lost.add_one();
+        }
+        state.ended
+    }
+
+    /// Ends the lease for `loss`, unless it has ended before.
+    pub(crate) fn end(&self, loss: Loss) -> Option<Loss> {
+        let mut state = self.state.lock();
+        let before = state.ended;
+        if before.is_none() {
+            self.finish(&mut state, loss);
+        }
+        before
+    }
+
+    /// The end is for good: nothing makes a lease valid again.
+    fn finish(&self, state: &mut State, loss: Loss) {
+        state.ended = Some(loss);
+        self.ended.notify_waiters();
+    }
+
+    /// Lets the next waiter of this process have its turn.
+    pub(crate) fn pass_turn(&self) {
+        let turn = self.state.lock().turn.take();
+        drop(turn);
+    }
+
+    /// Waits for the end of the lease; the signal needs no network.
+    pub(crate) async fn ended(&self) -> Loss {
+        loop {
+            let notified = self.ended.notified();
+            if let Some(loss) = self.check(clock::now()) {
+                return loss;
+            }
+            let (valid_until, hold_until) = {
+                let state = self.state.lock();
+                (state.valid_until, state.hold_until)
+            };
+            let until = hold_until.map_or(valid_until, |limit| limit.min(valid_until));
+            clock::within(Some(until), notified).await;
+        }
+    }
+
+    /// Begins an extend to `ttl`; its success or failure is noted here.
+    pub(crate) fn renew(self: &Arc<Self>, ttl: Ttl) -> Result<Running<Renewal>, Error> {
+        let t0 = clock::now();
+        let over = self.check(t0);
+        let (fence, valid_until) = {
+            let state = self.state.lock();
+            (state.fence, state.valid_until)
+        };
+        let (Some(fence), None) = (fence, over) else {
+            let reason = over.unwrap_or(Loss::Expired);
+            return Err(Error::Lost { key: self.key.clone(), reason });
+        };
+        let terms = Prolongation {
+            view: self.fleet.view.id(),
+            view_lease: self.fleet.view.topology().view_lease(),
+            key: self.key.clone(),
+            token: self.token.clone(),
+            fence,
+            ttl,
+            placement: self.placement,
+            established: self.placement.groups().count(),
+            acknowledged: Seats::from_bits(self.acknowledged.load(Ordering::Relaxed)),
+            valid_until,
+            t0,
+        };
+        Ok(Operation::start(Renewal::new(terms), self, Some(valid_until)))
+    }
+
+    /// Takes note of an extend's outcome.
+    pub(crate) fn renewed(&self, extension: &Extension) {
+        let counters = &self.fleet.counters;
+        match extension {
+            Extension::Extended(until) => {
+                counters.extended.add_one();
+                let now = clock::now();
+                let mut state = self.state.lock();
+                if state.ended.is_none() {
+                    state.valid_until = state.valid_until.max(*until);
+                    if let Some(keep_alive) = &self.keep_alive {
+                        state.renew_at = now + jittered(keep_alive.interval);
+                    }
+                }
+            }
+            Extension::Unchanged { .. } => counters.extend_failures.add_one(),
+            Extension::Lost { .. } => {
+                counters.extend_failures.add_one();
+                if self.end(Loss::TakenOver).is_none() {
+                    counters.lost.add_one();
+                }
+            }
+        }
+    }
+
+    /// When the keeper is to look at the lease again; extends it where that is
+    /// due. `None`: it needs no keeping any more.
+    pub(crate) fn tend(self: &Arc<Self>, now: Instant) -> Option<Instant> {
+        if self.check(now).is_some() {
+            return None;
+        }
+        let retry = Fleet::node_timeout(self.ttl);
+        let is_due = {
+            let mut state = self.state.lock();
+            let is_due = state.renew_at <= now;
+            if is_due {
+                state.renew_at = now + retry;
+            }
+            is_due
+        };
+        if is_due {
+            drop(self.renew(self.ttl).ok()?);
+        }
+        let state = self.state.lock();
+        let end = state.hold_until.map_or(state.valid_until, |limit| limit.min(state.valid_until));
+        Some(state.renew_at.min(end))
+    }
+
+    /// Sends a RELEASE to `node`; repeated by the keeper until it is answered.
+    pub(crate) fn release_at(self: &Arc<Self>, node: NodeIndex) {
+        Farewell::new(self, node).send();
+    }
+
+    /// A RELEASE to `node` failed: the keeper repeats it.
+    pub(crate) fn release_later(self: &Arc<Self>, node: NodeIndex) {
+        Farewell::new(self, node).defer();
+    }
+}
+
+/// Spreads renewals that began together: up to a tenth earlier.
+fn jittered(interval: Duration) -> Duration {
+    interval - interval.mul_f64(rand::random::<f64>() / 10.0)
+}

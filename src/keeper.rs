@@ -1,0 +1,228 @@
+//! One task per router that keeps leases alive, lapses them in time, and
+//! repeats releases that did not get through.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use ringlock_ring::NodeIndex;
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::fleet::Fleet;
+use crate::held::Held;
+use crate::node::{ReplyTo, Sink};
+use crate::proto::backoff::Backoff;
+use crate::proto::time::Instant;
+use crate::proto::wire::{Answer, Request};
+use crate::stats::Counters;
+
+/// Releases that may wait for a node to come back. One more is given up: the
+/// entry's ttl then frees the key.
+const MAX_DEFERRED: usize = 65_536;
+
+/// What the rest of the router sees of the keeper.
+#[derive(Debug, Default)]
+pub(crate) struct Keeper {
+    inbox: Mutex<Inbox>,
+    wake: Notify,
+    counters: Arc<Counters>,
+    /// Releases that are under way or deferred.
+    farewells: AtomicUsize,
+    last_farewell: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    /// One per lease to keep and release to repeat, taken over at once.
+    arrived: Vec<Work>,
+    is_closed: bool,
+}
+
+/// Something to look at, at its time.
+#[derive(Debug)]
+enum Work {
+    Tend(Arc<Held>),
+    Release(Arc<Farewell>),
+}
+
+impl Keeper {
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Keeps `held` alive from now on.
+    pub(crate) fn keep(&self, held: Arc<Held>) {
+        let _ = self.push(Work::Tend(held));
+    }
+
+    /// Hands work to the task; false once it has ended.
+    fn push(&self, work: Work) -> bool {
+        let mut inbox = self.inbox.lock();
+        if inbox.is_closed {
+            return false;
+        }
+        inbox.arrived.push(work);
+        drop(inbox);
+        self.wake.notify_one();
+        true
+    }
+
+    /// Waits until no release is under way, up to `deadline`; false: some are.
+    pub(crate) async fn drained(&self, deadline: Instant) -> bool {
+        let all_gone = async {
+            loop {
+                let changed = self.last_farewell.notified();
+                if self.farewells.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        clock::within(Some(deadline), all_gone).await.is_some()
+    }
+
+    /// Ends [`Self::run`].
+    pub(crate) fn close(&self) {
+        self.inbox.lock().is_closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Does the work as it falls due, until the keeper is closed.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let mut agenda = BinaryHeap::new();
+        loop {
+            let (arrived, is_closed) = {
+                let mut inbox = self.inbox.lock();
+                (std::mem::take(&mut inbox.arrived), inbox.is_closed)
+            };
+            if is_closed {
+                return;
+            }
+            let now = clock::now();
+            agenda.extend(arrived.into_iter().map(|work| Entry::of(work, now)).map(Reverse));
+            while agenda.peek().is_some_and(|Reverse(entry)| entry.due <= now) {
+                let entry = agenda.pop().map(|Reverse(entry)| entry);
+                agenda.extend(entry.and_then(|entry| entry.work.carry_out(now)).map(Reverse));
+            }
+            let next = agenda.peek().map(|Reverse(entry)| entry.due);
+            clock::within(next, self.wake.notified()).await;
+        }
+    }
+}
+
+/// Work and its time; ordered by time alone.
+struct Entry {
+    due: Instant,
+    work: Work,
+}
+
+impl Entry {
+    fn of(work: Work, now: Instant) -> Self {
+        let due = match &work {
+            Work::Tend(_) => now,
+            Work::Release(farewell) => now + farewell.next_wait(),
+        };
+        Self { due, work }
+    }
+}
+
+impl Work {
+    /// Carries it out; what is to be looked at again comes back.
+    fn carry_out(self, now: Instant) -> Option<Entry> {
+        match self {
+            Self::Tend(held) => {
+                let due = held.tend(now)?;
+                Some(Entry { due, work: Self::Tend(held) })
+            }
+            Self::Release(farewell) => {
+                farewell.send();
+                None
+            }
+        }
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.due == other.due
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.due.cmp(&other.due)
+    }
+}
+
+/// A RELEASE that is owed to one node.
+#[derive(Debug)]
+pub(crate) struct Farewell {
+    held: Arc<Held>,
+    node: NodeIndex,
+    attempts: AtomicUsize,
+    /// When the entry has expired by itself.
+    until: Instant,
+}
+
+impl Farewell {
+    pub(crate) fn new(held: &Arc<Held>, node: NodeIndex) -> Arc<Self> {
+        let until = clock::now() + held.fleet.view.topology().max_ttl();
+        held.fleet.keeper.farewells.fetch_add(1, Ordering::AcqRel);
+        Arc::new(Self { held: Arc::clone(held), node, attempts: AtomicUsize::new(0), until })
+    }
+
+    /// Sends it now.
+    pub(crate) fn send(self: Arc<Self>) {
+        let fleet = Arc::clone(&self.held.fleet);
+        let request =
+            Request::Release { key: self.held.key.clone(), token: self.held.token.clone() };
+        let deadline = Fleet::deadline(self.held.ttl, None);
+        let node = self.node;
+        let reply = ReplyTo::new(self as Arc<dyn Sink>, 0);
+        fleet.peer(node).node.submit(request, deadline, reply);
+    }
+
+    /// Hands it to the keeper, to send it when the node may be back.
+    pub(crate) fn defer(self: Arc<Self>) {
+        let keeper = Arc::clone(&self.held.fleet.keeper);
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        let is_worth_it = clock::now() < self.until
+            && keeper.farewells.load(Ordering::Relaxed) <= MAX_DEFERRED;
+        if !(is_worth_it && keeper.push(Work::Release(self))) {
+            keeper.counters.release_failures.add_one();
+        }
+    }
+
+    fn next_wait(&self) -> std::time::Duration {
+        let attempts = u32::try_from(self.attempts.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        Backoff::RECONNECT.wait(attempts, rand::random())
+    }
+}
+
+impl Sink for Farewell {
+    fn accept(self: Arc<Self>, _: u32, answer: Answer) {
+        if answer.is_err() {
+            self.defer();
+        }
+    }
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let keeper = &self.held.fleet.keeper;
+        if keeper.farewells.fetch_sub(1, Ordering::AcqRel) == 1 {
+            keeper.last_farewell.notify_waiters();
+        }
+    }
+}

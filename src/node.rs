@@ -1,0 +1,124 @@
+//! The node floor: something that carries out [`Request`]s, one at a time and
+//! in order, and answers every one of them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use parking_lot::Mutex;
+
+use crate::proto::time::Instant;
+use crate::proto::wire::{Answer, NodeError, NodeErrorKind, Request};
+
+mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
+
+pub use memory::MemoryNode;
+
+/// One lock server.
+///
+/// Requests are carried out in the order in which they were submitted, and
+/// each is answered exactly once, by its deadline. Neither blocks: `submit`
+/// may be called from a destructor. The answer may come before `submit`
+/// returns.
+pub trait Node: fmt::Debug + Send + Sync {
+    /// Sends `request` on its way; `reply` is told the answer, an error at the
+    /// latest at `deadline`.
+    fn submit(&self, request: Request, deadline: Instant, reply: ReplyTo);
+
+    /// Where it is reached, without credentials.
+    fn address(&self) -> String;
+
+    /// Whether its data lives and dies with this process.
+    fn is_embedded(&self) -> bool {
+        false
+    }
+
+    /// Finishes what is queued, refuses what comes later, and disconnects.
+    fn close(&self);
+}
+
+/// Takes answers in. Called from wherever the answer arrives: it must be
+/// quick and must not block.
+pub trait Sink: Send + Sync {
+    /// The answer to the request that was submitted with `ticket`.
+    fn accept(self: Arc<Self>, ticket: u32, answer: Answer);
+}
+
+/// Where one answer goes. Dropped without an answer, it says so itself: no
+/// request is ever left waiting.
+#[derive(Debug)]
+pub struct ReplyTo {
+    sink: Option<SinkRef>,
+    ticket: u32,
+}
+
+struct SinkRef(Arc<dyn Sink>);
+
+impl fmt::Debug for SinkRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sink")
+    }
+}
+
+impl ReplyTo {
+    /// Answers go to `sink`, marked with `ticket`.
+    pub fn new(sink: Arc<dyn Sink>, ticket: u32) -> Self {
+        Self { sink: Some(SinkRef(sink)), ticket }
+    }
+
+    /// Delivers the answer.
+    pub fn send(mut self, answer: Answer) {
+        self.deliver(answer);
+    }
+
+    fn deliver(&mut self, answer: Answer) {
+        if let Some(SinkRef(sink)) = self.sink.take() {
+            sink.accept(self.ticket, answer);
+        }
+    }
+}
+
+impl Drop for ReplyTo {
+    fn drop(&mut self) {
+        if self.sink.is_some() {
+            self.deliver(Err(NodeError::new(NodeErrorKind::Closed, "the node was shut down")));
+        }
+    }
+}
+
+/// Submits one request and waits for its answer.
+///
+/// Cancel safe: a dropped call leaves the request on its way.
+pub(crate) async fn call(node: &dyn Node, request: Request, deadline: Instant) -> Answer {
+    let slot = Arc::new(Slot::default());
+    node.submit(request, deadline, ReplyTo::new(Arc::clone(&slot) as Arc<dyn Sink>, 0));
+    std::future::poll_fn(|context| slot.poll(context)).await
+}
+
+#[derive(Default)]
+struct Slot(Mutex<(Option<Answer>, Option<std::task::Waker>)>);
+
+impl Slot {
+    fn poll(&self, context: &Context<'_>) -> Poll<Answer> {
+        let mut slot = self.0.lock();
+        if let Some(answer) = slot.0.take() {
+            return Poll::Ready(answer);
+        }
+        slot.1 = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Sink for Slot {
+    fn accept(self: Arc<Self>, _: u32, answer: Answer) {
+        let mut slot = self.0.lock();
+        slot.0 = Some(answer);
+        let waker = slot.1.take();
+        drop(slot);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! A node in this process's memory: the table that specifies every node, and
+//! switches to make it fail.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use super::{Node, ReplyTo};
+use crate::clock;
+use crate::proto::lease::Key;
+use crate::proto::table::LockTable;
+use crate::proto::time::Instant;
+use crate::proto::wire::{Incarnation, NodeError, NodeErrorKind, Request};
+
+/// A lock node in memory, for embedding, for trying things out, and for tests
+/// of your own code: it can be stopped, wiped, slowed down and hung.
+///
+/// A clone is another handle to the same node.
+#[derive(Clone)]
+pub struct MemoryNode {
+    name: Arc<str>,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    table: LockTable,
+    condition: Condition,
+    delay: Duration,
+    requests: u64,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Condition {
+    Up,
+    Down,
+    Hung,
+}
+
+impl MemoryNode {
+    /// A new, empty node.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        let state = State {
+            table: LockTable::new(incarnation()),
+            condition: Condition::Up,
+            delay: Duration::ZERO,
+            requests: 0,
+        };
+        Self { name: name.into(), state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Takes the node down: every request fails at once. Its data stays.
+    pub fn stop(&self) {
+        self.set(Condition::Down);
+    }
+
+    /// Brings it back up, with the data that it had, as if only the network
+    /// had failed.
+    pub fn start(&self) {
+        self.set(Condition::Up);
+    }
+
+    /// Lets requests reach it and be carried out, but no answer come back.
+    pub fn hang(&self) {
+        self.set(Condition::Hung);
+    }
+
+    /// Starts it anew and empty, as a server that lost its memory.
+    pub fn wipe(&self) {
+        let mut state = self.state.lock();
+        state.table = LockTable::new(incarnation());
+        state.condition = Condition::Up;
+    }
+
+    /// Starts it anew with its data, as a server that came back from its disk.
+    pub fn restart(&self) {
+        let mut state = self.state.lock();
+        state.table.restart(incarnation());
+        state.condition = Condition::Up;
+    }
+
+    /// Holds every answer back for `delay`.
+    pub fn set_delay(&self, delay: Duration) {
+        self.state.lock().delay = delay;
+    }
+
+    /// Requests that have reached it.
+    pub fn requests(&self) -> u64 {
+        self.state.lock().requests
+    }
+
+    /// Deletes the entry of `key`, whoever holds it.
+    pub fn delete(&self, key: &Key) {
+        self.state.lock().table.delete(key);
+    }
+
+    /// The stored tokens of all keys that are locked now, by key.
+    pub fn locked(&self) -> Vec<(Key, String)> {
+        let state = self.state.lock();
+        let live = state.table.live(clock::now());
+        live.map(|(key, token, _)| (key.clone(), token.to_string())).collect()
+    }
+
+    fn set(&self, condition: Condition) {
+        self.state.lock().condition = condition;
+    }
+}
+
+/// Names every incarnation of every node in this process differently.
+fn incarnation() -> Incarnation {
+    format!("memory-{:032x}", rand::random::<u128>()).into()
+}
+
+impl fmt::Debug for MemoryNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MemoryNode").field(&self.name).finish()
+    }
+}
+
+impl Node for MemoryNode {
+    fn submit(&self, request: Request, deadline: Instant, reply: ReplyTo) {
+        let mut state = self.state.lock();
+        let (condition, delay) = (state.condition, state.delay);
+        if condition == Condition::Down {
+            drop(state);
+            let kind = NodeErrorKind::Unreachable;
+            return reply.send(Err(NodeError::new(kind, "the in-memory node is stopped")));
+        }
+        state.requests += 1;
+        let now = clock::now();
+        let answer = state.table.apply(now, &request);
+        drop(state);
+        let arrives = now + delay;
+        let is_lost = condition == Condition::Hung || arrives > deadline;
+        if !is_lost && delay.is_zero() {
+            return reply.send(Ok(answer));
+        }
+        // A timer needs a runtime; without one nobody waits either.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                clock::sleep_until(if is_lost { deadline } else { arrives }).await;
+                reply.send(if is_lost { Err(timeout()) } else { Ok(answer) });
+            });
+        }
+    }
+
+    fn address(&self) -> String {
+        format!("memory://{}", self.name)
+    }
+
+    fn is_embedded(&self) -> bool {
+        true
+    }
+
+    fn close(&self) {}
+}
+
+fn timeout() -> NodeError {
+    NodeError::new(NodeErrorKind::Timeout, "no answer within the node timeout")
+}

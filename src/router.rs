@@ -1,0 +1,357 @@
+//! The router: the nodes of a cluster, and the calls that lock keys on them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::task::JoinHandle;
+
+use crate::acquire::{Acquire, clean_label};
+use crate::bootstrap::{self, Charter, Outlook};
+use crate::builder::RouterBuilder;
+use crate::clock;
+use crate::config::Config;
+use crate::error::Error;
+use crate::fleet::{Fleet, Peer};
+use crate::gate::Gate;
+use crate::guard::Guard;
+use crate::keeper::Keeper;
+use crate::node::MemoryNode;
+use crate::proto::lease::{Key, KeyError};
+use crate::proto::quorum::majority;
+use crate::proto::time::Instant;
+use crate::proto::topology::View;
+use crate::proto::wire::ViewId;
+use crate::stats::Stats;
+
+/// Least time between two looks at the cluster for a newer view.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a shutdown waits for releases that are under way.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
+
+/// Routes locks to the nodes of one cluster.
+///
+/// A clone is another handle to the same router. The router's tasks end, and
+/// its connections close, when the last handle and the last guard are gone.
+#[derive(Clone)]
+pub struct Router {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    defaults: Defaults,
+    charter: Charter,
+    fleet: RwLock<Arc<Fleet>>,
+    gate: Arc<Gate>,
+    keeper: Arc<Keeper>,
+    /// The task that gives a cluster that lost everything a view again, and
+    /// when the cluster was last looked at.
+    revision: Mutex<(Option<JoinHandle<()>>, Instant)>,
+    reserved: String,
+    key_prefix: String,
+}
+
+/// What an acquire does that says nothing else.
+#[derive(Clone, Debug)]
+pub(crate) struct Defaults {
+    pub(crate) ttl: Duration,
+    pub(crate) wait: Duration,
+    pub(crate) max_hold: Duration,
+    pub(crate) label: Option<Arc<str>>,
+}
+
+/// Where a key lives; see [`Router::route`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Route {
+    /// The node first clockwise of the key.
+    pub owner: Arc<str>,
+    /// The owner and the successors that hold the key with it.
+    pub replicas: Vec<Arc<str>>,
+    /// How many of them must agree.
+    pub quorum: usize,
+    /// Every node in the order in which it would follow.
+    pub successors: Vec<Arc<str>>,
+    /// The view by which this is so.
+    pub view: ViewId,
+}
+
+impl Router {
+    /// Connects to the nodes of `config` and finds the view that they serve;
+    /// a new cluster is initialised as [`Init`](crate::Init) says. With the
+    /// default, its first start waits for `max_ttl`.
+    ///
+    /// Must be called within a tokio runtime with timers and I/O enabled; the
+    /// router's tasks run there.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Node`] (a server that must not be used),
+    /// [`Error::SameServer`], [`Error::TopologyMismatch`],
+    /// [`Error::Uninitialised`].
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves nothing that the next one does not take up.
+    pub async fn connect(config: Config) -> Result<Self, Error> {
+        RouterBuilder::from(config).connect().await
+    }
+
+    /// A router built in code.
+    pub fn builder() -> RouterBuilder {
+        RouterBuilder::default()
+    }
+
+    /// A router over `nodes` embedded in-memory nodes, named `node-1` on: for
+    /// trying things out and for tests. Locks are seen by this router alone.
+    ///
+    /// # Errors
+    /// [`Error::Config`]: no nodes.
+    pub async fn in_memory(nodes: usize) -> Result<Self, Error> {
+        let nodes = (1..=nodes).map(|i| MemoryNode::new(format!("node-{i}")));
+        nodes.fold(Self::builder(), RouterBuilder::memory_node).connect().await
+    }
+
+    pub(crate) async fn establish(
+        config: &Config,
+        charter: Charter,
+        peers: Vec<Peer>,
+    ) -> Result<Self, Error> {
+        // From here on the nodes are closed again whatever happens.
+        let peers = Closing(peers);
+        let view = bootstrap::establish(&charter, &peers.0).await?;
+        let keeper = Arc::new(Keeper::default());
+        tokio::spawn(Arc::clone(&keeper).run());
+        let peers = peers.keep();
+        let fleet = Arc::new(Fleet::new(Arc::new(view), peers, Arc::clone(&keeper)));
+        let label = match &config.router.label {
+            Some(label) => clean_label(label),
+            None => clean_label(&host_and_pid()),
+        };
+        Ok(Self {
+            shared: Arc::new(Shared {
+                defaults: Defaults {
+                    ttl: config.router.ttl,
+                    wait: config.router.wait,
+                    max_hold: config.router.max_hold,
+                    label,
+                },
+                charter,
+                fleet: RwLock::new(fleet),
+                gate: Gate::new(),
+                keeper,
+                revision: Mutex::default(),
+                reserved: format!("{}!", config.router.namespace),
+                key_prefix: config.router.key_prefix.clone(),
+            }),
+        })
+    }
+
+    /// Locks `key`, waiting for it where it must: a builder that is also the
+    /// future.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+    /// # let router = ringlock::Router::in_memory(5).await?;
+    /// let guard = router.acquire("orders/42").await?;
+    /// println!("fence {}", guard.fence());
+    /// guard.release().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn acquire(&self, key: impl AsRef<[u8]>) -> Acquire {
+        Acquire::new(self.clone(), key, false)
+    }
+
+    /// Locks `key` if it is free: a single attempt.
+    ///
+    /// Where this process itself holds the key, no server is asked.
+    pub fn try_acquire(&self, key: impl AsRef<[u8]>) -> Acquire {
+        Acquire::new(self.clone(), key, true)
+    }
+
+    /// Runs `work` under a lock on `key`; see [`Acquire::with`].
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+    /// # let router = ringlock::Router::in_memory(5).await?;
+    /// # struct Store; impl Store { async fn write(&self, _: u64) -> Result<(), std::io::Error> { Ok(()) } }
+    /// # let store = Store;
+    /// let written = router
+    ///     .with("orders/42", async |lease| store.write(lease.fence().get()).await)
+    ///     .await?;
+    /// # written.unwrap(); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Acquire::with`].
+    ///
+    /// # Cancel safety
+    /// As [`Acquire::with`].
+    pub async fn with<T>(
+        &self,
+        key: impl AsRef<[u8]>,
+        work: impl AsyncFnOnce(&Guard) -> T,
+    ) -> Result<T, Error> {
+        self.acquire(key).with(work).await
+    }
+
+    /// Where `key` lives, and who must agree on it. Asks no server.
+    ///
+    /// # Errors
+    /// [`Error::Key`].
+    pub fn route(&self, key: impl AsRef<[u8]>) -> Result<Route, Error> {
+        let key = self.check_key(key)?;
+        let fleet = self.fleet();
+        let name = |node| Arc::clone(&fleet.peer(node).name);
+        let placement = fleet.view.place(&key);
+        let replicas: Vec<Arc<str>> = placement.nodes().iter().copied().map(name).collect();
+        Ok(Route {
+            owner: Arc::clone(&replicas[0]),
+            quorum: majority(replicas.len()),
+            replicas,
+            successors: fleet.view.ring().successors(key.as_bytes()).map(name).collect(),
+            view: fleet.view.id(),
+        })
+    }
+
+    /// What the router has done so far.
+    pub fn stats(&self) -> Stats {
+        self.shared.keeper.counters().snapshot()
+    }
+
+    /// Waits until releases that are under way have been answered, for two
+    /// seconds at most; false if some have not. Call it before the process
+    /// ends, so that no key stays locked for its ttl.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn shutdown(self) -> bool {
+        self.shared.keeper.drained(clock::now() + SHUTDOWN_LIMIT).await
+    }
+
+    pub(crate) fn defaults(&self) -> &Defaults {
+        &self.shared.defaults
+    }
+
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        &self.shared.gate
+    }
+
+    pub(crate) fn fleet(&self) -> Arc<Fleet> {
+        Arc::clone(&self.shared.fleet.read())
+    }
+
+    pub(crate) fn check_key(&self, key: impl AsRef<[u8]>) -> Result<Key, KeyError> {
+        let key = Key::new(key)?;
+        let Shared { key_prefix, reserved, .. } = &*self.shared;
+        let stored = [key_prefix.as_bytes(), key.as_bytes()].concat();
+        if stored.starts_with(reserved.as_bytes()) {
+            let reserved = reserved.clone();
+            return Err(KeyError::Reserved { key: key.to_string(), reserved });
+        }
+        Ok(key)
+    }
+
+    /// Looks whether the cluster has a newer view, for some node answered that
+    /// it serves another or none; true if it has. Where all nodes lost their
+    /// data, first start begins anew in the background.
+    pub(crate) async fn revise(&self, deadline: Option<Instant>) -> Result<bool, Error> {
+        let shared = &self.shared;
+        {
+            let mut revision = shared.revision.lock();
+            let is_running = revision.0.as_ref().is_some_and(|task| !task.is_finished());
+            if is_running || clock::now() < revision.1 + LOOK_INTERVAL {
+                return Ok(false);
+            }
+            revision.1 = clock::now();
+        }
+        let fleet = self.fleet();
+        let known = fleet.view.id();
+        let look = bootstrap::look(&shared.charter, fleet.peers(), known);
+        match clock::within(deadline, look).await.transpose()? {
+            Some(Outlook::Newer(view)) => {
+                shared.move_up(&fleet, *view);
+                Ok(true)
+            }
+            Some(Outlook::AllLost) => {
+                tracing::error!(view = %known, "all nodes lost their data; first start applies again");
+                shared.revision.lock().0 = Some(tokio::spawn(Self::start_again(
+                    Arc::downgrade(shared),
+                    shared.charter.clone(),
+                    fleet,
+                )));
+                Ok(false)
+            }
+            Some(Outlook::Same | Outlook::Unclear) | None => Ok(false),
+        }
+    }
+
+    /// Gives a cluster that lost everything a view again: above the one that
+    /// this router knew, so that fences go on growing.
+    async fn start_again(shared: std::sync::Weak<Shared>, charter: Charter, fleet: Arc<Fleet>) {
+        let charter = Charter { least_epoch: fleet.view.id().epoch + 1, ..charter };
+        match bootstrap::establish(&charter, fleet.peers()).await {
+            Ok(view) => {
+                if let Some(shared) = shared.upgrade() {
+                    shared.move_up(&fleet, view);
+                }
+            }
+            Err(error) => tracing::error!(%error, "first start failed"),
+        }
+    }
+}
+
+impl Shared {
+    /// Follows the cluster to `view`; never down.
+    fn move_up(&self, from: &Fleet, view: View) {
+        let mut fleet = self.fleet.write();
+        if fleet.view.id().epoch < view.id().epoch {
+            tracing::info!(from = %fleet.view.id(), to = %view.id(), "the cluster has a new view");
+            let peers = from.peers().to_vec();
+            *fleet = Arc::new(Fleet::new(Arc::new(view), peers, Arc::clone(&self.keeper)));
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(task) = self.revision.get_mut().0.take() {
+            task.abort();
+        }
+        self.keeper.close();
+        self.fleet.get_mut().peers().iter().for_each(|peer| peer.node.close());
+    }
+}
+
+/// Closes nodes that no router came to own.
+struct Closing(Vec<Peer>);
+
+impl Closing {
+    fn keep(mut self) -> Vec<Peer> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|peer| peer.node.close());
+    }
+}
+
+fn host_and_pid() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}:{}", std::process::id())
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Router").field("view", &self.fleet().view).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
