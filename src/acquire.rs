@@ -74,7 +74,15 @@ impl Acquire {
         };
         let key = router.check_key(key);
         let label = router.defaults().label.clone();
-        Self { router, key, ttl: None, patience, keep_alive: None, max_hold: None, label }
+        Self {
+            router,
+            key,
+            ttl: None,
+            patience,
+            keep_alive: None,
+            max_hold: None,
+            label,
+        }
     }
 
     /// How long the lease lasts unless it is extended; the default is
@@ -189,7 +197,10 @@ impl Acquire {
             }
             let pause = self.patience.pause(attempts, &failed);
             let resume = clock::now() + pause;
-            let is_exhausted = self.patience.attempts.is_some_and(|limit| attempts >= limit)
+            let is_exhausted = self
+                .patience
+                .attempts
+                .is_some_and(|limit| attempts >= limit)
                 || deadline.is_some_and(|deadline| resume >= deadline);
             if is_exhausted || !failed.error.is_transient() {
                 return Err(self.give_up(attempts, started, failed.error));
@@ -210,13 +221,19 @@ impl Acquire {
         match ahead {
             Ok(turn) => Ok(Some(turn)),
             Err(Ahead::Contender) if self.patience.is_single => Ok(None),
-            Err(Ahead::Contender) => {
-                Err(Error::Contended { key: key.clone(), holder: None, remaining: None })
-            }
+            Err(Ahead::Contender) => Err(Error::Contended {
+                key: key.clone(),
+                holder: None,
+                remaining: None,
+            }),
             Err(Ahead::Holder(held)) if held.check(clock::now()).is_none() => {
                 let remaining = held.valid_until().saturating_since(clock::now());
                 let holder = Some(held.token.holder());
-                Err(Error::Contended { key: key.clone(), holder, remaining: Some(remaining) })
+                Err(Error::Contended {
+                    key: key.clone(),
+                    holder,
+                    remaining: Some(remaining),
+                })
             }
             Err(Ahead::Holder(_)) => Ok(None),
         }
@@ -231,7 +248,9 @@ impl Acquire {
         let fleet = self.router.fleet();
         let token = Token::new(rand::random(), self.label.clone());
         let keep_alive = self.keep_alive.map(|interval| KeepAlive {
-            interval: interval.filter(|&own| own < ttl.get() / 2).unwrap_or(ttl.get() / 3),
+            interval: interval
+                .filter(|&own| own < ttl.get() / 2)
+                .unwrap_or(ttl.get() / 3),
             max_hold: self.max_hold.unwrap_or(self.router.defaults().max_hold),
         });
         let held = Held::new(&fleet, key, ttl, token, keep_alive);
@@ -263,7 +282,11 @@ impl Acquire {
             return last;
         }
         let waited = clock::now().saturating_since(started);
-        Error::TimedOut { attempts, waited, last: Box::new(last) }
+        Error::TimedOut {
+            attempts,
+            waited,
+            last: Box::new(last),
+        }
     }
 }
 
@@ -286,8 +309,7 @@ impl Patience {
         }
         let longest_pause = self.retry_delay.unwrap_or(Backoff::CONTENTION.cap);
         let longest_attempt = 2 * Fleet::node_timeout(ttl);
-        let by_attempts =
-            |attempts| (longest_pause + longest_attempt).saturating_mul(attempts);
+        let by_attempts = |attempts| (longest_pause + longest_attempt).saturating_mul(attempts);
         let limit = self.wait.or(self.attempts.map(by_attempts))?;
         Some(started + limit)
     }
@@ -297,7 +319,11 @@ impl Patience {
     fn pause(&self, attempts: u32, failed: &Failed) -> Duration {
         let (random, retry_delay) = (rand::random(), self.retry_delay);
         let pause = match retry_delay {
-            Some(delay) => Backoff { base: delay, cap: delay }.wait(1, random),
+            Some(delay) => Backoff {
+                base: delay,
+                cap: delay,
+            }
+            .wait(1, random),
             None => Backoff::CONTENTION.wait(attempts, random),
         };
         failed.free_in.map_or(pause, |free_in| pause.min(free_in))
@@ -315,7 +341,11 @@ struct Failed {
 
 impl Failed {
     fn explain(fleet: &Fleet, held: &Held, refused: Refused) -> Self {
-        let Refused { shortfall, granted, refusals } = refused;
+        let Refused {
+            shortfall,
+            granted,
+            refusals,
+        } = refused;
         let rivals = || {
             refusals.iter().filter_map(|(_, refusal)| match refusal {
                 Refusal::Busy(rival) => Some(rival.as_ref()),
@@ -329,12 +359,18 @@ impl Failed {
             .collect();
         let is_outage = held.placement.is_blocked_by(outages) || rivals().next().is_none();
         let free_in = rivals().flatten().filter_map(|rival| rival.remaining).min();
-        let is_outdated =
-            refusals.iter().any(|(_, refusal)| matches!(refusal, Refusal::Stale(_)));
+        let is_outdated = refusals
+            .iter()
+            .any(|(_, refusal)| matches!(refusal, Refusal::Stale(_)));
         let key = held.key.clone();
         let counters = &fleet.counters;
         let is_contended = shortfall == Shortfall::Votes && !is_outage;
-        if is_contended { &counters.contended } else { &counters.failed }.add_one();
+        if is_contended {
+            &counters.contended
+        } else {
+            &counters.failed
+        }
+        .add_one();
         let error = match shortfall {
             _ if is_contended => {
                 let strongest = rivals().flatten().max_by_key(|rival| rival.remaining);
@@ -348,14 +384,21 @@ impl Failed {
             Shortfall::Votes | Shortfall::Fence => {
                 fleet.no_quorum(&key, granted, &held.placement, refusals)
             }
-            Shortfall::Expired => Error::TooSlow { key, ttl: held.ttl.get() },
+            Shortfall::Expired => Error::TooSlow {
+                key,
+                ttl: held.ttl.get(),
+            },
             Shortfall::Unconfirmed => Error::Unconfirmed {
                 key,
                 needed: fleet.view.majority(),
                 causes: fleet.causes(refusals),
             },
         };
-        Self { error, free_in, is_outdated }
+        Self {
+            error,
+            free_in,
+            is_outdated,
+        }
     }
 }
 

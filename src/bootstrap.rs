@@ -86,7 +86,9 @@ pub(crate) async fn establish(charter: &Charter, peers: &[Peer]) -> Result<View,
             }
         } else if let Some(statuses) = survey.complete() {
             if charter.init == Init::Never {
-                return Err(uninitialised("no node has any state and init = \"never\": connect once with init = \"wait\" (or \"now\" if nothing was locked)"));
+                return Err(uninitialised(
+                    "no node has any state and init = \"never\": connect once with init = \"wait\" (or \"now\" if nothing was locked)",
+                ));
             }
             if rival.has_precedence(&statuses[0], charter.topology.max_ttl()) {
                 give_up_at = clock::now() + charter.patience;
@@ -113,7 +115,12 @@ async fn ask_all(peers: &[Peer], request: impl Fn(usize) -> Request) -> Vec<Answ
         let (node, request) = (Arc::clone(&peer.node), request(index));
         calls.spawn(async move { (index, node::call(&*node, request, deadline).await) });
     }
-    let closed = || Err(NodeError::new(NodeErrorKind::Closed, "the router has shut down"));
+    let closed = || {
+        Err(NodeError::new(
+            NodeErrorKind::Closed,
+            "the router has shut down",
+        ))
+    };
     let mut answers: Vec<Answer> = peers.iter().map(|_| closed()).collect();
     while let Some(joined) = calls.join_next().await {
         if let Ok((index, answer)) = joined {
@@ -131,16 +138,24 @@ struct Survey {
 
 impl Survey {
     fn of(peers: &[Peer], answers: Vec<Answer>) -> Result<Self, Error> {
-        let mut survey = Self { statuses: Vec::new(), silent: Vec::new() };
+        let mut survey = Self {
+            statuses: Vec::new(),
+            silent: Vec::new(),
+        };
         for (peer, answer) in peers.iter().zip(answers) {
             let node = Arc::clone(&peer.name);
             let status = match answer {
                 Ok(Reply::Status(status)) => Some(status),
                 Ok(_) => None,
                 Err(error) => {
-                    let is_final =
-                        matches!(error.kind(), NodeErrorKind::Denied | NodeErrorKind::Unsuitable);
-                    let cause = NodeCause { node, cause: Cause::Failed(error) };
+                    let is_final = matches!(
+                        error.kind(),
+                        NodeErrorKind::Denied | NodeErrorKind::Unsuitable
+                    );
+                    let cause = NodeCause {
+                        node,
+                        cause: Cause::Failed(error),
+                    };
                     if is_final {
                         return Err(Error::Node(cause));
                     }
@@ -159,7 +174,9 @@ impl Survey {
         let mut known: Vec<(usize, &NodeStatus)> = Vec::new();
         for (index, status) in self.statuses.iter().enumerate() {
             let Some(status) = status else { continue };
-            let twin = known.iter().find(|(_, other)| other.incarnation == status.incarnation);
+            let twin = known
+                .iter()
+                .find(|(_, other)| other.incarnation == status.incarnation);
             if let Some(&(first, _)) = twin {
                 return Err(Error::SameServer {
                     first: Arc::clone(&peers[first].name),
@@ -198,7 +215,9 @@ impl Survey {
 }
 
 fn uninitialised(detail: &str) -> Error {
-    Error::Uninitialised { detail: detail.into() }
+    Error::Uninitialised {
+        detail: detail.into(),
+    }
 }
 
 /// Reads the document of `view` from a node that serves it. `None`: nobody
@@ -221,7 +240,10 @@ async fn fetch(
         {
             if !read.topology().agrees_with(&charter.topology) {
                 let difference = difference(read.topology(), &charter.topology);
-                return Err(Error::TopologyMismatch { serving: view, difference });
+                return Err(Error::TopologyMismatch {
+                    serving: view,
+                    difference,
+                });
             }
             return Ok(Some(read));
         }
@@ -231,25 +253,53 @@ async fn fetch(
 
 fn difference(served: &Topology, wanted: &Topology) -> String {
     let names = |topology: &Topology| {
-        topology.nodes.iter().map(|node| node.name.clone()).collect::<Vec<_>>().join(", ")
+        topology
+            .nodes
+            .iter()
+            .map(|node| node.name.clone())
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     let sides = [
         ("nodes", names(served), names(wanted)),
-        ("router.replicas", served.replicas.to_string(), wanted.replicas.to_string()),
-        ("router.max_ttl", format!("{:?}", served.max_ttl()), format!("{:?}", wanted.max_ttl())),
+        (
+            "router.replicas",
+            served.replicas.to_string(),
+            wanted.replicas.to_string(),
+        ),
+        (
+            "router.max_ttl",
+            format!("{:?}", served.max_ttl()),
+            format!("{:?}", wanted.max_ttl()),
+        ),
         (
             "router.view_lease",
             format!("{:?}", served.view_lease()),
             format!("{:?}", wanted.view_lease()),
         ),
-        ("ring.format", served.format.to_string(), wanted.format.to_string()),
-        ("ring.vnodes", served.vnodes.to_string(), wanted.vnodes.to_string()),
+        (
+            "ring.format",
+            served.format.to_string(),
+            wanted.format.to_string(),
+        ),
+        (
+            "ring.vnodes",
+            served.vnodes.to_string(),
+            wanted.vnodes.to_string(),
+        ),
     ];
-    let found = sides.into_iter().find(|(_, served, wanted)| served != wanted);
+    let found = sides
+        .into_iter()
+        .find(|(_, served, wanted)| served != wanted);
     found.map_or_else(
-        || "a node's weight, zone or host, or an override; all routers must be configured alike".into(),
+        || {
+            "a node's weight, zone or host, or an override; all routers must be configured alike"
+                .into()
+        },
         |(what, served, wanted)| {
-            format!("{what} is {served} there and {wanted} here; all routers must be configured alike")
+            format!(
+                "{what} is {served} there and {wanted} here; all routers must be configured alike"
+            )
         },
     )
 }
@@ -301,7 +351,9 @@ impl Rival {
     /// Whether to leave it the time that a first start takes.
     fn has_precedence(&mut self, first: &NodeStatus, max_ttl: Duration) -> bool {
         let now = clock::now();
-        let Some(nonce) = &first.nonce else { return false };
+        let Some(nonce) = &first.nonce else {
+            return false;
+        };
         if first.standing() != Standing::Quarantined || self.own.as_ref() == Some(nonce) {
             return false;
         }
@@ -320,7 +372,10 @@ impl Rival {
 /// Nonces of one try at a first start; never used again, so that nothing that
 /// is late from an earlier try can pass for this one.
 fn fresh_nonces(peers: &[Peer]) -> Vec<Nonce> {
-    peers.iter().map(|_| format!("{:032x}", rand::random::<u128>()).into()).collect()
+    peers
+        .iter()
+        .map(|_| format!("{:032x}", rand::random::<u128>()).into())
+        .collect()
 }
 
 /// First start: quarantine every node under own nonces, wait until whatever
@@ -351,7 +406,10 @@ async fn first_start(
     let is_embedded = peers.iter().all(|peer| peer.node.is_embedded());
     if charter.init == Init::Wait && !is_embedded {
         let wait = outwait(charter.topology.max_ttl());
-        tracing::info!(?wait, "first start: waiting until whatever was locked before has expired");
+        tracing::info!(
+            ?wait,
+            "first start: waiting until whatever was locked before has expired"
+        );
         clock::sleep_until(clock::now() + wait).await;
     }
     let answers = ask_all(peers, |_| Request::Status).await;
@@ -365,7 +423,10 @@ async fn first_start(
     }
     let view = View::new(charter.least_epoch, charter.topology.clone(), nonces)?;
     let answers = ask_all(peers, |index| adopt(&view, index)).await;
-    let adopted = answers.into_iter().filter(|answer| *answer == Ok(Reply::Done)).count();
+    let adopted = answers
+        .into_iter()
+        .filter(|answer| *answer == Ok(Reply::Done))
+        .count();
     tracing::info!(view = %view.id(), adopted, nodes = peers.len(), "first start");
     Ok((adopted >= view.majority()).then_some(view))
 }

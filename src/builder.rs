@@ -22,7 +22,10 @@ pub struct RouterBuilder {
 
 impl From<Config> for RouterBuilder {
     fn from(config: Config) -> Self {
-        Self { config, given: Vec::new() }
+        Self {
+            config,
+            given: Vec::new(),
+        }
     }
 }
 
@@ -48,7 +51,9 @@ impl RouterBuilder {
     /// Adds a node of the caller's own making.
     pub fn custom_node(mut self, name: impl Into<String>, node: Arc<dyn Node>) -> Self {
         let name = name.into();
-        self.config.nodes.push(NodeConfig::new(&name, node.address()));
+        self.config
+            .nodes
+            .push(NodeConfig::new(&name, node.address()));
         self.given.push((name, node));
         self
     }
@@ -61,7 +66,10 @@ impl RouterBuilder {
 
     /// Replicas of the keys that begin with `prefix`; the longest match counts.
     pub fn override_replicas(mut self, prefix: impl Into<String>, replicas: usize) -> Self {
-        self.config.overrides.push(Override { prefix: prefix.into(), replicas });
+        self.config.overrides.push(Override {
+            prefix: prefix.into(),
+            replicas,
+        });
         self
     }
 
@@ -95,10 +103,12 @@ impl RouterBuilder {
         let names = config.nodes.iter().map(|node| node.name.as_str());
         if let Some(name) = first_duplicate(names) {
             let name = name.to_owned();
-            return Err(ConfigError::from(crate::proto::topology::TopologyError::from(
-                ringlock_ring::RingError::DuplicateName { name },
-            ))
-            .into());
+            return Err(
+                ConfigError::from(crate::proto::topology::TopologyError::from(
+                    ringlock_ring::RingError::DuplicateName { name },
+                ))
+                .into(),
+            );
         }
         config.check()?;
         let mut nodes = given;
@@ -118,15 +128,23 @@ impl RouterBuilder {
             patience: config.router.connect_timeout,
             least_epoch: 1,
         };
-        let peers =
-            nodes.into_iter().map(|(name, node)| Peer { name: name.into(), node }).collect();
+        let peers = nodes
+            .into_iter()
+            .map(|(name, node)| Peer {
+                name: name.into(),
+                node,
+            })
+            .collect();
         Router::establish(&config, charter, peers).await
     }
 }
 
 /// Makes the node that a URL describes.
 fn make(config: &Config, node: &NodeConfig) -> Result<Arc<dyn Node>, ConfigError> {
-    let problem = |problem: String| ConfigError::Url { node: node.name.clone(), problem };
+    let problem = |problem: String| ConfigError::Url {
+        node: node.name.clone(),
+        problem,
+    };
     let url = substitute(&node.url, |name| std::env::var(name).ok()).map_err(problem)?;
     if url.starts_with("memory://") {
         return Ok(Arc::new(MemoryNode::new(node.name.as_str())));
@@ -134,11 +152,15 @@ fn make(config: &Config, node: &NodeConfig) -> Result<Arc<dyn Node>, ConfigError
     #[cfg(feature = "redis")]
     {
         let redis = crate::node::redis::RedisNode::from_config(config, node, &url);
-        redis.map(|redis| Arc::new(redis) as Arc<dyn Node>).map_err(problem)
+        redis
+            .map(|redis| Arc::new(redis) as Arc<dyn Node>)
+            .map_err(problem)
     }
     #[cfg(not(feature = "redis"))]
     {
         let _ = config;
-        Err(problem("needs the feature `redis`; only memory:// works without it".into()))
+        Err(problem(
+            "needs the feature `redis`; only memory:// works without it".into(),
+        ))
     }
 }

@@ -37,7 +37,9 @@ pub(crate) async fn sleep_until(deadline: Instant) {
 
 /// Runs `future` up to `deadline`, which may be none.
 pub(crate) async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
-    let Some(deadline) = deadline else { return Some(future.await) };
+    let Some(deadline) = deadline else {
+        return Some(future.await);
+    };
     tokio::select! {
         biased;
         output = future => Some(output),

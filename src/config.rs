@@ -139,7 +139,10 @@ pub struct RingConfig {
 
 impl Default for RingConfig {
     fn default() -> Self {
-        Self { format: Format::default(), vnodes: DEFAULT_VNODES }
+        Self {
+            format: Format::default(),
+            vnodes: DEFAULT_VNODES,
+        }
     }
 }
 
@@ -172,14 +175,28 @@ impl NodeConfig {
     /// A node of weight 1 without labels.
     pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
         let (name, url) = (name.into(), url.into());
-        Self { name, url, weight: one(), zone: None, host: None, durable: false }
+        Self {
+            name,
+            url,
+            weight: one(),
+            zone: None,
+            host: None,
+            durable: false,
+        }
     }
 }
 
 impl fmt::Debug for NodeConfig {
     /// Leaves the URL out: it may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, url: _, weight, zone, host, durable } = self;
+        let Self {
+            name,
+            url: _,
+            weight,
+            zone,
+            host,
+            durable,
+        } = self;
         f.debug_struct("NodeConfig")
             .field("name", name)
             .field("weight", weight)
@@ -269,9 +286,11 @@ impl Config {
             reason: error.to_string().into(),
         })?;
         text.parse().map_err(|error| match error {
-            ConfigError::Syntax { line, message, .. } => {
-                ConfigError::Syntax { path: Some(path.into()), line, message }
-            }
+            ConfigError::Syntax { line, message, .. } => ConfigError::Syntax {
+                path: Some(path.into()),
+                line,
+                message,
+            },
             other => other,
         })
     }
@@ -302,12 +321,26 @@ impl Config {
     /// # Errors
     /// [`ConfigError`]: the first contradiction.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let RouterConfig { ttl, max_ttl, view_lease, namespace, .. } = &self.router;
+        let RouterConfig {
+            ttl,
+            max_ttl,
+            view_lease,
+            namespace,
+            ..
+        } = &self.router;
         let bounded = |setting, value: Duration| {
             let fits = (Duration::from_millis(100)..=LONGEST).contains(&value);
             let remedy = "must be between 100ms and 24h";
             let value = format!("{value:?}");
-            if fits { Ok(()) } else { Err(ConfigError::Setting { setting, value, remedy }) }
+            if fits {
+                Ok(())
+            } else {
+                Err(ConfigError::Setting {
+                    setting,
+                    value,
+                    remedy,
+                })
+            }
         };
         bounded("router.max_ttl", *max_ttl)?;
         bounded("router.view_lease", *view_lease)?;
@@ -338,7 +371,11 @@ impl std::str::FromStr for Config {
         toml::from_str(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
             let line = text.get(..at).unwrap_or(text).matches('\n').count() + 1;
-            ConfigError::Syntax { path: None, line, message: error.message().into() }
+            ConfigError::Syntax {
+                path: None,
+                line,
+                message: error.message().into(),
+            }
         })
     }
 }
@@ -351,8 +388,9 @@ pub(crate) fn substitute(
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
-        let (name, tail) =
-            after.split_once('}').ok_or("has a ${ without its }: write ${NAME}")?;
+        let (name, tail) = after
+            .split_once('}')
+            .ok_or("has a ${ without its }: write ${NAME}")?;
         let value = lookup(name)
             .ok_or_else(|| format!("names the environment variable {name}, which is not set"))?;
         out.push_str(before);
@@ -365,7 +403,9 @@ pub(crate) fn substitute(
 /// Names that stand twice, for a clear word before anything else is said.
 pub(crate) fn first_duplicate<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let mut seen = BTreeMap::new();
-    names.into_iter().find(|name| seen.insert(*name, ()).is_some())
+    names
+        .into_iter()
+        .find(|name| seen.insert(*name, ()).is_some())
 }
 
 fn one() -> u32 {
@@ -377,7 +417,9 @@ fn millis(span: Duration) -> u64 {
 }
 
 fn format<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Format, D::Error> {
-    String::deserialize(input)?.parse().map_err(serde::de::Error::custom)
+    String::deserialize(input)?
+        .parse()
+        .map_err(serde::de::Error::custom)
 }
 
 /// A span of time as text: `10s`, `250ms`, `1h 30m`.
@@ -388,8 +430,11 @@ mod span {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(input)?;
-        humantime::parse_duration(&text)
-            .map_err(|error| D::Error::custom(format_args!("{text:?} is no duration ({error}); write \"10s\"")))
+        humantime::parse_duration(&text).map_err(|error| {
+            D::Error::custom(format_args!(
+                "{text:?} is no duration ({error}); write \"10s\""
+            ))
+        })
     }
 }
 
@@ -406,7 +451,9 @@ mod tests {
 
     #[test]
     fn the_defaults_are_the_documented_ones() {
-        let config: Config = "[[node]]\nname = \"a\"\nurl = \"memory://a\"".parse().unwrap();
+        let config: Config = "[[node]]\nname = \"a\"\nurl = \"memory://a\""
+            .parse()
+            .unwrap();
         config.check().unwrap();
         assert_eq!(config.router.ttl, Duration::from_secs(10));
         assert_eq!(config.router.max_ttl, Duration::from_secs(30));
@@ -418,7 +465,10 @@ mod tests {
     fn errors_name_the_line_and_the_value() {
         assert!(error("[router]\nreplica = 3").starts_with("line 2: unknown field `replica`"));
         let duration = error("[router]\nwait = \"1s\"\nttl = \"ten\"");
-        assert!(duration.starts_with("line 3: \"ten\" is no duration"), "{duration}");
+        assert!(
+            duration.starts_with("line 3: \"ten\" is no duration"),
+            "{duration}"
+        );
         assert!(error("[ring]\nformat = \"sha\"").starts_with("line 2: "));
         assert!(error("[router]\nttl = 10").contains("line 2"));
     }
@@ -440,7 +490,10 @@ mod tests {
     #[test]
     fn secrets_come_from_the_environment_and_stay_unseen() {
         let lookup = |name: &str| (name == "PW").then(|| "s3cret".to_owned());
-        assert_eq!(substitute("redis://:${PW}@h", lookup).unwrap(), "redis://:s3cret@h");
+        assert_eq!(
+            substitute("redis://:${PW}@h", lookup).unwrap(),
+            "redis://:s3cret@h"
+        );
         assert!(substitute("${NO}", lookup).unwrap_err().contains("NO"));
         assert!(substitute("${PW", lookup).is_err());
         let node = NodeConfig::new("a", "redis://:s3cret@h");

@@ -106,7 +106,10 @@ impl<M: Operates> Operation<M> {
             }),
         });
         operation.feed(Event::Start { probes });
-        Running { operation, is_over: false }
+        Running {
+            operation,
+            is_over: false,
+        }
     }
 
     fn fleet(&self) -> &Arc<Fleet> {
@@ -116,7 +119,9 @@ impl<M: Operates> Operation<M> {
     fn feed(self: &Arc<Self>, event: Event) {
         let now = clock::now();
         let lease = self.fleet().view.topology().view_lease();
-        let confirmed_at = self.fleet().confirmed_at(self.t0 - lease + std::time::Duration::from_nanos(1));
+        let confirmed_at = self
+            .fleet()
+            .confirmed_at(self.t0 - lease + std::time::Duration::from_nanos(1));
         let mut core = self.core.lock();
         let effects = core.machine.on(now, confirmed_at, event);
         let waker = self.take_in(&mut core, effects);
@@ -127,19 +132,36 @@ impl<M: Operates> Operation<M> {
     }
 
     fn take_in(&self, core: &mut Core<M>, effects: Effects<M::Outcome>) -> Option<Waker> {
-        let Effects { send, probe, release, acknowledged, disowned, outcome } = effects;
+        let Effects {
+            send,
+            probe,
+            release,
+            acknowledged,
+            disowned,
+            outcome,
+        } = effects;
         self.held.acknowledge(acknowledged, disowned);
-        let Core { machine, outbox, .. } = core;
+        let Core {
+            machine, outbox, ..
+        } = core;
         let placement = machine.placement();
         for (step, seats) in send {
-            outbox.extend(seats.iter().map(|seat| {
-                Parcel::Ask(placement.node(seat), step, machine.request(step))
-            }));
+            outbox.extend(
+                seats
+                    .iter()
+                    .map(|seat| Parcel::Ask(placement.node(seat), step, machine.request(step))),
+            );
         }
         outbox.extend(
-            probe.into_iter().map(|node| Parcel::Ask(node, Step::Probe, Request::Status)),
+            probe
+                .into_iter()
+                .map(|node| Parcel::Ask(node, Step::Probe, Request::Status)),
         );
-        outbox.extend(release.iter().map(|seat| Parcel::Release(placement.node(seat))));
+        outbox.extend(
+            release
+                .iter()
+                .map(|seat| Parcel::Release(placement.node(seat))),
+        );
         let outcome = outcome?;
         M::settle(&self.held, &outcome);
         core.outcome = Some(outcome);
@@ -166,7 +188,10 @@ impl<M: Operates> Operation<M> {
         let deadline = Fleet::deadline(self.held.ttl, self.limit);
         let sink = Arc::clone(self) as Arc<dyn Sink>;
         let reply = ReplyTo::new(sink, ticket(node, step));
-        self.fleet().peer(node).node.submit(request, deadline, reply);
+        self.fleet()
+            .peer(node)
+            .node
+            .submit(request, deadline, reply);
     }
 }
 

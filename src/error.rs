@@ -42,7 +42,10 @@ pub enum Error {
     },
     /// No majority of the cluster confirms the view that this router knows, so
     /// that the nodes it reaches may be outdated.
-    #[error("{key}: fewer than {needed} nodes of the cluster confirm the view: {}", Causes(causes))]
+    #[error(
+        "{key}: fewer than {needed} nodes of the cluster confirm the view: {}",
+        Causes(causes)
+    )]
     Unconfirmed {
         /// What was to be locked.
         key: Key,
@@ -79,7 +82,9 @@ pub enum Error {
         reason: Loss,
     },
     /// The nodes serve a view that this router does not know and cannot reach.
-    #[error("node {node} serves view {serving}, this router knows {known}; restart it with the cluster's present configuration")]
+    #[error(
+        "node {node} serves view {serving}, this router knows {known}; restart it with the cluster's present configuration"
+    )]
     StaleView {
         /// A node that serves it.
         node: Arc<str>,
@@ -104,7 +109,9 @@ pub enum Error {
         detail: String,
     },
     /// Two names lead to one server, which would vote twice.
-    #[error("nodes {first} and {second} are one server (same run_id): give each node a server of its own")]
+    #[error(
+        "nodes {first} and {second} are one server (same run_id): give each node a server of its own"
+    )]
     SameServer {
         /// One of the names.
         first: Arc<str>,
@@ -245,7 +252,8 @@ struct For(Option<Duration>);
 
 impl fmt::Display for For {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |span| write!(f, " for up to {span:?}"))
+        self.0
+            .map_or(Ok(()), |span| write!(f, " for up to {span:?}"))
     }
 }
 

@@ -42,7 +42,14 @@ impl Fleet {
     pub(crate) fn new(view: Arc<View>, peers: Vec<Peer>, keeper: Arc<Keeper>) -> Self {
         let seen_at = peers.iter().map(|_| AtomicU64::new(0)).collect();
         let counters = Arc::clone(keeper.counters());
-        Self { view, peers, seen_at, confirmed_at: AtomicU64::new(0), keeper, counters }
+        Self {
+            view,
+            peers,
+            seen_at,
+            confirmed_at: AtomicU64::new(0),
+            keeper,
+            counters,
+        }
     }
 
     pub(crate) fn peers(&self) -> &[Peer] {
@@ -66,8 +73,11 @@ impl Fleet {
         if known >= good_enough {
             return known;
         }
-        let mut seen: Vec<u64> =
-            self.seen_at.iter().map(|seen| seen.load(Ordering::Relaxed)).collect();
+        let mut seen: Vec<u64> = self
+            .seen_at
+            .iter()
+            .map(|seen| seen.load(Ordering::Relaxed))
+            .collect();
         seen.sort_unstable_by(|a, b| b.cmp(a));
         let confirmed = seen[majority(seen.len()) - 1];
         self.confirmed_at.fetch_max(confirmed, Ordering::Relaxed);
@@ -86,7 +96,9 @@ impl Fleet {
         let is_fresh = |node: NodeIndex| {
             self.seen_at[node.get()].load(Ordering::Relaxed) >= fresh_since.as_nanos()
         };
-        nodes.filter(|&node| placement.seat(node).is_none() && !is_fresh(node)).collect()
+        nodes
+            .filter(|&node| placement.seat(node).is_none() && !is_fresh(node))
+            .collect()
     }
 
     /// How long a node may take to answer about a lease of `ttl`: 5 % of it,
@@ -119,13 +131,25 @@ impl Fleet {
         placement: &Placement,
         refusals: Vec<(NodeIndex, Refusal)>,
     ) -> Error {
-        let needed = placement.groups().map(|group| majority(group.len())).max().unwrap_or(1);
-        Error::NoQuorum { key: key.clone(), granted, needed, causes: self.causes(refusals) }
+        let needed = placement
+            .groups()
+            .map(|group| majority(group.len()))
+            .max()
+            .unwrap_or(1);
+        Error::NoQuorum {
+            key: key.clone(),
+            granted,
+            needed,
+            causes: self.causes(refusals),
+        }
     }
 }
 
 impl fmt::Debug for Fleet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fleet").field("view", &self.view).field("peers", &self.peers).finish()
+        f.debug_struct("Fleet")
+            .field("view", &self.view)
+            .field("peers", &self.peers)
+            .finish()
     }
 }

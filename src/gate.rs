@@ -65,7 +65,11 @@ pub(crate) enum Ahead {
 impl Gate {
     pub(crate) fn new() -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Arc::new(Self { hasher: RandomState::new(), shards, turns: AtomicU64::new(0) })
+        Arc::new(Self {
+            hasher: RandomState::new(),
+            shards,
+            turns: AtomicU64::new(0),
+        })
     }
 
     fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Queue>> {
@@ -118,7 +122,12 @@ impl Gate {
 
     fn turn(self: &Arc<Self>, key: &Key) -> Turn {
         let number = self.turns.fetch_add(1, Ordering::Relaxed);
-        Turn { gate: Arc::clone(self), key: key.clone(), number, is_passed: false }
+        Turn {
+            gate: Arc::clone(self),
+            key: key.clone(),
+            number,
+            is_passed: false,
+        }
     }
 
     fn holder(&self, key: &Key) -> Option<Arc<Held>> {
@@ -130,7 +139,9 @@ impl Gate {
     fn evict_lapsed(self: &Arc<Self>, key: &Key) {
         let present = {
             let shard = self.shard(key).lock();
-            shard.get(key).map(|queue| (queue.turn, queue.holder.upgrade()))
+            shard
+                .get(key)
+                .map(|queue| (queue.turn, queue.holder.upgrade()))
         };
         // Outside the lock: the last handle to a lease gives its turn back.
         if let Some((turn, Some(held))) = present
@@ -199,7 +210,10 @@ impl Turn {
     /// The turn's owner now holds the key.
     pub(crate) fn hold(&self, held: &Arc<Held>) {
         let mut shard = self.gate.shard(&self.key).lock();
-        if let Some(queue) = shard.get_mut(&self.key).filter(|queue| queue.turn == self.number) {
+        if let Some(queue) = shard
+            .get_mut(&self.key)
+            .filter(|queue| queue.turn == self.number)
+        {
             queue.holder = Arc::downgrade(held);
         }
     }

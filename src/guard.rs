@@ -45,7 +45,12 @@ pub enum Released {
 
 impl Guard {
     pub(crate) fn new(held: Arc<Held>, fence: Fence, router: Router) -> Self {
-        Self { held, fence, is_released: false, _router: router }
+        Self {
+            held,
+            fence,
+            is_released: false,
+            _router: router,
+        }
     }
 
     /// What is locked.
@@ -121,12 +126,18 @@ impl Guard {
         let ttl = Ttl::new(ttl, held.fleet.view.topology().max_ttl())?;
         match held.renew(ttl)?.await {
             Extension::Extended(_) => Ok(()),
-            Extension::Lost { .. } => {
-                Err(Error::Lost { key: held.key.clone(), reason: Loss::TakenOver })
-            }
+            Extension::Lost { .. } => Err(Error::Lost {
+                key: held.key.clone(),
+                reason: Loss::TakenOver,
+            }),
             Extension::Unchanged { kept, refusals } => match held.check(clock::now()) {
-                Some(reason) => Err(Error::Lost { key: held.key.clone(), reason }),
-                None => Err(held.fleet.no_quorum(&held.key, kept, &held.placement, refusals)),
+                Some(reason) => Err(Error::Lost {
+                    key: held.key.clone(),
+                    reason,
+                }),
+                None => Err(held
+                    .fleet
+                    .no_quorum(&held.key, kept, &held.placement, refusals)),
             },
         }
     }
@@ -146,15 +157,21 @@ impl Guard {
         self.is_released = true;
         let was_lost = held.end(Loss::Released).is_some();
         held.fleet.counters.released.add_one();
-        let machine =
-            Release::new(held.key.clone(), held.token.clone(), held.placement, clock::now());
+        let machine = Release::new(
+            held.key.clone(),
+            held.token.clone(),
+            held.placement,
+            clock::now(),
+        );
         let running = Operation::start(machine, &held, None);
         held.pass_turn();
         match running.await {
             Farewell::Released if !was_lost => Ok(Released::InTime),
             Farewell::Released | Farewell::TooLate => Ok(Released::TooLate),
             Farewell::Unknown { refusals } => {
-                Err(held.fleet.no_quorum(&held.key, 0, &held.placement, refusals))
+                Err(held
+                    .fleet
+                    .no_quorum(&held.key, 0, &held.placement, refusals))
             }
         }
     }

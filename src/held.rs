@@ -125,7 +125,8 @@ impl Held {
             self.acknowledged.fetch_or(has.bits(), Ordering::Relaxed);
         }
         if !lacks.is_empty() {
-            self.acknowledged.fetch_and(!lacks.bits(), Ordering::Relaxed);
+            self.acknowledged
+                .fetch_and(!lacks.bits(), Ordering::Relaxed);
         }
     }
 
@@ -194,7 +195,10 @@ impl Held {
         };
         let (Some(fence), None) = (fence, over) else {
             let reason = over.unwrap_or(Loss::Expired);
-            return Err(Error::Lost { key: self.key.clone(), reason });
+            return Err(Error::Lost {
+                key: self.key.clone(),
+                reason,
+            });
         };
         let terms = Prolongation {
             view: self.fleet.view.id(),
@@ -209,7 +213,11 @@ impl Held {
             valid_until,
             t0,
         };
-        Ok(Operation::start(Renewal::new(terms), self, Some(valid_until)))
+        Ok(Operation::start(
+            Renewal::new(terms),
+            self,
+            Some(valid_until),
+        ))
     }
 
     /// Takes note of an extend's outcome.
@@ -256,7 +264,9 @@ impl Held {
             drop(self.renew(self.ttl).ok()?);
         }
         let state = self.state.lock();
-        let end = state.hold_until.map_or(state.valid_until, |limit| limit.min(state.valid_until));
+        let end = state
+            .hold_until
+            .map_or(state.valid_until, |limit| limit.min(state.valid_until));
         Some(state.renew_at.min(end))
     }
 

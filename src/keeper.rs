@@ -102,10 +102,19 @@ impl Keeper {
                 return;
             }
             let now = clock::now();
-            agenda.extend(arrived.into_iter().map(|work| Entry::of(work, now)).map(Reverse));
+            agenda.extend(
+                arrived
+                    .into_iter()
+                    .map(|work| Entry::of(work, now))
+                    .map(Reverse),
+            );
             while agenda.peek().is_some_and(|Reverse(entry)| entry.due <= now) {
                 let entry = agenda.pop().map(|Reverse(entry)| entry);
-                agenda.extend(entry.and_then(|entry| entry.work.carry_out(now)).map(Reverse));
+                agenda.extend(
+                    entry
+                        .and_then(|entry| entry.work.carry_out(now))
+                        .map(Reverse),
+                );
             }
             let next = agenda.peek().map(|Reverse(entry)| entry.due);
             clock::within(next, self.wake.notified()).await;
@@ -135,7 +144,10 @@ impl Work {
         match self {
             Self::Tend(held) => {
                 let due = held.tend(now)?;
-                Some(Entry { due, work: Self::Tend(held) })
+                Some(Entry {
+                    due,
+                    work: Self::Tend(held),
+                })
             }
             Self::Release(farewell) => {
                 farewell.send();
@@ -179,14 +191,21 @@ impl Farewell {
     pub(crate) fn new(held: &Arc<Held>, node: NodeIndex) -> Arc<Self> {
         let until = clock::now() + held.fleet.view.topology().max_ttl();
         held.fleet.keeper.farewells.fetch_add(1, Ordering::AcqRel);
-        Arc::new(Self { held: Arc::clone(held), node, attempts: AtomicUsize::new(0), until })
+        Arc::new(Self {
+            held: Arc::clone(held),
+            node,
+            attempts: AtomicUsize::new(0),
+            until,
+        })
     }
 
     /// Sends it now.
     pub(crate) fn send(self: Arc<Self>) {
         let fleet = Arc::clone(&self.held.fleet);
-        let request =
-            Request::Release { key: self.held.key.clone(), token: self.held.token.clone() };
+        let request = Request::Release {
+            key: self.held.key.clone(),
+            token: self.held.token.clone(),
+        };
         let deadline = Fleet::deadline(self.held.ttl, None);
         let node = self.node;
         let reply = ReplyTo::new(self as Arc<dyn Sink>, 0);
@@ -197,8 +216,8 @@ impl Farewell {
     pub(crate) fn defer(self: Arc<Self>) {
         let keeper = Arc::clone(&self.held.fleet.keeper);
         self.attempts.fetch_add(1, Ordering::Relaxed);
-        let is_worth_it = clock::now() < self.until
-            && keeper.farewells.load(Ordering::Relaxed) <= MAX_DEFERRED;
+        let is_worth_it =
+            clock::now() < self.until && keeper.farewells.load(Ordering::Relaxed) <= MAX_DEFERRED;
         if !(is_worth_it && keeper.push(Work::Release(self))) {
             keeper.counters.release_failures.add_one();
         }

@@ -19,9 +19,7 @@ mod stats;
 
 pub use acquire::Acquire;
 pub use builder::RouterBuilder;
-pub use config::{
-    Config, ConfigError, Init, NodeConfig, RingConfig, RouterConfig, TlsConfig,
-};
+pub use config::{Config, ConfigError, Init, NodeConfig, RingConfig, RouterConfig, TlsConfig};
 pub use error::{Cause, Error, Loss, NodeCause};
 pub use guard::{Guard, Released};
 pub use node::MemoryNode;

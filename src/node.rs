@@ -65,7 +65,23 @@ impl fmt::Debug for SinkRef {
 impl ReplyTo {
     /// Answers go to `sink`, marked with `ticket`.
     pub fn new(sink: Arc<dyn Sink>, ticket: u32) -> Self {
-        Self { sink: Some(SinkRef(sink)), ticket }
+        Self {
+            sink: Some(SinkRef(sink)),
+            ticket,
+        }
+    }
+
+    /// The answer is for nobody.
+    pub fn nobody() -> Self {
+        Self {
+            sink: None,
+            ticket: 0,
+        }
+    }
+
+    /// Whether nobody waits for the answer.
+    pub fn is_nobody(&self) -> bool {
+        self.sink.is_none()
     }
 
     /// Delivers the answer.
@@ -83,7 +99,10 @@ impl ReplyTo {
 impl Drop for ReplyTo {
     fn drop(&mut self) {
         if self.sink.is_some() {
-            self.deliver(Err(NodeError::new(NodeErrorKind::Closed, "the node was shut down")));
+            self.deliver(Err(NodeError::new(
+                NodeErrorKind::Closed,
+                "the node was shut down",
+            )));
         }
     }
 }
@@ -93,7 +112,11 @@ impl Drop for ReplyTo {
 /// Cancel safe: a dropped call leaves the request on its way.
 pub(crate) async fn call(node: &dyn Node, request: Request, deadline: Instant) -> Answer {
     let slot = Arc::new(Slot::default());
-    node.submit(request, deadline, ReplyTo::new(Arc::clone(&slot) as Arc<dyn Sink>, 0));
+    node.submit(
+        request,
+        deadline,
+        ReplyTo::new(Arc::clone(&slot) as Arc<dyn Sink>, 0),
+    );
     std::future::poll_fn(|context| slot.poll(context)).await
 }
 

@@ -109,7 +109,10 @@ impl Router {
     /// [`Error::Config`]: no nodes.
     pub async fn in_memory(nodes: usize) -> Result<Self, Error> {
         let nodes = (1..=nodes).map(|i| MemoryNode::new(format!("node-{i}")));
-        nodes.fold(Self::builder(), RouterBuilder::memory_node).connect().await
+        nodes
+            .fold(Self::builder(), RouterBuilder::memory_node)
+            .connect()
+            .await
     }
 
     pub(crate) async fn establish(
@@ -209,7 +212,12 @@ impl Router {
             owner: Arc::clone(&replicas[0]),
             quorum: majority(replicas.len()),
             replicas,
-            successors: fleet.view.ring().successors(key.as_bytes()).map(name).collect(),
+            successors: fleet
+                .view
+                .ring()
+                .successors(key.as_bytes())
+                .map(name)
+                .collect(),
             view: fleet.view.id(),
         })
     }
@@ -226,7 +234,10 @@ impl Router {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn shutdown(self) -> bool {
-        self.shared.keeper.drained(clock::now() + SHUTDOWN_LIMIT).await
+        self.shared
+            .keeper
+            .drained(clock::now() + SHUTDOWN_LIMIT)
+            .await
     }
 
     pub(crate) fn defaults(&self) -> &Defaults {
@@ -243,11 +254,18 @@ impl Router {
 
     pub(crate) fn check_key(&self, key: impl AsRef<[u8]>) -> Result<Key, KeyError> {
         let key = Key::new(key)?;
-        let Shared { key_prefix, reserved, .. } = &*self.shared;
+        let Shared {
+            key_prefix,
+            reserved,
+            ..
+        } = &*self.shared;
         let stored = [key_prefix.as_bytes(), key.as_bytes()].concat();
         if stored.starts_with(reserved.as_bytes()) {
             let reserved = reserved.clone();
-            return Err(KeyError::Reserved { key: key.to_string(), reserved });
+            return Err(KeyError::Reserved {
+                key: key.to_string(),
+                reserved,
+            });
         }
         Ok(key)
     }
@@ -289,7 +307,10 @@ impl Router {
     /// Gives a cluster that lost everything a view again: above the one that
     /// this router knew, so that fences go on growing.
     async fn start_again(shared: std::sync::Weak<Shared>, charter: Charter, fleet: Arc<Fleet>) {
-        let charter = Charter { least_epoch: fleet.view.id().epoch + 1, ..charter };
+        let charter = Charter {
+            least_epoch: fleet.view.id().epoch + 1,
+            ..charter
+        };
         match bootstrap::establish(&charter, fleet.peers()).await {
             Ok(view) => {
                 if let Some(shared) = shared.upgrade() {
@@ -319,7 +340,11 @@ impl Drop for Shared {
             task.abort();
         }
         self.keeper.close();
-        self.fleet.get_mut().peers().iter().for_each(|peer| peer.node.close());
+        self.fleet
+            .get_mut()
+            .peers()
+            .iter()
+            .for_each(|peer| peer.node.close());
     }
 }
 
@@ -339,13 +364,18 @@ impl Drop for Closing {
 }
 
 fn host_and_pid() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
     format!("{host}:{}", std::process::id())
 }
 
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Router").field("view", &self.fleet().view).finish_non_exhaustive()
+        f.debug_struct("Router")
+            .field("view", &self.fleet().view)
+            .finish_non_exhaustive()
     }
 }
 
@@ -354,4 +384,3 @@ impl fmt::Debug for Shared {
         f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
-

@@ -48,7 +48,10 @@ impl MemoryNode {
             delay: Duration::ZERO,
             requests: 0,
         };
-        Self { name: name.into(), state: Arc::new(Mutex::new(state)) }
+        Self {
+            name: name.into(),
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// Its name.
@@ -105,7 +108,8 @@ impl MemoryNode {
     pub fn locked(&self) -> Vec<(Key, String)> {
         let state = self.state.lock();
         let live = state.table.live(clock::now());
-        live.map(|(key, token, _)| (key.clone(), token.to_string())).collect()
+        live.map(|(key, token, _)| (key.clone(), token.to_string()))
+            .collect()
     }
 
     fn set(&self, condition: Condition) {

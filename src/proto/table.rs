@@ -184,8 +184,11 @@ impl LockTable {
                 true
             }
         };
-        let counter = self.counters.get(&slot).copied().unwrap_or(0).max(floor);
-        self.counters.insert(slot, counter);
+        let count = self.counters.get(&slot).copied().unwrap_or(0);
+        let counter = count.max(floor);
+        if counter > count {
+            self.counters.insert(slot, counter);
+        }
         if made {
             Reply::Made { counter }
         } else {

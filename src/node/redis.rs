@@ -1,0 +1,138 @@
+//! A node that is a Redis or Valkey server.
+//!
+//! One connection, one task, strict order: what is submitted first reaches the
+//! server first, so that a release can never overtake the acquire it cleans
+//! up after. While batches are in flight the next gathers; an idle connection
+//! sends at once.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use self::address::Address;
+use self::lane::{Lane, Pending};
+use super::{Node, ReplyTo};
+use crate::config::{Config, NodeConfig};
+use crate::proto::time::Instant;
+use crate::proto::wire::Request;
+
+mod address;
+mod batch;
+mod connect;
+mod decode;
+mod driver;
+mod encode;
+mod lane;
+mod scripts;
+mod stream;
+
+pub use self::encode::Encoding;
+
+/// A Redis or Valkey server as a lock node.
+pub struct RedisNode {
+    address: Arc<Address>,
+    lane: Arc<Lane>,
+    driver: JoinHandle<()>,
+}
+
+/// How a node is spoken to, beside where it is.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RedisOptions {
+    /// What a key's name on the server begins with.
+    pub key_prefix: String,
+    /// Under which names ringlock keeps its own state: those that begin with
+    /// it and `!`.
+    pub namespace: String,
+    /// The operator's word that the server keeps every write through a restart.
+    pub durable: bool,
+    /// How acquires are encoded; `None` chooses by the server's version.
+    pub encoding: Option<Encoding>,
+    /// Certificates for `rediss://`.
+    pub tls: crate::config::TlsConfig,
+}
+
+impl Default for RedisOptions {
+    fn default() -> Self {
+        let defaults = crate::config::RouterConfig::default();
+        Self {
+            key_prefix: defaults.key_prefix,
+            namespace: defaults.namespace,
+            durable: false,
+            encoding: None,
+            tls: crate::config::TlsConfig::default(),
+        }
+    }
+}
+
+impl RedisNode {
+    /// A node at `url`; it connects by itself, again and again.
+    ///
+    /// Must be called within a tokio runtime with timers and I/O enabled.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, as the tail of a sentence about it; the URL
+    /// itself is not shown, for it may hold a password.
+    pub fn new(url: &str, options: RedisOptions) -> Result<Self, String> {
+        let address = Arc::new(Address::parse(url, &options.tls)?);
+        let lane = Arc::new(Lane::default());
+        let driver = driver::Driver::new(Arc::clone(&address), options, Arc::clone(&lane));
+        let driver = tokio::spawn(driver.run());
+        Ok(Self {
+            address,
+            lane,
+            driver,
+        })
+    }
+
+    pub(crate) fn from_config(
+        config: &Config,
+        node: &NodeConfig,
+        url: &str,
+    ) -> Result<Self, String> {
+        let options = RedisOptions {
+            key_prefix: config.router.key_prefix.clone(),
+            namespace: config.router.namespace.clone(),
+            durable: node.durable,
+            encoding: None,
+            tls: config.tls.clone(),
+        };
+        Self::new(url, options)
+    }
+}
+
+impl Node for RedisNode {
+    fn submit(&self, request: Request, deadline: Instant, reply: ReplyTo) {
+        self.lane.push(Pending {
+            request,
+            deadline,
+            reply,
+            is_repeated: false,
+        });
+    }
+
+    fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    fn close(&self) {
+        self.lane.close();
+    }
+}
+
+impl Drop for RedisNode {
+    fn drop(&mut self) {
+        // Not aborted: it still sends what is queued, then ends by itself.
+        self.lane.close();
+        let _ = &self.driver;
+    }
+}
+
+impl fmt::Debug for RedisNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RedisNode")
+            .field(&self.address.to_string())
+            .finish()
+    }
+}

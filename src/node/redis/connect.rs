@@ -1,0 +1,282 @@
+//! The connect step: who is this server, and may it hold locks?
+//!
+//! Nothing reconnects behind our back. Every new connection asks for the
+//! server's identity before any data command, for behind the same address may
+//! be another server by now, or the same one without its memory.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use redis::Value;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+
+use super::RedisOptions;
+use super::address::Address;
+use super::decode::{misfit, refusal, status};
+use super::encode::{Dialect, Encoding, command};
+use super::scripts::{Script, Scripts};
+use super::stream::Stream;
+use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus, Request, Standing};
+
+/// The oldest server whose commands suffice.
+const OLDEST: (u32, u32) = (6, 2);
+
+/// The oldest server with `SET … NX GET`.
+const OLDEST_WITH_TRANSACTION: (u32, u32) = (7, 0);
+
+/// Reads one reply at a time out of a stream's read half. Cancel safe: what
+/// has been read of a reply is kept.
+macro_rules! read_reply {
+    ($decoder:expr, $reader:expr) => {
+        ::redis::parse_redis_value_async(&mut $decoder, &mut $reader)
+    };
+}
+pub(super) use read_reply;
+
+/// A connection that has been found fit.
+pub(super) struct Connection {
+    pub(super) reader: ReadHalf<Stream>,
+    pub(super) writer: WriteHalf<Stream>,
+    pub(super) dialect: Dialect,
+    pub(super) status: NodeStatus,
+}
+
+/// Connects to `address` and checks the server.
+pub(super) async fn connect(
+    address: &Address,
+    options: &RedisOptions,
+) -> Result<Connection, NodeError> {
+    let stream = Stream::open(address)
+        .await
+        .map_err(|error| unreachable(address, &error))?;
+    let (reader, writer) = tokio::io::split(stream);
+    let mut line = Line {
+        reader,
+        writer,
+        address,
+    };
+    let identity = line.introduce().await?;
+    identity.check()?;
+    let mut dialect = Dialect {
+        key_prefix: options.key_prefix.clone().into_bytes(),
+        id: format!("{}!id", options.namespace).into_bytes(),
+        member: format!("{}!m", options.namespace).into_bytes(),
+        counters: format!("{}!c", options.namespace).into_bytes(),
+        scripts: Scripts::default(),
+        encoding: identity.encoding(options.encoding),
+        incarnation: identity.incarnation()?.into_bytes(),
+    };
+    let load = |out: &mut Vec<u8>| Script::ALL.iter().for_each(|script| script.load(out));
+    let loaded = line.ask(load, Script::ALL.len()).await?;
+    for (script, answer) in Script::ALL.into_iter().zip(loaded) {
+        dialect
+            .scripts
+            .loaded(script, answer)
+            .map_err(|answer| unexpected(answer, "SCRIPT LOAD"))?;
+    }
+    let mut status = line.status(&dialect).await?;
+    if options.durable && status.standing() == Standing::Absent {
+        line.restamp(&dialect, &status, &identity).await?;
+        status = line.status(&dialect).await?;
+    }
+    Ok(Connection {
+        reader: line.reader,
+        writer: line.writer,
+        dialect,
+        status,
+    })
+}
+
+/// A stream on which one question is asked at a time.
+struct Line<'a> {
+    reader: ReadHalf<Stream>,
+    writer: WriteHalf<Stream>,
+    address: &'a Address,
+}
+
+impl Line<'_> {
+    async fn ask(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>),
+        replies: usize,
+    ) -> Result<Vec<Value>, NodeError> {
+        let mut out = Vec::new();
+        write(&mut out);
+        let sent = async {
+            self.writer.write_all(&out).await?;
+            self.writer.flush().await
+        };
+        sent.await
+            .map_err(|error| unreachable(self.address, &error))?;
+        // One decoder per question: the server says nothing unasked.
+        let mut decoder = combine::stream::Decoder::new();
+        let mut answers = Vec::with_capacity(replies);
+        for _ in 0..replies {
+            let answer = read_reply!(decoder, self.reader).await;
+            answers.push(answer.map_err(|error| broken(self.address, &error))?);
+        }
+        Ok(answers)
+    }
+
+    /// Logs in and asks who the server is.
+    async fn introduce(&mut self) -> Result<Identity, NodeError> {
+        const SECTIONS: [&[u8]; 3] = [b"server", b"replication", b"memory"];
+        let Address {
+            username,
+            password,
+            database,
+            ..
+        } = self.address;
+        let database = database.to_string();
+        let mut greetings: Vec<Vec<&[u8]>> = Vec::new();
+        match (username, password) {
+            (Some(user), Some(password)) => {
+                greetings.push(vec![b"AUTH", user.as_bytes(), password.as_bytes()]);
+            }
+            (None, Some(password)) => greetings.push(vec![b"AUTH", password.as_bytes()]),
+            _ => {}
+        }
+        if database != "0" {
+            greetings.push(vec![b"SELECT", database.as_bytes()]);
+        }
+        let commands = greetings.len() + SECTIONS.len();
+        let write = |out: &mut Vec<u8>| {
+            greetings.iter().for_each(|greeting| command(out, greeting));
+            SECTIONS
+                .iter()
+                .for_each(|section| command(out, &[b"INFO", section]));
+        };
+        let answers = self.ask(write, commands).await?;
+        let mut facts = BTreeMap::new();
+        for answer in answers {
+            match answer {
+                Value::Okay => {}
+                Value::BulkString(text) => {
+                    let text = String::from_utf8_lossy(&text).into_owned();
+                    let lines = text.lines().filter_map(|line| line.split_once(':'));
+                    facts.extend(lines.map(|(name, value)| (name.into(), value.trim().into())));
+                }
+                other => return Err(unexpected(other, "AUTH, SELECT or INFO")),
+            }
+        }
+        Ok(Identity(facts))
+    }
+
+    async fn status(&mut self, dialect: &Dialect) -> Result<NodeStatus, NodeError> {
+        let answers = self
+            .ask(|out| dialect.control(&Request::Status, out), 1)
+            .await?;
+        let answer = answers.into_iter().next().unwrap_or_default();
+        status(answer, &dialect.incarnation)
+    }
+
+    /// Takes the operator's word that a restart lost nothing.
+    async fn restamp(
+        &mut self,
+        dialect: &Dialect,
+        status: &NodeStatus,
+        identity: &Identity,
+    ) -> Result<(), NodeError> {
+        let Some(expected) = status.stamped.clone() else {
+            return Ok(());
+        };
+        if identity.fact("aof_enabled") == Some("0") {
+            return Ok(());
+        }
+        let restamp = Request::Restamp { expected };
+        self.ask(|out| dialect.control(&restamp, out), 1).await?;
+        Ok(())
+    }
+}
+
+/// What INFO tells.
+struct Identity(BTreeMap<String, String>);
+
+impl Identity {
+    fn fact(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    fn version(&self) -> Option<(u32, u32)> {
+        let mut parts = self.fact("redis_version")?.split('.').map(str::parse);
+        Some((parts.next()?.ok()?, parts.next()?.ok()?))
+    }
+
+    fn encoding(&self, wanted: Option<Encoding>) -> Encoding {
+        let has_transaction = self.version() >= Some(OLDEST_WITH_TRANSACTION);
+        match wanted {
+            Some(Encoding::Script) => Encoding::Script,
+            _ if has_transaction => Encoding::Transaction,
+            _ => Encoding::Script,
+        }
+    }
+
+    /// Another run or another replication history may have lost entries.
+    fn incarnation(&self) -> Result<String, NodeError> {
+        match (self.fact("run_id"), self.fact("master_replid")) {
+            (Some(run), Some(history)) => Ok(format!("{run}/{history}")),
+            _ => Err(misfit("INFO")),
+        }
+    }
+
+    /// Whether this server may hold locks.
+    fn check(&self) -> Result<(), NodeError> {
+        let unsuitable = |advice: String| Err(NodeError::new(NodeErrorKind::Unsuitable, advice));
+        match self.version() {
+            None => return Err(misfit("INFO")),
+            Some(version) if version < OLDEST => {
+                return unsuitable(format!(
+                    "the server's version is {}.{}; ringlock needs Redis {}.{} or newer",
+                    version.0, version.1, OLDEST.0, OLDEST.1
+                ));
+            }
+            Some(_) => {}
+        }
+        match self.fact("redis_mode") {
+            Some("standalone") => {}
+            mode => {
+                let mode = mode.unwrap_or("unknown");
+                return unsuitable(format!(
+                    "the server runs in {mode} mode; ringlock spreads keys itself: use standalone servers"
+                ));
+            }
+        }
+        if self.fact("role") != Some("master") {
+            return unsuitable("the server is a replica: name the primary".into());
+        }
+        match self.fact("maxmemory_policy") {
+            Some("noeviction") => Ok(()),
+            policy => {
+                let policy = policy.unwrap_or("unknown");
+                unsuitable(format!(
+                    "maxmemory-policy is {policy}, which may evict locks: set it to noeviction"
+                ))
+            }
+        }
+    }
+}
+
+fn unreachable(address: &Address, error: &io::Error) -> NodeError {
+    NodeError::new(
+        NodeErrorKind::Unreachable,
+        format!("cannot reach {address}: {error}"),
+    )
+}
+
+/// What broke a connection while a reply was read from it.
+pub(super) fn broken(address: &Address, error: &redis::RedisError) -> NodeError {
+    let is_garbage = error.kind() == redis::ErrorKind::Parse;
+    let kind = if is_garbage {
+        NodeErrorKind::Protocol
+    } else {
+        NodeErrorKind::Unreachable
+    };
+    NodeError::new(kind, format!("the connection to {address} broke: {error}"))
+}
+
+fn unexpected(answer: Value, what: &str) -> NodeError {
+    match answer {
+        Value::ServerError(error) => refusal(&error),
+        _ => misfit(what),
+    }
+}

@@ -1,0 +1,304 @@
+//! Requests as bytes: the Redis serialization protocol, version 2.
+
+use std::io::Write;
+
+use super::batch::{Kind, Section};
+use super::lane::Pending;
+use super::scripts::{Script, Scripts};
+use crate::proto::lease::{Key, Token, Ttl};
+use crate::proto::wire::{Absent, Request, Slot};
+
+/// How acquires are encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Encoding {
+    /// `MULTI · SET NX GET PX · HINCRBY · GET · EXEC`: no script to enter,
+    /// which costs a server more than the SET itself. Redis 7.0 on.
+    Transaction,
+    /// One script call per batch. Redis 6.2 on.
+    Script,
+}
+
+/// How one server is spoken to.
+#[derive(Clone, Debug)]
+pub(super) struct Dialect {
+    pub(super) key_prefix: Vec<u8>,
+    pub(super) id: Vec<u8>,
+    pub(super) member: Vec<u8>,
+    pub(super) counters: Vec<u8>,
+    pub(super) scripts: Scripts,
+    pub(super) encoding: Encoding,
+    pub(super) incarnation: Vec<u8>,
+}
+
+/// Appends one command.
+pub(super) fn command(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    array(out, parts.len());
+    parts.iter().for_each(|part| bulk(out, part));
+}
+
+fn array(out: &mut Vec<u8>, len: usize) {
+    number(out, b'*', len);
+}
+
+fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
+    number(out, b'$', bytes.len());
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn number(out: &mut Vec<u8>, kind: u8, number: usize) {
+    out.push(kind);
+    text(out, &number);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn text(out: &mut Vec<u8>, value: &dyn std::fmt::Display) {
+    // Writing to a vector cannot fail.
+    let _ = write!(out, "{value}");
+}
+
+impl Dialect {
+    /// Appends the commands of `section` and notes how many replies they get.
+    pub(super) fn encode(&self, section: &mut Section, out: &mut Vec<u8>) {
+        let requests = &section.requests;
+        section.replies_due = match &mut section.kind {
+            Kind::AcquireTransaction(_, slots) => self.transaction(requests, slots, out),
+            Kind::AcquireScript(view) => {
+                self.begin(
+                    Script::Acquire,
+                    2 + requests.len(),
+                    1 + 4 * requests.len(),
+                    out,
+                );
+                bulk(out, &self.id);
+                bulk(out, &self.counters);
+                self.keys(requests, out);
+                bulk(out, view.to_string().as_bytes());
+                for pending in requests {
+                    if let Request::Acquire {
+                        token,
+                        ttl,
+                        slot,
+                        floor,
+                        ..
+                    } = &pending.request
+                    {
+                        lease(out, token, *ttl, *slot, *floor);
+                    }
+                }
+                1
+            }
+            Kind::Extend(view) => {
+                self.begin(
+                    Script::Extend,
+                    2 + requests.len(),
+                    1 + 5 * requests.len(),
+                    out,
+                );
+                bulk(out, &self.id);
+                bulk(out, &self.counters);
+                self.keys(requests, out);
+                bulk(out, view.to_string().as_bytes());
+                for pending in requests {
+                    if let Request::Extend {
+                        token,
+                        ttl,
+                        slot,
+                        floor,
+                        absent,
+                        ..
+                    } = &pending.request
+                    {
+                        lease(out, token, *ttl, *slot, *floor);
+                        bulk(
+                            out,
+                            if *absent == Absent::Heal {
+                                b"heal"
+                            } else {
+                                b"keep"
+                            },
+                        );
+                    }
+                }
+                1
+            }
+            Kind::Release => {
+                self.begin(Script::Release, requests.len(), requests.len(), out);
+                self.keys(requests, out);
+                for pending in requests {
+                    if let Request::Release { token, .. } = &pending.request {
+                        stored(out, token);
+                    }
+                }
+                1
+            }
+            Kind::Remaining(_) => {
+                for key in requests.iter().filter_map(|pending| pending.request.key()) {
+                    array(out, 2);
+                    bulk(out, b"PTTL");
+                    self.key(key, out);
+                }
+                requests.len()
+            }
+            Kind::Control => {
+                if let Some(pending) = requests.first() {
+                    self.control(&pending.request, out);
+                }
+                1
+            }
+            Kind::Recheck => {
+                self.control(&Request::Status, out);
+                1
+            }
+            Kind::Load(script) => {
+                script.load(out);
+                1
+            }
+        };
+    }
+
+    /// Returns the number of replies.
+    fn transaction(
+        &self,
+        requests: &[Pending],
+        slots: &mut Vec<(Slot, u64)>,
+        out: &mut Vec<u8>,
+    ) -> usize {
+        command(out, &[b"MULTI"]);
+        for pending in requests {
+            let Request::Acquire {
+                key,
+                token,
+                ttl,
+                slot,
+                ..
+            } = &pending.request
+            else {
+                continue;
+            };
+            array(out, 7);
+            bulk(out, b"SET");
+            self.key(key, out);
+            stored(out, token);
+            bulk(out, b"NX");
+            bulk(out, b"GET");
+            bulk(out, b"PX");
+            bulk(out, ttl.as_millis().to_string().as_bytes());
+            match slots.iter_mut().find(|(known, _)| known == slot) {
+                Some((_, count)) => *count += 1,
+                None => slots.push((*slot, 1)),
+            }
+        }
+        for (slot, count) in slots.iter() {
+            let (slot, count) = (slot.to_string(), count.to_string());
+            command(
+                out,
+                &[
+                    b"HINCRBY",
+                    &self.counters,
+                    slot.as_bytes(),
+                    count.as_bytes(),
+                ],
+            );
+        }
+        command(out, &[b"GET", &self.id]);
+        command(out, &[b"EXEC"]);
+        // MULTI, one QUEUED each, EXEC.
+        requests.len() + slots.len() + 3
+    }
+
+    pub(super) fn control(&self, request: &Request, out: &mut Vec<u8>) {
+        let incarnation = &self.incarnation;
+        let Self {
+            id,
+            member,
+            counters,
+            ..
+        } = self;
+        let absent = |nonce: &Option<crate::proto::wire::Nonce>| nonce.clone().unwrap_or_default();
+        match request {
+            Request::Status => self.call(Script::Status, &[id, member], &[], out),
+            Request::Document => command(out, &[b"HGET", member, b"doc"]),
+            Request::Quarantine {
+                expected_nonce,
+                expected_view,
+                nonce,
+            } => {
+                let view = expected_view
+                    .map(|view| view.to_string())
+                    .unwrap_or_default();
+                let expected = absent(expected_nonce);
+                let arguments = [
+                    expected.as_bytes(),
+                    view.as_bytes(),
+                    nonce.as_bytes(),
+                    incarnation,
+                ];
+                self.call(Script::Quarantine, &[id, member, counters], &arguments, out);
+            }
+            Request::Adopt {
+                view,
+                document,
+                nonce,
+            } => {
+                let (epoch, view) = (view.epoch.to_string(), view.to_string());
+                let arguments = [
+                    epoch.as_bytes(),
+                    view.as_bytes(),
+                    document.as_bytes(),
+                    nonce.as_bytes(),
+                    incarnation,
+                ];
+                self.call(Script::Adopt, &[id, member, counters], &arguments, out);
+            }
+            Request::Restamp { expected } => {
+                let arguments = [expected.as_bytes(), incarnation];
+                self.call(Script::Restamp, &[id, member], &arguments, out);
+            }
+            // These have sections of their own.
+            Request::Acquire { .. } | Request::Extend { .. } | Request::Release { .. } => {}
+        }
+    }
+
+    fn call(&self, script: Script, keys: &[&[u8]], arguments: &[&[u8]], out: &mut Vec<u8>) {
+        self.begin(script, keys.len(), arguments.len(), out);
+        keys.iter()
+            .chain(arguments)
+            .for_each(|part| bulk(out, part));
+    }
+
+    fn begin(&self, script: Script, keys: usize, arguments: usize, out: &mut Vec<u8>) {
+        array(out, 3 + keys + arguments);
+        bulk(out, b"EVALSHA");
+        bulk(out, self.scripts.sha(script));
+        bulk(out, keys.to_string().as_bytes());
+    }
+
+    fn keys(&self, requests: &[Pending], out: &mut Vec<u8>) {
+        requests
+            .iter()
+            .filter_map(|pending| pending.request.key())
+            .for_each(|key| self.key(key, out));
+    }
+
+    fn key(&self, key: &Key, out: &mut Vec<u8>) {
+        number(out, b'$', self.key_prefix.len() + key.as_bytes().len());
+        out.extend_from_slice(&self.key_prefix);
+        out.extend_from_slice(key.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn lease(out: &mut Vec<u8>, token: &Token, ttl: Ttl, slot: Slot, floor: u64) {
+    stored(out, token);
+    bulk(out, ttl.as_millis().to_string().as_bytes());
+    bulk(out, slot.to_string().as_bytes());
+    bulk(out, floor.to_string().as_bytes());
+}
+
+fn stored(out: &mut Vec<u8>, token: &Token) {
+    number(out, b'$', token.stored_len());
+    token.write_to(out);
+    out.extend_from_slice(b"\r\n");
+}

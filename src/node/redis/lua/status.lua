@@ -1,0 +1,4 @@
+-- STATUS. KEYS: id, member. Replies {view served, nonce, incarnation stamped},
+-- each '' where it is not there.
+local member = redis.call('HMGET', KEYS[2], 'nonce', 'inc')
+return { redis.call('GET', KEYS[1]) or '', member[1] or '', member[2] or '' }

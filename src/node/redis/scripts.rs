@@ -1,0 +1,67 @@
+//! The scripts, and the names that a server knows them by.
+
+use redis::Value;
+
+use super::encode::command;
+
+/// A script that every connection loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Script {
+    Acquire,
+    Extend,
+    Release,
+    Status,
+    Quarantine,
+    Adopt,
+    Restamp,
+}
+
+impl Script {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Acquire,
+        Self::Extend,
+        Self::Release,
+        Self::Status,
+        Self::Quarantine,
+        Self::Adopt,
+        Self::Restamp,
+    ];
+
+    fn source(self) -> &'static str {
+        match self {
+            Self::Acquire => include_str!("lua/acquire.lua"),
+            Self::Extend => include_str!("lua/extend.lua"),
+            Self::Release => include_str!("lua/release.lua"),
+            Self::Status => include_str!("lua/status.lua"),
+            Self::Quarantine => include_str!("lua/quarantine.lua"),
+            Self::Adopt => include_str!("lua/adopt.lua"),
+            Self::Restamp => include_str!("lua/restamp.lua"),
+        }
+    }
+
+    /// The command that loads it.
+    pub(super) fn load(self, out: &mut Vec<u8>) {
+        command(out, &[b"SCRIPT", b"LOAD", self.source().as_bytes()]);
+    }
+}
+
+/// SHA-1 of each script, as the server told it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scripts([Vec<u8>; Script::ALL.len()]);
+
+impl Scripts {
+    /// Takes in the server's answer to the load of `script`.
+    pub(super) fn loaded(&mut self, script: Script, answer: Value) -> Result<(), Value> {
+        match answer {
+            Value::BulkString(sha) => {
+                self.0[script as usize] = sha;
+                Ok(())
+            }
+            other => Err(other),
+        }
+    }
+
+    pub(super) fn sha(&self, script: Script) -> &[u8] {
+        &self.0[script as usize]
+    }
+}
