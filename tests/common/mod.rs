@@ -1,0 +1,247 @@
+//! What the integration tests share: real servers, and clusters that are the
+//! same to a test whether they are real or in memory.
+
+#![allow(dead_code, reason = "every test target uses its own part of this")]
+#![allow(unreachable_pub, reason = "a module of tests, not of the crate")]
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ringlock::{Init, MemoryNode, Router, RouterBuilder};
+use tempfile::TempDir;
+
+/// A redis-server of one's own, on a unix socket in a directory of its own.
+/// Killed, by its handle, when dropped.
+#[derive(Debug)]
+pub struct RedisServer {
+    child: Option<Child>,
+    directory: TempDir,
+    arguments: Vec<String>,
+}
+
+impl RedisServer {
+    /// Starts a server that keeps nothing on disk.
+    pub fn start() -> Self {
+        Self::start_with(&["--save", "", "--appendonly", "no"])
+    }
+
+    /// Starts a server with these arguments beside socket and directory.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let mut server = Self {
+            child: None,
+            directory: tempfile::tempdir().expect("a temporary directory"),
+            arguments: arguments.iter().copied().map(Into::into).collect(),
+        };
+        server.spawn();
+        server
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("redis.sock")
+    }
+
+    /// The node URL.
+    pub fn url(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// Starts the server again in the same directory, after [`Self::kill`].
+    pub fn spawn(&mut self) {
+        let _ = std::fs::remove_file(self.socket());
+        let child = Command::new("redis-server")
+            .args(["--port", "0", "--unixsocket"])
+            .arg(self.socket())
+            .arg("--dir")
+            .arg(self.directory.path())
+            .args(&self.arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server must be installed: scripts/test.sh does it");
+        self.child = Some(child);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            // A refused login is an answer too.
+            let client = redis::Client::open(self.url()).expect("a client");
+            let ping = |mut connection| redis::cmd("PING").exec(&mut connection);
+            match client.get_connection().and_then(ping) {
+                Ok(()) => return,
+                Err(error) if error.to_string().contains("NOAUTH") => return,
+                Err(error) if Instant::now() > deadline => panic!("redis-server: {error}"),
+                Err(_) => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+
+    /// kill -9: what is not on disk is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("kill redis-server");
+            child.wait().expect("reap redis-server");
+        }
+    }
+
+    /// Kills it and starts it again; without persistence it comes back empty.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.spawn();
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("a running server").id();
+        let done = Command::new("kill").args([name, &pid.to_string()]).status();
+        assert!(
+            done.is_ok_and(|status| status.success()),
+            "kill {name} {pid}"
+        );
+    }
+
+    /// SIGSTOP: it accepts bytes and answers nothing.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    /// A plain client's connection.
+    pub fn client(&self) -> redis::Connection {
+        let client = redis::Client::open(self.url()).expect("a client");
+        client.get_connection().expect("a connection")
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// One node of a cluster under test.
+#[derive(Debug)]
+pub enum TestNode {
+    Memory(MemoryNode),
+    Redis(RedisServer),
+}
+
+impl TestNode {
+    /// Makes it unreachable or unresponsive; its data stays.
+    pub fn stop(&self) {
+        match self {
+            Self::Memory(node) => node.stop(),
+            Self::Redis(server) => server.freeze(),
+        }
+    }
+
+    /// Undoes [`Self::stop`].
+    pub fn start(&self) {
+        match self {
+            Self::Memory(node) => node.start(),
+            Self::Redis(server) => server.thaw(),
+        }
+    }
+
+    /// Starts it anew with nothing.
+    pub fn wipe(&mut self) {
+        match self {
+            Self::Memory(node) => node.wipe(),
+            Self::Redis(server) => server.restart(),
+        }
+    }
+
+    /// The keys that are locked on it now, without ringlock's own state.
+    pub fn locked(&self) -> Vec<String> {
+        match self {
+            Self::Memory(node) => node
+                .locked()
+                .into_iter()
+                .map(|(key, _)| key.to_string())
+                .collect(),
+            Self::Redis(server) => {
+                let keys: Vec<String> = redis::cmd("KEYS")
+                    .arg("ringlock:*")
+                    .query(&mut server.client())
+                    .expect("KEYS");
+                keys.iter()
+                    .map(|key| key["ringlock:".len()..].to_owned())
+                    .collect()
+            }
+        }
+    }
+}
+
+/// Which arm of a test is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arm {
+    Memory,
+    Redis,
+}
+
+/// Both arms.
+pub const ARMS: [Arm; 2] = [Arm::Memory, Arm::Redis];
+
+/// Nodes `a`, `b`, … that routers can be connected to.
+#[derive(Debug)]
+pub struct Cluster {
+    pub nodes: Vec<TestNode>,
+}
+
+impl Cluster {
+    pub fn start(arm: Arm, nodes: usize) -> Self {
+        let node = |index| match arm {
+            Arm::Memory => TestNode::Memory(MemoryNode::new(name(index))),
+            Arm::Redis => TestNode::Redis(RedisServer::start()),
+        };
+        Self {
+            nodes: (0..nodes).map(node).collect(),
+        }
+    }
+
+    /// A builder with the cluster's nodes, to be initialised at once.
+    pub fn builder(&self) -> RouterBuilder {
+        let builder = Router::builder().init(Init::Now);
+        self.nodes
+            .iter()
+            .enumerate()
+            .fold(builder, |builder, (index, node)| match node {
+                TestNode::Memory(memory) => builder.memory_node(memory.clone()),
+                TestNode::Redis(server) => builder.node(name(index), server.url()),
+            })
+    }
+
+    /// A router with this many replicas per key.
+    pub async fn router(&self, replicas: usize) -> Router {
+        self.builder()
+            .replicas(replicas)
+            .connect()
+            .await
+            .expect("a router")
+    }
+
+    /// The node that owns `key`.
+    pub fn owner(&mut self, router: &Router, key: &str) -> &mut TestNode {
+        let owner = router.route(key).expect("a route").owner;
+        let index = usize::from(owner.as_bytes()[0] - b'a');
+        &mut self.nodes[index]
+    }
+}
+
+/// The name of node `index`: one letter.
+pub fn name(index: usize) -> String {
+    char::from(b'a' + index as u8).to_string()
+}
+
+/// Waits for `condition` to hold, looking again and again, for `limit` at most.
+pub async fn eventually(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !condition() {
+        assert!(
+            Instant::now() < deadline,
+            "in {limit:?} it did not come about that {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
