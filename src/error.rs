@@ -29,11 +29,11 @@ pub enum Error {
     },
     /// Too few nodes could grant it, for other reasons than a holder. Trying
     /// again may help; the causes say what would.
-    #[error("{key}: {granted} of {needed} nodes needed: {}", Causes(causes))]
+    #[error("{key}: no quorum of {needed}: {}", Causes(causes))]
     NoQuorum {
         /// What was to be locked.
         key: Key,
-        /// Nodes that granted it.
+        /// Nodes that had granted it when it was clear that too few would.
         granted: usize,
         /// Nodes that must.
         needed: usize,
@@ -64,7 +64,7 @@ pub enum Error {
         ttl: Duration,
     },
     /// The wait, or the number of attempts, is used up.
-    #[error("gave up after {attempts} attempts in {waited:?}: {last}")]
+    #[error("gave up after {attempts} attempts in {:?}: {last}", whole_millis(*waited))]
     TimedOut {
         /// Attempts that were made.
         attempts: u32,

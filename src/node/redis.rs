@@ -26,6 +26,8 @@ mod encode;
 mod lane;
 mod scripts;
 mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use self::encode::Encoding;
 
@@ -63,6 +65,39 @@ impl Default for RedisOptions {
             encoding: None,
             tls: crate::config::TlsConfig::default(),
         }
+    }
+}
+
+impl RedisOptions {
+    /// Under which names ringlock keeps its own state: those that begin with
+    /// it and `!`.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// What a key's name on the server begins with.
+    #[must_use]
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.key_prefix = prefix.into();
+        self
+    }
+
+    /// How acquires are encoded, instead of by the server's version. A server
+    /// that is too old for it gets [`Encoding::Script`].
+    #[must_use]
+    pub fn encoding(mut self, encoding: Encoding) -> Self {
+        self.encoding = Some(encoding);
+        self
+    }
+
+    /// The operator's word that the server keeps every write through a restart
+    /// (`appendonly yes`, `appendfsync always`).
+    #[must_use]
+    pub fn durable(mut self, durable: bool) -> Self {
+        self.durable = durable;
+        self
     }
 }
 

@@ -13,6 +13,7 @@ pub(super) struct Address {
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
     pub(super) database: i64,
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "read for rediss:// alone"))]
     pub(super) tls: TlsConfig,
 }
 
@@ -38,18 +39,18 @@ impl Address {
             "rediss" => return Err("needs the feature `tls`".into()),
             other => return Err(format!("has the unknown scheme {other:?}: {HELP}")),
         }
-        // The parser's own message may quote the URL, and with it a password.
-        let info = url
-            .into_connection_info()
-            .map_err(|_| format!("is malformed: {HELP}"))?;
+        if url.contains('#') {
+            return Err("has a fragment (#…), which ringlock knows none of".into());
+        }
+        // The parser reads rediss:// only where it could also speak it; the
+        // rest of the URL is the same. Its own message may quote the URL, and
+        // with it a password.
+        let is_tls = scheme == "rediss";
+        let plain = if is_tls { url.replacen("rediss", "redis", 1) } else { url.into() };
+        let info = plain.into_connection_info().map_err(|_| format!("is malformed: {HELP}"))?;
         let place = match info.addr().clone() {
+            ConnectionAddr::Tcp(host, port) if is_tls => Place::Tls { host, port },
             ConnectionAddr::Tcp(host, port) => Place::Tcp { host, port },
-            ConnectionAddr::TcpTls { insecure: true, .. } => {
-                return Err(
-                    "asks not to verify the server (#insecure): name its CA in [tls]".into(),
-                );
-            }
-            ConnectionAddr::TcpTls { host, port, .. } => Place::Tls { host, port },
             ConnectionAddr::Unix(path) => Place::Unix(path),
             _ => return Err(format!("is of an unsupported kind: {HELP}")),
         };

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change is merged, in the order of cost.
+#
+#   scripts/test.sh          all of it
+#   scripts/test.sh quick    format, lints and tests of the default features
+#
+# Installs redis-server by the system's package manager where it is missing:
+# the tests run on real servers, and a missing one is a failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+install_redis() {
+  if command -v apt-get >/dev/null; then
+    as_root apt-get update -qq
+    # No server of the system's own is to be started beside the tests'.
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq redis-server
+  elif command -v dnf >/dev/null; then
+    as_root dnf install -y -q redis || as_root dnf install -y -q valkey-compat-redis
+  elif command -v apk >/dev/null; then
+    as_root apk add -q redis
+  elif command -v brew >/dev/null; then
+    brew install redis
+  else
+    echo "redis-server is missing, and no package manager is known here: install it" >&2
+    return 1
+  fi
+}
+
+command -v redis-server >/dev/null || { say "installing redis-server"; install_redis; }
+redis-server --version
+
+say "format"
+cargo fmt --all --check
+
+say "lints"
+cargo clippy --workspace --all-targets -- -D warnings
+if [ "${1:-}" != quick ]; then
+  cargo clippy --workspace --all-targets --no-default-features -- -D warnings
+  cargo clippy --workspace --all-targets --all-features -- -D warnings
+fi
+
+say "tests"
+if [ "${1:-}" = quick ]; then
+  cargo test --workspace --lib --tests
+  exit
+fi
+# Tests, examples and benches, the benches in test mode: each bench checks its
+# own results.
+cargo test --workspace --all-features --all-targets
+
+say "documentation tests"
+cargo test --workspace --all-features --doc
+
+say "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
+
+say "examples"
+cargo run --quiet --all-features --example quickstart
+cargo run --quiet --all-features --example fenced_writer
+
+say "dependencies"
+scripts/deny.sh
+
+say "all is well"
