@@ -29,7 +29,11 @@ impl FencedFile {
     fn write(&self, fence: Fence, content: &str) -> io::Result<()> {
         // Reading the fence and writing must be one step: the operating
         // system's lock makes it one, for the moment that it takes.
-        let file = File::options().create(true).read(true).append(true).open(&self.path)?;
+        let file = File::options()
+            .create(true)
+            .read(true)
+            .append(true)
+            .open(&self.path)?;
         flock(&file, FlockOperation::LockExclusive)?;
         let newest = self.fence()?;
         if fence.get() < newest {
@@ -49,18 +53,25 @@ impl FencedFile {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
-    let file = FencedFile { path: directory.path().join("ledger") };
+    let file = FencedFile {
+        path: directory.path().join("ledger"),
+    };
     let router = Router::in_memory(5).await?;
 
     // The usual way: the lease is kept alive while the work lasts.
     router
-        .with("ledger", async |lease| file.write(lease.fence(), "opening balance"))
+        .with("ledger", async |lease| {
+            file.write(lease.fence(), "opening balance")
+        })
         .await??;
     println!("first writer: written under fence {}", file.fence()?);
 
     // A writer that checks its lease, and is then stopped for longer than the
     // lease lasts: by the scheduler, a collector of garbage, a suspended laptop.
-    let slow = router.acquire("ledger").ttl(Duration::from_millis(50)).await?;
+    let slow = router
+        .acquire("ledger")
+        .ttl(Duration::from_millis(50))
+        .await?;
     assert!(!slow.remaining().is_zero());
     std::thread::sleep(Duration::from_millis(100));
 
@@ -71,7 +82,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     quick.release().await?;
 
     // The late write would have undone the payment. The file refuses it.
-    let refused = file.write(slow.fence(), "balance before payment").unwrap_err();
+    let refused = file
+        .write(slow.fence(), "balance before payment")
+        .unwrap_err();
     println!("slow writer:  {refused}");
     assert!(fs::read_to_string(&file.path)?.contains("after payment"));
     Ok(())

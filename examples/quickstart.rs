@@ -23,7 +23,11 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 #[tokio::main]
 async fn main() -> Result {
     let nodes = nodes_from_arguments()?;
-    let replicas = if nodes.len() % 2 == 1 { nodes.len().min(5) } else { nodes.len().min(6) - 1 };
+    let replicas = if nodes.len() % 2 == 1 {
+        nodes.len().min(5)
+    } else {
+        nodes.len().min(6) - 1
+    };
 
     // One router, both modes: a single owner for most keys, and a quorum for
     // those that must outlive the loss of a node.
@@ -87,7 +91,10 @@ async fn contended(router: &Router) -> Result {
         let router = router.clone();
         async move {
             let begun = Instant::now();
-            let guard = router.acquire("orders/7").wait(Duration::from_secs(2)).await?;
+            let guard = router
+                .acquire("orders/7")
+                .wait(Duration::from_secs(2))
+                .await?;
             Ok::<_, ringlock::Error>((begun.elapsed(), guard.fence()))
         }
     });
@@ -120,7 +127,10 @@ impl Resource {
 async fn fenced(router: &Router) -> Result {
     println!("\n4. A writer that comes too late");
     let mut resource = Resource::default();
-    let slow = router.acquire("orders/8").ttl(Duration::from_millis(50)).await?;
+    let slow = router
+        .acquire("orders/8")
+        .ttl(Duration::from_millis(50))
+        .await?;
     let stale = slow.fence();
     slow.lost().await;
     println!("   fence {stale}: its holder slept past its lease");
@@ -133,23 +143,38 @@ async fn fenced(router: &Router) -> Result {
 
 async fn extended(router: &Router) -> Result {
     println!("\n5. A longer hold");
-    let guard = router.acquire("billing/9").ttl(Duration::from_millis(500)).await?;
+    let guard = router
+        .acquire("billing/9")
+        .ttl(Duration::from_millis(500))
+        .await?;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let before = guard.remaining();
     guard.extend().await?;
-    println!("   extended by hand: {before:.0?} left, then {:.0?}", guard.remaining());
+    println!(
+        "   extended by hand: {before:.0?} left, then {:.0?}",
+        guard.remaining()
+    );
     guard.release().await?;
-    let guard =
-        router.acquire("billing/9").ttl(Duration::from_millis(100)).keep_alive().await?;
+    let guard = router
+        .acquire("billing/9")
+        .ttl(Duration::from_millis(100))
+        .keep_alive()
+        .await?;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    println!("   kept alive: after three ttls {:.0?} are left", guard.remaining());
+    println!(
+        "   kept alive: after three ttls {:.0?} are left",
+        guard.remaining()
+    );
     Ok(())
 }
 
 async fn lost(router: &Router) -> Result {
     println!("\n6. A lost lease says so");
     let begun = Instant::now();
-    let guard = router.acquire("orders/10").ttl(Duration::from_millis(100)).await?;
+    let guard = router
+        .acquire("orders/10")
+        .ttl(Duration::from_millis(100))
+        .await?;
     let loss = guard.lost().await;
     println!("   after {:.0?} of a ttl of 100ms: {loss}", begun.elapsed());
     let refused = guard.extend().await.unwrap_err();
@@ -172,10 +197,17 @@ async fn node_down(router: &Router, nodes: &[Arc<Cuttable>]) -> Result {
             Ok(guard) => format!("still locked, fence {}", guard.fence()),
             Err(error) => error.to_string(),
         };
-        println!("   {} of {} down: {outcome}", index + 1, route.replicas.len());
+        println!(
+            "   {} of {} down: {outcome}",
+            index + 1,
+            route.replicas.len()
+        );
     }
     nodes.iter().for_each(|node| node.cut(false));
-    println!("   all back: fence {}", router.acquire("billing/11").await?.fence());
+    println!(
+        "   all back: fence {}",
+        router.acquire("billing/11").await?.fence()
+    );
     Ok(())
 }
 
@@ -188,7 +220,10 @@ struct Cuttable {
 
 impl Cuttable {
     fn new(node: impl Node + 'static) -> Arc<Self> {
-        Arc::new(Self { node: Arc::new(node), is_cut: AtomicBool::new(false) })
+        Arc::new(Self {
+            node: Arc::new(node),
+            is_cut: AtomicBool::new(false),
+        })
     }
 
     fn cut(&self, is_cut: bool) {
@@ -221,7 +256,9 @@ impl Node for Cuttable {
 fn nodes_from_arguments() -> Result<Vec<Arc<Cuttable>>> {
     let mut arguments = std::env::args().skip(1);
     let Some(flag) = arguments.next() else {
-        return Ok((1..=5).map(|i| Cuttable::new(MemoryNode::new(format!("node-{i}")))).collect());
+        return Ok((1..=5)
+            .map(|i| Cuttable::new(MemoryNode::new(format!("node-{i}"))))
+            .collect());
     };
     let urls = arguments.next().filter(|_| flag == "--nodes");
     let urls = urls.ok_or("usage: quickstart [--nodes redis://host:port,redis://…]")?;
@@ -229,7 +266,9 @@ fn nodes_from_arguments() -> Result<Vec<Arc<Cuttable>>> {
         .map(|url| {
             let options = RedisOptions::default().namespace("quickstart");
             let node = RedisNode::new(url, options);
-            Ok(Cuttable::new(node.map_err(|problem| format!("{url} {problem}"))?))
+            Ok(Cuttable::new(
+                node.map_err(|problem| format!("{url} {problem}"))?,
+            ))
         })
         .collect()
 }

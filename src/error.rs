@@ -252,9 +252,15 @@ struct For(Option<Duration>);
 
 impl fmt::Display for For {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
-            .map_or(Ok(()), |span| write!(f, " for up to {span:?}"))
+        self.0.map_or(Ok(()), |span| {
+            write!(f, " for up to {:?}", whole_millis(span))
+        })
     }
+}
+
+/// A span as people read it.
+fn whole_millis(span: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 
 struct Causes<'a>(&'a [NodeCause]);

@@ -1,4 +1,54 @@
-//! ringlock
+//! Distributed locks over many Redis or Valkey nodes.
+//!
+//! A consistent-hash ring gives each key its node, so that locks for millions
+//! of keys spread over as many servers as they need. Where one node is not
+//! safe enough, the owner and its successors form a Redlock quorum: the same
+//! call, another number in the configuration. With every lease comes a
+//! *fencing token* that only grows, in both modes.
+//!
+//! ```
+//! # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+//! use ringlock::Router;
+//!
+//! // Five nodes in memory. Real ones: Router::connect(Config::load("ringlock.toml")?)
+//! let router = Router::in_memory(5).await?;
+//!
+//! let written = router
+//!     .with("orders/42", async |lease| {
+//!         // Kept alive while this runs; released when it ends, panics or is dropped.
+//!         format!("UPDATE orders SET …, fence = {0} WHERE fence <= {0}", lease.fence())
+//!     })
+//!     .await?;
+//! # let _ = written; Ok(()) }
+//! ```
+//!
+//! # Guarantees
+//!
+//! - No two leases of one key are valid at once, each by its holder's clock.
+//! - Fences of one key differ, and a later lock has the higher one. This needs
+//!   no clock at all: let the guarded resource refuse what is lower than it
+//!   has seen, and no holder that comes too late can harm it.
+//! - A lost lease is signalled at the latest when it may no longer be relied
+//!   upon, and is never valid again. A failed extend harms nothing.
+//! - Dropping any future at any point leaves nothing locked.
+//! - A server that forgot its locks, or may, grants nothing.
+//!
+//! # What is assumed, and not guaranteed
+//!
+//! The first guarantee needs clocks of clients and servers that run alike
+//! within 1 % and 2 ms over a ttl, and servers whose wall clock makes no step
+//! forward: expiry follows it. Data loss must show (as an absent state,
+//! another `run_id` or another replication history): single lock keys deleted
+//! by hand, or a virtual machine rolled back under its connections, do not. A
+//! lease is advice to its holder; the fence, checked at the resource, is the
+//! guarantee. A lock is not re-entrant.
+//!
+//! # Where to read on
+//!
+//! The [`guide`] has the reasons; [`Acquire`] and [`Guard`] are the calls of
+//! every day; [`Config`] has the settings, [`Error`] what can go wrong.
+//! Inside, read [`proto`] (the protocol, pure), then [`node`] (who carries it
+//! out), then the router, from `drive.rs` upwards.
 
 mod acquire;
 mod bootstrap;
@@ -10,6 +60,7 @@ mod error;
 mod fleet;
 mod gate;
 mod guard;
+pub mod guide;
 mod held;
 mod keeper;
 pub mod node;

@@ -13,7 +13,10 @@ pub(super) struct Address {
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
     pub(super) database: i64,
-    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "read for rediss:// alone"))]
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(dead_code, reason = "read for rediss:// alone")
+    )]
     pub(super) tls: TlsConfig,
 }
 
@@ -46,8 +49,14 @@ impl Address {
         // rest of the URL is the same. Its own message may quote the URL, and
         // with it a password.
         let is_tls = scheme == "rediss";
-        let plain = if is_tls { url.replacen("rediss", "redis", 1) } else { url.into() };
-        let info = plain.into_connection_info().map_err(|_| format!("is malformed: {HELP}"))?;
+        let plain = if is_tls {
+            url.replacen("rediss", "redis", 1)
+        } else {
+            url.into()
+        };
+        let info = plain
+            .into_connection_info()
+            .map_err(|_| format!("is malformed: {HELP}"))?;
         let place = match info.addr().clone() {
             ConnectionAddr::Tcp(host, port) if is_tls => Place::Tls { host, port },
             ConnectionAddr::Tcp(host, port) => Place::Tcp { host, port },

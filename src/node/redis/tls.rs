@@ -28,9 +28,15 @@ pub(super) fn connector(config: &TlsConfig) -> io::Result<TlsConnector> {
             builder.with_client_auth_cert(certificates(certificate)?, private)
         }
         (None, None) => Ok(builder.with_no_client_auth()),
-        _ => return Err(io::Error::other("[tls] needs both certificate and key, or neither")),
+        _ => {
+            return Err(io::Error::other(
+                "[tls] needs both certificate and key, or neither",
+            ));
+        }
     };
-    Ok(TlsConnector::from(Arc::new(client.map_err(io::Error::other)?)))
+    Ok(TlsConnector::from(Arc::new(
+        client.map_err(io::Error::other)?,
+    )))
 }
 
 fn roots(config: &TlsConfig) -> io::Result<RootCertStore> {
@@ -41,7 +47,9 @@ fn roots(config: &TlsConfig) -> io::Result<RootCertStore> {
     };
     let (added, _) = store.add_parsable_certificates(trusted);
     if added == 0 {
-        return Err(io::Error::other("no certificate authority is known: name one as tls.ca"));
+        return Err(io::Error::other(
+            "no certificate authority is known: name one as tls.ca",
+        ));
     }
     Ok(store)
 }

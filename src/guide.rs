@@ -1,0 +1,110 @@
+//! A guide, as documentation only: choosing a mode and a ttl, fencing a
+//! resource, first start and lost nodes, testing your own code.
+//!
+//! # Choosing a mode
+//!
+//! With `replicas = 1` a key lives on one node, and a cluster of N nodes does
+//! N times the work of one. If that node is lost, its keys wait for it; nobody
+//! else's do. With 3 or 5 replicas a key is locked while most of its nodes
+//! agree; it costs as many requests, and waits for the second or third
+//! fastest of them. Most services have very many keys of the first kind and a
+//! few of the second: give those a prefix.
+//!
+//! ```toml
+//! [router]
+//! replicas = 1
+//! [[override]]
+//! prefix = "billing/"
+//! replicas = 5
+//! ```
+//!
+//! # Choosing a ttl
+//!
+//! The ttl is how long a key stays locked after its holder dies. It is *not*
+//! how long the work may take: [`keep_alive`](crate::Acquire::keep_alive) and
+//! [`with`](crate::Router::with) extend the lease from each third of the ttl
+//! to the next, and go on trying until it is over. Give it a length that
+//! survives the pauses that you know of (a collector, a slow disk, a brief
+//! outage of a server): ten seconds is a good start. Of a ttl, 1 % and 2 ms go
+//! to clocks that drift; below 13 ms nothing would be left.
+//!
+//! A node has a twentieth of the ttl to answer, 50 ms at least and a second at
+//! most. With very short ttls a slow node fails sooner.
+//!
+//! `max_ttl` is what everybody waits for when something was lost: a first
+//! start, later also a change of membership. Do not set it higher than you
+//! need.
+//!
+//! # Fencing a resource
+//!
+//! A lock that expires cannot stop a holder that does not know it yet. The
+//! resource can, if it sees the [fence](crate::Guard::fence): a number that
+//! grows with every grant of the key. Keep the highest that was seen, and
+//! refuse a lower one, in the same atomic step as the write:
+//!
+//! ```sql
+//! UPDATE account SET balance = $1, fence = $2 WHERE id = $3 AND fence <= $2
+//! ```
+//!
+//! No row changed: somebody newer was here. Fences are below 2^63 and fit a
+//! `BIGINT`. `examples/fenced_writer.rs` does it with a file.
+//!
+//! # What a lost lease looks like
+//!
+//! [`Guard::lost`](crate::Guard::lost) resolves at the latest when the lease
+//! may no longer be relied upon; [`Loss`](crate::Loss) says why. Work that
+//! cannot be fenced should stop then:
+//!
+//! ```
+//! # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+//! # let router = ringlock::Router::in_memory(1).await?;
+//! # async fn print_labels() {}
+//! router
+//!     .with("printer", async |lease| {
+//!         tokio::select! {
+//!             () = print_labels() => {}
+//!             loss = lease.lost() => eprintln!("stopping: {loss}"),
+//!         }
+//!     })
+//!     .await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # First start and lost nodes
+//!
+//! A server that has no state grants nothing: it may have forgotten what it
+//! had locked. The first router of a new cluster marks all nodes, waits until
+//! whatever was locked before has expired (`max_ttl` and drift), and gives
+//! them their first *view*; `init = "now"` skips the wait on your word that
+//! nothing was locked. Any number of routers may start at once; one of them
+//! does it, and if it dies another takes over.
+//!
+//! A node that comes back without its data, or as another incarnation (a
+//! promoted replica, a restored snapshot), is noticed on connecting. In quorum
+//! mode the others go on without it. In sharded mode its keys fail with
+//! [`NoQuorum`](crate::Error::NoQuorum) and the reason; the cure is to bring
+//! its data back, or to initialise the cluster anew: stop the routers, flush
+//! ringlock's own keys (`ringlock!*`) on all nodes, start again. When all
+//! nodes lost their data the running routers do that by themselves.
+//!
+//! A server with `appendonly yes` and `appendfsync always` forgets nothing
+//! when it restarts: say `durable = true` of it, and it goes on at once.
+//!
+//! # Testing your own code
+//!
+//! [`Router::in_memory`](crate::Router::in_memory) needs no server. With
+//! [`MemoryNode`](crate::MemoryNode) a test can take nodes down, slow them,
+//! hang or wipe them, and see what its code does with a lost lease:
+//!
+//! ```
+//! # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+//! use std::time::Duration;
+//! use ringlock::{Loss, MemoryNode, Router};
+//!
+//! let node = MemoryNode::new("a");
+//! let router = Router::builder().memory_node(node.clone()).connect().await?;
+//! let guard = router.acquire("job").ttl(Duration::from_millis(50)).keep_alive().await?;
+//! node.stop();
+//! assert_eq!(guard.lost().await, Loss::Expired);
+//! # Ok(()) }
+//! ```
