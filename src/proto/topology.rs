@@ -1,6 +1,6 @@
 //! Topology and view: which nodes there are, and which of them hold a key.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -249,8 +249,8 @@ impl View {
             .map(|exception| exception.replicas);
         for replicas in std::iter::once(topology.replicas).chain(overridden) {
             check_replicas(replicas)?;
-            if !sets.contains_key(&replicas) {
-                sets.insert(replicas, ring.replica_sets(replicas)?);
+            if let Entry::Vacant(vacant) = sets.entry(replicas) {
+                vacant.insert(ring.replica_sets(replicas)?);
             }
         }
         for (index, exception) in topology.overrides.iter().enumerate() {
@@ -355,7 +355,7 @@ impl fmt::Debug for View {
 fn check_replicas(replicas: usize) -> Result<(), TopologyError> {
     match replicas {
         _ if replicas > MAX_REPLICAS => Err(TopologyError::TooManyReplicas { replicas }),
-        _ if replicas % 2 == 0 => Err(TopologyError::EvenReplicas { replicas }),
+        _ if replicas.is_multiple_of(2) => Err(TopologyError::EvenReplicas { replicas }),
         _ => Ok(()),
     }
 }

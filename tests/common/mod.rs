@@ -3,6 +3,12 @@
 
 #![allow(dead_code, reason = "every test target uses its own part of this")]
 #![allow(unreachable_pub, reason = "a module of tests, not of the crate")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

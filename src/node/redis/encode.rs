@@ -6,7 +6,7 @@ use super::batch::{Kind, Section};
 use super::lane::Pending;
 use super::scripts::{Script, Scripts};
 use crate::proto::lease::{Key, Token, Ttl};
-use crate::proto::wire::{Absent, Request, Slot};
+use crate::proto::wire::{Absent, Request, Slot, ViewId};
 
 /// How acquires are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,67 +62,15 @@ impl Dialect {
     /// Appends the commands of `section` and notes how many replies they get.
     pub(super) fn encode(&self, section: &mut Section, out: &mut Vec<u8>) {
         let requests = &section.requests;
-        section.replies_due = match &mut section.kind {
-            Kind::AcquireTransaction(_, slots) => self.transaction(requests, slots, out),
-            Kind::AcquireScript(view) => {
-                self.begin(
-                    Script::Acquire,
-                    2 + requests.len(),
-                    1 + 4 * requests.len(),
-                    out,
-                );
-                bulk(out, &self.id);
-                bulk(out, &self.counters);
-                self.keys(requests, out);
-                bulk(out, view.to_string().as_bytes());
-                for pending in requests {
-                    if let Request::Acquire {
-                        token,
-                        ttl,
-                        slot,
-                        floor,
-                        ..
-                    } = &pending.request
-                    {
-                        lease(out, token, *ttl, *slot, *floor);
-                    }
-                }
-                1
+        section.replies_due = 1;
+        match &mut section.kind {
+            Kind::AcquireTransaction(_, slots) => {
+                self.transaction(requests, slots, out);
+                // MULTI, one QUEUED each, EXEC.
+                section.replies_due = requests.len() + slots.len() + 3;
             }
-            Kind::Extend(view) => {
-                self.begin(
-                    Script::Extend,
-                    2 + requests.len(),
-                    1 + 5 * requests.len(),
-                    out,
-                );
-                bulk(out, &self.id);
-                bulk(out, &self.counters);
-                self.keys(requests, out);
-                bulk(out, view.to_string().as_bytes());
-                for pending in requests {
-                    if let Request::Extend {
-                        token,
-                        ttl,
-                        slot,
-                        floor,
-                        absent,
-                        ..
-                    } = &pending.request
-                    {
-                        lease(out, token, *ttl, *slot, *floor);
-                        bulk(
-                            out,
-                            if *absent == Absent::Heal {
-                                b"heal"
-                            } else {
-                                b"keep"
-                            },
-                        );
-                    }
-                }
-                1
-            }
+            Kind::AcquireScript(view) => self.leases(Script::Acquire, *view, requests, out),
+            Kind::Extend(view) => self.leases(Script::Extend, *view, requests, out),
             Kind::Release => {
                 self.begin(Script::Release, requests.len(), requests.len(), out);
                 self.keys(requests, out);
@@ -131,7 +79,6 @@ impl Dialect {
                         stored(out, token);
                     }
                 }
-                1
             }
             Kind::Remaining(_) => {
                 for key in requests.iter().filter_map(|pending| pending.request.key()) {
@@ -139,32 +86,61 @@ impl Dialect {
                     bulk(out, b"PTTL");
                     self.key(key, out);
                 }
-                requests.len()
+                section.replies_due = requests.len();
             }
             Kind::Control => {
-                if let Some(pending) = requests.first() {
-                    self.control(&pending.request, out);
-                }
-                1
+                requests
+                    .iter()
+                    .for_each(|pending| self.control(&pending.request, out));
             }
-            Kind::Recheck => {
-                self.control(&Request::Status, out);
-                1
-            }
-            Kind::Load(script) => {
-                script.load(out);
-                1
-            }
-        };
+            Kind::Recheck => self.control(&Request::Status, out),
+            Kind::Load(script) => script.load(out),
+        }
     }
 
-    /// Returns the number of replies.
-    fn transaction(
-        &self,
-        requests: &[Pending],
-        slots: &mut Vec<(Slot, u64)>,
-        out: &mut Vec<u8>,
-    ) -> usize {
+    /// ACQUIRE and EXTEND as scripts: what they have in common.
+    fn leases(&self, script: Script, view: ViewId, requests: &[Pending], out: &mut Vec<u8>) {
+        let fields = if script == Script::Acquire { 4 } else { 5 };
+        self.begin(script, 2 + requests.len(), 1 + fields * requests.len(), out);
+        bulk(out, &self.id);
+        bulk(out, &self.counters);
+        self.keys(requests, out);
+        bulk(out, view.to_string().as_bytes());
+        for pending in requests {
+            match &pending.request {
+                Request::Acquire {
+                    token,
+                    ttl,
+                    slot,
+                    floor,
+                    ..
+                } => {
+                    lease(out, token, *ttl, *slot, *floor);
+                }
+                Request::Extend {
+                    token,
+                    ttl,
+                    slot,
+                    floor,
+                    absent,
+                    ..
+                } => {
+                    lease(out, token, *ttl, *slot, *floor);
+                    bulk(
+                        out,
+                        if *absent == Absent::Heal {
+                            b"heal"
+                        } else {
+                            b"keep"
+                        },
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn transaction(&self, requests: &[Pending], slots: &mut Vec<(Slot, u64)>, out: &mut Vec<u8>) {
         command(out, &[b"MULTI"]);
         for pending in requests {
             let Request::Acquire {
@@ -204,8 +180,6 @@ impl Dialect {
         }
         command(out, &[b"GET", &self.id]);
         command(out, &[b"EXEC"]);
-        // MULTI, one QUEUED each, EXEC.
-        requests.len() + slots.len() + 3
     }
 
     pub(super) fn control(&self, request: &Request, out: &mut Vec<u8>) {
