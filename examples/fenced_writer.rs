@@ -10,6 +10,7 @@
 //! and a writer that changed no row knows that it came too late.
 
 #![allow(clippy::print_stdout, reason = "an example speaks to its reader")]
+#![allow(clippy::unwrap_used, reason = "what is shown to fail must fail")]
 
 use std::fs::{self, File};
 use std::io;

@@ -7,6 +7,7 @@
 //! ```
 
 #![allow(clippy::print_stdout, reason = "an example speaks to its reader")]
+#![allow(clippy::unwrap_used, reason = "what is shown to fail must fail")]
 
 use std::error::Error;
 use std::sync::Arc;
