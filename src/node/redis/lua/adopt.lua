@@ -5,7 +5,7 @@ local member = redis.call('HMGET', KEYS[2], 'nonce', 'inc', 'epoch')
 if member[1] ~= ARGV[4] or member[2] ~= ARGV[5] then
   return { redis.call('GET', KEYS[1]) or '', member[1] or '', member[2] or '' }
 end
-if tonumber(member[3] or 0) < tonumber(ARGV[1]) then
+if tonumber(member[3] or -1) < tonumber(ARGV[1]) then
   redis.call('HSET', KEYS[2], 'epoch', ARGV[1], 'doc', ARGV[3])
   -- Counters start afresh: the epoch leads the fence.
   redis.call('DEL', KEYS[3])
