@@ -18,10 +18,10 @@ pub use memory::MemoryNode;
 
 /// One lock server.
 ///
-/// Requests are carried out in the order in which they were submitted, and
-/// each is answered exactly once, by its deadline. Neither blocks: `submit`
-/// may be called from a destructor. The answer may come before `submit`
-/// returns.
+/// Requests for one key, and requests that change what the node serves, take
+/// effect in the order in which they were submitted. Each request is answered
+/// exactly once, by its deadline. Neither call blocks: `submit` may be made
+/// from a destructor. The answer may come before `submit` returns.
 pub trait Node: fmt::Debug + Send + Sync {
     /// Sends `request` on its way; `reply` is told the answer, an error at the
     /// latest at `deadline`.

@@ -57,18 +57,26 @@ impl Section {
     }
 }
 
-/// Takes up to [`MAX_BATCH`] requests out of `lane`, no two for one key (they
-/// must keep their order), sorted into sections.
-pub(super) fn gather(lane: &Lane, prefers_script: bool) -> Vec<Section> {
+/// Takes up to [`MAX_BATCH`] requests out of `lane`, sorted into sections.
+///
+/// Sorting changes their order, so that they must not touch each other: no two
+/// are for one key, and one that changes what the node serves goes alone. Keys
+/// of `unsettled` requests, sent already, wait until those are settled.
+pub(super) fn gather(lane: &Lane, prefers_script: bool, unsettled: &HashSet<Key>) -> Vec<Section> {
     let mut keys: HashSet<Key> = HashSet::new();
     let mut taken = 0;
-    let requests = lane.take_while(|pending| {
+    let mut room = MAX_BATCH;
+    let requests = lane.take_while(|Pending { request, .. }| {
+        let fits = match request.key() {
+            Some(key) => !unsettled.contains(key) && keys.insert(key.clone()),
+            None if matches!(request, Request::Status | Request::Document) => true,
+            None => {
+                room = 1;
+                unsettled.is_empty()
+            }
+        };
         taken += 1;
-        let is_new = pending
-            .request
-            .key()
-            .is_none_or(|key| keys.insert(key.clone()));
-        is_new && taken <= MAX_BATCH
+        fits && taken <= room
     });
     let mut sections: Vec<Section> = Vec::new();
     for pending in requests {

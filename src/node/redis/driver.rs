@@ -1,7 +1,7 @@
 //! The task of one node: makes the connection, sends what waits, and gives
 //! every request its answer.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use super::stream::Stream;
 use crate::clock;
 use crate::node::ReplyTo;
 use crate::proto::backoff::Backoff;
+use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::proto::wire::{
     Answer, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival, Standing,
@@ -132,6 +133,10 @@ struct State {
     dialect: Dialect,
     status: NodeStatus,
     in_flight: VecDeque<Section>,
+    /// Keys of the acquires that are under way as transactions. One of these
+    /// may have to be undone or repeated, before anything later is done to its
+    /// key.
+    unsettled: HashSet<Key>,
     out: Vec<u8>,
     written: usize,
     needs_flush: bool,
@@ -144,6 +149,7 @@ impl<'a> Session<'a> {
             dialect: connection.dialect.clone(),
             status: connection.status.clone(),
             in_flight: VecDeque::new(),
+            unsettled: HashSet::new(),
             out: Vec::new(),
             written: 0,
             needs_flush: false,
@@ -219,7 +225,7 @@ impl<'a> Session<'a> {
     fn fill(&mut self) {
         while self.state.in_flight.len() < MAX_IN_FLIGHT {
             let prefers_script = self.state.dialect.encoding == Encoding::Script;
-            let sections = gather(self.lane, prefers_script);
+            let sections = gather(self.lane, prefers_script, &self.state.unsettled);
             if sections.is_empty() {
                 return;
             }
@@ -324,6 +330,12 @@ impl<'a> Session<'a> {
     }
 
     fn settle_batch(&mut self, section: Section, value: Value) {
+        if let Kind::AcquireTransaction(..) = section.kind {
+            let keys = section.requests.iter().filter_map(|p| p.request.key());
+            keys.for_each(|key| {
+                self.state.unsettled.remove(key);
+            });
+        }
         let resolutions = decode::decode(&section, value);
         let mut held = Vec::new();
         let mut holders = Vec::new();
@@ -357,6 +369,10 @@ impl<'a> Session<'a> {
 
 impl State {
     fn push(&mut self, mut section: Section) {
+        if let Kind::AcquireTransaction(..) = section.kind {
+            let keys = section.requests.iter().filter_map(|p| p.request.key());
+            self.unsettled.extend(keys.cloned());
+        }
         self.dialect.encode(&mut section, &mut self.out);
         self.in_flight.push_back(section);
     }
