@@ -35,9 +35,6 @@ const MAX_IN_FLIGHT: usize = 8;
 /// A connection that has owed an answer for so long is given up.
 const STALL_LIMIT: Duration = Duration::from_secs(3);
 
-/// How often deadlines are looked at while some have passed already.
-const TICK: Duration = Duration::from_millis(10);
-
 /// How often a server that is another incarnation is asked whether it has been
 /// let in again.
 const RECHECK: Duration = Duration::from_millis(500);
@@ -117,7 +114,7 @@ impl Driver {
 
     async fn next_expiry(&self) {
         let arrived = self.lane.arrived.notified();
-        clock::within(self.lane.earliest_deadline(), arrived).await;
+        clock::within(self.lane.expires(), arrived).await;
     }
 }
 
@@ -186,7 +183,7 @@ impl<'a> Session<'a> {
             ..
         } = connection;
         let mut decoder = combine::stream::Decoder::new();
-        let timer = tokio::time::sleep(TICK);
+        let timer = tokio::time::sleep(STALL_LIMIT);
         tokio::pin!(timer);
         loop {
             self.fill();
@@ -195,7 +192,8 @@ impl<'a> Session<'a> {
             }
             let has_output = self.state.has_output();
             let wants_more = self.state.in_flight.len() < MAX_IN_FLIGHT;
-            let timer_at = self.state.next_deadline();
+            let deadlines = [self.state.next_deadline(), self.lane.expires()];
+            let timer_at = deadlines.into_iter().flatten().min();
             if let Some(deadline) = timer_at {
                 let at = tokio::time::Instant::now() + deadline.saturating_since(clock::now());
                 if timer.is_elapsed() || at < timer.deadline() {

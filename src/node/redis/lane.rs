@@ -33,7 +33,20 @@ pub(super) struct Lane {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Pending>,
+    /// No request in the queue has an earlier deadline.
+    expires: Instant,
     condition: Condition,
+}
+
+impl State {
+    /// A request with this deadline is about to be queued.
+    fn expect(&mut self, deadline: Instant) {
+        self.expires = if self.queue.is_empty() {
+            deadline
+        } else {
+            self.expires.min(deadline)
+        };
+    }
 }
 
 /// What becomes of a new request.
@@ -62,6 +75,7 @@ impl Lane {
                 "too many requests wait for this node: it is slower than its callers",
             ),
             Condition::Connecting | Condition::Up => {
+                state.expect(pending.deadline);
                 state.queue.push_back(pending);
                 drop(state);
                 return self.arrived.notify_one();
@@ -75,6 +89,7 @@ impl Lane {
     pub(super) fn push_back_front(&self, requests: Vec<Pending>) {
         let mut state = self.state.lock();
         for pending in requests.into_iter().rev() {
+            state.expect(pending.deadline);
             state.queue.push_front(pending);
         }
         drop(state);
@@ -96,24 +111,25 @@ impl Lane {
         self.state.lock().queue.is_empty()
     }
 
-    /// The earliest deadline in the queue.
-    pub(super) fn earliest_deadline(&self) -> Option<Instant> {
-        self.state
-            .lock()
-            .queue
-            .iter()
-            .map(|pending| pending.deadline)
-            .min()
+    /// When to look for what has expired, if anything waits.
+    pub(super) fn expires(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        (!state.queue.is_empty()).then_some(state.expires)
     }
 
     /// Answers whatever has waited past its deadline.
     pub(super) fn expire(&self) {
         let now = clock::now();
         let mut state = self.state.lock();
+        if now < state.expires {
+            return;
+        }
         let queued = std::mem::take(&mut state.queue);
         let (expired, waiting): (VecDeque<_>, VecDeque<_>) = queued
             .into_iter()
             .partition(|pending| pending.deadline <= now);
+        let earliest = waiting.iter().map(|pending| pending.deadline).min();
+        state.expires = earliest.unwrap_or_default();
         state.queue = waiting;
         drop(state);
         for pending in expired {
