@@ -120,7 +120,7 @@ impl Line<'_> {
 
     /// Logs in and asks who the server is.
     async fn introduce(&mut self) -> Result<Identity, NodeError> {
-        const SECTIONS: [&[u8]; 3] = [b"server", b"replication", b"memory"];
+        const SECTIONS: [&[u8]; 4] = [b"server", b"replication", b"memory", b"persistence"];
         let Address {
             username,
             password,
@@ -180,7 +180,8 @@ impl Line<'_> {
         let Some(expected) = status.stamped.clone() else {
             return Ok(());
         };
-        if identity.fact("aof_enabled") == Some("0") {
+        if let Err(reason) = identity.check_durable() {
+            tracing::warn!(node = %self.address, reason, "not durable: its data counts as lost");
             return Ok(());
         }
         let restamp = Request::Restamp { expected };
@@ -216,6 +217,19 @@ impl Identity {
         match (self.fact("run_id"), self.fact("master_replid")) {
             (Some(run), Some(history)) => Ok(format!("{run}/{history}")),
             _ => Err(misfit("INFO")),
+        }
+    }
+
+    /// Whether the operator's word that it is durable can be true: a restart
+    /// alone keeps every write, and with an append-only file alone.
+    fn check_durable(&self) -> Result<(), &'static str> {
+        let earlier_history = self.fact("master_replid2").unwrap_or_default();
+        if self.fact("aof_enabled") != Some("1") {
+            Err("it keeps no append-only file")
+        } else if earlier_history.bytes().any(|digit| digit != b'0') {
+            Err("it was a replica")
+        } else {
+            Ok(())
         }
     }
 
