@@ -10,6 +10,8 @@
     reason = "a test that cannot go on fails"
 )]
 
+pub mod proxy;
+
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
