@@ -110,6 +110,20 @@ impl Default for RouterConfig {
     }
 }
 
+impl RouterConfig {
+    /// What the names of ringlock's own state begin with.
+    fn own_state(&self) -> String {
+        format!("{}!", self.namespace)
+    }
+
+    /// What a key must not begin with, lest its name on the server be one of
+    /// ringlock's own; `None` where the prefix keeps them apart.
+    pub(crate) fn reserved_keys(&self) -> Option<String> {
+        let own = self.own_state();
+        own.strip_prefix(&self.key_prefix).map(Into::into)
+    }
+}
+
 /// What to do when no node of the cluster has any state: it is new, or all
 /// nodes lost their data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -345,11 +359,25 @@ impl Config {
         bounded("router.max_ttl", *max_ttl)?;
         bounded("router.view_lease", *view_lease)?;
         Ttl::new(*ttl, *max_ttl).map_err(ConfigError::Ttl)?;
+        if self.nodes.is_empty() {
+            return Err(ConfigError::Setting {
+                setting: "node",
+                value: "[]".into(),
+                remedy: "name at least one: [[node]] with name and url",
+            });
+        }
         if namespace.is_empty() || namespace.contains(|char: char| char.is_whitespace()) {
             return Err(ConfigError::Setting {
                 setting: "router.namespace",
                 value: format!("{namespace:?}"),
                 remedy: "must be a word: ringlock's own state is kept under it",
+            });
+        }
+        if self.router.key_prefix.starts_with(&self.router.own_state()) {
+            return Err(ConfigError::Setting {
+                setting: "router.key_prefix",
+                value: format!("{:?}", self.router.key_prefix),
+                remedy: "must not begin with the namespace and !: ringlock's own state is kept there",
             });
         }
         // A trial: every rule of a view is then checked where it is stated.
@@ -484,6 +512,8 @@ mod tests {
         assert!(error(&format!("[router]\nttl = \"0s\"\n{nodes}")).contains("too short"));
         assert!(error(&format!("[router]\nmax_ttl = \"9ms\"\n{nodes}")).contains("100ms"));
         assert!(error(&format!("[router]\nnamespace = \"\"\n{nodes}")).contains("namespace"));
+        let own = "[router]\nkey_prefix = \"ringlock!m\"\n";
+        assert!(error(&format!("{own}{nodes}")).contains("key_prefix"));
         assert!(error(&format!("{nodes}weight = 0")).contains("weight"));
     }
 

@@ -49,8 +49,9 @@ struct Shared {
     /// The task that gives a cluster that lost everything a view again, and
     /// when the cluster was last looked at.
     revision: Mutex<(Option<JoinHandle<()>>, Instant)>,
-    reserved: String,
-    key_prefix: String,
+    /// What a key must not begin with: with the prefix before it, it would
+    /// name ringlock's own state.
+    reserved: Option<String>,
 }
 
 /// What an acquire does that says nothing else.
@@ -144,8 +145,7 @@ impl Router {
                 gate: Gate::new(),
                 keeper,
                 revision: Mutex::default(),
-                reserved: format!("{}!", config.router.namespace),
-                key_prefix: config.router.key_prefix.clone(),
+                reserved: config.router.reserved_keys(),
             }),
         })
     }
@@ -254,18 +254,11 @@ impl Router {
 
     pub(crate) fn check_key(&self, key: impl AsRef<[u8]>) -> Result<Key, KeyError> {
         let key = Key::new(key)?;
-        let Shared {
-            key_prefix,
-            reserved,
-            ..
-        } = &*self.shared;
-        let stored = [key_prefix.as_bytes(), key.as_bytes()].concat();
-        if stored.starts_with(reserved.as_bytes()) {
-            let reserved = reserved.clone();
-            return Err(KeyError::Reserved {
-                key: key.to_string(),
-                reserved,
-            });
+        if let Some(reserved) = &self.shared.reserved
+            && key.as_bytes().starts_with(reserved.as_bytes())
+        {
+            let (key, reserved) = (key.to_string(), reserved.clone());
+            return Err(KeyError::Reserved { key, reserved });
         }
         Ok(key)
     }

@@ -41,7 +41,7 @@ pub enum KeyError {
     },
     /// The key falls among the names that ringlock keeps its own state under.
     #[error(
-        "the lock key {key:?} is reserved: names on the server that begin with {reserved:?} hold ringlock's own state"
+        "the lock key {key:?} is reserved: keys that begin with {reserved:?} would name ringlock's own state"
     )]
     Reserved {
         /// The key that was refused.
