@@ -39,6 +39,9 @@ pub(super) fn misfit(what: &str) -> NodeError {
 /// A server's error reply as an error of the node.
 pub(super) fn refusal(error: &ServerError) -> NodeError {
     let (code, details) = (error.code(), error.details().unwrap_or_default());
+    // Within a script the refusal has no code of its own.
+    let is_forbidden =
+        details.contains("user executing the script") || details.contains("ACL failure in script");
     let (kind, advice) = match code {
         "WRONGTYPE" => (
             NodeErrorKind::WrongType,
@@ -48,7 +51,7 @@ pub(super) fn refusal(error: &ServerError) -> NodeError {
             NodeErrorKind::Denied,
             "the server refuses the credentials: check user and password in the node's url",
         ),
-        "NOPERM" => (
+        _ if code == "NOPERM" || is_forbidden => (
             NodeErrorKind::Denied,
             "the server's ACL forbids the user a command or key that ringlock needs",
         ),
