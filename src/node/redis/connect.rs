@@ -148,9 +148,12 @@ impl Line<'_> {
         };
         let answers = self.ask(write, commands).await?;
         let mut facts = BTreeMap::new();
-        for answer in answers {
+        for (index, answer) in answers.into_iter().enumerate() {
             match answer {
                 Value::Okay => {}
+                Value::ServerError(error) if index == 0 && password.is_some() => {
+                    return Err(bad_credentials(&error));
+                }
                 Value::BulkString(text) => {
                     let text = String::from_utf8_lossy(&text).into_owned();
                     let lines = text.lines().filter_map(|line| line.split_once(':'));
@@ -286,6 +289,18 @@ pub(super) fn broken(address: &Address, error: &redis::RedisError) -> NodeError 
         NodeErrorKind::Unreachable
     };
     NodeError::new(kind, format!("the connection to {address} broke: {error}"))
+}
+
+/// A refused AUTH. A server that does not know the command quotes it: what it
+/// says is not passed on.
+fn bad_credentials(error: &redis::ServerError) -> NodeError {
+    let code = error.code();
+    NodeError::new(
+        NodeErrorKind::Denied,
+        format!(
+            "the server refuses the credentials: check user and password in the node's url ({code})"
+        ),
+    )
 }
 
 fn unexpected(answer: Value, what: &str) -> NodeError {
