@@ -7,9 +7,12 @@
     clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "a test that cannot go on fails"
 )]
 
+pub mod fake;
+pub mod node;
 pub mod proxy;
 
 use std::path::PathBuf;
@@ -54,8 +57,37 @@ impl RedisServer {
         format!("unix://{}", self.socket().display())
     }
 
+    /// Starts a server that listens on a TCP port of the loopback as well, and
+    /// tells the port.
+    pub fn start_on_tcp(arguments: &[&str]) -> (Self, u16) {
+        let mut server = Self {
+            child: None,
+            directory: tempfile::tempdir().expect("a temporary directory"),
+            arguments: Vec::new(),
+        };
+        // A port that is free now may be taken a moment later.
+        for _ in 0..10 {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let port = listener.local_addr().expect("its address").port();
+            drop(listener);
+            let (number, save) = (port.to_string(), ["--save", ""]);
+            let own = ["--port", &number, "--bind", "127.0.0.1"];
+            let all = own.iter().chain(&save).chain(arguments);
+            server.arguments = all.copied().map(Into::into).collect();
+            match server.try_spawn() {
+                Ok(()) => return (server, port),
+                Err(error) => println!("port {port}: {error}"),
+            }
+        }
+        panic!("redis-server does not start");
+    }
+
     /// Starts the server again in the same directory, after [`Self::kill`].
     pub fn spawn(&mut self) {
+        self.try_spawn().unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    fn try_spawn(&mut self) -> Result<(), String> {
         let _ = std::fs::remove_file(self.socket());
         let child = Command::new("redis-server")
             .args(["--port", "0", "--unixsocket"])
@@ -67,16 +99,22 @@ impl RedisServer {
             .stderr(Stdio::null())
             .spawn()
             .expect("redis-server must be installed: scripts/test.sh does it");
-        self.child = Some(child);
+        let child = self.child.insert(child);
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
+            if let Some(status) = child.try_wait().expect("its status") {
+                return Err(format!("redis-server ended: {status}"));
+            }
             // A refused login is an answer too.
-            let client = redis::Client::open(self.url()).expect("a client");
+            let url = format!("unix://{}/redis.sock", self.directory.path().display());
+            let client = redis::Client::open(url).expect("a client");
             let ping = |mut connection| redis::cmd("PING").exec(&mut connection);
             match client.get_connection().and_then(ping) {
-                Ok(()) => return,
-                Err(error) if error.to_string().contains("NOAUTH") => return,
-                Err(error) if Instant::now() > deadline => panic!("redis-server: {error}"),
+                Ok(()) => return Ok(()),
+                Err(error) if error.to_string().contains("NOAUTH") => return Ok(()),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(format!("redis-server: {error}"));
+                }
                 Err(_) => std::thread::sleep(Duration::from_millis(2)),
             }
         }
@@ -252,4 +290,15 @@ pub async fn eventually(limit: Duration, what: &str, mut condition: impl FnMut()
         );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// The seed of a random test: that of the environment variable `RINGLOCK_SEED`,
+/// or else a fresh one. Printed, so that a failure tells it.
+pub fn seed() -> u64 {
+    let seed = match std::env::var("RINGLOCK_SEED") {
+        Ok(text) => text.parse().expect("RINGLOCK_SEED is a number"),
+        Err(_) => rand::random(),
+    };
+    println!("RINGLOCK_SEED={seed}");
+    seed
 }

@@ -1,0 +1,95 @@
+//! Nodes spoken to directly, and their answers counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ringlock::node::{Node, ReplyTo, Sink};
+use ringlock::proto::wire::{Answer, Request};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::Notify;
+
+/// The reading of the clock by which nodes are given deadlines.
+pub fn now() -> ringlock::Instant {
+    let time = clock_gettime(ClockId::Boottime);
+    let nanos = Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32).as_nanos();
+    ringlock::Instant::from_nanos(nanos as u64)
+}
+
+/// Submits one request to `node` and waits for its answer.
+pub async fn ask(node: &dyn Node, request: Request, limit: Duration) -> Answer {
+    let inbox = Inbox::new(1);
+    node.submit(request, now() + limit, inbox.slot(0));
+    inbox.all(limit).await.remove(0)
+}
+
+/// How long an answer may come after its deadline: the machine may be busy.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// Takes in the answers to many requests, and counts them.
+#[derive(Debug)]
+pub struct Inbox {
+    state: Mutex<State>,
+    complete: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    answers: Vec<Option<Answer>>,
+    missing: usize,
+    surplus: Vec<Answer>,
+}
+
+impl Inbox {
+    /// For this many requests.
+    pub fn new(requests: usize) -> Arc<Self> {
+        let state = State {
+            answers: vec![None; requests],
+            missing: requests,
+            surplus: Vec::new(),
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            complete: Notify::new(),
+        })
+    }
+
+    /// Where the answer to request `index` goes.
+    pub fn slot(self: &Arc<Self>, index: usize) -> ReplyTo {
+        let sink = Arc::clone(self) as Arc<dyn Sink>;
+        ReplyTo::new(sink, u32::try_from(index).expect("few requests"))
+    }
+
+    /// Requests that are not answered yet.
+    pub fn missing(&self) -> usize {
+        self.state.lock().missing
+    }
+
+    /// The answers, exactly one to each request; they must be there within
+    /// `limit` and a [`GRACE`].
+    pub async fn all(&self, limit: Duration) -> Vec<Answer> {
+        if self.missing() > 0 {
+            let in_time = tokio::time::timeout(limit + GRACE, self.complete.notified()).await;
+            let missing = self.missing();
+            assert!(in_time.is_ok(), "{missing} requests are unanswered");
+        }
+        let mut state = self.state.lock();
+        let surplus = &state.surplus;
+        assert!(surplus.is_empty(), "answered more than once: {surplus:?}");
+        state.answers.drain(..).flatten().collect()
+    }
+}
+
+impl Sink for Inbox {
+    fn accept(self: Arc<Self>, ticket: u32, answer: Answer) {
+        let mut state = self.state.lock();
+        if let Some(second) = state.answers[ticket as usize].replace(answer) {
+            state.surplus.push(second);
+            return;
+        }
+        state.missing -= 1;
+        if state.missing == 0 {
+            self.complete.notify_one();
+        }
+    }
+}

@@ -1,0 +1,602 @@
+//! The Redis node against the table that specifies every node: random requests
+//! go to both, and every reply and every state must be the same.
+//!
+//! Two differences are intended, both in the transaction encoding, whose counts
+//! are taken before its outcome is known: an ACQUIRE under a view that is not
+//! served takes a count, and one of a key that its own token holds takes one
+//! more. Gaps between counts harm nobody. The test takes these counts from the
+//! table as well, so that all else must be equal to the last bit; only where no
+//! view is served there is no table to count in, and the counts, which the next
+//! view discards, are not compared.
+//!
+//! `RINGLOCK_SEED` repeats a run.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and tells how far it came"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::node::{Inbox, ask, now};
+use common::{RedisServer, seed};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use ringlock::node::Node;
+use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
+use ringlock::proto::lease::{Key, Token, Ttl};
+use ringlock::proto::table::LockTable;
+use ringlock::proto::wire::{
+    Absent, Answer, Incarnation, NodeStatus, Nonce, Reply, Request, Slot, Standing, ViewId,
+};
+
+/// No request may run out of time: that would be a difference.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Ttls are multiples of this, far longer than a run.
+const TTL_STEP: Duration = Duration::from_secs(1000);
+
+/// How far the two clocks may be apart in what they say remains of a ttl.
+const TOLERANCE: Duration = Duration::from_secs(100);
+
+const KEYS: u8 = 5;
+
+/// What happens next.
+#[derive(Clone, Debug)]
+enum Step {
+    Ask(Request),
+    /// The entry of a key is gone, as if it had expired.
+    Lapse(Key),
+    /// The state turns out to have been stamped by this incarnation.
+    Forge(Incarnation),
+}
+
+/// Draws steps from few values, so that they collide often.
+struct Dice {
+    rng: StdRng,
+    /// Whether each key counts in a slot of its own.
+    slot_per_key: bool,
+}
+
+impl Dice {
+    fn new(seed: u64, slot_per_key: bool) -> Self {
+        let rng = StdRng::seed_from_u64(seed);
+        Self { rng, slot_per_key }
+    }
+
+    fn pick<T: Clone>(&mut self, values: &[T]) -> T {
+        values.choose(&mut self.rng).expect("values").clone()
+    }
+
+    fn view(&mut self) -> ViewId {
+        let (epoch, digest) = (self.rng.random_range(0..5), self.rng.random_range(1..3));
+        ViewId { epoch, digest }
+    }
+
+    fn token(&mut self) -> Token {
+        match self.rng.random_range(0..3) {
+            0 => Token::new(0, None),
+            1 => Token::new(u128::MAX, Some("host-1:4711".into())),
+            _ => Token::new(1, Some("ü".into())),
+        }
+    }
+
+    fn nonce(&mut self) -> Nonce {
+        self.pick(&["n1", "n2", "n3"]).into()
+    }
+
+    fn slot(&mut self, key: u8) -> Slot {
+        let part = if self.slot_per_key {
+            u16::from(key)
+        } else {
+            self.rng.random_range(0..2)
+        };
+        Slot {
+            replicas: 3,
+            arc: 9,
+            part,
+        }
+    }
+
+    /// Mostly none, mostly small; at times where Lua writes an exponent.
+    fn floor(&mut self) -> u64 {
+        match self.rng.random_range(0..100) {
+            0..70 => 0,
+            70..99 => self.rng.random_range(1..500),
+            _ => (1 << 43) + self.rng.random_range(0..9),
+        }
+    }
+
+    /// A request, most often one that fits what the node is.
+    fn request(&mut self, status: &NodeStatus) -> Request {
+        let key_index = self.rng.random_range(0..KEYS);
+        // Bytes that would break a protocol of lines.
+        let key = Key::new([b'k', b'\r', b'\n', 0, 0xfe + (key_index & 1), key_index]).unwrap();
+        let view = match status.serving {
+            Some(serving) if self.rng.random_bool(0.9) => serving,
+            _ => self.view(),
+        };
+        let (token, slot, floor) = (self.token(), self.slot(key_index), self.floor());
+        let ttl = ttl(self.rng.random_range(1..6));
+        match self.rng.random_range(0..100) {
+            0..38 => Request::Acquire {
+                view,
+                key,
+                token,
+                ttl,
+                slot,
+                floor,
+            },
+            38..64 => Request::Extend {
+                view,
+                key,
+                token,
+                ttl,
+                slot,
+                floor,
+                absent: self.pick(&[Absent::Heal, Absent::Keep]),
+            },
+            64..84 => Request::Release { key, token },
+            84..88 => Request::Status,
+            88..91 => Request::Document,
+            91..93 => {
+                let as_it_is = self.rng.random_bool(0.5);
+                let nonces = [None, Some(self.nonce())];
+                let views = [None, Some(self.view())];
+                let (nonce, view) = (self.pick(&nonces), self.pick(&views));
+                Request::Quarantine {
+                    expected_nonce: if as_it_is {
+                        status.nonce.clone()
+                    } else {
+                        nonce
+                    },
+                    expected_view: if as_it_is { status.serving } else { view },
+                    nonce: self.nonce(),
+                }
+            }
+            93..99 => {
+                let as_it_is = self.rng.random_bool(0.7);
+                let nonce = self.nonce();
+                let view = self.view();
+                Request::Adopt {
+                    view,
+                    document: document(view),
+                    nonce: status.nonce.clone().filter(|_| as_it_is).unwrap_or(nonce),
+                }
+            }
+            _ => {
+                let stamped = status.stamped.clone().unwrap_or_default();
+                let others = ["elsewhere".into(), stamped.clone(), stamped];
+                Request::Restamp {
+                    expected: self.pick(&others),
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, status: &NodeStatus) -> Step {
+        match (self.request(status), self.rng.random_range(0..1000)) {
+            (Request::Acquire { key, .. } | Request::Extend { key, .. }, 0..40) => Step::Lapse(key),
+            (_, 998..) => Step::Forge("elsewhere".into()),
+            (request, _) => Step::Ask(request),
+        }
+    }
+}
+
+fn ttl(steps: u32) -> Ttl {
+    Ttl::new(TTL_STEP * steps, TTL_STEP * 100).unwrap()
+}
+
+fn document(view: ViewId) -> Arc<str> {
+    format!("the document of\r\n{view}").into()
+}
+
+/// A server behind a node, and the table that it must be like.
+struct Pair {
+    server: RedisServer,
+    client: redis::Connection,
+    node: RedisNode,
+    table: LockTable,
+    encoding: Encoding,
+    requests: usize,
+    /// How often each kind of reply was the right one.
+    replies: BTreeMap<String, usize>,
+    /// Requests and their right replies since the states were last compared.
+    history: Vec<(Request, Reply)>,
+}
+
+impl Pair {
+    fn new(encoding: Encoding, server: RedisServer) -> Self {
+        let mut options = RedisOptions::default();
+        options.encoding = Some(encoding);
+        let node = RedisNode::new(&server.url(), options).expect("a node");
+        let mut client = server.client();
+        let table = LockTable::new(incarnation(&mut client));
+        Self {
+            server,
+            client,
+            node,
+            table,
+            encoding,
+            requests: 0,
+            replies: BTreeMap::new(),
+            history: Vec::new(),
+        }
+    }
+
+    fn status(&mut self) -> NodeStatus {
+        match self.table.apply(now(), &Request::Status) {
+            Reply::Status(status) => status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Gives the table a request; [`Self::compare`] then takes its number.
+    fn expect(&mut self, request: Request) -> usize {
+        self.take_intended_gaps(&request);
+        self.requests += 1;
+        let reply = self.table.apply(now(), &request);
+        let text = format!("{reply:?}");
+        let kind = text.split(['(', ' ']).next().unwrap_or_default();
+        *self.replies.entry(kind.to_owned()).or_default() += 1;
+        self.history.push((request, reply));
+        self.history.len() - 1
+    }
+
+    /// Takes the counts from the table that the transaction encoding wastes.
+    fn take_intended_gaps(&mut self, request: &Request) {
+        let Request::Acquire {
+            view,
+            key,
+            token,
+            ttl,
+            slot,
+            floor: 0,
+        } = request
+        else {
+            return;
+        };
+        let Standing::Serving(serving) = self.status().standing() else {
+            return;
+        };
+        let is_own = |table: &LockTable| {
+            let mut live = table.live(now());
+            live.any(|(locked, holder, _)| locked == key && holder == token)
+        };
+        let is_wasted = serving != *view || is_own(&self.table);
+        if self.encoding == Encoding::Transaction && is_wasted {
+            let scratch = Key::new("scratch").unwrap();
+            let burn = Request::Acquire {
+                view: serving,
+                key: scratch.clone(),
+                token: token.clone(),
+                ttl: *ttl,
+                slot: *slot,
+                floor: 0,
+            };
+            let _ = self.table.apply(now(), &burn);
+            self.table.delete(&scratch);
+        }
+    }
+
+    #[track_caller]
+    fn compare(&self, number: usize, got: &Answer) {
+        let expected = Ok(self.history[number].1.clone());
+        let (expected_left, expected) = without_remaining(expected);
+        let (left, got) = without_remaining(got.clone());
+        let are_near = match (expected_left, left) {
+            (Some(expected), Some(left)) => expected.abs_diff(left) < TOLERANCE,
+            (expected, left) => expected == left,
+        };
+        assert!(
+            got == expected && are_near,
+            "the node answers {got:?} ({left:?} left), the table {expected:?} ({expected_left:?} left)\n{}",
+            self.story(number)
+        );
+    }
+
+    /// Request `number` and what led to it.
+    fn story(&self, number: usize) -> String {
+        let (last, _) = &self.history[number];
+        let matters = |(request, _): &&(Request, Reply)| {
+            request.key().is_none() || last.key().is_none() || request.key() == last.key()
+        };
+        let told = self.history[..=number].iter().filter(matters);
+        let lines: Vec<_> = told
+            .map(|(asked, reply)| format!("{asked:?}: {reply:?}"))
+            .collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// One request to both, and its answer compared.
+    async fn check(&mut self, request: Request) {
+        let number = self.expect(request.clone());
+        let got = ask(&self.node, request, DEADLINE).await;
+        self.compare(number, &got);
+    }
+
+    async fn take(&mut self, step: Step) {
+        match step {
+            Step::Ask(request) => self.check(request).await,
+            Step::Lapse(key) => {
+                // Behind this answer whatever the node undoes is undone.
+                self.check(Request::Status).await;
+                self.table.delete(&key);
+                let _: u64 = redis::cmd("DEL")
+                    .arg(stored_key(&key))
+                    .query(&mut self.client)
+                    .expect("DEL");
+            }
+            Step::Forge(stamp) => {
+                self.forge(&stamp);
+                // A connection asks for the stamp when it is made, and when it
+                // is told to.
+                self.check(Request::Status).await;
+            }
+        }
+    }
+
+    /// Stamps the state with another incarnation, if there is a state.
+    fn forge(&mut self, stamp: &Incarnation) {
+        let NodeStatus {
+            stamped: Some(expected),
+            incarnation,
+            ..
+        } = self.status()
+        else {
+            return;
+        };
+        self.table.restart(Arc::clone(stamp));
+        let done = self.table.apply(now(), &Request::Restamp { expected });
+        assert_eq!(done, Reply::Done);
+        self.table.restart(incarnation);
+        let _: u64 = redis::cmd("HSET")
+            .arg(&["ringlock!m", "inc", stamp])
+            .query(&mut self.client)
+            .expect("HSET");
+    }
+
+    /// Puts the state in order where it is another incarnation's.
+    async fn settle(&mut self) {
+        if let Some(expected) = self.status().stamped {
+            self.check(Request::Restamp { expected }).await;
+        }
+    }
+
+    /// Reads the whole state back from the server.
+    async fn compare_states(&mut self) {
+        self.check(Request::Status).await;
+        let expected = Image::of_table(&mut self.table);
+        let mut found = Image::of_server(&mut self.client);
+        let is_serving = matches!(self.status().standing(), Standing::Serving(_));
+        if self.encoding == Encoding::Transaction && !is_serving {
+            found.counters.clone_from(&expected.counters);
+        }
+        let lives = expected.entries.iter().zip(&found.entries);
+        for ((key, (_, expected)), (_, (_, found))) in lives {
+            assert!(
+                expected.abs_diff(*found) < TOLERANCE,
+                "ttl of {key:?}: {expected:?}, {found:?}"
+            );
+        }
+        let story = self.story(self.history.len() - 1);
+        assert_eq!(found.bare(), expected.bare(), "after\n{story}");
+        self.history.clear();
+    }
+
+    /// The server starts again with its data; the node finds it by itself.
+    async fn restart(&mut self) {
+        self.server.restart();
+        self.client = self.server.client();
+        self.table.restart(incarnation(&mut self.client));
+        let deadline = Instant::now() + DEADLINE;
+        while let Err(error) = ask(&self.node, Request::Status, DEADLINE).await {
+            assert!(Instant::now() < deadline, "not reconnected: {error}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// An answer and, apart from it, the remaining ttl that it tells.
+fn without_remaining(mut answer: Answer) -> (Option<Duration>, Answer) {
+    let remaining = match &mut answer {
+        Ok(Reply::Busy(rival) | Reply::Lost(Some(rival))) => rival.remaining.take(),
+        _ => None,
+    };
+    (remaining, answer)
+}
+
+fn incarnation(client: &mut redis::Connection) -> Incarnation {
+    let info: redis::InfoDict = redis::cmd("INFO").query(client).expect("INFO");
+    let fact = |name: &str| info.get::<String>(name).expect("a fact");
+    format!("{}/{}", fact("run_id"), fact("master_replid")).into()
+}
+
+fn stored_key(key: &Key) -> Vec<u8> {
+    [b"ringlock:", key.as_bytes()].concat()
+}
+
+/// The state of a node, spelled as a server stores it.
+#[derive(Debug, PartialEq, Eq)]
+struct Image {
+    id: Option<String>,
+    member: BTreeMap<String, String>,
+    counters: BTreeMap<String, u64>,
+    entries: BTreeMap<Vec<u8>, (String, Duration)>,
+}
+
+impl Image {
+    fn of_table(table: &mut LockTable) -> Self {
+        let Reply::Status(status) = table.apply(now(), &Request::Status) else {
+            unreachable!("STATUS is answered by a status");
+        };
+        let Reply::Document(document) = table.apply(now(), &Request::Document) else {
+            unreachable!("DOCUMENT is answered by a document");
+        };
+        let mut member = BTreeMap::new();
+        let mut note = |name: &str, value: Option<&str>| {
+            member.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+        };
+        note("nonce", status.nonce.as_deref());
+        note("inc", status.stamped.as_deref());
+        note("doc", document.as_deref());
+        let view = document.as_deref().and_then(|text| text.lines().nth(1));
+        note("epoch", view.and_then(|view| view.split(':').next()));
+        let entry = |(key, token, expires): (&Key, &Token, ringlock::Instant)| {
+            let left = expires.saturating_since(now());
+            (stored_key(key), (token.to_string(), left))
+        };
+        Self {
+            id: status.serving.map(|view| view.to_string()),
+            member,
+            counters: table
+                .counters()
+                .map(|(slot, count)| (slot.to_string(), count))
+                .collect(),
+            entries: table.live(now()).map(entry).collect(),
+        }
+    }
+
+    fn of_server(client: &mut redis::Connection) -> Self {
+        let mut get = |command: &str, key: &[u8]| {
+            redis::cmd(command)
+                .arg(key)
+                .query::<redis::Value>(client)
+                .expect("a reply")
+        };
+        fn read<T: redis::FromRedisValue>(value: redis::Value) -> T {
+            redis::from_redis_value(value).expect("a fitting value")
+        }
+        let mut names: Vec<Vec<u8>> = read(get("KEYS", b"*"));
+        names.retain(|name| !name.starts_with(b"ringlock!"));
+        let entry = |name: Vec<u8>| {
+            let left = Duration::from_millis(read(get("PTTL", &name)));
+            let holder = read(get("GET", &name));
+            (name, (holder, left))
+        };
+        let entries = names.into_iter().map(entry).collect();
+        Self {
+            id: read(get("GET", b"ringlock!id")),
+            member: read(get("HGETALL", b"ringlock!m")),
+            counters: read(get("HGETALL", b"ringlock!c")),
+            entries,
+        }
+    }
+
+    /// Without the lives of the entries, which are compared by the clock.
+    fn bare(mut self) -> Self {
+        for (_, left) in self.entries.values_mut() {
+            *left = Duration::ZERO;
+        }
+        self
+    }
+}
+
+/// Tells the count, and holds the run to having seen every kind of reply.
+fn report(what: &str, pair: &Pair, started: Instant) {
+    let Pair {
+        encoding,
+        requests,
+        replies,
+        ..
+    } = pair;
+    let took = started.elapsed();
+    println!("{what}, {encoding:?}: {requests} requests, 0 differences, {took:.1?} {replies:?}");
+    let kinds = [
+        "Granted", "Busy", "Kept", "Made", "Lost", "Released", "Missing", "Foreign", "Stale",
+        "Status", "Document", "Done", "Refused",
+    ];
+    for kind in kinds {
+        let count = replies.get(kind).copied().unwrap_or(0);
+        assert!(count >= requests / 500, "only {count} times {kind}");
+    }
+}
+
+/// One request at a time, on slots that keys share.
+async fn one_by_one(encoding: Encoding) {
+    let (started, seed) = (Instant::now(), seed());
+    let mut dice = Dice::new(seed, false);
+    let mut pair = Pair::new(encoding, RedisServer::start());
+    while pair.requests < 25_000 {
+        let step = dice.step(&pair.status());
+        pair.take(step).await;
+        if pair.requests.is_multiple_of(50) {
+            pair.compare_states().await;
+        }
+    }
+    pair.compare_states().await;
+    report("one by one", &pair, started);
+}
+
+/// Many requests at once, which the node gathers into batches as it likes. It
+/// may change the order of requests for different keys: each key has a slot of
+/// its own, so that none shows in another's counts.
+async fn in_batches(encoding: Encoding) {
+    let (started, seed) = (Instant::now(), seed());
+    let mut dice = Dice::new(seed, true);
+    let mut pair = Pair::new(encoding, RedisServer::start());
+    while pair.requests < 100_000 {
+        let count = dice.rng.random_range(1..400);
+        let inbox = Inbox::new(count);
+        for index in 0..count {
+            let request = dice.request(&pair.status());
+            pair.node
+                .submit(request.clone(), now() + DEADLINE, inbox.slot(index));
+            pair.expect(request);
+        }
+        let answers = inbox.all(DEADLINE).await;
+        let numbered = answers.iter().enumerate();
+        numbered.for_each(|(number, got)| pair.compare(number, got));
+        pair.compare_states().await;
+    }
+    report("in batches", &pair, started);
+}
+
+/// A server that comes back with its data, as another incarnation.
+async fn with_restarts(encoding: Encoding) {
+    let (started, seed) = (Instant::now(), seed());
+    let mut dice = Dice::new(seed, false);
+    let durable = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut pair = Pair::new(encoding, RedisServer::start_with(&durable));
+    for _ in 0..4 {
+        for _ in 0..300 {
+            let step = dice.step(&pair.status());
+            pair.take(step).await;
+        }
+        pair.compare_states().await;
+        pair.restart().await;
+        pair.compare_states().await;
+        for _ in 0..50 {
+            let step = dice.step(&pair.status());
+            pair.take(step).await;
+        }
+        pair.settle().await;
+    }
+    report("with restarts", &pair, started);
+}
+
+macro_rules! for_each_encoding {
+    ($($name:ident)*) => {$(
+        mod $name {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn by_script() {
+                super::$name(super::Encoding::Script).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn by_transaction() {
+                super::$name(super::Encoding::Transaction).await;
+            }
+        }
+    )*};
+}
+
+for_each_encoding!(one_by_one in_batches with_restarts);
