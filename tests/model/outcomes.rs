@@ -1,0 +1,154 @@
+//! What an outcome does to a client's lease, and what it says of the claims.
+
+use ringlock::proto::attempt::{Grant, Refused, Shortfall};
+use ringlock::proto::lease::Fence;
+use ringlock::proto::renewal::Extension;
+use ringlock::proto::round::{Event, Step};
+use ringlock::proto::time::Instant;
+use ringlock::proto::wire::Answer;
+
+use crate::client::{Client, Lease, Op};
+use crate::post::Letter;
+use crate::properties::{Claim, Seen};
+use crate::running::Running;
+use crate::scenario::{Mutant, at, node};
+use crate::world::Explored;
+
+/// What a client has before it while it acts.
+pub(crate) struct Desk<'a> {
+    pub(crate) model: &'a Explored,
+    pub(crate) who: usize,
+    pub(crate) tick: u8,
+    pub(crate) fences: &'a mut Vec<u64>,
+    pub(crate) outbox: Vec<Letter>,
+    pub(crate) broken: Option<Claim>,
+}
+
+impl Desk<'_> {
+    pub(crate) fn now(&self) -> Instant {
+        at(self.tick)
+    }
+
+    pub(crate) fn highest_fence(&self) -> u64 {
+        self.fences.last().copied().unwrap_or(0)
+    }
+
+    /// Whether fences must rise in the order of the grants: the last one then
+    /// stands for all.
+    pub(crate) fn is_fence_ordered(&self) -> bool {
+        self.model.scenario.claims.contains(&Claim::FenceOrder)
+    }
+}
+
+impl Client {
+    pub(crate) fn hear_late(&mut self, desk: &Desk<'_>, from: usize, answer: Answer) {
+        let Some(lease) = &mut self.lease else { return };
+        let Some((_, running)) = &mut lease.tail else {
+            return;
+        };
+        let event = Event::Answered {
+            from: node(from),
+            step: Step::Main,
+            answer,
+        };
+        let effects = running.on(desk.now(), desk.now(), event);
+        assert!(effects.outcome.is_none(), "an outcome is given once");
+        if !effects.acknowledged.is_empty() {
+            desk.model.see(Seen::LateAcknowledged);
+        }
+        lease.acknowledged = lease
+            .acknowledged
+            .minus(effects.disowned)
+            .union(effects.acknowledged);
+    }
+
+    /// A lease that is over is released; while an extend runs, it decides.
+    pub(crate) fn look_at_clock(&mut self, desk: &mut Desk<'_>) {
+        let is_over = |lease: &Lease| desk.now() >= lease.valid_until;
+        if self.op.is_none() && self.lease.as_ref().is_some_and(is_over) {
+            desk.model.see(Seen::Lapsed);
+            self.release(desk);
+        }
+    }
+
+    pub(crate) fn conclude(&mut self, desk: &mut Desk<'_>, op: Op, result: Result<Grant, Refused>) {
+        match result {
+            Ok(grant) => {
+                let Running::Attempt(machine) = &op.running else {
+                    return;
+                };
+                let epoch = machine.claim().view.epoch;
+                self.check_fence(desk, op.before, grant.fence);
+                if grant.wrote_back {
+                    desk.model.see(Seen::WroteBack);
+                }
+                if epoch > 1 {
+                    desk.model.see(Seen::Moved);
+                }
+                let is_extendable = desk.model.scenario.extends[desk.who] > 0;
+                self.lease = Some(Lease {
+                    token: machine.claim().token.clone(),
+                    valid_until: grant.valid_until,
+                    epoch,
+                    fence: grant.fence,
+                    acknowledged: grant.acknowledged,
+                    has_gap: false,
+                    tail: is_extendable.then_some((op.serial, op.running)),
+                });
+            }
+            Err(refused) => {
+                self.token = None;
+                desk.model.see(match refused.shortfall {
+                    Shortfall::Votes => Seen::Contended,
+                    Shortfall::Expired => Seen::Expired,
+                    Shortfall::Fence => Seen::NoFence,
+                    Shortfall::Unconfirmed => Seen::Unconfirmed,
+                });
+            }
+        }
+    }
+
+    pub(crate) fn renewed(&mut self, desk: &mut Desk<'_>, op: Op, extension: &Extension) {
+        let Some(lease) = &mut self.lease else { return };
+        lease.tail = Some((op.serial, op.running));
+        match extension {
+            Extension::Extended(until) => {
+                desk.model.see(Seen::Extended);
+                if lease.has_gap {
+                    desk.broken = Some(Claim::Continuity);
+                }
+                assert!(*until >= lease.valid_until, "an extend never shortens");
+                lease.valid_until = *until;
+                lease.has_gap = false;
+            }
+            Extension::Unchanged { .. } => desk.model.see(Seen::Unchanged),
+            Extension::Lost { .. } => {
+                desk.model.see(Seen::Lost);
+                self.release(desk);
+            }
+        }
+        self.look_at_clock(desk);
+    }
+
+    pub(crate) fn check_fence(&self, desk: &mut Desk<'_>, before: u64, fence: Fence) {
+        let fence = if desk.model.scenario.is(Mutant::NoEpochInFence) {
+            fence.counter()
+        } else {
+            fence.get()
+        };
+        if desk.fences.contains(&fence) || fence <= before {
+            desk.broken = Some(Claim::Fence);
+        } else if desk.is_fence_ordered() && fence < desk.highest_fence() {
+            desk.broken = Some(Claim::FenceOrder);
+        }
+        desk.model.see(Seen::Granted);
+        if !desk.fences.is_empty() {
+            desk.model.see(Seen::Again);
+        }
+        if desk.is_fence_ordered() {
+            desk.fences.clear();
+        }
+        desk.fences.push(fence);
+        desk.fences.sort_unstable();
+    }
+}

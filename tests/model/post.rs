@@ -1,0 +1,116 @@
+//! Letters between clients and nodes.
+
+use ringlock::proto::lease::Token;
+use ringlock::proto::round::Step;
+use ringlock::proto::wire::{Absent, Reply, Request};
+
+/// Which of an operation's letters it is, in the order of sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Kind {
+    Main,
+    WriteBack,
+    Probe,
+    /// A RELEASE that nobody waits for.
+    Farewell,
+}
+
+impl From<Step> for Kind {
+    fn from(step: Step) -> Self {
+        match step {
+            Step::Main => Self::Main,
+            Step::WriteBack => Self::WriteBack,
+            Step::Probe => Self::Probe,
+        }
+    }
+}
+
+impl Kind {
+    pub(crate) fn step(self) -> Step {
+        match self {
+            Self::Main | Self::Farewell => Step::Main,
+            Self::WriteBack => Step::WriteBack,
+            Self::Probe => Step::Probe,
+        }
+    }
+}
+
+/// What tells a letter from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Address {
+    pub(crate) client: usize,
+    pub(crate) node: usize,
+    /// Attempt of the client whose token it carries.
+    pub(crate) attempt: u8,
+    /// Operation of the client, counted from 0.
+    pub(crate) serial: u8,
+    pub(crate) kind: Kind,
+    pub(crate) is_reply: bool,
+    /// A request that arrives a second time, and whose answer nobody hears.
+    pub(crate) is_echo: bool,
+}
+
+impl Address {
+    /// Whose token goes to which node.
+    pub(crate) fn way(&self) -> (usize, usize, u8) {
+        (self.client, self.node, self.attempt)
+    }
+
+    /// Whether `self`, sent earlier, travels the connection of `other`.
+    pub(crate) fn precedes(&self, other: &Self) -> bool {
+        let is_request = !self.is_reply && self.kind != Kind::Probe;
+        is_request
+            && self.way() == other.way()
+            && (self.serial, self.kind) < (other.serial, other.kind)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Body {
+    Ask(Request),
+    Tell(Reply),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Letter {
+    pub(crate) address: Address,
+    /// It stays on its way although the client is done with its token.
+    pub(crate) is_late: bool,
+    pub(crate) body: Body,
+}
+
+impl Letter {
+    /// The token of a request.
+    pub(crate) fn token(&self) -> Option<&Token> {
+        match &self.body {
+            Body::Ask(
+                Request::Acquire { token, .. }
+                | Request::Extend { token, .. }
+                | Request::Release { token, .. },
+            ) => Some(token),
+            _ => None,
+        }
+    }
+
+    /// Whether it takes `token` off `node`.
+    pub(crate) fn releases(&self, token: &Token, node: usize) -> bool {
+        matches!(self.body, Body::Ask(Request::Release { .. }))
+            && self.address.node == node
+            && self.token() == Some(token)
+    }
+
+    /// Whether it may put `token` on a node that has no entry of it.
+    pub(crate) fn makes(&self, token: &Token) -> bool {
+        let Body::Ask(request) = &self.body else {
+            return false;
+        };
+        let is_made = matches!(
+            request,
+            Request::Acquire { .. }
+                | Request::Extend {
+                    absent: Absent::Heal,
+                    ..
+                }
+        );
+        is_made && self.token() == Some(token)
+    }
+}

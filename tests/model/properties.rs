@@ -1,0 +1,121 @@
+//! What must hold in every state, and what must have been seen in some.
+
+use std::sync::atomic::Ordering;
+
+use stateright::Property;
+
+use crate::scenario::at;
+use crate::world::{Explored, World};
+
+/// A claim of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Claim {
+    /// No two leases of one key are valid at once.
+    Exclusion,
+    /// While a lease is extended, nobody else could have had a quorum.
+    Continuity,
+    /// Fences rise in the order of the grants.
+    FenceOrder,
+    /// Fences are distinct, and one asked for after a grant is higher.
+    Fence,
+    /// What an attempt leaves on a node is being released.
+    NoOrphan,
+}
+
+impl Claim {
+    pub(crate) const ALL: &'static [Self] = &[
+        Self::Exclusion,
+        Self::Continuity,
+        Self::FenceOrder,
+        Self::Fence,
+        Self::NoOrphan,
+    ];
+
+    /// Where letters overtake each other, orphans are to be expected.
+    pub(crate) const UNORDERED: &'static [Self] = &[
+        Self::Exclusion,
+        Self::Continuity,
+        Self::FenceOrder,
+        Self::Fence,
+    ];
+
+    fn property(self) -> Property<Explored> {
+        match self {
+            Self::Exclusion => Property::always("S1 mutual exclusion", |_, world: &World| {
+                let now = at(world.tick);
+                !world.clients.iter().all(|client| {
+                    client
+                        .lease
+                        .as_ref()
+                        .is_some_and(|lease| now < lease.valid_until)
+                })
+            }),
+            Self::Continuity => Property::always("S1c continuity", |_, world: &World| {
+                world.broken != Some(Self::Continuity)
+            }),
+            Self::FenceOrder => Property::always("S2a fences in order", |_, world: &World| {
+                world.broken != Some(Self::FenceOrder)
+            }),
+            Self::Fence => Property::always("S2b fences apart", |_, world: &World| {
+                world.broken != Some(Self::Fence)
+            }),
+            Self::NoOrphan => Property::always("L1 no orphans", |_, world: &World| {
+                world.broken != Some(Self::NoOrphan)
+            }),
+        }
+    }
+}
+
+macro_rules! sights {
+    ($($(#[$doc:meta])* $name:ident: $text:literal,)*) => {
+        /// What a scenario must come across; else its bounds are too small.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Seen { $($(#[$doc])* $name,)* }
+
+        impl Seen {
+            fn property(self) -> Property<Explored> {
+                match self {
+                    $(Self::$name => Property::sometimes($text, |model: &Explored, _| {
+                        model.has_seen(Self::$name)
+                    }),)*
+                }
+            }
+        }
+    };
+}
+
+sights! {
+    Granted: "granted",
+    Again: "granted again",
+    Contended: "contended",
+    WroteBack: "fence written back",
+    NoFence: "counters not brought together",
+    Expired: "granted too late",
+    Unconfirmed: "view not confirmed",
+    Stale: "another view met",
+    Extended: "extended",
+    Unchanged: "extend without effect",
+    Lost: "lost",
+    Lapsed: "lapsed",
+    Healed: "a replica healed",
+    LateAcknowledged: "acknowledged after the verdict",
+    Released: "released",
+    ReleasedTooLate: "released too late",
+    Moved: "granted in epoch 2",
+}
+
+impl Explored {
+    pub(crate) fn see(&self, sight: Seen) {
+        self.seen.fetch_or(1 << sight as u32, Ordering::Relaxed);
+    }
+
+    fn has_seen(&self, sight: Seen) -> bool {
+        self.seen.load(Ordering::Relaxed) & 1 << sight as u32 != 0
+    }
+
+    pub(crate) fn all_properties(&self) -> Vec<Property<Self>> {
+        let claims = self.scenario.claims.iter().map(|claim| claim.property());
+        let sights = self.scenario.sights.iter().map(|sight| sight.property());
+        claims.chain(sights).collect()
+    }
+}

@@ -1,0 +1,79 @@
+//! The machines of the three operations as one.
+
+use ringlock::proto::attempt::{Attempt, Grant, Refused};
+use ringlock::proto::quorum::Placement;
+use ringlock::proto::release::{Farewell, Release};
+use ringlock::proto::renewal::{Extension, Renewal};
+use ringlock::proto::round::{Effects, Event, Machine, Step};
+use ringlock::proto::time::Instant;
+use ringlock::proto::wire::Request;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Running {
+    Attempt(Attempt),
+    Renewal(Renewal),
+    Release(Release),
+}
+
+pub(crate) enum Outcome {
+    Attempt(Result<Grant, Refused>),
+    Renewal(Extension),
+    Release(Farewell),
+}
+
+fn wrapped<O>(effects: Effects<O>, wrap: impl FnOnce(O) -> Outcome) -> Effects<Outcome> {
+    Effects {
+        send: effects.send,
+        probe: effects.probe,
+        release: effects.release,
+        acknowledged: effects.acknowledged,
+        disowned: effects.disowned,
+        outcome: effects.outcome.map(wrap),
+    }
+}
+
+impl Running {
+    pub(crate) fn on(
+        &mut self,
+        now: Instant,
+        confirmed_at: Instant,
+        event: Event,
+    ) -> Effects<Outcome> {
+        match self {
+            Self::Attempt(machine) => {
+                wrapped(machine.on(now, confirmed_at, event), Outcome::Attempt)
+            }
+            Self::Renewal(machine) => {
+                wrapped(machine.on(now, confirmed_at, event), Outcome::Renewal)
+            }
+            Self::Release(machine) => {
+                wrapped(machine.on(now, confirmed_at, event), Outcome::Release)
+            }
+        }
+    }
+
+    pub(crate) fn request(&self, step: Step) -> Request {
+        match self {
+            Self::Attempt(machine) => machine.request(step),
+            Self::Renewal(machine) => machine.request(step),
+            Self::Release(machine) => machine.request(step),
+        }
+    }
+
+    pub(crate) fn placement(&self) -> Placement {
+        match self {
+            Self::Attempt(machine) => *machine.placement(),
+            Self::Renewal(machine) => *machine.placement(),
+            Self::Release(machine) => *machine.placement(),
+        }
+    }
+
+    /// Under which view its answers were given.
+    pub(crate) fn epoch(&self) -> Option<u32> {
+        match self {
+            Self::Attempt(machine) => Some(machine.claim().view.epoch),
+            Self::Renewal(machine) => Some(machine.terms().view.epoch),
+            Self::Release(_) => None,
+        }
+    }
+}
