@@ -16,6 +16,7 @@ use crate::clock;
 use crate::error::Loss;
 use crate::fleet::Fleet;
 use crate::held::Held;
+use crate::keeper::Owed;
 use crate::node::{ReplyTo, Sink};
 use crate::proto::attempt::Attempt;
 use crate::proto::release::Release;
@@ -34,6 +35,11 @@ pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
 
     /// Nobody waits for the outcome any more.
     fn abandoned(_held: &Arc<Held>) {}
+
+    /// What a shutdown is to wait for, until every node has answered.
+    fn owed(_held: &Arc<Held>) -> Option<Owed> {
+        None
+    }
 }
 
 impl Operates for Attempt {
@@ -62,6 +68,10 @@ impl Operates for Release {
             held.release_later(from);
         }
     }
+
+    fn owed(held: &Arc<Held>) -> Option<Owed> {
+        Some(held.fleet.keeper.owe())
+    }
 }
 
 /// One operation under way.
@@ -70,6 +80,7 @@ pub(crate) struct Operation<M: Operates> {
     t0: Instant,
     limit: Option<Instant>,
     core: Mutex<Core<M>>,
+    _owed: Option<Owed>,
 }
 
 struct Core<M: Operates> {
@@ -104,6 +115,7 @@ impl<M: Operates> Operation<M> {
                 outcome: None,
                 waker: None,
             }),
+            _owed: M::owed(held),
         });
         operation.feed(Event::Start { probes });
         Running {

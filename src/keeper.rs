@@ -84,6 +84,12 @@ impl Keeper {
         clock::within(Some(deadline), all_gone).await.is_some()
     }
 
+    /// Counts a release as under way.
+    pub(crate) fn owe(self: &Arc<Self>) -> Owed {
+        self.farewells.fetch_add(1, Ordering::AcqRel);
+        Owed(Arc::clone(self))
+    }
+
     /// Ends [`Self::run`].
     pub(crate) fn close(&self) {
         self.inbox.lock().is_closed = true;
@@ -177,9 +183,22 @@ impl Ord for Entry {
     }
 }
 
+/// A release counts as under way for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Owed(Arc<Keeper>);
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if self.0.farewells.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.last_farewell.notify_waiters();
+        }
+    }
+}
+
 /// A RELEASE that is owed to one node.
 #[derive(Debug)]
 pub(crate) struct Farewell {
+    _owed: Owed,
     held: Arc<Held>,
     node: NodeIndex,
     attempts: AtomicUsize,
@@ -190,8 +209,8 @@ pub(crate) struct Farewell {
 impl Farewell {
     pub(crate) fn new(held: &Arc<Held>, node: NodeIndex) -> Arc<Self> {
         let until = clock::now() + held.fleet.view.topology().max_ttl();
-        held.fleet.keeper.farewells.fetch_add(1, Ordering::AcqRel);
         Arc::new(Self {
+            _owed: held.fleet.keeper.owe(),
             held: Arc::clone(held),
             node,
             attempts: AtomicUsize::new(0),
@@ -233,15 +252,6 @@ impl Sink for Farewell {
     fn accept(self: Arc<Self>, _: u32, answer: Answer) {
         if answer.is_err() {
             self.defer();
-        }
-    }
-}
-
-impl Drop for Farewell {
-    fn drop(&mut self) {
-        let keeper = &self.held.fleet.keeper;
-        if keeper.farewells.fetch_sub(1, Ordering::AcqRel) == 1 {
-            keeper.last_farewell.notify_waiters();
         }
     }
 }
