@@ -1,0 +1,391 @@
+//! Every public future, dropped at every point at which it can wait.
+//!
+//! Each is polled once, twice, … until it completes, and dropped after that
+//! many polls: at once, a random moment later, or when it had been woken and
+//! not yet looked. Whatever it had begun must then be undone within one round
+//! trip, and nothing of it may stand in the way of the next caller.
+
+mod common;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use common::{Arm, Cluster, TestNode, eventually, name};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use ringlock::{Init, MemoryNode, Released, Router};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+const KEY: &str = "orders/42";
+
+/// Far beyond what anything here takes: an expiry would hide a leak.
+const TTL: Duration = Duration::from_secs(10);
+
+/// Longer than anything may take on a busy machine.
+const PROMPTLY: Duration = Duration::from_secs(5);
+
+/// A future that needs more polls than this does not end.
+const MAX_POLLS: usize = 300;
+
+/// Where a future is cut off.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    /// After so many polls …
+    polls: usize,
+    /// … and then:
+    then: Then,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Then {
+    AtOnce,
+    /// Answers have come in meanwhile, perhaps some and perhaps all.
+    After(Duration),
+    /// There is something to look at, and nobody looks.
+    OnceWoken,
+}
+
+#[derive(Default)]
+struct Wakes(Notify);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
+    }
+}
+
+/// Polls `future` up to the cut, then drops it; its output if it came to an
+/// end before.
+async fn cut_off<F: Future>(future: F, cut: Cut) -> Option<F::Output> {
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    let mut future = Box::pin(future);
+    for poll in 1..=cut.polls {
+        let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+        if let Poll::Ready(output) = polled {
+            return Some(output);
+        }
+        match cut.then {
+            _ if poll < cut.polls => wakes.0.notified().await,
+            Then::AtOnce => {}
+            Then::After(pause) => {
+                let _ = timeout(pause, std::future::pending::<()>()).await;
+            }
+            Then::OnceWoken => wakes.0.notified().await,
+        }
+    }
+    None
+}
+
+/// A future of the public API, and what stands around it.
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    Acquire,
+    /// The key is held by this process; it waits in vain.
+    AcquireBehindOwn,
+    /// The key is held by another router; it waits in vain.
+    AcquireBehindOther,
+    /// Somebody of this process waits behind it, and must get the key.
+    AcquireBeforeAnother,
+    TryAcquire,
+    KeepAlive,
+    With,
+    Extend,
+    ExtendTo,
+    Release,
+    Lost,
+    Shutdown,
+}
+
+const CALLS: [Call; 12] = [
+    Call::Acquire,
+    Call::AcquireBehindOwn,
+    Call::AcquireBehindOther,
+    Call::AcquireBeforeAnother,
+    Call::TryAcquire,
+    Call::KeepAlive,
+    Call::With,
+    Call::Extend,
+    Call::ExtendTo,
+    Call::Release,
+    Call::Lost,
+    Call::Shutdown,
+];
+
+struct Bench {
+    cluster: Cluster,
+    router: Router,
+    other: Router,
+}
+
+impl Bench {
+    async fn new(arm: Arm, replicas: usize) -> Self {
+        let cluster = Cluster::start(arm, replicas);
+        let router = cluster.builder().replicas(replicas).ttl(TTL);
+        let router = router.connect().await.unwrap();
+        let other = cluster.router(replicas).await;
+        for (index, node) in cluster.nodes.iter().enumerate() {
+            if let TestNode::Memory(node) = node {
+                // Answers that come one after the other, as from servers.
+                node.set_delay(Duration::from_micros(500 * (1 + index as u64)));
+            }
+        }
+        Self {
+            cluster,
+            router,
+            other,
+        }
+    }
+
+    fn locked(&self) -> Vec<String> {
+        self.cluster
+            .nodes
+            .iter()
+            .flat_map(TestNode::locked)
+            .collect()
+    }
+
+    /// Makes the call and cuts it off; true if it came to its end before.
+    async fn make(&self, call: Call, cut: Cut) -> bool {
+        let router = &self.router;
+        let acquire = || router.acquire(KEY);
+        let in_vain = Duration::from_millis(20);
+        match call {
+            Call::Acquire => cut_off(acquire().into_future(), cut).await.is_some(),
+            Call::AcquireBehindOwn => {
+                let _guard = acquire().await.unwrap();
+                let waiting = acquire().wait(in_vain).into_future();
+                cut_off(waiting, cut).await.is_some()
+            }
+            Call::AcquireBehindOther => {
+                let guard = self.other.acquire(KEY).await.unwrap();
+                let waiting = acquire().wait(in_vain).into_future();
+                let is_over = cut_off(waiting, cut).await.is_some();
+                assert_eq!(guard.release().await.unwrap(), Released::InTime);
+                is_over
+            }
+            Call::AcquireBeforeAnother => {
+                let first = acquire().into_future();
+                // Spawned: it lines up behind the first poll of the first.
+                let second = tokio::spawn(acquire().wait(PROMPTLY).into_future());
+                let is_over = cut_off(first, cut).await.is_some();
+                let guard = timeout(PROMPTLY, second).await.expect("its turn");
+                drop(guard.unwrap().expect("the key"));
+                is_over
+            }
+            Call::TryAcquire => {
+                let trying = router.try_acquire(KEY).into_future();
+                cut_off(trying, cut).await.is_some()
+            }
+            Call::KeepAlive => {
+                let kept = acquire().keep_alive().into_future();
+                cut_off(kept, cut).await.is_some()
+            }
+            Call::With => {
+                let work = router.with(KEY, async |lease| {
+                    tokio::task::yield_now().await;
+                    lease.fence()
+                });
+                cut_off(work, cut).await.is_some()
+            }
+            Call::Extend | Call::ExtendTo => {
+                let guard = acquire().await.unwrap();
+                let before = guard.valid_until();
+                let is_over = match call {
+                    Call::Extend => cut_off(guard.extend(), cut).await.is_some(),
+                    _ => cut_off(guard.extend_to(2 * TTL), cut).await.is_some(),
+                };
+                assert!(guard.valid_until() >= before, "an extend shortened");
+                assert_eq!(guard.loss(), None);
+                assert!(!self.locked().is_empty(), "an extend released");
+                assert_eq!(guard.release().await.unwrap(), Released::InTime);
+                is_over
+            }
+            Call::Release => {
+                let guard = acquire().await.unwrap();
+                cut_off(guard.release(), cut).await.is_some()
+            }
+            Call::Lost => {
+                let guard = acquire().ttl(Duration::from_millis(60)).await.unwrap();
+                cut_off(guard.lost(), cut).await.is_some()
+            }
+            Call::Shutdown => {
+                drop(acquire().await.unwrap());
+                let done = cut_off(router.clone().shutdown(), cut).await;
+                assert_ne!(done, Some(false));
+                done.is_some()
+            }
+        }
+    }
+
+    /// Nothing is left of what went before.
+    async fn assert_clean(&self, of: &impl Debug) {
+        for router in [&self.router, &self.other] {
+            let is_done = router.clone().shutdown().await;
+            assert!(is_done, "{of:?}: releases are still owed");
+        }
+        assert_eq!(self.locked(), [""; 0], "{of:?} left it locked");
+        let again = self.router.acquire(KEY).attempts(1).into_future();
+        let guard = timeout(PROMPTLY, again).await.expect("no queue is stuck");
+        let guard = guard.unwrap_or_else(|error| panic!("after {of:?}: {error}"));
+        assert_eq!(guard.release().await.unwrap(), Released::InTime, "{of:?}");
+        assert!(self.router.clone().shutdown().await);
+        assert_eq!(self.locked(), [""; 0], "after {of:?}");
+    }
+}
+
+fn seed() -> u64 {
+    let seed = match std::env::var("RINGLOCK_SEED") {
+        Ok(seed) => seed.parse().expect("RINGLOCK_SEED is a number"),
+        Err(_) => rand::random(),
+    };
+    println!("RINGLOCK_SEED={seed}");
+    seed
+}
+
+fn cuts(polls: usize, random: &mut StdRng) -> [Cut; 3] {
+    let pause = Duration::from_micros(random.random_range(50..2_000));
+    [Then::AtOnce, Then::After(pause), Then::OnceWoken].map(|then| Cut { polls, then })
+}
+
+async fn drop_every_call_everywhere(arm: Arm) {
+    let mut random = StdRng::seed_from_u64(seed());
+    let mut total = 0;
+    for replicas in [1, 3, 5] {
+        let bench = Bench::new(arm, replicas).await;
+        for call in CALLS {
+            let mut reached = 0;
+            for polls in 0.. {
+                assert!(polls < MAX_POLLS, "{call:?} does not end");
+                let mut is_over = true;
+                for cut in cuts(polls, &mut random) {
+                    is_over &= bench.make(call, cut).await;
+                    bench.assert_clean(&(call, cut)).await;
+                }
+                if is_over {
+                    break;
+                }
+                reached = polls;
+            }
+            println!("{arm:?} n={replicas} {call:?}: {reached} await points");
+            total += reached;
+        }
+    }
+    println!("{arm:?}: {total} await points in all");
+    assert!(total > 45, "hardly anything was cut: {total}");
+}
+
+#[tokio::test]
+async fn a_dropped_call_leaves_nothing_in_memory() {
+    drop_every_call_everywhere(Arm::Memory).await;
+}
+
+#[tokio::test]
+async fn a_dropped_call_leaves_nothing_on_servers() {
+    drop_every_call_everywhere(Arm::Redis).await;
+}
+
+/// Connects to clusters that nobody has connected to before. Taking over from
+/// a dead router takes seconds: all cuts are made side by side, each on
+/// servers of its own or under a namespace of its own.
+async fn drop_connect_everywhere(arm: Arm, nodes: usize) {
+    let servers = match arm {
+        Arm::Redis => Cluster::start(Arm::Redis, nodes),
+        Arm::Memory => Cluster { nodes: Vec::new() },
+    };
+    let urls: Vec<String> = servers
+        .nodes
+        .iter()
+        .map(|node| match node {
+            TestNode::Redis(server) => server.url(),
+            TestNode::Memory(_) => unreachable!("servers are started"),
+        })
+        .collect();
+    // Each time a fresh cluster: `again` connects to one and the same.
+    let fresh = |namespace: String| {
+        let memory: Vec<MemoryNode> = (0..nodes).map(|i| MemoryNode::new(name(i))).collect();
+        let urls = urls.clone();
+        move || {
+            let builder = Router::builder().init(Init::Now).configure(|config| {
+                config.router.key_prefix = format!("{namespace}:");
+                config.router.namespace.clone_from(&namespace);
+                config.router.max_ttl = Duration::from_millis(200);
+                config.router.ttl = Duration::from_millis(200);
+            });
+            match arm {
+                Arm::Memory => memory.iter().fold(builder, |builder, node| {
+                    node.set_delay(Duration::from_millis(1));
+                    builder.memory_node(node.clone())
+                }),
+                Arm::Redis => urls.iter().enumerate().fold(builder, |builder, (i, url)| {
+                    builder.node(name(i), url.as_str())
+                }),
+            }
+        }
+    };
+    let (mut polls, uncut) = (0, fresh("uncut".into()));
+    let mut connecting = Box::pin(uncut().connect());
+    let counted = std::future::poll_fn(|context| {
+        polls += 1;
+        connecting.as_mut().poll(context)
+    });
+    let to_the_end = Cut {
+        polls: MAX_POLLS,
+        then: Then::AtOnce,
+    };
+    let router = cut_off(counted, to_the_end).await.expect("it ends");
+    drop(router.unwrap());
+    drop(connecting);
+
+    let mut random = StdRng::seed_from_u64(seed());
+    let mut runs = JoinSet::new();
+    for cut in (0..=polls).flat_map(|polls| cuts(polls, &mut random)) {
+        let builder = fresh(format!("{}-{:?}", cut.polls, cut.then).replace(' ', ""));
+        runs.spawn(async move {
+            let first = cut_off(builder().connect(), cut).await;
+            let is_over = first.is_some();
+            drop(first.transpose().unwrap());
+            // The first may have died as the referee of a first start.
+            let router = timeout(4 * PROMPTLY, builder().connect()).await;
+            let router = router.expect("no connect for ever");
+            let router = router.unwrap_or_else(|error| panic!("{cut:?}: {error}"));
+            let guard = router.acquire(KEY).await;
+            let guard = guard.unwrap_or_else(|error| panic!("{cut:?}: {error}"));
+            guard.release().await.unwrap();
+            is_over
+        });
+    }
+    let is_over = runs.join_all().await;
+    let cut_short = is_over.iter().filter(|&&is_over| !is_over).count();
+    println!("{arm:?} {nodes} nodes: connect has {polls} polls; {cut_short} cut short");
+    assert!(cut_short > polls, "{cut_short} of {}", is_over.len());
+    // Connections of routers that never were are closed too.
+    for node in &servers.nodes {
+        let TestNode::Redis(server) = node else {
+            continue;
+        };
+        let mut client = server.client();
+        eventually(PROMPTLY, "all connections are closed", || {
+            let list: String = redis::cmd("CLIENT")
+                .arg("LIST")
+                .query(&mut client)
+                .unwrap();
+            list.lines().count() == 1
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_connect_is_taken_up_by_the_next() {
+    tokio::join!(
+        drop_connect_everywhere(Arm::Memory, 1),
+        drop_connect_everywhere(Arm::Memory, 5),
+        drop_connect_everywhere(Arm::Redis, 1),
+        drop_connect_everywhere(Arm::Redis, 3),
+    );
+}
