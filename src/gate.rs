@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::clock;
 use crate::held::Held;
@@ -42,7 +42,19 @@ struct Queue {
     holder: Weak<Held>,
     /// One for each acquire of the process that waits for the key.
     waiters: VecDeque<oneshot::Sender<Turn>>,
+    /// Wakes one of them to look when the present lease will lapse.
+    watch: Option<Arc<Notify>>,
     purge_at: usize,
+}
+
+/// Sees to it that a lease is watched that others of this process wait for:
+/// who stops waiting has another one look after it.
+struct Watch(Arc<Notify>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 /// The right to contend for a key, and then to hold it.
@@ -96,7 +108,7 @@ impl Gate {
         key: &Key,
         deadline: Option<Instant>,
     ) -> Result<Turn, Ahead> {
-        let mut receiver = match self.shard(key).lock().entry(key.clone()) {
+        let (mut receiver, watch) = match self.shard(key).lock().entry(key.clone()) {
             Entry::Vacant(vacant) => {
                 let turn = self.turn(key);
                 vacant.insert(Queue::of(&turn));
@@ -107,13 +119,22 @@ impl Gate {
         loop {
             let lapse = self.holder(key).map(|held| held.valid_until());
             let wake = lapse.into_iter().chain(deadline).min();
-            match clock::within(wake, &mut receiver).await {
-                Some(Ok(turn)) => return Ok(turn),
+            let change = async {
+                tokio::select! {
+                    biased;
+                    turn = &mut receiver => Some(turn),
+                    () = watch.0.notified() => None,
+                }
+            };
+            match clock::within(wake, change).await {
+                Some(Some(Ok(turn))) => return Ok(turn),
+                // There is a lease now that was not there before.
+                Some(None) => {}
                 None if deadline.is_none_or(|deadline| clock::now() < deadline) => {
                     self.evict_lapsed(key);
                 }
                 // A sender is only dropped together with the gate.
-                Some(Err(_)) | None => {
+                Some(Some(Err(_))) | None => {
                     return Err(self.holder(key).map_or(Ahead::Contender, Ahead::Holder));
                 }
             }
@@ -185,18 +206,20 @@ impl Queue {
             turn: turn.number,
             holder: Weak::new(),
             waiters: VecDeque::new(),
+            watch: None,
             purge_at: PURGE_SLACK,
         }
     }
 
-    fn line_up(&mut self) -> oneshot::Receiver<Turn> {
+    fn line_up(&mut self) -> (oneshot::Receiver<Turn>, Watch) {
         if self.waiters.len() >= self.purge_at {
             self.waiters.retain(|waiter| !waiter.is_closed());
             self.purge_at = 2 * self.waiters.len() + PURGE_SLACK;
         }
         let (sender, receiver) = oneshot::channel();
         self.waiters.push_back(sender);
-        receiver
+        let watch = self.watch.get_or_insert_default();
+        (receiver, Watch(Arc::clone(watch)))
     }
 }
 
@@ -215,6 +238,9 @@ impl Turn {
             .filter(|queue| queue.turn == self.number)
         {
             queue.holder = Arc::downgrade(held);
+            if let Some(watch) = &queue.watch {
+                watch.notify_one();
+            }
         }
     }
 }
