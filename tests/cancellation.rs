@@ -370,10 +370,7 @@ async fn drop_connect_everywhere(arm: Arm, nodes: usize) {
         };
         let mut client = server.client();
         eventually(PROMPTLY, "all connections are closed", || {
-            let list: String = redis::cmd("CLIENT")
-                .arg("LIST")
-                .query(&mut client)
-                .unwrap();
+            let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut client).unwrap();
             list.lines().count() == 1
         })
         .await;

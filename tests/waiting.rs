@@ -1,0 +1,497 @@
+//! Waiting for a key that somebody else holds: in this process and in others.
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use common::{ARMS, Arm, Cluster, TestNode, eventually};
+use ringlock::{Cause, Error, Loss, MemoryNode, NodeErrorKind, Router};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+const KEY: &str = "orders/42";
+
+/// Longer than anything may take on a busy machine.
+const PROMPTLY: Duration = Duration::from_secs(5);
+
+/// By how much anything may be late on a machine that others use too.
+const MARGIN: Duration = Duration::from_millis(250);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn memory(cluster: &Cluster) -> impl Iterator<Item = &MemoryNode> {
+    cluster.nodes.iter().map(|node| match node {
+        TestNode::Memory(node) => node,
+        TestNode::Redis(_) => panic!("no in-memory node"),
+    })
+}
+
+/// Lets every task that can run now do so.
+async fn let_others_run() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn waiters_of_one_process_are_served_in_order() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 3);
+        let router = cluster.router(3).await;
+        let first = router.acquire(KEY).await.unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiters = JoinSet::new();
+        for number in 0..50 {
+            let (router, order) = (router.clone(), Arc::clone(&order));
+            waiters.spawn(async move {
+                let guard = router.acquire(KEY).wait(PROMPTLY).await.unwrap();
+                order.lock().unwrap().push((number, guard.fence()));
+                guard.release().await.unwrap();
+            });
+            let_others_run().await;
+        }
+        let attempts = router.stats().attempts;
+        assert_eq!(attempts, 1, "{arm:?}: waiters cost the servers something");
+        drop(first);
+        waiters.join_all().await;
+        let order = order.lock().unwrap();
+        let numbers: Vec<i32> = order.iter().map(|&(number, _)| number).collect();
+        assert_eq!(numbers, (0..50).collect::<Vec<_>>(), "{arm:?}");
+        assert!(
+            order.is_sorted_by(|(_, a), (_, b)| a < b),
+            "{arm:?}: fences"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_that_gives_up_passes_its_turn_on() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 1);
+        let router = cluster.router(1).await;
+        let guard = router.acquire(KEY).await.unwrap();
+        let dropped = tokio::spawn(router.acquire(KEY).into_future());
+        let timed_out = tokio::spawn(router.acquire(KEY).wait(ms(20)).into_future());
+        let patient = tokio::spawn(router.acquire(KEY).wait(PROMPTLY).into_future());
+        let_others_run().await;
+        dropped.abort();
+        let error = timed_out.await.unwrap().unwrap_err();
+        assert!(error.is_contention(), "{arm:?}: {error}");
+        drop(guard);
+        let guard = timeout(PROMPTLY, patient).await.expect("its turn");
+        drop(guard.unwrap().unwrap());
+    }
+}
+
+/// Polls a future once: true if it waits.
+async fn is_waiting<F: Future + Unpin>(future: &mut F) -> bool {
+    let mut future = std::pin::Pin::new(future);
+    std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await
+}
+
+/// The memory that this process has, in KiB.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let amount = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    amount.expect("VmRSS").parse().unwrap()
+}
+
+#[tokio::test]
+async fn thousands_that_give_up_cost_neither_stack_nor_memory() {
+    const WAITERS: usize = 20_000;
+    let router = Router::in_memory(1).await.unwrap();
+    let guard = router.acquire(KEY).await.unwrap();
+
+    // One after the other: the queue is rid of those that are gone.
+    let mut before = 0;
+    for round in 0..5 {
+        for _ in 0..WAITERS {
+            assert!(is_waiting(&mut router.acquire(KEY).into_future()).await);
+        }
+        if round == 0 {
+            before = resident();
+        }
+    }
+    let grown = resident().saturating_sub(before);
+    println!("{grown} KiB kept of {} waiters", 4 * WAITERS);
+    assert!(grown < 2048, "{grown} KiB were kept");
+
+    // All at once, the last one alone being still there when its turn comes.
+    let mut waiters = JoinSet::new();
+    for _ in 0..WAITERS {
+        waiters.spawn(router.acquire(KEY).into_future());
+    }
+    let_others_run().await;
+    let last = tokio::spawn(router.acquire(KEY).wait(PROMPTLY).into_future());
+    let_others_run().await;
+    waiters.shutdown().await;
+    drop(guard);
+    let guard = timeout(PROMPTLY, last).await.expect("its turn");
+    drop(guard.unwrap().unwrap());
+    assert_eq!(router.stats().attempts, 2, "the others made no attempts");
+
+    // All at once, with the turn in their hands.
+    let guard = router.acquire(KEY).await.unwrap();
+    let mut waiting: Vec<_> = (0..WAITERS)
+        .map(|_| router.acquire(KEY).into_future())
+        .collect();
+    for waiter in &mut waiting {
+        assert!(is_waiting(waiter).await);
+    }
+    drop(guard);
+    drop(waiting);
+    timeout(PROMPTLY, router.acquire(KEY))
+        .await
+        .unwrap()
+        .unwrap()
+        .release()
+        .await
+        .unwrap();
+}
+
+/// A guard that is forgotten keeps its turn; once its lease has lapsed, nobody
+/// may wait for it any more.
+#[tokio::test]
+async fn a_lapsed_holder_blocks_no_waiter() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 1);
+        let router = cluster.router(1).await;
+        let guard = router.acquire(KEY).ttl(ms(150)).await.unwrap();
+        let waiters: Vec<_> = (0..3)
+            .map(|_| {
+                let waiting = router.acquire(KEY).ttl(ms(150)).wait(PROMPTLY);
+                tokio::spawn(waiting.into_future())
+            })
+            .collect();
+        let_others_run().await;
+        std::mem::forget(guard);
+        let started = Instant::now();
+        for (index, waiter) in waiters.into_iter().enumerate() {
+            // Each forgets its guard in turn.
+            std::mem::forget(waiter.await.unwrap().unwrap());
+            let limit = ms(150) * (1 + index as u32) + MARGIN;
+            assert!(
+                started.elapsed() < limit,
+                "{arm:?}: {:?}",
+                started.elapsed()
+            );
+        }
+    }
+}
+
+/// As above, but the waiter had lined up before there was a lease that could
+/// lapse.
+#[tokio::test]
+async fn a_waiter_behind_a_contender_learns_of_its_lease() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 1);
+        let router = cluster.router(1).await;
+        let other = cluster.router(1).await;
+        let guard = other.acquire(KEY).await.unwrap();
+        let contending = router.acquire(KEY).ttl(ms(150)).retry_delay(ms(5));
+        let contender = tokio::spawn(contending.into_future());
+        let_others_run().await;
+        let waiters: Vec<_> = (0..3)
+            .map(|_| tokio::spawn(router.acquire(KEY).wait(PROMPTLY).into_future()))
+            .collect();
+        let_others_run().await;
+        guard.release().await.unwrap();
+        std::mem::forget(contender.await.unwrap().unwrap());
+        // Whoever watches the lease may give up: another must then watch it.
+        let started = Instant::now();
+        waiters[0].abort();
+        for waiter in waiters.into_iter().skip(1) {
+            drop(waiter.await.unwrap().unwrap());
+        }
+        let waited = started.elapsed();
+        assert!(waited < ms(150) + MARGIN, "{arm:?}: {waited:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_wait_ends_when_it_was_said_to() {
+    for arm in ARMS {
+        for replicas in [1, 3] {
+            let cluster = Cluster::start(arm, 3);
+            let router = cluster.router(replicas).await;
+            let other = cluster.router(replicas).await;
+            let _guard = router.acquire(KEY).await.unwrap();
+            for waiting in [&router, &other] {
+                let started = Instant::now();
+                let error = waiting.acquire(KEY).wait(ms(100)).await.unwrap_err();
+                let took = started.elapsed();
+                assert!(took < ms(100) + MARGIN, "{arm:?}: {took:?}");
+                let Error::TimedOut { waited, last, .. } = &error else {
+                    panic!("{arm:?}: {error}");
+                };
+                assert!(*waited <= took);
+                assert!(matches!(**last, Error::Contended { .. }), "{error}");
+            }
+        }
+    }
+}
+
+/// A node that answers nothing does not make anybody wait past the deadline.
+#[tokio::test]
+async fn the_wait_ends_during_an_outage_too() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 1);
+        let router = cluster.router(1).await;
+        match &cluster.nodes[0] {
+            TestNode::Memory(node) => node.hang(),
+            server @ TestNode::Redis(_) => server.stop(),
+        }
+        let started = Instant::now();
+        let error = router.acquire(KEY).wait(ms(120)).await.unwrap_err();
+        let took = started.elapsed();
+        assert!(took < ms(120) + MARGIN, "{arm:?}: {took:?}");
+        assert!(!error.is_contention(), "{arm:?}: {error}");
+        cluster.nodes[0].start();
+    }
+}
+
+#[tokio::test]
+async fn attempts_are_counted_and_paused_between() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 3);
+        let router = cluster.router(3).await;
+        let other = cluster.router(3).await;
+        let _guard = router.acquire(KEY).await.unwrap();
+        for limit in [0, 1, 7] {
+            let before = other.stats().attempts;
+            let acquire = other.acquire(KEY).attempts(limit).retry_delay(ms(4));
+            let started = Instant::now();
+            let error = acquire.await.unwrap_err();
+            let Error::TimedOut { attempts, last, .. } = &error else {
+                panic!("{arm:?}: {error}");
+            };
+            assert_eq!(*attempts, limit.max(1));
+            assert_eq!(other.stats().attempts - before, u64::from(limit.max(1)));
+            assert!(last.is_contention());
+            assert!(started.elapsed() < 7 * ms(4) + MARGIN);
+        }
+    }
+}
+
+/// The longest pause is a minute, the rival's lease a fraction of a second.
+#[tokio::test]
+async fn nobody_sleeps_past_the_end_of_a_rivals_lease() {
+    for arm in ARMS {
+        for replicas in [1, 3] {
+            let cluster = Cluster::start(arm, 3);
+            let router = cluster.router(replicas).await;
+            let other = cluster.router(replicas).await;
+            let guard = router.acquire(KEY).ttl(ms(200)).await.unwrap();
+            std::mem::forget(guard);
+            let started = Instant::now();
+            let acquire = other.acquire(KEY).retry_delay(Duration::from_secs(60));
+            let guard = acquire.wait(Duration::from_secs(120)).await.unwrap();
+            let took = started.elapsed();
+            assert!(took < ms(200) + MARGIN, "{arm:?} n={replicas}: {took:?}");
+            assert!(took > ms(100), "{arm:?} n={replicas}: {took:?}");
+            drop(guard);
+        }
+    }
+}
+
+#[tokio::test]
+async fn contention_names_the_holder_and_what_is_left() {
+    for arm in ARMS {
+        for replicas in [1, 3] {
+            let cluster = Cluster::start(arm, 3);
+            let router = cluster.router(replicas).await;
+            let other = cluster.router(replicas).await;
+            let ttl = Duration::from_secs(8);
+            let acquire = router.acquire(KEY).ttl(ttl).label("nightly report");
+            let _guard = acquire.await.unwrap();
+            for asking in [&router, &other] {
+                let error = asking.try_acquire(KEY).await.unwrap_err();
+                let text = error.to_string();
+                let Error::Contended {
+                    key,
+                    holder,
+                    remaining,
+                } = error
+                else {
+                    panic!("{arm:?}: {text}");
+                };
+                assert_eq!(key.as_bytes(), KEY.as_bytes());
+                let label = holder.as_ref().and_then(|holder| holder.label());
+                assert_eq!(label, Some("nightly report"), "{arm:?} n={replicas}");
+                let remaining = remaining.expect("what is left");
+                assert!(
+                    remaining <= ttl && remaining > ttl - PROMPTLY,
+                    "{remaining:?}"
+                );
+                assert!(text.contains("nightly report"), "{text}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_single_attempt_at_an_own_key_asks_no_server() {
+    let cluster = Cluster::start(Arm::Memory, 5);
+    let router = cluster.router(5).await;
+    let requests = || memory(&cluster).map(MemoryNode::requests).sum::<u64>();
+    let guard = router.acquire(KEY).await.unwrap();
+    let before = requests();
+    let error = router.try_acquire(KEY).await.unwrap_err();
+    assert!(error.is_contention());
+    let waited = router.acquire(KEY).wait(ms(10)).await.unwrap_err();
+    assert!(waited.is_contention());
+    assert_eq!(requests(), before, "the servers were asked");
+    guard.release().await.unwrap();
+    drop(router.try_acquire(KEY).await.unwrap());
+    assert!(requests() > before);
+}
+
+/// Takes a majority of the key's nodes down, the last ones or the first ones
+/// to be asked.
+fn take_majority_down(cluster: &Cluster, router: &Router, is_first: bool) -> Vec<usize> {
+    let replicas = router.route(KEY).unwrap().replicas;
+    let index = |name: &Arc<str>| usize::from(name.as_bytes()[0] - b'a');
+    let mut nodes: Vec<usize> = replicas.iter().map(index).collect();
+    if !is_first {
+        nodes.reverse();
+    }
+    nodes.truncate(replicas.len() / 2 + 1);
+    for &node in &nodes {
+        cluster.nodes[node].stop();
+    }
+    nodes
+}
+
+#[tokio::test]
+async fn an_outage_is_told_as_an_outage() {
+    for arm in ARMS {
+        for replicas in [1, 3, 5] {
+            let cluster = Cluster::start(arm, replicas);
+            let router = cluster.router(replicas).await;
+            let down = take_majority_down(&cluster, &router, true);
+            let error = router.try_acquire(KEY).await.unwrap_err();
+            assert!(!error.is_contention(), "{arm:?} n={replicas}: {error}");
+            assert!(error.is_transient());
+            let Error::NoQuorum {
+                granted,
+                needed,
+                causes,
+                ..
+            } = &error
+            else {
+                panic!("{arm:?} n={replicas}: {error}");
+            };
+            assert_eq!(*needed, replicas / 2 + 1);
+            assert!(granted < needed);
+            for cause in causes {
+                let Cause::Failed(failure) = &cause.cause else {
+                    panic!("{cause:?}");
+                };
+                let expected = match arm {
+                    Arm::Memory => NodeErrorKind::Unreachable,
+                    Arm::Redis => NodeErrorKind::Timeout,
+                };
+                assert_eq!(failure.kind(), expected);
+            }
+            let counts = router.stats();
+            assert_eq!((counts.contended, counts.failed), (0, 1));
+            for &node in &down {
+                cluster.nodes[node].start();
+            }
+            // What the others granted has been taken back.
+            assert!(router.clone().shutdown().await, "{arm:?} n={replicas}");
+            for node in &cluster.nodes {
+                assert_eq!(node.locked(), [""; 0]);
+            }
+        }
+    }
+}
+
+/// With a holder on the nodes that are up, an outage of the others stays one,
+/// whichever nodes answer first.
+#[tokio::test]
+#[ignore = "proto/attempt refuses before it is clear why: a holder and an outage together pass for a holder"]
+async fn an_outage_is_never_told_as_contention() {
+    for arm in ARMS {
+        for (replicas, is_first) in [(3, true), (3, false), (5, true), (5, false)] {
+            let cluster = Cluster::start(arm, replicas);
+            let router = cluster.router(replicas).await;
+            let other = cluster.router(replicas).await;
+            let _guard = router.acquire(KEY).await.unwrap();
+            let down = take_majority_down(&cluster, &router, is_first);
+            let error = other.try_acquire(KEY).await.unwrap_err();
+            for &node in &down {
+                cluster.nodes[node].start();
+            }
+            assert!(!error.is_contention(), "{arm:?} n={replicas}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn contention_beside_a_minority_outage_is_contention() {
+    for arm in ARMS {
+        for down in 0..3 {
+            let cluster = Cluster::start(arm, 3);
+            let router = cluster.router(3).await;
+            let other = cluster.router(3).await;
+            let _guard = router.acquire(KEY).await.unwrap();
+            cluster.nodes[down].stop();
+            let error = other.try_acquire(KEY).await.unwrap_err();
+            cluster.nodes[down].start();
+            assert!(error.is_contention(), "{arm:?} without {down}: {error}");
+        }
+    }
+}
+
+/// A crowd in two processes' stead: everybody gets the key in the end, nobody
+/// with anybody else.
+#[tokio::test]
+async fn a_crowd_gets_through() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 3);
+        let inside = Arc::new(AtomicUsize::new(0));
+        let mut crowd = JoinSet::new();
+        for _ in 0..2 {
+            let router = cluster.router(3).await;
+            for _ in 0..40 {
+                let (router, inside) = (router.clone(), Arc::clone(&inside));
+                crowd.spawn(async move {
+                    let acquire = router.acquire(KEY).wait(6 * PROMPTLY);
+                    let guard = acquire.retry_delay(ms(4)).await.unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    tokio::task::yield_now().await;
+                    assert_eq!(guard.loss(), None);
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    drop(guard);
+                });
+            }
+        }
+        while let Some(one) = crowd.join_next().await {
+            one.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guard_that_is_dropped_ends_its_lease_for_watchers() {
+    let router = Router::in_memory(3).await.unwrap();
+    let guard = router.acquire(KEY).await.unwrap();
+    let lost = tokio::spawn(guard.lost());
+    let_others_run().await;
+    drop(guard);
+    assert_eq!(
+        timeout(PROMPTLY, lost).await.unwrap().unwrap(),
+        Loss::Released
+    );
+    eventually(PROMPTLY, "the release is counted", || {
+        router.stats().released == 1
+    })
+    .await;
+}
