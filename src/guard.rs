@@ -184,9 +184,7 @@ impl Drop for Guard {
         }
         self.held.end(Loss::Released);
         self.held.fleet.counters.released.add_one();
-        for seat in self.held.placement.seats().iter() {
-            self.held.release_at(self.held.placement.node(seat));
-        }
+        self.held.release();
         // After the releases: the next turn's requests queue up behind them.
         self.held.pass_turn();
     }

@@ -248,7 +248,11 @@ impl Held {
     /// When the keeper is to look at the lease again; extends it where that is
     /// due. `None`: it needs no keeping any more.
     pub(crate) fn tend(self: &Arc<Self>, now: Instant) -> Option<Instant> {
-        if self.check(now).is_some() {
+        let keep_alive = self.keep_alive?;
+        if let Some(loss) = self.check(now) {
+            if loss != Loss::Released {
+                self.release();
+            }
             return None;
         }
         let retry = Fleet::node_timeout(self.ttl);
@@ -261,13 +265,23 @@ impl Held {
             is_due
         };
         if is_due {
-            drop(self.renew(self.ttl).ok()?);
+            // Over meanwhile, it is found so at the next look.
+            drop(self.renew(self.ttl));
         }
         let state = self.state.lock();
         let end = state
             .hold_until
             .map_or(state.valid_until, |limit| limit.min(state.valid_until));
-        Some(state.renew_at.min(end))
+        // An extend that succeeds soon may be followed by the next before `retry`.
+        let next = state.renew_at.min(now + keep_alive.interval);
+        Some(next.min(end))
+    }
+
+    /// Sends a RELEASE to every node of the placement.
+    pub(crate) fn release(self: &Arc<Self>) {
+        for seat in self.placement.seats().iter() {
+            self.release_at(self.placement.node(seat));
+        }
     }
 
     /// Sends a RELEASE to `node`; repeated by the keeper until it is answered.
