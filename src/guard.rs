@@ -128,7 +128,7 @@ impl Guard {
             Extension::Extended(_) => Ok(()),
             Extension::Lost { .. } => Err(Error::Lost {
                 key: held.key.clone(),
-                reason: Loss::TakenOver,
+                reason: held.check(clock::now()).unwrap_or(Loss::TakenOver),
             }),
             Extension::Unchanged { kept, refusals } => match held.check(clock::now()) {
                 Some(reason) => Err(Error::Lost {
@@ -155,7 +155,9 @@ impl Guard {
     pub async fn release(mut self) -> Result<Released, Error> {
         let held = Arc::clone(&self.held);
         self.is_released = true;
-        let was_lost = held.end(Loss::Released).is_some();
+        // By the own clock, whatever the nodes still have.
+        let was_lost = held.check(clock::now()).is_some();
+        held.end(Loss::Released);
         held.fleet.counters.released.add_one();
         let machine = Release::new(
             held.key.clone(),
@@ -182,6 +184,7 @@ impl Drop for Guard {
         if self.is_released {
             return;
         }
+        self.held.check(clock::now());
         self.held.end(Loss::Released);
         self.held.fleet.counters.released.add_one();
         self.held.release();
