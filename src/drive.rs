@@ -23,7 +23,7 @@ use crate::proto::release::Release;
 use crate::proto::renewal::{Extension, Renewal};
 use crate::proto::round::{Effects, Event, Machine, Step, vouches_for};
 use crate::proto::time::Instant;
-use crate::proto::wire::{Answer, Request};
+use crate::proto::wire::{Answer, Reply, Request};
 
 /// A machine together with what its outcome does to the lease.
 pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
@@ -57,6 +57,19 @@ impl Operates for Attempt {
 impl Operates for Renewal {
     fn settle(held: &Arc<Held>, outcome: &Extension) {
         held.renewed(outcome);
+    }
+
+    /// The keeper and the lease's owner are different threads: a release may
+    /// have overtaken the extend, which then made the entry anew.
+    fn answered(held: &Arc<Held>, from: NodeIndex, answer: &Answer) {
+        let is_there = matches!(answer, Ok(Reply::Kept { .. } | Reply::Made { .. }));
+        if is_there && held.check(clock::now()).is_some() {
+            held.release_at(from);
+        }
+    }
+
+    fn owed(held: &Arc<Held>) -> Option<Owed> {
+        Some(held.fleet.keeper.owe())
     }
 }
 
