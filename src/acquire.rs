@@ -18,6 +18,9 @@ use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
 use crate::router::Router;
 
+/// Extends of one lease follow each other no faster.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
 /// An acquire that has not begun: set what differs from the defaults, then
 /// await it.
 ///
@@ -122,7 +125,8 @@ impl Acquire {
     }
 
     /// As [`keep_alive`](Self::keep_alive), each extend `interval` after the
-    /// last; one that would come too late counts as a third of the ttl.
+    /// last; one that would come too late counts as a third of the ttl, and
+    /// none is shorter than a millisecond.
     pub fn keep_alive_every(mut self, interval: Duration) -> Self {
         self.keep_alive = Some(Some(interval));
         self
@@ -249,6 +253,7 @@ impl Acquire {
         let token = Token::new(rand::random(), self.label.clone());
         let keep_alive = self.keep_alive.map(|interval| KeepAlive {
             interval: interval
+                .map(|own| own.max(SHORTEST_INTERVAL))
                 .filter(|&own| own < ttl.get() / 2)
                 .unwrap_or(ttl.get() / 3),
             max_hold: self.max_hold.unwrap_or(self.router.defaults().max_hold),
