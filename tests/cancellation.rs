@@ -5,6 +5,14 @@
 //! not yet looked. Whatever it had begun must then be undone within one round
 //! trip, and nothing of it may stand in the way of the next caller.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test panics where it fails, and tells what it measured"
+)]
+
 mod common;
 
 use std::fmt::Debug;
@@ -15,7 +23,7 @@ use std::time::Duration;
 use common::{Arm, Cluster, TestNode, eventually, name};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use ringlock::{Init, MemoryNode, Released, Router};
+use ringlock::{Init, MemoryNode, Released, Router, RouterBuilder};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -289,26 +297,38 @@ async fn a_dropped_call_leaves_nothing_on_servers() {
     drop_every_call_everywhere(Arm::Redis).await;
 }
 
-/// Connects to clusters that nobody has connected to before. Taking over from
-/// a dead router takes seconds: all cuts are made side by side, each on
-/// servers of its own or under a namespace of its own.
-async fn drop_connect_everywhere(arm: Arm, nodes: usize) {
-    let servers = match arm {
-        Arm::Redis => Cluster::start(Arm::Redis, nodes),
-        Arm::Memory => Cluster { nodes: Vec::new() },
-    };
-    let urls: Vec<String> = servers
-        .nodes
-        .iter()
-        .map(|node| match node {
-            TestNode::Redis(server) => server.url(),
-            TestNode::Memory(_) => unreachable!("servers are started"),
-        })
-        .collect();
-    // Each time a fresh cluster: `again` connects to one and the same.
-    let fresh = |namespace: String| {
-        let memory: Vec<MemoryNode> = (0..nodes).map(|i| MemoryNode::new(name(i))).collect();
-        let urls = urls.clone();
+/// Servers for any number of clusters that nobody has connected to before.
+struct Ground {
+    arm: Arm,
+    nodes: usize,
+    servers: Cluster,
+}
+
+impl Ground {
+    fn new(arm: Arm, nodes: usize) -> Self {
+        let servers = match arm {
+            Arm::Memory => 0,
+            Arm::Redis => nodes,
+        };
+        Self {
+            arm,
+            nodes,
+            servers: Cluster::start(Arm::Redis, servers),
+        }
+    }
+
+    /// Builders for one fresh cluster: in-memory nodes of its own, or a
+    /// namespace of its own on the servers.
+    fn fresh(&self, namespace: &str) -> impl Fn() -> RouterBuilder + use<> {
+        let namespace = namespace.to_owned();
+        let nodes: Vec<Either> = match self.arm {
+            Arm::Memory => (0..self.nodes)
+                .map(|index| MemoryNode::new(name(index)))
+                .inspect(|node| node.set_delay(Duration::from_millis(1)))
+                .map(Either::Memory)
+                .collect(),
+            Arm::Redis => self.urls().map(Either::Url).collect(),
+        };
         move || {
             let builder = Router::builder().init(Init::Now).configure(|config| {
                 config.router.key_prefix = format!("{namespace}:");
@@ -316,19 +336,44 @@ async fn drop_connect_everywhere(arm: Arm, nodes: usize) {
                 config.router.max_ttl = Duration::from_millis(200);
                 config.router.ttl = Duration::from_millis(200);
             });
-            match arm {
-                Arm::Memory => memory.iter().fold(builder, |builder, node| {
-                    node.set_delay(Duration::from_millis(1));
-                    builder.memory_node(node.clone())
-                }),
-                Arm::Redis => urls.iter().enumerate().fold(builder, |builder, (i, url)| {
-                    builder.node(name(i), url.as_str())
-                }),
-            }
+            let nodes = nodes.iter().enumerate();
+            nodes.fold(builder, |builder, (index, node)| match node {
+                Either::Memory(node) => builder.memory_node(node.clone()),
+                Either::Url(url) => builder.node(name(index), url.as_str()),
+            })
         }
-    };
-    let (mut polls, uncut) = (0, fresh("uncut".into()));
-    let mut connecting = Box::pin(uncut().connect());
+    }
+
+    fn urls(&self) -> impl Iterator<Item = String> {
+        self.servers.nodes.iter().map(|node| match node {
+            TestNode::Redis(server) => server.url(),
+            TestNode::Memory(_) => unreachable!("servers are started"),
+        })
+    }
+
+    /// Connections of routers that never came to be are closed too.
+    async fn assert_closed(&self) {
+        for url in self.urls() {
+            let mut client = redis::Client::open(url).unwrap().get_connection().unwrap();
+            eventually(PROMPTLY, "all connections are closed", || {
+                let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut client).unwrap();
+                list.lines().count() == 1
+            })
+            .await;
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Either {
+    Memory(MemoryNode),
+    Url(String),
+}
+
+/// How often a connect is polled that nobody cuts off.
+async fn polls_of_connect(ground: &Ground) -> usize {
+    let mut polls = 0;
+    let mut connecting = Box::pin(ground.fresh("uncut")().connect());
     let counted = std::future::poll_fn(|context| {
         polls += 1;
         connecting.as_mut().poll(context)
@@ -339,12 +384,19 @@ async fn drop_connect_everywhere(arm: Arm, nodes: usize) {
     };
     let router = cut_off(counted, to_the_end).await.expect("it ends");
     drop(router.unwrap());
-    drop(connecting);
+    polls
+}
 
+/// Taking over from a dead router takes seconds: all cuts are made side by
+/// side, each in a cluster of its own.
+async fn drop_connect_everywhere(arm: Arm, nodes: usize) {
+    let ground = Ground::new(arm, nodes);
+    let polls = polls_of_connect(&ground).await;
     let mut random = StdRng::seed_from_u64(seed());
     let mut runs = JoinSet::new();
     for cut in (0..=polls).flat_map(|polls| cuts(polls, &mut random)) {
-        let builder = fresh(format!("{}-{:?}", cut.polls, cut.then).replace(' ', ""));
+        let namespace: String = format!("{}-{:?}", cut.polls, cut.then);
+        let builder = ground.fresh(&namespace);
         runs.spawn(async move {
             let first = cut_off(builder().connect(), cut).await;
             let is_over = first.is_some();
@@ -363,18 +415,7 @@ async fn drop_connect_everywhere(arm: Arm, nodes: usize) {
     let cut_short = is_over.iter().filter(|&&is_over| !is_over).count();
     println!("{arm:?} {nodes} nodes: connect has {polls} polls; {cut_short} cut short");
     assert!(cut_short > polls, "{cut_short} of {}", is_over.len());
-    // Connections of routers that never were are closed too.
-    for node in &servers.nodes {
-        let TestNode::Redis(server) = node else {
-            continue;
-        };
-        let mut client = server.client();
-        eventually(PROMPTLY, "all connections are closed", || {
-            let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut client).unwrap();
-            list.lines().count() == 1
-        })
-        .await;
-    }
+    ground.assert_closed().await;
 }
 
 #[tokio::test]
