@@ -1,5 +1,13 @@
 //! Waiting for a key that somebody else holds: in this process and in others.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test panics where it fails, and tells what it measured"
+)]
+
 mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
