@@ -1,5 +1,13 @@
 //! A lease's life: kept alive, extended, lost, given back.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test panics where it fails, and tells what it measured"
+)]
+
 mod common;
 
 use std::sync::Arc;
