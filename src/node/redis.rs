@@ -143,7 +143,6 @@ impl Node for RedisNode {
             request,
             deadline,
             reply,
-            is_repeated: false,
         });
     }
 

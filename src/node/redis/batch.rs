@@ -60,23 +60,33 @@ impl Section {
 /// Takes up to [`MAX_BATCH`] requests out of `lane`, sorted into sections.
 ///
 /// Sorting changes their order, so that they must not touch each other: no two
-/// are for one key, and one that changes what the node serves goes alone. Keys
-/// of `unsettled` requests, sent already, wait until those are settled.
-pub(super) fn gather(lane: &Lane, prefers_script: bool, unsettled: &HashSet<Key>) -> Vec<Section> {
+/// are for one key, and one that changes what the node serves goes alone. What
+/// `must_wait` for sections that are in flight, and all behind it, stays.
+pub(super) fn gather(
+    lane: &Lane,
+    prefers_script: bool,
+    must_wait: impl Fn(&Request) -> bool,
+) -> Vec<Section> {
     let mut keys: HashSet<Key> = HashSet::new();
+    let mut first: Option<Key> = None;
     let mut taken = 0;
     let mut room = MAX_BATCH;
     let requests = lane.take_while(|Pending { request, .. }| {
-        let fits = match request.key() {
-            Some(key) => !unsettled.contains(key) && keys.insert(key.clone()),
-            None if matches!(request, Request::Status | Request::Document) => true,
-            None => {
-                room = 1;
-                unsettled.is_empty()
+        let is_distinct = match (request.key(), &first) {
+            (Some(key), None) => {
+                first = Some(key.clone());
+                true
+            }
+            (Some(key), Some(first)) => key != first && keys.insert(key.clone()),
+            (None, _) => {
+                if !matches!(request, Request::Status | Request::Document) {
+                    room = 1;
+                }
+                true
             }
         };
         taken += 1;
-        fits && taken <= room
+        is_distinct && taken <= room && !must_wait(request)
     });
     let mut sections: Vec<Section> = Vec::new();
     for pending in requests {
@@ -96,9 +106,7 @@ pub(super) fn gather(lane: &Lane, prefers_script: bool, unsettled: &HashSet<Key>
 fn kind_of(pending: &Pending, prefers_script: bool) -> Kind {
     match &pending.request {
         // A transaction has no form for a floor.
-        Request::Acquire { view, floor, .. }
-            if prefers_script || *floor > 0 || pending.is_repeated =>
-        {
+        Request::Acquire { view, floor, .. } if prefers_script || *floor > 0 => {
             Kind::AcquireScript(*view)
         }
         Request::Acquire { view, .. } => Kind::AcquireTransaction(*view, Vec::new()),

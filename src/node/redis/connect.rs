@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use combine::parser::combinator::AnySendSyncPartialState;
+use combine::stream::{Decoder, PointerOffset};
 use redis::Value;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
@@ -24,18 +26,38 @@ const OLDEST: (u32, u32) = (6, 2);
 /// The oldest server with `SET … NX GET`.
 const OLDEST_WITH_TRANSACTION: (u32, u32) = (7, 0);
 
-/// Reads one reply at a time out of a stream's read half. Cancel safe: what
-/// has been read of a reply is kept.
-macro_rules! read_reply {
-    ($decoder:expr, $reader:expr) => {
-        ::redis::parse_redis_value_async(&mut $decoder, &mut $reader)
-    };
+/// The replies of a server, one at a time.
+pub(super) struct Replies {
+    decoder: Decoder<AnySendSyncPartialState, PointerOffset<[u8]>>,
+    reader: ReadHalf<Stream>,
 }
-pub(super) use read_reply;
+
+impl Replies {
+    fn of(reader: ReadHalf<Stream>) -> Self {
+        Self {
+            decoder: Decoder::new(),
+            reader,
+        }
+    }
+
+    /// The next reply. Cancel safe: what has been read of one is kept.
+    pub(super) async fn next(&mut self) -> redis::RedisResult<Value> {
+        redis::parse_redis_value_async(&mut self.decoder, &mut self.reader).await
+    }
+
+    /// The next reply, if it has arrived already.
+    pub(super) async fn arrived(&mut self) -> Option<redis::RedisResult<Value>> {
+        tokio::select! {
+            biased;
+            reply = self.next() => Some(reply),
+            () = std::future::ready(()) => None,
+        }
+    }
+}
 
 /// A connection that has been found fit.
 pub(super) struct Connection {
-    pub(super) reader: ReadHalf<Stream>,
+    pub(super) replies: Replies,
     pub(super) writer: WriteHalf<Stream>,
     pub(super) dialect: Dialect,
     pub(super) status: NodeStatus,
@@ -51,7 +73,7 @@ pub(super) async fn connect(
         .map_err(|error| unreachable(address, &error))?;
     let (reader, writer) = tokio::io::split(stream);
     let mut line = Line {
-        reader,
+        replies: Replies::of(reader),
         writer,
         address,
     };
@@ -80,7 +102,7 @@ pub(super) async fn connect(
         status = line.status(&dialect).await?;
     }
     Ok(Connection {
-        reader: line.reader,
+        replies: line.replies,
         writer: line.writer,
         dialect,
         status,
@@ -89,7 +111,7 @@ pub(super) async fn connect(
 
 /// A stream on which one question is asked at a time.
 struct Line<'a> {
-    reader: ReadHalf<Stream>,
+    replies: Replies,
     writer: WriteHalf<Stream>,
     address: &'a Address,
 }
@@ -108,11 +130,9 @@ impl Line<'_> {
         };
         sent.await
             .map_err(|error| unreachable(self.address, &error))?;
-        // One decoder per question: the server says nothing unasked.
-        let mut decoder = combine::stream::Decoder::new();
         let mut answers = Vec::with_capacity(replies);
         for _ in 0..replies {
-            let answer = read_reply!(decoder, self.reader).await;
+            let answer = self.replies.next().await;
             answers.push(answer.map_err(|error| broken(self.address, &error))?);
         }
         Ok(answers)

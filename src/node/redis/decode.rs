@@ -20,8 +20,8 @@ pub(super) enum Resolution {
     Answer(Answer),
     /// Held by somebody: ask for how long.
     AskRemaining(Holder),
-    /// The key holds the request's own token already: have the script do it.
-    Repeat,
+    /// The key held the request's own token already: raise what is left of it.
+    Raise(u64),
     /// Answered as stale, but an entry was made: delete it at once.
     Undo(Option<ViewId>),
 }
@@ -202,7 +202,9 @@ fn resolve(
         Value::Nil if is_served => Is(Ok(Reply::Granted { counter })),
         Value::Nil => Resolution::Undo(serving),
         Value::BulkString(_) | Value::ServerError(_) if !is_served => Is(Ok(Reply::Stale(serving))),
-        Value::BulkString(holder) if holder == token.to_string().into_bytes() => Resolution::Repeat,
+        Value::BulkString(holder) if holder == token.to_string().into_bytes() => {
+            Resolution::Raise(counter)
+        }
         Value::BulkString(holder) => Resolution::AskRemaining(Holder::of_stored(&holder)),
         Value::ServerError(error) => Is(Err(refusal(&error))),
         _ => return None,

@@ -1,7 +1,7 @@
 //! The task of one node: makes the connection, sends what waits, and gives
 //! every request its answer.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::io::{AsyncWriteExt, WriteHalf};
 use super::RedisOptions;
 use super::address::Address;
 use super::batch::{Kind, Section, gather};
-use super::connect::{Connection, broken, connect, read_reply};
+use super::connect::{Connection, broken, connect};
 use super::decode::{self, Resolution, misfit};
 use super::encode::{Dialect, Encoding};
 use super::lane::{Condition, Lane, Pending, timeout};
@@ -20,10 +20,9 @@ use super::stream::Stream;
 use crate::clock;
 use crate::node::ReplyTo;
 use crate::proto::backoff::Backoff;
-use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::proto::wire::{
-    Answer, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival, Standing,
+    Absent, Answer, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival, Standing,
 };
 
 /// How long connecting and all its questions may take.
@@ -130,10 +129,6 @@ struct State {
     dialect: Dialect,
     status: NodeStatus,
     in_flight: VecDeque<Section>,
-    /// Keys of the acquires that are under way as transactions. One of these
-    /// may have to be undone or repeated, before anything later is done to its
-    /// key.
-    unsettled: HashSet<Key>,
     out: Vec<u8>,
     written: usize,
     needs_flush: bool,
@@ -146,7 +141,6 @@ impl<'a> Session<'a> {
             dialect: connection.dialect.clone(),
             status: connection.status.clone(),
             in_flight: VecDeque::new(),
-            unsettled: HashSet::new(),
             out: Vec::new(),
             written: 0,
             needs_flush: false,
@@ -178,11 +172,10 @@ impl<'a> Session<'a> {
 
     async fn pump(&mut self, connection: Connection) -> NodeError {
         let Connection {
-            mut reader,
+            mut replies,
             mut writer,
             ..
         } = connection;
-        let mut decoder = combine::stream::Decoder::new();
         let timer = tokio::time::sleep(STALL_LIMIT);
         tokio::pin!(timer);
         loop {
@@ -202,10 +195,19 @@ impl<'a> Session<'a> {
             }
             tokio::select! {
                 biased;
-                reply = read_reply!(decoder, reader) => match reply {
-                    Ok(value) => if let Err(error) = self.take_in(value) { return error },
-                    Err(error) => return broken(self.address, &error),
-                },
+                reply = replies.next() => {
+                    // They come in packs: take what has arrived before anything
+                    // else is looked at.
+                    let mut next = Some(reply);
+                    while let Some(reply) = next {
+                        let taken = reply.map_err(|error| broken(self.address, &error));
+                        if let Err(error) = taken.and_then(|value| self.take_in(value)) {
+                            return error;
+                        }
+                        let is_due = !self.state.in_flight.is_empty();
+                        next = if is_due { replies.arrived().await } else { None };
+                    }
+                }
                 sent = self.state.send(&mut writer), if has_output => if let Err(error) = sent {
                     let message = format!("the connection to {} broke: {error}", self.address);
                     return NodeError::new(NodeErrorKind::Unreachable, message);
@@ -223,7 +225,9 @@ impl<'a> Session<'a> {
     fn fill(&mut self) {
         while self.state.in_flight.len() < MAX_IN_FLIGHT {
             let prefers_script = self.state.dialect.encoding == Encoding::Script;
-            let sections = gather(self.lane, prefers_script, &self.state.unsettled);
+            let sections = gather(self.lane, prefers_script, |request| {
+                self.state.must_wait(request)
+            });
             if sections.is_empty() {
                 return;
             }
@@ -328,26 +332,20 @@ impl<'a> Session<'a> {
     }
 
     fn settle_batch(&mut self, section: Section, value: Value) {
-        if let Kind::AcquireTransaction(..) = section.kind {
-            let keys = section.requests.iter().filter_map(|p| p.request.key());
-            keys.for_each(|key| {
-                self.state.unsettled.remove(key);
-            });
-        }
         let resolutions = decode::decode(&section, value);
         let mut held = Vec::new();
         let mut holders = Vec::new();
         let mut again = Vec::new();
-        for (mut pending, resolution) in section.requests.into_iter().zip(resolutions) {
+        for (pending, resolution) in section.requests.into_iter().zip(resolutions) {
             match resolution {
                 Resolution::Answer(answer) => pending.reply.send(answer),
                 Resolution::AskRemaining(holder) => {
                     holders.push(holder);
                     held.push(pending);
                 }
-                Resolution::Repeat => {
-                    pending.is_repeated = true;
-                    again.push(pending);
+                Resolution::Raise(counter) => {
+                    again.extend(raise(&pending));
+                    pending.reply.send(Ok(Reply::Granted { counter }));
                 }
                 Resolution::Undo(serving) => {
                     again.extend(undo(&pending));
@@ -367,12 +365,30 @@ impl<'a> Session<'a> {
 
 impl State {
     fn push(&mut self, mut section: Section) {
-        if let Kind::AcquireTransaction(..) = section.kind {
-            let keys = section.requests.iter().filter_map(|p| p.request.key());
-            self.unsettled.extend(keys.cloned());
-        }
         self.dialect.encode(&mut section, &mut self.out);
         self.in_flight.push_back(section);
+    }
+
+    /// Whether a request must not be sent before what is in flight is settled.
+    ///
+    /// An acquire by transaction may turn out to be stale and its entry to be
+    /// undone. An extend that found the entry meanwhile would be told KEPT of
+    /// what is deleted then; releases and other acquires come to no harm. And
+    /// what changes the view must not come between an acquire and its undoing.
+    fn must_wait(&self, request: &Request) -> bool {
+        let mut transactions = self
+            .in_flight
+            .iter()
+            .filter(|section| matches!(section.kind, Kind::AcquireTransaction(..)));
+        match request {
+            Request::Extend { key, .. } => transactions
+                .flat_map(|section| &section.requests)
+                .any(|pending| pending.request.key() == Some(key)),
+            Request::Quarantine { .. } | Request::Adopt { .. } | Request::Restamp { .. } => {
+                transactions.next().is_some()
+            }
+            _ => false,
+        }
     }
 
     fn has_output(&self) -> bool {
@@ -472,15 +488,43 @@ fn undo(pending: &Pending) -> Option<Pending> {
     let Request::Acquire { key, token, .. } = &pending.request else {
         return None;
     };
-    Some(Pending {
-        request: Request::Release {
-            key: key.clone(),
-            token: token.clone(),
-        },
+    let (key, token) = (key.clone(), token.clone());
+    Some(follow_up(pending, Request::Release { key, token }))
+}
+
+/// Raises an entry that an acquire found to be its own already. It makes none:
+/// a release may be on its way.
+fn raise(pending: &Pending) -> Option<Pending> {
+    let Request::Acquire {
+        view,
+        key,
+        token,
+        ttl,
+        slot,
+        ..
+    } = pending.request.clone()
+    else {
+        return None;
+    };
+    let request = Request::Extend {
+        view,
+        key,
+        token,
+        ttl,
+        slot,
+        floor: 0,
+        absent: Absent::Keep,
+    };
+    Some(follow_up(pending, request))
+}
+
+/// What the node itself sends after a request.
+fn follow_up(pending: &Pending, request: Request) -> Pending {
+    Pending {
+        request,
         deadline: pending.deadline,
         reply: ReplyTo::nobody(),
-        is_repeated: false,
-    })
+    }
 }
 
 /// An error after which the server must be looked at anew.

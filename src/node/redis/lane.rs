@@ -19,8 +19,6 @@ pub(super) struct Pending {
     pub(super) request: Request,
     pub(super) deadline: Instant,
     pub(super) reply: ReplyTo,
-    /// The server has seen it before.
-    pub(super) is_repeated: bool,
 }
 
 /// The queue of one node, and whether anything takes from it.
