@@ -147,8 +147,8 @@ impl Guard {
     /// That it was over already is news, not an error.
     ///
     /// # Errors
-    /// [`Error::NoQuorum`]: no node answered. The release is repeated in the
-    /// background until one does, or the ttl has freed the key.
+    /// [`Error::NoQuorum`]: too few nodes answered to tell. The release is
+    /// repeated in the background until they do, or the ttl has freed the key.
     ///
     /// # Cancel safety
     /// A dropped call releases all the same.

@@ -149,18 +149,28 @@ impl Attempt {
                     self.refusals.push((from, Refusal::of(other)));
                 }
             },
-            (Step::WriteBack, Some(seat)) => {
-                if let Some(write_back) = &mut self.write_back {
-                    match answer {
-                        Ok(Reply::Kept { .. }) => write_back.raised = write_back.raised.with(seat),
-                        other => {
-                            write_back.refused = write_back.refused.with(seat);
-                            self.refusals.push((from, Refusal::of(other)));
-                        }
-                    }
-                }
-            }
+            (Step::WriteBack, Some(seat)) => self.take_write_back(from, seat, answer),
             (Step::Probe, _) | (_, None) => self.probes_out = self.probes_out.saturating_sub(1),
+        }
+    }
+
+    /// A count is raised only where our own entry was found: there nobody else
+    /// can have counted in between, for every request is sent once.
+    fn take_write_back(&mut self, from: NodeIndex, seat: Seat, answer: Answer) {
+        let Some(write_back) = &mut self.write_back else {
+            return;
+        };
+        match answer {
+            Ok(Reply::Kept { .. }) => write_back.raised = write_back.raised.with(seat),
+            other => {
+                write_back.refused = write_back.refused.with(seat);
+                if matches!(other, Ok(Reply::Lost(_))) {
+                    // What was granted there is gone.
+                    self.granted = self.granted.without(seat);
+                    self.refused = self.refused.with(seat);
+                }
+                self.refusals.push((from, Refusal::of(other)));
+            }
         }
     }
 
@@ -593,7 +603,7 @@ mod tests {
         let lost = Ok(Reply::Lost(Some(rival())));
         let effects = script.hears(0, Step::WriteBack, lost);
         assert_eq!(effects.release, script.seats(&[0, 1, 2]));
-        assert_eq!(refusal(effects).shortfall, Shortfall::Fence);
+        assert_eq!(refusal(effects).shortfall, Shortfall::Votes);
     }
 
     #[test]

@@ -60,12 +60,10 @@ impl Release {
             Farewell::Released
         } else if answered != self.placement.seats() {
             return None;
-        } else if self.released.is_empty() {
+        } else {
             Farewell::Unknown {
                 refusals: std::mem::take(&mut self.refusals),
             }
-        } else {
-            Farewell::Released
         };
         self.is_open = false;
         Some(farewell)
