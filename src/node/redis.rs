@@ -25,6 +25,7 @@ mod driver;
 mod encode;
 mod lane;
 mod scripts;
+mod session;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
