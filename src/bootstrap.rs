@@ -12,6 +12,7 @@ use crate::config::Init;
 use crate::error::{Cause, Error, NodeCause};
 use crate::fleet::Peer;
 use crate::node;
+use crate::proto::quorum::majority;
 use crate::proto::time::{Instant, outwait};
 use crate::proto::topology::{Topology, View};
 use crate::proto::wire::{
@@ -45,6 +46,14 @@ pub(crate) enum Outlook {
     Same,
     /// A newer one is served.
     Newer(Box<View>),
+    /// The cluster was initialised anew, not above the known view: following it
+    /// would start the fences anew.
+    Replaced {
+        /// A node that serves the other view.
+        node: Arc<str>,
+        /// That view.
+        serving: ViewId,
+    },
     /// Every node answered, and none serves a view that is not outdated.
     AllLost,
     /// Too little is seen to know.
@@ -60,7 +69,7 @@ pub(crate) async fn look(
     let answers = ask_all(peers, |_| Request::Status).await;
     let survey = Survey::of(peers, answers)?;
     match survey.newest(known.epoch) {
-        Some(view) if view == known => Ok(Outlook::Same),
+        Some(view) if view.epoch == known.epoch => Ok(survey.abreast_of(known, peers)),
         Some(view) => Ok(fetch(charter, peers, &survey, view)
             .await?
             .map_or(Outlook::Unclear, |view| Outlook::Newer(Box::new(view)))),
@@ -197,6 +206,28 @@ impl Survey {
                 _ => None,
             })
             .max()
+    }
+
+    /// How `known` stands where no newer epoch is served. Two views of one
+    /// epoch come only of two first starts.
+    fn abreast_of(&self, known: ViewId, peers: &[Peer]) -> Outlook {
+        let mut others = Vec::new();
+        for (peer, status) in peers.iter().zip(&self.statuses) {
+            match status.as_ref().map(NodeStatus::standing) {
+                Some(Standing::Serving(view)) if view == known => return Outlook::Same,
+                Some(Standing::Serving(view)) if view.epoch == known.epoch => {
+                    others.push((&peer.name, view));
+                }
+                _ => {}
+            }
+        }
+        match others.first() {
+            Some(&(node, serving)) if others.len() >= majority(peers.len()) => Outlook::Replaced {
+                node: Arc::clone(node),
+                serving,
+            },
+            _ => Outlook::Unclear,
+        }
     }
 
     /// Everybody's status, if everybody answered.

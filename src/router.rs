@@ -284,6 +284,11 @@ impl Router {
                 shared.move_up(&fleet, *view);
                 Ok(true)
             }
+            Some(Outlook::Replaced { node, serving }) => Err(Error::StaleView {
+                node,
+                serving,
+                known,
+            }),
             Some(Outlook::AllLost) => {
                 tracing::error!(view = %known, "all nodes lost their data; first start applies again");
                 shared.revision.lock().0 = Some(tokio::spawn(Self::start_again(
