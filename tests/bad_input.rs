@@ -811,7 +811,7 @@ async fn random_replies() {
     let server = RedisServer::start();
     let fake = Fake::before(&server).await;
     let mut answered = [0, 0];
-    for _ in 0..100 {
+    for _ in 0..60 {
         fake.answer(Answers::Truth);
         let node = RedisNode::new(&fake.url(), RedisOptions::default()).unwrap();
         ask(&node, Request::Status, GRACE).await.unwrap();

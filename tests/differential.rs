@@ -34,7 +34,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
-use ringlock::proto::lease::{Key, Token, Ttl};
+use ringlock::proto::lease::{COUNTER_LIMIT, Key, Token, Ttl};
 use ringlock::proto::table::LockTable;
 use ringlock::proto::wire::{
     Absent, Answer, Incarnation, NodeStatus, Nonce, Reply, Request, Slot, Standing, ViewId,
@@ -108,12 +108,12 @@ impl Dice {
         }
     }
 
-    /// Mostly none, mostly small; at times where Lua writes an exponent.
+    /// Mostly none or small; at times so near the limit that counts pass it.
     fn floor(&mut self) -> u64 {
         match self.rng.random_range(0..100) {
             0..70 => 0,
             70..99 => self.rng.random_range(1..500),
-            _ => (1 << 43) + self.rng.random_range(0..9),
+            _ => COUNTER_LIMIT - self.rng.random_range(1..9),
         }
     }
 
