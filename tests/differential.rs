@@ -265,11 +265,11 @@ impl Pair {
     fn take_intended_gaps(&mut self, request: &Request) {
         let Request::Acquire {
             view,
-            key,
             token,
             ttl,
             slot,
             floor: 0,
+            ..
         } = request
         else {
             return;
@@ -277,8 +277,7 @@ impl Pair {
         let Standing::Serving(serving) = self.status().standing() else {
             return;
         };
-        let is_wasted = serving != *view;
-        if self.encoding == Encoding::Transaction && is_wasted {
+        if self.encoding == Encoding::Transaction && serving != *view {
             let scratch = Key::new("scratch").unwrap();
             let burn = Request::Acquire {
                 view: serving,
