@@ -533,7 +533,7 @@ async fn something_else_at_the_lock_key() {
             error,
             Error::NoQuorum { causes, .. }
                 if causes.iter().all(|at| is_failed(&at.cause, NodeErrorKind::WrongType)),
-            ["k: no quorum of", "a: ", "no lock", "key_prefix", "delete it"]
+            ["k: no quorum of", ": the key holds something that is no lock", "key_prefix", "delete it"]
         );
         on_all(&["DEL", "ringlock:k"]);
         let guard = prompt(router.try_acquire("k")).await.unwrap();
