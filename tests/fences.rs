@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use common::{ARMS, Arm, Cluster, TestNode, name};
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use ringlock::{Fence, Init, Router};
 use rustix::time::{ClockId, clock_gettime};
@@ -281,6 +282,46 @@ fn fences_of_single_owners_grow_in_the_order_of_grants() {
 #[test]
 fn fences_of_quorums_grow_in_the_order_of_grants() {
     grow_in_the_order_of_grants(5);
+}
+
+/// Every grant by another majority, and the nodes' counters driven apart by
+/// attempts that fail: the next fence is higher all the same.
+#[tokio::test]
+async fn fences_grow_whichever_majority_grants() {
+    let seed = seed();
+    println!("RINGLOCK_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    for replicas in [3, 5] {
+        let cluster = Cluster::start(Arm::Memory, replicas);
+        let router = cluster.router(replicas).await;
+        let mut order: Vec<usize> = (0..replicas).collect();
+        let mut highest = Fence::new(0, 0).unwrap();
+        for _ in 0..500 {
+            order.shuffle(&mut random);
+            let too_many = &order[..replicas / 2 + 1];
+            too_many.iter().for_each(|&node| cluster.nodes[node].stop());
+            for _ in 0..random.random_range(0..3) {
+                router.try_acquire("orders/1").await.unwrap_err();
+            }
+            let few_enough = &order[..random.random_range(0..=replicas / 2)];
+            cluster.nodes.iter().for_each(TestNode::start);
+            few_enough
+                .iter()
+                .for_each(|&node| cluster.nodes[node].stop());
+            let guard = router.try_acquire("orders/1").await.unwrap();
+            let fence = guard.fence();
+            assert!(fence > highest, "{fence} after {highest}, seed {seed}");
+            highest = fence;
+            guard.release().await.unwrap();
+            cluster.nodes.iter().for_each(TestNode::start);
+        }
+        let stats = router.stats();
+        println!(
+            "n={replicas}: {} of 500 took a second round",
+            stats.write_backs
+        );
+        assert!(stats.write_backs > 50);
+    }
 }
 
 /// What a lock guards: it keeps the highest fence that it has seen, and
