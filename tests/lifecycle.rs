@@ -164,19 +164,21 @@ async fn a_new_cluster_waits_until_old_locks_have_expired() {
         .exec(&mut server.client())
         .unwrap();
     let started = Instant::now();
-    // One that waits, one that would not, and one that would not even begin.
+    // One that waits, and one that would not, but was not the first.
     let waiting = short(cluster.builder()).init(Init::Wait).replicas(3);
     let hasty = short(cluster.builder()).init(Init::Now).replicas(3);
     let waiting = tokio::spawn(waiting.connect());
     while status(&cluster.nodes[0]).await.nonce.is_none() {}
-    let hasty = tokio::spawn(hasty.connect());
+    let hasty = tokio::spawn(async move { (hasty.connect().await, started.elapsed()) });
     for node in &cluster.nodes {
         let served = serving(node).await;
         let waited = started.elapsed();
         assert!(served.is_none() || waited >= MAX_TTL, "after {waited:?}");
     }
     let (waiting, hasty) = tokio::join!(waiting, hasty);
-    let (waiting, hasty) = (waiting.unwrap().unwrap(), hasty.unwrap().unwrap());
+    let (hasty, hasty_took) = hasty.unwrap();
+    assert!(hasty_took >= MAX_TTL, "it overtook: {hasty_took:?}");
+    let (waiting, hasty) = (waiting.unwrap().unwrap(), hasty.unwrap());
     let took = started.elapsed();
     assert!(took >= MAX_TTL && took < MAX_TTL + PROMPTLY / 2, "{took:?}");
     let view = waiting.route(KEY).unwrap().view;
