@@ -1,4 +1,4 @@
-//! The floors of the house, as DESIGN.md §3 draws them: what a file names must
+//! The floors of the house, as CONTRIBUTING.md has them: what a file names must
 //! lie on its own floor or below, the pure floors name nothing impure, and no
 //! dependency shows in a public signature. A check of the text, as good as
 //! such a check can be.

@@ -75,6 +75,11 @@ pub struct Attempt {
     asked: Seats,
     granted: Seats,
     refused: Seats,
+    /// Those of the refused where somebody else holds the key.
+    busy: Seats,
+    /// It cannot win any more and everything is being released; what answers
+    /// are still out tell whether a holder or an outage is to blame.
+    is_doomed: bool,
     counters: [u64; 2 * MAX_REPLICAS],
     floor: u64,
     write_back: Option<WriteBack>,
@@ -111,6 +116,8 @@ impl Attempt {
             asked: Seats::NONE,
             granted: Seats::NONE,
             refused: Seats::NONE,
+            busy: Seats::NONE,
+            is_doomed: false,
             counters: [0; 2 * MAX_REPLICAS],
             floor: 0,
             write_back: None,
@@ -144,10 +151,7 @@ impl Attempt {
                     self.granted = self.granted.with(seat);
                     self.counters[seat.get()] = counter;
                 }
-                other => {
-                    self.refused = self.refused.with(seat);
-                    self.refusals.push((from, Refusal::of(other)));
-                }
+                other => self.take_refusal(from, seat, other),
             },
             (Step::WriteBack, Some(seat)) => self.take_write_back(from, seat, answer),
             (Step::Probe, _) | (_, None) => self.probes_out = self.probes_out.saturating_sub(1),
@@ -167,17 +171,26 @@ impl Attempt {
                 if matches!(other, Ok(Reply::Lost(_))) {
                     // What was granted there is gone.
                     self.granted = self.granted.without(seat);
-                    self.refused = self.refused.with(seat);
+                    self.take_refusal(from, seat, other);
+                } else {
+                    self.refusals.push((from, Refusal::of(other)));
                 }
-                self.refusals.push((from, Refusal::of(other)));
             }
         }
+    }
+
+    fn take_refusal(&mut self, from: NodeIndex, seat: Seat, answer: Answer) {
+        self.refused = self.refused.with(seat);
+        if matches!(answer, Ok(Reply::Busy(_) | Reply::Lost(_))) {
+            self.busy = self.busy.with(seat);
+        }
+        self.refusals.push((from, Refusal::of(answer)));
     }
 
     fn settle(&mut self, now: Instant, confirmed_at: Instant) -> AttemptEffects {
         let placement = self.claim.placement;
         if placement.is_blocked_by(self.refused) {
-            return self.refuse(Shortfall::Votes);
+            return self.doom();
         }
         if now >= self.valid_until {
             return self.refuse(Shortfall::Expired);
@@ -200,6 +213,29 @@ impl Attempt {
         match Fence::new(self.claim.view.epoch, counter) {
             Some(fence) => self.grant(fence),
             None => self.refuse(Shortfall::Fence),
+        }
+    }
+
+    /// Fails for want of votes, once it is clear for what: holders alone are
+    /// in the way, or nodes that do not answer, or all have spoken. An outage
+    /// must not be told as a busy key because one node was quicker to speak.
+    fn doom(&mut self) -> AttemptEffects {
+        let placement = self.claim.placement;
+        let is_clear = placement.is_blocked_by(self.busy)
+            || placement.is_blocked_by(self.refused.minus(self.busy))
+            || self.unanswered().is_empty();
+        if is_clear {
+            return self.refuse(Shortfall::Votes);
+        }
+        let release = if self.is_doomed {
+            Seats::NONE
+        } else {
+            self.asked
+        };
+        self.is_doomed = true;
+        Effects {
+            release,
+            ..Effects::default()
         }
     }
 
@@ -321,8 +357,13 @@ impl Attempt {
             refusals: std::mem::take(&mut self.refusals),
         };
         // Silent nodes too: the request may have reached them.
+        let release = if self.is_doomed {
+            Seats::NONE
+        } else {
+            self.asked
+        };
         Effects {
-            release: self.asked,
+            release,
             outcome: Some(Err(refused)),
             ..Effects::default()
         }
@@ -620,7 +661,7 @@ mod tests {
         let mut script = Script::among(5);
         let _ = script.granted(1, 1);
         assert!(nothing(&script.busy(0)));
-        assert!(nothing(&script.silent(2, Step::Main)));
+        assert!(nothing(&script.busy(2)));
         let effects = script.busy(3);
         assert_eq!(effects.release, script.seats(&[0, 1, 2, 3, 4]));
         let refused = refusal(effects);
@@ -628,6 +669,20 @@ mod tests {
         assert_eq!(refused.refusals.len(), 3);
         // Node 4 answers after the verdict; its RELEASE is already on the way.
         assert!(nothing(&script.granted(4, 1)));
+    }
+
+    #[test]
+    fn holders_and_silence_together_release_at_once_and_blame_when_it_is_clear() {
+        let mut script = Script::among(5);
+        let _ = script.granted(1, 1);
+        let _ = script.busy(0);
+        let _ = script.silent(2, Step::Main);
+        let doomed = script.busy(3);
+        assert_eq!(doomed.release, script.seats(&[0, 1, 2, 3, 4]));
+        assert_eq!(doomed.outcome, None);
+        let decided = script.silent(4, Step::Main);
+        assert!(decided.release.is_empty());
+        assert_eq!(refusal(decided).refusals.len(), 4);
     }
 
     #[test]
