@@ -327,11 +327,12 @@ async fn a_frozen_server_fails_requests_at_their_deadlines() {
     let server = RedisServer::start();
     let node = serving(&server.url(), RedisOptions::default()).await;
     server.freeze();
-    // As many as may be in flight, one by one since all are for one key, and
+    // One more than may be in flight, one by one since all are for one key, and
     // behind them those that have less time.
-    let patient = Inbox::new(8);
+    const PATIENT: usize = 9;
+    let patient = Inbox::new(PATIENT);
     let hasty = Inbox::new(100);
-    for index in 0..8 {
+    for index in 0..PATIENT {
         let request = acquire("k", index as u128);
         node.submit(request, now() + LONG, patient.slot(index));
     }
@@ -343,7 +344,7 @@ async fn a_frozen_server_fails_requests_at_their_deadlines() {
     for answer in hasty.all(brief).await {
         assert_eq!(answer.unwrap_err().kind(), NodeErrorKind::Timeout);
     }
-    assert_eq!(patient.missing(), 8, "the patient ones wait");
+    assert_eq!(patient.missing(), PATIENT, "the patient ones wait");
     server.thaw();
     let granted = |answer: &_| matches!(answer, Ok(Reply::Granted { .. }));
     assert_eq!(
