@@ -107,6 +107,12 @@ async fn a_user_with_the_least_rights() {
     locks(&format!("redis://locker:s3cret@127.0.0.1:{port}")).await;
 }
 
+/// A lease that a disturbance does not outlast.
+async fn lasting(router: &Router, key: &str) -> Guard {
+    let longest = Duration::from_secs(30);
+    router.try_acquire(key).ttl(longest).await.expect("a lease")
+}
+
 /// Extends until it works: what was under way may fail, the lease may not.
 async fn extends_again(guard: &Guard) {
     let deadline = Instant::now() + GRACE;
@@ -197,7 +203,7 @@ async fn disturb(command: &[&str]) {
         let keys: Vec<String> = (0..6).map(|key| format!("held/{key}")).collect();
         let mut guards = Vec::new();
         for key in &keys {
-            guards.push(router.try_acquire(key).await.expect("a lease"));
+            guards.push(lasting(&router, key).await);
         }
         let traffic = Traffic::start(&[router.clone(), other.clone()]);
         let mut disturbed = 0;
@@ -367,7 +373,7 @@ async fn a_frozen_server_fails_requests_at_their_deadlines() {
 async fn a_router_recovers_from_a_frozen_server() {
     let cluster = Cluster::start(Arm::Redis, 1);
     let router = cluster.router(1).await;
-    let guard = router.try_acquire("held").await.unwrap();
+    let guard = lasting(&router, "held").await;
     cluster.nodes[0].stop();
     let failed = tokio::time::timeout(GRACE, router.try_acquire("k").into_future()).await;
     let error = failed.expect("it ends by its deadline").unwrap_err();
@@ -422,7 +428,7 @@ async fn a_durable_server_keeps_its_leases_through_a_restart() {
     let mut server = RedisServer::start_with(&APPEND_ALWAYS);
     let router = durable(&server).connect().await.unwrap();
     let other = durable(&server).connect().await.unwrap();
-    let (guard, before) = (router.try_acquire("k").await.unwrap(), nonce(&server));
+    let (guard, before) = (lasting(&router, "k").await, nonce(&server));
     let view = router.route("k").unwrap().view;
     server.kill();
     let error = other.try_acquire("k").await.unwrap_err();
@@ -432,12 +438,16 @@ async fn a_durable_server_keeps_its_leases_through_a_restart() {
     assert!(matches!(&causes[0].cause, Cause::Failed(e) if e.kind() == NodeErrorKind::Unreachable));
     server.spawn();
     extends_again(&guard).await;
-    let refused = other
-        .acquire("k")
-        .wait(Duration::from_millis(200))
-        .await
-        .unwrap_err();
-    assert!(refused.is_contention(), "{refused}");
+    // The other router has yet to connect again.
+    let deadline = Instant::now() + GRACE;
+    loop {
+        let refused = other.try_acquire("k").await.expect_err("it is held");
+        if refused.is_contention() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{refused}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     assert_eq!(guard.release().await.unwrap(), Released::InTime);
     let next = other.acquire("k").await.unwrap();
     assert_eq!(next.release().await.unwrap(), Released::InTime);
@@ -491,7 +501,8 @@ async fn a_snapshot_is_not_durable_whatever_the_operator_says() {
 
 #[tokio::test]
 async fn a_promoted_replica_is_not_durable_whatever_the_operator_says() {
-    let (primary, port) = RedisServer::start_on_tcp(&APPEND_ALWAYS);
+    let at_once = [&APPEND_ALWAYS[..], &["--repl-diskless-sync-delay", "0"]].concat();
+    let (primary, port) = RedisServer::start_on_tcp(&at_once);
     let node = serving(&primary.url(), RedisOptions::default().durable(true)).await;
     let granted = ask(&node, acquire("k", 1), LONG).await;
     assert_eq!(granted, Ok(Reply::Granted { counter: 1 }));
@@ -519,6 +530,26 @@ async fn a_promoted_replica_is_not_durable_whatever_the_operator_says() {
     grants_nothing(&promoted, &replica).await;
 }
 
+/// How a node refuses that serves no view, once it is connected to again.
+async fn refused_without_view(router: &Router, key: &str) -> Error {
+    let deadline = Instant::now() + GRACE;
+    loop {
+        let error = router
+            .try_acquire(key)
+            .await
+            .expect_err("it grants nothing");
+        let Error::NoQuorum { causes, .. } = &error else {
+            panic!("{error:?}");
+        };
+        match &causes[0].cause {
+            Cause::NoView => return error,
+            Cause::Failed(_) => assert!(Instant::now() < deadline, "{error}"),
+            other => panic!("{other}"),
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_comes_back_empty_grants_nothing() {
     for arm in ARMS {
@@ -529,24 +560,18 @@ async fn a_server_that_comes_back_empty_grants_nothing() {
         cluster.owner(&router, &keys[0]).wipe();
         for key in &keys {
             let owner = router.route(key).unwrap().owner;
-            let limited = router.acquire(key).wait(Duration::from_millis(500));
-            match tokio::time::timeout(GRACE, limited.into_future())
-                .await
-                .expect("in time")
-            {
-                Ok(guard) => {
-                    assert_ne!(owner, lost, "{arm:?}: {key}");
-                    guard.release().await.unwrap();
-                }
-                Err(Error::TimedOut { last, .. }) => {
-                    assert_eq!(owner, lost, "{arm:?}: {key}: {last}");
-                    let told = last.to_string();
-                    let is_named = told.contains(&format!("{lost}: "));
-                    assert!(is_named && told.contains("lost its data"), "{told}");
-                    assert!(told.contains("re-admitted"), "says what to do: {told}");
-                }
-                Err(error) => panic!("{arm:?}: {error:?}"),
+            if owner != lost {
+                router.acquire(key).await.unwrap().release().await.unwrap();
+                continue;
             }
+            let error = refused_without_view(&router, key).await;
+            let told = error.to_string();
+            let is_named = told.contains(&format!("{lost}: "));
+            assert!(
+                is_named && told.contains("lost its data"),
+                "{arm:?}: {told}"
+            );
+            assert!(told.contains("re-admitted"), "says what to do: {told}");
             assert!(cluster.nodes.iter().all(|node| node.locked().is_empty()));
         }
     }
