@@ -190,6 +190,7 @@ impl Acquire {
             Err(busy) => return Err(self.give_up(0, started, busy)),
         };
         let mut attempts = 0;
+        let mut last = None;
         loop {
             attempts += 1;
             let failed = match self.attempt(&key, ttl, deadline).await {
@@ -201,14 +202,22 @@ impl Acquire {
             }
             let pause = self.patience.pause(attempts, &failed);
             let resume = clock::now() + pause;
+            // An attempt that the wait has cut short tells less than the last
+            // one that had its time.
+            let is_cut_short = deadline.is_some_and(|deadline| clock::now() >= deadline);
+            let error = match last.take() {
+                Some(last) if is_cut_short => last,
+                _ => failed.error,
+            };
             let is_exhausted = self
                 .patience
                 .attempts
                 .is_some_and(|limit| attempts >= limit)
                 || deadline.is_some_and(|deadline| resume >= deadline);
-            if is_exhausted || !failed.error.is_transient() {
-                return Err(self.give_up(attempts, started, failed.error));
+            if is_exhausted || !error.is_transient() {
+                return Err(self.give_up(attempts, started, error));
             }
+            last = Some(error);
             clock::sleep_until(resume).await;
         }
     }
