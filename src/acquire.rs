@@ -206,7 +206,7 @@ impl Acquire {
             // one that had its time.
             let is_cut_short = deadline.is_some_and(|deadline| clock::now() >= deadline);
             let error = match last.take() {
-                Some(last) if is_cut_short => last,
+                Some(last) if is_cut_short && failed.error.is_transient() => last,
                 _ => failed.error,
             };
             let is_exhausted = self

@@ -339,12 +339,15 @@ impl State {
 }
 
 impl Section {
-    /// When its first request runs out of time; where all have, when the
-    /// connection counts as stuck.
+    /// When its first request runs out of time, or the connection counts as
+    /// stuck.
     fn wake_at(&self) -> Instant {
-        let waiting = self.requests.iter().filter(|pending| !pending.is_expired());
-        let first = waiting.map(|pending| pending.deadline).min();
-        first.unwrap_or(self.sent_at + STALL_LIMIT)
+        let waiting = self
+            .requests
+            .iter()
+            .filter(|pending| !pending.is_expired())
+            .map(|pending| pending.deadline);
+        waiting.fold(self.sent_at + STALL_LIMIT, Instant::min)
     }
 
     /// Answers the requests whose time is over. What the server says to them
