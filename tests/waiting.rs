@@ -245,6 +245,30 @@ async fn the_wait_ends_when_it_was_said_to() {
     }
 }
 
+/// The last attempt has less time than an answer takes: what the one before
+/// found out is told, not that no node answered in what was left.
+#[tokio::test]
+async fn an_attempt_that_the_wait_cuts_short_is_no_outage() {
+    for replicas in [1, 3] {
+        let cluster = Cluster::start(Arm::Memory, 3);
+        let router = cluster.router(replicas).await;
+        let other = cluster.router(replicas).await;
+        let _guard = router.acquire(KEY).await.unwrap();
+        let mut waiting = other
+            .acquire(KEY)
+            .retry_delay(ms(5))
+            .wait(ms(100))
+            .into_future();
+        assert!(is_waiting(&mut waiting).await);
+        assert_eq!(other.stats().contended, 1, "the first attempt is over");
+        memory(&cluster).for_each(|node| node.set_delay(PROMPTLY));
+        let error = waiting.await.unwrap_err();
+        assert!(error.is_contention(), "n={replicas}: {error}");
+        assert_eq!(other.stats().contended, 1);
+        assert!(other.stats().attempts > 1, "none was cut short");
+    }
+}
+
 /// A node that answers nothing does not make anybody wait past the deadline.
 #[tokio::test]
 async fn the_wait_ends_during_an_outage_too() {
