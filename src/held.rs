@@ -14,7 +14,7 @@ use crate::drive::{Operation, Running};
 use crate::error::{Error, Loss};
 use crate::fleet::Fleet;
 use crate::gate::Turn;
-use crate::keeper::Farewell;
+use crate::keeper::DueRelease;
 use crate::proto::attempt::{Claim, Grant};
 use crate::proto::lease::{Fence, Key, Token, Ttl};
 use crate::proto::quorum::{Placement, Seats};
@@ -286,12 +286,12 @@ impl Held {
 
     /// Sends a RELEASE to `node`; repeated by the keeper until it is answered.
     pub(crate) fn release_at(self: &Arc<Self>, node: NodeIndex) {
-        Farewell::new(self, node).send();
+        DueRelease::new(self, node).send();
     }
 
     /// A RELEASE to `node` failed: the keeper repeats it.
     pub(crate) fn release_later(self: &Arc<Self>, node: NodeIndex) {
-        Farewell::new(self, node).defer();
+        DueRelease::new(self, node).defer();
     }
 }
 

@@ -30,8 +30,8 @@ pub(crate) struct Keeper {
     wake: Notify,
     counters: Arc<Counters>,
     /// Releases that are under way or deferred.
-    farewells: AtomicUsize,
-    last_farewell: Notify,
+    releases: AtomicUsize,
+    all_released: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ struct Inbox {
 #[derive(Debug)]
 enum Work {
     Tend(Arc<Held>),
-    Release(Arc<Farewell>),
+    Release(Arc<DueRelease>),
 }
 
 impl Keeper {
@@ -74,8 +74,8 @@ impl Keeper {
     pub(crate) async fn drained(&self, deadline: Instant) -> bool {
         let all_gone = async {
             loop {
-                let changed = self.last_farewell.notified();
-                if self.farewells.load(Ordering::Acquire) == 0 {
+                let changed = self.all_released.notified();
+                if self.releases.load(Ordering::Acquire) == 0 {
                     return;
                 }
                 changed.await;
@@ -86,7 +86,7 @@ impl Keeper {
 
     /// Counts a release as under way.
     pub(crate) fn owe(self: &Arc<Self>) -> Owed {
-        self.farewells.fetch_add(1, Ordering::AcqRel);
+        self.releases.fetch_add(1, Ordering::AcqRel);
         Owed(Arc::clone(self))
     }
 
@@ -138,7 +138,7 @@ impl Entry {
     fn of(work: Work, now: Instant) -> Self {
         let due = match &work {
             Work::Tend(_) => now,
-            Work::Release(farewell) => now + farewell.next_wait(),
+            Work::Release(release) => now + release.next_wait(),
         };
         Self { due, work }
     }
@@ -155,8 +155,8 @@ impl Work {
                     work: Self::Tend(held),
                 })
             }
-            Self::Release(farewell) => {
-                farewell.send();
+            Self::Release(release) => {
+                release.send();
                 None
             }
         }
@@ -189,15 +189,15 @@ pub(crate) struct Owed(Arc<Keeper>);
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        if self.0.farewells.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.last_farewell.notify_waiters();
+        if self.0.releases.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.all_released.notify_waiters();
         }
     }
 }
 
 /// A RELEASE that is owed to one node.
 #[derive(Debug)]
-pub(crate) struct Farewell {
+pub(crate) struct DueRelease {
     _owed: Owed,
     held: Arc<Held>,
     node: NodeIndex,
@@ -206,7 +206,7 @@ pub(crate) struct Farewell {
     until: Instant,
 }
 
-impl Farewell {
+impl DueRelease {
     pub(crate) fn new(held: &Arc<Held>, node: NodeIndex) -> Arc<Self> {
         let until = clock::now() + held.fleet.view.topology().max_ttl();
         Arc::new(Self {
@@ -236,7 +236,7 @@ impl Farewell {
         let keeper = Arc::clone(&self.held.fleet.keeper);
         self.attempts.fetch_add(1, Ordering::Relaxed);
         let is_worth_it =
-            clock::now() < self.until && keeper.farewells.load(Ordering::Relaxed) <= MAX_DEFERRED;
+            clock::now() < self.until && keeper.releases.load(Ordering::Relaxed) <= MAX_DEFERRED;
         if !(is_worth_it && keeper.push(Work::Release(self))) {
             keeper.counters.release_failures.add_one();
         }
@@ -248,7 +248,7 @@ impl Farewell {
     }
 }
 
-impl Sink for Farewell {
+impl Sink for DueRelease {
     fn accept(self: Arc<Self>, _: u32, answer: Answer) {
         if answer.is_err() {
             self.defer();
