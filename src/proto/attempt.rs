@@ -244,7 +244,7 @@ impl Attempt {
         let placement = self.claim.placement;
         let old = placement.groups().next().unwrap_or_default();
         let unasked = placement.seats().minus(self.asked);
-        let is_old_won = 2 * old.intersection(self.granted).len() > old.len();
+        let is_old_won = self.granted.has_majority_of(old);
         if unasked.is_empty() || !is_old_won {
             return Effects::default();
         }

@@ -82,6 +82,11 @@ impl Seats {
         self.0 == 0
     }
 
+    /// Whether most of `group` are among them.
+    pub const fn has_majority_of(self, group: Self) -> bool {
+        self.intersection(group).len() >= majority(group.len())
+    }
+
     /// The seats in their order.
     pub fn iter(self) -> impl Iterator<Item = Seat> {
         (0..MAX_SEATS as u8)
@@ -206,11 +211,10 @@ impl Placement {
     pub fn verdict(&self, yes: Seats, no: Seats) -> Verdict {
         let mut verdict = Verdict::Won;
         for group in self.groups() {
-            let needed = majority(group.len());
-            if group.minus(no).len() < needed {
+            if !group.minus(no).has_majority_of(group) {
                 return Verdict::Lost;
             }
-            if group.intersection(yes).len() < needed {
+            if !yes.has_majority_of(group) {
                 verdict = Verdict::Pending;
             }
         }

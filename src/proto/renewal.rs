@@ -147,7 +147,7 @@ impl Renewal {
             .placement
             .groups()
             .take(self.terms.established.max(1))
-            .all(|group| 2 * group.intersection(vouching).len() > group.len());
+            .all(|group| vouching.has_majority_of(group));
         is_continuous && self.terms.placement.has_quorum(self.kept.union(self.made))
     }
 
