@@ -55,6 +55,14 @@ struct State {
     turn: Option<Turn>,
 }
 
+impl State {
+    /// When the lease ends unless it is extended.
+    fn end(&self) -> Instant {
+        self.hold_until
+            .map_or(self.valid_until, |limit| limit.min(self.valid_until))
+    }
+}
+
 impl Held {
     /// A lease that is yet to be granted.
     pub(crate) fn new(
@@ -176,12 +184,8 @@ impl Held {
             if let Some(loss) = self.check(clock::now()) {
                 return loss;
             }
-            let (valid_until, hold_until) = {
-                let state = self.state.lock();
-                (state.valid_until, state.hold_until)
-            };
-            let until = hold_until.map_or(valid_until, |limit| limit.min(valid_until));
-            clock::within(Some(until), notified).await;
+            let end = self.state.lock().end();
+            clock::within(Some(end), notified).await;
         }
     }
 
@@ -269,12 +273,9 @@ impl Held {
             drop(self.renew(self.ttl));
         }
         let state = self.state.lock();
-        let end = state
-            .hold_until
-            .map_or(state.valid_until, |limit| limit.min(state.valid_until));
         // An extend that succeeds soon may be followed by the next before `retry`.
         let next = state.renew_at.min(now + keep_alive.interval);
-        Some(next.min(end))
+        Some(next.min(state.end()))
     }
 
     /// Sends a RELEASE to every node of the placement.

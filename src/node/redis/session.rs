@@ -77,10 +77,7 @@ impl<'a> Session<'a> {
             None => closed(),
         };
         for section in self.state.in_flight.drain(..) {
-            section
-                .requests
-                .into_iter()
-                .for_each(|pending| pending.reply.send(Err(error.clone())));
+            section.answer_all(&Err(error.clone()));
         }
         error
     }
@@ -148,11 +145,7 @@ impl<'a> Session<'a> {
             }
             for section in sections {
                 if self.state.is_absent() && section.kind.needs_view() {
-                    let stale = Ok(Reply::Stale(None));
-                    section
-                        .requests
-                        .into_iter()
-                        .for_each(|p| p.reply.send(stale.clone()));
+                    section.answer_all(&Ok(Reply::Stale(None)));
                 } else {
                     self.state.push(section);
                 }
@@ -339,6 +332,12 @@ impl State {
 }
 
 impl Section {
+    fn answer_all(self, answer: &Answer) {
+        for pending in self.requests {
+            pending.reply.send(answer.clone());
+        }
+    }
+
     /// When its first request runs out of time, or the connection counts as
     /// stuck.
     fn wake_at(&self) -> Instant {
