@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use common::{Arm, Cluster, TestNode, eventually, name};
+use common::{Arm, Cluster, KEY, PROMPTLY, TestNode, eventually, name};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use ringlock::{Init, MemoryNode, Released, Router, RouterBuilder};
@@ -28,13 +28,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-const KEY: &str = "orders/42";
-
 /// Far beyond what anything here takes: an expiry would hide a leak.
 const TTL: Duration = Duration::from_secs(10);
-
-/// Longer than anything may take on a busy machine.
-const PROMPTLY: Duration = Duration::from_secs(5);
 
 /// A future that needs more polls than this does not end.
 const MAX_POLLS: usize = 300;

@@ -13,7 +13,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{ARMS, Arm, Cluster, TestNode, eventually, name};
+use common::{ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, TestNode, eventually, ms, name};
 use parking_lot::Mutex;
 use ringlock::node::{Node, ReplyTo};
 use ringlock::proto::wire::Request;
@@ -21,20 +21,8 @@ use ringlock::{Error, Guard, Instant, Key, Loss, MemoryNode, Released, Router};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::timeout;
 
-const KEY: &str = "orders/42";
-
-/// Longer than anything may take on a busy machine.
-const PROMPTLY: Duration = Duration::from_secs(5);
-
-/// By how much anything may be late on a machine that others use too.
-const MARGIN: Duration = Duration::from_secs(1);
-
 /// A third of it is longer than such a machine stands still.
 const SHORT_TTL: Duration = Duration::from_millis(1_500);
-
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 /// The clock that leases are measured by.
 fn now() -> Instant {

@@ -12,7 +12,7 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{ARMS, Arm, Cluster, RedisServer, TestNode, name};
+use common::{ARMS, Arm, Cluster, KEY, RedisServer, TestNode, ms, name};
 use parking_lot::Mutex;
 use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::node::{Node, ReplyTo, Sink};
@@ -24,17 +24,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-const KEY: &str = "orders/42";
-
 /// Longer than anything may take on a busy machine.
 const PROMPTLY: Duration = Duration::from_secs(10);
 
 /// As short as the longest ttl may well be: a first start waits for it.
 const MAX_TTL: Duration = Duration::from_millis(300);
-
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 struct Mailbox(Mutex<Option<oneshot::Sender<Answer>>>);
 

@@ -15,22 +15,10 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use common::{ARMS, Arm, Cluster, TestNode, eventually};
+use common::{ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, TestNode, eventually, ms};
 use ringlock::{Cause, Error, Loss, MemoryNode, NodeErrorKind, Router};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-
-const KEY: &str = "orders/42";
-
-/// Longer than anything may take on a busy machine.
-const PROMPTLY: Duration = Duration::from_secs(5);
-
-/// By how much anything may be late on a machine that others use too.
-const MARGIN: Duration = Duration::from_secs(1);
-
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 fn memory(cluster: &Cluster) -> impl Iterator<Item = &MemoryNode> {
     cluster.nodes.iter().map(|node| match node {

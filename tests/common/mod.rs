@@ -22,6 +22,19 @@ use std::time::{Duration, Instant};
 use ringlock::{Init, MemoryNode, Router, RouterBuilder};
 use tempfile::TempDir;
 
+/// A key to contend for.
+pub const KEY: &str = "orders/42";
+
+/// Longer than anything may take on a busy machine.
+pub const PROMPTLY: Duration = Duration::from_secs(5);
+
+/// By how much anything may be late on a machine that others use too.
+pub const MARGIN: Duration = Duration::from_secs(1);
+
+pub fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
 /// A redis-server of one's own, on a unix socket in a directory of its own.
 /// Killed, by its handle, when dropped.
 #[derive(Debug)]
