@@ -259,7 +259,7 @@ impl Acquire {
         deadline: Option<Instant>,
     ) -> Result<(Arc<Held>, Grant), Failed> {
         let fleet = self.router.fleet();
-        let token = Token::new(rand::random(), self.label.clone());
+        let token = Token::new(rand::random(), self.label.as_deref());
         let keep_alive = self.keep_alive.map(|interval| KeepAlive {
             interval: interval
                 .map(|own| own.max(SHORTEST_INTERVAL))

@@ -89,8 +89,8 @@ impl Dice {
     fn token(&mut self) -> Token {
         match self.rng.random_range(0..3) {
             0 => Token::new(0, None),
-            1 => Token::new(u128::MAX, Some("host-1:4711".into())),
-            _ => Token::new(1, Some("ü".into())),
+            1 => Token::new(u128::MAX, Some("host-1:4711")),
+            _ => Token::new(1, Some("ü")),
         }
     }
 

@@ -24,8 +24,11 @@ mod decode;
 mod driver;
 mod encode;
 mod lane;
+mod link;
+mod resp;
 mod scripts;
 mod session;
+mod settle;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
@@ -140,7 +143,7 @@ impl RedisNode {
 
 impl Node for RedisNode {
     fn submit(&self, request: Request, deadline: Instant, reply: ReplyTo) {
-        self.lane.push(Pending {
+        self.lane.submit(Pending {
             request,
             deadline,
             reply,

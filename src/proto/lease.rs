@@ -83,67 +83,54 @@ impl fmt::Debug for Key {
     }
 }
 
+/// Length of the random part of a stored token: 128 bits in hex.
+const RANDOM_LEN: usize = 32;
+
 /// The value stored under a held key: 128 random bits in hex and, behind a
 /// space, the holder's label if it gave one. Fresh for every attempt.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token {
-    random: u128,
-    label: Option<Arc<str>>,
-}
+pub struct Token(Arc<str>);
 
 impl Token {
     /// A token of these random bits; they must come from a generator that
     /// nobody can predict.
-    pub fn new(random: u128, label: Option<Arc<str>>) -> Self {
-        Self { random, label }
-    }
-
-    /// Appends the stored form to `out`.
-    pub fn write_to(&self, out: &mut Vec<u8>) {
+    pub fn new(random: u128, label: Option<&str>) -> Self {
         const HEX: &[u8; 16] = b"0123456789abcdef";
-        out.extend(
-            self.random
-                .to_be_bytes()
-                .iter()
-                .flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
-        );
-        if let Some(label) = &self.label {
-            out.push(b' ');
-            out.extend_from_slice(label.as_bytes());
+        let label = label.unwrap_or_default();
+        let mut stored = String::with_capacity(RANDOM_LEN + 1 + label.len());
+        for byte in random.to_be_bytes() {
+            stored.push(char::from(HEX[usize::from(byte >> 4)]));
+            stored.push(char::from(HEX[usize::from(byte & 15)]));
         }
+        if !label.is_empty() {
+            stored.push(' ');
+            stored.push_str(label);
+        }
+        Self(stored.into())
     }
 
-    /// Length of the stored form, in bytes.
-    pub fn stored_len(&self) -> usize {
-        32 + self.label.as_ref().map_or(0, |label| 1 + label.len())
+    /// The value that is stored under the key.
+    pub fn as_stored(&self) -> &[u8] {
+        self.0.as_bytes()
     }
 
     /// The holder that others read out of this token.
     pub fn holder(&self) -> Holder {
-        Holder {
-            label: self.label.clone(),
-            foreign: false,
-        }
+        Holder::of_stored(self.as_stored())
     }
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.random)?;
-        self.label
-            .as_ref()
-            .map_or(Ok(()), |label| write!(f, " {label}"))
+        f.write_str(&self.0)
     }
 }
 
 impl fmt::Debug for Token {
     /// Shows the label alone: whoever knows the random part can release the lock.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Token({:?})",
-            self.label.as_deref().unwrap_or("unlabelled")
-        )
+        let label = self.0.get(RANDOM_LEN + 1..).unwrap_or("unlabelled");
+        write!(f, "Token({label:?})")
     }
 }
 
@@ -157,8 +144,8 @@ pub struct Holder {
 impl Holder {
     /// Reads the holder out of the value found under a key.
     pub fn of_stored(value: &[u8]) -> Self {
-        let (head, tail) = value.split_at(value.len().min(32));
-        let is_ours = head.len() == 32
+        let (head, tail) = value.split_at(value.len().min(RANDOM_LEN));
+        let is_ours = head.len() == RANDOM_LEN
             && head.iter().all(u8::is_ascii_hexdigit)
             && tail.first().is_none_or(|&byte| byte == b' ');
         let label = if is_ours {
@@ -307,13 +294,11 @@ mod tests {
 
     #[test]
     fn a_stored_token_names_its_holder() {
-        let mut stored = Vec::new();
-        let token = Token::new(0xab, Some("web-3:4711".into()));
-        token.write_to(&mut stored);
+        let token = Token::new(0xab, Some("web-3:4711"));
+        let stored = token.as_stored();
         assert_eq!(stored, b"000000000000000000000000000000ab web-3:4711");
-        assert_eq!(stored.len(), token.stored_len());
-        assert_eq!(stored, token.to_string().into_bytes());
-        let holder = Holder::of_stored(&stored);
+        assert_eq!(token.to_string().as_bytes(), stored);
+        let holder = token.holder();
         assert_eq!(
             (holder.label(), holder.is_foreign()),
             (Some("web-3:4711"), false)
@@ -335,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_token_hides_its_secret_in_debug_output() {
-        let shown = format!("{:?}", Token::new(0xdead_beef, Some("me".into())));
+        let shown = format!("{:?}", Token::new(0xdead_beef, Some("me")));
         assert_eq!(shown, "Token(\"me\")");
     }
 

@@ -1,15 +1,22 @@
 //! Gathers what waits into as few commands as may be.
 
-use std::collections::HashSet;
+use std::collections::VecDeque;
+use std::time::Duration;
 
-use super::lane::{Lane, Pending};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::encode::Encoding;
+use super::lane::Pending;
 use crate::proto::lease::{Holder, Key};
 use crate::proto::time::Instant;
 use crate::proto::wire::{Request, Slot, ViewId};
 
 /// Keys of one batch at the most: as many hold a server for about 0.1 ms, and
 /// a larger batch gains nothing.
-const MAX_BATCH: usize = 64;
+pub(super) const MAX_BATCH: usize = 64;
+
+/// A connection that has owed an answer for so long is given up.
+const STALL_LIMIT: Duration = Duration::from_secs(3);
 
 /// Commands of one kind, answered together.
 #[derive(Debug)]
@@ -18,9 +25,12 @@ pub(super) struct Section {
     pub(super) requests: Vec<Pending>,
     /// Replies of the server that are still to come for it.
     pub(super) replies_due: usize,
-    /// An error among the replies before the last.
-    pub(super) early_error: Option<redis::ServerError>,
-    pub(super) sent_at: Instant,
+    /// One of them was an error.
+    pub(super) is_refused: bool,
+    /// With it, its batch is answered.
+    pub(super) ends_batch: bool,
+    due: Instant,
+    given_up: Instant,
 }
 
 /// What a section asks, and thus how its reply is read.
@@ -44,74 +54,261 @@ pub(super) enum Kind {
     Load(super::scripts::Script),
 }
 
+impl Kind {
+    fn of(request: &Request, encoding: Encoding) -> Self {
+        match request {
+            // A transaction has no form for a floor.
+            Request::Acquire { view, floor: 0, .. } if encoding == Encoding::Transaction => {
+                Self::AcquireTransaction(*view, Vec::new())
+            }
+            Request::Acquire { view, .. } => Self::AcquireScript(*view),
+            Request::Extend { view, .. } => Self::Extend(*view),
+            Request::Release { .. } => Self::Release,
+            _ => Self::Control,
+        }
+    }
+
+    /// Whether it means something only under a view.
+    pub(super) fn needs_view(&self) -> bool {
+        matches!(
+            self,
+            Self::AcquireTransaction(..) | Self::AcquireScript(_) | Self::Extend(_)
+        )
+    }
+}
+
 impl Section {
-    pub(super) fn new(kind: Kind, requests: Vec<Pending>) -> Self {
-        let sent_at = crate::clock::now();
+    pub(super) fn new(kind: Kind, requests: Vec<Pending>, sent_at: Instant) -> Self {
+        let deadlines = requests.iter().map(|pending| pending.deadline);
+        let given_up = sent_at + STALL_LIMIT;
         Self {
+            due: deadlines.fold(given_up, Instant::min),
             kind,
             requests,
             replies_due: 0,
-            early_error: None,
-            sent_at,
+            is_refused: false,
+            given_up,
+            ends_batch: false,
+        }
+    }
+
+    /// When its first request runs out of time, or its connection.
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Answers the requests whose time is over; what the server says to them
+    /// later is for nobody. True if the connection is stuck.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
+        if now >= self.due {
+            self.due = self.given_up;
+            for pending in &mut self.requests {
+                if pending.deadline > now {
+                    self.due = self.due.min(pending.deadline);
+                } else if !pending.reply.is_nobody() {
+                    pending.expire();
+                }
+            }
+        }
+        now >= self.given_up
+    }
+}
+
+/// What goes out at one time.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) sections: Vec<Section>,
+    /// Hashes of the keys that it acquires by transaction.
+    pub(super) transactions: Vec<u64>,
+}
+
+/// The batches that are in flight, as far as others must heed them.
+#[derive(Debug, Default)]
+pub(super) struct InFlight(VecDeque<Vec<u64>>);
+
+impl InFlight {
+    /// Batches in flight.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// A batch that acquires these keys by transaction goes out.
+    pub(super) fn begin(&mut self, transactions: Vec<u64>) {
+        self.0.push_back(transactions);
+    }
+
+    /// The oldest batch is answered.
+    pub(super) fn end(&mut self) {
+        self.0.pop_front();
+    }
+
+    /// Whether a request must not be sent before what is in flight is settled.
+    ///
+    /// An acquire by transaction may turn out to be stale and its entry to be
+    /// undone. An extend that found the entry meanwhile would be told KEPT of
+    /// what is deleted then; releases and other acquires come to no harm. And
+    /// what changes the view must not come between an acquire and its undoing.
+    fn must_wait(&self, request: &Request, hash: Option<u64>) -> bool {
+        let mut transactions = self.0.iter().flatten();
+        match (request, hash) {
+            (Request::Extend { .. }, Some(hash)) => transactions.any(|&other| other == hash),
+            (Request::Acquire { .. } | Request::Release { .. }, _) => false,
+            (request, _) => changes_view(request) && transactions.next().is_some(),
         }
     }
 }
 
-/// Takes up to [`MAX_BATCH`] requests out of `lane`, sorted into sections.
+/// Takes up to [`MAX_BATCH`] requests from the front of `queue`, sorted into
+/// sections.
 ///
 /// Sorting changes their order, so that they must not touch each other: no two
 /// are for one key, and one that changes what the node serves goes alone. What
-/// `must_wait` for sections that are in flight, and all behind it, stays.
+/// must wait for batches in flight, and all behind it, stays.
 pub(super) fn gather(
-    lane: &Lane,
-    prefers_script: bool,
-    must_wait: impl Fn(&Request) -> bool,
-) -> Vec<Section> {
-    let mut keys: HashSet<Key> = HashSet::new();
-    let mut first: Option<Key> = None;
-    let mut taken = 0;
-    let mut room = MAX_BATCH;
-    let requests = lane.take_while(|Pending { request, .. }| {
-        let is_distinct = match (request.key(), &first) {
-            (Some(key), None) => {
-                first = Some(key.clone());
-                true
-            }
-            (Some(key), Some(first)) => key != first && keys.insert(key.clone()),
-            (None, _) => {
-                if !matches!(request, Request::Status | Request::Document) {
-                    room = 1;
-                }
-                true
-            }
-        };
-        taken += 1;
-        is_distinct && taken <= room && !must_wait(request)
-    });
-    let mut sections: Vec<Section> = Vec::new();
-    for pending in requests {
-        let kind = kind_of(&pending, prefers_script);
-        let is_shared = kind != Kind::Control;
-        let open = sections
-            .iter_mut()
-            .find(|section| is_shared && section.kind == kind);
-        match open {
-            Some(section) => section.requests.push(pending),
-            None => sections.push(Section::new(kind, vec![pending])),
+    queue: &mut VecDeque<Pending>,
+    encoding: Encoding,
+    in_flight: &InFlight,
+    now: Instant,
+) -> Batch {
+    let mut batch = Batch::default();
+    let mut keys = KeySet::new();
+    for taken in 0..MAX_BATCH {
+        let Some(front) = queue.front() else { break };
+        let request = &front.request;
+        let hash = request.key().map(hash);
+        let is_alone = changes_view(request);
+        let fits = hash.is_none_or(|hash| keys.insert(hash)) && (taken == 0 || !is_alone);
+        if !fits || in_flight.must_wait(request, hash) {
+            break;
+        }
+        if let Some(pending) = queue.pop_front() {
+            batch.add(pending, encoding, hash, now);
+        }
+        if is_alone {
+            break;
         }
     }
-    sections
+    batch
 }
 
-fn kind_of(pending: &Pending, prefers_script: bool) -> Kind {
-    match &pending.request {
-        // A transaction has no form for a floor.
-        Request::Acquire { view, floor, .. } if prefers_script || *floor > 0 => {
-            Kind::AcquireScript(*view)
+impl Batch {
+    fn add(&mut self, pending: Pending, encoding: Encoding, hash: Option<u64>, now: Instant) {
+        let kind = Kind::of(&pending.request, encoding);
+        if let (Kind::AcquireTransaction(..), Some(hash)) = (&kind, hash) {
+            self.transactions.push(hash);
         }
-        Request::Acquire { view, .. } => Kind::AcquireTransaction(*view, Vec::new()),
-        Request::Extend { view, .. } => Kind::Extend(*view),
-        Request::Release { .. } => Kind::Release,
-        _ => Kind::Control,
+        let mut sections = self.sections.iter_mut();
+        match sections.find(|section| section.kind == kind && kind != Kind::Control) {
+            Some(section) => {
+                section.due = section.due.min(pending.deadline);
+                section.requests.push(pending);
+            }
+            None => self.sections.push(Section::new(kind, vec![pending], now)),
+        }
+    }
+}
+
+fn changes_view(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Quarantine { .. } | Request::Adopt { .. } | Request::Restamp { .. }
+    )
+}
+
+fn hash(key: &Key) -> u64 {
+    xxh3_64(key.as_bytes())
+}
+
+/// The keys of a batch by their hashes. Two keys of one hash pass for the same:
+/// the second then goes with the next batch, which does no harm.
+struct KeySet([Option<u64>; Self::PLACES]);
+
+impl KeySet {
+    /// Twice as many as there are keys, so that a free one is near.
+    const PLACES: usize = 2 * MAX_BATCH;
+
+    fn new() -> Self {
+        Self([None; Self::PLACES])
+    }
+
+    /// False if it is there already.
+    fn insert(&mut self, hash: u64) -> bool {
+        let mut place = hash as usize % Self::PLACES;
+        loop {
+            match self.0[place] {
+                None => {
+                    self.0[place] = Some(hash);
+                    return true;
+                }
+                Some(other) if other == hash => return false,
+                Some(_) => place = (place + 1) % Self::PLACES,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::ReplyTo;
+    use crate::proto::lease::Token;
+
+    fn release(key: &str) -> Pending {
+        let request = Request::Release {
+            key: Key::new(key).unwrap(),
+            token: Token::new(1, None),
+        };
+        pending(request)
+    }
+
+    fn pending(request: Request) -> Pending {
+        Pending {
+            request,
+            deadline: Instant::default(),
+            reply: ReplyTo::nobody(),
+        }
+    }
+
+    fn taken(queue: &mut VecDeque<Pending>) -> usize {
+        let batch = gather(
+            queue,
+            Encoding::Transaction,
+            &InFlight::default(),
+            Instant::default(),
+        );
+        batch
+            .sections
+            .iter()
+            .map(|section| section.requests.len())
+            .sum()
+    }
+
+    #[test]
+    fn a_key_is_in_a_batch_once() {
+        let mut queue: VecDeque<Pending> = ["a", "b", "a", "c"].map(release).into();
+        assert_eq!(taken(&mut queue), 2);
+        assert_eq!(taken(&mut queue), 2);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_batch_has_its_limit() {
+        let mut queue: VecDeque<Pending> = (0..100).map(|i| release(&format!("k{i}"))).collect();
+        assert_eq!(taken(&mut queue), MAX_BATCH);
+        assert_eq!(taken(&mut queue), 100 - MAX_BATCH);
+    }
+
+    #[test]
+    fn what_changes_the_view_goes_alone() {
+        let restamp = || {
+            pending(Request::Restamp {
+                expected: "run".into(),
+            })
+        };
+        let mut queue: VecDeque<Pending> =
+            [release("a"), restamp(), restamp(), release("b")].into();
+        for _ in 0..4 {
+            assert_eq!(taken(&mut queue), 1);
+        }
     }
 }

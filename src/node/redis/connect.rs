@@ -7,15 +7,13 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use combine::parser::combinator::AnySendSyncPartialState;
-use combine::stream::{Decoder, PointerOffset};
-use redis::Value;
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::RedisOptions;
 use super::address::Address;
-use super::decode::{misfit, refusal, status};
+use super::decode::{ErrorReply, misfit, status};
 use super::encode::{Dialect, Encoding, command};
+use super::resp::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
 use super::scripts::{Script, Scripts};
 use super::stream::Stream;
 use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus, Request, Standing};
@@ -26,39 +24,9 @@ const OLDEST: (u32, u32) = (6, 2);
 /// The oldest server with `SET … NX GET`.
 const OLDEST_WITH_TRANSACTION: (u32, u32) = (7, 0);
 
-/// The replies of a server, one at a time.
-pub(super) struct Replies {
-    decoder: Decoder<AnySendSyncPartialState, PointerOffset<[u8]>>,
-    reader: ReadHalf<Stream>,
-}
-
-impl Replies {
-    fn of(reader: ReadHalf<Stream>) -> Self {
-        Self {
-            decoder: Decoder::new(),
-            reader,
-        }
-    }
-
-    /// The next reply. Cancel safe: what has been read of one is kept.
-    pub(super) async fn next(&mut self) -> redis::RedisResult<Value> {
-        redis::parse_redis_value_async(&mut self.decoder, &mut self.reader).await
-    }
-
-    /// The next reply, if it has arrived already.
-    pub(super) async fn arrived(&mut self) -> Option<redis::RedisResult<Value>> {
-        tokio::select! {
-            biased;
-            reply = self.next() => Some(reply),
-            () = std::future::ready(()) => None,
-        }
-    }
-}
-
 /// A connection that has been found fit.
 pub(super) struct Connection {
-    pub(super) replies: Replies,
-    pub(super) writer: WriteHalf<Stream>,
+    pub(super) stream: Stream,
     pub(super) dialect: Dialect,
     pub(super) status: NodeStatus,
 }
@@ -71,12 +39,7 @@ pub(super) async fn connect(
     let stream = Stream::open(address)
         .await
         .map_err(|error| unreachable(address, &error))?;
-    let (reader, writer) = tokio::io::split(stream);
-    let mut line = Line {
-        replies: Replies::of(reader),
-        writer,
-        address,
-    };
+    let mut line = Line { stream, address };
     let identity = line.introduce().await?;
     identity.check()?;
     let mut dialect = Dialect {
@@ -89,12 +52,14 @@ pub(super) async fn connect(
         incarnation: identity.incarnation()?.into_bytes(),
     };
     let load = |out: &mut Vec<u8>| Script::ALL.iter().for_each(|script| script.load(out));
-    let loaded = line.ask(load, Script::ALL.len()).await?;
-    for (script, answer) in Script::ALL.into_iter().zip(loaded) {
-        dialect
-            .scripts
-            .loaded(script, answer)
-            .map_err(|answer| unexpected(answer, "SCRIPT LOAD"))?;
+    let answers = line.ask(load, Script::ALL.len()).await?;
+    let mut pieces = Pieces::of(&answers);
+    for script in Script::ALL {
+        match pieces.next() {
+            Some(Piece::Bulk(sha)) => dialect.scripts.loaded(script, sha),
+            Some(Piece::Error(line)) => return Err(ErrorReply::of(line).explain()),
+            _ => return Err(misfit("SCRIPT LOAD")),
+        }
     }
     let mut status = line.status(&dialect).await?;
     if options.durable && status.standing() == Standing::Absent {
@@ -102,8 +67,7 @@ pub(super) async fn connect(
         status = line.status(&dialect).await?;
     }
     Ok(Connection {
-        replies: line.replies,
-        writer: line.writer,
+        stream: line.stream,
         dialect,
         status,
     })
@@ -111,31 +75,49 @@ pub(super) async fn connect(
 
 /// A stream on which one question is asked at a time.
 struct Line<'a> {
-    replies: Replies,
-    writer: WriteHalf<Stream>,
+    stream: Stream,
     address: &'a Address,
 }
 
 impl Line<'_> {
+    /// Asks, and reads exactly `replies` replies.
     async fn ask(
         &mut self,
         write: impl FnOnce(&mut Vec<u8>),
         replies: usize,
-    ) -> Result<Vec<Value>, NodeError> {
+    ) -> Result<Vec<u8>, NodeError> {
         let mut out = Vec::new();
         write(&mut out);
         let sent = async {
-            self.writer.write_all(&out).await?;
-            self.writer.flush().await
+            self.stream.write_all(&out).await?;
+            self.stream.flush().await
         };
-        sent.await
-            .map_err(|error| unreachable(self.address, &error))?;
-        let mut answers = Vec::with_capacity(replies);
-        for _ in 0..replies {
-            let answer = self.replies.next().await;
-            answers.push(answer.map_err(|error| broken(self.address, &error))?);
+        sent.await.map_err(|error| self.broken(&error))?;
+        let mut answers = Vec::new();
+        let (mut whole, mut scanned) = (0, 0);
+        while whole < replies {
+            match reply_len(&answers[scanned..]) {
+                Ok(Some(len)) => {
+                    whole += 1;
+                    scanned += len;
+                }
+                Ok(None) if answers.len() <= MAX_REPLY => {
+                    let read = self.stream.read_buf(&mut answers).await;
+                    if read.map_err(|error| self.broken(&error))? == 0 {
+                        return Err(self.broken(&io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+                Ok(None) | Err(Malformed) => return Err(no_reply(self.address)),
+            }
+        }
+        if scanned < answers.len() {
+            return Err(no_reply(self.address));
         }
         Ok(answers)
+    }
+
+    fn broken(&self, error: &io::Error) -> NodeError {
+        broken(self.address, error)
     }
 
     /// Logs in and asks who the server is.
@@ -168,29 +150,30 @@ impl Line<'_> {
         };
         let answers = self.ask(write, commands).await?;
         let mut facts = BTreeMap::new();
-        for (index, answer) in answers.into_iter().enumerate() {
-            match answer {
-                Value::Okay => {}
-                Value::ServerError(error) if index == 0 && password.is_some() => {
-                    return Err(bad_credentials(&error));
+        let mut pieces = Pieces::of(&answers);
+        for index in 0..commands {
+            match pieces.next() {
+                Some(Piece::Status(_)) => {}
+                Some(Piece::Error(line)) if index == 0 && password.is_some() => {
+                    return Err(bad_credentials(&ErrorReply::of(line)));
                 }
-                Value::BulkString(text) => {
-                    let text = String::from_utf8_lossy(&text).into_owned();
+                Some(Piece::Error(line)) => return Err(ErrorReply::of(line).explain()),
+                Some(Piece::Bulk(text)) => {
+                    let text = String::from_utf8_lossy(text).into_owned();
                     let lines = text.lines().filter_map(|line| line.split_once(':'));
                     facts.extend(lines.map(|(name, value)| (name.into(), value.trim().into())));
                 }
-                other => return Err(unexpected(other, "AUTH, SELECT or INFO")),
+                _ => return Err(misfit("AUTH, SELECT or INFO")),
             }
         }
         Ok(Identity(facts))
     }
 
     async fn status(&mut self, dialect: &Dialect) -> Result<NodeStatus, NodeError> {
-        let answers = self
+        let answer = self
             .ask(|out| dialect.control(&Request::Status, out), 1)
             .await?;
-        let answer = answers.into_iter().next().unwrap_or_default();
-        status(answer, &dialect.incarnation)
+        status(&answer, &dialect.incarnation)
     }
 
     /// Takes the operator's word that a restart lost nothing.
@@ -300,32 +283,30 @@ fn unreachable(address: &Address, error: &io::Error) -> NodeError {
     )
 }
 
-/// What broke a connection while a reply was read from it.
-pub(super) fn broken(address: &Address, error: &redis::RedisError) -> NodeError {
-    let is_garbage = error.kind() == redis::ErrorKind::Parse;
-    let kind = if is_garbage {
-        NodeErrorKind::Protocol
-    } else {
-        NodeErrorKind::Unreachable
-    };
-    NodeError::new(kind, format!("the connection to {address} broke: {error}"))
+/// A connection that worked before does no more.
+pub(super) fn broken(address: &Address, error: &io::Error) -> NodeError {
+    NodeError::new(
+        NodeErrorKind::Unreachable,
+        format!("the connection to {address} broke: {error}"),
+    )
+}
+
+/// The server said what no server says.
+pub(super) fn no_reply(address: &Address) -> NodeError {
+    NodeError::new(
+        NodeErrorKind::Protocol,
+        format!("{address} sends what is no reply: is it a Redis server?"),
+    )
 }
 
 /// A refused AUTH. A server that does not know the command quotes it: what it
 /// says is not passed on.
-fn bad_credentials(error: &redis::ServerError) -> NodeError {
-    let code = error.code();
+fn bad_credentials(error: &ErrorReply<'_>) -> NodeError {
+    let code = error.code;
     NodeError::new(
         NodeErrorKind::Denied,
         format!(
             "the server refuses the credentials: check user and password in the node's url ({code})"
         ),
     )
-}
-
-fn unexpected(answer: Value, what: &str) -> NodeError {
-    match answer {
-        Value::ServerError(error) => refusal(&error),
-        _ => misfit(what),
-    }
 }

@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ServerError, Value};
-
 use super::batch::{Kind, Section};
 use super::lane::Pending;
+use super::resp::{Piece, Pieces};
 use crate::proto::lease::{Holder, Token};
 use crate::proto::wire::{
     Answer, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival, Slot, ViewId,
@@ -36,13 +35,51 @@ pub(super) fn misfit(what: &str) -> NodeError {
     )
 }
 
-/// A server's error reply as an error of the node.
-pub(super) fn refusal(error: &ServerError) -> NodeError {
-    let (code, details) = (error.code(), error.details().unwrap_or_default());
+/// An error reply: its code, and what the server has to say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ErrorReply<'a> {
+    pub(super) code: &'a str,
+    details: &'a str,
+}
+
+impl<'a> ErrorReply<'a> {
+    pub(super) fn of(line: &'a [u8]) -> Self {
+        // Beyond what is not text there is nothing to be told.
+        let text = match std::str::from_utf8(line) {
+            Ok(text) => text,
+            Err(error) => std::str::from_utf8(&line[..error.valid_up_to()]).unwrap_or_default(),
+        };
+        let (code, details) = text.split_once(' ').unwrap_or((text, ""));
+        Self { code, details }
+    }
+
+    /// The first of `replies` that is an error.
+    pub(super) fn first(replies: &'a [u8]) -> Option<Self> {
+        let mut pieces = Pieces::of(replies);
+        std::iter::from_fn(|| pieces.next()).find_map(|piece| match piece {
+            Piece::Error(line) => Some(Self::of(line)),
+            _ => None,
+        })
+    }
+
+    /// Whether the server must be looked at anew.
+    pub(super) fn is_fatal(&self) -> bool {
+        matches!(self.code, "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH")
+    }
+
+    /// The error reply as an error of the node.
+    pub(super) fn explain(&self) -> NodeError {
+        let Self { code, details } = self;
+        let (kind, advice) = explain(code, details);
+        NodeError::new(kind, format!("{advice} ({code} {details})"))
+    }
+}
+
+fn explain(code: &str, details: &str) -> (NodeErrorKind, &'static str) {
     // Within a script the refusal has no code of its own.
     let is_forbidden =
         details.contains("user executing the script") || details.contains("ACL failure in script");
-    let (kind, advice) = match code {
+    match code {
         "WRONGTYPE" => (
             NodeErrorKind::WrongType,
             "the key holds something that is no lock: use another key_prefix, or delete it",
@@ -83,110 +120,99 @@ pub(super) fn refusal(error: &ServerError) -> NodeError {
             (NodeErrorKind::Denied, "the server refuses the node's url")
         }
         _ => (NodeErrorKind::Protocol, "the server refuses a command"),
-    };
-    NodeError::new(kind, format!("{advice} ({code} {details})"))
+    }
 }
 
 /// The answers to a section's requests, in their order.
-pub(super) fn decode(section: &Section, value: Value) -> Vec<Resolution> {
+pub(super) fn decode(section: &Section, replies: &[u8]) -> Vec<Resolution> {
     let requests = &section.requests;
     let all = |error: NodeError| {
-        requests
-            .iter()
-            .map(|_| Is(Err(error.clone())))
-            .collect::<Vec<_>>()
+        let refused = requests.iter().map(|_| Is(Err(error.clone())));
+        refused.collect::<Vec<_>>()
     };
-    if let Value::ServerError(error) = &value {
-        return all(refusal(section.early_error.as_ref().unwrap_or(error)));
+    if section.is_refused
+        && let Some(error) = ErrorReply::first(replies)
+    {
+        return all(error.explain());
     }
-    match &section.kind {
+    let pieces = Pieces::of(replies);
+    let (what, read) = match &section.kind {
         Kind::AcquireTransaction(view, slots) => {
-            transaction(requests, *view, slots, value).unwrap_or_else(|| all(misfit("ACQUIRE")))
+            ("ACQUIRE", transaction(requests, *view, slots, pieces))
         }
-        Kind::AcquireScript(_) => batch(requests, value, |_, item| match item {
-            Value::Int(count) => Some(Ok(Reply::Granted {
-                counter: u64::try_from(count).ok()?,
-            })),
-            Value::Array(pair) => {
-                let [left, holder] = <[Value; 2]>::try_from(pair).ok()?;
-                Some(Ok(Reply::Busy(rival(left, holder)?)))
-            }
-            other => wrong_type(&other),
-        })
-        .unwrap_or_else(|| all(misfit("ACQUIRE"))),
-        Kind::Extend(_) => batch(requests, value, |_, item| extended(item))
-            .unwrap_or_else(|| all(misfit("EXTEND"))),
-        Kind::Release => batch(requests, value, |_, item| match item {
-            Value::Int(1) => Some(Ok(Reply::Released)),
-            Value::Int(0) => Some(Ok(Reply::Missing)),
-            Value::Int(-1) => Some(Ok(Reply::Foreign)),
-            _ => None,
-        })
-        .unwrap_or_else(|| all(misfit("RELEASE"))),
-        Kind::Control | Kind::Remaining(_) | Kind::Recheck | Kind::Load(_) => {
-            all(misfit("a request"))
-        }
-    }
+        Kind::AcquireScript(_) => ("ACQUIRE", batch(requests, pieces, acquired)),
+        Kind::Extend(_) => ("EXTEND", batch(requests, pieces, extended)),
+        Kind::Release => ("RELEASE", batch(requests, pieces, released)),
+        Kind::Control | Kind::Remaining(_) | Kind::Recheck | Kind::Load(_) => ("a request", None),
+    };
+    read.unwrap_or_else(|| all(misfit(what)))
 }
 
 /// One reply per request, or one text: the view that is served instead.
 fn batch(
     requests: &[Pending],
-    value: Value,
-    read: impl Fn(&Pending, Value) -> Option<Answer>,
+    mut pieces: Pieces<'_>,
+    read: impl Fn(&mut Pieces<'_>) -> Option<Answer>,
 ) -> Option<Vec<Resolution>> {
-    match value {
-        Value::Array(items) if items.len() == requests.len() => requests
-            .iter()
-            .zip(items)
-            .map(|(pending, item)| read(pending, item).map(Is))
-            .collect(),
-        Value::BulkString(serving) => {
-            let serving = served(&serving)?;
-            Some(
-                requests
-                    .iter()
-                    .map(|_| Is(Ok(Reply::Stale(serving))))
-                    .collect(),
-            )
+    match pieces.next()? {
+        Piece::List(len) if len == requests.len() => {
+            requests.iter().map(|_| read(&mut pieces).map(Is)).collect()
+        }
+        Piece::Bulk(serving) => {
+            let serving = served(serving)?;
+            let stale = requests.iter().map(|_| Is(Ok(Reply::Stale(serving))));
+            Some(stale.collect())
         }
         _ => None,
     }
 }
 
-/// The reply of EXEC: what each SET found, each slot's count, the view served.
+/// The replies of a transaction: OK, QUEUED for each command, and those of
+/// EXEC: what each SET found, each slot's count, the view served.
 fn transaction(
     requests: &[Pending],
     view: ViewId,
     slots: &[(Slot, u64)],
-    value: Value,
+    mut pieces: Pieces<'_>,
 ) -> Option<Vec<Resolution>> {
-    let Value::Array(mut items) = value else {
-        return None;
-    };
-    if items.len() != requests.len() + slots.len() + 1 {
-        return None;
+    let commands = requests.len() + slots.len() + 1;
+    for _ in 0..=commands {
+        if !matches!(pieces.next()?, Piece::Status(_)) {
+            return None;
+        }
     }
-    let serving = match items.pop()? {
-        Value::BulkString(id) => served(&id)?,
-        Value::Nil => None,
+    pieces.list(commands)?;
+    // What EXEC tells last decides what the rest means.
+    let found = pieces;
+    for _ in requests {
+        pieces.next()?;
+    }
+    let mut counts = Vec::with_capacity(slots.len());
+    for (slot, taken) in slots {
+        let count = u64::try_from(pieces.int()?).ok()?;
+        counts.push((*slot, count.checked_sub(*taken)?));
+    }
+    let serving = match pieces.next()? {
+        Piece::Bulk(id) => served(id)?,
+        Piece::Nil => None,
         _ => return None,
     };
-    let mut counts = Vec::with_capacity(slots.len());
-    for (item, (slot, taken)) in items.drain(requests.len()..).zip(slots) {
-        let Value::Int(count) = item else { return None };
-        counts.push((*slot, u64::try_from(count).ok()?.checked_sub(*taken)?));
-    }
+    let mut pieces = found;
     requests
         .iter()
-        .zip(items)
-        .map(|(pending, found)| {
+        .map(|pending| {
             let Request::Acquire { token, slot, .. } = &pending.request else {
                 return None;
             };
             let (_, count) = counts.iter_mut().find(|(known, _)| known == slot)?;
             *count += 1;
-            resolve(token, *count, serving == Some(view), serving, found)
+            resolve(
+                token,
+                *count,
+                serving == Some(view),
+                serving,
+                pieces.next()?,
+            )
         })
         .collect()
 }
@@ -196,73 +222,73 @@ fn resolve(
     counter: u64,
     is_served: bool,
     serving: Option<ViewId>,
-    found: Value,
+    found: Piece<'_>,
 ) -> Option<Resolution> {
     Some(match found {
-        Value::Nil if is_served => Is(Ok(Reply::Granted { counter })),
-        Value::Nil => Resolution::Undo(serving),
-        Value::BulkString(_) | Value::ServerError(_) if !is_served => Is(Ok(Reply::Stale(serving))),
-        Value::BulkString(holder) if holder == token.to_string().into_bytes() => {
-            Resolution::Raise(counter)
-        }
-        Value::BulkString(holder) => Resolution::AskRemaining(Holder::of_stored(&holder)),
-        Value::ServerError(error) => Is(Err(refusal(&error))),
+        Piece::Nil if is_served => Is(Ok(Reply::Granted { counter })),
+        Piece::Nil => Resolution::Undo(serving),
+        Piece::Bulk(_) | Piece::Error(_) if !is_served => Is(Ok(Reply::Stale(serving))),
+        Piece::Bulk(holder) if holder == token.as_stored() => Resolution::Raise(counter),
+        Piece::Bulk(holder) => Resolution::AskRemaining(Holder::of_stored(holder)),
+        Piece::Error(line) => Is(Err(ErrorReply::of(line).explain())),
         _ => return None,
     })
 }
 
-fn extended(item: Value) -> Option<Answer> {
-    let Value::Array(mut parts) = item else {
-        return wrong_type(&item);
+fn acquired(pieces: &mut Pieces<'_>) -> Option<Answer> {
+    match pieces.next()? {
+        Piece::Int(count) => Some(Ok(Reply::Granted {
+            counter: u64::try_from(count).ok()?,
+        })),
+        Piece::List(2) => Some(Ok(Reply::Busy(rival(pieces)?))),
+        other => wrong_type(other),
+    }
+}
+
+fn extended(pieces: &mut Pieces<'_>) -> Option<Answer> {
+    let parts = match pieces.next()? {
+        Piece::List(parts) => parts,
+        other => return wrong_type(other),
     };
-    let word = match parts.first()? {
-        Value::BulkString(word) => word.clone(),
+    let counter = |pieces: &mut Pieces<'_>| u64::try_from(pieces.int()?).ok();
+    let reply = match (pieces.bulk()?, parts) {
+        (b"kept", 2) => Reply::Kept {
+            counter: counter(pieces)?,
+        },
+        (b"made", 2) => Reply::Made {
+            counter: counter(pieces)?,
+        },
+        (b"lost", 1) => Reply::Lost(None),
+        (b"lost", 3) => Reply::Lost(Some(rival(pieces)?)),
         _ => return None,
     };
-    let rest = parts.split_off(1);
-    match (&*word, <[Value; 1]>::try_from(rest)) {
-        (b"kept", Ok([Value::Int(count)])) => Some(Ok(Reply::Kept {
-            counter: u64::try_from(count).ok()?,
-        })),
-        (b"made", Ok([Value::Int(count)])) => Some(Ok(Reply::Made {
-            counter: u64::try_from(count).ok()?,
-        })),
-        (b"lost", Err(rest)) if rest.is_empty() => Some(Ok(Reply::Lost(None))),
-        (b"lost", Err(rest)) => {
-            let [left, holder] = <[Value; 2]>::try_from(rest).ok()?;
-            Some(Ok(Reply::Lost(Some(rival(left, holder)?))))
-        }
+    Some(Ok(reply))
+}
+
+fn released(pieces: &mut Pieces<'_>) -> Option<Answer> {
+    match pieces.int()? {
+        1 => Some(Ok(Reply::Released)),
+        0 => Some(Ok(Reply::Missing)),
+        -1 => Some(Ok(Reply::Foreign)),
         _ => None,
     }
 }
 
-fn rival(left: Value, holder: Value) -> Option<Rival> {
-    let Value::BulkString(holder) = holder else {
-        return None;
-    };
-    Some(Rival {
-        holder: Some(Holder::of_stored(&holder)),
-        remaining: remaining(&left)?,
-    })
+fn rival(pieces: &mut Pieces<'_>) -> Option<Rival> {
+    let remaining = remaining(pieces.int()?);
+    let holder = Some(Holder::of_stored(pieces.bulk()?));
+    Some(Rival { holder, remaining })
 }
 
 /// What PTTL says: −1 never expires, −2 is gone already.
-pub(super) fn remaining(left: &Value) -> Option<Option<Duration>> {
-    match left {
-        Value::Int(-1) => Some(None),
-        Value::Int(left) => Some(Some(Duration::from_millis(
-            u64::try_from(*left).unwrap_or(0),
-        ))),
-        _ => None,
-    }
+pub(super) fn remaining(left: i64) -> Option<Duration> {
+    (left != -1).then(|| Duration::from_millis(u64::try_from(left).unwrap_or(0)))
 }
 
-fn wrong_type(item: &Value) -> Option<Answer> {
-    let is_wrong_type = matches!(item, Value::BulkString(word) if word == b"WRONGTYPE");
-    is_wrong_type.then(|| {
-        let advice =
-            "the key holds something that is no lock: use another key_prefix, or delete it";
-        Err(NodeError::new(NodeErrorKind::WrongType, advice))
+fn wrong_type(piece: Piece<'_>) -> Option<Answer> {
+    (piece == Piece::Bulk(b"WRONGTYPE")).then(|| {
+        let (kind, advice) = explain("WRONGTYPE", "");
+        Err(NodeError::new(kind, advice))
     })
 }
 
@@ -275,47 +301,49 @@ fn served(text: &[u8]) -> Option<Option<ViewId>> {
 }
 
 /// The reply of STATUS.
-pub(super) fn status(value: Value, incarnation: &[u8]) -> Result<NodeStatus, NodeError> {
-    if let Value::ServerError(error) = &value {
-        return Err(refusal(error));
-    }
-    let text = |value: Value| match value {
-        Value::BulkString(bytes) => String::from_utf8(bytes).ok().map(Arc::<str>::from),
-        _ => None,
-    };
+pub(super) fn status(reply: &[u8], incarnation: &[u8]) -> Result<NodeStatus, NodeError> {
     let read = || {
-        let Value::Array(parts) = value else {
-            return None;
+        let mut pieces = Pieces::of(reply);
+        pieces.list(3)?;
+        let serving = served(pieces.bulk()?)?;
+        let mut text = || {
+            let text = std::str::from_utf8(pieces.bulk()?).ok()?;
+            Some((!text.is_empty()).then(|| Arc::<str>::from(text)))
         };
-        let [serving, nonce, stamped] = <[Value; 3]>::try_from(parts).ok()?;
-        let some = |text: Arc<str>| (!text.is_empty()).then_some(text);
         Some(NodeStatus {
-            serving: served(text(serving)?.as_bytes())?,
-            nonce: some(text(nonce)?),
-            stamped: some(text(stamped)?),
+            serving,
+            nonce: text()?,
+            stamped: text()?,
             incarnation: String::from_utf8_lossy(incarnation).into(),
         })
     };
-    read().ok_or_else(|| misfit("STATUS"))
+    read().ok_or_else(|| refused_or(reply, "STATUS"))
 }
 
 /// The reply of QUARANTINE, ADOPT and RESTAMP.
-pub(super) fn compared_and_set(value: Value, incarnation: &[u8]) -> Answer {
-    match value {
-        Value::Int(1) => Ok(Reply::Done),
-        other => status(other, incarnation).map(Reply::Refused),
+pub(super) fn compared_and_set(reply: &[u8], incarnation: &[u8]) -> Answer {
+    match Pieces::of(reply).next() {
+        Some(Piece::Int(1)) => Ok(Reply::Done),
+        _ => status(reply, incarnation).map(Reply::Refused),
     }
 }
 
 /// The reply of DOCUMENT.
-pub(super) fn document(value: Value) -> Answer {
-    match value {
-        Value::ServerError(error) => Err(refusal(&error)),
-        Value::Nil => Ok(Reply::Document(None)),
-        Value::BulkString(bytes) => match String::from_utf8(bytes) {
+pub(super) fn document(reply: &[u8]) -> Answer {
+    match Pieces::of(reply).next() {
+        Some(Piece::Nil) => Ok(Reply::Document(None)),
+        Some(Piece::Bulk(bytes)) => match std::str::from_utf8(bytes) {
             Ok(text) => Ok(Reply::Document(Some(text.into()))),
             Err(_) => Err(misfit("DOCUMENT")),
         },
-        _ => Err(misfit("DOCUMENT")),
+        _ => Err(refused_or(reply, "DOCUMENT")),
+    }
+}
+
+/// The server's own error, or that its reply is none to `what`.
+pub(super) fn refused_or(reply: &[u8], what: &str) -> NodeError {
+    match Pieces::of(reply).next() {
+        Some(Piece::Error(line)) => ErrorReply::of(line).explain(),
+        _ => misfit(what),
     }
 }

@@ -1,13 +1,14 @@
 //! The task of one node: makes the connection, again and again, and has each
 //! serve the lane.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::RedisOptions;
 use super::address::Address;
 use super::connect::{Connection, connect};
-use super::lane::{Condition, Lane};
+use super::lane::Lane;
 use super::session::Session;
 use crate::clock;
 use crate::proto::backoff::Backoff;
@@ -39,27 +40,21 @@ impl Driver {
             let error = match self.connect().await {
                 Ok(connection) => {
                     failures = 0;
-                    self.lane.set(Condition::Up);
-                    let error = Session::new(&self.lane, &self.address, connection)
-                        .serve()
-                        .await;
+                    let error = Session::serve(&self.lane, &self.address, connection).await;
                     tracing::warn!(node = %self.address, %error, "connection lost");
-                    // Requests wait for the first try at a new one.
-                    self.lane.set(Condition::Connecting);
                     error
                 }
                 Err(error) => {
                     failures += 1;
                     tracing::debug!(node = %self.address, %error, "cannot connect");
-                    self.lane.set(Condition::Down(error.clone()));
+                    self.lane.fail(&error);
                     let wait = Backoff::RECONNECT.wait(failures, rand::random());
                     self.pause(wait).await;
                     error
                 }
             };
             if self.lane.is_closed() {
-                self.lane.set(Condition::Down(error));
-                return;
+                return self.lane.fail(&error);
             }
         }
     }
@@ -67,7 +62,7 @@ impl Driver {
     async fn pause(&self, wait: Duration) {
         let until = clock::now() + wait;
         while !self.lane.is_closed() && clock::now() < until {
-            clock::within(Some(until), self.lane.arrived.notified()).await;
+            clock::within(Some(until), self.lane.attention()).await;
         }
     }
 
@@ -77,6 +72,7 @@ impl Driver {
             tokio::time::timeout(CONNECT_TIMEOUT, connect(&self.address, &self.options));
         tokio::pin!(connecting);
         loop {
+            let timer = self.lane.duties(&mut VecDeque::new(), None).timer;
             tokio::select! {
                 biased;
                 connected = &mut connecting => {
@@ -86,13 +82,8 @@ impl Driver {
                     };
                     return connected.map_err(late)?;
                 }
-                () = self.next_expiry() => self.lane.expire(),
+                _ = clock::within(timer, self.lane.attention()) => self.lane.expire(clock::now()),
             }
         }
-    }
-
-    async fn next_expiry(&self) {
-        let arrived = self.lane.arrived.notified();
-        clock::within(self.lane.expires(), arrived).await;
     }
 }

@@ -1,7 +1,5 @@
 //! Requests as bytes: the Redis serialization protocol, version 2.
 
-use std::io::Write;
-
 use super::batch::{Kind, Section};
 use super::lane::Pending;
 use super::scripts::{Script, Scripts};
@@ -49,13 +47,12 @@ fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
 
 fn number(out: &mut Vec<u8>, kind: u8, number: usize) {
     out.push(kind);
-    text(out, &number);
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
-fn text(out: &mut Vec<u8>, value: &dyn std::fmt::Display) {
-    // Writing to a vector cannot fail.
-    let _ = write!(out, "{value}");
+fn bulk_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
+    bulk(out, itoa::Buffer::new().format(number).as_bytes());
 }
 
 impl Dialect {
@@ -160,7 +157,7 @@ impl Dialect {
             bulk(out, b"NX");
             bulk(out, b"GET");
             bulk(out, b"PX");
-            bulk(out, ttl.as_millis().to_string().as_bytes());
+            bulk_number(out, ttl.as_millis());
             match slots.iter_mut().find(|(known, _)| known == slot) {
                 Some((_, count)) => *count += 1,
                 None => slots.push((*slot, 1)),
@@ -246,7 +243,7 @@ impl Dialect {
         array(out, 3 + keys + arguments);
         bulk(out, b"EVALSHA");
         bulk(out, self.scripts.sha(script));
-        bulk(out, keys.to_string().as_bytes());
+        bulk_number(out, keys);
     }
 
     fn keys(&self, requests: &[Pending], out: &mut Vec<u8>) {
@@ -266,13 +263,11 @@ impl Dialect {
 
 fn lease(out: &mut Vec<u8>, token: &Token, ttl: Ttl, slot: Slot, floor: u64) {
     stored(out, token);
-    bulk(out, ttl.as_millis().to_string().as_bytes());
+    bulk_number(out, ttl.as_millis());
     bulk(out, slot.to_string().as_bytes());
-    bulk(out, floor.to_string().as_bytes());
+    bulk_number(out, floor);
 }
 
 fn stored(out: &mut Vec<u8>, token: &Token) {
-    number(out, b'$', token.stored_len());
-    token.write_to(out);
-    out.extend_from_slice(b"\r\n");
+    bulk(out, token.as_stored());
 }

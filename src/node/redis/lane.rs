@@ -1,14 +1,17 @@
-//! The queue between the callers and a connection.
+//! The queue between the callers and a connection. Who finds the line free
+//! sends what waits, with no task in between.
 
 use std::collections::VecDeque;
+use std::io;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use crate::clock;
+use super::batch::Section;
+use super::link::Link;
 use crate::node::ReplyTo;
 use crate::proto::time::Instant;
-use crate::proto::wire::{NodeError, NodeErrorKind, Request};
+use crate::proto::wire::{Answer, NodeError, NodeErrorKind, NodeStatus, Request};
 
 /// Requests that may wait for a node; one more is refused.
 const MAX_QUEUE: usize = 65_536;
@@ -21,11 +24,17 @@ pub(super) struct Pending {
     pub(super) reply: ReplyTo,
 }
 
-/// The queue of one node, and whether anything takes from it.
+/// Answers that are to be given once no lock is held: who takes one in may
+/// have the next request already.
+pub(super) type Answers = Vec<(ReplyTo, Answer)>;
+
+/// The queue of one node, and the sending end of its connection.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     state: Mutex<State>,
-    pub(super) arrived: Notify,
+    /// Has the node's task look: something is to be written or timed, or the
+    /// lane was closed.
+    attention: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -33,7 +42,33 @@ struct State {
     queue: VecDeque<Pending>,
     /// No request in the queue has an earlier deadline.
     expires: Instant,
-    condition: Condition,
+    /// When the node's task looks at the clock, at the latest.
+    timer: Option<Instant>,
+    line: Line,
+    is_closed: bool,
+}
+
+/// What becomes of a new request.
+#[derive(Debug, Default)]
+enum Line {
+    /// It waits for a connection that is being made.
+    #[default]
+    Connecting,
+    /// It is sent.
+    Up(Link),
+    /// It fails at once: the server could not be reached a moment ago.
+    Down(NodeError),
+}
+
+/// What the node's task is to do next.
+#[derive(Debug)]
+pub(super) struct Duties {
+    /// When to look at the clock, if anything waits.
+    pub(super) timer: Option<Instant>,
+    /// Bytes that nobody could send at once.
+    pub(super) backlog: Option<Vec<u8>>,
+    /// The lane is closed, and all that was queued has been sent.
+    pub(super) is_over: bool,
 }
 
 impl State {
@@ -45,81 +80,139 @@ impl State {
             self.expires.min(deadline)
         };
     }
-}
 
-/// What becomes of a new request.
-#[derive(Clone, Debug, Default)]
-pub(super) enum Condition {
-    /// It waits for a connection that is being made.
-    #[default]
-    Connecting,
-    /// It is sent.
-    Up,
-    /// It fails at once: the server could not be reached a moment ago.
-    Down(NodeError),
-    /// It fails; what was queued before is still sent.
-    Closed,
+    fn refusal(&self) -> Option<NodeError> {
+        match &self.line {
+            _ if self.is_closed => Some(closed()),
+            Line::Down(error) => Some(error.clone()),
+            _ if self.queue.len() >= MAX_QUEUE => Some(NodeError::new(
+                NodeErrorKind::Overloaded,
+                "too many requests wait for this node: it is slower than its callers",
+            )),
+            Line::Connecting | Line::Up(_) => None,
+        }
+    }
+
+    fn link(&mut self) -> Option<&mut Link> {
+        match &mut self.line {
+            Line::Up(link) => Some(link),
+            _ => None,
+        }
+    }
 }
 
 impl Lane {
-    /// Queues a request, or says at once why not.
-    pub(super) fn push(&self, pending: Pending) {
+    /// Queues a request, or says at once why not; sends it if the line is free.
+    pub(super) fn submit(&self, pending: Pending) {
         let mut state = self.state.lock();
-        let error = match &state.condition {
-            Condition::Down(error) => error.clone(),
-            Condition::Closed => NodeError::new(NodeErrorKind::Closed, "the router has shut down"),
-            _ if state.queue.len() >= MAX_QUEUE => NodeError::new(
-                NodeErrorKind::Overloaded,
-                "too many requests wait for this node: it is slower than its callers",
-            ),
-            Condition::Connecting | Condition::Up => {
-                state.expect(pending.deadline);
-                state.queue.push_back(pending);
-                drop(state);
-                return self.arrived.notify_one();
-            }
-        };
-        drop(state);
-        pending.reply.send(Err(error));
+        if let Some(error) = state.refusal() {
+            drop(state);
+            return pending.reply.send(Err(error));
+        }
+        let deadline = pending.deadline;
+        state.expect(deadline);
+        state.queue.push_back(pending);
+        if state.timer.is_none_or(|timer| deadline < timer) {
+            self.attention.notify_one();
+        }
+        self.lead(state);
     }
 
-    /// Queues requests anew that have been taken before, ahead of the others.
-    pub(super) fn push_back_front(&self, requests: Vec<Pending>) {
-        let mut state = self.state.lock();
-        for pending in requests.into_iter().rev() {
-            state.expect(pending.deadline);
-            state.queue.push_front(pending);
+    /// Sends what waits, batch by batch, as long as the line is free for it.
+    /// The lock is let go while bytes are written: others queue up meanwhile.
+    fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        let mut answers = Answers::new();
+        loop {
+            let State { line, queue, .. } = &mut *state;
+            let Line::Up(link) = line else { break };
+            link.fill(queue, &mut answers);
+            let Some(socket) = link.socket_for_output() else {
+                if link.has_backlog() {
+                    self.attention.notify_one();
+                }
+                break;
+            };
+            let bytes = link.begin_sending();
+            let sent = MutexGuard::unlocked(&mut state, || socket.try_write(&bytes));
+            // The connection may have been given up meanwhile.
+            let link = state.link().filter(|link| link.is_on(&socket));
+            let Some(link) = link else { break };
+            link.end_sending(bytes, sent.unwrap_or_else(give_up));
         }
         drop(state);
-        self.arrived.notify_one();
+        deliver(answers);
     }
 
-    /// Takes requests from the front while `accept` likes them.
-    pub(super) fn take_while(&self, mut accept: impl FnMut(&Pending) -> bool) -> Vec<Pending> {
+    /// Goes on with a new connection.
+    pub(super) fn connected(&self, link: Link) {
         let mut state = self.state.lock();
-        let mut taken = Vec::new();
-        while state.queue.front().is_some_and(&mut accept) {
-            taken.extend(state.queue.pop_front());
+        state.line = Line::Up(link);
+        self.lead(state);
+    }
+
+    /// The connection is gone: what was sent on it comes back, and new
+    /// requests wait for the next one.
+    pub(super) fn disconnected(&self) -> VecDeque<Section> {
+        let line = std::mem::take(&mut self.state.lock().line);
+        match line {
+            Line::Up(link) => link.sent,
+            _ => VecDeque::new(),
         }
-        taken
     }
 
-    /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.state.lock().queue.is_empty()
-    }
-
-    /// When to look for what has expired, if anything waits.
-    pub(super) fn expires(&self) -> Option<Instant> {
-        let state = self.state.lock();
-        (!state.queue.is_empty()).then_some(state.expires)
-    }
-
-    /// Answers whatever has waited past its deadline.
-    pub(super) fn expire(&self) {
-        let now = clock::now();
+    /// Fails what waits, and what comes until there is a connection.
+    pub(super) fn fail(&self, error: &NodeError) {
         let mut state = self.state.lock();
-        if now < state.expires {
+        let failed = std::mem::take(&mut state.queue);
+        state.line = Line::Down(error.clone());
+        drop(state);
+        for pending in failed {
+            pending.reply.send(Err(error.clone()));
+        }
+    }
+
+    /// Refuses new requests from now on; what is queued is still sent.
+    pub(super) fn close(&self) {
+        self.state.lock().is_closed = true;
+        self.attention.notify_one();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().is_closed
+    }
+
+    /// Wakes the node's task when there is something for it to do.
+    pub(super) async fn attention(&self) {
+        self.attention.notified().await;
+    }
+
+    /// What the node's task is to do. It takes over what has been sent; `due`
+    /// is when else it must look at the clock.
+    pub(super) fn duties(&self, in_flight: &mut VecDeque<Section>, due: Option<Instant>) -> Duties {
+        let mut state = self.state.lock();
+        let backlog = state.link().and_then(|link| {
+            in_flight.append(&mut link.sent);
+            link.take_backlog()
+        });
+        let is_idle = state.queue.is_empty() && in_flight.is_empty();
+        let queued = (!state.queue.is_empty()).then_some(state.expires);
+        let sent = in_flight.iter().map(Section::due).min();
+        // A timer that is early is left alone: otherwise an idle lane would
+        // set one with every request.
+        let times = [queued, sent, due, state.timer];
+        state.timer = times.into_iter().flatten().min();
+        Duties {
+            timer: state.timer,
+            is_over: state.is_closed && is_idle && backlog.is_none(),
+            backlog,
+        }
+    }
+
+    /// The timer has gone off: answers what has waited past its deadline.
+    pub(super) fn expire(&self, now: Instant) {
+        let mut state = self.state.lock();
+        state.timer = None;
+        if state.queue.is_empty() || now < state.expires {
             return;
         }
         let queued = std::mem::take(&mut state.queue);
@@ -135,40 +228,73 @@ impl Lane {
         }
     }
 
-    /// Changes what becomes of new requests; going down fails what is queued.
-    /// A closed lane stays closed.
-    pub(super) fn set(&self, condition: Condition) {
+    /// The node's task takes over what has been sent.
+    pub(super) fn collect_sent(&self, in_flight: &mut VecDeque<Section>) {
+        if let Some(link) = self.state.lock().link() {
+            in_flight.append(&mut link.sent);
+        }
+    }
+
+    /// The backlog has been written.
+    pub(super) fn backlog_sent(&self) {
         let mut state = self.state.lock();
-        let mut failed = VecDeque::new();
-        let error = match &condition {
-            Condition::Down(error) => Some(error.clone()),
-            _ => None,
-        };
-        if error.is_some() {
-            failed = std::mem::take(&mut state.queue);
+        if let Some(link) = state.link() {
+            link.end_backlog();
         }
-        if !matches!(state.condition, Condition::Closed) {
-            state.condition = condition;
-        }
-        drop(state);
-        if let Some(error) = error {
-            failed
-                .into_iter()
-                .for_each(|pending| pending.reply.send(Err(error.clone())));
-        }
+        self.lead(state);
     }
 
-    /// Refuses new requests from now on.
-    pub(super) fn close(&self) {
-        self.state.lock().condition = Condition::Closed;
-        self.arrived.notify_one();
+    /// Batches are answered: sends what follows from it, then what waits.
+    pub(super) fn settled(&self, settlement: Settlement) {
+        let mut state = self.state.lock();
+        for pending in settlement.again.into_iter().rev() {
+            state.expect(pending.deadline);
+            state.queue.push_front(pending);
+        }
+        if let Some(link) = state.link() {
+            if let Some(status) = settlement.status {
+                link.status = status;
+            }
+            for section in settlement.follow_ups {
+                link.push(section);
+            }
+            for _ in 0..settlement.batches {
+                link.in_flight.end();
+            }
+        }
+        self.lead(state);
     }
+}
 
-    pub(super) fn is_closed(&self) -> bool {
-        matches!(self.state.lock().condition, Condition::Closed)
+/// What the replies of the server lead to, beside answers.
+#[derive(Debug, Default)]
+pub(super) struct Settlement {
+    /// Batches that are answered in full.
+    pub(super) batches: usize,
+    /// Requests that go ahead of all that wait.
+    pub(super) again: Vec<Pending>,
+    /// Questions that go out at once.
+    pub(super) follow_ups: Vec<Section>,
+    /// What the server serves now.
+    pub(super) status: Option<NodeStatus>,
+}
+
+pub(super) fn deliver(answers: Answers) {
+    for (reply, answer) in answers {
+        reply.send(answer);
     }
+}
+
+/// Nothing could be written. Whether the socket is full or broken, the node's
+/// task finds out when it writes.
+fn give_up(_: io::Error) -> usize {
+    0
 }
 
 pub(super) fn timeout() -> NodeError {
     NodeError::new(NodeErrorKind::Timeout, "no answer within the node timeout")
+}
+
+pub(super) fn closed() -> NodeError {
+    NodeError::new(NodeErrorKind::Closed, "the router has shut down")
 }

@@ -1,7 +1,5 @@
 //! The scripts, and the names that a server knows them by.
 
-use redis::Value;
-
 use super::encode::command;
 
 /// A script that every connection loads.
@@ -50,15 +48,9 @@ impl Script {
 pub(super) struct Scripts([Vec<u8>; Script::ALL.len()]);
 
 impl Scripts {
-    /// Takes in the server's answer to the load of `script`.
-    pub(super) fn loaded(&mut self, script: Script, answer: Value) -> Result<(), Value> {
-        match answer {
-            Value::BulkString(sha) => {
-                self.0[script as usize] = sha;
-                Ok(())
-            }
-            other => Err(other),
-        }
+    /// The server loaded `script` under this name.
+    pub(super) fn loaded(&mut self, script: Script, sha: &[u8]) {
+        self.0[script as usize] = sha.to_vec();
     }
 
     pub(super) fn sha(&self, script: Script) -> &[u8] {

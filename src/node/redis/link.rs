@@ -1,0 +1,163 @@
+//! The sending end of a connection: which batches go out when, and whose turn
+//! it is to write them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::batch::{InFlight, MAX_BATCH, Section, gather};
+use super::encode::Dialect;
+use super::lane::{Answers, Pending};
+use super::stream::Socket;
+use crate::clock;
+use crate::proto::wire::{NodeStatus, Reply, Standing};
+
+/// Batches that are sent as soon as there is anything to send. With more of
+/// them in flight the next one gathers, until it is full.
+const EAGER_BATCHES: usize = 1;
+
+/// Batches that may be in flight at once.
+const MAX_IN_FLIGHT: usize = 8;
+
+/// The sending end of one connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    dialect: Arc<Dialect>,
+    pub(super) status: NodeStatus,
+    pub(super) in_flight: InFlight,
+    /// What the node's task has not taken over yet, in the order of the bytes.
+    pub(super) sent: VecDeque<Section>,
+    socket: Option<Arc<Socket>>,
+    out: Vec<u8>,
+    writer: Writer,
+}
+
+/// Who writes what is in `out`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writer {
+    /// Whoever comes first.
+    Free,
+    /// A caller is at it.
+    Caller,
+    /// The node's task is to, for a caller could not.
+    Awaited,
+    /// The node's task is at it.
+    Task,
+}
+
+impl Link {
+    /// A connection through `socket`; without one the node's task alone writes.
+    pub(super) fn new(
+        dialect: Arc<Dialect>,
+        status: NodeStatus,
+        socket: Option<Arc<Socket>>,
+    ) -> Self {
+        Self {
+            dialect,
+            status,
+            in_flight: InFlight::default(),
+            sent: VecDeque::new(),
+            socket,
+            out: Vec::new(),
+            writer: Writer::Free,
+        }
+    }
+
+    pub(super) fn is_on(&self, socket: &Arc<Socket>) -> bool {
+        self.socket
+            .as_ref()
+            .is_some_and(|own| Arc::ptr_eq(own, socket))
+    }
+
+    /// Encodes what waits in `queue`, as far as it is to go out now.
+    pub(super) fn fill(&mut self, queue: &mut VecDeque<Pending>, answers: &mut Answers) {
+        while self.writer == Writer::Free && self.may_send(queue.len()) {
+            let now = clock::now();
+            let mut batch = gather(queue, self.dialect.encoding, &self.in_flight, now);
+            if batch.sections.is_empty() {
+                return;
+            }
+            if is_absent(&self.status) {
+                batch.sections.retain_mut(|section| {
+                    let is_void = section.kind.needs_view();
+                    if is_void {
+                        let stale = |pending: Pending| (pending.reply, Ok(Reply::Stale(None)));
+                        answers.extend(section.requests.drain(..).map(stale));
+                    }
+                    !is_void
+                });
+            }
+            if let Some(last) = batch.sections.last_mut() {
+                last.ends_batch = true;
+                self.in_flight.begin(batch.transactions);
+            }
+            for section in batch.sections {
+                self.push(section);
+            }
+        }
+    }
+
+    fn may_send(&self, waiting: usize) -> bool {
+        let in_flight = self.in_flight.len();
+        let is_full = waiting >= MAX_BATCH && in_flight < MAX_IN_FLIGHT;
+        waiting > 0 && (in_flight < EAGER_BATCHES || is_full)
+    }
+
+    /// Encodes a section, behind what has been encoded before.
+    pub(super) fn push(&mut self, mut section: Section) {
+        self.dialect.encode(&mut section, &mut self.out);
+        self.sent.push_back(section);
+    }
+
+    /// What a caller may write the output to, if there is any and it may.
+    pub(super) fn socket_for_output(&mut self) -> Option<Arc<Socket>> {
+        if self.out.is_empty() || self.writer != Writer::Free {
+            return None;
+        }
+        if self.socket.is_none() {
+            self.writer = Writer::Awaited;
+        }
+        self.socket.clone()
+    }
+
+    /// A caller takes the output, to write it.
+    pub(super) fn begin_sending(&mut self) -> Vec<u8> {
+        self.writer = Writer::Caller;
+        std::mem::take(&mut self.out)
+    }
+
+    /// The caller has written the first `written` of `bytes`.
+    pub(super) fn end_sending(&mut self, mut bytes: Vec<u8>, written: usize) {
+        let is_done = written == bytes.len();
+        bytes.drain(..written);
+        bytes.append(&mut self.out);
+        self.out = bytes;
+        self.writer = if is_done {
+            Writer::Free
+        } else {
+            Writer::Awaited
+        };
+    }
+
+    /// Whether there is output that the node's task is to write.
+    pub(super) fn has_backlog(&self) -> bool {
+        self.writer == Writer::Awaited && !self.out.is_empty()
+    }
+
+    /// The node's task takes that output.
+    pub(super) fn take_backlog(&mut self) -> Option<Vec<u8>> {
+        self.has_backlog().then(|| {
+            self.writer = Writer::Task;
+            std::mem::take(&mut self.out)
+        })
+    }
+
+    /// The node's task has written it.
+    pub(super) fn end_backlog(&mut self) {
+        self.writer = Writer::Free;
+    }
+}
+
+/// The state on the server is another incarnation's: it grants nothing.
+pub(super) fn is_absent(status: &NodeStatus) -> bool {
+    status.nonce.is_some() && status.standing() == Standing::Absent
+}

@@ -1,0 +1,186 @@
+//! What the replies to a section mean for its requests, and what is to be sent
+//! because of them.
+
+use super::batch::{Kind, Section};
+use super::decode::{self, ErrorReply, Resolution, misfit};
+use super::encode::Dialect;
+use super::lane::{Answers, Pending, Settlement, timeout};
+use super::resp::{Piece, Pieces};
+use crate::clock;
+use crate::node::ReplyTo;
+use crate::proto::wire::{Absent, NodeError, NodeStatus, Reply, Request, Rival};
+
+/// Gives a section's requests their answers.
+///
+/// # Errors
+/// The server must be looked at anew: the connection is of no more use.
+pub(super) fn settle(
+    section: Section,
+    replies: &[u8],
+    dialect: &Dialect,
+    status: &NodeStatus,
+    settlement: &mut Settlement,
+    answers: &mut Answers,
+) -> Result<(), NodeError> {
+    settlement.batches += usize::from(section.ends_batch);
+    let refusal = if section.is_refused {
+        ErrorReply::first(replies)
+    } else {
+        None
+    };
+    match section.kind {
+        Kind::Remaining(_) => remaining(section, replies, answers),
+        Kind::Recheck => settlement.status = Some(decode::status(replies, &dialect.incarnation)?),
+        Kind::Load(script) => {
+            if Pieces::of(replies).bulk() != Some(dialect.scripts.sha(script)) {
+                return Err(misfit("SCRIPT LOAD"));
+            }
+        }
+        Kind::Control => control(section, replies, status, settlement, answers),
+        _ => batch(section, replies, settlement, answers),
+    }
+    match refusal {
+        Some(refusal) if refusal.code == "NOSCRIPT" => {
+            let load = |script| Section::new(Kind::Load(script), Vec::new(), clock::now());
+            settlement
+                .follow_ups
+                .extend(super::scripts::Script::ALL.map(load));
+            Ok(())
+        }
+        Some(refusal) if refusal.is_fatal() => Err(refusal.explain()),
+        _ => Ok(()),
+    }
+}
+
+fn control(
+    section: Section,
+    replies: &[u8],
+    status: &NodeStatus,
+    settlement: &mut Settlement,
+    answers: &mut Answers,
+) {
+    let incarnation = status.incarnation.as_bytes();
+    for pending in section.requests {
+        let answer = match &pending.request {
+            Request::Status => decode::status(replies, incarnation).map(Reply::Status),
+            Request::Document => decode::document(replies),
+            _ => decode::compared_and_set(replies, incarnation),
+        };
+        if let Ok(Reply::Status(status) | Reply::Refused(status)) = &answer {
+            settlement.status = Some(status.clone());
+        }
+        if answer == Ok(Reply::Done) {
+            // What it does under the incarnation that it has now, it stamps.
+            settlement.status = Some(NodeStatus {
+                stamped: Some(status.incarnation.clone()),
+                ..status.clone()
+            });
+        }
+        answers.push((pending.reply, answer));
+    }
+}
+
+fn batch(section: Section, replies: &[u8], settlement: &mut Settlement, answers: &mut Answers) {
+    let resolutions = decode::decode(&section, replies);
+    let mut held = Vec::new();
+    let mut holders = Vec::new();
+    for (pending, resolution) in section.requests.into_iter().zip(resolutions) {
+        match resolution {
+            Resolution::Answer(answer) => answers.push((pending.reply, answer)),
+            Resolution::AskRemaining(holder) => {
+                holders.push(holder);
+                held.push(pending);
+            }
+            Resolution::Raise(counter) => {
+                settlement.again.extend(raise(&pending));
+                answers.push((pending.reply, Ok(Reply::Granted { counter })));
+            }
+            Resolution::Undo(serving) => {
+                settlement.again.extend(undo(&pending));
+                answers.push((pending.reply, Ok(Reply::Stale(serving))));
+            }
+        }
+    }
+    if !held.is_empty() {
+        let question = Section::new(Kind::Remaining(holders), held, clock::now());
+        settlement.follow_ups.push(question);
+    }
+}
+
+/// The answers to PTTL, one for each request.
+fn remaining(section: Section, replies: &[u8], answers: &mut Answers) {
+    let Kind::Remaining(holders) = section.kind else {
+        return;
+    };
+    let mut pieces = Pieces::of(replies);
+    for (pending, holder) in section.requests.into_iter().zip(holders) {
+        let answer = match pieces.next() {
+            Some(Piece::Int(left)) => Ok(Reply::Busy(Rival {
+                holder: Some(holder),
+                remaining: decode::remaining(left),
+            })),
+            _ => Err(misfit("PTTL")),
+        };
+        answers.push((pending.reply, answer));
+    }
+}
+
+impl Section {
+    /// Answers all its requests that have no answer, for the connection broke.
+    pub(super) fn fail(self, error: &NodeError) {
+        for pending in self.requests {
+            pending.reply.send(Err(error.clone()));
+        }
+    }
+}
+
+impl Pending {
+    /// Answers that time is up, and lets nothing further be answered.
+    pub(super) fn expire(&mut self) {
+        std::mem::replace(&mut self.reply, ReplyTo::nobody()).send(Err(timeout()));
+    }
+}
+
+/// The release of an entry that was made under a view that is not served.
+fn undo(pending: &Pending) -> Option<Pending> {
+    let Request::Acquire { key, token, .. } = &pending.request else {
+        return None;
+    };
+    let (key, token) = (key.clone(), token.clone());
+    Some(follow_up(pending, Request::Release { key, token }))
+}
+
+/// Raises an entry that an acquire found to be its own already. It makes none:
+/// a release may be on its way.
+fn raise(pending: &Pending) -> Option<Pending> {
+    let Request::Acquire {
+        view,
+        key,
+        token,
+        ttl,
+        slot,
+        ..
+    } = pending.request.clone()
+    else {
+        return None;
+    };
+    let request = Request::Extend {
+        view,
+        key,
+        token,
+        ttl,
+        slot,
+        floor: 0,
+        absent: Absent::Keep,
+    };
+    Some(follow_up(pending, request))
+}
+
+/// What the node itself sends after a request.
+fn follow_up(pending: &Pending, request: Request) -> Pending {
+    Pending {
+        request,
+        deadline: pending.deadline,
+        reply: ReplyTo::nobody(),
+    }
+}
