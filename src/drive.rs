@@ -4,7 +4,6 @@
 //! There is no task per operation. Whoever brings an answer (a connection's
 //! task, or the caller itself where a node answers at once) feeds the machine.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -19,6 +18,7 @@ use crate::held::Held;
 use crate::keeper::Owed;
 use crate::node::{ReplyTo, Sink};
 use crate::proto::attempt::Attempt;
+use crate::proto::quorum::{Placement, Seats};
 use crate::proto::release::Release;
 use crate::proto::renewal::{Extension, Renewal};
 use crate::proto::round::{Effects, Event, Machine, Step, vouches_for};
@@ -98,18 +98,46 @@ pub(crate) struct Operation<M: Operates> {
 
 struct Core<M: Operates> {
     machine: M,
-    /// Requests in the order in which they must reach their nodes. Bounded by
-    /// the machine: at most three requests per seat.
-    outbox: VecDeque<Parcel>,
+    outbox: Outbox,
     /// Somebody is emptying the outbox: nodes that answer at once re-enter.
     is_sending: bool,
     outcome: Option<M::Outcome>,
     waker: Option<Waker>,
 }
 
+/// Requests that are yet to be handed to their nodes. A node gets them in the
+/// order of the steps, and a release last.
+#[derive(Default)]
+struct Outbox {
+    main: Seats,
+    write_back: Seats,
+    probe: Vec<NodeIndex>,
+    release: Seats,
+}
+
 enum Parcel {
-    Ask(NodeIndex, Step, Request),
+    Ask(NodeIndex, Step),
     Release(NodeIndex),
+}
+
+impl Outbox {
+    fn pop(&mut self, placement: &Placement) -> Option<Parcel> {
+        let Self {
+            main,
+            write_back,
+            probe,
+            release,
+        } = self;
+        let ask = |step| move |seat| Parcel::Ask(placement.node(seat), step);
+        main.take_first()
+            .map(ask(Step::Main))
+            .or_else(|| write_back.take_first().map(ask(Step::WriteBack)))
+            .or_else(|| probe.pop().map(|node| Parcel::Ask(node, Step::Probe)))
+            .or_else(|| {
+                let seat = release.take_first()?;
+                Some(Parcel::Release(placement.node(seat)))
+            })
+    }
 }
 
 impl<M: Operates> Operation<M> {
@@ -123,14 +151,15 @@ impl<M: Operates> Operation<M> {
             limit,
             core: Mutex::new(Core {
                 machine,
-                outbox: VecDeque::new(),
+                outbox: Outbox::default(),
                 is_sending: false,
                 outcome: None,
                 waker: None,
             }),
             _owed: M::owed(held),
         });
-        operation.feed(Event::Start { probes });
+        // It has begun just now.
+        operation.feed(t0, Event::Start { probes });
         Running {
             operation,
             is_over: false,
@@ -141,8 +170,7 @@ impl<M: Operates> Operation<M> {
         &self.held.fleet
     }
 
-    fn feed(self: &Arc<Self>, event: Event) {
-        let now = clock::now();
+    fn feed(self: &Arc<Self>, now: Instant, event: Event) {
         let lease = self.fleet().view.topology().view_lease();
         let confirmed_at = self
             .fleet()
@@ -150,7 +178,7 @@ impl<M: Operates> Operation<M> {
         let mut core = self.core.lock();
         let effects = core.machine.on(now, confirmed_at, event);
         let waker = self.take_in(&mut core, effects);
-        self.send_all(core);
+        self.send_all(core, now);
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -166,27 +194,14 @@ impl<M: Operates> Operation<M> {
             outcome,
         } = effects;
         self.held.acknowledge(acknowledged, disowned);
-        let Core {
-            machine, outbox, ..
-        } = core;
-        let placement = machine.placement();
-        for (step, seats) in send {
-            outbox.extend(
-                seats
-                    .iter()
-                    .map(|seat| Parcel::Ask(placement.node(seat), step, machine.request(step))),
-            );
+        let outbox = &mut core.outbox;
+        match send {
+            Some((Step::WriteBack, seats)) => outbox.write_back = outbox.write_back.union(seats),
+            Some((_, seats)) => outbox.main = outbox.main.union(seats),
+            None => {}
         }
-        outbox.extend(
-            probe
-                .into_iter()
-                .map(|node| Parcel::Ask(node, Step::Probe, Request::Status)),
-        );
-        outbox.extend(
-            release
-                .iter()
-                .map(|seat| Parcel::Release(placement.node(seat))),
-        );
+        outbox.probe.extend(probe);
+        outbox.release = outbox.release.union(release);
         let outcome = outcome?;
         M::settle(&self.held, &outcome);
         core.outcome = Some(outcome);
@@ -195,22 +210,33 @@ impl<M: Operates> Operation<M> {
 
     /// Empties the outbox, the lock let go while a node is spoken to. If
     /// somebody is at it already, they will send ours too, in order.
-    fn send_all<'a>(self: &'a Arc<Self>, mut core: MutexGuard<'a, Core<M>>) {
-        if core.is_sending || core.outbox.is_empty() {
+    fn send_all<'a>(self: &'a Arc<Self>, mut core: MutexGuard<'a, Core<M>>, now: Instant) {
+        if core.is_sending {
             return;
         }
         core.is_sending = true;
-        while let Some(parcel) = core.outbox.pop_front() {
-            MutexGuard::unlocked(&mut core, || match parcel {
-                Parcel::Ask(node, step, request) => self.ask(node, step, request),
-                Parcel::Release(node) => self.held.release_at(node),
-            });
+        loop {
+            let Core {
+                machine, outbox, ..
+            } = &mut *core;
+            let Some(parcel) = outbox.pop(machine.placement()) else {
+                break;
+            };
+            match parcel {
+                Parcel::Ask(node, step) => {
+                    let request = machine.request(step);
+                    MutexGuard::unlocked(&mut core, || self.ask(node, step, request, now));
+                }
+                Parcel::Release(node) => {
+                    MutexGuard::unlocked(&mut core, || self.held.release_at(node));
+                }
+            }
         }
         core.is_sending = false;
     }
 
-    fn ask(self: &Arc<Self>, node: NodeIndex, step: Step, request: Request) {
-        let deadline = Fleet::deadline(self.held.ttl, self.limit);
+    fn ask(self: &Arc<Self>, node: NodeIndex, step: Step, request: Request, now: Instant) {
+        let deadline = Fleet::deadline(self.held.ttl, now, self.limit);
         let sink = Arc::clone(self) as Arc<dyn Sink>;
         let reply = ReplyTo::new(sink, ticket(node, step));
         self.fleet()
@@ -227,7 +253,7 @@ impl<M: Operates> Sink for Operation<M> {
             self.fleet().saw(from, self.t0);
         }
         M::answered(&self.held, from, &answer);
-        self.feed(Event::Answered { from, step, answer });
+        self.feed(clock::now(), Event::Answered { from, step, answer });
     }
 }
 
@@ -271,7 +297,7 @@ impl<M: Operates> Drop for Running<M> {
     fn drop(&mut self) {
         if !self.is_over {
             M::abandoned(&self.operation.held);
-            self.operation.feed(Event::Abandoned);
+            self.operation.feed(clock::now(), Event::Abandoned);
         }
     }
 }

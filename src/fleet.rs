@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use ringlock_ring::NodeIndex;
 
-use crate::clock;
 use crate::error::{Cause, Error, NodeCause};
 use crate::keeper::Keeper;
 use crate::node::Node;
@@ -17,6 +16,9 @@ use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
 use crate::proto::topology::View;
 use crate::stats::Counters;
+
+/// What is newer by less is not noted: all threads share the notes.
+const SEEN_GRAIN: Duration = Duration::from_millis(1);
 
 /// A name and the node behind it.
 #[derive(Clone, Debug)]
@@ -63,7 +65,11 @@ impl Fleet {
     /// `node` has answered a request that was sent at `sent_at`, under exactly
     /// this view.
     pub(crate) fn saw(&self, node: NodeIndex, sent_at: Instant) {
-        self.seen_at[node.get()].fetch_max(sent_at.as_nanos(), Ordering::Relaxed);
+        let seen = &self.seen_at[node.get()];
+        let known = Instant::from_nanos(seen.load(Ordering::Relaxed));
+        if sent_at > known + SEEN_GRAIN {
+            seen.fetch_max(sent_at.as_nanos(), Ordering::Relaxed);
+        }
     }
 
     /// The latest instant at which a majority is known to have served the
@@ -107,9 +113,9 @@ impl Fleet {
         (ttl.get() / 20).clamp(Duration::from_millis(50), Duration::from_secs(1))
     }
 
-    /// When to stop waiting for a node that is asked now.
-    pub(crate) fn deadline(ttl: Ttl, limit: Option<Instant>) -> Instant {
-        let own = clock::now() + Self::node_timeout(ttl);
+    /// When to stop waiting for a node that is asked at `now`.
+    pub(crate) fn deadline(ttl: Ttl, now: Instant, limit: Option<Instant>) -> Instant {
+        let own = now + Self::node_timeout(ttl);
         limit.map_or(own, |limit| own.min(limit))
     }
 

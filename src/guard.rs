@@ -156,15 +156,11 @@ impl Guard {
         let held = Arc::clone(&self.held);
         self.is_released = true;
         // By the own clock, whatever the nodes still have.
-        let was_lost = held.check(clock::now()).is_some();
+        let now = clock::now();
+        let was_lost = held.check(now).is_some();
         held.end(Loss::Released);
         held.fleet.counters.released.add_one();
-        let machine = Release::new(
-            held.key.clone(),
-            held.token.clone(),
-            held.placement,
-            clock::now(),
-        );
+        let machine = Release::new(held.key.clone(), held.token.clone(), held.placement, now);
         let running = Operation::start(machine, &held, None);
         held.pass_turn();
         match running.await {

@@ -107,11 +107,11 @@ impl Held {
 
     /// The attempt has won.
     pub(crate) fn grant(&self, grant: &Grant) {
-        let now = clock::now();
         let mut state = self.state.lock();
         state.valid_until = grant.valid_until;
         state.fence = Some(grant.fence);
         if let Some(keep_alive) = &self.keep_alive {
+            let now = clock::now();
             state.renew_at = now + jittered(keep_alive.interval);
             state.hold_until = Some(now + keep_alive.max_hold);
         }

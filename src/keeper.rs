@@ -225,7 +225,7 @@ impl DueRelease {
             key: self.held.key.clone(),
             token: self.held.token.clone(),
         };
-        let deadline = Fleet::deadline(self.held.ttl, None);
+        let deadline = Fleet::deadline(self.held.ttl, clock::now(), None);
         let node = self.node;
         let reply = ReplyTo::new(self as Arc<dyn Sink>, 0);
         fleet.peer(node).node.submit(request, deadline, reply);

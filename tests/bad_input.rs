@@ -731,9 +731,9 @@ async fn servers_that_are_none() {
         (bytes(&b"*1\r\n".repeat(10_000)), Protocol),
         (bytes(&b"$-99\r\n".repeat(4)), Protocol),
         (bytes(b":99999999999999999999999\r\n"), Protocol),
-        (bytes(b"$9223372036854775807\r\nx"), Timeout),
-        (bytes(b"*1000000000\r\n"), Timeout),
-        (bytes(b"$1000000000\r\nx"), Timeout),
+        (bytes(b"$9223372036854775807\r\nx"), Protocol),
+        (bytes(b"*1000000000\r\n"), Protocol),
+        (bytes(b"$1000000000\r\nx"), Protocol),
         (bytes(b"$100\r\nredis_ver"), Timeout),
         (bytes(b""), Timeout),
         (last(b"$100\r\nredis_ver"), Unreachable),
@@ -745,7 +745,7 @@ async fn servers_that_are_none() {
         let node = RedisNode::new(&fake.url(), RedisOptions::default()).unwrap();
         let error = ask(&node, Request::Status, PATIENCE).await.unwrap_err();
         assert_alive(&error);
-        assert_eq!(error.kind(), kind, "{answers:?}: {error}");
+        assert_eq!(error.kind(), kind, "{error}");
         assert_told!(
             refused(builder().node("main", fake.url())).await,
             Error::Uninitialised { .. },

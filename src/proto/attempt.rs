@@ -137,7 +137,7 @@ impl Attempt {
         self.asked = self.claim.placement.groups().next().unwrap_or_default();
         self.probes_out = probes.len();
         Effects {
-            send: vec![(Step::Main, self.asked)],
+            send: Some((Step::Main, self.asked)),
             probe: probes,
             ..Effects::default()
         }
@@ -251,7 +251,7 @@ impl Attempt {
         self.asked = placement.seats();
         self.floor = self.highest_counter();
         Effects {
-            send: vec![(Step::Main, unasked)],
+            send: Some((Step::Main, unasked)),
             ..Effects::default()
         }
     }
@@ -309,11 +309,7 @@ impl Attempt {
         if placement.is_blocked_by(useless) && !is_waiting {
             return self.refuse(Shortfall::Fence);
         }
-        let send = if low.is_empty() {
-            Vec::new()
-        } else {
-            vec![(Step::WriteBack, low)]
-        };
+        let send = (!low.is_empty()).then_some((Step::WriteBack, low));
         Effects {
             send,
             ..Effects::default()
@@ -568,7 +564,7 @@ mod tests {
     #[test]
     fn a_single_owner_grants_alone() {
         let mut script = Script::among(1);
-        assert_eq!(script.first.send, [(Step::Main, script.seats(&[0]))]);
+        assert_eq!(script.first.send, Some((Step::Main, script.seats(&[0]))));
         let grant = grant(script.granted(0, 9));
         assert_eq!((grant.fence, grant.wrote_back), (fence(9), false));
         assert_eq!(grant.valid_until, valid_until(T0, TTL));
@@ -590,7 +586,7 @@ mod tests {
         let mut script = Script::among(3);
         assert!(nothing(&script.granted(0, 4)));
         let effects = script.granted(1, 9);
-        assert_eq!(effects.send, [(Step::WriteBack, script.seats(&[0]))]);
+        assert_eq!(effects.send, Some((Step::WriteBack, script.seats(&[0]))));
         assert_eq!(effects.outcome, None);
         match script.attempt.request(Step::WriteBack) {
             Request::Extend {
@@ -616,7 +612,7 @@ mod tests {
         // Three that differ: a write-back goes out, but nobody has to wait for it.
         assert_eq!(
             script.granted(2, 4).send,
-            [(Step::WriteBack, script.seats(&[0, 2]))]
+            Some((Step::WriteBack, script.seats(&[0, 2])))
         );
         let grant = grant(script.granted(3, 4));
         assert_eq!((grant.fence, grant.wrote_back), (fence(4), false));
@@ -628,9 +624,9 @@ mod tests {
         for (node, counter) in [(0, 4), (1, 8)] {
             assert!(nothing(&script.granted(node, counter)));
         }
-        assert!(!script.granted(2, 5).send.is_empty());
+        assert!(!script.granted(2, 5).send.is_none());
         let effects = script.granted(3, 6);
-        assert_eq!(effects.send, [(Step::WriteBack, script.seats(&[3]))]);
+        assert_eq!(effects.send, Some((Step::WriteBack, script.seats(&[3]))));
         assert!(nothing(&script.kept(0, 8)));
         assert_eq!(grant(script.kept(3, 8)).fence, fence(8));
     }
@@ -807,10 +803,13 @@ mod tests {
     fn a_joint_placement_asks_the_old_group_first_and_the_new_one_from_its_count() {
         let placement = Placement::joint(Slot::SINGLE, &nodes(&[0, 1, 2]), &nodes(&[2, 3, 4]));
         let mut script = Script::on(placement);
-        assert_eq!(script.first.send, [(Step::Main, script.seats(&[0, 1, 2]))]);
+        assert_eq!(
+            script.first.send,
+            Some((Step::Main, script.seats(&[0, 1, 2])))
+        );
         assert!(nothing(&script.granted(0, 6)));
         let effects = script.granted(1, 6);
-        assert_eq!(effects.send, [(Step::Main, script.seats(&[3, 4]))]);
+        assert_eq!(effects.send, Some((Step::Main, script.seats(&[3, 4]))));
         assert!(matches!(
             script.attempt.request(Step::Main),
             Request::Acquire { floor: 6, .. }
@@ -834,9 +833,9 @@ mod tests {
         let placement = Placement::joint(Slot::SINGLE, &nodes(&[0]), &nodes(&[1]));
         let mut script = Script::on(placement);
         let effects = script.granted(0, 3);
-        assert_eq!(effects.send, [(Step::Main, script.seats(&[1]))]);
+        assert_eq!(effects.send, Some((Step::Main, script.seats(&[1]))));
         let effects = script.granted(1, 5);
-        assert_eq!(effects.send, [(Step::WriteBack, script.seats(&[0]))]);
+        assert_eq!(effects.send, Some((Step::WriteBack, script.seats(&[0]))));
         assert_eq!(grant(script.kept(0, 5)).fence, fence(5));
     }
 

@@ -87,11 +87,21 @@ impl Seats {
         self.intersection(group).len() >= majority(group.len())
     }
 
+    /// Takes the first of them out.
+    pub fn take_first(&mut self) -> Option<Seat> {
+        let first = self.iter().next()?;
+        *self = self.without(first);
+        Some(first)
+    }
+
     /// The seats in their order.
     pub fn iter(self) -> impl Iterator<Item = Seat> {
-        (0..MAX_SEATS as u8)
-            .map(Seat)
-            .filter(move |&seat| self.contains(seat))
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let first = (left != 0).then(|| Seat(left.trailing_zeros() as u8))?;
+            left &= left - 1;
+            Some(first)
+        })
     }
 
     /// The set as a bit mask.

@@ -76,7 +76,7 @@ impl Machine for Release {
     fn on(&mut self, _: Instant, _: Instant, event: Event) -> Effects<Farewell> {
         match event {
             Event::Start { .. } => Effects {
-                send: vec![(Step::Main, self.placement.seats())],
+                send: Some((Step::Main, self.placement.seats())),
                 ..Effects::default()
             },
             Event::Answered { from, answer, .. } => {
@@ -130,7 +130,7 @@ mod tests {
         let t0 = Instant::default();
         let mut release = Release::new(key.clone(), Token::new(7, None), placement, t0);
         let effects = release.on(t0, t0, Event::Start { probes: Vec::new() });
-        assert_eq!(effects.send, [(Step::Main, placement.seats())]);
+        assert_eq!(effects.send, Some((Step::Main, placement.seats())));
         let token = Token::new(7, None);
         assert_eq!(release.request(Step::Main), Request::Release { key, token });
         release

@@ -167,7 +167,7 @@ impl Machine for Renewal {
         match event {
             Event::Start { probes } => {
                 self.probes_out = probes.len();
-                let send = vec![(Step::Main, self.terms.placement.seats())];
+                let send = Some((Step::Main, self.terms.placement.seats()));
                 Effects {
                     send,
                     probe: probes,
@@ -299,7 +299,7 @@ mod tests {
             let probes = nodes(probes);
             let effects = renewal.on(T0, confirmed_at, Event::Start { probes });
             let everybody = renewal.placement().seats();
-            assert_eq!(effects.send, [(Step::Main, everybody)]);
+            assert_eq!(effects.send, Some((Step::Main, everybody)));
             Self {
                 renewal,
                 now: T0,

@@ -45,7 +45,7 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effects<Outcome> {
     /// Send [`Machine::request`] of a step to these seats.
-    pub send: Vec<(Step, Seats)>,
+    pub send: Option<(Step, Seats)>,
     /// Send a STATUS to these nodes.
     pub probe: Vec<NodeIndex>,
     /// Send a RELEASE to these seats; their answers are not for the machine.
@@ -61,7 +61,7 @@ pub struct Effects<Outcome> {
 impl<Outcome> Default for Effects<Outcome> {
     fn default() -> Self {
         Self {
-            send: Vec::new(),
+            send: None,
             probe: Vec::new(),
             release: Seats::NONE,
             acknowledged: Seats::NONE,

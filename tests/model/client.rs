@@ -278,7 +278,7 @@ impl Client {
         let confirmed_at = self.confirmed_at(desk, &op);
         let effects = op.running.on(desk.now(), confirmed_at, event);
         let placement = op.running.placement();
-        for (step, seats) in effects.send {
+        if let Some((step, seats)) = effects.send {
             for seat in seats.iter() {
                 let to = placement.node(seat).get();
                 op.waits.push((to, step.into()));

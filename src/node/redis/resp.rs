@@ -11,6 +11,9 @@ pub(super) const MAX_REPLY: usize = 4 << 20;
 /// Items of one list at the most; a batch has some hundred.
 const MAX_ITEMS: usize = 65_536;
 
+/// Lists within lists at the most.
+const MAX_DEPTH: usize = 4;
+
 /// One piece of a reply: a value, or the head of a list whose items follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Piece<'a> {
@@ -33,17 +36,28 @@ pub(super) struct Pieces<'a>(&'a [u8]);
 /// The length of the first reply in `bytes`; `None`: more of it is to come.
 pub(super) fn reply_len(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
     let mut pieces = Pieces(bytes);
-    let mut due = 1_usize;
-    while due > 0 {
-        let Some(piece) = pieces.read()? else {
-            return Ok(None);
-        };
-        due -= 1;
-        if let Piece::List(items) = piece {
-            due = due.checked_add(items).ok_or(Malformed)?;
+    // Items to come of the lists that are open, the innermost last.
+    let mut due = [0_usize; MAX_DEPTH];
+    let mut depth = 0;
+    loop {
+        match pieces.read()? {
+            None => return Ok(None),
+            Some(Piece::List(items)) if items > 0 => {
+                *due.get_mut(depth).ok_or(Malformed)? = items;
+                depth += 1;
+            }
+            Some(_) => loop {
+                if depth == 0 {
+                    return Ok(Some(bytes.len() - pieces.0.len()));
+                }
+                due[depth - 1] -= 1;
+                if due[depth - 1] > 0 {
+                    break;
+                }
+                depth -= 1;
+            },
         }
     }
-    Ok(Some(bytes.len() - pieces.0.len()))
 }
 
 impl<'a> Pieces<'a> {
@@ -175,6 +189,13 @@ mod tests {
     fn nested_and_empty_lists_count() {
         let bytes = b"*3\r\n*0\r\n*-1\r\n*2\r\n:1\r\n*1\r\n+x\r\n";
         assert_eq!(reply_len(bytes), Ok(Some(bytes.len())));
+    }
+
+    #[test]
+    fn lists_nest_so_deep_and_no_deeper() {
+        let nested = |depth| [b"*1\r\n".repeat(depth), b":1\r\n".to_vec()].concat();
+        assert!(reply_len(&nested(MAX_DEPTH)).unwrap().is_some());
+        assert_eq!(reply_len(&nested(MAX_DEPTH + 1)), Err(Malformed));
     }
 
     #[test]
