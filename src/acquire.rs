@@ -11,9 +11,9 @@ use crate::fleet::Fleet;
 use crate::gate::{Ahead, Turn};
 use crate::guard::Guard;
 use crate::held::{Held, KeepAlive};
-use crate::proto::attempt::{Attempt, Grant, Refused, Shortfall};
+use crate::proto::attempt::{Attempt, Refused, Shortfall};
 use crate::proto::backoff::Backoff;
-use crate::proto::lease::{Holder, Key, KeyError, MAX_LABEL_BYTES, Token, Ttl};
+use crate::proto::lease::{Holder, Key, KeyError, MAX_LABEL_BYTES, Token, Ttl, TtlError};
 use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
 use crate::router::Router;
@@ -181,20 +181,38 @@ impl Acquire {
 
     async fn run(self) -> Result<Guard, Error> {
         let key = self.key.clone()?;
-        let ttl = self.ttl.unwrap_or(self.router.defaults().ttl);
-        let ttl = Ttl::new(ttl, self.router.fleet().view.topology().max_ttl())?;
+        let ttl = self.checked_ttl()?;
         let started = clock::now();
         let deadline = self.patience.deadline(started, ttl);
         let turn = match self.turn(&key, deadline).await {
             Ok(turn) => turn,
             Err(busy) => return Err(self.give_up(0, started, busy)),
         };
+        let guard = self.contend(&key, ttl, started, deadline).await?;
+        guard.begin(turn);
+        Ok(guard)
+    }
+
+    /// The ttl that was asked for, or the default, if it is one.
+    fn checked_ttl(&self) -> Result<Ttl, TtlError> {
+        let ttl = self.ttl.unwrap_or(self.router.defaults().ttl);
+        Ttl::new(ttl, self.router.fleet().view.topology().max_ttl())
+    }
+
+    /// Tries again and again, the turn being ours.
+    async fn contend(
+        &self,
+        key: &Key,
+        ttl: Ttl,
+        started: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<Guard, Error> {
         let mut attempts = 0;
         let mut last = None;
         loop {
             attempts += 1;
-            let failed = match self.attempt(&key, ttl, deadline).await {
-                Ok((held, grant)) => return Ok(self.guard(held, grant, turn)),
+            let failed = match self.attempt(key, ttl, deadline).await {
+                Ok(guard) => return Ok(guard),
                 Err(failed) => failed,
             };
             if failed.is_outdated && self.router.revise(deadline).await? {
@@ -252,12 +270,14 @@ impl Acquire {
         }
     }
 
+    /// A single attempt. What it wins is neither kept alive nor marked as
+    /// having the turn before [`Guard::begin`].
     async fn attempt(
         &self,
         key: &Key,
         ttl: Ttl,
         deadline: Option<Instant>,
-    ) -> Result<(Arc<Held>, Grant), Failed> {
+    ) -> Result<Guard, Failed> {
         let fleet = self.router.fleet();
         let token = Token::new(rand::random(), self.label.as_deref());
         let keep_alive = self.keep_alive.map(|interval| KeepAlive {
@@ -275,20 +295,10 @@ impl Acquire {
                 if grant.wrote_back {
                     fleet.counters.write_backs.add_one();
                 }
-                Ok((held, grant))
+                Ok(Guard::new(held, grant.fence, self.router.clone()))
             }
             Err(refused) => Err(Failed::explain(&fleet, &held, refused)),
         }
-    }
-
-    fn guard(&self, held: Arc<Held>, grant: Grant, turn: Option<Turn>) -> Guard {
-        if let Some(turn) = turn {
-            held.keep_turn(turn);
-        }
-        if held.keep_alive.is_some() {
-            held.fleet.keeper.keep(Arc::clone(&held));
-        }
-        Guard::new(held, grant.fence, self.router.clone())
     }
 
     fn give_up(&self, attempts: u32, started: Instant, last: Error) -> Error {

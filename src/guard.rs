@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::drive::Operation;
 use crate::error::{Error, Loss};
+use crate::gate::Turn;
 use crate::held::Held;
 use crate::proto::lease::{Fence, Key, Ttl};
 use crate::proto::release::{Farewell, Release};
@@ -50,6 +51,17 @@ impl Guard {
             fence,
             is_released: false,
             _router: router,
+        }
+    }
+
+    /// The lease goes to its caller: from now on it is kept alive, where that
+    /// was asked for, and others of this process line up behind it.
+    pub(crate) fn begin(&self, turn: Option<Turn>) {
+        if let Some(turn) = turn {
+            self.held.keep_turn(turn);
+        }
+        if self.held.keep_alive.is_some() {
+            self.held.fleet.keeper.keep(Arc::clone(&self.held));
         }
     }
 
