@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::clock;
 use crate::drive::Operation;
 use crate::error::Error;
@@ -46,7 +48,7 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 /// Dropped at any point, it leaves nothing locked: what it may have taken is
 /// released, on nodes that have not answered too.
 #[must_use = "an acquire does nothing until it is awaited"]
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Acquire {
     router: Router,
     key: Result<Key, KeyError>,
@@ -55,6 +57,10 @@ pub struct Acquire {
     keep_alive: Option<Option<Duration>>,
     max_hold: Option<Duration>,
     label: Option<Arc<str>>,
+    /// When the wait began, where that was before this key's turn.
+    started: Option<Instant>,
+    /// Attempts need a permit of it.
+    pace: Option<Arc<Semaphore>>,
 }
 
 /// How long to go on trying.
@@ -85,6 +91,24 @@ impl Acquire {
             keep_alive: None,
             max_hold: None,
             label,
+            started: None,
+            pace: None,
+        }
+    }
+
+    /// The settings that many keys share; the key itself is yet to be given.
+    pub(crate) fn of_many(router: Router) -> Self {
+        Self::new(router, "", false)
+    }
+
+    /// An acquire of `key` with these settings. Its attempts need a permit of
+    /// `pace`; its wait, not its number of attempts, counts from `started`.
+    pub(crate) fn one(&self, key: Key, started: Instant, pace: &Arc<Semaphore>) -> Self {
+        Self {
+            key: Ok(key),
+            started: self.patience.wait.map(|_| started),
+            pace: Some(Arc::clone(pace)),
+            ..self.clone()
         }
     }
 
@@ -132,6 +156,12 @@ impl Acquire {
         self
     }
 
+    /// Keeps it alive, at the interval that was set, if any.
+    pub(crate) fn kept_alive(mut self) -> Self {
+        self.keep_alive = self.keep_alive.or(Some(None));
+        self
+    }
+
     /// How long the lease may be kept alive; then it is lost with
     /// [`Loss::MaxHold`](crate::Loss::MaxHold). The default is configured as `router.max_hold`.
     pub fn max_hold(mut self, limit: Duration) -> Self {
@@ -166,7 +196,7 @@ impl Acquire {
     /// # Cancel safety
     /// Dropping it drops `work` and releases the lease.
     pub async fn with<T>(mut self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T, Error> {
-        self.keep_alive = self.keep_alive.or(Some(None));
+        self = self.kept_alive();
         let guard = self.await?;
         let output = work(&guard).await;
         let key = guard.key().clone();
@@ -182,7 +212,7 @@ impl Acquire {
     async fn run(self) -> Result<Guard, Error> {
         let key = self.key.clone()?;
         let ttl = self.checked_ttl()?;
-        let started = clock::now();
+        let started = self.started.unwrap_or_else(clock::now);
         let deadline = self.patience.deadline(started, ttl);
         let turn = match self.turn(&key, deadline).await {
             Ok(turn) => turn,
@@ -194,13 +224,18 @@ impl Acquire {
     }
 
     /// The ttl that was asked for, or the default, if it is one.
-    fn checked_ttl(&self) -> Result<Ttl, TtlError> {
+    pub(crate) fn checked_ttl(&self) -> Result<Ttl, TtlError> {
         let ttl = self.ttl.unwrap_or(self.router.defaults().ttl);
         Ttl::new(ttl, self.router.fleet().view.topology().max_ttl())
     }
 
+    /// When to give up what began at `started`.
+    pub(crate) fn deadline(&self, started: Instant, ttl: Ttl) -> Option<Instant> {
+        self.patience.deadline(started, ttl)
+    }
+
     /// Tries again and again, the turn being ours.
-    async fn contend(
+    pub(crate) async fn contend(
         &self,
         key: &Key,
         ttl: Ttl,
@@ -242,7 +277,11 @@ impl Acquire {
 
     /// The place in this process's queue; `None` for a single attempt while
     /// somebody ahead is still trying: it may try as well.
-    async fn turn(&self, key: &Key, deadline: Option<Instant>) -> Result<Option<Turn>, Error> {
+    pub(crate) async fn turn(
+        &self,
+        key: &Key,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Turn>, Error> {
         let gate = self.router.gate();
         let ahead = if self.patience.is_single {
             gate.try_enter(key)
@@ -272,12 +311,16 @@ impl Acquire {
 
     /// A single attempt. What it wins is neither kept alive nor marked as
     /// having the turn before [`Guard::begin`].
-    async fn attempt(
+    pub(crate) async fn attempt(
         &self,
         key: &Key,
         ttl: Ttl,
         deadline: Option<Instant>,
     ) -> Result<Guard, Failed> {
+        let _permit = match &self.pace {
+            Some(pace) => pace.acquire().await.ok(),
+            None => None,
+        };
         let fleet = self.router.fleet();
         let token = Token::new(rand::random(), self.label.as_deref());
         let keep_alive = self.keep_alive.map(|interval| KeepAlive {
@@ -301,7 +344,7 @@ impl Acquire {
         }
     }
 
-    fn give_up(&self, attempts: u32, started: Instant, last: Error) -> Error {
+    pub(crate) fn give_up(&self, attempts: u32, started: Instant, last: Error) -> Error {
         if self.patience.is_single || !last.is_transient() {
             return last;
         }
@@ -355,7 +398,7 @@ impl Patience {
 }
 
 /// An attempt that did not win.
-struct Failed {
+pub(crate) struct Failed {
     error: Error,
     /// When the first rival's entry expires, at the latest.
     free_in: Option<Duration>,

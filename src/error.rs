@@ -124,6 +124,23 @@ pub enum Error {
     /// The key is none.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The key was named before in the same call, and a lock is not re-entrant.
+    #[error("{key} is named twice in one call: a lock is not re-entrant")]
+    Duplicate {
+        /// What was named twice.
+        key: Key,
+    },
+    /// All of no keys: a lock that would guard nothing.
+    #[error("no keys are given: name at least one thing to lock")]
+    NoKeys,
+    /// More keys than one call takes.
+    #[error("{given} keys are too many for one call: give at most {most} at a time")]
+    TooManyKeys {
+        /// Keys that were given.
+        given: usize,
+        /// Keys that one call takes.
+        most: usize,
+    },
     /// The ttl is none.
     #[error(transparent)]
     Ttl(#[from] TtlError),

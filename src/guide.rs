@@ -1,5 +1,6 @@
 //! A guide, as documentation only: choosing a mode and a ttl, fencing a
-//! resource, first start and lost nodes, testing your own code.
+//! resource, many keys at once, first start and lost nodes, testing your own
+//! code.
 //!
 //! # Choosing a mode
 //!
@@ -48,6 +49,42 @@
 //!
 //! No row changed: somebody newer was here. Fences are below 2^63 and fit a
 //! `BIGINT`. `examples/fenced_writer.rs` does it with a file.
+//!
+//! # Many keys in one call
+//!
+//! [`acquire_many`](crate::Router::acquire_many) locks keys that have nothing
+//! to do with each other: each has a result and a guard of its own, and one
+//! that is busy, or whose node is down, holds up no other. Do not wait with it
+//! for keys that you need *together*: two callers could each hold what the
+//! other waits for.
+//!
+//! [`acquire_all`](crate::Router::acquire_all) is for those: all of the keys or
+//! none, across nodes and modes. All callers take keys in the order of their
+//! bytes, and wait for one only while they hold none behind it, so that none
+//! waits for another in a circle, however they name them. Free keys are taken
+//! in one round; a busy one is waited for, what is held meanwhile being
+//! extended. Whatever goes wrong, everything is given back.
+//!
+//! The [`GuardSet`](crate::GuardSet) that comes of it is valid as long as every
+//! lease in it is. Each key has its own fence, and fences of different keys do
+//! not compare: let each resource check the fence of the key that guards it.
+//! Where several keys guard one resource together, choose one of them for its
+//! fence, once and for all.
+//!
+//! ```
+//! # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+//! # let router = ringlock::Router::in_memory(5).await?;
+//! # async fn transfer(_: [Option<ringlock::Fence>; 2]) {}
+//! router
+//!     .acquire_all(["account/7", "account/9"])
+//!     .with(async |guards| {
+//!         transfer(["account/7", "account/9"].map(|key| guards.fence(key))).await;
+//!     })
+//!     .await?;
+//! # Ok(()) }
+//! ```
+//!
+//! One call takes 16,384 keys at most.
 //!
 //! # What a lost lease looks like
 //!

@@ -46,9 +46,10 @@
 //! # Where to read on
 //!
 //! The [`guide`] has the reasons; [`Acquire`] and [`Guard`] are the calls of
-//! every day; [`Config`] has the settings, [`Error`] what can go wrong.
-//! Inside, read [`proto`] (the protocol, pure), then [`node`] (who carries it
-//! out), then the router, from `drive.rs` upwards.
+//! every day, [`AcquireAll`] and [`AcquireMany`] those for many keys;
+//! [`Config`] has the settings, [`Error`] what can go wrong. Inside, read
+//! [`proto`] (the protocol, pure), then [`node`] (who carries it out), then the
+//! router, from `drive.rs` upwards.
 
 mod acquire;
 mod bootstrap;
@@ -63,6 +64,7 @@ mod guard;
 pub mod guide;
 mod held;
 mod keeper;
+mod many;
 pub mod node;
 pub mod proto;
 mod router;
@@ -73,6 +75,7 @@ pub use builder::RouterBuilder;
 pub use config::{Config, ConfigError, Init, NodeConfig, RingConfig, RouterConfig, TlsConfig};
 pub use error::{Cause, Error, Loss, NodeCause};
 pub use guard::{Guard, Released};
+pub use many::{AcquireAll, AcquireMany, Gathering, GuardSet, Outcomes};
 pub use node::MemoryNode;
 pub use proto::lease::{Fence, Holder, Key, KeyError, TtlError};
 pub use proto::time::Instant;

@@ -1,0 +1,305 @@
+//! Taking many leases as one: all of them, or none.
+//!
+//! All callers take keys in one order, that of their bytes, and wait for a key
+//! only while they hold none behind it: no circle of waiting callers can form.
+//! Where no key is busy one round takes them all.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use super::guard_set::{GuardSet, extend_each};
+use super::{WINDOW, check_count};
+use crate::acquire::Acquire;
+use crate::clock;
+use crate::error::Error;
+use crate::fleet::Fleet;
+use crate::gate::Turn;
+use crate::guard::Guard;
+use crate::proto::lease::{Key, Ttl};
+use crate::proto::time::Instant;
+use crate::router::Router;
+
+/// Attempts that a round behind a busy key begins with: where many are busy,
+/// most of what is taken behind the next one is given back.
+const LEAST_WINDOW: usize = 64;
+
+/// Leases that are kept meanwhile are looked after no more often.
+const LEAST_PAUSE: Duration = Duration::from_millis(1);
+
+/// An acquire of many keys as one that has not begun: set what differs from
+/// the defaults, then await it.
+///
+/// A key that is busy is waited for while the keys before it, in the order of
+/// their bytes, stay locked and those behind it are free; others of this
+/// process that want any of the keys line up behind the whole call. Leases
+/// that are granted early are extended until all are there.
+///
+/// # Errors
+/// [`Error::TimedOut`], with the key that could not be had and the reason
+/// inside, when the wait is used up. [`Error::NoKeys`], [`Error::TooManyKeys`]
+/// (more than 16,384 different ones), [`Error::Key`], [`Error::Ttl`]: nothing
+/// was asked. Whatever the error, everything that had been locked is released.
+///
+/// # Cancel safety
+/// Dropped at any point, it leaves nothing locked.
+#[must_use = "an acquire does nothing until it is awaited"]
+#[derive(Debug)]
+pub struct AcquireAll {
+    each: Acquire,
+    keys: Result<Vec<Key>, Error>,
+}
+
+impl AcquireAll {
+    pub(super) fn new(router: Router, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
+        let checked = keys.into_iter().map(|key| router.check_key(key));
+        let keys = checked.collect::<Result<Vec<Key>, _>>();
+        Self {
+            keys: keys.map_err(Error::from).and_then(in_order),
+            each: Acquire::of_many(router),
+        }
+    }
+
+    /// As [`Acquire::ttl`], of every lease.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.each = self.each.ttl(ttl);
+        self
+    }
+
+    /// As [`Acquire::wait`], for all keys together.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.each = self.each.wait(wait);
+        self
+    }
+
+    /// As [`Acquire::retry_delay`].
+    pub fn retry_delay(mut self, delay: Duration) -> Self {
+        self.each = self.each.retry_delay(delay);
+        self
+    }
+
+    /// As [`Acquire::keep_alive`], of every lease.
+    pub fn keep_alive(mut self) -> Self {
+        self.each = self.each.keep_alive();
+        self
+    }
+
+    /// As [`Acquire::keep_alive_every`], of every lease.
+    pub fn keep_alive_every(mut self, interval: Duration) -> Self {
+        self.each = self.each.keep_alive_every(interval);
+        self
+    }
+
+    /// As [`Acquire::max_hold`]; each lease counts from its own grant.
+    pub fn max_hold(mut self, limit: Duration) -> Self {
+        self.each = self.each.max_hold(limit);
+        self
+    }
+
+    /// As [`Acquire::label`], of every lease.
+    pub fn label(mut self, label: &str) -> Self {
+        self.each = self.each.label(label);
+        self
+    }
+
+    /// Runs `work` under all leases, which are kept alive, and releases them
+    /// afterwards; see [`Acquire::with`].
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+    /// # let router = ringlock::Router::in_memory(5).await?;
+    /// # async fn transfer() {}
+    /// router.acquire_all(["account/7", "account/9"]).with(async |_| transfer().await).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of the acquire; then `work` has not run. [`Error::Lost`]: it ran
+    /// to its end, but one of the leases was over before.
+    ///
+    /// # Cancel safety
+    /// Dropping it drops `work` and releases the leases.
+    pub async fn with<T>(mut self, work: impl AsyncFnOnce(&GuardSet) -> T) -> Result<T, Error> {
+        self.each = self.each.kept_alive();
+        let guards = self.await?;
+        let output = work(&guards).await;
+        let loss = guards.loss();
+        let loss = loss.map(|(key, reason)| (key.clone(), reason));
+        // Whether its answer comes or not: the keeper repeats a release.
+        let _ = guards.release().await;
+        match loss {
+            Some((key, reason)) => Err(Error::Lost { key, reason }),
+            None => Ok(output),
+        }
+    }
+
+    async fn run(self) -> Result<GuardSet, Error> {
+        let keys = self.keys?;
+        let ttl = self.each.checked_ttl()?;
+        let started = clock::now();
+        let terms = Terms {
+            deadline: self.each.deadline(started, ttl),
+            each: self.each,
+            ttl,
+            started,
+        };
+        loop {
+            // Declared first, dropped last: the next turn's requests queue up
+            // behind the releases.
+            let turns = terms.turns(&keys).await?;
+            // All turns were given back before it begins anew: they too are
+            // waited for in order. Bounded by the wait.
+            if let Some(guards) = terms.win(&keys).await? {
+                guards
+                    .iter()
+                    .zip(turns)
+                    .for_each(|(guard, turn)| guard.begin(turn));
+                return Ok(GuardSet::new(guards));
+            }
+        }
+    }
+}
+
+impl IntoFuture for AcquireAll {
+    type Output = Result<GuardSet, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+/// Each key once, in the order that all callers share.
+fn in_order(mut keys: Vec<Key>) -> Result<Vec<Key>, Error> {
+    keys.sort_unstable();
+    keys.dedup();
+    check_count(keys.len())?;
+    if keys.is_empty() {
+        return Err(Error::NoKeys);
+    }
+    Ok(keys)
+}
+
+/// How a set of keys is contended for.
+struct Terms {
+    each: Acquire,
+    ttl: Ttl,
+    started: Instant,
+    deadline: Option<Instant>,
+}
+
+impl Terms {
+    /// The places in this process's queues, one after the other.
+    async fn turns(&self, keys: &[Key]) -> Result<Vec<Option<Turn>>, Error> {
+        let mut turns = Vec::with_capacity(keys.len());
+        for key in keys {
+            let turn = self.each.turn(key, self.deadline).await;
+            turns.push(turn.map_err(|busy| self.each.give_up(0, self.started, busy))?);
+        }
+        Ok(turns)
+    }
+
+    /// Locks all keys; `None` if a lease was lost before the last was granted.
+    async fn win(&self, keys: &[Key]) -> Result<Option<Vec<Guard>>, Error> {
+        let mut guards = Vec::with_capacity(keys.len());
+        let mut width = WINDOW;
+        loop {
+            let round = self.round(&keys[guards.len()..], width);
+            let Some(more) = self.keeping(&guards, round).await else {
+                return Ok(None);
+            };
+            width = (2 * more.len()).clamp(LEAST_WINDOW, WINDOW);
+            guards.extend(more);
+            let Some(busy) = keys.get(guards.len()) else {
+                break;
+            };
+            let contending = self
+                .each
+                .contend(busy, self.ttl, self.started, self.deadline);
+            let Some(guard) = self.keeping(&guards, contending).await else {
+                return Ok(None);
+            };
+            guards.push(guard?);
+        }
+        while let Err(error) = self.freshen(&guards).await {
+            if matches!(error, Error::Lost { .. }) {
+                return Ok(None);
+            }
+            let resume = clock::now() + Fleet::node_timeout(self.ttl);
+            if self.deadline.is_some_and(|deadline| resume >= deadline) {
+                return Err(self.each.give_up(1, self.started, error));
+            }
+            clock::sleep_until(resume).await;
+        }
+        let is_whole = guards.iter().all(|guard| guard.loss().is_none());
+        Ok(is_whole.then_some(guards))
+    }
+
+    /// One attempt at each of `keys`, at most `width` at once. What was granted
+    /// before the first that failed comes back; what was behind it is released.
+    async fn round(&self, keys: &[Key], width: usize) -> Vec<Guard> {
+        let mut won: Vec<Option<Guard>> = Vec::new();
+        won.resize_with(keys.len(), || None);
+        // Behind it nothing is worth an attempt, or waiting for an answer.
+        let mut end = keys.len();
+        let (mut begun, mut granted) = (0, 0);
+        let mut under_way = FuturesUnordered::new();
+        while granted < end {
+            let most = end.min(begun + width - under_way.len());
+            under_way.extend((begun..most).map(|index| async move {
+                let attempt = self.each.attempt(&keys[index], self.ttl, self.deadline);
+                (index, attempt.await)
+            }));
+            begun = begun.max(most);
+            match under_way.next().await {
+                Some((index, Ok(guard))) => won[index] = Some(guard),
+                Some((index, Err(_))) => end = end.min(index),
+                None => break,
+            }
+            while granted < end && won[granted].is_some() {
+                granted += 1;
+            }
+        }
+        won.into_iter().map_while(|guard| guard).collect()
+    }
+
+    /// Carries `work` out while `guards` are kept alive; `None`: one was lost.
+    async fn keeping<T>(&self, guards: &[Guard], work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.keep(guards) => None,
+            output = work => Some(output),
+        }
+    }
+
+    /// Extends `guards` in good time, until one is lost.
+    async fn keep(&self, guards: &[Guard]) {
+        let Some(mut end) = guards.iter().map(Guard::valid_until).min() else {
+            return std::future::pending().await;
+        };
+        loop {
+            let soon = clock::now() + LEAST_PAUSE;
+            clock::sleep_until(soon.max(end - self.fresh())).await;
+            match self.freshen(guards).await {
+                Ok(()) => {}
+                Err(Error::Lost { .. }) => return,
+                Err(_) => clock::sleep_until(clock::now() + Fleet::node_timeout(self.ttl)).await,
+            }
+            end = guards.iter().map(Guard::valid_until).min().unwrap_or(end);
+        }
+    }
+
+    /// Extends those of `guards` of which too little is left.
+    async fn freshen(&self, guards: &[Guard]) -> Result<(), Error> {
+        let fresh_until = clock::now() + self.fresh();
+        let is_stale = |guard: &&Guard| guard.valid_until() < fresh_until;
+        let stale: Vec<&Guard> = guards.iter().filter(is_stale).collect();
+        extend_each(stale).await
+    }
+
+    /// What must be left of a lease that nobody holds yet.
+    fn fresh(&self) -> Duration {
+        self.ttl.get() * 2 / 3
+    }
+}
