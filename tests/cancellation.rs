@@ -101,10 +101,24 @@ enum Call {
     ExtendTo,
     Release,
     Lost,
+    AcquireAll,
+    /// A key in the middle is held by this process; it waits in vain.
+    AcquireAllBehindOwn,
+    /// A key in the middle is held by another router; it waits in vain.
+    AcquireAllBehindOther,
+    WithAll,
+    ExtendAll,
+    ReleaseAll,
+    LostAll,
+    AcquireMany,
+    NextOfMany,
     Shutdown,
 }
 
-const CALLS: [Call; 12] = [
+/// Sorted; the first and the last are not contended for otherwise.
+const KEYS: [&str; 3] = ["a", KEY, "z"];
+
+const CALLS: [Call; 21] = [
     Call::Acquire,
     Call::AcquireBehindOwn,
     Call::AcquireBehindOther,
@@ -116,6 +130,15 @@ const CALLS: [Call; 12] = [
     Call::ExtendTo,
     Call::Release,
     Call::Lost,
+    Call::AcquireAll,
+    Call::AcquireAllBehindOwn,
+    Call::AcquireAllBehindOther,
+    Call::WithAll,
+    Call::ExtendAll,
+    Call::ReleaseAll,
+    Call::LostAll,
+    Call::AcquireMany,
+    Call::NextOfMany,
     Call::Shutdown,
 ];
 
@@ -172,10 +195,9 @@ impl Bench {
                 is_over
             }
             Call::AcquireBeforeAnother => {
-                let first = acquire().into_future();
                 // Spawned: it lines up behind the first poll of the first.
                 let second = tokio::spawn(acquire().wait(PROMPTLY).into_future());
-                let is_over = cut_off(first, cut).await.is_some();
+                let is_over = cut_off(acquire().into_future(), cut).await.is_some();
                 let guard = timeout(PROMPTLY, second).await.expect("its turn");
                 drop(guard.unwrap().expect("the key"));
                 is_over
@@ -222,6 +244,58 @@ impl Bench {
                 assert_ne!(done, Some(false));
                 done.is_some()
             }
+            of_many => self.make_of_many(of_many, cut).await,
+        }
+    }
+
+    /// As [`Self::make`], of the calls for many keys.
+    async fn make_of_many(&self, call: Call, cut: Cut) -> bool {
+        let acquire = || self.router.acquire_all(KEYS);
+        let in_vain = Duration::from_millis(20);
+        match call {
+            Call::AcquireAll => cut_off(acquire().into_future(), cut).await.is_some(),
+            Call::AcquireAllBehindOwn => {
+                let _guard = self.router.acquire(KEY).await.unwrap();
+                let waiting = acquire().wait(in_vain).into_future();
+                cut_off(waiting, cut).await.is_some()
+            }
+            Call::AcquireAllBehindOther => {
+                let guard = self.other.acquire(KEY).await.unwrap();
+                let waiting = acquire().wait(in_vain).into_future();
+                let is_over = cut_off(waiting, cut).await.is_some();
+                assert_eq!(guard.release().await.unwrap(), Released::InTime);
+                is_over
+            }
+            Call::WithAll => {
+                let work = acquire().with(async |_| tokio::task::yield_now().await);
+                cut_off(work, cut).await.is_some()
+            }
+            Call::ExtendAll => {
+                let guards = acquire().await.unwrap();
+                let before = guards.valid_until();
+                let is_over = cut_off(guards.extend(), cut).await.is_some();
+                assert!(guards.valid_until() >= before, "an extend shortened");
+                assert_eq!(guards.loss(), None);
+                assert_eq!(guards.release().await.unwrap(), Released::InTime);
+                is_over
+            }
+            Call::ReleaseAll => {
+                let guards = acquire().await.unwrap();
+                cut_off(guards.release(), cut).await.is_some()
+            }
+            Call::LostAll => {
+                let guards = acquire().ttl(Duration::from_millis(60)).await.unwrap();
+                cut_off(guards.lost(), cut).await.is_some()
+            }
+            Call::AcquireMany => {
+                let acquire = self.router.acquire_many(KEYS).into_future();
+                cut_off(acquire, cut).await.is_some()
+            }
+            Call::NextOfMany => {
+                let mut outcomes = self.router.acquire_many(KEYS).outcomes();
+                cut_off(outcomes.next(), cut).await.is_some()
+            }
+            of_one => unreachable!("{of_one:?} is of one key"),
         }
     }
 
