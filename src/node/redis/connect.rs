@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::RedisOptions;
 use super::address::Address;
-use super::decode::{ErrorReply, misfit, status};
+use super::decode::{ErrorReply, misfit, status, unexpected};
 use super::encode::{Dialect, Encoding, command};
 use super::resp::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
 use super::scripts::{Script, Scripts};
@@ -36,10 +36,7 @@ pub(super) async fn connect(
     address: &Address,
     options: &RedisOptions,
 ) -> Result<Connection, NodeError> {
-    let stream = Stream::open(address)
-        .await
-        .map_err(|error| unreachable(address, &error))?;
-    let mut line = Line { stream, address };
+    let mut line = Line::open(address).await?;
     let identity = line.introduce().await?;
     identity.check()?;
     let mut dialect = Dialect {
@@ -57,8 +54,7 @@ pub(super) async fn connect(
     for script in Script::ALL {
         match pieces.next() {
             Some(Piece::Bulk(sha)) => dialect.scripts.loaded(script, sha),
-            Some(Piece::Error(line)) => return Err(ErrorReply::of(line).explain()),
-            _ => return Err(misfit("SCRIPT LOAD")),
+            other => return Err(unexpected(other, "SCRIPT LOAD")),
         }
     }
     let mut status = line.status(&dialect).await?;
@@ -74,14 +70,24 @@ pub(super) async fn connect(
 }
 
 /// A stream on which one question is asked at a time.
-struct Line<'a> {
-    stream: Stream,
+pub(super) struct Line<'a> {
+    pub(super) stream: Stream,
     address: &'a Address,
 }
 
-impl Line<'_> {
+impl<'a> Line<'a> {
+    /// Opens a stream to `address` and logs in.
+    pub(super) async fn open(address: &'a Address) -> Result<Self, NodeError> {
+        let stream = Stream::open(address)
+            .await
+            .map_err(|error| unreachable(address, &error))?;
+        let mut line = Self { stream, address };
+        line.log_in().await?;
+        Ok(line)
+    }
+
     /// Asks, and reads exactly `replies` replies.
-    async fn ask(
+    pub(super) async fn ask(
         &mut self,
         write: impl FnOnce(&mut Vec<u8>),
         replies: usize,
@@ -120,9 +126,7 @@ impl Line<'_> {
         broken(self.address, error)
     }
 
-    /// Logs in and asks who the server is.
-    async fn introduce(&mut self) -> Result<Identity, NodeError> {
-        const SECTIONS: [&[u8]; 4] = [b"server", b"replication", b"memory", b"persistence"];
+    async fn log_in(&mut self) -> Result<(), NodeError> {
         let Address {
             username,
             password,
@@ -141,29 +145,41 @@ impl Line<'_> {
         if database != "0" {
             greetings.push(vec![b"SELECT", database.as_bytes()]);
         }
-        let commands = greetings.len() + SECTIONS.len();
-        let write = |out: &mut Vec<u8>| {
-            greetings.iter().for_each(|greeting| command(out, greeting));
-            SECTIONS
-                .iter()
-                .for_each(|section| command(out, &[b"INFO", section]));
-        };
-        let answers = self.ask(write, commands).await?;
-        let mut facts = BTreeMap::new();
+        let write =
+            |out: &mut Vec<u8>| greetings.iter().for_each(|greeting| command(out, greeting));
+        let answers = self.ask(write, greetings.len()).await?;
         let mut pieces = Pieces::of(&answers);
-        for index in 0..commands {
+        for index in 0..greetings.len() {
             match pieces.next() {
                 Some(Piece::Status(_)) => {}
                 Some(Piece::Error(line)) if index == 0 && password.is_some() => {
                     return Err(bad_credentials(&ErrorReply::of(line)));
                 }
-                Some(Piece::Error(line)) => return Err(ErrorReply::of(line).explain()),
+                other => return Err(unexpected(other, "AUTH or SELECT")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks who the server is.
+    async fn introduce(&mut self) -> Result<Identity, NodeError> {
+        const SECTIONS: [&[u8]; 4] = [b"server", b"replication", b"memory", b"persistence"];
+        let write = |out: &mut Vec<u8>| {
+            SECTIONS
+                .iter()
+                .for_each(|section| command(out, &[b"INFO", section]));
+        };
+        let answers = self.ask(write, SECTIONS.len()).await?;
+        let mut facts = BTreeMap::new();
+        let mut pieces = Pieces::of(&answers);
+        for _ in SECTIONS {
+            match pieces.next() {
                 Some(Piece::Bulk(text)) => {
                     let text = String::from_utf8_lossy(text).into_owned();
                     let lines = text.lines().filter_map(|line| line.split_once(':'));
                     facts.extend(lines.map(|(name, value)| (name.into(), value.trim().into())));
                 }
-                _ => return Err(misfit("AUTH, SELECT or INFO")),
+                other => return Err(unexpected(other, "INFO")),
             }
         }
         Ok(Identity(facts))
@@ -276,7 +292,7 @@ impl Identity {
     }
 }
 
-fn unreachable(address: &Address, error: &io::Error) -> NodeError {
+pub(super) fn unreachable(address: &Address, error: &io::Error) -> NodeError {
     NodeError::new(
         NodeErrorKind::Unreachable,
         format!("cannot reach {address}: {error}"),

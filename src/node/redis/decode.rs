@@ -317,7 +317,7 @@ pub(super) fn status(reply: &[u8], incarnation: &[u8]) -> Result<NodeStatus, Nod
             incarnation: String::from_utf8_lossy(incarnation).into(),
         })
     };
-    read().ok_or_else(|| refused_or(reply, "STATUS"))
+    read().ok_or_else(|| unexpected(Pieces::of(reply).next(), "STATUS"))
 }
 
 /// The reply of QUARANTINE, ADOPT and RESTAMP.
@@ -336,13 +336,13 @@ pub(super) fn document(reply: &[u8]) -> Answer {
             Ok(text) => Ok(Reply::Document(Some(text.into()))),
             Err(_) => Err(misfit("DOCUMENT")),
         },
-        _ => Err(refused_or(reply, "DOCUMENT")),
+        _ => Err(unexpected(Pieces::of(reply).next(), "DOCUMENT")),
     }
 }
 
-/// The server's own error, or that its reply is none to `what`.
-pub(super) fn refused_or(reply: &[u8], what: &str) -> NodeError {
-    match Pieces::of(reply).next() {
+/// The error in a reply that is not the one hoped for.
+pub(super) fn unexpected(reply: Option<Piece<'_>>, what: &str) -> NodeError {
+    match reply {
         Some(Piece::Error(line)) => ErrorReply::of(line).explain(),
         _ => misfit(what),
     }
