@@ -7,14 +7,17 @@ use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 
+use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::proto::wire::{Answer, NodeError, NodeErrorKind, Request};
 
 mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod watch;
 
 pub use memory::MemoryNode;
+pub use watch::{Sight, Watch, Watchlist};
 
 /// One lock server.
 ///
@@ -26,6 +29,17 @@ pub trait Node: fmt::Debug + Send + Sync {
     /// Sends `request` on its way; `reply` is told the answer, an error at the
     /// latest at `deadline`.
     fn submit(&self, request: Request, deadline: Instant, reply: ReplyTo);
+
+    /// Keeps an eye on `key` and tells when it may have become free, whoever
+    /// freed it and however; `None` where that is not to be had.
+    ///
+    /// It may tell too often, but what frees the key after the watch has
+    /// looked at it first must not go unseen; expiry alone may. A watch that
+    /// cannot look at the key within a second or two, or has lost sight of it,
+    /// says [`Sight::Lost`].
+    fn watch(&self, _key: &Key) -> Option<Watch> {
+        None
+    }
 
     /// Where it is reached, without credentials.
     fn address(&self) -> String;

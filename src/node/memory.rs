@@ -8,12 +8,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::{Node, ReplyTo};
+use super::{Node, ReplyTo, Sight, Watch, Watchlist};
 use crate::clock;
 use crate::proto::lease::Key;
 use crate::proto::table::LockTable;
 use crate::proto::time::Instant;
-use crate::proto::wire::{Incarnation, NodeError, NodeErrorKind, Request};
+use crate::proto::wire::{Incarnation, NodeError, NodeErrorKind, Reply, Request};
 
 /// A lock node in memory, for embedding, for trying things out, and for tests
 /// of your own code: it can be stopped, wiped, slowed down and hung.
@@ -23,6 +23,7 @@ use crate::proto::wire::{Incarnation, NodeError, NodeErrorKind, Request};
 pub struct MemoryNode {
     name: Arc<str>,
     state: Arc<Mutex<State>>,
+    watchlist: Arc<Watchlist>,
 }
 
 struct State {
@@ -51,6 +52,7 @@ impl MemoryNode {
         Self {
             name: name.into(),
             state: Arc::new(Mutex::new(state)),
+            watchlist: Arc::default(),
         }
     }
 
@@ -62,12 +64,15 @@ impl MemoryNode {
     /// Takes the node down: every request fails at once. Its data stays.
     pub fn stop(&self) {
         self.set(Condition::Down);
+        self.watchlist.tell_all(Sight::Lost);
     }
 
     /// Brings it back up, with the data that it had, as if only the network
     /// had failed.
     pub fn start(&self) {
         self.set(Condition::Up);
+        // What was freed while it hung went unseen.
+        self.watchlist.tell_all(Sight::Lost);
     }
 
     /// Lets requests reach it and be carried out, but no answer come back.
@@ -80,6 +85,8 @@ impl MemoryNode {
         let mut state = self.state.lock();
         state.table = LockTable::new(incarnation());
         state.condition = Condition::Up;
+        drop(state);
+        self.watchlist.tell_all(Sight::Lost);
     }
 
     /// Starts it anew with its data, as a server that came back from its disk.
@@ -87,6 +94,8 @@ impl MemoryNode {
         let mut state = self.state.lock();
         state.table.restart(incarnation());
         state.condition = Condition::Up;
+        drop(state);
+        self.watchlist.tell_all(Sight::Lost);
     }
 
     /// Holds every answer back for `delay`.
@@ -101,7 +110,18 @@ impl MemoryNode {
 
     /// Deletes the entry of `key`, whoever holds it.
     pub fn delete(&self, key: &Key) {
-        self.state.lock().table.delete(key);
+        let mut state = self.state.lock();
+        state.table.delete(key);
+        let is_up = state.condition == Condition::Up;
+        drop(state);
+        if is_up {
+            self.watchlist.tell(key, Sight::Changed);
+        }
+    }
+
+    /// How many of its keys somebody waits for and is told of.
+    pub fn watched(&self) -> usize {
+        self.watchlist.len()
     }
 
     /// The stored tokens of all keys that are locked now, by key.
@@ -141,6 +161,11 @@ impl Node for MemoryNode {
         let now = clock::now();
         let answer = state.table.apply(now, &request);
         drop(state);
+        if condition == Condition::Up
+            && let (Request::Release { key, .. }, Reply::Released) = (&request, &answer)
+        {
+            self.watchlist.tell(key, Sight::Changed);
+        }
         let arrives = now + delay;
         let is_lost = condition == Condition::Hung || arrives > deadline;
         if !is_lost && delay.is_zero() {
@@ -153,6 +178,20 @@ impl Node for MemoryNode {
                 reply.send(if is_lost { Err(timeout()) } else { Ok(answer) });
             });
         }
+    }
+
+    fn watch(&self, key: &Key) -> Option<Watch> {
+        let state = self.state.lock();
+        if state.condition != Condition::Up {
+            return None;
+        }
+        let (watch, _) = self.watchlist.add(key)?;
+        let is_held = state.table.is_held(key, clock::now());
+        drop(state);
+        if !is_held {
+            self.watchlist.tell(key, Sight::Free);
+        }
+        Some(watch)
     }
 
     fn address(&self) -> String {

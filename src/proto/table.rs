@@ -64,6 +64,13 @@ impl LockTable {
         self.entries.remove(key);
     }
 
+    /// Whether somebody holds `key` at `now`.
+    pub fn is_held(&self, key: &Key, now: Instant) -> bool {
+        self.entries
+            .get(key)
+            .is_some_and(|entry| entry.expires > now)
+    }
+
     /// Entries that are live at `now`, in the order of their keys.
     pub fn live(&self, now: Instant) -> impl Iterator<Item = (&Key, &Token, Instant)> {
         self.entries
