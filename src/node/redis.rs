@@ -3,7 +3,8 @@
 //! One connection, one task, strict order: what is submitted first reaches the
 //! server first, so that a release can never overtake the acquire it cleans
 //! up after. While batches are in flight the next gathers; an idle connection
-//! sends at once.
+//! sends at once. A second connection, made when somebody waits for a key, is
+//! told by the server when that may have become free.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,8 +13,10 @@ use tokio::task::JoinHandle;
 
 use self::address::Address;
 use self::lane::{Lane, Pending};
-use super::{Node, ReplyTo};
+use self::tracking::Tracker;
+use super::{Node, ReplyTo, Watch};
 use crate::config::{Config, NodeConfig};
+use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::proto::wire::Request;
 
@@ -32,6 +35,7 @@ mod settle;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
+mod tracking;
 
 pub use self::encode::Encoding;
 
@@ -40,6 +44,7 @@ pub struct RedisNode {
     address: Arc<Address>,
     lane: Arc<Lane>,
     driver: JoinHandle<()>,
+    tracker: Arc<Tracker>,
 }
 
 /// How a node is spoken to, beside where it is.
@@ -116,12 +121,15 @@ impl RedisNode {
     pub fn new(url: &str, options: RedisOptions) -> Result<Self, String> {
         let address = Arc::new(Address::parse(url, &options.tls)?);
         let lane = Arc::new(Lane::default());
+        let tracker = Tracker::new(Arc::clone(&address), &options.key_prefix);
+        tokio::spawn(Arc::clone(&tracker).run());
         let driver = driver::Driver::new(Arc::clone(&address), options, Arc::clone(&lane));
         let driver = tokio::spawn(driver.run());
         Ok(Self {
             address,
             lane,
             driver,
+            tracker,
         })
     }
 
@@ -150,19 +158,24 @@ impl Node for RedisNode {
         });
     }
 
+    fn watch(&self, key: &Key) -> Option<Watch> {
+        self.tracker.watch(key)
+    }
+
     fn address(&self) -> String {
         self.address.to_string()
     }
 
     fn close(&self) {
         self.lane.close();
+        self.tracker.close();
     }
 }
 
 impl Drop for RedisNode {
     fn drop(&mut self) {
         // Not aborted: it still sends what is queued, then ends by itself.
-        self.lane.close();
+        self.close();
         let _ = &self.driver;
     }
 }

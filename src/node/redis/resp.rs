@@ -1,5 +1,6 @@
 //! Replies where they stand in the bytes of a connection: the Redis
-//! serialization protocol, version 2, read without copying.
+//! serialization protocol, read without copying. Of its third version just
+//! what a connection meets that is told of keys: maps, pushes and the new nil.
 //!
 //! The redis crate's parser makes a tree of owned values of every reply. Here
 //! a batch of 64 grants is 130 replies of a few bytes, read in one pass.
@@ -23,6 +24,8 @@ pub(super) enum Piece<'a> {
     Bulk(&'a [u8]),
     Nil,
     List(usize),
+    /// A list that nobody asked for.
+    Push(usize),
 }
 
 /// Bytes that are no reply.
@@ -42,7 +45,7 @@ pub(super) fn reply_len(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
     loop {
         match pieces.read()? {
             None => return Ok(None),
-            Some(Piece::List(items)) if items > 0 => {
+            Some(Piece::List(items) | Piece::Push(items)) if items > 0 => {
                 *due.get_mut(depth).ok_or(Malformed)? = items;
                 depth += 1;
             }
@@ -119,6 +122,10 @@ impl<'a> Pieces<'a> {
                 }
             },
             b'*' => length(line, MAX_ITEMS)?.map_or(Piece::Nil, Piece::List),
+            b'>' => Piece::Push(length(line, MAX_ITEMS)?.ok_or(Malformed)?),
+            // A key and a value for each.
+            b'%' => Piece::List(2 * length(line, MAX_ITEMS)?.ok_or(Malformed)?),
+            b'_' => Piece::Nil,
             _ => return Err(Malformed),
         };
         self.0 = rest;
@@ -183,6 +190,15 @@ mod tests {
         for len in EXEC.len()..=bytes.len() {
             assert_eq!(reply_len(&bytes[..len]), Ok(Some(EXEC.len())));
         }
+    }
+
+    #[test]
+    fn maps_and_pushes_are_lists() {
+        let bytes = b"%2\r\n+a\r\n:1\r\n+b\r\n_\r\n";
+        assert_eq!(reply_len(bytes), Ok(Some(bytes.len())));
+        let bytes = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n";
+        assert_eq!(reply_len(bytes), Ok(Some(bytes.len())));
+        assert_eq!(Pieces::of(bytes).next(), Some(Piece::Push(2)));
     }
 
     #[test]
