@@ -1,4 +1,4 @@
-//! Taking a lease: wait for the turn, try, back off, try again.
+//! What a caller says of a lease that it wants, before anything is asked.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,22 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::clock;
-use crate::drive::Operation;
+use crate::contend::Patience;
 use crate::error::Error;
-use crate::fleet::Fleet;
-use crate::gate::{Ahead, Turn};
 use crate::guard::Guard;
-use crate::held::{Held, KeepAlive};
-use crate::proto::attempt::{Attempt, Refused, Shortfall};
-use crate::proto::backoff::Backoff;
-use crate::proto::lease::{Holder, Key, KeyError, MAX_LABEL_BYTES, Token, Ttl, TtlError};
-use crate::proto::round::Refusal;
+use crate::proto::lease::{Key, KeyError, MAX_LABEL_BYTES};
 use crate::proto::time::Instant;
 use crate::router::Router;
-
-/// Extends of one lease follow each other no faster.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
 /// An acquire that has not begun: set what differs from the defaults, then
 /// await it.
@@ -50,27 +40,19 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 #[must_use = "an acquire does nothing until it is awaited"]
 #[derive(Clone, Debug)]
 pub struct Acquire {
-    router: Router,
-    key: Result<Key, KeyError>,
-    ttl: Option<Duration>,
-    patience: Patience,
-    keep_alive: Option<Option<Duration>>,
-    max_hold: Option<Duration>,
-    label: Option<Arc<str>>,
+    pub(crate) router: Router,
+    pub(crate) key: Result<Key, KeyError>,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) patience: Patience,
+    /// The interval, where one was said.
+    pub(crate) keep_alive: Option<Option<Duration>>,
+    pub(crate) max_hold: Option<Duration>,
+    /// The router's own, unless another was said.
+    pub(crate) label: Option<Option<Arc<str>>>,
     /// When the wait began, where that was before this key's turn.
-    started: Option<Instant>,
+    pub(crate) started: Option<Instant>,
     /// Attempts need a permit of it.
-    pace: Option<Arc<Semaphore>>,
-}
-
-/// How long to go on trying.
-#[derive(Clone, Copy, Debug)]
-struct Patience {
-    wait: Option<Duration>,
-    attempts: Option<u32>,
-    retry_delay: Option<Duration>,
-    /// A single attempt, its error told as it is.
-    is_single: bool,
+    pub(crate) pace: Option<Arc<Semaphore>>,
 }
 
 impl Acquire {
@@ -82,7 +64,6 @@ impl Acquire {
             is_single,
         };
         let key = router.check_key(key);
-        let label = router.defaults().label.clone();
         Self {
             router,
             key,
@@ -90,7 +71,7 @@ impl Acquire {
             patience,
             keep_alive: None,
             max_hold: None,
-            label,
+            label: None,
             started: None,
             pace: None,
         }
@@ -127,15 +108,17 @@ impl Acquire {
     }
 
     /// How often to try, at the most, as the textbook Redlock does, instead of
-    /// waiting up to a deadline. Zero counts as one.
+    /// waiting up to a deadline or to be told. Zero counts as one. Pauses
+    /// double from 8 to 256 ms, unless [`retry_delay`](Self::retry_delay) says
+    /// how long; each is a random share of it.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.patience.attempts = Some(attempts.max(1));
         self.patience.wait = None;
         self
     }
 
-    /// The longest pause between two attempts; each is a random share of it.
-    /// By default pauses double from 8 to 256 ms.
+    /// Polls instead of waiting to be told: the longest pause between two
+    /// attempts, each being a random share of it.
     pub fn retry_delay(mut self, delay: Duration) -> Self {
         self.patience.retry_delay = Some(delay);
         self
@@ -172,7 +155,7 @@ impl Acquire {
     /// What others are told of this holder, instead of `host:pid`; at most 64
     /// bytes are kept, and none of it should be secret.
     pub fn label(mut self, label: &str) -> Self {
-        self.label = clean_label(label);
+        self.label = Some(clean_label(label));
         self
     }
 
@@ -208,153 +191,6 @@ impl Acquire {
             None => Ok(output),
         }
     }
-
-    async fn run(self) -> Result<Guard, Error> {
-        let key = self.key.clone()?;
-        let ttl = self.checked_ttl()?;
-        let started = self.started.unwrap_or_else(clock::now);
-        let deadline = self.patience.deadline(started, ttl);
-        let turn = match self.turn(&key, deadline).await {
-            Ok(turn) => turn,
-            Err(busy) => return Err(self.give_up(0, started, busy)),
-        };
-        let guard = self.contend(&key, ttl, started, deadline).await?;
-        guard.begin(turn);
-        Ok(guard)
-    }
-
-    /// The ttl that was asked for, or the default, if it is one.
-    pub(crate) fn checked_ttl(&self) -> Result<Ttl, TtlError> {
-        let ttl = self.ttl.unwrap_or(self.router.defaults().ttl);
-        Ttl::new(ttl, self.router.fleet().view.topology().max_ttl())
-    }
-
-    /// When to give up what began at `started`.
-    pub(crate) fn deadline(&self, started: Instant, ttl: Ttl) -> Option<Instant> {
-        self.patience.deadline(started, ttl)
-    }
-
-    /// Tries again and again, the turn being ours.
-    pub(crate) async fn contend(
-        &self,
-        key: &Key,
-        ttl: Ttl,
-        started: Instant,
-        deadline: Option<Instant>,
-    ) -> Result<Guard, Error> {
-        let mut attempts = 0;
-        let mut last = None;
-        loop {
-            attempts += 1;
-            let failed = match self.attempt(key, ttl, deadline).await {
-                Ok(guard) => return Ok(guard),
-                Err(failed) => failed,
-            };
-            if failed.is_outdated && self.router.revise(deadline).await? {
-                continue;
-            }
-            let pause = self.patience.pause(attempts, &failed);
-            let resume = clock::now() + pause;
-            // An attempt that the wait has cut short tells less than the last
-            // one that had its time.
-            let is_cut_short = deadline.is_some_and(|deadline| clock::now() >= deadline);
-            let error = match last.take() {
-                Some(last) if is_cut_short && failed.error.is_transient() => last,
-                _ => failed.error,
-            };
-            let is_exhausted = self
-                .patience
-                .attempts
-                .is_some_and(|limit| attempts >= limit)
-                || deadline.is_some_and(|deadline| resume >= deadline);
-            if is_exhausted || !error.is_transient() {
-                return Err(self.give_up(attempts, started, error));
-            }
-            last = Some(error);
-            clock::sleep_until(resume).await;
-        }
-    }
-
-    /// The place in this process's queue; `None` for a single attempt while
-    /// somebody ahead is still trying: it may try as well.
-    pub(crate) async fn turn(
-        &self,
-        key: &Key,
-        deadline: Option<Instant>,
-    ) -> Result<Option<Turn>, Error> {
-        let gate = self.router.gate();
-        let ahead = if self.patience.is_single {
-            gate.try_enter(key)
-        } else {
-            gate.enter(key, deadline).await
-        };
-        match ahead {
-            Ok(turn) => Ok(Some(turn)),
-            Err(Ahead::Contender) if self.patience.is_single => Ok(None),
-            Err(Ahead::Contender) => Err(Error::Contended {
-                key: key.clone(),
-                holder: None,
-                remaining: None,
-            }),
-            Err(Ahead::Holder(held)) if held.check(clock::now()).is_none() => {
-                let remaining = held.valid_until().saturating_since(clock::now());
-                let holder = Some(held.token.holder());
-                Err(Error::Contended {
-                    key: key.clone(),
-                    holder,
-                    remaining: Some(remaining),
-                })
-            }
-            Err(Ahead::Holder(_)) => Ok(None),
-        }
-    }
-
-    /// A single attempt. What it wins is neither kept alive nor marked as
-    /// having the turn before [`Guard::begin`].
-    pub(crate) async fn attempt(
-        &self,
-        key: &Key,
-        ttl: Ttl,
-        deadline: Option<Instant>,
-    ) -> Result<Guard, Failed> {
-        let _permit = match &self.pace {
-            Some(pace) => pace.acquire().await.ok(),
-            None => None,
-        };
-        let fleet = self.router.fleet();
-        let token = Token::new(rand::random(), self.label.as_deref());
-        let keep_alive = self.keep_alive.map(|interval| KeepAlive {
-            interval: interval
-                .map(|own| own.max(SHORTEST_INTERVAL))
-                .filter(|&own| own < ttl.get() / 2)
-                .unwrap_or(ttl.get() / 3),
-            max_hold: self.max_hold.unwrap_or(self.router.defaults().max_hold),
-        });
-        let held = Held::new(&fleet, key, ttl, token, keep_alive);
-        fleet.counters.attempts.add_one();
-        match Operation::start(Attempt::new(held.claim()), &held, deadline).await {
-            Ok(grant) => {
-                fleet.counters.granted.add_one();
-                if grant.wrote_back {
-                    fleet.counters.write_backs.add_one();
-                }
-                Ok(Guard::new(held, grant.fence, self.router.clone()))
-            }
-            Err(refused) => Err(Failed::explain(&fleet, &held, refused)),
-        }
-    }
-
-    pub(crate) fn give_up(&self, attempts: u32, started: Instant, last: Error) -> Error {
-        if self.patience.is_single || !last.is_transient() {
-            return last;
-        }
-        let waited = clock::now().saturating_since(started);
-        Error::TimedOut {
-            attempts,
-            waited,
-            last: Box::new(last),
-        }
-    }
 }
 
 impl IntoFuture for Acquire {
@@ -363,109 +199,6 @@ impl IntoFuture for Acquire {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.run())
-    }
-}
-
-impl Patience {
-    /// When to stop. Attempts without a wait are bounded too, for they may
-    /// have to queue behind others of this process: by the time that as many
-    /// would take at the longest.
-    fn deadline(&self, started: Instant, ttl: Ttl) -> Option<Instant> {
-        if self.is_single {
-            return None;
-        }
-        let longest_pause = self.retry_delay.unwrap_or(Backoff::CONTENTION.cap);
-        let longest_attempt = 2 * Fleet::node_timeout(ttl);
-        let by_attempts = |attempts| (longest_pause + longest_attempt).saturating_mul(attempts);
-        let limit = self.wait.or(self.attempts.map(by_attempts))?;
-        Some(started + limit)
-    }
-
-    /// How long to pause after `attempts` failures; never past the end of the
-    /// rival's lease.
-    fn pause(&self, attempts: u32, failed: &Failed) -> Duration {
-        let (random, retry_delay) = (rand::random(), self.retry_delay);
-        let pause = match retry_delay {
-            Some(delay) => Backoff {
-                base: delay,
-                cap: delay,
-            }
-            .wait(1, random),
-            None => Backoff::CONTENTION.wait(attempts, random),
-        };
-        failed.free_in.map_or(pause, |free_in| pause.min(free_in))
-    }
-}
-
-/// An attempt that did not win.
-pub(crate) struct Failed {
-    error: Error,
-    /// When the first rival's entry expires, at the latest.
-    free_in: Option<Duration>,
-    /// Nodes serve another view, or none.
-    is_outdated: bool,
-}
-
-impl Failed {
-    fn explain(fleet: &Fleet, held: &Held, refused: Refused) -> Self {
-        let Refused {
-            shortfall,
-            granted,
-            refusals,
-        } = refused;
-        let rivals = || {
-            refusals.iter().filter_map(|(_, refusal)| match refusal {
-                Refusal::Busy(rival) => Some(rival.as_ref()),
-                _ => None,
-            })
-        };
-        let outages = refusals
-            .iter()
-            .filter(|(_, refusal)| !matches!(refusal, Refusal::Busy(_)))
-            .filter_map(|(node, _)| held.placement.seat(*node))
-            .collect();
-        let is_outage = held.placement.is_blocked_by(outages) || rivals().next().is_none();
-        let free_in = rivals().flatten().filter_map(|rival| rival.remaining).min();
-        let is_outdated = refusals
-            .iter()
-            .any(|(_, refusal)| matches!(refusal, Refusal::Stale(_)));
-        let key = held.key.clone();
-        let counters = &fleet.counters;
-        let is_contended = shortfall == Shortfall::Votes && !is_outage;
-        if is_contended {
-            &counters.contended
-        } else {
-            &counters.failed
-        }
-        .add_one();
-        let error = match shortfall {
-            _ if is_contended => {
-                let strongest = rivals().flatten().max_by_key(|rival| rival.remaining);
-                let holder: Option<Holder> = strongest.and_then(|rival| rival.holder.clone());
-                Error::Contended {
-                    key,
-                    holder,
-                    remaining: strongest.and_then(|rival| rival.remaining),
-                }
-            }
-            Shortfall::Votes | Shortfall::Fence => {
-                fleet.no_quorum(&key, granted, &held.placement, refusals)
-            }
-            Shortfall::Expired => Error::TooSlow {
-                key,
-                ttl: held.ttl.get(),
-            },
-            Shortfall::Unconfirmed => Error::Unconfirmed {
-                key,
-                needed: fleet.view.majority(),
-                causes: fleet.causes(refusals),
-            },
-        };
-        Self {
-            error,
-            free_in,
-            is_outdated,
-        }
     }
 }
 

@@ -76,6 +76,10 @@ pub struct RouterConfig {
     /// How long a lease is kept alive at the most.
     #[serde(with = "span")]
     pub max_hold: Duration,
+    /// How often in a row a key may pass from one waiter of a router straight
+    /// to the next, at most 16; then the router leaves it for a moment to those
+    /// that wait elsewhere.
+    pub hand_overs: u32,
     /// How long [`connect`](crate::Router::connect) waits for enough nodes,
     /// the wait of a first start aside.
     #[serde(with = "span")]
@@ -101,6 +105,7 @@ impl Default for RouterConfig {
             view_lease: Duration::from_secs(10),
             wait: Duration::from_secs(10),
             max_hold: Duration::from_secs(3600),
+            hand_overs: MOST_HAND_OVERS,
             connect_timeout: Duration::from_secs(5),
             key_prefix: "ringlock:".into(),
             namespace: "ringlock".into(),
@@ -109,6 +114,10 @@ impl Default for RouterConfig {
         }
     }
 }
+
+/// The most hand-overs in a row: a longer row would gain little, and keep
+/// others waiting for as much longer.
+const MOST_HAND_OVERS: u32 = 16;
 
 impl RouterConfig {
     /// What the names of ringlock's own state begin with.
@@ -359,6 +368,13 @@ impl Config {
         bounded("router.max_ttl", *max_ttl)?;
         bounded("router.view_lease", *view_lease)?;
         Ttl::new(*ttl, *max_ttl).map_err(ConfigError::Ttl)?;
+        if self.router.hand_overs > MOST_HAND_OVERS {
+            return Err(ConfigError::Setting {
+                setting: "router.hand_overs",
+                value: self.router.hand_overs.to_string(),
+                remedy: "must be at most 16: other processes wait for as long",
+            });
+        }
         if self.nodes.is_empty() {
             return Err(ConfigError::Setting {
                 setting: "node",
@@ -511,6 +527,7 @@ mod tests {
         assert!(error(&format!("[router]\nttl = \"31s\"\n{nodes}")).contains("max_ttl"));
         assert!(error(&format!("[router]\nttl = \"0s\"\n{nodes}")).contains("too short"));
         assert!(error(&format!("[router]\nmax_ttl = \"9ms\"\n{nodes}")).contains("100ms"));
+        assert!(error(&format!("[router]\nhand_overs = 17\n{nodes}")).contains("at most 16"));
         assert!(error(&format!("[router]\nnamespace = \"\"\n{nodes}")).contains("namespace"));
         let own = "[router]\nkey_prefix = \"ringlock!m\"\n";
         assert!(error(&format!("{own}{nodes}")).contains("key_prefix"));

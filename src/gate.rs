@@ -3,13 +3,17 @@
 //!
 //! A turn lasts from the first attempt to the end of the lease, so that
 //! waiters of the same process cost the servers nothing. It passes on when it
-//! is dropped, whoever drops it.
+//! is dropped, whoever drops it: the next acquire follows the release down the
+//! same connections at once, so that a key goes from hand to hand within a
+//! process in one round trip. Other processes never see it free then; that is
+//! why a turn knows how many grants in a row came before it.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap, RandomState};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -38,6 +42,7 @@ pub(crate) struct Gate {
 struct Queue {
     /// Number of the present turn.
     turn: u64,
+    streak: Streak,
     /// Whose turn it is, once it holds the key.
     holder: Weak<Held>,
     /// One for each acquire of the process that waits for the key.
@@ -45,6 +50,15 @@ struct Queue {
     /// Wakes one of them to look when the present lease will lapse.
     watch: Option<Arc<Notify>>,
     purge_at: usize,
+}
+
+/// Grants to one process of one key, with no chance for others in between.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Streak {
+    /// How many they are.
+    pub(crate) grants: u32,
+    /// How long the last of them took.
+    pub(crate) trip: Duration,
 }
 
 /// Sees to it that a lease is watched that others of this process wait for:
@@ -63,6 +77,8 @@ pub(crate) struct Turn {
     gate: Arc<Gate>,
     key: Key,
     number: u64,
+    /// What came before it.
+    pub(crate) streak: Streak,
     is_passed: bool,
 }
 
@@ -147,6 +163,7 @@ impl Gate {
             gate: Arc::clone(self),
             key: key.clone(),
             number,
+            streak: Streak::default(),
             is_passed: false,
         }
     }
@@ -185,7 +202,8 @@ impl Gate {
                 shard.remove(key);
                 return;
             };
-            let turn = self.turn(key);
+            let mut turn = self.turn(key);
+            turn.streak = queue.streak;
             queue.turn = turn.number;
             queue.holder = Weak::new();
             drop(shard);
@@ -204,6 +222,7 @@ impl Queue {
     fn of(turn: &Turn) -> Self {
         Self {
             turn: turn.number,
+            streak: Streak::default(),
             holder: Weak::new(),
             waiters: VecDeque::new(),
             watch: None,
@@ -230,6 +249,17 @@ impl Ahead {
 }
 
 impl Turn {
+    /// Another grant in a row, which took `trip`; [`Self::hold`] follows.
+    pub(crate) fn count_grant(&mut self, trip: Duration) {
+        let grants = self.streak.grants + 1;
+        self.streak = Streak { grants, trip };
+    }
+
+    /// Other processes have had a chance.
+    pub(crate) fn end_streak(&mut self) {
+        self.streak.grants = 0;
+    }
+
     /// The turn's owner now holds the key.
     pub(crate) fn hold(&self, held: &Arc<Held>) {
         let mut shard = self.gate.shard(&self.key).lock();
@@ -238,6 +268,7 @@ impl Turn {
             .filter(|queue| queue.turn == self.number)
         {
             queue.holder = Arc::downgrade(held);
+            queue.streak = self.streak;
             if let Some(watch) = &queue.watch {
                 watch.notify_one();
             }

@@ -57,7 +57,8 @@ impl Guard {
     /// The lease goes to its caller: from now on it is kept alive, where that
     /// was asked for, and others of this process line up behind it.
     pub(crate) fn begin(&self, turn: Option<Turn>) {
-        if let Some(turn) = turn {
+        if let Some(mut turn) = turn {
+            turn.count_grant(self.held.age());
             self.held.keep_turn(turn);
         }
         if self.held.keep_alive.is_some() {

@@ -1,5 +1,5 @@
-//! A guide, as documentation only: choosing a mode and a ttl, fencing a
-//! resource, many keys at once, first start and lost nodes, testing your own
+//! A guide, as documentation only: choosing a mode and a ttl, waiting, fencing
+//! a resource, many keys at once, first start and lost nodes, testing your own
 //! code.
 //!
 //! # Choosing a mode
@@ -35,6 +35,20 @@
 //! `max_ttl` is what everybody waits for when something was lost: a first
 //! start, later also a change of membership. Do not set it higher than you
 //! need.
+//!
+//! # Waiting
+//!
+//! Acquires of one key by one router stand in line, first come, first served;
+//! only the first of them asks the servers. It tries once, and then has the
+//! key's servers tell it when the key may have become free, whether it was
+//! released, expired or was deleted by hand: it sends nothing meanwhile. This
+//! takes a second connection to each server that somebody waits for (RESP3
+//! client tracking, Redis 6 or newer; it is closed half a minute after the last
+//! use, or a little later). Where the server's user may not run `HELLO` and
+//! `CLIENT TRACKING`, or a connection is lost, waiters poll, with random pauses
+//! that double from 8 to 256 ms. With [`attempts`](crate::Acquire::attempts) or
+//! [`retry_delay`](crate::Acquire::retry_delay) they poll as they are told. All
+//! of them try anew when the rival's lease ends, and every few seconds.
 //!
 //! # Fencing a resource
 //!

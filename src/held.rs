@@ -19,7 +19,7 @@ use crate::proto::attempt::{Claim, Grant};
 use crate::proto::lease::{Fence, Key, Token, Ttl};
 use crate::proto::quorum::{Placement, Seats};
 use crate::proto::renewal::{Extension, Prolongation, Renewal};
-use crate::proto::time::Instant;
+use crate::proto::time::{Instant, valid_until};
 
 /// How a lease is kept alive.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +121,13 @@ impl Held {
     pub(crate) fn keep_turn(self: &Arc<Self>, turn: Turn) {
         turn.hold(self);
         self.state.lock().turn = Some(turn);
+    }
+
+    /// How long ago it was asked for, or extended last.
+    pub(crate) fn age(&self) -> Duration {
+        let origin = Instant::default();
+        let validity = valid_until(origin, self.ttl.get()).saturating_since(origin);
+        clock::now().saturating_since(self.valid_until() - validity)
     }
 
     pub(crate) fn valid_until(&self) -> Instant {

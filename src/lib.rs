@@ -56,6 +56,7 @@ mod bootstrap;
 mod builder;
 mod clock;
 mod config;
+mod contend;
 mod drive;
 mod error;
 mod fleet;
@@ -69,6 +70,7 @@ pub mod node;
 pub mod proto;
 mod router;
 mod stats;
+mod waiting;
 
 pub use acquire::Acquire;
 pub use builder::RouterBuilder;

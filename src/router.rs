@@ -60,6 +60,7 @@ pub(crate) struct Defaults {
     pub(crate) ttl: Duration,
     pub(crate) wait: Duration,
     pub(crate) max_hold: Duration,
+    pub(crate) hand_overs: u32,
     pub(crate) label: Option<Arc<str>>,
 }
 
@@ -138,6 +139,7 @@ impl Router {
                     ttl: config.router.ttl,
                     wait: config.router.wait,
                     max_hold: config.router.max_hold,
+                    hand_overs: config.router.hand_overs,
                     label,
                 },
                 charter,

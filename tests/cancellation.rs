@@ -92,6 +92,8 @@ enum Call {
     AcquireBehindOwn,
     /// The key is held by another router; it waits in vain.
     AcquireBehindOther,
+    /// As before, but it polls.
+    PollBehindOther,
     /// Somebody of this process waits behind it, and must get the key.
     AcquireBeforeAnother,
     TryAcquire,
@@ -118,10 +120,11 @@ enum Call {
 /// Sorted; the first and the last are not contended for otherwise.
 const KEYS: [&str; 3] = ["a", KEY, "z"];
 
-const CALLS: [Call; 21] = [
+const CALLS: [Call; 22] = [
     Call::Acquire,
     Call::AcquireBehindOwn,
     Call::AcquireBehindOther,
+    Call::PollBehindOther,
     Call::AcquireBeforeAnother,
     Call::TryAcquire,
     Call::KeepAlive,
@@ -187,9 +190,13 @@ impl Bench {
                 let waiting = acquire().wait(in_vain).into_future();
                 cut_off(waiting, cut).await.is_some()
             }
-            Call::AcquireBehindOther => {
+            Call::AcquireBehindOther | Call::PollBehindOther => {
                 let guard = self.other.acquire(KEY).await.unwrap();
-                let waiting = acquire().wait(in_vain).into_future();
+                let waiting = match call {
+                    Call::PollBehindOther => acquire().retry_delay(in_vain / 8),
+                    _ => acquire(),
+                };
+                let waiting = waiting.wait(in_vain).into_future();
                 let is_over = cut_off(waiting, cut).await.is_some();
                 assert_eq!(guard.release().await.unwrap(), Released::InTime);
                 is_over

@@ -13,12 +13,12 @@ use super::guard_set::{GuardSet, extend_each};
 use super::{WINDOW, check_count};
 use crate::acquire::Acquire;
 use crate::clock;
+use crate::contend::Terms;
 use crate::error::Error;
 use crate::fleet::Fleet;
 use crate::gate::Turn;
 use crate::guard::Guard;
-use crate::proto::lease::{Key, Ttl};
-use crate::proto::time::Instant;
+use crate::proto::lease::Key;
 use crate::router::Router;
 
 /// Attempts that a round behind a busy key begins with: where many are busy,
@@ -136,21 +136,17 @@ impl AcquireAll {
 
     async fn run(self) -> Result<GuardSet, Error> {
         let keys = self.keys?;
-        let ttl = self.each.checked_ttl()?;
-        let started = clock::now();
-        let terms = Terms {
-            deadline: self.each.deadline(started, ttl),
+        let contest = Contest {
+            terms: self.each.terms(clock::now())?,
             each: self.each,
-            ttl,
-            started,
         };
         loop {
             // Declared first, dropped last: the next turn's requests queue up
             // behind the releases.
-            let turns = terms.turns(&keys).await?;
+            let turns = contest.turns(&keys).await?;
             // All turns were given back before it begins anew: they too are
             // waited for in order. Bounded by the wait.
-            if let Some(guards) = terms.win(&keys).await? {
+            if let Some(guards) = contest.win(&keys).await? {
                 guards
                     .iter()
                     .zip(turns)
@@ -182,20 +178,18 @@ fn in_order(mut keys: Vec<Key>) -> Result<Vec<Key>, Error> {
 }
 
 /// How a set of keys is contended for.
-struct Terms {
+struct Contest {
     each: Acquire,
-    ttl: Ttl,
-    started: Instant,
-    deadline: Option<Instant>,
+    terms: Terms,
 }
 
-impl Terms {
+impl Contest {
     /// The places in this process's queues, one after the other.
     async fn turns(&self, keys: &[Key]) -> Result<Vec<Option<Turn>>, Error> {
         let mut turns = Vec::with_capacity(keys.len());
         for key in keys {
-            let turn = self.each.turn(key, self.deadline).await;
-            turns.push(turn.map_err(|busy| self.each.give_up(0, self.started, busy))?);
+            let turn = self.each.turn(key, self.terms.deadline).await;
+            turns.push(turn.map_err(|busy| self.each.give_up(0, self.terms.started, busy))?);
         }
         Ok(turns)
     }
@@ -214,9 +208,7 @@ impl Terms {
             let Some(busy) = keys.get(guards.len()) else {
                 break;
             };
-            let contending = self
-                .each
-                .contend(busy, self.ttl, self.started, self.deadline);
+            let contending = self.each.contend(busy, self.terms);
             let Some(guard) = self.keeping(&guards, contending).await else {
                 return Ok(None);
             };
@@ -226,9 +218,13 @@ impl Terms {
             if matches!(error, Error::Lost { .. }) {
                 return Ok(None);
             }
-            let resume = clock::now() + Fleet::node_timeout(self.ttl);
-            if self.deadline.is_some_and(|deadline| resume >= deadline) {
-                return Err(self.each.give_up(1, self.started, error));
+            let resume = clock::now() + Fleet::node_timeout(self.terms.ttl);
+            if self
+                .terms
+                .deadline
+                .is_some_and(|deadline| resume >= deadline)
+            {
+                return Err(self.each.give_up(1, self.terms.started, error));
             }
             clock::sleep_until(resume).await;
         }
@@ -248,7 +244,7 @@ impl Terms {
         while granted < end {
             let most = end.min(begun + width - under_way.len());
             under_way.extend((begun..most).map(|index| async move {
-                let attempt = self.each.attempt(&keys[index], self.ttl, self.deadline);
+                let attempt = self.each.attempt(&keys[index], self.terms);
                 (index, attempt.await)
             }));
             begun = begun.max(most);
@@ -284,7 +280,9 @@ impl Terms {
             match self.freshen(guards).await {
                 Ok(()) => {}
                 Err(Error::Lost { .. }) => return,
-                Err(_) => clock::sleep_until(clock::now() + Fleet::node_timeout(self.ttl)).await,
+                Err(_) => {
+                    clock::sleep_until(clock::now() + Fleet::node_timeout(self.terms.ttl)).await
+                }
             }
             end = guards.iter().map(Guard::valid_until).min().unwrap_or(end);
         }
@@ -300,6 +298,6 @@ impl Terms {
 
     /// What must be left of a lease that nobody holds yet.
     fn fresh(&self) -> Duration {
-        self.ttl.get() * 2 / 3
+        self.terms.ttl.get() * 2 / 3
     }
 }

@@ -20,6 +20,12 @@ impl Backoff {
         cap: Duration::from_millis(256),
     };
 
+    /// For a key that several took a part of, and gave back.
+    pub const SPLIT: Self = Self {
+        base: Duration::from_millis(4),
+        cap: Duration::from_millis(64),
+    };
+
     /// For a server that cannot be reached.
     pub const RECONNECT: Self = Self {
         base: Duration::from_millis(50),

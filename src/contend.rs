@@ -1,0 +1,317 @@
+//! Taking a lease: wait for the turn, try, wait to be told, try again.
+
+use std::time::Duration;
+
+use crate::acquire::Acquire;
+use crate::clock;
+use crate::drive::Operation;
+use crate::error::Error;
+use crate::fleet::Fleet;
+use crate::gate::{Ahead, Turn};
+use crate::guard::Guard;
+use crate::held::{Held, KeepAlive};
+use crate::proto::attempt::{Attempt, Refused, Shortfall};
+use crate::proto::backoff::Backoff;
+use crate::proto::lease::{Holder, Key, Token, Ttl};
+use crate::proto::round::Refusal;
+use crate::proto::time::Instant;
+use crate::waiting::{Pauses, Rivals, way};
+
+/// Extends of one lease follow each other no faster.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How long to go on trying.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    pub(crate) wait: Option<Duration>,
+    pub(crate) attempts: Option<u32>,
+    pub(crate) retry_delay: Option<Duration>,
+    /// A single attempt, its error told as it is.
+    pub(crate) is_single: bool,
+}
+
+/// What holds for all attempts of a call that has begun.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) ttl: Ttl,
+    pub(crate) started: Instant,
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Acquire {
+    pub(crate) async fn run(self) -> Result<Guard, Error> {
+        let key = self.key.clone()?;
+        let terms = self.terms(self.started.unwrap_or_else(clock::now))?;
+        let mut turn = match self.turn(&key, terms.deadline).await {
+            Ok(turn) => turn,
+            Err(busy) => return Err(self.give_up(0, terms.started, busy)),
+        };
+        if let Some(turn) = &mut turn
+            && turn.streak.grants > self.router.defaults().hand_overs
+        {
+            self.give_way(turn, terms.deadline).await;
+        }
+        let guard = match self.attempt(&key, terms).await {
+            Ok(guard) => guard,
+            Err(failed) => self.persist(&key, terms, turn.as_mut(), failed).await?,
+        };
+        guard.begin(turn);
+        Ok(guard)
+    }
+
+    /// What a call that began at `started` is bound to.
+    pub(crate) fn terms(&self, started: Instant) -> Result<Terms, Error> {
+        let ttl = self.ttl.unwrap_or(self.router.defaults().ttl);
+        let ttl = Ttl::new(ttl, self.router.fleet().view.topology().max_ttl())?;
+        Ok(Terms {
+            ttl,
+            started,
+            deadline: self.patience.deadline(started, ttl),
+        })
+    }
+
+    /// Tries until it is granted or in vain, the turn being another's care.
+    pub(crate) async fn contend(&self, key: &Key, terms: Terms) -> Result<Guard, Error> {
+        match self.attempt(key, terms).await {
+            Ok(guard) => Ok(guard),
+            Err(failed) => self.persist(key, terms, None, failed).await,
+        }
+    }
+
+    /// Tries again after a first attempt that has failed.
+    async fn persist(
+        &self,
+        key: &Key,
+        terms: Terms,
+        turn: Option<&mut Turn>,
+        failed: Failed,
+    ) -> Result<Guard, Error> {
+        // On the heap: who is granted a free key needs no room for it.
+        Box::pin(self.try_again(key, terms, turn, failed)).await
+    }
+
+    async fn try_again(
+        &self,
+        key: &Key,
+        terms: Terms,
+        mut turn: Option<&mut Turn>,
+        mut failed: Failed,
+    ) -> Result<Guard, Error> {
+        let deadline = terms.deadline;
+        let mut pauses = self.patience.pauses();
+        let mut attempts = 1;
+        let mut last = None;
+        loop {
+            if !(failed.is_outdated && self.router.revise(deadline).await?) {
+                if let Some(turn) = &mut turn {
+                    turn.end_streak();
+                }
+                // An attempt that the wait has cut short tells less than the
+                // last one that had its time.
+                let is_cut_short = deadline.is_some_and(|deadline| clock::now() >= deadline);
+                let error = match last.take() {
+                    Some(last) if is_cut_short && failed.error.is_transient() => last,
+                    _ => failed.error,
+                };
+                let limit = self.patience.attempts;
+                let is_exhausted = is_cut_short || limit.is_some_and(|limit| attempts >= limit);
+                let goes_on = !is_exhausted && error.is_transient() && {
+                    let fleet = self.router.fleet();
+                    let rivals = &failed.rivals;
+                    pauses.wait(&fleet, key, rivals, deadline).await
+                };
+                if !goes_on {
+                    return Err(self.give_up(attempts, terms.started, error));
+                }
+                last = Some(error);
+            }
+            attempts += 1;
+            failed = match self.attempt(key, terms).await {
+                Ok(guard) => return Ok(guard),
+                Err(failed) => failed,
+            };
+        }
+    }
+
+    /// Leaves the key to other processes for a moment, for this one has had it
+    /// as often in a row as it may; not past `deadline`.
+    async fn give_way(&self, turn: &mut Turn, deadline: Option<Instant>) {
+        let until = clock::now() + way(turn.streak.trip);
+        if deadline.is_none_or(|deadline| until < deadline) {
+            Box::pin(clock::sleep_until(until)).await;
+            turn.end_streak();
+        }
+    }
+
+    /// The place in this process's queue; `None` for a single attempt while
+    /// somebody ahead is still trying: it may try as well.
+    pub(crate) async fn turn(
+        &self,
+        key: &Key,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Turn>, Error> {
+        let gate = self.router.gate();
+        let ahead = if self.patience.is_single {
+            gate.try_enter(key)
+        } else {
+            gate.enter(key, deadline).await
+        };
+        match ahead {
+            Ok(turn) => Ok(Some(turn)),
+            Err(Ahead::Contender) if self.patience.is_single => Ok(None),
+            Err(Ahead::Contender) => Err(Error::Contended {
+                key: key.clone(),
+                holder: None,
+                remaining: None,
+            }),
+            Err(Ahead::Holder(held)) if held.check(clock::now()).is_none() => {
+                let remaining = held.valid_until().saturating_since(clock::now());
+                let holder = Some(held.token.holder());
+                Err(Error::Contended {
+                    key: key.clone(),
+                    holder,
+                    remaining: Some(remaining),
+                })
+            }
+            Err(Ahead::Holder(_)) => Ok(None),
+        }
+    }
+
+    /// A single attempt. What it wins is neither kept alive nor marked as
+    /// having the turn before [`Guard::begin`].
+    pub(crate) async fn attempt(&self, key: &Key, terms: Terms) -> Result<Guard, Failed> {
+        let Terms { ttl, deadline, .. } = terms;
+        let _permit = match &self.pace {
+            Some(pace) => pace.acquire().await.ok(),
+            None => None,
+        };
+        let fleet = self.router.fleet();
+        let label = self.label.as_ref().unwrap_or(&self.router.defaults().label);
+        let token = Token::new(rand::random(), label.as_deref());
+        let keep_alive = self.keep_alive.map(|interval| KeepAlive {
+            interval: interval
+                .map(|own| own.max(SHORTEST_INTERVAL))
+                .filter(|&own| own < ttl.get() / 2)
+                .unwrap_or(ttl.get() / 3),
+            max_hold: self.max_hold.unwrap_or(self.router.defaults().max_hold),
+        });
+        let held = Held::new(&fleet, key, ttl, token, keep_alive);
+        fleet.counters.attempts.add_one();
+        match Operation::start(Attempt::new(held.claim()), &held, deadline).await {
+            Ok(grant) => {
+                fleet.counters.granted.add_one();
+                if grant.wrote_back {
+                    fleet.counters.write_backs.add_one();
+                }
+                Ok(Guard::new(held, grant.fence, self.router.clone()))
+            }
+            Err(refused) => Err(Failed::explain(&fleet, &held, refused)),
+        }
+    }
+
+    pub(crate) fn give_up(&self, attempts: u32, started: Instant, last: Error) -> Error {
+        if self.patience.is_single || !last.is_transient() {
+            return last;
+        }
+        let waited = clock::now().saturating_since(started);
+        Error::TimedOut {
+            attempts,
+            waited,
+            last: Box::new(last),
+        }
+    }
+}
+
+impl Patience {
+    /// When to stop. Attempts without a wait are bounded too, for they may
+    /// have to queue behind others of this process: by the time that as many
+    /// would take at the longest.
+    fn deadline(&self, started: Instant, ttl: Ttl) -> Option<Instant> {
+        if self.is_single {
+            return None;
+        }
+        let longest_pause = self.retry_delay.unwrap_or(Backoff::CONTENTION.cap);
+        let longest_attempt = 2 * Fleet::node_timeout(ttl);
+        let by_attempts = |attempts| (longest_pause + longest_attempt).saturating_mul(attempts);
+        let limit = self.wait.or(self.attempts.map(by_attempts))?;
+        Some(started + limit)
+    }
+
+    /// Attempts that are counted or spaced are made as said, whatever could
+    /// be told of the key.
+    fn pauses(&self) -> Pauses {
+        Pauses::new(self.retry_delay, self.attempts.is_some())
+    }
+}
+
+/// An attempt that did not win.
+pub(crate) struct Failed {
+    error: Error,
+    /// Who stood in the way.
+    rivals: Rivals,
+    /// Nodes serve another view, or none.
+    is_outdated: bool,
+}
+
+impl Failed {
+    fn explain(fleet: &Fleet, held: &Held, refused: Refused) -> Self {
+        let Refused {
+            shortfall,
+            granted,
+            refusals,
+        } = refused;
+        let obstacles = Rivals::of(&held.placement, granted, &refusals);
+        let rivals = || {
+            refusals.iter().filter_map(|(_, refusal)| match refusal {
+                Refusal::Busy(rival) => Some(rival.as_ref()),
+                _ => None,
+            })
+        };
+        let outages = refusals
+            .iter()
+            .filter(|(_, refusal)| !matches!(refusal, Refusal::Busy(_)))
+            .filter_map(|(node, _)| held.placement.seat(*node))
+            .collect();
+        let is_outage = held.placement.is_blocked_by(outages) || rivals().next().is_none();
+        let is_outdated = refusals
+            .iter()
+            .any(|(_, refusal)| matches!(refusal, Refusal::Stale(_)));
+        let key = held.key.clone();
+        let counters = &fleet.counters;
+        let is_contended = shortfall == Shortfall::Votes && !is_outage;
+        if is_contended {
+            &counters.contended
+        } else {
+            &counters.failed
+        }
+        .add_one();
+        let error = match shortfall {
+            _ if is_contended => {
+                let strongest = rivals().flatten().max_by_key(|rival| rival.remaining);
+                let holder: Option<Holder> = strongest.and_then(|rival| rival.holder.clone());
+                Error::Contended {
+                    key,
+                    holder,
+                    remaining: strongest.and_then(|rival| rival.remaining),
+                }
+            }
+            Shortfall::Votes | Shortfall::Fence => {
+                fleet.no_quorum(&key, granted, &held.placement, refusals)
+            }
+            Shortfall::Expired => Error::TooSlow {
+                key,
+                ttl: held.ttl.get(),
+            },
+            Shortfall::Unconfirmed => Error::Unconfirmed {
+                key,
+                needed: fleet.view.majority(),
+                causes: fleet.causes(refusals),
+            },
+        };
+        Self {
+            error,
+            rivals: obstacles,
+            is_outdated,
+        }
+    }
+}
