@@ -50,6 +50,14 @@
 //! [`retry_delay`](crate::Acquire::retry_delay) they poll as they are told. All
 //! of them try anew when the rival's lease ends, and every few seconds.
 //!
+//! Within a router a key passes straight from one waiter to the next: the new
+//! holder's request follows the release down the same connection, and gets a
+//! token and a fence of its own. After 16 such hand-overs in a row
+//! (`router.hand_overs`) the router leaves the key for a moment, a millisecond
+//! or two and two round trips, to those that wait in other processes. Between
+//! processes there is no order, only this chance: make one router per process,
+//! and clone it.
+//!
 //! # Fencing a resource
 //!
 //! A lock that expires cannot stop a holder that does not know it yet. The

@@ -23,7 +23,7 @@ use std::time::Duration;
 use common::{Arm, Cluster, KEY, PROMPTLY, TestNode, eventually, name};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use ringlock::{Init, MemoryNode, Released, Router, RouterBuilder};
+use ringlock::{Acquire, Init, MemoryNode, Released, Router, RouterBuilder};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -83,6 +83,9 @@ async fn cut_off<F: Future>(future: F, cut: Cut) -> Option<F::Output> {
     }
     None
 }
+
+/// How long to wait for a key that does not become free.
+const IN_VAIN: Duration = Duration::from_millis(20);
 
 /// A future of the public API, and what stands around it.
 #[derive(Clone, Copy, Debug)]
@@ -182,24 +185,17 @@ impl Bench {
     async fn make(&self, call: Call, cut: Cut) -> bool {
         let router = &self.router;
         let acquire = || router.acquire(KEY);
-        let in_vain = Duration::from_millis(20);
         match call {
             Call::Acquire => cut_off(acquire().into_future(), cut).await.is_some(),
             Call::AcquireBehindOwn => {
                 let _guard = acquire().await.unwrap();
-                let waiting = acquire().wait(in_vain).into_future();
+                let waiting = acquire().wait(IN_VAIN).into_future();
                 cut_off(waiting, cut).await.is_some()
             }
-            Call::AcquireBehindOther | Call::PollBehindOther => {
-                let guard = self.other.acquire(KEY).await.unwrap();
-                let waiting = match call {
-                    Call::PollBehindOther => acquire().retry_delay(in_vain / 8),
-                    _ => acquire(),
-                };
-                let waiting = waiting.wait(in_vain).into_future();
-                let is_over = cut_off(waiting, cut).await.is_some();
-                assert_eq!(guard.release().await.unwrap(), Released::InTime);
-                is_over
+            Call::AcquireBehindOther => self.wait_behind_other(acquire(), cut).await,
+            Call::PollBehindOther => {
+                let polling = acquire().retry_delay(IN_VAIN / 8);
+                self.wait_behind_other(polling, cut).await
             }
             Call::AcquireBeforeAnother => {
                 // Spawned: it lines up behind the first poll of the first.
@@ -304,6 +300,14 @@ impl Bench {
             }
             of_one => unreachable!("{of_one:?} is of one key"),
         }
+    }
+
+    async fn wait_behind_other(&self, acquire: Acquire, cut: Cut) -> bool {
+        let guard = self.other.acquire(KEY).await.unwrap();
+        let waiting = acquire.wait(IN_VAIN).into_future();
+        let is_over = cut_off(waiting, cut).await.is_some();
+        assert_eq!(guard.release().await.unwrap(), Released::InTime);
+        is_over
     }
 
     /// Nothing is left of what went before.
