@@ -1,0 +1,46 @@
+//! Sharded and quorum mode side by side, and beside peers.
+//!
+//! ```sh
+//! cargo bench --features cli --bench modes               # every goal; some minutes
+//! cargo bench --features cli --bench modes -- --quick    # under a minute
+//! cargo bench --features cli --bench modes -- --help
+//! ```
+//!
+//! The code is that of the program's `ringlock bench`; here the crate `rslock`
+//! takes part too. Without `--bench`, as in `cargo test --benches`, it runs
+//! every scene once and briefly.
+
+#[path = "../src/bin/ringlock/bench/mod.rs"]
+mod bench;
+#[path = "modes/rslock.rs"]
+mod rslock_peer;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Said by cargo when it is to be measured.
+    #[arg(long, hide = true)]
+    bench: bool,
+    #[command(flatten)]
+    options: bench::Options,
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(bench::worker::ARGUMENT) {
+        let task = arguments.next().unwrap_or_default();
+        let done = bench::worker::run(&task).map(|()| ExitCode::SUCCESS);
+        return done.unwrap_or_else(bench::failed);
+    }
+    let cli = Cli::parse();
+    let effort = match (cli.bench, cli.options.quick) {
+        (false, _) => bench::Effort::Test,
+        (true, true) => bench::Effort::Quick,
+        (true, false) => bench::Effort::Full,
+    };
+    let done = bench::run(&cli.options, effort, &[rslock_peer::PEER]);
+    done.map_or_else(bench::failed, bench::Outcome::exit_code)
+}

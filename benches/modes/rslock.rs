@@ -1,0 +1,45 @@
+//! The crate `rslock`, as it comes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rslock::{Lock, LockManager};
+
+use crate::bench::contenders::TTL_MS;
+use crate::bench::keys::KeySpace;
+use crate::bench::load::{Checked, Contender, Farewell, Locker};
+use crate::bench::{Fault, Peer};
+
+pub(crate) const PEER: Peer = Peer {
+    name: "rslock",
+    make,
+};
+
+fn make(urls: &[String], keys: Arc<KeySpace>) -> Arc<dyn Contender> {
+    let rslock = Rslock {
+        manager: LockManager::new(urls.to_vec()),
+        keys: Arc::clone(&keys),
+    };
+    Arc::new(Checked::new(rslock, keys))
+}
+
+#[derive(Clone)]
+struct Rslock {
+    manager: LockManager,
+    keys: Arc<KeySpace>,
+}
+
+impl Locker for Rslock {
+    type Lease = Lock;
+
+    async fn acquire(&self, _: usize, key: usize) -> Result<Lock, Fault> {
+        let ttl = Duration::from_millis(TTL_MS);
+        let lock = self.manager.lock(self.keys.get(key), ttl).await;
+        lock.map_err(|error| format!("{error:?}").into())
+    }
+
+    async fn release(&self, lease: Lock) -> Result<Farewell, Fault> {
+        self.manager.unlock(&lease).await;
+        Ok(Farewell::Untold)
+    }
+}

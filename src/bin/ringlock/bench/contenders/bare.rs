@@ -1,0 +1,98 @@
+//! The redis crate and nothing else: SET NX PX, and a script that compares and
+//! deletes, on one multiplexed connection per node as it comes.
+
+use std::sync::Arc;
+
+use redis::aio::MultiplexedConnection;
+
+use super::{TTL_MS, token};
+use crate::bench::Fault;
+use crate::bench::keys::KeySpace;
+use crate::bench::load::{Farewell, Locker};
+
+const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
+
+/// Which node owns a key, for all keys.
+pub(crate) type Owners = Arc<[u8]>;
+
+#[derive(Clone)]
+pub(crate) struct Bare {
+    connections: Arc<[MultiplexedConnection]>,
+    owners: Option<Owners>,
+    keys: Arc<KeySpace>,
+    release: Arc<str>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lease {
+    key: usize,
+    token: String,
+}
+
+impl Bare {
+    /// `keys` must be of its own: their names are what it locks. Without
+    /// `owners` all of them are the first node's.
+    pub(crate) async fn connect(
+        urls: &[String],
+        owners: Option<Owners>,
+        keys: Arc<KeySpace>,
+    ) -> Result<Self, Fault> {
+        let mut connections = Vec::new();
+        let mut release = String::new();
+        for url in urls {
+            let client = redis::Client::open(url.as_str())?;
+            let mut connection = client.get_multiplexed_async_connection().await?;
+            release = redis::cmd("SCRIPT")
+                .arg("LOAD")
+                .arg(RELEASE)
+                .query_async(&mut connection)
+                .await?;
+            connections.push(connection);
+        }
+        Ok(Self {
+            connections: connections.into(),
+            owners,
+            keys,
+            release: release.into(),
+        })
+    }
+
+    fn connection(&self, key: usize) -> MultiplexedConnection {
+        let owner = self.owners.as_ref().map_or(0, |owners| owners[key]);
+        self.connections[usize::from(owner)].clone()
+    }
+}
+
+impl Locker for Bare {
+    type Lease = Lease;
+
+    async fn acquire(&self, _: usize, key: usize) -> Result<Lease, Fault> {
+        let token = token();
+        let taken: Option<String> = redis::cmd("SET")
+            .arg(self.keys.get(key))
+            .arg(&token)
+            .arg("NX")
+            .arg("PX")
+            .arg(TTL_MS)
+            .query_async(&mut self.connection(key))
+            .await?;
+        match taken {
+            Some(_) => Ok(Lease { key, token }),
+            None => Err("busy".into()),
+        }
+    }
+
+    async fn release(&self, lease: Lease) -> Result<Farewell, Fault> {
+        let deleted: u64 = redis::cmd("EVALSHA")
+            .arg(&*self.release)
+            .arg(1)
+            .arg(self.keys.get(lease.key))
+            .arg(&lease.token)
+            .query_async(&mut self.connection(lease.key))
+            .await?;
+        Ok(match deleted {
+            1 => Farewell::InTime,
+            _ => Farewell::Late,
+        })
+    }
+}

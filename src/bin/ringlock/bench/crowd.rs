@@ -1,0 +1,138 @@
+//! Many waiters for one key, and when each of them held it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::task::JoinSet;
+
+use super::Fault;
+use super::checker::{Faults, Tenure, check_history};
+use super::load::{Farewell, Locker, hold};
+use super::rounds::median;
+
+/// What the waiters of one process do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crowd {
+    /// The number of the first waiter, among all processes.
+    pub(crate) first: usize,
+    pub(crate) waiters: usize,
+    pub(crate) hold: Duration,
+    /// By [`now`].
+    pub(crate) begin: u64,
+    pub(crate) end: u64,
+}
+
+/// Nanoseconds of a clock that all processes of the machine share.
+pub(crate) fn now() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+/// Every waiter asks for the one key again and again.
+pub(crate) async fn gather<L: Locker>(locker: &L, crowd: Crowd) -> Result<Vec<Tenure>, Fault> {
+    let mut waiters = JoinSet::new();
+    let locker = Arc::new(locker.clone());
+    let pause = crowd.begin.saturating_sub(now());
+    tokio::time::sleep(Duration::from_nanos(pause)).await;
+    for index in 0..crowd.waiters {
+        let locker = Arc::clone(&locker);
+        waiters.spawn(async move { wait(&*locker, index, crowd).await });
+    }
+    let mut history = Vec::new();
+    while let Some(own) = waiters.join_next().await {
+        history.extend(own??);
+    }
+    Ok(history)
+}
+
+async fn wait<L: Locker>(locker: &L, index: usize, crowd: Crowd) -> Result<Vec<Tenure>, Fault> {
+    let mut own = Vec::new();
+    let mut asked = now();
+    while asked < crowd.end {
+        let lease = locker.acquire(index, 0).await?;
+        let from = now();
+        let fence = L::fence(&lease);
+        hold(crowd.hold).await;
+        let to = now();
+        let was_late = locker.release(lease).await? == Farewell::Late;
+        own.push(Tenure {
+            holder: (crowd.first + index) as u64,
+            asked,
+            from,
+            to,
+            fence,
+            was_late,
+        });
+        asked = now();
+    }
+    Ok(own)
+}
+
+/// What one turn of a crowd comes to.
+#[derive(Clone, Debug)]
+pub(crate) struct Census {
+    /// Grants to another than the holder before, per second.
+    pub(crate) changes_per_s: f64,
+    pub(crate) changes: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) hold_us: f64,
+    pub(crate) faults: Faults,
+}
+
+impl Census {
+    /// Counts what began between `begin` and `end`; all of it is checked.
+    pub(crate) fn take(mut history: Vec<Tenure>, begin: u64, end: u64) -> Self {
+        let faults = check_history(&mut history);
+        let is_counted = |tenure: &&Tenure| (begin..end).contains(&tenure.from);
+        let changes = history
+            .windows(2)
+            .filter(|pair| pair[0].holder != pair[1].holder && is_counted(&&pair[1]))
+            .count() as f64;
+        let mut waits: Vec<f64> = history
+            .iter()
+            .filter(is_counted)
+            .map(|tenure| (tenure.from - tenure.asked) as f64 / 1e6)
+            .collect();
+        waits.sort_unstable_by(f64::total_cmp);
+        let quantile = |share: f64| {
+            let index = (waits.len() as f64 * share) as usize;
+            waits.get(index).copied().unwrap_or(f64::NAN)
+        };
+        let holds: Vec<f64> = history
+            .iter()
+            .map(|tenure| (tenure.to - tenure.from) as f64 / 1e3)
+            .collect();
+        Self {
+            changes_per_s: changes / ((end - begin) as f64 / 1e9),
+            changes,
+            p50_ms: quantile(0.5),
+            p99_ms: quantile(0.99),
+            hold_us: median(&holds),
+            faults,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_changes_of_the_holder_count() {
+        let tenure = |holder, from| Tenure {
+            holder,
+            asked: from - 5,
+            from,
+            to: from + 1,
+            fence: None,
+            was_late: false,
+        };
+        let history = vec![tenure(1, 10), tenure(1, 20), tenure(2, 30), tenure(1, 40)];
+        let census = Census::take(history, 0, 1_000_000_000);
+        assert_eq!(census.changes, 2.0);
+        assert_eq!(census.p50_ms, 5e-6);
+        assert!(census.faults.is_clean());
+    }
+}

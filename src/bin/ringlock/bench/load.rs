@@ -1,0 +1,337 @@
+//! Puts a locker under load, closed or open, and keeps what it sees.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::Fault;
+use super::checker::{Checker, Faults};
+use super::keys::{KeySpace, Lane};
+
+/// Something that takes and gives back locks.
+pub(crate) trait Locker: Clone + Send + Sync + 'static {
+    type Lease: Send;
+
+    /// Locks the key with this number, for the task with that one.
+    fn acquire(
+        &self,
+        task: usize,
+        key: usize,
+    ) -> impl Future<Output = Result<Self::Lease, Fault>> + Send;
+
+    /// The fencing token, where there is one.
+    fn fence(_: &Self::Lease) -> Option<u64> {
+        None
+    }
+
+    fn release(&self, lease: Self::Lease) -> impl Future<Output = Result<Farewell, Fault>> + Send;
+}
+
+/// What a release said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    InTime,
+    Late,
+    /// The contender's release does not tell.
+    #[allow(
+        dead_code,
+        reason = "the peers that do not tell are not part of the program"
+    )]
+    Untold,
+}
+
+/// What one turn asks of a contender.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) tasks: usize,
+    pub(crate) hold: Duration,
+    /// Not counted.
+    pub(crate) warm_up: Duration,
+    pub(crate) span: Duration,
+    pub(crate) pace: Pace,
+}
+
+/// When a task begins its next pair.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Pace {
+    /// As soon as the last one is over.
+    Closed,
+    /// By a schedule of so many a second, whatever became of those before;
+    /// what comes too late is late from its intended start on.
+    Open(f64),
+}
+
+/// One finished pair.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    /// When it was over, from the turn's beginning.
+    pub(crate) done: Duration,
+    /// How long the acquire took, from its (intended) start.
+    pub(crate) acquire: Duration,
+}
+
+/// What one turn brought.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    pub(crate) samples: Vec<Sample>,
+    pub(crate) failures: u64,
+    pub(crate) first_failure: Option<String>,
+    warm_up: Duration,
+    span: Duration,
+    is_open: bool,
+}
+
+impl Turn {
+    pub(crate) fn new(load: &Load) -> Self {
+        Self {
+            warm_up: load.warm_up,
+            span: load.span,
+            is_open: load.pace != Pace::Closed,
+            ..Self::default()
+        }
+    }
+
+    /// How many a second were done between the warm-up and the end.
+    pub(crate) fn pairs_per_second(&self) -> f64 {
+        let counted = self.warm_up..self.warm_up + self.span;
+        let samples = self.samples.iter();
+        let done = samples.filter(|sample| counted.contains(&sample.done));
+        done.count() as f64 / self.span.as_secs_f64()
+    }
+
+    /// How long the acquires took after the warm-up. In an open loop those
+    /// that came after the end count too: they are the latest of all.
+    pub(crate) fn latencies(&self) -> impl Iterator<Item = Duration> {
+        let end = self.warm_up + self.span;
+        self.samples
+            .iter()
+            .filter(move |sample| sample.done >= self.warm_up)
+            .filter(move |sample| self.is_open || sample.done < end)
+            .map(|sample| sample.acquire)
+    }
+
+    fn add(&mut self, log: Turn) {
+        self.samples.extend(log.samples);
+        self.failures += log.failures;
+        self.first_failure = self.first_failure.take().or(log.first_failure);
+    }
+
+    fn fail(&mut self, fault: &Fault) {
+        self.failures += 1;
+        self.first_failure.get_or_insert_with(|| fault.to_string());
+    }
+}
+
+pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Something that takes turns.
+pub(crate) trait Contender: Send + Sync {
+    fn turn<'a>(&'a self, load: &'a Load) -> Boxed<'a, Result<Turn, Fault>>;
+
+    fn faults(&self) -> Faults;
+
+    /// How many grants each node made, where `owners` tells whose a key is.
+    fn grants(&self, _owners: &[u8]) -> Vec<u64> {
+        Vec::new()
+    }
+}
+
+/// A locker under the check of its own results.
+#[derive(Debug)]
+pub(crate) struct Checked<L> {
+    locker: L,
+    keys: Arc<KeySpace>,
+    checker: Arc<Checker>,
+}
+
+impl<L: Locker> Checked<L> {
+    pub(crate) fn new(locker: L, keys: Arc<KeySpace>) -> Self {
+        let checker = Arc::new(Checker::new(keys.len()));
+        Self {
+            locker,
+            keys,
+            checker,
+        }
+    }
+
+    async fn run(&self, load: &Load) -> Result<Turn, Fault> {
+        let schedule = Arc::new(Schedule::new(load));
+        let mut tasks = JoinSet::new();
+        for index in 0..load.tasks {
+            let visitor = Visitor {
+                locker: self.locker.clone(),
+                keys: Arc::clone(&self.keys),
+                checker: Arc::clone(&self.checker),
+                schedule: Arc::clone(&schedule),
+                lane: Lane {
+                    index,
+                    of: load.tasks,
+                },
+                hold: load.hold,
+            };
+            tasks.spawn(visitor.run());
+        }
+        if let Pace::Open(_) = load.pace {
+            // Of its own: the runtime's timer counts whole milliseconds.
+            let schedule = Arc::clone(&schedule);
+            std::thread::spawn(move || schedule.announce());
+        }
+        let mut turn = Turn::new(load);
+        while let Some(log) = tasks.join_next().await {
+            turn.add(log?);
+        }
+        Ok(turn)
+    }
+}
+
+impl<L: Locker> Contender for Checked<L> {
+    fn turn<'a>(&'a self, load: &'a Load) -> Boxed<'a, Result<Turn, Fault>> {
+        Box::pin(self.run(load))
+    }
+
+    fn faults(&self) -> Faults {
+        self.checker.faults()
+    }
+
+    fn grants(&self, owners: &[u8]) -> Vec<u64> {
+        self.checker.grants(owners)
+    }
+}
+
+/// When the pairs of a turn begin.
+#[derive(Debug)]
+struct Schedule {
+    begin: Instant,
+    end: Instant,
+    pace: Pace,
+    /// Those of an open loop that are due and that nobody has begun.
+    due: Semaphore,
+    next: AtomicUsize,
+}
+
+impl Schedule {
+    fn new(load: &Load) -> Self {
+        let begin = Instant::now();
+        Self {
+            begin,
+            end: begin + load.warm_up + load.span,
+            pace: load.pace,
+            due: Semaphore::new(0),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// The intended start of the next pair; `None` when the turn is over.
+    async fn next(&self, now: Instant) -> Option<Instant> {
+        let Pace::Open(rate) = self.pace else {
+            return (now < self.end).then_some(now);
+        };
+        self.due.acquire().await.ok()?.forget();
+        let index = self.next.fetch_add(1, Relaxed);
+        let intended = self.begin + Duration::from_secs_f64(index as f64 / rate);
+        // What fell due in time is carried out, however late.
+        (intended < self.end).then_some(intended)
+    }
+
+    /// Says of each pair of an open loop when it is due.
+    fn announce(&self) {
+        let Pace::Open(rate) = self.pace else { return };
+        let mut announced = 0;
+        loop {
+            let elapsed = self.begin.elapsed().min(self.end - self.begin);
+            let due = (elapsed.as_secs_f64() * rate) as usize;
+            self.due.add_permits(due - announced);
+            announced = due;
+            if self.begin + elapsed == self.end {
+                // Whoever still waits is told that it is over.
+                self.due.add_permits(Semaphore::MAX_PERMITS / 2);
+                return;
+            }
+            let next = Duration::from_secs_f64((announced + 1) as f64 / rate);
+            let pause = next.saturating_sub(self.begin.elapsed());
+            std::thread::sleep(pause.clamp(Duration::from_micros(50), Duration::from_millis(50)));
+        }
+    }
+}
+
+/// One task of a turn.
+struct Visitor<L> {
+    locker: L,
+    keys: Arc<KeySpace>,
+    checker: Arc<Checker>,
+    schedule: Arc<Schedule>,
+    lane: Lane,
+    hold: Duration,
+}
+
+impl<L: Locker> Visitor<L> {
+    async fn run(self) -> Turn {
+        let mut log = Turn::default();
+        let mut now = Instant::now();
+        while let Some(start) = self.schedule.next(now).await {
+            match self.pair(start).await {
+                Ok(acquire) => {
+                    now = Instant::now();
+                    let done = now - self.schedule.begin;
+                    log.samples.push(Sample { done, acquire });
+                }
+                Err(fault) => {
+                    log.fail(&fault);
+                    // A node that is gone refuses at once: no storm.
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    now = Instant::now();
+                }
+            }
+        }
+        log
+    }
+
+    async fn pair(&self, start: Instant) -> Result<Duration, Fault> {
+        let key = self.keys.draw(self.lane);
+        let holder = self.lane.index as u64 + 1;
+        let lease = self.locker.acquire(self.lane.index, key).await?;
+        let acquired = start.elapsed();
+        self.checker.enter(key, holder, L::fence(&lease));
+        hold(self.hold).await;
+        self.checker.leave(key, holder);
+        if self.locker.release(lease).await? == Farewell::Late {
+            self.checker.late(key);
+        }
+        Ok(acquired)
+    }
+}
+
+/// The runtime's timer may be late by so much.
+const TIMER_SLACK: Duration = Duration::from_millis(2);
+
+/// Holds a lock for exactly `time`: a sleep of one millisecond would take two.
+/// The last of it is spent yielding, so that others run meanwhile.
+pub(crate) async fn hold(time: Duration) {
+    if time.is_zero() {
+        return;
+    }
+    let begin = Instant::now();
+    if time > TIMER_SLACK {
+        tokio::time::sleep(time - TIMER_SLACK).await;
+    }
+    while begin.elapsed() < time {
+        tokio::task::yield_now().await;
+    }
+}
+
+impl std::fmt::Display for Load {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.pace {
+            Pace::Closed => f.write_str("closed")?,
+            Pace::Open(rate) => write!(f, "open {rate:.0}/s")?,
+        }
+        if !self.hold.is_zero() {
+            write!(f, " hold {}", humantime::format_duration(self.hold))?;
+        }
+        Ok(())
+    }
+}

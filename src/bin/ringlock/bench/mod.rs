@@ -1,0 +1,191 @@
+//! The bench harness: sharded and quorum mode side by side, and beside peers,
+//! in one run. The program `ringlock bench` and `cargo bench --bench modes`
+//! are this code; the latter adds peers that are no part of the program.
+//!
+//! Contenders take turns in short rounds ([`rounds`]), under loads ([`load`])
+//! and under the check of their own results ([`checker`]). [`scenes`] has what
+//! is compared, [`report`] the forms in which it is told.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program: it reports"
+)]
+
+pub(crate) mod checker;
+pub(crate) mod contenders;
+mod crowd;
+pub(crate) mod keys;
+pub(crate) mod load;
+mod monitor;
+mod options;
+mod probe;
+mod proxy;
+mod report;
+mod rounds;
+pub(crate) mod scenes;
+mod servers;
+mod stage;
+pub(crate) mod worker;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use options::Scene;
+pub(crate) use options::{Effort, Options};
+use report::{Machine, Report};
+pub(crate) use scenes::Peer;
+use scenes::{Run, delay, hot, loss, matrix, processes, throughput};
+use stage::Stage;
+
+/// What went wrong, in words: a bench hands it through to its user.
+pub(crate) type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// How a run that came to its end ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Clean,
+    /// Holders overlapped, a fence went back or a release was not in time.
+    Faulty,
+}
+
+impl Outcome {
+    pub(crate) fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Clean => ExitCode::SUCCESS,
+            Self::Faulty => ExitCode::from(1),
+        }
+    }
+}
+
+/// Says why a run could not be brought to its end.
+#[expect(clippy::needless_pass_by_value, reason = "it ends a chain of results")]
+pub(crate) fn failed(fault: Fault) -> ExitCode {
+    eprintln!("error: {fault}");
+    ExitCode::from(3)
+}
+
+/// Runs the bench on a runtime of its own, and tells what it found.
+pub(crate) fn run(
+    options: &Options,
+    effort: Effort,
+    peers: &'static [Peer],
+) -> Result<Outcome, Fault> {
+    let mut builder = match options.workers {
+        0 => tokio::runtime::Builder::new_current_thread(),
+        workers => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(workers);
+            builder
+        }
+    };
+    let runtime = builder.enable_all().build()?;
+    let report = runtime.block_on(play(options, effort, peers))?;
+    // Threads that wait for input would hold it up.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    report.print();
+    report.write(&options.out)?;
+    println!("report: {}", options.out.join("report.html").display());
+    let faults = &report.faults;
+    if faults.is_clean() {
+        println!("no two holders overlapped, no fence went back, every release was in time");
+        return Ok(Outcome::Clean);
+    }
+    eprintln!(
+        "error: {} overlaps, {} fences that went back, {} releases not in time; first: {}",
+        faults.overlaps,
+        faults.reversals,
+        faults.late_releases,
+        faults.first.as_deref().unwrap_or_default()
+    );
+    Ok(Outcome::Faulty)
+}
+
+async fn play(options: &Options, effort: Effort, peers: &'static [Peer]) -> Result<Report, Fault> {
+    let plan = options.plan(effort);
+    let keys = options.keys.unwrap_or(effort.keys());
+    let stage = Stage::set(&options.nodes, options.delay, keys, options.hot_share)?;
+    let progress = progress();
+    let mut run = Run {
+        plan,
+        tasks: options.tasks(effort),
+        rates: options.rates(effort),
+        hold: options.hold,
+        hot_hold: options.hot_hold,
+        is_full: effort == Effort::Full,
+        report: Report::new(machine(options, &stage)?, plan),
+        stage,
+        peers,
+        progress: progress.clone(),
+    };
+    if run.stage.is_in_memory() {
+        let note = "NO SERVER WAS FOUND: nodes are in memory, nothing here says how fast ringlock is \
+                    on Redis. Install redis-server, or name your nodes with --nodes.";
+        progress.println(note);
+        run.note(note);
+    }
+    if peers.is_empty() {
+        run.note(
+            "goals 3 and 5 compare with rslock, which is part of `cargo bench --bench modes` only",
+        );
+    }
+    for scene in options.scenes() {
+        match scene {
+            Scene::OneNode => throughput::one_node(&mut run).await?,
+            Scene::FiveNodes => throughput::five_sharded(&mut run).await?,
+            Scene::Quorum => throughput::quorum(&mut run).await?,
+            Scene::Delay => delay::slow_minority(&mut run).await?,
+            Scene::Hot => hot::one_process(&mut run).await?,
+            Scene::Processes => processes::several(&mut run).await?,
+            Scene::Modes => matrix::side_by_side(&mut run).await?,
+            Scene::Open => matrix::open_loop(&mut run).await?,
+            Scene::HotShare => matrix::hot_share(&mut run).await?,
+            Scene::Loss => loss::node_loss(&mut run).await?,
+        }
+    }
+    progress.finish_and_clear();
+    run.stage.clear();
+    Ok(run.report)
+}
+
+fn progress() -> ProgressBar {
+    let progress = ProgressBar::new(0);
+    // The template is a constant; without it the bar has its default looks.
+    if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} {bar:30} {pos}/{len} {msg}") {
+        progress.set_style(style);
+    }
+    progress.enable_steady_tick(Duration::from_millis(500));
+    progress
+}
+
+fn machine(options: &Options, stage: &Stage) -> Result<Machine, Fault> {
+    let mut versions = Vec::new();
+    for probe in stage.probes(usize::MAX) {
+        let version = probe.version()?;
+        if !versions.contains(&version) {
+            versions.push(version);
+        }
+    }
+    let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let processor = processors
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("processor unknown", |(_, name)| name);
+    Ok(Machine {
+        date: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
+        cores: std::thread::available_parallelism()?.get(),
+        processor: processor.to_owned(),
+        servers: match stage.is_in_memory() {
+            true => "NODES IN MEMORY".into(),
+            false => format!("{} x {}", stage.nodes.len(), versions.join(", ")),
+        },
+        runtime: match options.workers {
+            0 => "tokio current_thread".into(),
+            workers => format!("tokio with {workers} workers"),
+        },
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        version: env!("CARGO_PKG_VERSION"),
+    })
+}

@@ -1,0 +1,142 @@
+//! A crowd in a process of its own: the same program, run again.
+
+use std::io::{BufRead, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Fault;
+use super::checker::Tenure;
+use super::contenders::routed::Routed;
+use super::contenders::signal::SignalList;
+use super::crowd::{Crowd, gather};
+use super::keys::KeySpace;
+use super::load::Locker;
+
+/// The argument by which a program knows that it is a worker; the task follows.
+pub(crate) const ARGUMENT: &str = "bench-worker";
+
+/// What a worker is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Task {
+    pub(crate) protocol: Protocol,
+    pub(crate) url: String,
+    pub(crate) namespace: String,
+    pub(crate) first: usize,
+    pub(crate) waiters: usize,
+    pub(crate) hold_us: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Protocol {
+    Ringlock,
+    SignalList,
+}
+
+/// One turn, by the clock that all processes share.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Order {
+    begin: u64,
+    end: u64,
+}
+
+/// Carries out `task`, turn by turn, until the orders end.
+pub(crate) fn run(task: &str) -> Result<(), Fault> {
+    let task: Task = serde_json::from_str(task)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match task.protocol {
+            Protocol::Ringlock => {
+                let keys = Arc::new(KeySpace::new("hot:", 1, 0.0));
+                let urls = std::slice::from_ref(&task.url);
+                let routed = Routed::connect(urls, 1, &task.namespace, &keys).await?;
+                serve(&routed, &task).await
+            }
+            Protocol::SignalList => {
+                let list = SignalList::connect(&task.url, &task.namespace, task.waiters).await?;
+                serve(&list, &task).await
+            }
+        }
+    })
+}
+
+async fn serve<L: Locker>(locker: &L, task: &Task) -> Result<(), Fault> {
+    let mut out = std::io::stdout();
+    writeln!(out, "\"ready\"")?;
+    // Between the turns there is nothing else to do: reading may block.
+    for order in std::io::stdin().lock().lines() {
+        let Order { begin, end } = serde_json::from_str(&order?)?;
+        let crowd = Crowd {
+            first: task.first,
+            waiters: task.waiters,
+            hold: Duration::from_micros(task.hold_us),
+            begin,
+            end,
+        };
+        let history = gather(locker, crowd).await?;
+        writeln!(out, "{}", serde_json::to_string(&history)?)?;
+    }
+    Ok(())
+}
+
+/// A worker, as the parent sees it; killed by its handle when dropped.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    child: Child,
+    orders: ChildStdin,
+    results: std::io::BufReader<ChildStdout>,
+}
+
+impl Worker {
+    pub(crate) fn start(task: &Task) -> Result<Self, Fault> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg(ARGUMENT)
+            .arg(serde_json::to_string(task)?)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let orders = child.stdin.take().ok_or("no pipe to the worker")?;
+        let results = child.stdout.take().ok_or("no pipe from the worker")?;
+        Ok(Self {
+            child,
+            orders,
+            results: std::io::BufReader::new(results),
+        })
+    }
+
+    /// Waits until it is connected.
+    pub(crate) fn ready(&mut self) -> Result<(), Fault> {
+        let _: String = self.result()?;
+        Ok(())
+    }
+
+    pub(crate) fn order(&mut self, begin: u64, end: u64) -> Result<(), Fault> {
+        let order = serde_json::to_string(&Order { begin, end })?;
+        Ok(writeln!(self.orders, "{order}")?)
+    }
+
+    /// What the turn brought; blocks until it is over.
+    pub(crate) fn history(&mut self) -> Result<Vec<Tenure>, Fault> {
+        self.result()
+    }
+
+    fn result<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, Fault> {
+        let mut line = String::new();
+        if self.results.read_line(&mut line)? == 0 {
+            return Err("a worker ended early; its message is above".into());
+        }
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // One that has ended already is as good as killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
