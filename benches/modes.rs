@@ -11,6 +11,11 @@
 //! every scene once and briefly.
 
 #[path = "../src/bin/ringlock/bench/mod.rs"]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "its unit tests are the program's; a bench without the harness has none"
+)]
 mod bench;
 #[path = "modes/rslock.rs"]
 mod rslock_peer;

@@ -146,7 +146,7 @@ async fn play(options: &Options, effort: Effort, peers: &'static [Peer]) -> Resu
         }
     }
     progress.finish_and_clear();
-    run.stage.clear();
+    run.stage.clear()?;
     Ok(run.report)
 }
 

@@ -59,6 +59,8 @@ impl Sent {
             return;
         };
         match command.as_str() {
+            // The bench's own question.
+            "INFO" => return,
             "MULTI" => {
                 self.open.insert(client.to_owned());
             }

@@ -157,7 +157,7 @@ fn short(number: f64) -> String {
         n if n >= 1e6 => format!("{:.2}M", number / 1e6),
         n if n >= 1e4 => format!("{:.0}k", number / 1e3),
         n if n >= 1e3 => format!("{:.1}k", number / 1e3),
-        n if n >= 100.0 || n == 0.0 => format!("{number:.0}"),
+        n if n >= 100.0 || n.fract() == 0.0 => format!("{number:.0}"),
         n if n >= 10.0 => format!("{number:.1}"),
         _ => format!("{number:.2}"),
     }
@@ -175,8 +175,11 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let numbers = [0.0, 1.234, 12.34, 123.4, 1234.0, 12_345.0, 1_234_567.0];
+        let numbers = [0.0, 1.0, 1.234, 12.34, 123.4, 1234.0, 12_345.0, 1_234_567.0];
         let short: Vec<String> = numbers.into_iter().map(short).collect();
-        assert_eq!(short, ["0", "1.23", "12.3", "123", "1.2k", "12k", "1.23M"]);
+        assert_eq!(
+            short,
+            ["0", "1", "1.23", "12.3", "123", "1.2k", "12k", "1.23M"]
+        );
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::Fault;
 use super::contenders::bare::{Bare, Owners};
 use super::contenders::routed::Routed;
@@ -16,11 +18,13 @@ use super::servers::Server;
 /// What the contenders meet on.
 pub(crate) struct Stage {
     pub(crate) nodes: Vec<StageNode>,
-    pub(crate) servers: Vec<Server>,
+    /// Live as long as the stage.
+    _servers: Vec<Server>,
     pub(crate) keys: usize,
     pub(crate) hot_share: f64,
     /// Tells this run's state from any other's.
     tag: String,
+    namespaces: Mutex<Vec<String>>,
     routed: BTreeMap<(usize, usize), (Routed, Arc<dyn Contender>)>,
     bare: BTreeMap<usize, Arc<dyn Contender>>,
     /// Keep the delay that was asked for.
@@ -82,10 +86,11 @@ impl Stage {
         }
         Ok(Self {
             nodes: stage_nodes,
-            servers,
+            _servers: servers,
             keys,
             hot_share,
             tag: format!("bench-{:08x}", rand::random::<u32>()),
+            namespaces: Mutex::new(vec![]),
             routed: BTreeMap::new(),
             bare: BTreeMap::new(),
             _proxies: proxies,
@@ -115,7 +120,9 @@ impl Stage {
 
     /// The name of a cluster of its own on the same servers.
     pub(crate) fn namespace(&self, of: &str) -> String {
-        format!("{}-{of}", self.tag)
+        let namespace = format!("{}-{of}", self.tag);
+        self.namespaces.lock().push(namespace.clone());
+        namespace
     }
 
     /// ringlock on the first `nodes` nodes.
@@ -167,21 +174,16 @@ impl Stage {
         (0..keys.len()).map(owner).collect()
     }
 
-    /// Takes the clusters' state off nodes that stay.
-    pub(crate) fn clear(&self) {
-        if !self.servers.is_empty() {
-            return;
-        }
+    /// Takes the clusters' state off nodes that stay. Lock keys of the run are
+    /// gone: released, or soon by their ttl.
+    pub(crate) fn clear(&self) -> Result<(), Fault> {
+        let namespaces = self.namespaces.lock();
+        let state = |namespace: &String| ["id", "m", "c"].map(|key| format!("{namespace}!{key}"));
+        let state: Vec<String> = namespaces.iter().flat_map(state).collect();
         for probe in self.nodes.iter().filter_map(|node| node.probe.as_ref()) {
-            let mut pattern = redis::cmd("KEYS");
-            // Lock keys of the run are gone: released, or by their ttl.
-            let names: Vec<String> = probe
-                .query(pattern.arg(format!("{}*", self.tag)))
-                .unwrap_or_default();
-            for name in names {
-                let _: Result<u64, Fault> = probe.query(redis::cmd("DEL").arg(name));
-            }
+            let _: u64 = probe.query(redis::cmd("DEL").arg(&state))?;
         }
+        Ok(())
     }
 }
 

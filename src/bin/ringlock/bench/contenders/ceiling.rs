@@ -32,16 +32,21 @@ pub(crate) struct Ceiling {
     /// After the random half of a token, as ringlock's label.
     label: String,
     release: String,
+    id: String,
+    counters: String,
 }
 
 impl Ceiling {
     /// `keys` must be of its own: their names are what it locks.
-    pub(crate) fn connect(url: &str, address: &str, keys: Arc<KeySpace>) -> Result<Self, Fault> {
+    pub(crate) fn connect(
+        url: &str,
+        address: &str,
+        namespace: &str,
+        keys: Arc<KeySpace>,
+    ) -> Result<Self, Fault> {
+        let id = format!("{namespace}!id");
         let mut connection = redis::Client::open(url)?.get_connection()?;
-        redis::cmd("SET")
-            .arg("ceiling!id")
-            .arg(ID)
-            .exec(&mut connection)?;
+        redis::cmd("SET").arg(&id).arg(ID).exec(&mut connection)?;
         let release = redis::cmd("SCRIPT")
             .arg("LOAD")
             .arg(RELEASE)
@@ -51,6 +56,8 @@ impl Ceiling {
             keys,
             label: format!(":localhost:{}", std::process::id()),
             release,
+            id,
+            counters: format!("{namespace}!c"),
         })
     }
 
@@ -121,8 +128,11 @@ impl Ceiling {
             socket.batch.push((key, token));
         }
         let count = socket.batch.len().to_string();
-        command(&mut socket.out, &["HINCRBY", "ceiling!c", "1:0:0", &count]);
-        command(&mut socket.out, &["GET", "ceiling!id"]);
+        command(
+            &mut socket.out,
+            &["HINCRBY", &self.counters, "1:0:0", &count],
+        );
+        command(&mut socket.out, &["GET", &self.id]);
         command(&mut socket.out, &["EXEC"]);
         socket.is_acquiring = true;
         socket.send()

@@ -12,11 +12,12 @@ const STYLE: &str = "
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
   th, td { padding: .25rem .6rem; border-bottom: 1px solid #e5e5e5; text-align: right; vertical-align: top; }
   th { font-weight: 600; background: #f7f7f7; } th.l, td.l { text-align: left; }
+  td { white-space: nowrap; } td.l { white-space: normal; }
   .met { color: #00734f; font-weight: 600; } .missed { color: #b34700; font-weight: 600; }
   .fault { background: #fde8e4; border-left: 4px solid #c4280c; padding: .6rem 1rem; }
   .clean { background: #e9f6f0; border-left: 4px solid #009e73; padding: .6rem 1rem; }
   .small { color: #666; font-size: .85rem; } code { background: #f3f3f3; padding: .1rem .3rem; }
-  .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(500px, 1fr)); gap: 1rem; }
+  .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1rem; }
   figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: .3rem; } svg { max-width: 100%; height: auto; }
 ";
 

@@ -8,8 +8,8 @@ use super::{Report, Timeline, short};
 use crate::bench::Fault;
 use crate::bench::rounds::Measurement;
 
-const SIZE: (u32, u32) = (720, 400);
-const FONT: (&str, u32) = ("sans-serif", 14);
+const SIZE: (u32, u32) = (560, 340);
+const FONT: (&str, u32) = ("sans-serif", 13);
 
 /// Told apart by most eyes; Okabe and Ito's.
 const COLOURS: [RGBColor; 8] = [
@@ -251,8 +251,8 @@ where
     let mut builder = ChartBuilder::on(area);
     builder
         .margin(12)
-        .x_label_area_size(46)
-        .y_label_area_size(64);
+        .x_label_area_size(42)
+        .y_label_area_size(56);
     Ok(builder.build_cartesian_2d(x, y)?)
 }
 
@@ -267,6 +267,8 @@ where
         .light_line_style(TRANSPARENT)
         .x_label_formatter(&|x| short(*x))
         .y_label_formatter(&|y| short(*y))
+        .x_labels(6)
+        .y_labels(6)
         .x_desc(x)
         .y_desc(y)
         .label_style(FONT)

@@ -68,7 +68,7 @@ pub(crate) async fn node_loss(run: &mut Run) -> Result<(), Fault> {
 fn timeline(name: &str, turn: &Turn, load: &Load, dies: Duration) -> Timeline {
     let whole = load.warm_up + load.span;
     let width = whole / BUCKETS as u32;
-    let mut counts = vec![0u32; BUCKETS];
+    let mut counts = [0u32; BUCKETS];
     for sample in &turn.samples {
         let bucket = (sample.done.as_secs_f64() / width.as_secs_f64()) as usize;
         if let Some(count) = counts.get_mut(bucket) {

@@ -164,7 +164,8 @@ fn ceiling_entry(run: &mut Run) -> Result<Option<Entry>, Fault> {
         return Ok(None);
     };
     let keys = run.stage.key_space("ceiling");
-    let contender = Arc::new(Ceiling::connect(&node.url, address, keys)?);
+    let namespace = run.stage.namespace("ceiling");
+    let contender = Arc::new(Ceiling::connect(&node.url, address, &namespace, keys)?);
     let about = About {
         scene: ONE_NODE,
         contender: "ceiling".into(),
