@@ -243,7 +243,8 @@ impl Schedule {
         let mut announced = 0;
         loop {
             let elapsed = self.begin.elapsed().min(self.end - self.begin);
-            let due = (elapsed.as_secs_f64() * rate) as usize;
+            // The first one at once.
+            let due = (elapsed.as_secs_f64() * rate) as usize + 1;
             self.due.add_permits(due - announced);
             announced = due;
             if self.begin + elapsed == self.end {
@@ -251,7 +252,7 @@ impl Schedule {
                 self.due.add_permits(Semaphore::MAX_PERMITS / 2);
                 return;
             }
-            let next = Duration::from_secs_f64((announced + 1) as f64 / rate);
+            let next = Duration::from_secs_f64(announced as f64 / rate);
             let pause = next.saturating_sub(self.begin.elapsed());
             std::thread::sleep(pause.clamp(Duration::from_micros(50), Duration::from_millis(50)));
         }
@@ -333,5 +334,91 @@ impl std::fmt::Display for Load {
             write!(f, " hold {}", humantime::format_duration(self.hold))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    /// Grants whatever it is asked for.
+    #[derive(Clone)]
+    struct Careless {
+        /// Added to the fence at each grant.
+        step: i64,
+        fence: Arc<AtomicU64>,
+        farewell: Farewell,
+    }
+
+    impl Locker for Careless {
+        type Lease = u64;
+
+        async fn acquire(&self, _: usize, _: usize) -> Result<u64, Fault> {
+            Ok(self.fence.fetch_add(self.step.cast_unsigned(), Relaxed))
+        }
+
+        fn fence(lease: &u64) -> Option<u64> {
+            Some(*lease)
+        }
+
+        async fn release(&self, _: u64) -> Result<Farewell, Fault> {
+            tokio::task::yield_now().await;
+            Ok(self.farewell)
+        }
+    }
+
+    fn play(tasks: usize, step: i64, farewell: Farewell, pace: Pace) -> (Turn, Faults) {
+        let locker = Careless {
+            step,
+            fence: Arc::new(AtomicU64::new(1 << 32)),
+            farewell,
+        };
+        let checked = Checked::new(locker, Arc::new(KeySpace::new("k", 1, 0.0)));
+        let load = Load {
+            tasks,
+            hold: Duration::from_micros(50),
+            warm_up: Duration::ZERO,
+            span: Duration::from_millis(10),
+            pace,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        let turn = runtime.block_on(checked.turn(&load)).unwrap();
+        (turn, checked.faults())
+    }
+
+    #[test]
+    fn an_honest_locker_is_clean() {
+        let (turn, faults) = play(1, 1, Farewell::InTime, Pace::Closed);
+        assert!(turn.pairs_per_second() > 0.0);
+        assert!(faults.is_clean(), "{faults:?}");
+    }
+
+    #[test]
+    fn two_holders_at_once_are_seen() {
+        let (_, faults) = play(2, 1, Farewell::InTime, Pace::Closed);
+        assert!(faults.overlaps > 0);
+    }
+
+    #[test]
+    fn fences_that_go_back_are_seen() {
+        let (_, faults) = play(1, -1, Farewell::InTime, Pace::Closed);
+        assert!(faults.reversals > 0 && faults.overlaps == 0);
+    }
+
+    #[test]
+    fn late_releases_are_seen() {
+        let (_, faults) = play(1, 1, Farewell::Late, Pace::Closed);
+        assert!(faults.late_releases > 0);
+    }
+
+    #[test]
+    fn an_open_loop_carries_out_what_was_due() {
+        // 20 fall due within 10 ms, each of which takes one task 50 us.
+        let (turn, faults) = play(1, 1, Farewell::InTime, Pace::Open(2000.0));
+        assert_eq!((turn.samples.len(), turn.failures), (20, 0));
+        assert!(faults.is_clean(), "{faults:?}");
     }
 }

@@ -28,9 +28,11 @@ mod servers;
 mod stage;
 pub(crate) mod worker;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use checker::Faults;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use options::Scene;
@@ -52,6 +54,13 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    fn of(faults: &Faults) -> Self {
+        match faults.is_clean() {
+            true => Self::Clean,
+            false => Self::Faulty,
+        }
+    }
+
     pub(crate) fn exit_code(self) -> ExitCode {
         match self {
             Self::Clean => ExitCode::SUCCESS,
@@ -89,18 +98,20 @@ pub(crate) fn run(
     report.write(&options.out)?;
     println!("report: {}", options.out.join("report.html").display());
     let faults = &report.faults;
-    if faults.is_clean() {
-        println!("no two holders overlapped, no fence went back, every release was in time");
-        return Ok(Outcome::Clean);
+    let outcome = Outcome::of(faults);
+    match outcome {
+        Outcome::Clean => {
+            println!("no two holders overlapped, no fence went back, every release was in time");
+        }
+        Outcome::Faulty => eprintln!(
+            "error: {} overlaps, {} fences that went back, {} releases not in time; first: {}",
+            faults.overlaps,
+            faults.reversals,
+            faults.late_releases,
+            faults.first.as_deref().unwrap_or_default()
+        ),
     }
-    eprintln!(
-        "error: {} overlaps, {} fences that went back, {} releases not in time; first: {}",
-        faults.overlaps,
-        faults.reversals,
-        faults.late_releases,
-        faults.first.as_deref().unwrap_or_default()
-    );
-    Ok(Outcome::Faulty)
+    Ok(outcome)
 }
 
 async fn play(options: &Options, effort: Effort, peers: &'static [Peer]) -> Result<Report, Fault> {
@@ -185,7 +196,44 @@ fn machine(options: &Options, stage: &Stage) -> Result<Machine, Fault> {
             0 => "tokio current_thread".into(),
             workers => format!("tokio with {workers} workers"),
         },
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        command: command(),
         version: env!("CARGO_PKG_VERSION"),
     })
+}
+
+/// The command line, without where the program lies.
+fn command() -> String {
+    let mut arguments: Vec<String> = std::env::args().collect();
+    if let Some(program) = arguments.first_mut() {
+        let name = Path::new(program.as_str()).file_name();
+        *program = name.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    }
+    arguments.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_fault_is_an_error_of_the_run() {
+        assert_eq!(Outcome::of(&Faults::default()), Outcome::Clean);
+        let faulty = [
+            Faults {
+                overlaps: 1,
+                ..Faults::default()
+            },
+            Faults {
+                reversals: 1,
+                ..Faults::default()
+            },
+            Faults {
+                late_releases: 1,
+                ..Faults::default()
+            },
+        ];
+        for faults in faulty {
+            assert_eq!(Outcome::of(&faults), Outcome::Faulty);
+        }
+    }
 }

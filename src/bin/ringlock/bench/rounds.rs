@@ -221,10 +221,9 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The median over the rounds of how `own` stands to `other`.
-pub(crate) fn ratio(own: &[f64], other: &[f64]) -> f64 {
-    let ratios: Vec<f64> = own.iter().zip(other).map(|(a, b)| a / b).collect();
-    median(&ratios)
+/// How `own` stands to `other`, round by round.
+pub(crate) fn ratios(own: &[f64], other: &[f64]) -> Vec<f64> {
+    own.iter().zip(other).map(|(a, b)| a / b).collect()
 }
 
 /// The entry with the highest median throughput.
@@ -250,7 +249,8 @@ mod tests {
     fn ratios_are_taken_round_by_round() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         // The machine became ten times slower: the ratio is the same.
-        assert_eq!(ratio(&[20.0, 2.0, 20.0], &[10.0, 1.0, 10.0]), 2.0);
+        let ratios = ratios(&[20.0, 2.0, 20.0], &[10.0, 1.0, 10.0]);
+        assert_eq!(ratios, [2.0, 2.0, 2.0]);
         assert!(median(&[]).is_nan());
     }
 }

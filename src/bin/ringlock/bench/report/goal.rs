@@ -2,13 +2,17 @@
 
 use serde::Serialize;
 
+use crate::bench::rounds::median;
+
 /// A figure beside what it is to be.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Goal {
     /// Of the group of goals.
     pub(crate) number: &'static str,
     pub(crate) what: String,
+    /// The median of the rounds'.
     pub(crate) figure: f64,
+    pub(crate) rounds: Vec<f64>,
     pub(crate) bound: Bound,
     pub(crate) note: String,
 }
@@ -22,6 +26,24 @@ pub(crate) enum Bound {
 }
 
 impl Goal {
+    /// A goal of group `number` for the median of `rounds`.
+    pub(crate) fn new(
+        number: &'static str,
+        what: impl Into<String>,
+        rounds: Vec<f64>,
+        bound: Bound,
+        note: impl Into<String>,
+    ) -> Self {
+        Self {
+            number,
+            what: what.into(),
+            figure: median(&rounds),
+            rounds,
+            bound,
+            note: note.into(),
+        }
+    }
+
     /// None where there is nothing to be met. A figure that is no number
     /// meets nothing.
     pub(crate) fn is_met(&self) -> Option<bool> {
@@ -33,9 +55,19 @@ impl Goal {
     }
 
     pub(crate) fn figure_text(&self) -> String {
-        match self.figure.abs() {
-            large if large >= 100.0 => format!("{:.0}", self.figure),
-            _ => format!("{:.2}", self.figure),
+        text(self.figure)
+    }
+
+    /// The lowest and the highest round.
+    pub(crate) fn range_text(&self) -> String {
+        let rounds = || self.rounds.iter().copied();
+        match self.rounds.len() {
+            0 | 1 => String::new(),
+            _ => format!(
+                "{} - {}",
+                text(rounds().fold(f64::INFINITY, f64::min)),
+                text(rounds().fold(f64::NEG_INFINITY, f64::max))
+            ),
         }
     }
 
@@ -45,6 +77,13 @@ impl Goal {
             Some(false) => "missed",
             None => "",
         }
+    }
+}
+
+fn text(figure: f64) -> String {
+    match figure.abs() {
+        large if large >= 100.0 => format!("{figure:.0}"),
+        _ => format!("{figure:.2}"),
     }
 }
 
@@ -64,17 +103,18 @@ mod tests {
 
     #[test]
     fn what_is_no_number_meets_nothing() {
-        let goal = |figure, bound| Goal {
-            number: "1",
-            what: String::new(),
-            figure,
-            bound,
-            note: String::new(),
-        };
+        let goal = |figure, bound| Goal::new("1", "", vec![figure], bound, "");
         assert_eq!(goal(1.0, Bound::AtLeast(1.0)).is_met(), Some(true));
         assert_eq!(goal(1.1, Bound::AtMost(1.0)).is_met(), Some(false));
         assert_eq!(goal(f64::NAN, Bound::AtLeast(0.0)).is_met(), Some(false));
         assert_eq!(goal(f64::NAN, Bound::AtMost(9.0)).is_met(), Some(false));
         assert_eq!(goal(1.0, Bound::None).is_met(), None);
+    }
+
+    #[test]
+    fn the_figure_is_the_median_of_the_rounds() {
+        let goal = Goal::new("1", "", vec![0.5, 300.0, 1.25], Bound::None, "");
+        assert_eq!(goal.figure_text(), "1.25");
+        assert_eq!(goal.range_text(), "0.50 - 300");
     }
 }

@@ -18,6 +18,8 @@ const STYLE: &str = "
   .clean { background: #e9f6f0; border-left: 4px solid #009e73; padding: .6rem 1rem; }
   .small { color: #666; font-size: .85rem; } code { background: #f3f3f3; padding: .1rem .3rem; }
   .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1rem; }
+  .legend { font-size: .8rem; margin: 0 0 .5rem 56px; } .legend span { margin-right: 1.1em; white-space: nowrap; }
+  .legend i { display: inline-block; width: 1.4em; height: .25em; margin-right: .4em; vertical-align: middle; }
   figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: .3rem; } svg { max-width: 100%; height: auto; }
 ";
 
@@ -87,18 +89,19 @@ fn goals(report: &Report, page: &mut String) -> std::fmt::Result {
     }
     page.push_str(
         "<h2>Goals</h2>\n<table><tr><th class=\"l\"></th><th class=\"l\">what</th><th>figure</th>\
-         <th>goal</th><th></th></tr>\n",
+         <th>lowest and highest round</th><th>goal</th><th></th></tr>\n",
     );
     for goal in &report.goals {
         let verdict = goal.verdict();
         writeln!(
             page,
             "<tr><td class=\"l\">{}</td><td class=\"l\">{}<br><span class=\"small\">{}</span></td>\
-             <td>{}</td><td>{}</td><td class=\"{verdict}\">{verdict}</td></tr>",
+             <td>{}</td><td>{}</td><td>{}</td><td class=\"{verdict}\">{verdict}</td></tr>",
             goal.number,
             escaped(&goal.what),
             escaped(&goal.note),
             goal.figure_text(),
+            goal.range_text(),
             escaped(&goal.bound.to_string()),
         )?;
     }
@@ -144,7 +147,10 @@ fn figures(report: &Report, page: &mut String) -> Result<(), Fault> {
         let tasks = tasks(scene);
         let ends = [tasks.first(), tasks.last().filter(|_| tasks.len() > 1)];
         for &tasks in ends.into_iter().flatten() {
-            let title = format!("{title}, {tasks} tasks");
+            let title = match tasks {
+                1 => format!("{title}, 1 task"),
+                tasks => format!("{title}, {tasks} tasks"),
+            };
             plots.push((title, plots::latency(report, scene, tasks)?));
         }
     }
@@ -157,13 +163,18 @@ fn figures(report: &Report, page: &mut String) -> Result<(), Fault> {
         plots::balance(report)?,
     ));
     page.push_str("<h2>Plots</h2>\n<div class=\"plots\">\n");
-    for (title, svg) in plots {
-        if let Some(svg) = svg {
-            writeln!(
+    for (title, plot) in plots {
+        let Some(plot) = plot else { continue };
+        write!(page, "<figure><figcaption>{title}</figcaption>{}", plot.svg)?;
+        page.push_str("<p class=\"legend\">");
+        for (name, colour) in &plot.legend {
+            let name = escaped(name);
+            write!(
                 page,
-                "<figure><figcaption>{title}</figcaption>{svg}</figure>"
+                "<span><i style=\"background:{colour}\"></i>{name}</span> "
             )?;
         }
+        page.push_str("</p></figure>\n");
     }
     page.push_str("</div>\n");
     Ok(())

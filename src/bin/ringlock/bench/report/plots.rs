@@ -23,6 +23,12 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(150, 120, 0),
 ];
 
+/// A plot, and what its colours mean, as CSS has them.
+pub(super) struct Plot {
+    pub(super) svg: String,
+    pub(super) legend: Vec<(String, String)>,
+}
+
 /// One named line.
 struct Line {
     name: String,
@@ -32,7 +38,7 @@ struct Line {
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Pairs per second over tasks, one line per contender, cluster and mode.
-pub(super) fn throughput(report: &Report, scenes: &[&str]) -> Result<Option<String>, Fault> {
+pub(super) fn throughput(report: &Report, scenes: &[&str]) -> Result<Option<Plot>, Fault> {
     let lines = lines(
         report
             .measurements
@@ -49,7 +55,7 @@ pub(super) fn throughput(report: &Report, scenes: &[&str]) -> Result<Option<Stri
 }
 
 /// The share of acquires that took no longer.
-pub(super) fn latency(report: &Report, scene: &str, tasks: usize) -> Result<Option<String>, Fault> {
+pub(super) fn latency(report: &Report, scene: &str, tasks: usize) -> Result<Option<Plot>, Fault> {
     let of_tasks = report
         .measurements
         .iter()
@@ -76,7 +82,7 @@ pub(super) fn latency(report: &Report, scene: &str, tasks: usize) -> Result<Opti
 }
 
 /// Pairs per second while a node dies.
-pub(super) fn loss(timelines: &[Timeline]) -> Result<Option<String>, Fault> {
+pub(super) fn loss(timelines: &[Timeline]) -> Result<Option<Plot>, Fault> {
     let Some(first) = timelines.first() else {
         return Ok(None);
     };
@@ -93,18 +99,17 @@ pub(super) fn loss(timelines: &[Timeline]) -> Result<Option<String>, Fault> {
         let mut chart = chart(&area, 0.0..end, 0.0..highest)?;
         mesh(&mut chart, "seconds", "pairs per second")?;
         let death = [(first.dies_s, 0.0), (first.dies_s, highest)];
-        chart
-            .draw_series(LineSeries::new(death, BLACK.mix(0.5)))?
-            .label("a node is killed")
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], BLACK.mix(0.5)));
+        chart.draw_series(LineSeries::new(death, BLACK.mix(0.5)))?;
         draw_lines(&mut chart, &lines)?;
         area.present()?;
     }
-    Ok(Some(svg))
+    let mut legend = legend(&lines);
+    legend.push(("a node is killed".to_owned(), "#888".to_owned()));
+    Ok(Some(Plot { svg, legend }))
 }
 
 /// What each node granted, beside its weight.
-pub(super) fn balance(report: &Report) -> Result<Option<String>, Fault> {
+pub(super) fn balance(report: &Report) -> Result<Option<Plot>, Fault> {
     if report.balance.is_empty() {
         return Ok(None);
     }
@@ -139,19 +144,21 @@ pub(super) fn balance(report: &Report) -> Result<Option<String>, Fault> {
             let corners = [(at + 0.2, 0.0), (at + 0.8, balance.granted)];
             Rectangle::new(corners, COLOURS[0].filled())
         });
-        let blue = |(x, y)| Rectangle::new([(x, y - 5), (x + 18, y + 5)], COLOURS[0].filled());
-        chart.draw_series(bars)?.label("granted").legend(blue);
+        chart.draw_series(bars)?;
         let weights = report.balance.iter().enumerate().map(|(index, balance)| {
             let at = index as f64;
             let ends = [(at + 0.1, balance.weight), (at + 0.9, balance.weight)];
             PathElement::new(ends, COLOURS[1].stroke_width(3))
         });
-        let red = |(x, y)| PathElement::new([(x, y), (x + 18, y)], COLOURS[1].stroke_width(3));
-        chart.draw_series(weights)?.label("weight").legend(red);
-        legend(&mut chart)?;
+        chart.draw_series(weights)?;
         area.present()?;
     }
-    Ok(Some(svg))
+    let legend = ["granted", "weight"].into_iter().enumerate();
+    let legend = legend.map(|(index, name)| (name.to_owned(), css(index)));
+    Ok(Some(Plot {
+        svg,
+        legend: legend.collect(),
+    }))
 }
 
 /// Of one contender on one cluster, in the order of their first appearance.
@@ -189,7 +196,7 @@ struct Axes {
 }
 
 /// Lines over a logarithmic x axis.
-fn draw(lines: Vec<Line>, axes: &Axes, top: Option<f64>) -> Result<Option<String>, Fault> {
+fn draw(lines: Vec<Line>, axes: &Axes, top: Option<f64>) -> Result<Option<Plot>, Fault> {
     let lines: Vec<Line> = lines
         .into_iter()
         .filter(|line| !line.points.is_empty())
@@ -226,7 +233,21 @@ fn draw(lines: Vec<Line>, axes: &Axes, top: Option<f64>) -> Result<Option<String
         }
         area.present()?;
     }
-    Ok(Some(svg))
+    let legend = legend(&lines);
+    Ok(Some(Plot { svg, legend }))
+}
+
+fn legend(lines: &[Line]) -> Vec<(String, String)> {
+    let lines = lines.iter().enumerate();
+    lines
+        .map(|(index, line)| (line.name.clone(), css(index)))
+        .collect()
+}
+
+/// The colour of line `index`.
+fn css(index: usize) -> String {
+    let RGBColor(red, green, blue) = COLOURS[index % COLOURS.len()];
+    format!("rgb({red},{green},{blue})")
 }
 
 fn highest(lines: &[Line]) -> f64 {
@@ -286,28 +307,11 @@ where
     for (index, line) in lines.iter().enumerate() {
         let style = COLOURS[index % COLOURS.len()].stroke_width(2);
         let points = line.points.iter().copied();
-        chart
-            .draw_series(LineSeries::new(points.clone(), style).point_size(0))?
-            .label(&line.name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        chart.draw_series(LineSeries::new(points.clone(), style).point_size(0))?;
         // Few points are measurements, many are a curve.
         if line.points.len() <= 8 {
             chart.draw_series(points.map(|point| Circle::new(point, 3, style.filled())))?;
         }
     }
-    legend(chart)
-}
-
-fn legend<'a, 'b: 'a, X, Y>(chart: &mut Chart<'a, 'b, X, Y>) -> Result<(), Fault>
-where
-    X: Ranged<ValueType = f64>,
-    Y: Ranged<ValueType = f64>,
-{
-    Ok(chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.85))
-        .border_style(BLACK.mix(0.2))
-        .label_font(("sans-serif", 12))
-        .draw()?)
+    Ok(())
 }

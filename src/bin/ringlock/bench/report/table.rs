@@ -161,12 +161,13 @@ fn timelines(report: &Report) -> Table {
 }
 
 fn goals(report: &Report) -> Table {
-    let mut table = table(&["", "what", "figure", "goal", ""], 2);
+    let mut table = table(&["", "what", "figure", "of rounds", "goal", ""], 2);
     for goal in &report.goals {
         table.add_row([
             goal.number.to_owned(),
             goal.what.clone(),
             goal.figure_text(),
+            goal.range_text(),
             goal.bound.to_string(),
             goal.verdict().to_owned(),
         ]);

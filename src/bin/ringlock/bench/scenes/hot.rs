@@ -13,7 +13,7 @@ use crate::bench::load::Locker;
 use crate::bench::monitor::Monitor;
 use crate::bench::report::HandOff;
 use crate::bench::report::goal::{Bound, Goal};
-use crate::bench::rounds::{median, nanos, ratio};
+use crate::bench::rounds::{median, nanos, ratios};
 
 const WAITERS: usize = 32;
 
@@ -41,13 +41,13 @@ pub(crate) async fn one_process(run: &mut Run) -> Result<(), Fault> {
     record(run, "ringlock", 1, WAITERS, &owns);
     record(run, "BLPOP port", 1, WAITERS, &lists);
     let of = |turns: &[Census], of: fn(&Census) -> f64| turns.iter().map(of).collect::<Vec<_>>();
-    run.goal(Goal {
-        number: "7",
-        what: format!("hot key, {WAITERS} waiters: p99 / p50 of the wait"),
-        figure: median(&of(&owns, |turn| turn.p99_ms / turn.p50_ms)),
-        bound: Bound::AtMost(1.2),
-        note: format!("p50 {:.1} ms", median(&of(&owns, |turn| turn.p50_ms))),
-    });
+    run.goal(Goal::new(
+        "7",
+        format!("hot key, {WAITERS} waiters: p99 / p50 of the wait"),
+        of(&owns, |turn| turn.p99_ms / turn.p50_ms),
+        Bound::AtMost(1.2),
+        format!("p50 {:.1} ms", median(&of(&owns, |turn| turn.p50_ms))),
+    ));
     let mut note = format!(
         "hold {:.2} ms, measured; all but the last 2 ms of a hold sleep, those yield",
         median(&of(&owns, |turn| turn.hold_us)) / 1e3
@@ -55,16 +55,16 @@ pub(crate) async fn one_process(run: &mut Run) -> Result<(), Fault> {
     let changes = of(&owns, |turn| turn.changes_per_s);
     if !lists.is_empty() {
         let its = of(&lists, |turn| turn.changes_per_s);
-        let ratio = ratio(&changes, &its);
+        let ratio = median(&ratios(&changes, &its));
         note += &format!("; / BLPOP port in one process: {ratio:.2}");
     }
-    run.goal(Goal {
-        number: "7",
-        what: format!("hot key, {WAITERS} waiters: holder changes/s"),
-        figure: median(&changes),
-        bound: Bound::None,
+    run.goal(Goal::new(
+        "7",
+        format!("hot key, {WAITERS} waiters: holder changes/s"),
+        changes,
+        Bound::None,
         note,
-    });
+    ));
     Ok(())
 }
 
@@ -111,18 +111,18 @@ async fn requests(run: &mut Run, own: &Routed) -> Result<(), Fault> {
     // The first holder follows nobody: a change too.
     let changes = census.changes + 1.0;
     let each = |count: u64| count as f64 / changes;
-    run.goal(Goal {
-        number: "7",
-        what: "hot key: requests per holder change (a transaction, a script: one)".into(),
-        figure: each(sent.requests),
-        bound: Bound::AtMost(2.0),
-        note: format!(
+    run.goal(Goal::new(
+        "7",
+        "hot key: requests per holder change (a transaction, a script: one)",
+        vec![each(sent.requests)],
+        Bound::AtMost(2.0),
+        format!(
             "{:.1} commands sent ({}); {:.1} executed, by commandstats",
             each(sent.commands()),
             sent.breakdown(changes),
             each(executed)
         ),
-    });
+    ));
     Ok(())
 }
 

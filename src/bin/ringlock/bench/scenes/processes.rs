@@ -13,7 +13,7 @@ use crate::bench::keys::KeySpace;
 use crate::bench::load::{Farewell, Locker};
 use crate::bench::monitor::Monitor;
 use crate::bench::report::goal::{Bound, Goal};
-use crate::bench::rounds::{nanos, ratio};
+use crate::bench::rounds::{nanos, ratios};
 use crate::bench::worker::{Protocol, Task, Worker};
 
 const PROCESSES: usize = 4;
@@ -46,15 +46,15 @@ pub(crate) async fn several(run: &mut Run) -> Result<(), Fault> {
     hot::record(run, "BLPOP port", PROCESSES, WAITERS, &lists);
     let changes =
         |turns: &[Census]| -> Vec<f64> { turns.iter().map(|turn| turn.changes_per_s).collect() };
-    run.goal(Goal {
-        number: "8",
-        what: format!(
+    run.goal(Goal::new(
+        "8",
+        format!(
             "hot key, {PROCESSES} processes x {WAITERS} waiters: holder changes/s / BLPOP port"
         ),
-        figure: ratio(&changes(&owns), &changes(&lists)),
-        bound: Bound::AtLeast(1.0),
-        note: "python-redis-lock's protocol, ported to the redis crate".into(),
-    });
+        ratios(&changes(&owns), &changes(&lists)),
+        Bound::AtLeast(1.0),
+        "python-redis-lock's protocol, ported to the redis crate",
+    ));
     polls(run, &parent, &mut own).await?;
     run.progress.inc(1);
     Ok(())
@@ -132,16 +132,16 @@ async fn polls(run: &mut Run, parent: &Routed, workers: &mut [Worker]) -> Result
     });
     let census = Census::take(history, begin, u64::MAX);
     run.report.faults.add(&census.faults);
-    run.goal(Goal {
-        number: "8",
-        what: "polls per process and second while another process holds the key".into(),
-        figure: sent.attempts() as f64 / PROCESSES as f64 / watched.as_secs_f64(),
-        bound: Bound::AtMost(0.0),
-        note: format!(
+    run.goal(Goal::new(
+        "8",
+        "polls per process and second while another process holds the key",
+        vec![sent.attempts() as f64 / PROCESSES as f64 / watched.as_secs_f64()],
+        Bound::AtMost(0.0),
+        format!(
             "sent by all in {} ms: {}",
             watched.as_millis(),
             sent.breakdown(1.0)
         ),
-    });
+    ));
     Ok(())
 }

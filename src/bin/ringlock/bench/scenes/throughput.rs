@@ -8,7 +8,7 @@ use crate::bench::Fault;
 use crate::bench::contenders::ceiling::Ceiling;
 use crate::bench::load::Load;
 use crate::bench::report::goal::{Bound, Goal};
-use crate::bench::rounds::{About, Entry, best, ratio};
+use crate::bench::rounds::{About, Entry, best, ratios};
 
 const ONE_NODE: &str = "one node";
 const FIVE_SHARDED: &str = "five nodes sharded";
@@ -46,28 +46,28 @@ pub(crate) async fn one_node(run: &mut Run) -> Result<(), Fault> {
     let (bare, rest) = rest.split_at(bare);
     let (ceiling, peers) = rest.split_at(ceiling);
     if let (Some(own), Some(ceiling)) = (own.last(), ceiling.first()) {
-        run.goal(Goal {
-            number: "1",
-            what: format!(
+        run.goal(Goal::new(
+            "1",
+            format!(
                 "one node, {} tasks: / the server's own ceiling",
                 own.load.tasks
             ),
-            figure: ratio(&own.throughput(), &ceiling.throughput()),
-            bound: Bound::AtLeast(0.80),
-            note: "raw pipelines of the same commands, one blocking thread".into(),
-        });
+            ratios(&own.throughput(), &ceiling.throughput()),
+            Bound::AtLeast(0.80),
+            "raw pipelines of the same commands, one blocking thread",
+        ));
     }
     for (own, bare) in own.iter().zip(bare) {
         let known = BARE_GOALS
             .iter()
             .find(|(tasks, _)| *tasks == own.load.tasks);
-        run.goal(Goal {
-            number: "2",
-            what: format!("one node, {} tasks: / bare redis crate", own.load.tasks),
-            figure: ratio(&own.throughput(), &bare.throughput()),
-            bound: known.map_or(Bound::None, |(_, goal)| Bound::AtLeast(*goal)),
-            note: "SET NX PX + EVALSHA on one multiplexed connection, its defaults".into(),
-        });
+        run.goal(Goal::new(
+            "2",
+            format!("one node, {} tasks: / bare redis crate", own.load.tasks),
+            ratios(&own.throughput(), &bare.throughput()),
+            known.map_or(Bound::None, |(_, goal)| Bound::AtLeast(*goal)),
+            "SET NX PX + EVALSHA on one multiplexed connection, its defaults",
+        ));
     }
     best_against_best(run, "3", "one node", own, peers, 2.5);
     Ok(())
@@ -86,13 +86,13 @@ pub(crate) async fn five_sharded(run: &mut Run) -> Result<(), Fault> {
     let mut entries = [own, bare];
     let plan = run.plan;
     run.compete(&plan, &mut entries).await?;
-    run.goal(Goal {
-        number: "4",
-        what: format!("{nodes} nodes sharded, {tasks} tasks: / bare redis crate, same owners"),
-        figure: ratio(&entries[0].throughput(), &entries[1].throughput()),
-        bound: Bound::AtLeast(2.5),
-        note: String::new(),
-    });
+    run.goal(Goal::new(
+        "4",
+        format!("{nodes} nodes sharded, {tasks} tasks: / bare redis crate, same owners"),
+        ratios(&entries[0].throughput(), &entries[1].throughput()),
+        Bound::AtLeast(2.5),
+        "",
+    ));
     Ok(())
 }
 
@@ -131,13 +131,13 @@ fn best_against_best(
         let (Some(own), Some(best)) = (best(own.iter()), best(its)) else {
             continue;
         };
-        run.goal(Goal {
+        run.goal(Goal::new(
             number,
-            what: format!("{what}: / {}, best against best", peer.name),
-            figure: ratio(&own.throughput(), &best.throughput()),
-            bound: Bound::AtLeast(goal),
-            note: format!("{} tasks against {}", own.load.tasks, best.load.tasks),
-        });
+            format!("{what}: / {}, best against best", peer.name),
+            ratios(&own.throughput(), &best.throughput()),
+            Bound::AtLeast(goal),
+            format!("{} tasks against {}", own.load.tasks, best.load.tasks),
+        ));
     }
 }
 
