@@ -34,10 +34,8 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some(bench::worker::ARGUMENT) {
-        let task = arguments.next().unwrap_or_default();
-        let done = bench::worker::run(&task).map(|()| ExitCode::SUCCESS);
+    if std::env::args().nth(1).as_deref() == Some(bench::worker::ARGUMENT) {
+        let done = bench::worker::run().map(|()| ExitCode::SUCCESS);
         return done.unwrap_or_else(bench::failed);
     }
     let cli = Cli::parse();

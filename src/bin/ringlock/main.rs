@@ -27,7 +27,7 @@ enum Command {
     Bench(Box<bench::Options>),
     /// A process of the bench's own.
     #[command(name = bench::worker::ARGUMENT, hide = true)]
-    BenchWorker { task: String },
+    BenchWorker,
 }
 
 fn main() -> ExitCode {
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
             };
             bench::run(&options, effort, &[]).map(bench::Outcome::exit_code)
         }
-        Command::BenchWorker { task } => bench::worker::run(&task).map(|()| ExitCode::SUCCESS),
+        Command::BenchWorker => bench::worker::run().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(bench::failed)
 }

@@ -134,7 +134,7 @@ async fn play(options: &Options, effort: Effort, peers: &'static [Peer]) -> Resu
     if run.stage.is_in_memory() {
         let note = "NO SERVER WAS FOUND: nodes are in memory, nothing here says how fast ringlock is \
                     on Redis. Install redis-server, or name your nodes with --nodes.";
-        progress.println(note);
+        progress.suspend(|| eprintln!("\n{note}\n"));
         run.note(note);
     }
     if peers.is_empty() {
@@ -208,12 +208,32 @@ fn command() -> String {
         let name = Path::new(program.as_str()).file_name();
         *program = name.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     }
-    arguments.join(" ")
+    without_logins(&arguments.join(" "))
+}
+
+/// `text` with what stands between `://` and `@` left out of every URL.
+fn without_logins(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find([',', ' ', '/']).unwrap_or(part.len());
+        let host = part[..end].rfind('@').map_or(0, |at| at + 1);
+        clean += "://";
+        clean += &part[host..];
+    }
+    clean
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_tells_no_password() {
+        let line = "bench --nodes redis://u:p@a:1/2,rediss://:p@b,redis://c --out x@y";
+        let clean = "bench --nodes redis://a:1/2,rediss://b,redis://c --out x@y";
+        assert_eq!(without_logins(line), clean);
+    }
 
     #[test]
     fn any_fault_is_an_error_of_the_run() {

@@ -61,9 +61,12 @@ impl Stage {
         }
         let mut proxies = Vec::new();
         let mut stage_nodes = Vec::new();
-        for url in urls {
+        for (index, url) in urls.into_iter().enumerate() {
+            // By its number: the URL may hold a password.
+            let probe = Probe::connect(&url)
+                .map_err(|fault| format!("node {} of {}: {fault}", index + 1, nodes.len()))?;
             let mut node = StageNode {
-                probe: Some(Arc::new(Probe::connect(&url)?)),
+                probe: Some(Arc::new(probe)),
                 address: plain_address(&url),
                 url,
             };
@@ -72,6 +75,7 @@ impl Stage {
                 let address = address.ok_or("--delay needs nodes of the form redis://host:port")?;
                 let proxy = Proxy::start(address, delay)?;
                 node.url = proxy.url();
+                node.address = Some(proxy.address().to_string());
                 proxies.push(proxy);
             }
             stage_nodes.push(node);

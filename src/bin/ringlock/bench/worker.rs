@@ -15,7 +15,8 @@ use super::crowd::{Crowd, gather};
 use super::keys::KeySpace;
 use super::load::Locker;
 
-/// The argument by which a program knows that it is a worker; the task follows.
+/// The argument by which a program knows that it is a worker. Its task and its
+/// orders come by standard input: everybody can read a command line.
 pub(crate) const ARGUMENT: &str = "bench-worker";
 
 /// What a worker is to do.
@@ -42,9 +43,11 @@ struct Order {
     end: u64,
 }
 
-/// Carries out `task`, turn by turn, until the orders end.
-pub(crate) fn run(task: &str) -> Result<(), Fault> {
-    let task: Task = serde_json::from_str(task)?;
+/// Carries out the task that comes first, turn by turn, until the orders end.
+pub(crate) fn run() -> Result<(), Fault> {
+    let mut task = String::new();
+    std::io::stdin().read_line(&mut task)?;
+    let task: Task = serde_json::from_str(&task)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -95,12 +98,12 @@ impl Worker {
     pub(crate) fn start(task: &Task) -> Result<Self, Fault> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg(ARGUMENT)
-            .arg(serde_json::to_string(task)?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let orders = child.stdin.take().ok_or("no pipe to the worker")?;
+        let mut orders = child.stdin.take().ok_or("no pipe to the worker")?;
         let results = child.stdout.take().ok_or("no pipe from the worker")?;
+        writeln!(orders, "{}", serde_json::to_string(task)?)?;
         Ok(Self {
             child,
             orders,
