@@ -1,5 +1,6 @@
 //! Taking a lease: wait for the turn, try, wait to be told, try again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::acquire::Acquire;
@@ -12,7 +13,7 @@ use crate::guard::Guard;
 use crate::held::{Held, KeepAlive};
 use crate::proto::attempt::{Attempt, Refused, Shortfall};
 use crate::proto::backoff::Backoff;
-use crate::proto::lease::{Holder, Key, Token, Ttl};
+use crate::proto::lease::{Fence, Holder, Key, Token, Ttl};
 use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
 use crate::waiting::{Pauses, Rivals, way};
@@ -52,7 +53,7 @@ impl Acquire {
             self.give_way(turn, terms.deadline).await;
         }
         let guard = match self.attempt(&key, terms).await {
-            Ok(guard) => guard,
+            Ok(won) => Guard::new(won, self.router),
             Err(failed) => self.persist(&key, terms, turn.as_mut(), failed).await?,
         };
         guard.begin(turn);
@@ -62,7 +63,7 @@ impl Acquire {
     /// What a call that began at `started` is bound to.
     pub(crate) fn terms(&self, started: Instant) -> Result<Terms, Error> {
         let ttl = self.ttl.unwrap_or(self.router.defaults().ttl);
-        let ttl = Ttl::new(ttl, self.router.fleet().view.topology().max_ttl())?;
+        let ttl = Ttl::new(ttl, self.router.max_ttl())?;
         Ok(Terms {
             ttl,
             started,
@@ -73,7 +74,7 @@ impl Acquire {
     /// Tries until it is granted or in vain, the turn being another's care.
     pub(crate) async fn contend(&self, key: &Key, terms: Terms) -> Result<Guard, Error> {
         match self.attempt(key, terms).await {
-            Ok(guard) => Ok(guard),
+            Ok(won) => Ok(self.guard(won)),
             Err(failed) => self.persist(key, terms, None, failed).await,
         }
     }
@@ -84,7 +85,7 @@ impl Acquire {
         key: &Key,
         terms: Terms,
         turn: Option<&mut Turn>,
-        failed: Failed,
+        failed: Box<Failed>,
     ) -> Result<Guard, Error> {
         // On the heap: who is granted a free key needs no room for it.
         Box::pin(self.try_again(key, terms, turn, failed)).await
@@ -95,7 +96,7 @@ impl Acquire {
         key: &Key,
         terms: Terms,
         mut turn: Option<&mut Turn>,
-        mut failed: Failed,
+        mut failed: Box<Failed>,
     ) -> Result<Guard, Error> {
         let deadline = terms.deadline;
         let mut pauses = self.patience.pauses();
@@ -127,7 +128,7 @@ impl Acquire {
             }
             attempts += 1;
             failed = match self.attempt(key, terms).await {
-                Ok(guard) => return Ok(guard),
+                Ok(won) => return Ok(self.guard(won)),
                 Err(failed) => failed,
             };
         }
@@ -177,36 +178,50 @@ impl Acquire {
         }
     }
 
+    /// What was won is this caller's from now on.
+    pub(crate) fn guard(&self, won: Won) -> Guard {
+        Guard::new(won, self.router.clone())
+    }
+
     /// A single attempt. What it wins is neither kept alive nor marked as
     /// having the turn before [`Guard::begin`].
-    pub(crate) async fn attempt(&self, key: &Key, terms: Terms) -> Result<Guard, Failed> {
-        let Terms { ttl, deadline, .. } = terms;
+    pub(crate) async fn attempt(&self, key: &Key, terms: Terms) -> Result<Won, Box<Failed>> {
         let _permit = match &self.pace {
             Some(pace) => pace.acquire().await.ok(),
             None => None,
         };
-        let fleet = self.router.fleet();
-        let label = self.label.as_ref().unwrap_or(&self.router.defaults().label);
+        let held = self.candidate(key, terms.ttl);
+        let attempt = Operation::start(Attempt::new(held.claim()), &held, terms.deadline);
+        let outcome = attempt.await;
+        let counters = &held.fleet.counters;
+        match outcome {
+            Ok(grant) => {
+                counters.granted.add_one();
+                if grant.wrote_back {
+                    counters.write_backs.add_one();
+                }
+                let fence = grant.fence;
+                Ok(Won { held, fence })
+            }
+            Err(refused) => Err(Box::new(Failed::explain(&held, refused))),
+        }
+    }
+
+    /// The lease that an attempt is to win.
+    fn candidate(&self, key: &Key, ttl: Ttl) -> Arc<Held> {
+        let defaults = self.router.defaults();
+        let label = self.label.as_ref().unwrap_or(&defaults.label);
         let token = Token::new(rand::random(), label.as_deref());
         let keep_alive = self.keep_alive.map(|interval| KeepAlive {
             interval: interval
                 .map(|own| own.max(SHORTEST_INTERVAL))
                 .filter(|&own| own < ttl.get() / 2)
                 .unwrap_or(ttl.get() / 3),
-            max_hold: self.max_hold.unwrap_or(self.router.defaults().max_hold),
+            max_hold: self.max_hold.unwrap_or(defaults.max_hold),
         });
-        let held = Held::new(&fleet, key, ttl, token, keep_alive);
+        let fleet = self.router.fleet();
         fleet.counters.attempts.add_one();
-        match Operation::start(Attempt::new(held.claim()), &held, deadline).await {
-            Ok(grant) => {
-                fleet.counters.granted.add_one();
-                if grant.wrote_back {
-                    fleet.counters.write_backs.add_one();
-                }
-                Ok(Guard::new(held, grant.fence, self.router.clone()))
-            }
-            Err(refused) => Err(Failed::explain(&fleet, &held, refused)),
-        }
+        Held::new(fleet, key, ttl, token, keep_alive)
     }
 
     pub(crate) fn give_up(&self, attempts: u32, started: Instant, last: Error) -> Error {
@@ -244,6 +259,13 @@ impl Patience {
     }
 }
 
+/// An attempt that won.
+#[derive(Debug)]
+pub(crate) struct Won {
+    pub(crate) held: Arc<Held>,
+    pub(crate) fence: Fence,
+}
+
 /// An attempt that did not win.
 pub(crate) struct Failed {
     error: Error,
@@ -254,7 +276,8 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    fn explain(fleet: &Fleet, held: &Held, refused: Refused) -> Self {
+    fn explain(held: &Held, refused: Refused) -> Self {
+        let fleet = &held.fleet;
         let Refused {
             shortfall,
             granted,

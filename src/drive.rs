@@ -28,7 +28,10 @@ use crate::proto::wire::{Answer, Reply, Request};
 /// A machine together with what its outcome does to the lease.
 pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
     /// Takes note of the outcome, whether anybody waits for it or not.
-    fn settle(held: &Arc<Held>, outcome: &Self::Outcome);
+    fn settle(held: &Arc<Held>, outcome: &Self::Outcome, now: Instant);
+
+    /// Whether what it does depends on the time.
+    const MINDS_TIME: bool = true;
 
     /// Sees every answer, also those that the machine has no use for any more.
     fn answered(_held: &Arc<Held>, _from: NodeIndex, _answer: &Answer) {}
@@ -43,9 +46,9 @@ pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
 }
 
 impl Operates for Attempt {
-    fn settle(held: &Arc<Held>, outcome: &Self::Outcome) {
+    fn settle(held: &Arc<Held>, outcome: &Self::Outcome, now: Instant) {
         if let Ok(grant) = outcome {
-            held.grant(grant);
+            held.grant(grant, now);
         }
     }
 
@@ -55,8 +58,8 @@ impl Operates for Attempt {
 }
 
 impl Operates for Renewal {
-    fn settle(held: &Arc<Held>, outcome: &Extension) {
-        held.renewed(outcome);
+    fn settle(held: &Arc<Held>, outcome: &Extension, now: Instant) {
+        held.renewed(outcome, now);
     }
 
     /// The keeper and the lease's owner are different threads: a release may
@@ -69,12 +72,14 @@ impl Operates for Renewal {
     }
 
     fn owed(held: &Arc<Held>) -> Option<Owed> {
-        Some(held.fleet.keeper.owe())
+        Some(Owed::by(held))
     }
 }
 
 impl Operates for Release {
-    fn settle(_: &Arc<Held>, _: &Self::Outcome) {}
+    const MINDS_TIME: bool = false;
+
+    fn settle(_: &Arc<Held>, _: &Self::Outcome, _: Instant) {}
 
     fn answered(held: &Arc<Held>, from: NodeIndex, answer: &Answer) {
         if answer.is_err() {
@@ -83,7 +88,7 @@ impl Operates for Release {
     }
 
     fn owed(held: &Arc<Held>) -> Option<Owed> {
-        Some(held.fleet.keeper.owe())
+        Some(Owed::by(held))
     }
 }
 
@@ -177,14 +182,19 @@ impl<M: Operates> Operation<M> {
             .confirmed_at(self.t0 - lease + std::time::Duration::from_nanos(1));
         let mut core = self.core.lock();
         let effects = core.machine.on(now, confirmed_at, event);
-        let waker = self.take_in(&mut core, effects);
+        let waker = self.take_in(&mut core, effects, now);
         self.send_all(core, now);
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    fn take_in(&self, core: &mut Core<M>, effects: Effects<M::Outcome>) -> Option<Waker> {
+    fn take_in(
+        &self,
+        core: &mut Core<M>,
+        effects: Effects<M::Outcome>,
+        now: Instant,
+    ) -> Option<Waker> {
         let Effects {
             send,
             probe,
@@ -203,7 +213,7 @@ impl<M: Operates> Operation<M> {
         outbox.probe.extend(probe);
         outbox.release = outbox.release.union(release);
         let outcome = outcome?;
-        M::settle(&self.held, &outcome);
+        M::settle(&self.held, &outcome, now);
         core.outcome = Some(outcome);
         core.waker.take()
     }
@@ -253,7 +263,8 @@ impl<M: Operates> Sink for Operation<M> {
             self.fleet().saw(from, self.t0);
         }
         M::answered(&self.held, from, &answer);
-        self.feed(clock::now(), Event::Answered { from, step, answer });
+        let now = if M::MINDS_TIME { clock::now() } else { self.t0 };
+        self.feed(now, Event::Answered { from, step, answer });
     }
 }
 

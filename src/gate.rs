@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap, RandomState};
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -34,21 +34,70 @@ const PURGE_SLACK: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Gate {
     hasher: RandomState,
-    shards: Vec<Mutex<HashMap<Key, Queue>>>,
+    shards: Vec<Mutex<Queues>>,
     turns: AtomicU64,
 }
 
+type Queues = HashMap<Place, Queue, BuildHasherDefault<GivenHash>>;
+
+/// A key and its hash, which is reckoned once for a turn.
+#[derive(Clone, Debug)]
+struct Place {
+    hash: u64,
+    key: Key,
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Place {}
+
+impl Hash for Place {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// The hash that a [`Place`] brings along.
+#[derive(Default)]
+struct GivenHash(u64);
+
+impl Hasher for GivenHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes
+            .iter()
+            .for_each(|&byte| self.0 = self.0 << 8 ^ u64::from(byte));
+    }
+}
+
+/// One key that is contended for or held. Most have nobody waiting.
 #[derive(Debug)]
 struct Queue {
     /// Number of the present turn.
     turn: u64,
-    streak: Streak,
     /// Whose turn it is, once it holds the key.
     holder: Weak<Held>,
+    line: Option<Box<Line>>,
+}
+
+/// Those who wait for a key.
+#[derive(Debug)]
+struct Line {
     /// One for each acquire of the process that waits for the key.
     waiters: VecDeque<oneshot::Sender<Turn>>,
     /// Wakes one of them to look when the present lease will lapse.
-    watch: Option<Arc<Notify>>,
+    watch: Arc<Notify>,
     purge_at: usize,
 }
 
@@ -75,7 +124,7 @@ impl Drop for Watch {
 #[derive(Debug)]
 pub(crate) struct Turn {
     gate: Arc<Gate>,
-    key: Key,
+    place: Place,
     number: u64,
     /// What came before it.
     pub(crate) streak: Streak,
@@ -100,15 +149,24 @@ impl Gate {
         })
     }
 
-    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Queue>> {
-        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+    fn place(&self, key: &Key) -> Place {
+        Place {
+            hash: self.hasher.hash_one(key),
+            key: key.clone(),
+        }
+    }
+
+    fn shard(&self, place: &Place) -> &Mutex<Queues> {
+        // The map goes by the other bits.
+        &self.shards[(place.hash >> 32) as usize % SHARDS]
     }
 
     /// Takes the turn if nobody has it.
     pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Turn, Ahead> {
-        match self.shard(key).lock().entry(key.clone()) {
+        let place = self.place(key);
+        match self.shard(&place).lock().entry(place.clone()) {
             Entry::Vacant(vacant) => {
-                let turn = self.turn(key);
+                let turn = self.turn(place);
                 vacant.insert(Queue::of(&turn));
                 Ok(turn)
             }
@@ -124,16 +182,28 @@ impl Gate {
         key: &Key,
         deadline: Option<Instant>,
     ) -> Result<Turn, Ahead> {
-        let (mut receiver, watch) = match self.shard(key).lock().entry(key.clone()) {
+        let place = self.place(key);
+        let (receiver, watch) = match self.shard(&place).lock().entry(place.clone()) {
             Entry::Vacant(vacant) => {
-                let turn = self.turn(key);
+                let turn = self.turn(place);
                 vacant.insert(Queue::of(&turn));
                 return Ok(turn);
             }
             Entry::Occupied(mut queue) => queue.get_mut().line_up(),
         };
+        // On the heap: who finds nobody ahead needs no room for it.
+        Box::pin(self.wait(place, deadline, receiver, watch)).await
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        place: Place,
+        deadline: Option<Instant>,
+        mut receiver: oneshot::Receiver<Turn>,
+        watch: Watch,
+    ) -> Result<Turn, Ahead> {
         loop {
-            let lapse = self.holder(key).map(|held| held.valid_until());
+            let lapse = self.holder(&place).map(|held| held.valid_until());
             let wake = lapse.into_iter().chain(deadline).min();
             let change = async {
                 tokio::select! {
@@ -147,63 +217,64 @@ impl Gate {
                 // There is a lease now that was not there before.
                 Some(None) => {}
                 None if deadline.is_none_or(|deadline| clock::now() < deadline) => {
-                    self.evict_lapsed(key);
+                    self.evict_lapsed(&place);
                 }
                 // A sender is only dropped together with the gate.
                 Some(Some(Err(_))) | None => {
-                    return Err(self.holder(key).map_or(Ahead::Contender, Ahead::Holder));
+                    return Err(self.holder(&place).map_or(Ahead::Contender, Ahead::Holder));
                 }
             }
         }
     }
 
-    fn turn(self: &Arc<Self>, key: &Key) -> Turn {
+    fn turn(self: &Arc<Self>, place: Place) -> Turn {
         let number = self.turns.fetch_add(1, Ordering::Relaxed);
         Turn {
             gate: Arc::clone(self),
-            key: key.clone(),
+            place,
             number,
             streak: Streak::default(),
             is_passed: false,
         }
     }
 
-    fn holder(&self, key: &Key) -> Option<Arc<Held>> {
-        self.shard(key).lock().get(key)?.holder.upgrade()
+    fn holder(&self, place: &Place) -> Option<Arc<Held>> {
+        self.shard(place).lock().get(place)?.holder.upgrade()
     }
 
     /// Ends the turn of a holder whose lease has lapsed: it may never come
     /// back to pass it on.
-    fn evict_lapsed(self: &Arc<Self>, key: &Key) {
+    fn evict_lapsed(self: &Arc<Self>, place: &Place) {
         let present = {
-            let shard = self.shard(key).lock();
+            let shard = self.shard(place).lock();
             shard
-                .get(key)
+                .get(place)
                 .map(|queue| (queue.turn, queue.holder.upgrade()))
         };
         // Outside the lock: the last handle to a lease gives its turn back.
         if let Some((turn, Some(held))) = present
             && held.valid_until() <= clock::now()
         {
-            self.pass_on(key, turn);
+            self.pass_on(place, turn, Streak::default());
         }
     }
 
     /// Ends turn `number`, if it is still the present one, and gives the first
     /// waiter who has not given up the next.
-    fn pass_on(self: &Arc<Self>, key: &Key, number: u64) {
+    fn pass_on(self: &Arc<Self>, place: &Place, number: u64, streak: Streak) {
         let mut ended = number;
         loop {
-            let mut shard = self.shard(key).lock();
-            let Some(queue) = shard.get_mut(key).filter(|queue| queue.turn == ended) else {
+            let mut shard = self.shard(place).lock();
+            let Some(queue) = shard.get_mut(place).filter(|queue| queue.turn == ended) else {
                 return;
             };
-            let Some(next) = queue.waiters.pop_front() else {
-                shard.remove(key);
+            let waiters = queue.line.as_mut().map(|line| &mut line.waiters);
+            let Some(next) = waiters.and_then(VecDeque::pop_front) else {
+                shard.remove(place);
                 return;
             };
-            let mut turn = self.turn(key);
-            turn.streak = queue.streak;
+            let mut turn = self.turn(place.clone());
+            turn.streak = streak;
             queue.turn = turn.number;
             queue.holder = Weak::new();
             drop(shard);
@@ -222,23 +293,26 @@ impl Queue {
     fn of(turn: &Turn) -> Self {
         Self {
             turn: turn.number,
-            streak: Streak::default(),
             holder: Weak::new(),
-            waiters: VecDeque::new(),
-            watch: None,
-            purge_at: PURGE_SLACK,
+            line: None,
         }
     }
 
     fn line_up(&mut self) -> (oneshot::Receiver<Turn>, Watch) {
-        if self.waiters.len() >= self.purge_at {
-            self.waiters.retain(|waiter| !waiter.is_closed());
-            self.purge_at = 2 * self.waiters.len() + PURGE_SLACK;
+        let line = self.line.get_or_insert_with(|| {
+            Box::new(Line {
+                waiters: VecDeque::new(),
+                watch: Arc::default(),
+                purge_at: PURGE_SLACK,
+            })
+        });
+        if line.waiters.len() >= line.purge_at {
+            line.waiters.retain(|waiter| !waiter.is_closed());
+            line.purge_at = 2 * line.waiters.len() + PURGE_SLACK;
         }
         let (sender, receiver) = oneshot::channel();
-        self.waiters.push_back(sender);
-        let watch = self.watch.get_or_insert_default();
-        (receiver, Watch(Arc::clone(watch)))
+        line.waiters.push_back(sender);
+        (receiver, Watch(Arc::clone(&line.watch)))
     }
 }
 
@@ -262,15 +336,12 @@ impl Turn {
 
     /// The turn's owner now holds the key.
     pub(crate) fn hold(&self, held: &Arc<Held>) {
-        let mut shard = self.gate.shard(&self.key).lock();
-        if let Some(queue) = shard
-            .get_mut(&self.key)
-            .filter(|queue| queue.turn == self.number)
-        {
+        let mut shard = self.gate.shard(&self.place).lock();
+        let queue = shard.get_mut(&self.place);
+        if let Some(queue) = queue.filter(|queue| queue.turn == self.number) {
             queue.holder = Arc::downgrade(held);
-            queue.streak = self.streak;
-            if let Some(watch) = &queue.watch {
-                watch.notify_one();
+            if let Some(line) = &queue.line {
+                line.watch.notify_one();
             }
         }
     }
@@ -279,7 +350,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if !self.is_passed {
-            self.gate.pass_on(&self.key, self.number);
+            self.gate.pass_on(&self.place, self.number, self.streak);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
+use crate::contend::Won;
 use crate::drive::Operation;
 use crate::error::{Error, Loss};
 use crate::gate::Turn;
@@ -45,10 +46,10 @@ pub enum Released {
 }
 
 impl Guard {
-    pub(crate) fn new(held: Arc<Held>, fence: Fence, router: Router) -> Self {
+    pub(crate) fn new(won: Won, router: Router) -> Self {
         Self {
-            held,
-            fence,
+            held: won.held,
+            fence: won.fence,
             is_released: false,
             _router: router,
         }
@@ -58,7 +59,7 @@ impl Guard {
     /// was asked for, and others of this process line up behind it.
     pub(crate) fn begin(&self, turn: Option<Turn>) {
         if let Some(mut turn) = turn {
-            turn.count_grant(self.held.age());
+            turn.count_grant(self.held.trip());
             self.held.keep_turn(turn);
         }
         if self.held.keep_alive.is_some() {

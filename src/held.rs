@@ -19,7 +19,7 @@ use crate::proto::attempt::{Claim, Grant};
 use crate::proto::lease::{Fence, Key, Token, Ttl};
 use crate::proto::quorum::{Placement, Seats};
 use crate::proto::renewal::{Extension, Prolongation, Renewal};
-use crate::proto::time::{Instant, valid_until};
+use crate::proto::time::Instant;
 
 /// How a lease is kept alive.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +39,8 @@ pub(crate) struct Held {
     pub(crate) ttl: Ttl,
     pub(crate) placement: Placement,
     pub(crate) keep_alive: Option<KeepAlive>,
+    /// When its attempt began.
+    asked_at: Instant,
     acknowledged: AtomicU32,
     state: Mutex<State>,
     ended: Notify,
@@ -47,6 +49,7 @@ pub(crate) struct Held {
 #[derive(Debug)]
 struct State {
     valid_until: Instant,
+    granted_at: Instant,
     fence: Option<Fence>,
     ended: Option<Loss>,
     /// When the keeper is to extend it next.
@@ -66,22 +69,24 @@ impl State {
 impl Held {
     /// A lease that is yet to be granted.
     pub(crate) fn new(
-        fleet: &Arc<Fleet>,
+        fleet: Arc<Fleet>,
         key: &Key,
         ttl: Ttl,
         token: Token,
         keep_alive: Option<KeepAlive>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            fleet: Arc::clone(fleet),
+            placement: fleet.view.place(key),
+            fleet,
             key: key.clone(),
             token,
             ttl,
-            placement: fleet.view.place(key),
             keep_alive,
+            asked_at: clock::now(),
             acknowledged: AtomicU32::new(0),
             state: Mutex::new(State {
                 valid_until: Instant::default(),
+                granted_at: Instant::default(),
                 fence: None,
                 ended: None,
                 renew_at: Instant::default(),
@@ -92,7 +97,7 @@ impl Held {
         })
     }
 
-    /// The attempt at it, its clock read now.
+    /// The attempt at it.
     pub(crate) fn claim(&self) -> Claim {
         Claim {
             view: self.fleet.view.id(),
@@ -101,17 +106,17 @@ impl Held {
             token: self.token.clone(),
             ttl: self.ttl,
             placement: self.placement,
-            t0: clock::now(),
+            t0: self.asked_at,
         }
     }
 
     /// The attempt has won.
-    pub(crate) fn grant(&self, grant: &Grant) {
+    pub(crate) fn grant(&self, grant: &Grant, now: Instant) {
         let mut state = self.state.lock();
         state.valid_until = grant.valid_until;
+        state.granted_at = now;
         state.fence = Some(grant.fence);
         if let Some(keep_alive) = &self.keep_alive {
-            let now = clock::now();
             state.renew_at = now + jittered(keep_alive.interval);
             state.hold_until = Some(now + keep_alive.max_hold);
         }
@@ -123,11 +128,10 @@ impl Held {
         self.state.lock().turn = Some(turn);
     }
 
-    /// How long ago it was asked for, or extended last.
-    pub(crate) fn age(&self) -> Duration {
-        let origin = Instant::default();
-        let validity = valid_until(origin, self.ttl.get()).saturating_since(origin);
-        clock::now().saturating_since(self.valid_until() - validity)
+    /// How long its attempt took.
+    pub(crate) fn trip(&self) -> Duration {
+        let granted_at = self.state.lock().granted_at;
+        granted_at.saturating_since(self.asked_at)
     }
 
     pub(crate) fn valid_until(&self) -> Instant {
@@ -232,12 +236,11 @@ impl Held {
     }
 
     /// Takes note of an extend's outcome.
-    pub(crate) fn renewed(&self, extension: &Extension) {
+    pub(crate) fn renewed(&self, extension: &Extension, now: Instant) {
         let counters = &self.fleet.counters;
         match extension {
             Extension::Extended(until) => {
                 counters.extended.add_one();
-                let now = clock::now();
                 let mut state = self.state.lock();
                 if state.ended.is_none() {
                     state.valid_until = state.valid_until.max(*until);

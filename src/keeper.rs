@@ -84,12 +84,6 @@ impl Keeper {
         clock::within(Some(deadline), all_gone).await.is_some()
     }
 
-    /// Counts a release as under way.
-    pub(crate) fn owe(self: &Arc<Self>) -> Owed {
-        self.releases.fetch_add(1, Ordering::AcqRel);
-        Owed(Arc::clone(self))
-    }
-
     /// Ends [`Self::run`].
     pub(crate) fn close(&self) {
         self.inbox.lock().is_closed = true;
@@ -185,12 +179,21 @@ impl Ord for Entry {
 
 /// A release counts as under way for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Owed(Arc<Keeper>);
+pub(crate) struct Owed(Arc<Held>);
+
+impl Owed {
+    /// A release of `held` begins.
+    pub(crate) fn by(held: &Arc<Held>) -> Self {
+        held.fleet.keeper.releases.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(held))
+    }
+}
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        if self.0.releases.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.all_released.notify_waiters();
+        let keeper = &self.0.fleet.keeper;
+        if keeper.releases.fetch_sub(1, Ordering::AcqRel) == 1 {
+            keeper.all_released.notify_waiters();
         }
     }
 }
@@ -210,7 +213,7 @@ impl DueRelease {
     pub(crate) fn new(held: &Arc<Held>, node: NodeIndex) -> Arc<Self> {
         let until = clock::now() + held.fleet.view.topology().max_ttl();
         Arc::new(Self {
-            _owed: held.fleet.keeper.owe(),
+            _owed: Owed::by(held),
             held: Arc::clone(held),
             node,
             attempts: AtomicUsize::new(0),

@@ -254,6 +254,10 @@ impl Router {
         Arc::clone(&self.shared.fleet.read())
     }
 
+    pub(crate) fn max_ttl(&self) -> Duration {
+        self.shared.fleet.read().view.topology().max_ttl()
+    }
+
     pub(crate) fn check_key(&self, key: impl AsRef<[u8]>) -> Result<Key, KeyError> {
         let key = Key::new(key)?;
         if let Some(reserved) = &self.shared.reserved

@@ -245,7 +245,7 @@ impl Contest {
             let most = end.min(begun + width - under_way.len());
             under_way.extend((begun..most).map(|index| async move {
                 let attempt = self.each.attempt(&keys[index], self.terms);
-                (index, attempt.await)
+                (index, attempt.await.map(|won| self.each.guard(won)))
             }));
             begun = begun.max(most);
             match under_way.next().await {

@@ -93,20 +93,31 @@ pub struct Token(Arc<str>);
 
 impl Token {
     /// A token of these random bits; they must come from a generator that
-    /// nobody can predict.
+    /// nobody can predict. Of the label [`MAX_LABEL_BYTES`] are kept.
     pub fn new(random: u128, label: Option<&str>) -> Self {
         const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut stored = [b' '; RANDOM_LEN + 1 + MAX_LABEL_BYTES];
+        let digits = stored[..RANDOM_LEN].chunks_exact_mut(2);
+        for (byte, digits) in random.to_be_bytes().into_iter().zip(digits) {
+            digits[0] = HEX[usize::from(byte >> 4)];
+            digits[1] = HEX[usize::from(byte & 15)];
+        }
         let label = label.unwrap_or_default();
-        let mut stored = String::with_capacity(RANDOM_LEN + 1 + label.len());
-        for byte in random.to_be_bytes() {
-            stored.push(char::from(HEX[usize::from(byte >> 4)]));
-            stored.push(char::from(HEX[usize::from(byte & 15)]));
-        }
-        if !label.is_empty() {
-            stored.push(' ');
-            stored.push_str(label);
-        }
-        Self(stored.into())
+        // A longer one is a mistake of the caller: none at all is safe.
+        let label = label
+            .get(..label.len().min(MAX_LABEL_BYTES))
+            .unwrap_or_default();
+        let len = match label.len() {
+            0 => RANDOM_LEN,
+            len => RANDOM_LEN + 1 + len,
+        };
+        stored[RANDOM_LEN + 1..][..label.len()].copy_from_slice(label.as_bytes());
+        // Digits are text, and so is the label.
+        Self(
+            std::str::from_utf8(&stored[..len])
+                .unwrap_or_default()
+                .into(),
+        )
     }
 
     /// The value that is stored under the key.

@@ -124,22 +124,36 @@ pub(super) struct Batch {
 
 /// The batches that are in flight, as far as others must heed them.
 #[derive(Debug, Default)]
-pub(super) struct InFlight(VecDeque<Vec<u64>>);
+pub(super) struct InFlight {
+    /// Hashes of the keys that each acquires by transaction, the oldest first.
+    transactions: VecDeque<Vec<u64>>,
+    /// How many requests each consists of.
+    sizes: VecDeque<usize>,
+    requests: usize,
+}
 
 impl InFlight {
     /// Batches in flight.
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+    pub(super) fn batches(&self) -> usize {
+        self.sizes.len()
     }
 
-    /// A batch that acquires these keys by transaction goes out.
-    pub(super) fn begin(&mut self, transactions: Vec<u64>) {
-        self.0.push_back(transactions);
+    /// Requests in flight.
+    pub(super) fn requests(&self) -> usize {
+        self.requests
+    }
+
+    /// A batch goes out that acquires these keys by transaction.
+    pub(super) fn begin(&mut self, requests: usize, transactions: Vec<u64>) {
+        self.transactions.push_back(transactions);
+        self.sizes.push_back(requests);
+        self.requests += requests;
     }
 
     /// The oldest batch is answered.
     pub(super) fn end(&mut self) {
-        self.0.pop_front();
+        self.transactions.pop_front();
+        self.requests -= self.sizes.pop_front().unwrap_or_default();
     }
 
     /// Whether a request must not be sent before what is in flight is settled.
@@ -149,7 +163,7 @@ impl InFlight {
     /// what is deleted then; releases and other acquires come to no harm. And
     /// what changes the view must not come between an acquire and its undoing.
     fn must_wait(&self, request: &Request, hash: Option<u64>) -> bool {
-        let mut transactions = self.0.iter().flatten();
+        let mut transactions = self.transactions.iter().flatten();
         match (request, hash) {
             (Request::Extend { .. }, Some(hash)) => transactions.any(|&other| other == hash),
             (Request::Acquire { .. } | Request::Release { .. }, _) => false,
@@ -182,7 +196,8 @@ pub(super) fn gather(
             break;
         }
         if let Some(pending) = queue.pop_front() {
-            batch.add(pending, encoding, hash, now);
+            let room = (1 + queue.len()).min(MAX_BATCH - taken);
+            batch.add(pending, encoding, hash, now, room);
         }
         if is_alone {
             break;
@@ -192,7 +207,14 @@ pub(super) fn gather(
 }
 
 impl Batch {
-    fn add(&mut self, pending: Pending, encoding: Encoding, hash: Option<u64>, now: Instant) {
+    fn add(
+        &mut self,
+        pending: Pending,
+        encoding: Encoding,
+        hash: Option<u64>,
+        now: Instant,
+        room: usize,
+    ) {
         let kind = Kind::of(&pending.request, encoding);
         if let (Kind::AcquireTransaction(..), Some(hash)) = (&kind, hash) {
             self.transactions.push(hash);
@@ -203,7 +225,11 @@ impl Batch {
                 section.due = section.due.min(pending.deadline);
                 section.requests.push(pending);
             }
-            None => self.sections.push(Section::new(kind, vec![pending], now)),
+            None => {
+                let mut requests = Vec::with_capacity(room);
+                requests.push(pending);
+                self.sections.push(Section::new(kind, requests, now));
+            }
         }
     }
 }
@@ -221,27 +247,31 @@ fn hash(key: &Key) -> u64 {
 
 /// The keys of a batch by their hashes. Two keys of one hash pass for the same:
 /// the second then goes with the next batch, which does no harm.
-struct KeySet([Option<u64>; Self::PLACES]);
+struct KeySet([u64; Self::PLACES]);
 
 impl KeySet {
     /// Twice as many as there are keys, so that a free one is near.
     const PLACES: usize = 2 * MAX_BATCH;
 
+    /// No hash, as far as the set goes.
+    const FREE: u64 = 0;
+
     fn new() -> Self {
-        Self([None; Self::PLACES])
+        Self([Self::FREE; Self::PLACES])
     }
 
     /// False if it is there already.
     fn insert(&mut self, hash: u64) -> bool {
+        let hash = hash.max(Self::FREE + 1);
         let mut place = hash as usize % Self::PLACES;
         loop {
             match self.0[place] {
-                None => {
-                    self.0[place] = Some(hash);
+                Self::FREE => {
+                    self.0[place] = hash;
                     return true;
                 }
-                Some(other) if other == hash => return false,
-                Some(_) => place = (place + 1) % Self::PLACES,
+                other if other == hash => return false,
+                _ => place = (place + 1) % Self::PLACES,
             }
         }
     }

@@ -140,7 +140,7 @@ impl Lane {
             link.end_sending(bytes, sent.unwrap_or_else(give_up));
         }
         drop(state);
-        deliver(answers);
+        deliver(&mut answers);
     }
 
     /// Goes on with a new connection.
@@ -279,8 +279,8 @@ pub(super) struct Settlement {
     pub(super) status: Option<NodeStatus>,
 }
 
-pub(super) fn deliver(answers: Answers) {
-    for (reply, answer) in answers {
+pub(super) fn deliver(answers: &mut Answers) {
+    for (reply, answer) in answers.drain(..) {
         reply.send(answer);
     }
 }

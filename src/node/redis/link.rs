@@ -11,12 +11,11 @@ use super::stream::Socket;
 use crate::clock;
 use crate::proto::wire::{NodeStatus, Reply, Standing};
 
-/// Batches that are sent as soon as there is anything to send. With more of
-/// them in flight the next one gathers, until it is full.
-const EAGER_BATCHES: usize = 1;
-
 /// Batches that may be in flight at once.
 const MAX_IN_FLIGHT: usize = 8;
+
+/// Bytes that a request mostly takes.
+const COMMAND_SIZE: usize = 160;
 
 /// The sending end of one connection.
 #[derive(Debug)]
@@ -88,7 +87,8 @@ impl Link {
             }
             if let Some(last) = batch.sections.last_mut() {
                 last.ends_batch = true;
-                self.in_flight.begin(batch.transactions);
+                let sizes = batch.sections.iter().map(|section| section.requests.len());
+                self.in_flight.begin(sizes.sum(), batch.transactions);
             }
             for section in batch.sections {
                 self.push(section);
@@ -96,14 +96,17 @@ impl Link {
         }
     }
 
+    /// An idle line sends at once. Otherwise a batch gathers until it is full,
+    /// or as large as what is in flight: of few callers one half is on its way
+    /// then while the other gathers.
     fn may_send(&self, waiting: usize) -> bool {
-        let in_flight = self.in_flight.len();
-        let is_full = waiting >= MAX_BATCH && in_flight < MAX_IN_FLIGHT;
-        waiting > 0 && (in_flight < EAGER_BATCHES || is_full)
+        let enough = self.in_flight.requests().clamp(1, MAX_BATCH);
+        waiting >= enough && self.in_flight.batches() < MAX_IN_FLIGHT
     }
 
     /// Encodes a section, behind what has been encoded before.
     pub(super) fn push(&mut self, mut section: Section) {
+        self.out.reserve(section.requests.len() * COMMAND_SIZE);
         self.dialect.encode(&mut section, &mut self.out);
         self.sent.push_back(section);
     }

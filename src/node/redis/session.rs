@@ -36,6 +36,7 @@ pub(super) struct Session<'a> {
     /// Oldest first; the lane has what was sent last.
     in_flight: VecDeque<Section>,
     inbox: Inbox,
+    answers: Answers,
 }
 
 /// What has been read and not been settled.
@@ -78,6 +79,7 @@ impl<'a> Session<'a> {
             recheck_at: clock::now() + RECHECK,
             in_flight: VecDeque::new(),
             inbox: Inbox::default(),
+            answers: Answers::new(),
         };
         lane.connected(link);
         let error = session.pump(receiver, sender).await;
@@ -164,7 +166,8 @@ impl<'a> Session<'a> {
     /// work at the same time.
     fn take_in(&mut self) -> Result<(), NodeError> {
         self.lane.collect_sent(&mut self.in_flight);
-        let mut answers = Answers::new();
+        // Its room is used again and again.
+        let mut answers = std::mem::take(&mut self.answers);
         let mut settlement = Settlement::default();
         let mut settled = 0;
         let mut outcome = Ok(());
@@ -202,7 +205,8 @@ impl<'a> Session<'a> {
             self.status = status.clone();
         }
         self.lane.settled(settlement);
-        deliver(answers);
+        deliver(&mut answers);
+        self.answers = answers;
         outcome
     }
 

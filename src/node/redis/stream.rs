@@ -1,13 +1,12 @@
 //! A byte stream to a server, over whatever carries it.
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use super::address::{Address, Place};
 
@@ -24,14 +23,16 @@ impl Stream {
     /// Opens a stream to `address`.
     pub(super) async fn open(address: &Address) -> io::Result<Self> {
         match &address.place {
-            Place::Tcp { host, port } => Ok(Self::Tcp(tcp(host, *port).await?)),
+            Place::Tcp { host, port } => Ok(Self::Tcp(open_tcp(host, *port).await?)),
             Place::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
             #[cfg(feature = "tls")]
             Place::Tls { host, port } => {
                 let connector = super::tls::connector(&address.tls)?;
                 let name = rustls_pki_types::ServerName::try_from(host.clone())
                     .map_err(io::Error::other)?;
-                let stream = connector.connect(name, tcp(host, *port).await?).await?;
+                let stream = connector
+                    .connect(name, open_tcp(host, *port).await?)
+                    .await?;
                 Ok(Self::Tls(Box::new(stream)))
             }
             #[cfg(not(feature = "tls"))]
@@ -41,24 +42,26 @@ impl Stream {
 
     /// The stream as an end to read from and an end to write to.
     pub(super) fn into_ends(self) -> (Receiver, Sender) {
-        let socket = match self {
-            Self::Tcp(stream) => Socket::Tcp(stream),
-            Self::Unix(stream) => Socket::Unix(stream),
+        let (receiver, socket) = match self {
+            Self::Tcp(stream) => {
+                let (reader, writer) = stream.into_split();
+                (Receiver::Tcp(reader), Socket::Tcp(writer))
+            }
+            Self::Unix(stream) => {
+                let (reader, writer) = stream.into_split();
+                (Receiver::Unix(reader), Socket::Unix(writer))
+            }
             #[cfg(feature = "tls")]
             stream @ Self::Tls(_) => {
                 let (reader, writer) = tokio::io::split(stream);
                 return (Receiver::Tls(reader), Sender::Tls(writer));
             }
         };
-        let socket = Arc::new(socket);
-        (
-            Receiver::Socket(Arc::clone(&socket)),
-            Sender::Socket(socket),
-        )
+        (receiver, Sender::Socket(Arc::new(socket)))
     }
 }
 
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
     // A lock is one small packet there and one back: never wait for more.
     stream.set_nodelay(true)?;
@@ -104,45 +107,35 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// A stream that anybody may write to, without waiting.
+/// An end to write to that anybody may use who does not wait.
 #[derive(Debug)]
 pub(super) enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-macro_rules! socket {
-    ($socket:expr, $inner:ident => $call:expr) => {
-        match $socket {
-            Socket::Tcp($inner) => $call,
-            Socket::Unix($inner) => $call,
-        }
-    };
+    Tcp(tcp::OwnedWriteHalf),
+    Unix(unix::OwnedWriteHalf),
 }
 
 impl Socket {
     /// Writes what fits at once.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        socket!(self, stream => stream.try_write(bytes))
+        match self {
+            Self::Tcp(writer) => writer.try_write(bytes),
+            Self::Unix(writer) => writer.try_write(bytes),
+        }
     }
 
-    fn try_read(&self, into: &mut Vec<u8>) -> io::Result<usize> {
-        socket!(self, stream => stream.try_read_buf(into))
-    }
-
-    fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        socket!(self, stream => stream.poll_read_ready(context))
-    }
-
-    fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        socket!(self, stream => stream.poll_write_ready(context))
+    async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(writer) => writer.writable().await,
+            Self::Unix(writer) => writer.writable().await,
+        }
     }
 }
 
 /// The end to read from; one task's own.
 #[derive(Debug)]
 pub(super) enum Receiver {
-    Socket(Arc<Socket>),
+    Tcp(tcp::OwnedReadHalf),
+    Unix(unix::OwnedReadHalf),
     #[cfg(feature = "tls")]
     Tls(tokio::io::ReadHalf<Stream>),
 }
@@ -152,15 +145,10 @@ impl Receiver {
     /// Cancel safe.
     pub(super) async fn read(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
         match self {
-            Self::Socket(socket) => loop {
-                poll_fn(|context| socket.poll_read_ready(context)).await?;
-                match socket.try_read(into) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    read => return read,
-                }
-            },
+            Self::Tcp(reader) => reader.read_buf(into).await,
+            Self::Unix(reader) => reader.read_buf(into).await,
             #[cfg(feature = "tls")]
-            Self::Tls(reader) => tokio::io::AsyncReadExt::read_buf(reader, into).await,
+            Self::Tls(reader) => reader.read_buf(into).await,
         }
     }
 }
@@ -187,7 +175,7 @@ impl Sender {
     pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => loop {
-                poll_fn(|context| socket.poll_write_ready(context)).await?;
+                socket.writable().await?;
                 match socket.try_write(bytes) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     written => return written,
