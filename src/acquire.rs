@@ -41,7 +41,8 @@ use crate::router::Router;
 #[derive(Clone, Debug)]
 pub struct Acquire {
     pub(crate) router: Router,
-    pub(crate) key: Result<Key, KeyError>,
+    /// The error is boxed: there may be very many who wait.
+    pub(crate) key: Result<Key, Box<KeyError>>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) patience: Patience,
     /// The interval, where one was said.
@@ -63,7 +64,7 @@ impl Acquire {
             retry_delay: None,
             is_single,
         };
-        let key = router.check_key(key);
+        let key = router.check_key(key).map_err(Box::new);
         Self {
             router,
             key,
@@ -145,8 +146,8 @@ impl Acquire {
         self
     }
 
-    /// How long the lease may be kept alive; then it is lost with
-    /// [`Loss::MaxHold`](crate::Loss::MaxHold). The default is configured as `router.max_hold`.
+    /// How long the lease may be kept alive, from the attempt that won it on;
+    /// then it is lost with [`Loss::MaxHold`](crate::Loss::MaxHold). The default is configured as `router.max_hold`.
     pub fn max_hold(mut self, limit: Duration) -> Self {
         self.max_hold = Some(limit);
         self

@@ -41,7 +41,7 @@ pub(crate) struct Terms {
 
 impl Acquire {
     pub(crate) async fn run(self) -> Result<Guard, Error> {
-        let key = self.key.clone()?;
+        let key = self.key.clone().map_err(|error| *error)?;
         let terms = self.terms(self.started.unwrap_or_else(clock::now))?;
         let mut turn = match self.turn(&key, terms.deadline).await {
             Ok(turn) => turn,
@@ -137,7 +137,7 @@ impl Acquire {
     /// Leaves the key to other processes for a moment, for this one has had it
     /// as often in a row as it may; not past `deadline`.
     async fn give_way(&self, turn: &mut Turn, deadline: Option<Instant>) {
-        let until = clock::now() + way(turn.streak.trip);
+        let until = clock::now() + way(turn.streak.trip());
         if deadline.is_none_or(|deadline| until < deadline) {
             Box::pin(clock::sleep_until(until)).await;
             turn.end_streak();
@@ -187,7 +187,7 @@ impl Acquire {
     /// having the turn before [`Guard::begin`].
     pub(crate) async fn attempt(&self, key: &Key, terms: Terms) -> Result<Won, Box<Failed>> {
         let _permit = match &self.pace {
-            Some(pace) => pace.acquire().await.ok(),
+            Some(pace) => Box::pin(pace.acquire()).await.ok(),
             None => None,
         };
         let held = self.candidate(key, terms.ttl);
@@ -212,16 +212,17 @@ impl Acquire {
         let defaults = self.router.defaults();
         let label = self.label.as_ref().unwrap_or(&defaults.label);
         let token = Token::new(rand::random(), label.as_deref());
+        let now = clock::now();
         let keep_alive = self.keep_alive.map(|interval| KeepAlive {
             interval: interval
                 .map(|own| own.max(SHORTEST_INTERVAL))
                 .filter(|&own| own < ttl.get() / 2)
                 .unwrap_or(ttl.get() / 3),
-            max_hold: self.max_hold.unwrap_or(defaults.max_hold),
+            until: now + self.max_hold.unwrap_or(defaults.max_hold),
         });
         let fleet = self.router.fleet();
         fleet.counters.attempts.add_one();
-        Held::new(fleet, key, ttl, token, keep_alive)
+        Held::new(fleet, key, ttl, token, now, keep_alive)
     }
 
     pub(crate) fn give_up(&self, attempts: u32, started: Instant, last: Error) -> Error {

@@ -106,8 +106,15 @@ struct Line {
 pub(crate) struct Streak {
     /// How many they are.
     pub(crate) grants: u32,
+    /// How long the last of them took, in microseconds.
+    trip: u32,
+}
+
+impl Streak {
     /// How long the last of them took.
-    pub(crate) trip: Duration,
+    pub(crate) fn trip(self) -> Duration {
+        Duration::from_micros(self.trip.into())
+    }
 }
 
 /// Sees to it that a lease is watched that others of this process wait for:
@@ -183,7 +190,7 @@ impl Gate {
         deadline: Option<Instant>,
     ) -> Result<Turn, Ahead> {
         let place = self.place(key);
-        let (receiver, watch) = match self.shard(&place).lock().entry(place.clone()) {
+        let (mut receiver, watch) = match self.shard(&place).lock().entry(place.clone()) {
             Entry::Vacant(vacant) => {
                 let turn = self.turn(place);
                 vacant.insert(Queue::of(&turn));
@@ -191,40 +198,31 @@ impl Gate {
             }
             Entry::Occupied(mut queue) => queue.get_mut().line_up(),
         };
-        // On the heap: who finds nobody ahead needs no room for it.
-        Box::pin(self.wait(place, deadline, receiver, watch)).await
-    }
-
-    async fn wait(
-        self: &Arc<Self>,
-        place: Place,
-        deadline: Option<Instant>,
-        mut receiver: oneshot::Receiver<Turn>,
-        watch: Watch,
-    ) -> Result<Turn, Ahead> {
+        // One `select!` and no future within a future: there may be very many
+        // who wait.
         loop {
             let lapse = self.holder(&place).map(|held| held.valid_until());
             let wake = lapse.into_iter().chain(deadline).min();
-            let change = async {
-                tokio::select! {
-                    biased;
-                    turn = &mut receiver => Some(turn),
-                    () = watch.0.notified() => None,
+            tokio::select! {
+                biased;
+                turn = &mut receiver => {
+                    // A sender is only dropped together with the gate.
+                    return turn.map_err(|_| self.ahead(&place));
                 }
-            };
-            match clock::within(wake, change).await {
-                Some(Some(Ok(turn))) => return Ok(turn),
                 // There is a lease now that was not there before.
-                Some(None) => {}
-                None if deadline.is_none_or(|deadline| clock::now() < deadline) => {
+                () = watch.0.notified() => {}
+                () = clock::sleep_until(wake.unwrap_or(Instant::MAX)) => {
+                    if deadline.is_some_and(|deadline| clock::now() >= deadline) {
+                        return Err(self.ahead(&place));
+                    }
                     self.evict_lapsed(&place);
-                }
-                // A sender is only dropped together with the gate.
-                Some(Some(Err(_))) | None => {
-                    return Err(self.holder(&place).map_or(Ahead::Contender, Ahead::Holder));
                 }
             }
         }
+    }
+
+    fn ahead(&self, place: &Place) -> Ahead {
+        self.holder(place).map_or(Ahead::Contender, Ahead::Holder)
     }
 
     fn turn(self: &Arc<Self>, place: Place) -> Turn {
@@ -325,7 +323,8 @@ impl Ahead {
 impl Turn {
     /// Another grant in a row, which took `trip`; [`Self::hold`] follows.
     pub(crate) fn count_grant(&mut self, trip: Duration) {
-        let grants = self.streak.grants + 1;
+        let grants = self.streak.grants.saturating_add(1);
+        let trip = u32::try_from(trip.as_micros()).unwrap_or(u32::MAX);
         self.streak = Streak { grants, trip };
     }
 

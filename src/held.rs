@@ -1,8 +1,8 @@
 //! The state of one lease in this process, shared by its guard, the keeper
 //! and the operations under way.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -21,13 +21,16 @@ use crate::proto::quorum::{Placement, Seats};
 use crate::proto::renewal::{Extension, Prolongation, Renewal};
 use crate::proto::time::Instant;
 
+/// Renewals that fall due within as long go out together.
+const RENEWAL_GRID: Duration = Duration::from_millis(10);
+
 /// How a lease is kept alive.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeepAlive {
     /// Time from one extend to the next.
     pub(crate) interval: Duration,
     /// When the lease ends all the same.
-    pub(crate) max_hold: Duration,
+    pub(crate) until: Instant,
 }
 
 /// One lease, from before its attempt until after its release.
@@ -43,27 +46,20 @@ pub(crate) struct Held {
     asked_at: Instant,
     acknowledged: AtomicU32,
     state: Mutex<State>,
-    ended: Notify,
+    /// Wakes those who wait for its end, once there are any.
+    ended: OnceLock<Box<Notify>>,
 }
 
 #[derive(Debug)]
 struct State {
     valid_until: Instant,
-    granted_at: Instant,
+    /// How long the attempt took, in microseconds.
+    trip: u32,
     fence: Option<Fence>,
     ended: Option<Loss>,
     /// When the keeper is to extend it next.
     renew_at: Instant,
-    hold_until: Option<Instant>,
     turn: Option<Turn>,
-}
-
-impl State {
-    /// When the lease ends unless it is extended.
-    fn end(&self) -> Instant {
-        self.hold_until
-            .map_or(self.valid_until, |limit| limit.min(self.valid_until))
-    }
 }
 
 impl Held {
@@ -73,6 +69,7 @@ impl Held {
         key: &Key,
         ttl: Ttl,
         token: Token,
+        asked_at: Instant,
         keep_alive: Option<KeepAlive>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -82,18 +79,17 @@ impl Held {
             token,
             ttl,
             keep_alive,
-            asked_at: clock::now(),
+            asked_at,
             acknowledged: AtomicU32::new(0),
             state: Mutex::new(State {
                 valid_until: Instant::default(),
-                granted_at: Instant::default(),
+                trip: 0,
                 fence: None,
                 ended: None,
                 renew_at: Instant::default(),
-                hold_until: None,
                 turn: None,
             }),
-            ended: Notify::new(),
+            ended: OnceLock::new(),
         })
     }
 
@@ -114,11 +110,16 @@ impl Held {
     pub(crate) fn grant(&self, grant: &Grant, now: Instant) {
         let mut state = self.state.lock();
         state.valid_until = grant.valid_until;
-        state.granted_at = now;
+        let trip = now.saturating_since(self.asked_at).as_micros();
+        state.trip = u32::try_from(trip).unwrap_or(u32::MAX);
         state.fence = Some(grant.fence);
         if let Some(keep_alive) = &self.keep_alive {
-            state.renew_at = now + jittered(keep_alive.interval);
-            state.hold_until = Some(now + keep_alive.max_hold);
+            // The first one anywhere in the second half: many leases are
+            // often taken at once.
+            let first = keep_alive
+                .interval
+                .mul_f64(1.0 - rand::random::<f64>() / 2.0);
+            state.renew_at = next_renewal(now, first);
         }
     }
 
@@ -130,8 +131,7 @@ impl Held {
 
     /// How long its attempt took.
     pub(crate) fn trip(&self) -> Duration {
-        let granted_at = self.state.lock().granted_at;
-        granted_at.saturating_since(self.asked_at)
+        Duration::from_micros(self.state.lock().trip.into())
     }
 
     pub(crate) fn valid_until(&self) -> Instant {
@@ -153,7 +153,7 @@ impl Held {
     pub(crate) fn check(&self, now: Instant) -> Option<Loss> {
         let mut state = self.state.lock();
         if state.ended.is_none() {
-            let loss = if state.hold_until.is_some_and(|limit| now >= limit) {
+            let loss = if self.keep_alive.is_some_and(|keep| now >= keep.until) {
                 Loss::MaxHold
             } else if now >= state.valid_until {
                 Loss::Expired
@@ -164,6 +164,12 @@ impl Held {
             self.fleet.counters.lost.add_one();
         }
         state.ended
+    }
+
+    /// When the lease ends unless it is extended.
+    fn end_of(&self, state: &State) -> Instant {
+        let limit = self.keep_alive.map(|keep| keep.until);
+        limit.map_or(state.valid_until, |limit| limit.min(state.valid_until))
     }
 
     /// Ends the lease for `loss`, unless it has ended before.
@@ -179,7 +185,9 @@ impl Held {
     /// The end is for good: nothing makes a lease valid again.
     fn finish(&self, state: &mut State, loss: Loss) {
         state.ended = Some(loss);
-        self.ended.notify_waiters();
+        if let Some(waiting) = self.ended.get() {
+            waiting.notify_waiters();
+        }
     }
 
     /// Lets the next waiter of this process have its turn.
@@ -191,11 +199,11 @@ impl Held {
     /// Waits for the end of the lease; the signal needs no network.
     pub(crate) async fn ended(&self) -> Loss {
         loop {
-            let notified = self.ended.notified();
+            let notified = self.ended.get_or_init(Box::default).notified();
             if let Some(loss) = self.check(clock::now()) {
                 return loss;
             }
-            let end = self.state.lock().end();
+            let end = self.end_of(&self.state.lock());
             clock::within(Some(end), notified).await;
         }
     }
@@ -245,7 +253,7 @@ impl Held {
                 if state.ended.is_none() {
                     state.valid_until = state.valid_until.max(*until);
                     if let Some(keep_alive) = &self.keep_alive {
-                        state.renew_at = now + jittered(keep_alive.interval);
+                        state.renew_at = next_renewal(now, keep_alive.interval);
                     }
                 }
             }
@@ -285,7 +293,7 @@ impl Held {
         let state = self.state.lock();
         // An extend that succeeds soon may be followed by the next before `retry`.
         let next = state.renew_at.min(now + keep_alive.interval);
-        Some(next.min(state.end()))
+        Some(next.min(self.end_of(&state)))
     }
 
     /// Sends a RELEASE to every node of the placement.
@@ -306,7 +314,11 @@ impl Held {
     }
 }
 
-/// Spreads renewals that began together: up to a tenth earlier.
-fn jittered(interval: Duration) -> Duration {
-    interval - interval.mul_f64(rand::random::<f64>() / 10.0)
+/// When to extend a lease next, `interval` from `now`: up to a tenth earlier,
+/// so that renewals that began together part, and on a grid, so that those of
+/// one moment go out together.
+fn next_renewal(now: Instant, interval: Duration) -> Instant {
+    let at = now + interval - interval.mul_f64(rand::random::<f64>() / 10.0);
+    let grid = (interval / 64).min(RENEWAL_GRID).as_nanos().max(1) as u64;
+    Instant::from_nanos(at.as_nanos() / grid * grid)
 }

@@ -624,7 +624,7 @@ mod tests {
         for (node, counter) in [(0, 4), (1, 8)] {
             assert!(nothing(&script.granted(node, counter)));
         }
-        assert!(!script.granted(2, 5).send.is_none());
+        assert!(script.granted(2, 5).send.is_some());
         let effects = script.granted(3, 6);
         assert_eq!(effects.send, Some((Step::WriteBack, script.seats(&[3]))));
         assert!(nothing(&script.kept(0, 8)));

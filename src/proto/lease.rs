@@ -1,6 +1,7 @@
 //! What a lease is made of: the key, the token that proves it, the fence.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -199,28 +200,30 @@ impl fmt::Display for Holder {
 /// `epoch << 44 | counter`; compare it as a number. See Martin Kleppmann, “How
 /// to do distributed locking” (2016), for why a lock needs one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fence(u64);
+pub struct Fence(NonZeroU64);
 
 impl Fence {
-    /// Joins the two parts; `None` where one of them is beyond its limit.
+    /// Joins the two parts; `None` where one of them is beyond its limit, or
+    /// both are zero.
     pub fn new(epoch: u32, counter: u64) -> Option<Self> {
-        (epoch < EPOCH_LIMIT && counter < COUNTER_LIMIT)
-            .then(|| Self(u64::from(epoch) << COUNTER_BITS | counter))
+        let is_in_bounds = epoch < EPOCH_LIMIT && counter < COUNTER_LIMIT;
+        let number = NonZeroU64::new(u64::from(epoch) << COUNTER_BITS | counter);
+        number.filter(|_| is_in_bounds).map(Self)
     }
 
     /// The fence as the number to hand to the resource; below 2^63.
     pub const fn get(self) -> u64 {
-        self.0
+        self.0.get()
     }
 
     /// The epoch of the view that granted it.
     pub const fn epoch(self) -> u32 {
-        (self.0 >> COUNTER_BITS) as u32
+        (self.get() >> COUNTER_BITS) as u32
     }
 
     /// The count within that epoch.
     pub const fn counter(self) -> u64 {
-        self.0 & (COUNTER_LIMIT - 1)
+        self.get() & (COUNTER_LIMIT - 1)
     }
 }
 
@@ -232,7 +235,7 @@ impl fmt::Display for Fence {
 
 impl From<Fence> for u64 {
     fn from(fence: Fence) -> Self {
-        fence.0
+        fence.get()
     }
 }
 
@@ -348,6 +351,7 @@ mod tests {
                 .get()
                 < 1 << 63
         );
+        assert_eq!(Fence::new(0, 0), None);
         assert_eq!(Fence::new(EPOCH_LIMIT, 0), None);
         assert_eq!(Fence::new(0, COUNTER_LIMIT), None);
     }

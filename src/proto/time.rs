@@ -12,6 +12,9 @@ use std::time::Duration;
 pub struct Instant(u64);
 
 impl Instant {
+    /// Later than any other.
+    pub const MAX: Self = Self(u64::MAX);
+
     /// The reading that lies `nanos` nanoseconds after the clock's origin.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)

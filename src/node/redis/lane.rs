@@ -55,7 +55,7 @@ enum Line {
     #[default]
     Connecting,
     /// It is sent.
-    Up(Link),
+    Up(Box<Link>),
     /// It fails at once: the server could not be reached a moment ago.
     Down(NodeError),
 }
@@ -146,7 +146,7 @@ impl Lane {
     /// Goes on with a new connection.
     pub(super) fn connected(&self, link: Link) {
         let mut state = self.state.lock();
-        state.line = Line::Up(link);
+        state.line = Line::Up(Box::new(link));
         self.lead(state);
     }
 
