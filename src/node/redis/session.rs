@@ -111,10 +111,12 @@ impl<'a> Session<'a> {
                     timer.as_mut().reset(tokio::time::Instant::now() + left);
                 }
             }
+            // With replies coming in all the time the timer is never looked at.
+            let is_late = timer_at.is_some_and(|at| clock::now() >= at);
             self.inbox.bytes.reserve(READ_SIZE);
             tokio::select! {
                 biased;
-                read = receiver.read(&mut self.inbox.bytes) => {
+                read = receiver.read(&mut self.inbox.bytes), if !is_late => {
                     let taken = match read {
                         Ok(0) => Err(self.broken(&io::ErrorKind::UnexpectedEof.into())),
                         Ok(_) => self.take_in(),
@@ -130,7 +132,7 @@ impl<'a> Session<'a> {
                     Err(error) => return self.broken(&error),
                 },
                 () = self.lane.attention() => {}
-                () = &mut timer, if timer_at.is_some() => {
+                () = async { if !is_late { timer.as_mut().await } }, if timer_at.is_some() => {
                     timer_at = None;
                     if self.expire() {
                         let message = format!("{} has stopped answering", self.address);

@@ -112,7 +112,7 @@ pub(crate) async fn quorum(run: &mut Run) -> Result<(), Fault> {
     let plan = run.plan;
     run.compete(&plan, &mut entries).await?;
     let (own, peers) = entries.split_at(owned);
-    best_against_best(run, "5", "five-node quorum", own, peers, 4.0);
+    best_against_best(run, "5", "five-node quorum", own, peers, 5.0);
     Ok(())
 }
 
