@@ -268,7 +268,8 @@ impl Identity {
             }
             Some(_) => {}
         }
-        match self.fact("redis_mode") {
+        // Redis's name for it, and Valkey's.
+        match self.fact("redis_mode").or(self.fact("server_mode")) {
             Some("standalone") => {}
             mode => {
                 let mode = mode.unwrap_or("unknown");
