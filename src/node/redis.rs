@@ -58,7 +58,8 @@ pub struct RedisOptions {
     pub namespace: String,
     /// The operator's word that the server keeps every write through a restart.
     pub durable: bool,
-    /// How acquires are encoded; `None` chooses by the server's version.
+    /// The most that acquires and releases may be encoded with; `None` sets no
+    /// limit to what the server can do.
     pub encoding: Option<Encoding>,
     /// Certificates for `rediss://`.
     pub tls: crate::config::TlsConfig,
@@ -93,8 +94,8 @@ impl RedisOptions {
         self
     }
 
-    /// How acquires are encoded, instead of by the server's version. A server
-    /// that is too old for it gets [`Encoding::Script`].
+    /// The most that acquires and releases may be encoded with. Of that, each
+    /// server gets what it can do and lets the user do.
     #[must_use]
     pub fn encoding(mut self, encoding: Encoding) -> Self {
         self.encoding = Some(encoding);

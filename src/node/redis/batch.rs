@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::encode::Encoding;
+use super::encode::{Abilities, DeleteIf};
 use super::lane::Pending;
 use crate::proto::lease::{Holder, Key};
 use crate::proto::time::Instant;
@@ -38,12 +38,18 @@ pub(super) struct Section {
 pub(super) enum Kind {
     /// ACQUIRE as a transaction; the slots' counts in the order of first use.
     AcquireTransaction(ViewId, Vec<(Slot, u64)>),
+    /// The same with one command that sets all keys or none.
+    AcquireTogether(ViewId, Vec<(Slot, u64)>),
     /// ACQUIRE as a script.
     AcquireScript(ViewId),
     /// EXTEND as a script.
     Extend(ViewId),
     /// RELEASE as a script.
-    Release,
+    ReleaseScript,
+    /// RELEASE as a command for each key.
+    ReleaseCommands(DeleteIf),
+    /// What is there instead of the entries that such commands did not find.
+    Found,
     /// What is left of the entries that a transaction found held.
     Remaining(Vec<Holder>),
     /// A single request of another kind.
@@ -55,15 +61,17 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn of(request: &Request, encoding: Encoding) -> Self {
+    fn of(request: &Request, abilities: Abilities) -> Self {
         match request {
             // A transaction has no form for a floor.
-            Request::Acquire { view, floor: 0, .. } if encoding == Encoding::Transaction => {
+            Request::Acquire { view, floor: 0, .. } if abilities.transaction => {
                 Self::AcquireTransaction(*view, Vec::new())
             }
             Request::Acquire { view, .. } => Self::AcquireScript(*view),
             Request::Extend { view, .. } => Self::Extend(*view),
-            Request::Release { .. } => Self::Release,
+            Request::Release { .. } => abilities
+                .delete_if
+                .map_or(Self::ReleaseScript, Self::ReleaseCommands),
             _ => Self::Control,
         }
     }
@@ -72,7 +80,10 @@ impl Kind {
     pub(super) fn needs_view(&self) -> bool {
         matches!(
             self,
-            Self::AcquireTransaction(..) | Self::AcquireScript(_) | Self::Extend(_)
+            Self::AcquireTransaction(..)
+                | Self::AcquireTogether(..)
+                | Self::AcquireScript(_)
+                | Self::Extend(_)
         )
     }
 }
@@ -112,30 +123,84 @@ impl Section {
         }
         now >= self.given_up
     }
+
+    /// Whether one command is to set all its keys: the ttl is said once. Where
+    /// several nodes count, each must count alike: counts that one of them
+    /// takes in vain would cost as many grants a second round.
+    fn can_be_joined(&self) -> bool {
+        let lone = |pending: &Pending| match pending.request {
+            Request::Acquire { ttl, slot, .. } if slot.replicas == 1 => Some(ttl),
+            _ => None,
+        };
+        let mut ttls = self.requests.iter().map(lone);
+        let first = ttls.next().flatten();
+        self.requests.len() > 1 && first.is_some() && ttls.all(|ttl| ttl == first)
+    }
 }
 
 /// What goes out at one time.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) sections: Vec<Section>,
-    /// Hashes of the keys that it acquires by transaction.
-    pub(super) transactions: Vec<u64>,
+    pub(super) transactions: Transactions,
+}
+
+/// What a batch acquires by transaction.
+#[derive(Debug, Default)]
+pub(super) struct Transactions {
+    keys: KeySet,
+    /// They may all have to be sent again.
+    are_together: bool,
+}
+
+/// Whether setting keys together is worth a try: where one of them is held, it
+/// was in vain, and costs all of them another round trip.
+#[derive(Debug, Default)]
+pub(super) struct Caution {
+    /// Tries to be left out after each: none while all goes well.
+    pause: u32,
+    /// Of these, yet to be left out.
+    left: u32,
+}
+
+impl Caution {
+    /// The requests that were sent again are the first that it leaves out.
+    const MIN_PAUSE: u32 = 2;
+
+    /// Then what is lost by trying is not noticed.
+    const MAX_PAUSE: u32 = 128;
+
+    fn allows_a_try(&mut self) -> bool {
+        let is_over = self.left == 0;
+        self.left = if is_over { self.pause } else { self.left - 1 };
+        is_over
+    }
+
+    /// A try has turned out like this.
+    pub(super) fn learn(&mut self, was_good: bool) {
+        if was_good {
+            self.pause /= 2;
+            self.left = 0;
+        } else {
+            self.pause = (2 * self.pause).clamp(Self::MIN_PAUSE, Self::MAX_PAUSE);
+            self.left = self.pause;
+        }
+    }
 }
 
 /// The batches that are in flight, as far as others must heed them.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    /// Hashes of the keys that each acquires by transaction, the oldest first.
-    transactions: VecDeque<Vec<u64>>,
-    /// How many requests each consists of.
-    sizes: VecDeque<usize>,
+    /// Each one's transactions and how many requests it consists of, the
+    /// oldest first.
+    batches: VecDeque<(Transactions, usize)>,
     requests: usize,
 }
 
 impl InFlight {
     /// Batches in flight.
     pub(super) fn batches(&self) -> usize {
-        self.sizes.len()
+        self.batches.len()
     }
 
     /// Requests in flight.
@@ -143,17 +208,17 @@ impl InFlight {
         self.requests
     }
 
-    /// A batch goes out that acquires these keys by transaction.
-    pub(super) fn begin(&mut self, requests: usize, transactions: Vec<u64>) {
-        self.transactions.push_back(transactions);
-        self.sizes.push_back(requests);
+    /// A batch of so many requests goes out, with these transactions.
+    pub(super) fn begin(&mut self, requests: usize, transactions: Transactions) {
+        self.batches.push_back((transactions, requests));
         self.requests += requests;
     }
 
     /// The oldest batch is answered.
     pub(super) fn end(&mut self) {
-        self.transactions.pop_front();
-        self.requests -= self.sizes.pop_front().unwrap_or_default();
+        if let Some((_, requests)) = self.batches.pop_front() {
+            self.requests -= requests;
+        }
     }
 
     /// Whether a request must not be sent before what is in flight is settled.
@@ -162,12 +227,14 @@ impl InFlight {
     /// undone. An extend that found the entry meanwhile would be told KEPT of
     /// what is deleted then; releases and other acquires come to no harm. And
     /// what changes the view must not come between an acquire and its undoing.
+    /// But one that may have to be sent again must not be overtaken by
+    /// anything for its key, least of all by the release that cleans up after.
     fn must_wait(&self, request: &Request, hash: Option<u64>) -> bool {
-        let mut transactions = self.transactions.iter().flatten();
+        let mut batches = self.batches.iter().map(|(transactions, _)| transactions);
         match (request, hash) {
-            (Request::Extend { .. }, Some(hash)) => transactions.any(|&other| other == hash),
-            (Request::Acquire { .. } | Request::Release { .. }, _) => false,
-            (request, _) => changes_view(request) && transactions.next().is_some(),
+            (Request::Extend { .. }, Some(hash)) => batches.any(|batch| batch.keys.has(hash)),
+            (_, Some(hash)) => batches.any(|batch| batch.are_together && batch.keys.has(hash)),
+            (request, None) => changes_view(request) && batches.any(|batch| !batch.keys.is_empty()),
         }
     }
 }
@@ -180,12 +247,12 @@ impl InFlight {
 /// must wait for batches in flight, and all behind it, stays.
 pub(super) fn gather(
     queue: &mut VecDeque<Pending>,
-    encoding: Encoding,
+    abilities: Abilities,
     in_flight: &InFlight,
     now: Instant,
 ) -> Batch {
     let mut batch = Batch::default();
-    let mut keys = KeySet::new();
+    let mut keys = KeySet::default();
     for taken in 0..MAX_BATCH {
         let Some(front) = queue.front() else { break };
         let request = &front.request;
@@ -197,7 +264,7 @@ pub(super) fn gather(
         }
         if let Some(pending) = queue.pop_front() {
             let room = (1 + queue.len()).min(MAX_BATCH - taken);
-            batch.add(pending, encoding, hash, now, room);
+            batch.add(pending, abilities, hash, now, room);
         }
         if is_alone {
             break;
@@ -210,14 +277,14 @@ impl Batch {
     fn add(
         &mut self,
         pending: Pending,
-        encoding: Encoding,
+        abilities: Abilities,
         hash: Option<u64>,
         now: Instant,
         room: usize,
     ) {
-        let kind = Kind::of(&pending.request, encoding);
+        let kind = Kind::of(&pending.request, abilities);
         if let (Kind::AcquireTransaction(..), Some(hash)) = (&kind, hash) {
-            self.transactions.push(hash);
+            self.transactions.keys.insert(hash);
         }
         let mut sections = self.sections.iter_mut();
         match sections.find(|section| section.kind == kind && kind != Kind::Control) {
@@ -229,6 +296,20 @@ impl Batch {
                 let mut requests = Vec::with_capacity(room);
                 requests.push(pending);
                 self.sections.push(Section::new(kind, requests, now));
+            }
+        }
+    }
+
+    /// Has transactions set their keys together, as far as that can be done
+    /// and is worth a try.
+    pub(super) fn join(&mut self, caution: &mut Caution) {
+        for section in &mut self.sections {
+            if let Kind::AcquireTransaction(view, _) = section.kind
+                && section.can_be_joined()
+                && caution.allows_a_try()
+            {
+                section.kind = Kind::AcquireTogether(view, Vec::new());
+                self.transactions.are_together = true;
             }
         }
     }
@@ -246,8 +327,9 @@ fn hash(key: &Key) -> u64 {
 }
 
 /// The keys of a batch by their hashes. Two keys of one hash pass for the same:
-/// the second then goes with the next batch, which does no harm.
-struct KeySet([u64; Self::PLACES]);
+/// the second then goes with a later batch, which does no harm.
+#[derive(Debug, Default)]
+struct KeySet(Vec<u64>);
 
 impl KeySet {
     /// Twice as many as there are keys, so that a free one is near.
@@ -256,24 +338,29 @@ impl KeySet {
     /// No hash, as far as the set goes.
     const FREE: u64 = 0;
 
-    fn new() -> Self {
-        Self([Self::FREE; Self::PLACES])
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn has(&self, hash: u64) -> bool {
+        !self.is_empty() && self.0[self.place(hash)] != Self::FREE
     }
 
     /// False if it is there already.
     fn insert(&mut self, hash: u64) -> bool {
-        let hash = hash.max(Self::FREE + 1);
+        self.0.resize(Self::PLACES, Self::FREE);
+        let place = self.place(hash);
+        std::mem::replace(&mut self.0[place], hash.max(1)) == Self::FREE
+    }
+
+    /// Where it is, or else is to be.
+    fn place(&self, hash: u64) -> usize {
+        let hash = hash.max(1);
         let mut place = hash as usize % Self::PLACES;
-        loop {
-            match self.0[place] {
-                Self::FREE => {
-                    self.0[place] = hash;
-                    return true;
-                }
-                other if other == hash => return false,
-                _ => place = (place + 1) % Self::PLACES,
-            }
+        while self.0[place] != Self::FREE && self.0[place] != hash {
+            place = (place + 1) % Self::PLACES;
         }
+        place
     }
 }
 
@@ -302,7 +389,7 @@ mod tests {
     fn taken(queue: &mut VecDeque<Pending>) -> usize {
         let batch = gather(
             queue,
-            Encoding::Transaction,
+            Abilities::default(),
             &InFlight::default(),
             Instant::default(),
         );
@@ -326,6 +413,27 @@ mod tests {
         let mut queue: VecDeque<Pending> = (0..100).map(|i| release(&format!("k{i}"))).collect();
         assert_eq!(taken(&mut queue), MAX_BATCH);
         assert_eq!(taken(&mut queue), 100 - MAX_BATCH);
+    }
+
+    #[test]
+    fn setting_together_is_tried_more_and_more_seldom() {
+        let mut caution = Caution::default();
+        let skipped = |caution: &mut Caution| {
+            let tries = std::iter::repeat_with(|| caution.allows_a_try());
+            tries.take_while(|is_allowed| !is_allowed).count()
+        };
+        for pause in [0, 2, 4, 8, 16, 32, 64, 128, 128] {
+            assert_eq!(skipped(&mut caution), pause);
+            caution.learn(false);
+        }
+        assert_eq!(skipped(&mut caution), 128);
+        // Until it is known how it went, there is no other.
+        assert_eq!(skipped(&mut caution), 128);
+        for _ in 0..8 {
+            caution.learn(true);
+            assert!(caution.allows_a_try());
+        }
+        assert!(caution.allows_a_try());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::RedisOptions;
 use super::address::Address;
 use super::decode::{ErrorReply, misfit, status, unexpected};
-use super::encode::{Dialect, Encoding, command};
+use super::encode::{Abilities, DeleteIf, Dialect, Encoding, command};
 use super::resp::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
 use super::scripts::{Script, Scripts};
 use super::stream::Stream;
@@ -45,17 +45,15 @@ pub(super) async fn connect(
         member: format!("{}!m", options.namespace).into_bytes(),
         counters: format!("{}!c", options.namespace).into_bytes(),
         scripts: Scripts::default(),
-        encoding: identity.encoding(options.encoding),
+        abilities: Abilities::default(),
         incarnation: identity.incarnation()?.into_bytes(),
     };
-    let load = |out: &mut Vec<u8>| Script::ALL.iter().for_each(|script| script.load(out));
-    let answers = line.ask(load, Script::ALL.len()).await?;
-    let mut pieces = Pieces::of(&answers);
-    for script in Script::ALL {
-        match pieces.next() {
-            Some(Piece::Bulk(sha)) => dialect.scripts.loaded(script, sha),
-            other => return Err(unexpected(other, "SCRIPT LOAD")),
-        }
+    let encoding = options.encoding.unwrap_or(Encoding::Command);
+    dialect.scripts = line.load().await?;
+    dialect.abilities.transaction = encoding >= Encoding::Transaction && identity.has_transaction();
+    if encoding >= Encoding::Command {
+        line.probe(&options.namespace, &mut dialect.abilities)
+            .await?;
     }
     let mut status = line.status(&dialect).await?;
     if options.durable && status.standing() == Standing::Absent {
@@ -185,6 +183,46 @@ impl<'a> Line<'a> {
         Ok(Identity(facts))
     }
 
+    async fn load(&mut self) -> Result<Scripts, NodeError> {
+        let load = |out: &mut Vec<u8>| Script::ALL.iter().for_each(|script| script.load(out));
+        let answers = self.ask(load, Script::ALL.len()).await?;
+        let mut pieces = Pieces::of(&answers);
+        let mut scripts = Scripts::default();
+        for script in Script::ALL {
+            match pieces.next() {
+                Some(Piece::Bulk(sha)) => scripts.loaded(script, sha),
+                other => return Err(unexpected(other, "SCRIPT LOAD")),
+            }
+        }
+        Ok(scripts)
+    }
+
+    /// Tries the commands that not every server has. They do nothing: the key
+    /// is never there. COMMAND INFO knows of no user's rights; this does.
+    async fn probe(&mut self, namespace: &str, abilities: &mut Abilities) -> Result<(), NodeError> {
+        let key = format!("{namespace}!probe").into_bytes();
+        let write = |out: &mut Vec<u8>| {
+            command(out, &[b"MSETEX", b"1", &key, b"", b"XX"]);
+            command(out, &[b"DELIFEQ", &key, b""]);
+            command(out, &[b"DELEX", &key, b"IFEQ", b""]);
+        };
+        let answers = self.ask(write, 3).await?;
+        let mut pieces = Pieces::of(&answers);
+        let mut can = || match pieces.next() {
+            Some(Piece::Int(_)) => Ok(true),
+            // Others pass, such as that the memory is full.
+            Some(Piece::Error(line)) => Ok(!matches!(ErrorReply::of(line).code, "ERR" | "NOPERM")),
+            other => Err(unexpected(other, "a command that it may have")),
+        };
+        abilities.together = can()?;
+        abilities.delete_if = match (can()?, can()?) {
+            (true, _) => Some(DeleteIf::Delifeq),
+            (_, true) => Some(DeleteIf::Delex),
+            _ => None,
+        };
+        Ok(())
+    }
+
     async fn status(&mut self, dialect: &Dialect) -> Result<NodeStatus, NodeError> {
         let answer = self
             .ask(|out| dialect.control(&Request::Status, out), 1)
@@ -225,13 +263,8 @@ impl Identity {
         Some((parts.next()?.ok()?, parts.next()?.ok()?))
     }
 
-    fn encoding(&self, wanted: Option<Encoding>) -> Encoding {
-        let has_transaction = self.version() >= Some(OLDEST_WITH_TRANSACTION);
-        match wanted {
-            Some(Encoding::Script) => Encoding::Script,
-            _ if has_transaction => Encoding::Transaction,
-            _ => Encoding::Script,
-        }
+    fn has_transaction(&self) -> bool {
+        self.version() >= Some(OLDEST_WITH_TRANSACTION)
     }
 
     /// Another run or another replication history may have lost entries.

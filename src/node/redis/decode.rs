@@ -23,6 +23,10 @@ pub(super) enum Resolution {
     Raise(u64),
     /// Answered as stale, but an entry was made: delete it at once.
     Undo(Option<ViewId>),
+    /// There is no entry of its own to release: ask what is there instead.
+    AskFound,
+    /// Nothing was done: send it again in another form.
+    Again,
 }
 
 use Resolution::Answer as Is;
@@ -53,18 +57,33 @@ impl<'a> ErrorReply<'a> {
         Self { code, details }
     }
 
-    /// The first of `replies` that is an error.
-    pub(super) fn first(replies: &'a [u8]) -> Option<Self> {
+    /// Those of `replies` that are errors.
+    pub(super) fn all(replies: &'a [u8]) -> impl Iterator<Item = Self> {
         let mut pieces = Pieces::of(replies);
-        std::iter::from_fn(|| pieces.next()).find_map(|piece| match piece {
+        std::iter::from_fn(move || pieces.next()).filter_map(|piece| match piece {
             Piece::Error(line) => Some(Self::of(line)),
             _ => None,
         })
     }
 
+    /// The first of `replies` that is an error.
+    pub(super) fn first(replies: &'a [u8]) -> Option<Self> {
+        Self::all(replies).next()
+    }
+
     /// Whether the server must be looked at anew.
     pub(super) fn is_fatal(&self) -> bool {
         matches!(self.code, "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH")
+    }
+
+    /// Whether the key holds something that is no lock.
+    pub(super) fn is_no_lock(&self) -> bool {
+        self.code == "WRONGTYPE"
+    }
+
+    /// Whether the user may not use the command.
+    pub(super) fn is_denial(&self) -> bool {
+        self.code == "NOPERM"
     }
 
     /// The error reply as an error of the node.
@@ -130,20 +149,35 @@ pub(super) fn decode(section: &Section, replies: &[u8]) -> Vec<Resolution> {
         let refused = requests.iter().map(|_| Is(Err(error.clone())));
         refused.collect::<Vec<_>>()
     };
+    // Commands of their own are refused one by one.
+    let is_whole = !matches!(section.kind, Kind::ReleaseCommands(_));
     if section.is_refused
+        && is_whole
         && let Some(error) = ErrorReply::first(replies)
     {
-        return all(error.explain());
+        return match section.kind {
+            Kind::AcquireTogether(..) if error.is_denial() => {
+                requests.iter().map(|_| Resolution::Again).collect()
+            }
+            _ => all(error.explain()),
+        };
     }
     let pieces = Pieces::of(replies);
     let (what, read) = match &section.kind {
-        Kind::AcquireTransaction(view, slots) => {
-            ("ACQUIRE", transaction(requests, *view, slots, pieces))
+        Kind::AcquireTransaction(view, slots) => (
+            "ACQUIRE",
+            transaction(requests, *view, slots, false, pieces),
+        ),
+        Kind::AcquireTogether(view, slots) => {
+            ("ACQUIRE", transaction(requests, *view, slots, true, pieces))
         }
         Kind::AcquireScript(_) => ("ACQUIRE", batch(requests, pieces, acquired)),
         Kind::Extend(_) => ("EXTEND", batch(requests, pieces, extended)),
-        Kind::Release => ("RELEASE", batch(requests, pieces, released)),
-        Kind::Control | Kind::Remaining(_) | Kind::Recheck | Kind::Load(_) => ("a request", None),
+        Kind::ReleaseScript => ("RELEASE", batch(requests, pieces, released)),
+        Kind::ReleaseCommands(_) => ("RELEASE", deleted(requests, pieces)),
+        Kind::Control | Kind::Found | Kind::Remaining(_) | Kind::Recheck | Kind::Load(_) => {
+            ("a request", None)
+        }
     };
     read.unwrap_or_else(|| all(misfit(what)))
 }
@@ -168,14 +202,17 @@ fn batch(
 }
 
 /// The replies of a transaction: OK, QUEUED for each command, and those of
-/// EXEC: what each SET found, each slot's count, the view served.
+/// EXEC: what each SET found, or whether all keys could be set; each slot's
+/// count; the view served.
 fn transaction(
     requests: &[Pending],
     view: ViewId,
     slots: &[(Slot, u64)],
+    are_together: bool,
     mut pieces: Pieces<'_>,
 ) -> Option<Vec<Resolution>> {
-    let commands = requests.len() + slots.len() + 1;
+    let sets = if are_together { 1 } else { requests.len() };
+    let commands = sets + slots.len() + 1;
     for _ in 0..=commands {
         if !matches!(pieces.next()?, Piece::Status(_)) {
             return None;
@@ -184,7 +221,7 @@ fn transaction(
     pieces.list(commands)?;
     // What EXEC tells last decides what the rest means.
     let found = pieces;
-    for _ in requests {
+    for _ in 0..sets {
         pieces.next()?;
     }
     let mut counts = Vec::with_capacity(slots.len());
@@ -197,7 +234,13 @@ fn transaction(
         Piece::Nil => None,
         _ => return None,
     };
+    let is_served = serving == Some(view);
     let mut pieces = found;
+    let together = if are_together {
+        Some(pieces.next()?)
+    } else {
+        None
+    };
     requests
         .iter()
         .map(|pending| {
@@ -206,13 +249,16 @@ fn transaction(
             };
             let (_, count) = counts.iter_mut().find(|(known, _)| known == slot)?;
             *count += 1;
-            resolve(
-                token,
-                *count,
-                serving == Some(view),
-                serving,
-                pieces.next()?,
-            )
+            let found = match together {
+                None => pieces.next()?,
+                // As if each SET had found nothing.
+                Some(Piece::Int(1)) => Piece::Nil,
+                Some(Piece::Int(0)) if is_served => return Some(Resolution::Again),
+                Some(Piece::Int(0)) => return Some(Is(Ok(Reply::Stale(serving)))),
+                Some(error @ Piece::Error(_)) => error,
+                Some(_) => return None,
+            };
+            resolve(token, *count, is_served, serving, found)
         })
         .collect()
 }
@@ -271,6 +317,36 @@ fn released(pieces: &mut Pieces<'_>) -> Option<Answer> {
         0 => Some(Ok(Reply::Missing)),
         -1 => Some(Ok(Reply::Foreign)),
         _ => None,
+    }
+}
+
+/// The replies of commands that each delete one key if it is the request's.
+fn deleted(requests: &[Pending], mut pieces: Pieces<'_>) -> Option<Vec<Resolution>> {
+    let read = |pending: &Pending| {
+        Some(match pieces.next()? {
+            Piece::Int(1) => Is(Ok(Reply::Released)),
+            Piece::Int(0) if pending.reply.is_nobody() => Is(Ok(Reply::Missing)),
+            Piece::Int(0) => Resolution::AskFound,
+            Piece::Error(line) => match ErrorReply::of(line) {
+                error if error.is_denial() => Resolution::Again,
+                error if error.is_no_lock() => Is(Ok(Reply::Missing)),
+                error => Is(Err(error.explain())),
+            },
+            _ => return None,
+        })
+    };
+    requests.iter().map(read).collect()
+}
+
+/// What a GET tells of an entry that could not be released: it was not there.
+/// An entry with the request's own token is one that a later request made.
+pub(super) fn not_released(token: &Token, found: Option<Piece<'_>>) -> Answer {
+    match found {
+        Some(Piece::Nil) => Ok(Reply::Missing),
+        Some(Piece::Bulk(holder)) if holder == token.as_stored() => Ok(Reply::Missing),
+        Some(Piece::Bulk(_)) => Ok(Reply::Foreign),
+        Some(Piece::Error(line)) if ErrorReply::of(line).is_no_lock() => Ok(Reply::Missing),
+        other => Err(unexpected(other, "GET")),
     }
 }
 
@@ -345,5 +421,134 @@ pub(super) fn unexpected(reply: Option<Piece<'_>>, what: &str) -> NodeError {
     match reply {
         Some(Piece::Error(line)) => ErrorReply::of(line).explain(),
         _ => misfit(what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::encode::DeleteIf;
+    use super::*;
+    use crate::node::ReplyTo;
+    use crate::proto::lease::{Key, Ttl};
+    use crate::proto::time::Instant;
+
+    const VIEW: ViewId = ViewId {
+        epoch: 1,
+        digest: 7,
+    };
+
+    fn decoded(kind: Kind, request: impl Fn(Key) -> Request, replies: &str) -> Vec<Resolution> {
+        let requests = ["a", "b"].map(|name| Pending {
+            request: request(Key::new(name).unwrap()),
+            deadline: Instant::default(),
+            reply: ReplyTo::nobody(),
+        });
+        decode(
+            &Section::new(kind, requests.into(), Instant::default()),
+            replies.as_bytes(),
+        )
+    }
+
+    /// Two keys set together: what EXEC answers after OK and three QUEUED.
+    fn set_together(exec: &str) -> Vec<Resolution> {
+        let ttl = Ttl::new(Duration::from_secs(1), Duration::from_secs(1)).unwrap();
+        let request = |key| Request::Acquire {
+            view: VIEW,
+            key,
+            token: Token::new(1, None),
+            ttl,
+            slot: Slot::SINGLE,
+            floor: 0,
+        };
+        let replies = format!("+OK\r\n{}{exec}", "+QUEUED\r\n".repeat(3));
+        let kind = Kind::AcquireTogether(VIEW, vec![(Slot::SINGLE, 2)]);
+        decoded(kind, request, &replies)
+    }
+
+    fn deleted(replies: &str) -> Vec<Resolution> {
+        let request = |key| Request::Release {
+            key,
+            token: Token::new(1, None),
+        };
+        let kind = Kind::ReleaseCommands(DeleteIf::Delifeq);
+        decoded(kind, request, replies)
+    }
+
+    fn are_misfits(resolutions: &[Resolution]) -> bool {
+        let is_misfit = |resolution: &Resolution| matches!(resolution, Is(Err(error)) if error.kind() == NodeErrorKind::Protocol);
+        resolutions.len() == 2 && resolutions.iter().all(is_misfit)
+    }
+
+    #[test]
+    fn keys_set_together_share_their_fate() {
+        let serving = format!("$34\r\n{VIEW}\r\n");
+        let exec = |set: &str, id: &str| set_together(&format!("*3\r\n{set}:9\r\n{id}"));
+        let counts = [8, 9].map(|counter| Is(Ok(Reply::Granted { counter })));
+        assert_eq!(exec(":1\r\n", &serving), counts);
+        let again = || Resolution::Again;
+        assert_eq!(exec(":0\r\n", &serving), [again(), again()]);
+        let undo = || Resolution::Undo(None);
+        assert_eq!(exec(":1\r\n", "$-1\r\n"), [undo(), undo()]);
+        let stale = || Is(Ok(Reply::Stale(None)));
+        assert_eq!(exec(":0\r\n", "$-1\r\n"), [stale(), stale()]);
+    }
+
+    #[test]
+    fn replies_to_keys_set_together_that_do_not_fit() {
+        for exec in [
+            "*3\r\n:2\r\n:9\r\n",
+            "*3\r\n:-1\r\n:9\r\n",
+            "*3\r\n$-1\r\n:9\r\n",
+            "*3\r\n+OK\r\n:9\r\n",
+            // Fewer than were taken.
+            "*3\r\n:1\r\n:1\r\n",
+            "*3\r\n:0\r\n$1\r\nx\r\n",
+            "*4\r\n:1\r\n:1\r\n:9\r\n",
+            "*-1\r\n",
+            ":1\r\n",
+        ] {
+            let resolutions = set_together(&format!("{exec}$34\r\n{VIEW}\r\n"));
+            assert!(are_misfits(&resolutions), "{exec:?}: {resolutions:?}");
+        }
+    }
+
+    #[test]
+    fn deleting_commands_are_answered_one_by_one() {
+        // Nobody waits for these: what is there instead is not asked.
+        let missing = || Is(Ok(Reply::Missing));
+        let answers = deleted(":1\r\n-WRONGTYPE no string\r\n");
+        assert_eq!(answers, [Is(Ok(Reply::Released)), missing()]);
+        let answers = deleted("-NOPERM not you\r\n:0\r\n");
+        assert_eq!(answers, [Resolution::Again, missing()]);
+        assert!(matches!(
+            &deleted("-READONLY replica\r\n:1\r\n")[..],
+            [Is(Err(error)), Is(Ok(Reply::Released))] if error.kind() == NodeErrorKind::Unsuitable
+        ));
+        for replies in [
+            ":2\r\n:1\r\n",
+            "+OK\r\n:1\r\n",
+            ":1\r\n*1\r\n:1\r\n",
+            "$-1\r\n:0\r\n",
+        ] {
+            let resolutions = deleted(replies);
+            assert!(are_misfits(&resolutions), "{replies:?}: {resolutions:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_found_instead() {
+        let (token, other) = (Token::new(1, None), Token::new(2, None));
+        let found = |piece| not_released(&token, piece);
+        assert_eq!(found(Some(Piece::Nil)), Ok(Reply::Missing));
+        // A later request made it: when the release came, nothing was there.
+        let own = Piece::Bulk(token.as_stored());
+        assert_eq!(found(Some(own)), Ok(Reply::Missing));
+        let foreign = Piece::Bulk(other.as_stored());
+        assert_eq!(found(Some(foreign)), Ok(Reply::Foreign));
+        let list = Piece::Error(b"WRONGTYPE no string");
+        assert_eq!(found(Some(list)), Ok(Reply::Missing));
+        for misfit in [None, Some(Piece::Int(1)), Some(Piece::List(0))] {
+            assert_eq!(found(misfit).unwrap_err().kind(), NodeErrorKind::Protocol);
+        }
     }
 }

@@ -6,15 +6,47 @@ use super::scripts::{Script, Scripts};
 use crate::proto::lease::{Key, Token, Ttl};
 use crate::proto::wire::{Absent, Request, Slot, ViewId};
 
-/// How acquires are encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What acquires and releases are encoded with, from what every server can do
+/// to what costs it the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Encoding {
-    /// `MULTI · SET NX GET PX · HINCRBY · GET · EXEC`: no script to enter,
-    /// which costs a server more than the SET itself. Redis 7.0 on.
-    Transaction,
     /// One script call per batch. Redis 6.2 on.
     Script,
+    /// Acquires as `MULTI · SET NX GET PX · HINCRBY · GET · EXEC`: no script to
+    /// enter, which costs a server more than the SET itself. Redis 7.0 on.
+    Transaction,
+    /// Also `MSETEX` for acquires of one ttl whose keys have a single owner,
+    /// and `DELIFEQ` or `DELEX` for each release: of these, what the server has
+    /// and lets the user use. Valkey 9.0 on, with `MSETEX` 9.1; Redis 8.4 on.
+    Command,
+}
+
+/// What requests can be encoded with on one connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Abilities {
+    /// `SET … NX GET`.
+    pub(super) transaction: bool,
+    /// `MSETEX`.
+    pub(super) together: bool,
+    pub(super) delete_if: Option<DeleteIf>,
+}
+
+impl Abilities {
+    /// Leaves what every user of ringlock must be allowed.
+    pub(super) fn forget_commands(&mut self) {
+        self.together = false;
+        self.delete_if = None;
+    }
+}
+
+/// The command that deletes a key if it has a certain value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DeleteIf {
+    /// `DELIFEQ key value`: Valkey's.
+    Delifeq,
+    /// `DELEX key IFEQ value`: Redis's.
+    Delex,
 }
 
 /// How one server is spoken to.
@@ -25,7 +57,7 @@ pub(super) struct Dialect {
     pub(super) member: Vec<u8>,
     pub(super) counters: Vec<u8>,
     pub(super) scripts: Scripts,
-    pub(super) encoding: Encoding,
+    pub(super) abilities: Abilities,
     pub(super) incarnation: Vec<u8>,
 }
 
@@ -62,13 +94,17 @@ impl Dialect {
         section.replies_due = 1;
         match &mut section.kind {
             Kind::AcquireTransaction(_, slots) => {
-                self.transaction(requests, slots, out);
+                self.transaction(requests, slots, Self::set_each, out);
                 // MULTI, one QUEUED each, EXEC.
                 section.replies_due = requests.len() + slots.len() + 3;
             }
+            Kind::AcquireTogether(_, slots) => {
+                self.transaction(requests, slots, Self::set_together, out);
+                section.replies_due = 1 + slots.len() + 3;
+            }
             Kind::AcquireScript(view) => self.leases(Script::Acquire, *view, requests, out),
             Kind::Extend(view) => self.leases(Script::Extend, *view, requests, out),
-            Kind::Release => {
+            Kind::ReleaseScript => {
                 self.begin(Script::Release, requests.len(), requests.len(), out);
                 self.keys(requests, out);
                 for pending in requests {
@@ -77,12 +113,16 @@ impl Dialect {
                     }
                 }
             }
+            Kind::ReleaseCommands(delete_if) => {
+                self.delete_each(*delete_if, requests, out);
+                section.replies_due = requests.len();
+            }
+            Kind::Found => {
+                self.ask_each(b"GET", requests, out);
+                section.replies_due = requests.len();
+            }
             Kind::Remaining(_) => {
-                for key in requests.iter().filter_map(|pending| pending.request.key()) {
-                    array(out, 2);
-                    bulk(out, b"PTTL");
-                    self.key(key, out);
-                }
+                self.ask_each(b"PTTL", requests, out);
                 section.replies_due = requests.len();
             }
             Kind::Control => {
@@ -137,27 +177,19 @@ impl Dialect {
         }
     }
 
-    fn transaction(&self, requests: &[Pending], slots: &mut Vec<(Slot, u64)>, out: &mut Vec<u8>) {
+    fn transaction(
+        &self,
+        requests: &[Pending],
+        slots: &mut Vec<(Slot, u64)>,
+        set: impl FnOnce(&Self, &[Pending], &mut Vec<u8>),
+        out: &mut Vec<u8>,
+    ) {
         command(out, &[b"MULTI"]);
+        set(self, requests, out);
         for pending in requests {
-            let Request::Acquire {
-                key,
-                token,
-                ttl,
-                slot,
-                ..
-            } = &pending.request
-            else {
+            let Request::Acquire { slot, .. } = &pending.request else {
                 continue;
             };
-            array(out, 7);
-            bulk(out, b"SET");
-            self.key(key, out);
-            stored(out, token);
-            bulk(out, b"NX");
-            bulk(out, b"GET");
-            bulk(out, b"PX");
-            bulk_number(out, ttl.as_millis());
             match slots.iter_mut().find(|(known, _)| known == slot) {
                 Some((_, count)) => *count += 1,
                 None => slots.push((*slot, 1)),
@@ -177,6 +209,76 @@ impl Dialect {
         }
         command(out, &[b"GET", &self.id]);
         command(out, &[b"EXEC"]);
+    }
+
+    fn set_each(&self, requests: &[Pending], out: &mut Vec<u8>) {
+        for pending in requests {
+            let Request::Acquire {
+                key, token, ttl, ..
+            } = &pending.request
+            else {
+                continue;
+            };
+            array(out, 7);
+            bulk(out, b"SET");
+            self.key(key, out);
+            stored(out, token);
+            bulk(out, b"NX");
+            bulk(out, b"GET");
+            bulk(out, b"PX");
+            bulk_number(out, ttl.as_millis());
+        }
+    }
+
+    /// All keys get the first one's ttl.
+    fn set_together(&self, requests: &[Pending], out: &mut Vec<u8>) {
+        array(out, 2 + 2 * requests.len() + 3);
+        bulk(out, b"MSETEX");
+        bulk_number(out, requests.len());
+        let mut shared = None;
+        for pending in requests {
+            if let Request::Acquire {
+                key, token, ttl, ..
+            } = &pending.request
+            {
+                self.key(key, out);
+                stored(out, token);
+                shared = shared.or(Some(*ttl));
+            }
+        }
+        bulk(out, b"NX");
+        bulk(out, b"PX");
+        bulk_number(out, shared.map_or(0, Ttl::as_millis));
+    }
+
+    fn delete_each(&self, delete_if: DeleteIf, requests: &[Pending], out: &mut Vec<u8>) {
+        for pending in requests {
+            let Request::Release { key, token } = &pending.request else {
+                continue;
+            };
+            match delete_if {
+                DeleteIf::Delifeq => {
+                    array(out, 3);
+                    bulk(out, b"DELIFEQ");
+                    self.key(key, out);
+                }
+                DeleteIf::Delex => {
+                    array(out, 4);
+                    bulk(out, b"DELEX");
+                    self.key(key, out);
+                    bulk(out, b"IFEQ");
+                }
+            }
+            stored(out, token);
+        }
+    }
+
+    fn ask_each(&self, question: &[u8], requests: &[Pending], out: &mut Vec<u8>) {
+        for key in requests.iter().filter_map(|pending| pending.request.key()) {
+            array(out, 2);
+            bulk(out, question);
+            self.key(key, out);
+        }
     }
 
     pub(super) fn control(&self, request: &Request, out: &mut Vec<u8>) {

@@ -255,6 +255,12 @@ impl Lane {
             if let Some(status) = settlement.status {
                 link.status = status;
             }
+            if settlement.is_denied {
+                link.abilities.forget_commands();
+            }
+            if let Some(was_good) = settlement.joined {
+                link.caution.learn(was_good);
+            }
             for section in settlement.follow_ups {
                 link.push(section);
             }
@@ -277,6 +283,10 @@ pub(super) struct Settlement {
     pub(super) follow_ups: Vec<Section>,
     /// What the server serves now.
     pub(super) status: Option<NodeStatus>,
+    /// Whether the keys could be set that were last to be set together.
+    pub(super) joined: Option<bool>,
+    /// The user may not use commands that other forms can stand in for.
+    pub(super) is_denied: bool,
 }
 
 pub(super) fn deliver(answers: &mut Answers) {

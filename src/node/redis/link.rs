@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::batch::{InFlight, MAX_BATCH, Section, gather};
-use super::encode::Dialect;
+use super::batch::{Caution, InFlight, MAX_BATCH, Section, gather};
+use super::encode::{Abilities, Dialect};
 use super::lane::{Answers, Pending};
 use super::stream::Socket;
 use crate::clock;
@@ -21,6 +21,9 @@ const COMMAND_SIZE: usize = 160;
 #[derive(Debug)]
 pub(super) struct Link {
     dialect: Arc<Dialect>,
+    /// Of the dialect's, those that have not been denied since.
+    pub(super) abilities: Abilities,
+    pub(super) caution: Caution,
     pub(super) status: NodeStatus,
     pub(super) in_flight: InFlight,
     /// What the node's task has not taken over yet, in the order of the bytes.
@@ -51,6 +54,8 @@ impl Link {
         socket: Option<Arc<Socket>>,
     ) -> Self {
         Self {
+            abilities: dialect.abilities,
+            caution: Caution::default(),
             dialect,
             status,
             in_flight: InFlight::default(),
@@ -71,7 +76,7 @@ impl Link {
     pub(super) fn fill(&mut self, queue: &mut VecDeque<Pending>, answers: &mut Answers) {
         while self.writer == Writer::Free && self.may_send(queue.len()) {
             let now = clock::now();
-            let mut batch = gather(queue, self.dialect.encoding, &self.in_flight, now);
+            let mut batch = gather(queue, self.abilities, &self.in_flight, now);
             if batch.sections.is_empty() {
                 return;
             }
@@ -84,6 +89,9 @@ impl Link {
                     }
                     !is_void
                 });
+            }
+            if self.abilities.together {
+                batch.join(&mut self.caution);
             }
             if let Some(last) = batch.sections.last_mut() {
                 last.ends_batch = true;

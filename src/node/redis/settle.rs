@@ -23,13 +23,19 @@ pub(super) fn settle(
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
     settlement.batches += usize::from(section.ends_batch);
+    let is_optional = matches!(
+        section.kind,
+        Kind::AcquireTogether(..) | Kind::ReleaseCommands(_)
+    );
+    // Of those that are for single keys the connection is none the worse.
     let refusal = if section.is_refused {
-        ErrorReply::first(replies)
+        ErrorReply::all(replies).find(|error| !error.is_no_lock())
     } else {
         None
     };
     match section.kind {
         Kind::Remaining(_) => remaining(section, replies, answers),
+        Kind::Found => not_released(section, replies, answers),
         Kind::Recheck => settlement.status = Some(decode::status(replies, &dialect.incarnation)?),
         Kind::Load(script) => {
             if Pieces::of(replies).bulk() != Some(dialect.scripts.sha(script)) {
@@ -45,6 +51,10 @@ pub(super) fn settle(
             settlement
                 .follow_ups
                 .extend(super::scripts::Script::ALL.map(load));
+            Ok(())
+        }
+        Some(refusal) if refusal.is_denial() => {
+            settlement.is_denied |= is_optional;
             Ok(())
         }
         Some(refusal) if refusal.is_fatal() => Err(refusal.explain()),
@@ -82,6 +92,11 @@ fn control(
 
 fn batch(section: Section, replies: &[u8], settlement: &mut Settlement, answers: &mut Answers) {
     let resolutions = decode::decode(&section, replies);
+    let are_together = matches!(section.kind, Kind::AcquireTogether(..));
+    if are_together {
+        settlement.joined = Some(!resolutions.contains(&Resolution::Again));
+    }
+    let mut absent = Vec::new();
     let mut held = Vec::new();
     let mut holders = Vec::new();
     for (pending, resolution) in section.requests.into_iter().zip(resolutions) {
@@ -99,7 +114,15 @@ fn batch(section: Section, replies: &[u8], settlement: &mut Settlement, answers:
                 settlement.again.extend(undo(&pending));
                 answers.push((pending.reply, Ok(Reply::Stale(serving))));
             }
+            Resolution::AskFound => absent.push(pending),
+            // Whoever it was for has been told that its time was over.
+            Resolution::Again if are_together && pending.reply.is_nobody() => {}
+            Resolution::Again => settlement.again.push(pending),
         }
+    }
+    if !absent.is_empty() {
+        let question = Section::new(Kind::Found, absent, clock::now());
+        settlement.follow_ups.push(question);
     }
     if !held.is_empty() {
         let question = Section::new(Kind::Remaining(holders), held, clock::now());
@@ -120,6 +143,22 @@ fn remaining(section: Section, replies: &[u8], answers: &mut Answers) {
                 remaining: decode::remaining(left),
             })),
             _ => Err(misfit("PTTL")),
+        };
+        answers.push((pending.reply, answer));
+    }
+}
+
+/// The answers to GET, one for each release that found no entry of its own.
+///
+/// What is there now may be younger than the release. That tells of nothing but
+/// who came after: the entry was gone, and its token is not used again.
+fn not_released(section: Section, replies: &[u8], answers: &mut Answers) {
+    let mut pieces = Pieces::of(replies);
+    for pending in section.requests {
+        let found = pieces.next();
+        let answer = match &pending.request {
+            Request::Release { token, .. } => decode::not_released(token, found),
+            _ => Err(misfit("GET")),
         };
         answers.push((pending.reply, answer));
     }
