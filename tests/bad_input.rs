@@ -805,18 +805,24 @@ async fn replies_that_do_not_fit() {
 /// Well-formed nonsense at random: every request is answered once, in time.
 #[tokio::test]
 async fn random_replies() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let newest = RedisServer::start_valkey_with(&["--save", ""]);
+    for server in [Some(RedisServer::start()), newest].into_iter().flatten() {
+        answers_nonsense(&server, &mut rng).await;
+    }
+}
+
+async fn answers_nonsense(server: &RedisServer, rng: &mut StdRng) {
     const REQUESTS: usize = 40;
     let brief = Duration::from_millis(100);
-    let mut rng = StdRng::seed_from_u64(seed());
-    let server = RedisServer::start();
-    let fake = Fake::before(&server).await;
+    let fake = Fake::before(server).await;
     let mut answered = [0, 0];
     for _ in 0..60 {
         fake.answer(Answers::Truth);
         let node = RedisNode::new(&fake.url(), RedisOptions::default()).unwrap();
         ask(&node, Request::Status, GRACE).await.unwrap();
         let mut nonsense = Vec::new();
-        (0..rng.random_range(1..60)).for_each(|_| value(&mut rng, 0, &mut nonsense));
+        (0..rng.random_range(1..60)).for_each(|_| value(rng, 0, &mut nonsense));
         nonsense.truncate(rng.random_range(1..=nonsense.len()));
         let answers = if rng.random() {
             Answers::Last
@@ -834,7 +840,7 @@ async fn random_replies() {
                 Request::Status,
                 adopt(),
             ];
-            let request = requests.choose(&mut rng).unwrap().clone();
+            let request = requests.choose(rng).unwrap().clone();
             node.submit(request, now() + brief, inbox.slot(index));
         }
         for answer in inbox.all(brief).await {
@@ -875,6 +881,7 @@ fn value(rng: &mut StdRng, depth: usize, out: &mut Vec<u8>) {
                 "EXECABORT",
                 "WRONGTYPE",
                 "OOM",
+                "NOPERM",
                 "BUSY",
                 "",
             ];
