@@ -12,7 +12,7 @@ use crate::clock;
 use crate::proto::wire::{NodeStatus, Reply, Standing};
 
 /// Batches that may be in flight at once.
-const MAX_IN_FLIGHT: usize = 8;
+const MAX_IN_FLIGHT: usize = 16;
 
 /// Bytes that a request mostly takes.
 const COMMAND_SIZE: usize = 160;
