@@ -36,7 +36,7 @@ pub(super) struct Section {
 /// What a section asks, and thus how its reply is read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// ACQUIRE as a transaction; the slots' counts in the order of first use.
+    /// ACQUIRE as a transaction; how many of its requests in a row count in which slot.
     AcquireTransaction(ViewId, Vec<(Slot, u64)>),
     /// The same with one command that sets all keys or none.
     AcquireTogether(ViewId, Vec<(Slot, u64)>),

@@ -224,10 +224,10 @@ fn transaction(
     for _ in 0..sets {
         pieces.next()?;
     }
-    let mut counts = Vec::with_capacity(slots.len());
-    for (slot, taken) in slots {
-        let count = u64::try_from(pieces.int()?).ok()?;
-        counts.push((*slot, count.checked_sub(*taken)?));
+    let mut counters = Vec::with_capacity(requests.len());
+    for (_, taken) in slots {
+        let last = u64::try_from(pieces.int()?).ok()?;
+        counters.extend(last.checked_sub(*taken)? + 1..=last);
     }
     let serving = match pieces.next()? {
         Piece::Bulk(id) => served(id)?,
@@ -243,12 +243,11 @@ fn transaction(
     };
     requests
         .iter()
-        .map(|pending| {
-            let Request::Acquire { token, slot, .. } = &pending.request else {
+        .zip(counters)
+        .map(|(pending, counter)| {
+            let Request::Acquire { token, .. } = &pending.request else {
                 return None;
             };
-            let (_, count) = counts.iter_mut().find(|(known, _)| known == slot)?;
-            *count += 1;
             let found = match together {
                 None => pieces.next()?,
                 // As if each SET had found nothing.
@@ -258,7 +257,7 @@ fn transaction(
                 Some(error @ Piece::Error(_)) => error,
                 Some(_) => return None,
             };
-            resolve(token, *count, is_served, serving, found)
+            resolve(token, counter, is_served, serving, found)
         })
         .collect()
 }

@@ -190,22 +190,17 @@ impl Dialect {
             let Request::Acquire { slot, .. } = &pending.request else {
                 continue;
             };
-            match slots.iter_mut().find(|(known, _)| known == slot) {
-                Some((_, count)) => *count += 1,
-                None => slots.push((*slot, 1)),
+            match slots.last_mut() {
+                Some((last, count)) if last == slot => *count += 1,
+                _ => slots.push((*slot, 1)),
             }
         }
-        for (slot, count) in slots.iter() {
-            let (slot, count) = (slot.to_string(), count.to_string());
-            command(
-                out,
-                &[
-                    b"HINCRBY",
-                    &self.counters,
-                    slot.as_bytes(),
-                    count.as_bytes(),
-                ],
-            );
+        for &(slot, count) in slots.iter() {
+            array(out, 4);
+            bulk(out, b"HINCRBY");
+            bulk(out, &self.counters);
+            bulk_slot(out, slot);
+            bulk_number(out, count);
         }
         command(out, &[b"GET", &self.id]);
         command(out, &[b"EXEC"]);
@@ -366,8 +361,20 @@ impl Dialect {
 fn lease(out: &mut Vec<u8>, token: &Token, ttl: Ttl, slot: Slot, floor: u64) {
     stored(out, token);
     bulk_number(out, ttl.as_millis());
-    bulk(out, slot.to_string().as_bytes());
+    bulk_slot(out, slot);
     bulk_number(out, floor);
+}
+
+/// As it is displayed.
+fn bulk_slot(out: &mut Vec<u8>, slot: Slot) {
+    let mut buffers = [itoa::Buffer::new(); 3];
+    let [replicas, arc, part] = &mut buffers;
+    let replicas = replicas.format(slot.replicas);
+    let (arc, part) = (arc.format(slot.arc), part.format(slot.part));
+    number(out, b'$', replicas.len() + arc.len() + part.len() + 2);
+    for text in [replicas, "/", arc, "/", part, "\r\n"] {
+        out.extend_from_slice(text.as_bytes());
+    }
 }
 
 fn stored(out: &mut Vec<u8>, token: &Token) {
