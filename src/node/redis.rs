@@ -1,9 +1,11 @@
 //! A node that is a Redis or Valkey server.
 //!
-//! One connection, one task, strict order: what is submitted first reaches the
-//! server first, so that a release can never overtake the acquire it cleans
-//! up after. While batches are in flight the next gathers; an idle connection
-//! sends at once. A second connection, made when somebody waits for a key, is
+//! One connection, strict order: what is submitted first reaches the server
+//! first, so that a release can never overtake the acquire it cleans up after.
+//! Who finds the connection idle sends at once, in its own call; while batches
+//! are in flight the next gathers (group commit), and whoever settles one sends
+//! it. The node's task reads, watches the clock, connects anew, and writes what
+//! no caller could. A second connection, made when somebody waits for a key, is
 //! told by the server when that may have become free.
 
 use std::fmt;
