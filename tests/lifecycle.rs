@@ -338,7 +338,7 @@ async fn a_cluster_that_lost_everything_starts_again_above_its_fences() {
                 cluster.router(replicas).await,
                 cluster.router(replicas).await,
             ];
-            let mut highest = Fence::new(0, 0).unwrap();
+            let mut highest = Fence::new(0, 1).unwrap();
             for round in 1..=2 {
                 for _ in 0..5 {
                     let guard = granted(&routers[0], KEY).await;
