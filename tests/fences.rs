@@ -310,7 +310,10 @@ async fn fences_grow_whichever_majority_grants() {
                 .for_each(|&node| cluster.nodes[node].stop());
             let guard = router.try_acquire("orders/1").await.unwrap();
             let fence = guard.fence();
-            assert!(Some(fence) > highest, "{fence} after {highest:?}, seed {seed}");
+            assert!(
+                Some(fence) > highest,
+                "{fence} after {highest:?}, seed {seed}"
+            );
             highest = Some(fence);
             guard.release().await.unwrap();
             cluster.nodes.iter().for_each(TestNode::start);

@@ -16,6 +16,10 @@ use crate::proto::wire::{Answer, NodeError, NodeErrorKind, NodeStatus, Request};
 /// Requests that may wait for a node; one more is refused.
 const MAX_QUEUE: usize = 65_536;
 
+/// Times that one caller writes for others, at the most, before it leaves that
+/// to the node's task.
+const MAX_LED: usize = 8;
+
 /// A request that is yet to be answered.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -122,7 +126,13 @@ impl Lane {
     /// The lock is let go while bytes are written: others queue up meanwhile.
     fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) {
         let mut answers = Answers::new();
+        let mut led = 0;
         loop {
+            if led == MAX_LED {
+                self.attention.notify_one();
+                break;
+            }
+            led += 1;
             let State { line, queue, .. } = &mut *state;
             let Line::Up(link) = line else { break };
             link.fill(queue, &mut answers);
@@ -141,6 +151,11 @@ impl Lane {
         }
         drop(state);
         deliver(&mut answers);
+    }
+
+    /// Goes on with what a caller has left to the node's task.
+    pub(super) fn resume(&self) {
+        self.lead(self.state.lock());
     }
 
     /// Goes on with a new connection.

@@ -131,7 +131,7 @@ impl<'a> Session<'a> {
                     Ok(()) => self.lane.backlog_sent(),
                     Err(error) => return self.broken(&error),
                 },
-                () = self.lane.attention() => {}
+                () = self.lane.attention() => self.lane.resume(),
                 () = async { if !is_late { timer.as_mut().await } }, if timer_at.is_some() => {
                     timer_at = None;
                     if self.expire() {
