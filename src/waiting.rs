@@ -20,6 +20,10 @@ use crate::proto::time::Instant;
 /// died without a word. Up to a quarter earlier, lest all come at once.
 const LONGEST_WATCH: Duration = Duration::from_secs(5);
 
+/// A server's remaining time is in whole milliseconds, and over when the next
+/// one has begun.
+const TICK: Duration = Duration::from_millis(1);
+
 /// The least time that other processes have for an attempt when this one gives
 /// way.
 const LEAST_WAY: Duration = Duration::from_micros(200);
@@ -225,7 +229,7 @@ impl Pauses {
         rivals: &Rivals,
         deadline: Option<Instant>,
     ) -> bool {
-        let free_at = rivals.free_in.map(|free_in| clock::now() + free_in);
+        let free_at = rivals.free_in.map(|free_in| clock::now() + free_in + TICK);
         let is_watched = self.retry_delay.is_none() && !self.is_counted;
         if is_watched && let Some(watching) = rivals.watch(fleet, key) {
             let freed = rivals.freed(fleet, key, watching, self.looks());
