@@ -69,7 +69,7 @@ pub(crate) async fn one_node(run: &mut Run) -> Result<(), Fault> {
             "SET NX PX + EVALSHA on one multiplexed connection, its defaults",
         ));
     }
-    best_against_best(run, "3", "one node", own, peers, 2.5);
+    best_against_best(run, "3", "one node", own, peers, 4.0);
     Ok(())
 }
 
