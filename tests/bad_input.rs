@@ -17,15 +17,14 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use common::fake::{Answers, Fake};
-use common::node::{GRACE, Inbox, ask, now};
+use common::node::{GRACE, Inbox, acquire, adopt, ask, now, quarantine, release, serving};
 use common::{ARMS, Arm, Cluster, RedisServer, TestNode, seed};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
-use ringlock::proto::lease::{Key, Token, Ttl};
-use ringlock::proto::wire::{Absent, NodeError, Reply, Request, Slot, Standing, ViewId};
+use ringlock::proto::wire::{Absent, NodeError, Reply, Request, Standing};
 use ringlock::{
     Cause, Config, ConfigError, Error, Format, Init, KeyError, MemoryNode, NodeConfig,
     NodeErrorKind, Released, RingError, Router, RouterBuilder, TopologyError, TtlError,
@@ -638,39 +637,6 @@ async fn a_primary_that_is_demoted() {
     );
 }
 
-const VIEW: ViewId = ViewId {
-    epoch: 1,
-    digest: 7,
-};
-
-fn quarantine() -> Request {
-    Request::Quarantine {
-        expected_nonce: None,
-        expected_view: None,
-        nonce: "n".into(),
-    }
-}
-
-fn adopt() -> Request {
-    Request::Adopt {
-        view: VIEW,
-        document: "a document".into(),
-        nonce: "n".into(),
-    }
-}
-
-fn acquire(key: &str, token: u128) -> Request {
-    let minute = Duration::from_secs(60);
-    Request::Acquire {
-        view: VIEW,
-        key: Key::new(key).unwrap(),
-        token: Token::new(token, None),
-        ttl: Ttl::new(minute, minute).unwrap(),
-        slot: Slot::SINGLE,
-        floor: 0,
-    }
-}
-
 fn extend(key: &str, token: u128) -> Request {
     let Request::Acquire {
         view,
@@ -692,22 +658,6 @@ fn extend(key: &str, token: u128) -> Request {
         floor,
         absent: Absent::Heal,
     }
-}
-
-fn release(key: &str, token: u128) -> Request {
-    Request::Release {
-        key: Key::new(key).unwrap(),
-        token: Token::new(token, None),
-    }
-}
-
-/// A node that serves [`VIEW`].
-async fn serving(url: &str, options: RedisOptions) -> RedisNode {
-    let node = RedisNode::new(url, options).unwrap();
-    for request in [quarantine(), adopt()] {
-        assert_eq!(ask(&node, request, GRACE).await, Ok(Reply::Done));
-    }
-    node
 }
 
 /// Nothing of the node's own has died: that would be told as a shutdown.

@@ -14,60 +14,18 @@ mod common;
 use std::time::Duration;
 
 use common::RedisServer;
-use common::node::{Inbox, ask, now};
+use common::node::{Inbox, VIEW, acquire, ask, now, release, serving};
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
-use ringlock::proto::lease::{Key, Token, Ttl};
-use ringlock::proto::wire::{Answer, Reply, Request, Slot, ViewId};
+use ringlock::proto::lease::Ttl;
+use ringlock::proto::wire::{Answer, Reply, Request, ViewId};
 
 const LONG: Duration = Duration::from_secs(60);
-
-const VIEW: ViewId = ViewId {
-    epoch: 1,
-    digest: 7,
-};
-
-fn acquire(name: &str, token: u128) -> Request {
-    Request::Acquire {
-        view: VIEW,
-        key: Key::new(name).unwrap(),
-        token: Token::new(token, None),
-        ttl: Ttl::new(LONG, 2 * LONG).unwrap(),
-        slot: Slot::SINGLE,
-        floor: 0,
-    }
-}
-
-fn release(name: &str, token: u128) -> Request {
-    Request::Release {
-        key: Key::new(name).unwrap(),
-        token: Token::new(token, None),
-    }
-}
-
-/// A node that serves [`VIEW`].
-async fn serving(server: &RedisServer, options: RedisOptions) -> RedisNode {
-    let node = RedisNode::new(&server.url(), options).unwrap();
-    let quarantine = Request::Quarantine {
-        expected_nonce: None,
-        expected_view: None,
-        nonce: "n".into(),
-    };
-    let adopt = Request::Adopt {
-        view: VIEW,
-        document: "a document".into(),
-        nonce: "n".into(),
-    };
-    for request in [quarantine, adopt] {
-        assert_eq!(ask(&node, request, LONG).await, Ok(Reply::Done));
-    }
-    node
-}
 
 /// A server with the newest commands and a node on it.
 async fn newest() -> Option<(RedisServer, RedisNode)> {
     let server = RedisServer::start_valkey_with(&["--save", ""])?;
-    let node = serving(&server, RedisOptions::default()).await;
+    let node = serving(&server.url(), RedisOptions::default()).await;
     Some((server, node))
 }
 
@@ -355,7 +313,7 @@ async fn an_encoding_is_a_limit() {
     let Some(server) = RedisServer::start_valkey_with(&["--save", ""]) else {
         return;
     };
-    drop(serving(&server, RedisOptions::default()).await);
+    drop(serving(&server.url(), RedisOptions::default()).await);
     for (encoding, used) in [
         (Encoding::Script, [true, false, false, false]),
         (Encoding::Transaction, [true, true, false, false]),

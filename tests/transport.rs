@@ -16,22 +16,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::node::{GRACE, Inbox, ask, now};
+use common::node::{GRACE, Inbox, acquire, ask, now, serving};
 use common::{ARMS, Arm, Cluster, RedisServer, TestNode, eventually};
 use ringlock::node::Node;
 use ringlock::node::redis::{RedisNode, RedisOptions};
-use ringlock::proto::lease::{Key, Token, Ttl};
-use ringlock::proto::wire::{Reply, Request, Slot, Standing, ViewId};
+use ringlock::proto::lease::{Key, Token};
+use ringlock::proto::wire::{Reply, Request, Standing};
 use ringlock::{
     Cause, Error, Guard, Init, NodeConfig, NodeErrorKind, Released, Router, RouterBuilder,
 };
 
 const LONG: Duration = Duration::from_secs(60);
-
-const VIEW: ViewId = ViewId {
-    epoch: 1,
-    digest: 7,
-};
 
 /// What a router does at the least: lock, refuse another, extend, release.
 async fn locks(url: &str) {
@@ -248,36 +243,6 @@ async fn flushed_scripts_lose_no_lease() {
 
 fn key(name: &str) -> Key {
     Key::new(name).expect("a key")
-}
-
-fn acquire(name: &str, token: u128) -> Request {
-    Request::Acquire {
-        view: VIEW,
-        key: key(name),
-        token: Token::new(token, None),
-        ttl: Ttl::new(LONG, LONG).expect("a ttl"),
-        slot: Slot::SINGLE,
-        floor: 0,
-    }
-}
-
-/// A node that serves [`VIEW`].
-async fn serving(url: &str, options: RedisOptions) -> RedisNode {
-    let node = RedisNode::new(url, options).expect("a node");
-    let quarantine = Request::Quarantine {
-        expected_nonce: None,
-        expected_view: None,
-        nonce: "n".into(),
-    };
-    let adopt = Request::Adopt {
-        view: VIEW,
-        document: "a document".into(),
-        nonce: "n".into(),
-    };
-    for request in [quarantine, adopt] {
-        assert_eq!(ask(&node, request, LONG).await, Ok(Reply::Done));
-    }
-    node
 }
 
 /// The node's status, once it is connected again.

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::node::{Node, ReplyTo, Sink};
-use ringlock::proto::wire::{Answer, Request};
+use ringlock::proto::lease::{Key, Token, Ttl};
+use ringlock::proto::wire::{Answer, Reply, Request, Slot, ViewId};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
@@ -25,6 +27,58 @@ pub async fn ask(node: &dyn Node, request: Request, limit: Duration) -> Answer {
 
 /// How long an answer may come after its deadline: the machine may be busy.
 pub const GRACE: Duration = Duration::from_secs(10);
+
+/// The view that a node of [`serving`] serves.
+pub const VIEW: ViewId = ViewId {
+    epoch: 1,
+    digest: 7,
+};
+
+/// A node that serves [`VIEW`].
+pub async fn serving(url: &str, options: RedisOptions) -> RedisNode {
+    let node = RedisNode::new(url, options).expect("a node");
+    for request in [quarantine(), adopt()] {
+        assert_eq!(ask(&node, request, GRACE).await, Ok(Reply::Done));
+    }
+    node
+}
+
+pub fn quarantine() -> Request {
+    Request::Quarantine {
+        expected_nonce: None,
+        expected_view: None,
+        nonce: "n".into(),
+    }
+}
+
+/// Has a quarantined node serve [`VIEW`].
+pub fn adopt() -> Request {
+    Request::Adopt {
+        view: VIEW,
+        document: "a document".into(),
+        nonce: "n".into(),
+    }
+}
+
+/// Asks for the key for a minute.
+pub fn acquire(key: &str, token: u128) -> Request {
+    let minute = Duration::from_secs(60);
+    Request::Acquire {
+        view: VIEW,
+        key: Key::new(key).expect("a key"),
+        token: Token::new(token, None),
+        ttl: Ttl::new(minute, minute).expect("a ttl"),
+        slot: Slot::SINGLE,
+        floor: 0,
+    }
+}
+
+pub fn release(key: &str, token: u128) -> Request {
+    Request::Release {
+        key: Key::new(key).expect("a key"),
+        token: Token::new(token, None),
+    }
+}
 
 /// Takes in the answers to many requests, and counts them.
 #[derive(Debug)]
