@@ -323,7 +323,7 @@ fn changes_view(request: &Request) -> bool {
 }
 
 fn hash(key: &Key) -> u64 {
-    xxh3_64(key.as_bytes())
+    xxh3_64(key.as_bytes()).max(KeySet::FREE + 1)
 }
 
 /// The keys of a batch by their hashes. Two keys of one hash pass for the same:
@@ -335,7 +335,7 @@ impl KeySet {
     /// Twice as many as there are keys, so that a free one is near.
     const PLACES: usize = 2 * MAX_BATCH;
 
-    /// No hash, as far as the set goes.
+    /// Where no hash is: no key has this one.
     const FREE: u64 = 0;
 
     fn is_empty(&self) -> bool {
@@ -350,12 +350,11 @@ impl KeySet {
     fn insert(&mut self, hash: u64) -> bool {
         self.0.resize(Self::PLACES, Self::FREE);
         let place = self.place(hash);
-        std::mem::replace(&mut self.0[place], hash.max(1)) == Self::FREE
+        std::mem::replace(&mut self.0[place], hash) == Self::FREE
     }
 
     /// Where it is, or else is to be.
     fn place(&self, hash: u64) -> usize {
-        let hash = hash.max(1);
         let mut place = hash as usize % Self::PLACES;
         while self.0[place] != Self::FREE && self.0[place] != hash {
             place = (place + 1) % Self::PLACES;
