@@ -126,7 +126,9 @@ impl Acquire {
     }
 
     /// Extends the lease by itself until the guard is dropped, a third of the
-    /// ttl after each extend, and for [`max_hold`](Self::max_hold) at most.
+    /// ttl after each extend, and for [`max_hold`](Self::max_hold) at most. The
+    /// first extend may come after half of that time: leases that are taken at
+    /// once are not all to be extended at once.
     pub fn keep_alive(mut self) -> Self {
         self.keep_alive = Some(None);
         self

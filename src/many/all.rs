@@ -91,7 +91,7 @@ impl AcquireAll {
         self
     }
 
-    /// As [`Acquire::max_hold`]; each lease counts from its own grant.
+    /// As [`Acquire::max_hold`]; each lease counts from its own attempt.
     pub fn max_hold(mut self, limit: Duration) -> Self {
         self.each = self.each.max_hold(limit);
         self
