@@ -24,7 +24,8 @@ use ringlock::proto::lease::{Key, Token, Ttl};
 use ringlock::proto::round::{Event, Machine, Step};
 use ringlock::proto::table::LockTable;
 use ringlock::proto::time::Instant;
-use ringlock::proto::topology::{Node, Topology, View};
+use ringlock::proto::topology::{Node, Topology};
+use ringlock::proto::view::View;
 use ringlock::proto::wire::{Nonce, Reply, Request};
 use ringlock_ring::NodeIndex;
 
@@ -51,8 +52,8 @@ fn view(nodes: usize, replicas: usize) -> View {
         max_ttl_ms: 30_000,
         view_lease_ms: 10_000,
     };
-    let nonces = (0..nodes).map(nonce).collect();
-    View::new(1, topology, nonces).unwrap()
+    let nonces = (0..nodes).map(|index| (format!("node-{index}"), nonce(index)));
+    View::stable(1, topology, &nonces.collect()).unwrap()
 }
 
 fn nonce(index: usize) -> Nonce {
@@ -105,9 +106,12 @@ fn grant(claim: Claim, counter: u64, mut answer: impl FnMut(NodeIndex, &Request)
     let probes = Vec::new();
     let effects = attempt.on(NOW, NOW, Event::Start { probes });
     assert!(effects.send.is_some());
-    let request = attempt.request(Step::Main);
-    let mut outcome = None;
     let placement = *attempt.placement();
+    let Some(owner) = placement.seats().take_first() else {
+        return;
+    };
+    let request = attempt.request(Step::Main, owner);
+    let mut outcome = None;
     for &from in placement.nodes() {
         let event = Event::Answered {
             from,
@@ -178,7 +182,8 @@ fn table(criterion: &mut Criterion) {
                 key: key.clone(),
                 token: claim.token.clone(),
             };
-            (Attempt::new(claim).request(Step::Main), release)
+            let owner = claim.placement.seats().take_first().unwrap();
+            (Attempt::new(claim).request(Step::Main, owner), release)
         })
         .collect();
     let (mut next, mut counter) = (0, 0);

@@ -14,7 +14,8 @@ use crate::fleet::Peer;
 use crate::node;
 use crate::proto::quorum::majority;
 use crate::proto::time::{Instant, outwait};
-use crate::proto::topology::{Topology, View};
+use crate::proto::topology::Topology;
+use crate::proto::view::View;
 use crate::proto::wire::{
     Answer, NodeError, NodeErrorKind, NodeStatus, Nonce, Reply, Request, Standing, ViewId,
 };
@@ -452,7 +453,9 @@ async fn first_start(
             _ => return Ok(None),
         }
     }
-    let view = View::new(charter.least_epoch, charter.topology.clone(), nonces)?;
+    let names = peers.iter().map(|peer| peer.name.to_string());
+    let nonces = names.zip(nonces).collect();
+    let view = View::stable(charter.least_epoch, charter.topology.clone(), &nonces)?;
     let answers = ask_all(peers, |index| adopt(&view, index)).await;
     let adopted = answers
         .into_iter()

@@ -10,7 +10,8 @@ use ringlock_ring::{DEFAULT_VNODES, Format};
 use serde::Deserialize;
 
 use crate::proto::lease::{Ttl, TtlError};
-use crate::proto::topology::{Node, Override, Topology, TopologyError, View};
+use crate::proto::topology::{Node, Override, Topology, TopologyError};
+use crate::proto::view::View;
 
 /// Everything that a router is told.
 ///
@@ -398,8 +399,9 @@ impl Config {
         }
         // A trial: every rule of a view is then checked where it is stated.
         let topology = self.topology(|_| String::new());
-        let nonces = topology.nodes.iter().map(|_| "trial".into()).collect();
-        View::new(1, topology, nonces)?;
+        let nonce = |node: &Node| (node.name.clone(), "trial".into());
+        let nonces = topology.nodes.iter().map(nonce).collect();
+        View::stable(1, topology, &nonces)?;
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ use crate::held::Held;
 use crate::keeper::Owed;
 use crate::node::{ReplyTo, Sink};
 use crate::proto::attempt::Attempt;
-use crate::proto::quorum::{Placement, Seats};
+use crate::proto::quorum::{Seat, Seats};
 use crate::proto::release::Release;
 use crate::proto::renewal::{Extension, Renewal};
 use crate::proto::round::{Effects, Event, Machine, Step, vouches_for};
@@ -121,27 +121,25 @@ struct Outbox {
 }
 
 enum Parcel {
-    Ask(NodeIndex, Step),
-    Release(NodeIndex),
+    Ask(Seat, Step),
+    Probe(NodeIndex),
+    Release(Seat),
 }
 
 impl Outbox {
-    fn pop(&mut self, placement: &Placement) -> Option<Parcel> {
+    fn pop(&mut self) -> Option<Parcel> {
         let Self {
             main,
             write_back,
             probe,
             release,
         } = self;
-        let ask = |step| move |seat| Parcel::Ask(placement.node(seat), step);
+        let ask = |step| move |seat| Parcel::Ask(seat, step);
         main.take_first()
             .map(ask(Step::Main))
             .or_else(|| write_back.take_first().map(ask(Step::WriteBack)))
-            .or_else(|| probe.pop().map(|node| Parcel::Ask(node, Step::Probe)))
-            .or_else(|| {
-                let seat = release.take_first()?;
-                Some(Parcel::Release(placement.node(seat)))
-            })
+            .or_else(|| probe.pop().map(Parcel::Probe))
+            .or_else(|| release.take_first().map(Parcel::Release))
     }
 }
 
@@ -176,7 +174,7 @@ impl<M: Operates> Operation<M> {
     }
 
     fn feed(self: &Arc<Self>, now: Instant, event: Event) {
-        let lease = self.fleet().view.topology().view_lease();
+        let lease = self.fleet().view.view_lease();
         let confirmed_at = self
             .fleet()
             .confirmed_at(self.t0 - lease + std::time::Duration::from_nanos(1));
@@ -229,18 +227,22 @@ impl<M: Operates> Operation<M> {
             let Core {
                 machine, outbox, ..
             } = &mut *core;
-            let Some(parcel) = outbox.pop(machine.placement()) else {
+            let Some(parcel) = outbox.pop() else {
                 break;
             };
-            match parcel {
-                Parcel::Ask(node, step) => {
-                    let request = machine.request(step);
-                    MutexGuard::unlocked(&mut core, || self.ask(node, step, request, now));
+            let (node, step, request) = match parcel {
+                Parcel::Ask(seat, step) => {
+                    let node = machine.placement().node(seat);
+                    (node, step, machine.request(step, seat))
                 }
-                Parcel::Release(node) => {
+                Parcel::Probe(node) => (node, Step::Probe, Request::Status),
+                Parcel::Release(seat) => {
+                    let node = machine.placement().node(seat);
                     MutexGuard::unlocked(&mut core, || self.held.release_at(node));
+                    continue;
                 }
-            }
+            };
+            MutexGuard::unlocked(&mut core, || self.ask(node, step, request, now));
         }
         core.is_sending = false;
     }

@@ -14,7 +14,7 @@ use crate::proto::lease::{Key, Ttl};
 use crate::proto::quorum::{Placement, majority};
 use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
-use crate::proto::topology::View;
+use crate::proto::view::View;
 use crate::stats::Counters;
 
 /// What is newer by less is not noted: all threads share the notes.
@@ -79,13 +79,8 @@ impl Fleet {
         if known >= good_enough {
             return known;
         }
-        let mut seen: Vec<u64> = self
-            .seen_at
-            .iter()
-            .map(|seen| seen.load(Ordering::Relaxed))
-            .collect();
-        seen.sort_unstable_by(|a, b| b.cmp(a));
-        let confirmed = seen[majority(seen.len()) - 1];
+        let seen_at = |node: NodeIndex| self.seen_at[node.get()].load(Ordering::Relaxed);
+        let confirmed = self.view.confirmed_at(seen_at);
         self.confirmed_at.fetch_max(confirmed, Ordering::Relaxed);
         Instant::from_nanos(confirmed)
     }
@@ -94,7 +89,7 @@ impl Fleet {
     /// begun at `t0` can be confirmed. None while half of the view lease is
     /// left: ordinary answers then mostly renew it in time.
     pub(crate) fn probes(&self, placement: &Placement, t0: Instant) -> Vec<NodeIndex> {
-        let fresh_since = t0 - self.view.topology().view_lease() / 2;
+        let fresh_since = t0 - self.view.view_lease() / 2;
         if self.confirmed_at(fresh_since) >= fresh_since {
             return Vec::new();
         }

@@ -137,7 +137,7 @@ impl Guard {
     /// As [`extend`](Self::extend).
     pub async fn extend_to(&self, ttl: Duration) -> Result<(), Error> {
         let held = &self.held;
-        let ttl = Ttl::new(ttl, held.fleet.view.topology().max_ttl())?;
+        let ttl = Ttl::new(ttl, held.fleet.view.max_ttl())?;
         match held.renew(ttl)?.await {
             Extension::Extended(_) => Ok(()),
             Extension::Lost { .. } => Err(Error::Lost {

@@ -97,7 +97,7 @@ impl Held {
     pub(crate) fn claim(&self) -> Claim {
         Claim {
             view: self.fleet.view.id(),
-            view_lease: self.fleet.view.topology().view_lease(),
+            view_lease: self.fleet.view.view_lease(),
             key: self.key.clone(),
             token: self.token.clone(),
             ttl: self.ttl,
@@ -225,7 +225,7 @@ impl Held {
         };
         let terms = Prolongation {
             view: self.fleet.view.id(),
-            view_lease: self.fleet.view.topology().view_lease(),
+            view_lease: self.fleet.view.view_lease(),
             key: self.key.clone(),
             token: self.token.clone(),
             fence,

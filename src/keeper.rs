@@ -211,7 +211,7 @@ pub(crate) struct DueRelease {
 
 impl DueRelease {
     pub(crate) fn new(held: &Arc<Held>, node: NodeIndex) -> Arc<Self> {
-        let until = clock::now() + held.fleet.view.topology().max_ttl();
+        let until = clock::now() + held.fleet.view.longest_ttl();
         Arc::new(Self {
             _owed: Owed::by(held),
             held: Arc::clone(held),

@@ -8,10 +8,14 @@
 //!
 //! Read in this order: [`wire`] (what a node is asked), [`table`] (what a node
 //! does), [`quorum`] (who must agree), [`round`] and [`attempt`] (how a lock is
-//! taken), [`renewal`], [`release`], [`topology`].
+//! taken), [`renewal`], [`release`], [`topology`]
+//! and [`view`] (which nodes there are), [`decide`], [`transition`] and [`carry`]
+//! (how that changes).
 
 pub mod attempt;
 pub mod backoff;
+pub mod carry;
+pub mod decide;
 pub mod lease;
 pub mod quorum;
 pub mod release;
@@ -20,4 +24,6 @@ pub mod round;
 pub mod table;
 pub mod time;
 pub mod topology;
+pub mod transition;
+pub mod view;
 pub mod wire;

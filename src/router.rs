@@ -21,7 +21,7 @@ use crate::node::MemoryNode;
 use crate::proto::lease::{Key, KeyError};
 use crate::proto::quorum::majority;
 use crate::proto::time::Instant;
-use crate::proto::topology::View;
+use crate::proto::view::View;
 use crate::proto::wire::ViewId;
 use crate::stats::Stats;
 
@@ -255,7 +255,7 @@ impl Router {
     }
 
     pub(crate) fn max_ttl(&self) -> Duration {
-        self.shared.fleet.read().view.topology().max_ttl()
+        self.shared.fleet.read().view.max_ttl()
     }
 
     pub(crate) fn check_key(&self, key: impl AsRef<[u8]>) -> Result<Key, KeyError> {

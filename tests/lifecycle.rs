@@ -16,7 +16,7 @@ use common::{ARMS, Arm, Cluster, KEY, RedisServer, TestNode, ms, name};
 use parking_lot::Mutex;
 use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::node::{Node, ReplyTo, Sink};
-use ringlock::proto::topology::View;
+use ringlock::proto::view::View;
 use ringlock::proto::wire::{Answer, NodeStatus, Nonce, Reply, Request, Standing};
 use ringlock::{Cause, Error, Fence, Guard, Init, NodeConfig, Router, RouterBuilder, ViewId};
 use rustix::time::{ClockId, clock_gettime};
@@ -368,11 +368,11 @@ async fn a_cluster_that_lost_everything_starts_again_above_its_fences() {
 async fn next_view(cluster: &Cluster, epoch: u32) -> View {
     let known = serving(&cluster.nodes[0]).await.unwrap();
     let known = View::read(known, &document(&cluster.nodes[0]).await.unwrap()).unwrap();
-    let mut nonces = Vec::new();
-    for node in &cluster.nodes {
-        nonces.push(status(node).await.nonce.unwrap());
+    let mut nonces = known.nonces();
+    for (nonce, node) in nonces.values_mut().zip(&cluster.nodes) {
+        *nonce = status(node).await.nonce.unwrap();
     }
-    View::new(epoch, known.topology().clone(), nonces).unwrap()
+    View::stable(epoch, known.topology().clone(), &nonces).unwrap()
 }
 
 #[tokio::test]
@@ -408,7 +408,7 @@ async fn a_newer_view_is_followed_and_a_lower_never() {
                 };
                 assert_eq!(ask(node, request).await, Reply::Done);
             }
-            let lower = next_view_of(&old, 3, cluster.nodes.len());
+            let lower = next_view_of(&old, 3);
             for node in &cluster.nodes {
                 let adopted = adopt(node, &lower, &"from a backup".into()).await;
                 assert_eq!(adopted, Reply::Done);
@@ -421,9 +421,12 @@ async fn a_newer_view_is_followed_and_a_lower_never() {
 }
 
 /// The view that a backup holds, each node under the same nonce.
-fn next_view_of(view: &View, epoch: u32, nodes: usize) -> View {
-    let nonces = vec!["from a backup".into(); nodes];
-    View::new(epoch, view.topology().clone(), nonces).unwrap()
+fn next_view_of(view: &View, epoch: u32) -> View {
+    let mut nonces = view.nonces();
+    nonces
+        .values_mut()
+        .for_each(|nonce| *nonce = "from a backup".into());
+    View::stable(epoch, view.topology().clone(), &nonces).unwrap()
 }
 
 #[tokio::test]

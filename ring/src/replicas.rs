@@ -71,6 +71,11 @@ impl ReplicaSets {
         &self.rows[segment.get() * self.replicas..][..self.replicas]
     }
 
+    /// The replica set of every segment, in order; many are equal.
+    pub fn sets(&self) -> impl ExactSizeIterator<Item = &[NodeIndex]> {
+        self.rows.chunks_exact(self.replicas)
+    }
+
     /// On how many of the 2⁶⁴ positions each member is in the replica set, in the order of
     /// [`Ring::members`]. The sum is `replicas · 2⁶⁴`.
     #[must_use]

@@ -403,7 +403,7 @@ impl Machine for Attempt {
         }
     }
 
-    fn request(&self, step: Step) -> Request {
+    fn request(&self, step: Step, _: Seat) -> Request {
         let Claim {
             view,
             key,
@@ -415,7 +415,7 @@ impl Machine for Attempt {
         let (view, key, token, ttl) = (*view, key.clone(), token.clone(), *ttl);
         let slot = placement.slot();
         match step {
-            Step::Main => Request::Acquire {
+            Step::Main | Step::Probe => Request::Acquire {
                 view,
                 key,
                 token,
@@ -435,7 +435,6 @@ impl Machine for Attempt {
                     absent: Absent::Keep,
                 }
             }
-            Step::Probe => Request::Status,
         }
     }
 
@@ -529,6 +528,11 @@ mod tests {
             self.hears(from, Step::WriteBack, Ok(Reply::Kept { counter }))
         }
 
+        fn request(&self, step: Step) -> Request {
+            let owner = self.seats(&[0]).take_first().unwrap();
+            self.attempt.request(step, owner)
+        }
+
         fn seats(&self, of: &[u16]) -> Seats {
             let placement = self.attempt.placement();
             nodes(of)
@@ -588,7 +592,7 @@ mod tests {
         let effects = script.granted(1, 9);
         assert_eq!(effects.send, Some((Step::WriteBack, script.seats(&[0]))));
         assert_eq!(effects.outcome, None);
-        match script.attempt.request(Step::WriteBack) {
+        match script.request(Step::WriteBack) {
             Request::Extend {
                 floor,
                 absent,
@@ -811,7 +815,7 @@ mod tests {
         let effects = script.granted(1, 6);
         assert_eq!(effects.send, Some((Step::Main, script.seats(&[3, 4]))));
         assert!(matches!(
-            script.attempt.request(Step::Main),
+            script.request(Step::Main),
             Request::Acquire { floor: 6, .. }
         ));
         assert!(nothing(&script.granted(3, 6)));

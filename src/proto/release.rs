@@ -1,7 +1,7 @@
 //! Giving a lease back: a RELEASE to every node that was ever sent its token.
 
 use super::lease::{Key, Token};
-use super::quorum::{Placement, Seats};
+use super::quorum::{Placement, Seat, Seats};
 use super::round::{Effects, Event, Machine, Refusal, Step};
 use super::time::Instant;
 use super::wire::{Reply, Request};
@@ -102,7 +102,7 @@ impl Machine for Release {
         }
     }
 
-    fn request(&self, _: Step) -> Request {
+    fn request(&self, _: Step, _: Seat) -> Request {
         Request::Release {
             key: self.key.clone(),
             token: self.token.clone(),
@@ -132,7 +132,9 @@ mod tests {
         let effects = release.on(t0, t0, Event::Start { probes: Vec::new() });
         assert_eq!(effects.send, Some((Step::Main, placement.seats())));
         let token = Token::new(7, None);
-        assert_eq!(release.request(Step::Main), Request::Release { key, token });
+        let owner = placement.seat(NodeIndex::new(0)).unwrap();
+        let request = release.request(Step::Main, owner);
+        assert_eq!(request, Request::Release { key, token });
         release
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::lease::{Fence, Key, Token, Ttl};
-use super::quorum::{Placement, Seats};
+use super::quorum::{Placement, Seat, Seats};
 use super::round::{Effects, Event, Machine, Refusal, Step};
 use super::time::{Instant, valid_until};
 use super::wire::{Absent, Answer, Reply, Request, ViewId};
@@ -27,7 +27,7 @@ pub struct Prolongation {
     /// Who must agree.
     pub placement: Placement,
     /// How many groups of the placement, from the first, the lease's last
-    /// success already had: at least one.
+    /// success already had; with none the lease cannot be extended.
     pub established: usize,
     /// Seats that had acknowledged the token before `t0`; only they can vouch
     /// that the entry was never gone.
@@ -146,9 +146,11 @@ impl Renewal {
             .terms
             .placement
             .groups()
-            .take(self.terms.established.max(1))
+            .take(self.terms.established)
             .all(|group| vouching.has_majority_of(group));
-        is_continuous && self.terms.placement.has_quorum(self.kept.union(self.made))
+        self.terms.established > 0
+            && is_continuous
+            && self.terms.placement.has_quorum(self.kept.union(self.made))
     }
 
     fn close(
@@ -194,10 +196,7 @@ impl Machine for Renewal {
         }
     }
 
-    fn request(&self, step: Step) -> Request {
-        if step == Step::Probe {
-            return Request::Status;
-        }
+    fn request(&self, _: Step, to: Seat) -> Request {
         let Prolongation {
             view,
             key,
@@ -208,7 +207,9 @@ impl Machine for Renewal {
             established,
             ..
         } = &self.terms;
-        let is_single = placement.seats().len() == 1 && *established > 0;
+        // With a single owner nobody vouches for a gap.
+        let is_alone = |group: Seats| group.len() == 1 && group.contains(to);
+        let is_single = placement.groups().take(*established).any(is_alone);
         Request::Extend {
             view: *view,
             key: key.clone(),
@@ -428,23 +429,31 @@ mod tests {
 
     #[test]
     fn a_single_owner_keeps_and_a_group_heals() {
-        let mode = |placement, established| {
+        let mode = |placement: Placement, established, to| {
             let mut terms = terms(placement, &[0]);
             terms.established = established;
-            match Renewal::new(terms).request(Step::Main) {
+            let to = placement.seat(NodeIndex::new(to)).unwrap();
+            match Renewal::new(terms).request(Step::Main, to) {
                 Request::Extend { absent, floor, .. } => (absent, floor),
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(mode(group(1), 1), (Absent::Keep, 12));
-        assert_eq!(mode(group(3), 1), (Absent::Heal, 12));
+        assert_eq!(mode(group(1), 1, 0), (Absent::Keep, 12));
+        assert_eq!(mode(group(3), 1, 0), (Absent::Heal, 12));
+        // From one owner to another: the old one must have kept it, the new
+        // one is yet to get it, and has to keep it from then on.
+        let joint = Placement::joint(Slot::SINGLE, &nodes(&[0]), &nodes(&[1]));
+        assert_eq!(mode(joint, 1, 0), (Absent::Keep, 12));
+        assert_eq!(mode(joint, 1, 1), (Absent::Heal, 12));
+        assert_eq!(mode(joint, 2, 1), (Absent::Keep, 12));
     }
 
     #[test]
     fn a_fence_of_another_epoch_is_no_floor() {
         let mut terms = terms(group(3), &[0]);
         terms.fence = Fence::new(VIEW.epoch - 1, 12).unwrap();
-        let request = Renewal::new(terms).request(Step::Main);
+        let owner = terms.placement.seat(NodeIndex::new(0)).unwrap();
+        let request = Renewal::new(terms).request(Step::Main, owner);
         assert!(matches!(request, Request::Extend { floor: 0, .. }));
     }
 
@@ -467,6 +476,16 @@ mod tests {
             assert_eq!(script.kept(node), None);
         }
         assert!(is_unchanged(script.kept(2), 6));
+    }
+
+    #[test]
+    fn a_lease_that_no_group_vouches_for_cannot_be_extended() {
+        let mut terms = terms(group(3), &[0, 1, 2]);
+        terms.established = 0;
+        let mut script = Script::on(terms);
+        assert_eq!(script.kept(0), None);
+        assert_eq!(script.kept(1), None);
+        assert!(is_unchanged(script.kept(2), 3));
     }
 
     #[test]

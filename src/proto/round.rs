@@ -3,7 +3,7 @@
 
 use ringlock_ring::NodeIndex;
 
-use super::quorum::{Placement, Seats};
+use super::quorum::{Placement, Seat, Seats};
 use super::time::Instant;
 use super::wire::{Answer, NodeError, Reply, Request, Rival, ViewId};
 
@@ -82,8 +82,8 @@ pub trait Machine {
     /// machine's view, this event's answer included.
     fn on(&mut self, now: Instant, confirmed_at: Instant, event: Event) -> Effects<Self::Outcome>;
 
-    /// The request of a step.
-    fn request(&self, step: Step) -> Request;
+    /// The request of a step, which is no probe, to one seat.
+    fn request(&self, step: Step, to: Seat) -> Request;
 
     /// The nodes that it is sent to.
     fn placement(&self) -> &Placement;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::lease::{Key, Token, Ttl};
 use super::time::Instant;
 use super::wire::{
-    Absent, Incarnation, NodeStatus, Nonce, Reply, Request, Rival, Slot, Standing, ViewId,
+    Absent, Accepted, Ballot, Incarnation, NodeStatus, Nonce, Reply, Request, Rival, Slot,
+    Standing, ViewId,
 };
 
 /// Entries that may lie expired before they are swept out, beside as many as
@@ -33,6 +34,9 @@ struct Member {
     nonce: Nonce,
     stamped: Incarnation,
     view: Option<(ViewId, Arc<str>)>,
+    /// No lower ballot is accepted for the view that follows.
+    promised: Option<Ballot>,
+    accepted: Option<Accepted>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -122,6 +126,13 @@ impl LockTable {
                 expected_view,
                 nonce,
             } => self.quarantine(expected_nonce.as_ref(), *expected_view, nonce),
+            Request::Prepare { view, ballot } => self.prepare(*view, *ballot),
+            Request::Accept {
+                view,
+                ballot,
+                next,
+                document,
+            } => self.accept(*view, *ballot, *next, document),
             Request::Adopt {
                 view,
                 document,
@@ -247,8 +258,47 @@ impl LockTable {
             nonce: Arc::clone(nonce),
             stamped: Arc::clone(&self.incarnation),
             view: None,
+            promised: None,
+            accepted: None,
         });
         Reply::Done
+    }
+
+    fn prepare(&mut self, view: ViewId, ballot: Ballot) -> Reply {
+        self.vote(view, ballot, |member| {
+            Reply::Promised(member.accepted.clone())
+        })
+    }
+
+    fn accept(&mut self, view: ViewId, ballot: Ballot, next: ViewId, document: &Arc<str>) -> Reply {
+        self.vote(view, ballot, |member| {
+            member.accepted = Some(Accepted {
+                ballot,
+                view: next,
+                document: Arc::clone(document),
+            });
+            Reply::Done
+        })
+    }
+
+    /// Promises `ballot` on the way, unless a higher one was promised before.
+    fn vote(
+        &mut self,
+        view: ViewId,
+        ballot: Ballot,
+        act: impl FnOnce(&mut Member) -> Reply,
+    ) -> Reply {
+        let serves = self.status().standing() == Standing::Serving(view);
+        match &mut self.member {
+            Some(member) if serves => match member.promised {
+                Some(promised) if promised > ballot => Reply::Outbid(promised),
+                _ => {
+                    member.promised = Some(ballot);
+                    act(member)
+                }
+            },
+            _ => Reply::Refused(self.status()),
+        }
     }
 
     fn adopt(&mut self, view: ViewId, document: &Arc<str>, nonce: &Nonce) -> Reply {
@@ -261,6 +311,8 @@ impl LockTable {
                     .is_none_or(|(own, _)| own.epoch < view.epoch)
                 {
                     member.view = Some((view, Arc::clone(document)));
+                    member.promised = None;
+                    member.accepted = None;
                     self.serving = Some(view);
                     self.counters.clear();
                 }
@@ -697,5 +749,79 @@ mod tests {
         };
         let granted = table.apply(at(0), &request);
         assert_eq!(granted, Reply::Granted { counter: 1 });
+    }
+
+    const NEXT: ViewId = ViewId {
+        epoch: 6,
+        digest: 66,
+    };
+
+    fn ballot(round: u32) -> Ballot {
+        Ballot { round, proposer: 9 }
+    }
+
+    fn prepare(table: &mut LockTable, round: u32) -> Reply {
+        let ballot = ballot(round);
+        table.apply(at(0), &Request::Prepare { view: VIEW, ballot })
+    }
+
+    fn accept(table: &mut LockTable, round: u32, document: &str) -> Reply {
+        table.apply(
+            at(0),
+            &Request::Accept {
+                view: VIEW,
+                ballot: ballot(round),
+                next: NEXT,
+                document: document.into(),
+            },
+        )
+    }
+
+    fn accepted(round: u32, document: &str) -> Option<Accepted> {
+        Some(Accepted {
+            ballot: ballot(round),
+            view: NEXT,
+            document: document.into(),
+        })
+    }
+
+    #[test]
+    fn a_promise_keeps_lower_ballots_out_and_tells_what_was_accepted() {
+        let mut table = serving();
+        assert_eq!(prepare(&mut table, 2), Reply::Promised(None));
+        assert_eq!(prepare(&mut table, 1), Reply::Outbid(ballot(2)));
+        assert_eq!(accept(&mut table, 1, "a"), Reply::Outbid(ballot(2)));
+        assert_eq!(prepare(&mut table, 2), Reply::Promised(None));
+        assert_eq!(accept(&mut table, 2, "a"), Reply::Done);
+        assert_eq!(prepare(&mut table, 3), Reply::Promised(accepted(2, "a")));
+        // An ACCEPT promises as well.
+        assert_eq!(accept(&mut table, 5, "b"), Reply::Done);
+        assert_eq!(prepare(&mut table, 4), Reply::Outbid(ballot(5)));
+        assert_eq!(prepare(&mut table, 5), Reply::Promised(accepted(5, "b")));
+    }
+
+    #[test]
+    fn a_vote_is_only_for_what_follows_the_view_that_is_served() {
+        let mut table = serving();
+        let _ = accept(&mut table, 7, "a");
+        assert_eq!(adopt(&mut table, NEXT, "n"), Reply::Done);
+        assert!(matches!(prepare(&mut table, 8), Reply::Refused(_)));
+        assert!(matches!(accept(&mut table, 8, "b"), Reply::Refused(_)));
+        // The next decision begins with a clean sheet.
+        let request = Request::Prepare {
+            view: NEXT,
+            ballot: ballot(1),
+        };
+        assert_eq!(table.apply(at(0), &request), Reply::Promised(None));
+    }
+
+    #[test]
+    fn who_may_have_forgotten_has_no_vote() {
+        let mut table = serving();
+        table.restart("run-2");
+        assert!(matches!(prepare(&mut table, 1), Reply::Refused(_)));
+        let mut table = serving();
+        let _ = quarantine(&mut table, "n2");
+        assert!(matches!(accept(&mut table, 1, "a"), Reply::Refused(_)));
     }
 }

@@ -1,25 +1,14 @@
-//! Topology and view: which nodes there are, and which of them hold a key.
+//! Topology: which nodes there are, and how keys are spread over them.
 
 use std::collections::btree_map::{BTreeMap, Entry};
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use ringlock_ring::{Format, Member, NodeIndex, ReplicaSets, Ring, RingError};
+use ringlock_ring::{Format, Member, NodeIndex, ReplicaSets, Ring, RingError, Segment};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_128;
 
-use super::lease::{EPOCH_LIMIT, Key};
-use super::quorum::{MAX_REPLICAS, Placement, majority};
-use super::wire::{Nonce, Slot, ViewId};
-
-/// Fence counters that the keys of one replica count are spread over, at
-/// least: two operations under way at once then rarely share one, and a
-/// quorum's counters rarely differ. Costs a node some 60 bytes each.
-const QUORUM_SLOTS: usize = 4096;
-
-/// Version of the document's form. A reader refuses any other.
-const DOCUMENT_FORM: u32 = 1;
+use super::lease::Key;
+use super::quorum::MAX_REPLICAS;
+use super::wire::ViewId;
 
 /// A member node. Its name is its identity on the ring; the address may change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -165,82 +154,16 @@ impl Topology {
     }
 }
 
-/// A topology in force: number, members' nonces, and the tables to route by.
+/// A topology with the tables to route by.
 #[derive(Clone)]
-pub struct View {
-    id: ViewId,
-    document: Arc<str>,
-    topology: Topology,
-    nonces: Vec<Nonce>,
-    ring: Ring,
+pub(super) struct Layout {
+    pub(super) topology: Topology,
+    pub(super) ring: Ring,
     sets: BTreeMap<usize, ReplicaSets>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    ringlock: u32,
-    epoch: u32,
-    stable: Topology,
-    nonces: Vec<Nonce>,
-}
-
-impl View {
-    /// Sets a topology in force as `epoch`, its nodes under these nonces.
-    ///
-    /// # Errors
-    /// [`TopologyError`]: the topology contradicts itself.
-    pub fn new(epoch: u32, topology: Topology, nonces: Vec<Nonce>) -> Result<Self, TopologyError> {
-        let topology = topology.canonical();
-        let sheet = Document {
-            ringlock: DOCUMENT_FORM,
-            epoch,
-            stable: topology,
-            nonces,
-        };
-        let text: Arc<str> = serde_json::to_string(&sheet)
-            .map_err(|error| damaged(ViewId { epoch, digest: 0 }, &error))?
-            .into();
-        let id = ViewId {
-            epoch,
-            digest: xxh3_128(text.as_bytes()),
-        };
-        Self::assemble(id, text, sheet)
-    }
-
-    /// Reads the document of view `id`.
-    ///
-    /// # Errors
-    /// [`TopologyError::Document`]: it is not the one that `id` names.
-    pub fn read(id: ViewId, text: &str) -> Result<Self, TopologyError> {
-        if xxh3_128(text.as_bytes()) != id.digest {
-            return Err(damaged(id, &"the digest differs"));
-        }
-        let sheet: Document = serde_json::from_str(text).map_err(|error| damaged(id, &error))?;
-        if sheet.ringlock != DOCUMENT_FORM {
-            return Err(damaged(id, &format_args!("form {}", sheet.ringlock)));
-        }
-        if sheet.epoch != id.epoch {
-            return Err(damaged(id, &format_args!("epoch {}", sheet.epoch)));
-        }
-        if sheet.stable.clone().canonical() != sheet.stable {
-            return Err(damaged(id, &"not in canonical order"));
-        }
-        Self::assemble(id, text.into(), sheet)
-    }
-
-    fn assemble(id: ViewId, document: Arc<str>, sheet: Document) -> Result<Self, TopologyError> {
-        let Document {
-            stable: topology,
-            nonces,
-            ..
-        } = sheet;
-        if nonces.len() != topology.nodes.len() || id.epoch == 0 || id.epoch >= EPOCH_LIMIT {
-            return Err(damaged(
-                id,
-                &"epoch out of range, or not one nonce per node",
-            ));
-        }
+impl Layout {
+    pub(super) fn new(topology: Topology) -> Result<Self, TopologyError> {
         let ring = topology.ring()?;
         let mut sets = BTreeMap::new();
         let overridden = topology
@@ -264,92 +187,47 @@ impl View {
             }
         }
         Ok(Self {
-            id,
-            document,
             topology,
-            nonces,
             ring,
             sets,
         })
     }
 
-    /// The view's name.
-    pub fn id(&self) -> ViewId {
-        self.id
-    }
-
-    /// Its canonical document.
-    pub fn document(&self) -> &Arc<str> {
-        &self.document
-    }
-
-    /// What it sets in force.
-    pub fn topology(&self) -> &Topology {
-        &self.topology
-    }
-
-    /// The nonce under which `node` belongs to it.
-    pub fn nonce(&self, node: NodeIndex) -> &Nonce {
-        &self.nonces[node.get()]
-    }
-
-    /// How many nodes it has.
-    pub fn len(&self) -> usize {
-        self.topology.nodes.len()
-    }
-
-    /// Whether it has no nodes; never so.
-    pub fn is_empty(&self) -> bool {
-        self.topology.nodes.is_empty()
-    }
-
-    /// How many nodes are a majority of the view.
-    pub fn majority(&self) -> usize {
-        majority(self.len())
-    }
-
-    /// The ring that it routes by.
-    pub fn ring(&self) -> &Ring {
-        &self.ring
-    }
-
-    /// How many replicas `key` has: by the longest matching override.
-    pub fn replicas(&self, key: &Key) -> usize {
-        self.topology
+    /// Where `key` lies, and how many replicas it has: by the longest matching
+    /// override.
+    pub(super) fn spot(&self, key: &Key) -> Spot {
+        let replicas = self
+            .topology
             .overrides
             .iter()
             .filter(|exception| key.as_bytes().starts_with(exception.prefix.as_bytes()))
             .max_by_key(|exception| exception.prefix.len())
-            .map_or(self.topology.replicas, |exception| exception.replicas)
+            .map_or(self.topology.replicas, |exception| exception.replicas);
+        let position = self.ring.position(key.as_bytes());
+        Spot {
+            replicas,
+            position,
+            segment: self.ring.segment_at(position),
+        }
     }
 
-    /// Who holds `key`.
-    pub fn place(&self, key: &Key) -> Placement {
-        let replicas = self.replicas(key);
-        let position = self.ring.position(key.as_bytes());
-        let segment = self.ring.segment_at(position);
-        if replicas == 1 {
-            return Placement::stable(Slot::SINGLE, &[self.ring.owner_of(segment)]);
-        }
-        let parts = QUORUM_SLOTS.div_ceil(self.ring.segments());
-        // A multiplicative hash: the position's high bits chose the arc.
-        let spread = position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
-        let slot = Slot {
-            replicas: replicas as u8,
-            arc: segment.get() as u32,
-            part: (spread as usize % parts) as u16,
-        };
-        Placement::stable(slot, self.sets[&replicas].of_segment(segment))
+    /// Who holds the keys there, the owner first.
+    pub(super) fn set(&self, spot: &Spot) -> &[NodeIndex] {
+        self.sets[&spot.replicas].of_segment(spot.segment)
+    }
+
+    /// The replica sets of every number of replicas.
+    pub(super) fn tables(&self) -> impl Iterator<Item = &ReplicaSets> {
+        self.sets.values()
     }
 }
 
-impl fmt::Debug for View {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View")
-            .field("id", &self.id)
-            .field("nodes", &self.len())
-            .finish()
-    }
+/// Where a key lies on a ring.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    pub(super) replicas: usize,
+    pub(super) position: u64,
+    pub(super) segment: Segment,
 }
 
 fn check_replicas(replicas: usize) -> Result<(), TopologyError> {
@@ -357,13 +235,6 @@ fn check_replicas(replicas: usize) -> Result<(), TopologyError> {
         _ if replicas > MAX_REPLICAS => Err(TopologyError::TooManyReplicas { replicas }),
         _ if replicas.is_multiple_of(2) => Err(TopologyError::EvenReplicas { replicas }),
         _ => Ok(()),
-    }
-}
-
-fn damaged(view: ViewId, detail: &dyn fmt::Display) -> TopologyError {
-    TopologyError::Document {
-        view,
-        detail: detail.to_string(),
     }
 }
 
@@ -384,92 +255,5 @@ mod format_word {
         String::deserialize(input)?
             .parse()
             .map_err(D::Error::custom)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn topology(nodes: &[&str], replicas: usize) -> Topology {
-        Topology {
-            nodes: nodes
-                .iter()
-                .map(|&name| Node {
-                    name: name.into(),
-                    address: format!("memory://{name}"),
-                    weight: 1,
-                    zone: None,
-                    host: None,
-                })
-                .collect(),
-            format: Format::Xxh3,
-            vnodes: 160,
-            replicas,
-            overrides: vec![Override {
-                prefix: "billing/".into(),
-                replicas: 3,
-            }],
-            max_ttl_ms: 30_000,
-            view_lease_ms: 10_000,
-        }
-    }
-
-    fn nonces(n: usize) -> Vec<Nonce> {
-        (0..n).map(|i| format!("nonce-{i}").into()).collect()
-    }
-
-    #[test]
-    fn a_document_reads_back_as_its_view() {
-        let view = View::new(1, topology(&["b", "a", "c"], 1), nonces(3)).unwrap();
-        let read = View::read(view.id(), view.document()).unwrap();
-        assert_eq!((read.id(), read.document()), (view.id(), view.document()));
-        assert_eq!(read.topology().nodes[0].name, "a");
-        let tampered = view.document().replace("\"a\"", "\"z\"");
-        assert!(matches!(
-            View::read(view.id(), &tampered),
-            Err(TopologyError::Document { .. })
-        ));
-    }
-
-    #[test]
-    fn the_order_of_nodes_changes_nothing() {
-        let one = View::new(1, topology(&["a", "b", "c"], 1), nonces(3)).unwrap();
-        let other = View::new(1, topology(&["c", "a", "b"], 1), nonces(3)).unwrap();
-        assert_eq!(one.id(), other.id());
-    }
-
-    #[test]
-    fn overrides_choose_the_replicas() {
-        let view = View::new(1, topology(&["a", "b", "c"], 1), nonces(3)).unwrap();
-        let place = |key| view.place(&Key::new(key).unwrap());
-        assert_eq!(place("orders/1").nodes().len(), 1);
-        assert_eq!(place("orders/1").slot(), Slot::SINGLE);
-        assert_eq!(place("billing/1").nodes().len(), 3);
-    }
-
-    #[test]
-    fn bad_replica_counts_are_refused() {
-        let build = |nodes: &[&str], replicas| {
-            View::new(1, topology(nodes, replicas), nonces(nodes.len())).map(|_| ())
-        };
-        let four = &["a", "b", "c", "d"];
-        assert_eq!(
-            build(four, 2),
-            Err(TopologyError::EvenReplicas { replicas: 2 })
-        );
-        assert_eq!(
-            build(four, 0),
-            Err(TopologyError::EvenReplicas { replicas: 0 })
-        );
-        assert_eq!(
-            build(four, 11),
-            Err(TopologyError::TooManyReplicas { replicas: 11 })
-        );
-        assert!(matches!(build(four, 5), Err(TopologyError::Ring(_))));
-        assert!(matches!(
-            build(&[], 1),
-            Err(TopologyError::Ring(RingError::NoMembers))
-        ));
     }
 }

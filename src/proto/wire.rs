@@ -44,6 +44,53 @@ impl FromStr for ViewId {
     }
 }
 
+/// Number of one try to decide the next view; of two, the higher one counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ballot {
+    /// Above every round that the proposer has heard of.
+    pub round: u32,
+    /// Random: no two proposers share a ballot.
+    pub proposer: u64,
+}
+
+impl fmt::Display for Ballot {
+    /// Of fixed width: servers compare ballots as text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}.{:016x}", self.round, self.proposer)
+    }
+}
+
+/// The text is no ballot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a ballot of the form round.proposer")]
+pub struct BallotError;
+
+impl FromStr for Ballot {
+    type Err = BallotError;
+
+    fn from_str(text: &str) -> Result<Self, BallotError> {
+        let (round, proposer) = text.split_once('.').ok_or(BallotError)?;
+        let ballot = Self {
+            round: u32::from_str_radix(round, 16).map_err(|_| BallotError)?,
+            proposer: u64::from_str_radix(proposer, 16).map_err(|_| BallotError)?,
+        };
+        (ballot.to_string() == text)
+            .then_some(ballot)
+            .ok_or(BallotError)
+    }
+}
+
+/// A view that a node accepted as the next one. It may or may not be decided.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Accepted {
+    /// The ballot under which it did.
+    pub ballot: Ballot,
+    /// The view.
+    pub view: ViewId,
+    /// Its canonical document.
+    pub document: Arc<str>,
+}
+
 /// Which of a node's fence counters serves a key.
 ///
 /// Keys of one slot share a replica set, so that the counters of its members
@@ -51,7 +98,8 @@ impl FromStr for ViewId {
 /// owners need no such care: all their keys share [`Slot::SINGLE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot {
-    /// Replicas of the keys that it serves.
+    /// Replicas of the keys that it serves; in a joint view the old number in
+    /// the high half, the new one in the low.
     pub replicas: u8,
     /// Arc of the ring that the keys lie on.
     pub arc: u32,
@@ -146,6 +194,26 @@ pub enum Request {
         /// The nonce to take.
         nonce: Nonce,
     },
+    /// Promise to accept no view under a lower ballot as the one that follows
+    /// `view`, if that is served (phase 1 of Paxos, “Paxos Made Simple”, 2001).
+    Prepare {
+        /// The view that must be served.
+        view: ViewId,
+        /// The ballot to promise.
+        ballot: Ballot,
+    },
+    /// Accept a view as the one that follows `view`, unless a higher ballot was
+    /// promised (phase 2 of Paxos).
+    Accept {
+        /// The view that must be served.
+        view: ViewId,
+        /// The ballot that it is proposed under.
+        ballot: Ballot,
+        /// The view to accept.
+        next: ViewId,
+        /// Its canonical document.
+        document: Arc<str>,
+    },
     /// Serve a decided view, if the node is still under this nonce.
     Adopt {
         /// The view to serve.
@@ -219,9 +287,14 @@ pub enum Reply {
     Status(NodeStatus),
     /// DOCUMENT; `None` where no view is served.
     Document(Option<Arc<str>>),
-    /// QUARANTINE, ADOPT, RESTAMP: done, or so already.
+    /// PREPARE: promised; and what the node has accepted before, if anything.
+    Promised(Option<Accepted>),
+    /// PREPARE, ACCEPT: this higher ballot was promised to somebody else.
+    Outbid(Ballot),
+    /// QUARANTINE, ACCEPT, ADOPT, RESTAMP: done, or so already.
     Done,
-    /// QUARANTINE, ADOPT, RESTAMP: not as expected; nothing was done.
+    /// QUARANTINE, PREPARE, ACCEPT, ADOPT, RESTAMP: not as expected; nothing
+    /// was done.
     Refused(NodeStatus),
 }
 

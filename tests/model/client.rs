@@ -144,10 +144,10 @@ impl Client {
         if desk.model.scenario.awaits_release {
             self.begin(desk, Running::Release(machine));
         } else {
-            let request = machine.request(Step::Main);
             for seat in placement.seats().iter() {
                 let to = placement.node(seat).get();
-                self.post(desk, (self.serial, Kind::Farewell), to, request.clone());
+                let request = machine.request(Step::Main, seat);
+                self.post(desk, (self.serial, Kind::Farewell), to, request);
             }
             self.serial += 1;
         }
@@ -282,7 +282,8 @@ impl Client {
             for seat in seats.iter() {
                 let to = placement.node(seat).get();
                 op.waits.push((to, step.into()));
-                self.post(desk, (op.serial, step.into()), to, op.running.request(step));
+                let request = op.running.request(step, seat);
+                self.post(desk, (op.serial, step.into()), to, request);
             }
         }
         for to in effects.probe {

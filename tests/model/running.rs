@@ -1,7 +1,7 @@
 //! The machines of the three operations as one.
 
 use ringlock::proto::attempt::{Attempt, Grant, Refused};
-use ringlock::proto::quorum::Placement;
+use ringlock::proto::quorum::{Placement, Seat};
 use ringlock::proto::release::{Farewell, Release};
 use ringlock::proto::renewal::{Extension, Renewal};
 use ringlock::proto::round::{Effects, Event, Machine, Step};
@@ -52,11 +52,11 @@ impl Running {
         }
     }
 
-    pub(crate) fn request(&self, step: Step) -> Request {
+    pub(crate) fn request(&self, step: Step, to: Seat) -> Request {
         match self {
-            Self::Attempt(machine) => machine.request(step),
-            Self::Renewal(machine) => machine.request(step),
-            Self::Release(machine) => machine.request(step),
+            Self::Attempt(machine) => machine.request(step, to),
+            Self::Renewal(machine) => machine.request(step, to),
+            Self::Release(machine) => machine.request(step, to),
         }
     }
 

@@ -9,7 +9,7 @@ use super::lane::Pending;
 use super::resp::{Piece, Pieces};
 use crate::proto::lease::{Holder, Token};
 use crate::proto::wire::{
-    Answer, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival, Slot, ViewId,
+    Accepted, Answer, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival, Slot, ViewId,
 };
 
 /// What a reply means for one request.
@@ -372,7 +372,7 @@ fn served(text: &[u8]) -> Option<Option<ViewId>> {
     if text.is_empty() {
         return Some(None);
     }
-    std::str::from_utf8(text).ok()?.parse().ok().map(Some)
+    read_text(text).map(Some)
 }
 
 /// The reply of STATUS.
@@ -401,6 +401,38 @@ pub(super) fn compared_and_set(reply: &[u8], incarnation: &[u8]) -> Answer {
         Some(Piece::Int(1)) => Ok(Reply::Done),
         _ => status(reply, incarnation).map(Reply::Refused),
     }
+}
+
+/// The reply of PREPARE and ACCEPT.
+pub(super) fn voted(reply: &[u8], incarnation: &[u8]) -> Answer {
+    match Pieces::of(reply).next() {
+        Some(Piece::List(4)) => promised(reply)
+            .map(Reply::Promised)
+            .ok_or_else(|| misfit("PREPARE")),
+        Some(Piece::Bulk(ballot)) => read_text(ballot)
+            .map(Reply::Outbid)
+            .ok_or_else(|| misfit("PREPARE or ACCEPT")),
+        _ => compared_and_set(reply, incarnation),
+    }
+}
+
+/// What a node says that it has accepted. The outer `None`: it makes no sense.
+fn promised(reply: &[u8]) -> Option<Option<Accepted>> {
+    let mut pieces = Pieces::of(reply);
+    pieces.list(4)?;
+    let (ballot, view, document) = (pieces.bulk()?, pieces.bulk()?, pieces.bulk()?);
+    if ballot.is_empty() {
+        return Some(None);
+    }
+    Some(Some(Accepted {
+        ballot: read_text(ballot)?,
+        view: read_text(view)?,
+        document: std::str::from_utf8(document).ok()?.into(),
+    }))
+}
+
+fn read_text<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// The reply of DOCUMENT.

@@ -305,6 +305,28 @@ impl Dialect {
                 ];
                 self.call(Script::Quarantine, &[id, member, counters], &arguments, out);
             }
+            Request::Prepare { view, ballot } => {
+                let (view, ballot) = (view.to_string(), ballot.to_string());
+                let arguments = [view.as_bytes(), ballot.as_bytes(), incarnation];
+                self.call(Script::Prepare, &[id, member], &arguments, out);
+            }
+            Request::Accept {
+                view,
+                ballot,
+                next,
+                document,
+            } => {
+                let (view, ballot) = (view.to_string(), ballot.to_string());
+                let next = next.to_string();
+                let arguments = [
+                    view.as_bytes(),
+                    ballot.as_bytes(),
+                    next.as_bytes(),
+                    document.as_bytes(),
+                    incarnation,
+                ];
+                self.call(Script::Accept, &[id, member], &arguments, out);
+            }
             Request::Adopt {
                 view,
                 document,

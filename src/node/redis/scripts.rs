@@ -10,17 +10,21 @@ pub(super) enum Script {
     Release,
     Status,
     Quarantine,
+    Prepare,
+    Accept,
     Adopt,
     Restamp,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Acquire,
         Self::Extend,
         Self::Release,
         Self::Status,
         Self::Quarantine,
+        Self::Prepare,
+        Self::Accept,
         Self::Adopt,
         Self::Restamp,
     ];
@@ -32,6 +36,8 @@ impl Script {
             Self::Release => include_str!("lua/release.lua"),
             Self::Status => include_str!("lua/status.lua"),
             Self::Quarantine => include_str!("lua/quarantine.lua"),
+            Self::Prepare => include_str!("lua/prepare.lua"),
+            Self::Accept => include_str!("lua/accept.lua"),
             Self::Adopt => include_str!("lua/adopt.lua"),
             Self::Restamp => include_str!("lua/restamp.lua"),
         }

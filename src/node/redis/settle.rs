@@ -74,12 +74,17 @@ fn control(
         let answer = match &pending.request {
             Request::Status => decode::status(replies, incarnation).map(Reply::Status),
             Request::Document => decode::document(replies),
+            Request::Prepare { .. } | Request::Accept { .. } => decode::voted(replies, incarnation),
             _ => decode::compared_and_set(replies, incarnation),
         };
         if let Ok(Reply::Status(status) | Reply::Refused(status)) = &answer {
             settlement.status = Some(status.clone());
         }
-        if answer == Ok(Reply::Done) {
+        let stamps = matches!(
+            pending.request,
+            Request::Quarantine { .. } | Request::Adopt { .. } | Request::Restamp { .. }
+        );
+        if stamps && answer == Ok(Reply::Done) {
             // What it does under the incarnation that it has now, it stamps.
             settlement.status = Some(NodeStatus {
                 stamped: Some(status.incarnation.clone()),
