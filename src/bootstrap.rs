@@ -8,20 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::config::Init;
-use crate::error::{Cause, Error, NodeCause};
+use crate::config::{Init, OnMismatch};
+use crate::coordinate::{self, fresh_nonce};
+use crate::error::{Error, NodeCause};
 use crate::fleet::Peer;
 use crate::node;
-use crate::proto::quorum::majority;
 use crate::proto::time::{Instant, outwait};
 use crate::proto::topology::Topology;
+use crate::proto::transition::{adopt, quarantine};
 use crate::proto::view::View;
-use crate::proto::wire::{
-    Answer, NodeError, NodeErrorKind, NodeStatus, Nonce, Reply, Request, Standing, ViewId,
-};
-
-/// How long a node may take to answer about itself.
-const STEP_TIMEOUT: Duration = Duration::from_secs(1);
+use crate::proto::wire::{NodeStatus, Nonce, Reply, Request, Standing};
+use crate::roster::Roster;
+use crate::survey::{STEP_TIMEOUT, Survey, ask_all};
 
 /// Time between two looks at a cluster that is not ready.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -35,64 +33,30 @@ const TAKEOVER_GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct Charter {
     pub(crate) topology: Topology,
     pub(crate) init: Init,
+    pub(crate) on_mismatch: OnMismatch,
     /// How long to wait for nodes that do not answer.
     pub(crate) patience: Duration,
     /// The first epoch that is acceptable.
     pub(crate) least_epoch: u32,
 }
 
-/// What a look at a running cluster shows.
-pub(crate) enum Outlook {
-    /// Some node serves the known view: it stands.
-    Same,
-    /// A newer one is served.
-    Newer(Box<View>),
-    /// The cluster was initialised anew, not above the known view: following it
-    /// would start the fences anew.
-    Replaced {
-        /// A node that serves the other view.
-        node: Arc<str>,
-        /// That view.
-        serving: ViewId,
-    },
-    /// Every node answered, and none serves a view that is not outdated.
-    AllLost,
-    /// Too little is seen to know.
-    Unclear,
-}
-
-/// Looks at a running cluster once.
-pub(crate) async fn look(
-    charter: &Charter,
-    peers: &[Peer],
-    known: ViewId,
-) -> Result<Outlook, Error> {
-    let answers = ask_all(peers, |_| Request::Status).await;
-    let survey = Survey::of(peers, answers)?;
-    match survey.newest(known.epoch) {
-        Some(view) if view.epoch == known.epoch => Ok(survey.abreast_of(known, peers)),
-        Some(view) => Ok(fetch(charter, peers, &survey, view)
-            .await?
-            .map_or(Outlook::Unclear, |view| Outlook::Newer(Box::new(view)))),
-        None if survey.complete().is_some() => Ok(Outlook::AllLost),
-        None => Ok(Outlook::Unclear),
-    }
-}
-
-/// Finds the view that the cluster serves, or gives it one.
+/// Finds the view that the cluster serves, by asking `seeds`, or gives it one;
+/// and who its members are.
 ///
 /// Cancel safe: it may be taken up again at any point, by anybody.
-pub(crate) async fn establish(charter: &Charter, peers: &[Peer]) -> Result<View, Error> {
+pub(crate) async fn establish(
+    charter: &Charter,
+    roster: &Roster,
+    seeds: &[Peer],
+) -> Result<(View, Vec<Peer>), Error> {
     let mut give_up_at = clock::now() + charter.patience;
     let mut rival = Rival::default();
-    loop {
-        let answers = ask_all(peers, |_| Request::Status).await;
-        let survey = Survey::of(peers, answers)?;
+    let found = loop {
+        let survey = Survey::of(seeds).await;
+        survey.check()?;
         if let Some(view) = survey.newest(charter.least_epoch) {
-            let document = fetch(charter, peers, &survey, view).await?;
-            if let Some(view) = document {
-                help(&view, peers, &survey).await;
-                return Ok(view);
+            if let Some(view) = survey.fetch(view).await {
+                break view;
             }
         } else if let Some(statuses) = survey.complete() {
             if charter.init == Init::Never {
@@ -103,146 +67,64 @@ pub(crate) async fn establish(charter: &Charter, peers: &[Peer]) -> Result<View,
             if rival.has_precedence(&statuses[0], charter.topology.max_ttl()) {
                 give_up_at = clock::now() + charter.patience;
             } else {
-                let nonces = fresh_nonces(peers);
+                let nonces: Vec<Nonce> = seeds.iter().map(|_| fresh_nonce()).collect();
                 rival.is_not(&nonces[0]);
-                if let Some(view) = first_start(charter, peers, &statuses, nonces).await? {
-                    return Ok(view);
+                if let Some(view) = first_start(charter, seeds, &statuses, nonces).await? {
+                    return Ok((view, seeds.to_vec()));
                 }
             }
         }
         if clock::now() >= give_up_at {
-            return Err(survey.verdict());
+            return Err(verdict(survey));
         }
         clock::sleep_until(clock::now() + LOOK_AGAIN).await;
-    }
-}
-
-/// Asks every peer the same thing, in parallel.
-async fn ask_all(peers: &[Peer], request: impl Fn(usize) -> Request) -> Vec<Answer> {
-    let deadline = clock::now() + STEP_TIMEOUT;
-    let mut calls = tokio::task::JoinSet::new();
-    for (index, peer) in peers.iter().enumerate() {
-        let (node, request) = (Arc::clone(&peer.node), request(index));
-        calls.spawn(async move { (index, node::call(&*node, request, deadline).await) });
-    }
-    let closed = || {
-        Err(NodeError::new(
-            NodeErrorKind::Closed,
-            "the router has shut down",
-        ))
     };
-    let mut answers: Vec<Answer> = peers.iter().map(|_| closed()).collect();
-    while let Some(joined) = calls.join_next().await {
-        if let Ok((index, answer)) = joined {
-            answers[index] = answer;
-        }
-    }
-    answers
+    compare(charter, &found)?;
+    let (view, peers) = latest(found, roster).await?;
+    // Whoever is behind hears of it here; whoever lost its data is found soon.
+    coordinate::spread(&view, &peers, None);
+    Ok((view, peers))
 }
 
-/// What all nodes say of themselves.
-struct Survey {
-    statuses: Vec<Option<NodeStatus>>,
-    silent: Vec<NodeCause>,
-}
-
-impl Survey {
-    fn of(peers: &[Peer], answers: Vec<Answer>) -> Result<Self, Error> {
-        let mut survey = Self {
-            statuses: Vec::new(),
-            silent: Vec::new(),
+/// Follows `view` to the newest one that its members know: those that were
+/// asked may have been retired since.
+async fn latest(mut view: View, roster: &Roster) -> Result<(View, Vec<Peer>), Error> {
+    loop {
+        let peers = roster.members(&view)?;
+        let survey = Survey::of_most(&peers).await;
+        let Some(newer) = survey.newest(view.id().epoch + 1) else {
+            return Ok((view, peers));
         };
-        for (peer, answer) in peers.iter().zip(answers) {
-            let node = Arc::clone(&peer.name);
-            let status = match answer {
-                Ok(Reply::Status(status)) => Some(status),
-                Ok(_) => None,
-                Err(error) => {
-                    let is_final = matches!(
-                        error.kind(),
-                        NodeErrorKind::Denied | NodeErrorKind::Unsuitable
-                    );
-                    let cause = NodeCause {
-                        node,
-                        cause: Cause::Failed(error),
-                    };
-                    if is_final {
-                        return Err(Error::Node(cause));
-                    }
-                    survey.silent.push(cause);
-                    None
-                }
-            };
-            survey.statuses.push(status);
-        }
-        survey.refuse_doubles(peers)?;
-        Ok(survey)
-    }
-
-    /// One server under two names would vote twice.
-    fn refuse_doubles(&self, peers: &[Peer]) -> Result<(), Error> {
-        let mut known: Vec<(usize, &NodeStatus)> = Vec::new();
-        for (index, status) in self.statuses.iter().enumerate() {
-            let Some(status) = status else { continue };
-            let twin = known
-                .iter()
-                .find(|(_, other)| other.incarnation == status.incarnation);
-            if let Some(&(first, _)) = twin {
-                return Err(Error::SameServer {
-                    first: Arc::clone(&peers[first].name),
-                    second: Arc::clone(&peers[index].name),
-                });
-            }
-            known.push((index, status));
-        }
-        Ok(())
-    }
-
-    /// The newest view that any node serves.
-    fn newest(&self, least_epoch: u32) -> Option<ViewId> {
-        let standing = self.statuses.iter().flatten().map(NodeStatus::standing);
-        standing
-            .filter_map(|standing| match standing {
-                Standing::Serving(view) if view.epoch >= least_epoch => Some(view),
-                _ => None,
-            })
-            .max()
-    }
-
-    /// How `known` stands where no newer epoch is served. Two views of one
-    /// epoch come only of two first starts.
-    fn abreast_of(&self, known: ViewId, peers: &[Peer]) -> Outlook {
-        let mut others = Vec::new();
-        for (peer, status) in peers.iter().zip(&self.statuses) {
-            match status.as_ref().map(NodeStatus::standing) {
-                Some(Standing::Serving(view)) if view == known => return Outlook::Same,
-                Some(Standing::Serving(view)) if view.epoch == known.epoch => {
-                    others.push((&peer.name, view));
-                }
-                _ => {}
-            }
-        }
-        match others.first() {
-            Some(&(node, serving)) if others.len() >= majority(peers.len()) => Outlook::Replaced {
-                node: Arc::clone(node),
-                serving,
-            },
-            _ => Outlook::Unclear,
+        match survey.fetch(newer).await {
+            Some(newer) => view = newer,
+            None => return Ok((view, peers)),
         }
     }
+}
 
-    /// Everybody's status, if everybody answered.
-    fn complete(&self) -> Option<Vec<NodeStatus>> {
-        self.statuses.iter().cloned().collect()
+/// What to do where another topology is served than configured.
+fn compare(charter: &Charter, view: &View) -> Result<(), Error> {
+    let served = view.next().unwrap_or(view.topology());
+    if served.agrees_with(&charter.topology) || view.topology().agrees_with(&charter.topology) {
+        return Ok(());
     }
+    let difference = difference(served, &charter.topology);
+    if charter.on_mismatch == OnMismatch::Refuse {
+        return Err(Error::TopologyMismatch {
+            serving: view.id(),
+            difference,
+        });
+    }
+    tracing::warn!(view = %view.id(), difference, "the cluster serves another topology than configured, and that is gone by");
+    Ok(())
+}
 
-    fn verdict(self) -> Error {
-        match self.silent.into_iter().next() {
-            Some(NodeCause { node, cause }) => uninitialised(&format!(
-                "no node serves a view, and a first start needs all of them, but node {node}: {cause}"
-            )),
-            None => uninitialised("another router is initialising it and has not finished"),
-        }
+fn verdict(survey: Survey<'_>) -> Error {
+    match survey.first_silent() {
+        Some(NodeCause { node, cause }) => uninitialised(&format!(
+            "no node serves a view, and a first start needs all of them, but node {node}: {cause}"
+        )),
+        None => uninitialised("another router is initialising it and has not finished"),
     }
 }
 
@@ -250,37 +132,6 @@ fn uninitialised(detail: &str) -> Error {
     Error::Uninitialised {
         detail: detail.into(),
     }
-}
-
-/// Reads the document of `view` from a node that serves it. `None`: nobody
-/// gave it; look again.
-async fn fetch(
-    charter: &Charter,
-    peers: &[Peer],
-    survey: &Survey,
-    view: ViewId,
-) -> Result<Option<View>, Error> {
-    let deadline = clock::now() + STEP_TIMEOUT;
-    for (peer, status) in peers.iter().zip(&survey.statuses) {
-        let serving = status.as_ref().map(NodeStatus::standing);
-        if serving != Some(Standing::Serving(view)) {
-            continue;
-        }
-        let answer = node::call(&*peer.node, Request::Document, deadline).await;
-        if let Ok(Reply::Document(Some(document))) = answer
-            && let Ok(read) = View::read(view, &document)
-        {
-            if !read.topology().agrees_with(&charter.topology) {
-                let difference = difference(read.topology(), &charter.topology);
-                return Err(Error::TopologyMismatch {
-                    serving: view,
-                    difference,
-                });
-            }
-            return Ok(Some(read));
-        }
-    }
-    Ok(None)
 }
 
 fn difference(served: &Topology, wanted: &Topology) -> String {
@@ -336,36 +187,6 @@ fn difference(served: &Topology, wanted: &Topology) -> String {
     )
 }
 
-/// Hands the view to nodes that belong to it and have not heard of it.
-async fn help(view: &View, peers: &[Peer], survey: &Survey) {
-    let deadline = clock::now() + STEP_TIMEOUT;
-    for (index, (peer, status)) in peers.iter().zip(&survey.statuses).enumerate() {
-        let Some(status) = status else { continue };
-        let nonce = view.nonce(ringlock_ring::NodeIndex::new(index as u16));
-        let is_member = status.nonce.as_ref() == Some(nonce);
-        match status.standing() {
-            Standing::Serving(serving) if serving.epoch >= view.id().epoch => {}
-            Standing::Serving(_) | Standing::Quarantined if is_member => {
-                let request = adopt(view, index);
-                let _ = node::call(&*peer.node, request, deadline).await;
-            }
-            _ => tracing::warn!(
-                node = &*peer.name,
-                view = %view.id(),
-                "the node lost its data and grants nothing until it is re-admitted"
-            ),
-        }
-    }
-}
-
-fn adopt(view: &View, index: usize) -> Request {
-    Request::Adopt {
-        view: view.id(),
-        document: Arc::clone(view.document()),
-        nonce: Arc::clone(view.nonce(ringlock_ring::NodeIndex::new(index as u16))),
-    }
-}
-
 /// Another router that is initialising the cluster, as far as the first node
 /// tells: whoever has marked that one goes ahead.
 #[derive(Default)]
@@ -401,15 +222,6 @@ impl Rival {
     }
 }
 
-/// Nonces of one try at a first start; never used again, so that nothing that
-/// is late from an earlier try can pass for this one.
-fn fresh_nonces(peers: &[Peer]) -> Vec<Nonce> {
-    peers
-        .iter()
-        .map(|_| format!("{:032x}", rand::random::<u128>()).into())
-        .collect()
-}
-
 /// First start: quarantine every node under own nonces, wait until whatever
 /// was locked before has expired, and hand out the first view. `None`: another
 /// router was quicker.
@@ -426,11 +238,7 @@ async fn first_start(
     let deadline = clock::now() + STEP_TIMEOUT * peers.len() as u32;
     // One after the other: the first node is the referee.
     for ((peer, status), nonce) in peers.iter().zip(statuses).zip(&nonces) {
-        let request = Request::Quarantine {
-            expected_nonce: status.nonce.clone(),
-            expected_view: status.serving,
-            nonce: Arc::clone(nonce),
-        };
+        let request = quarantine(status, Arc::clone(nonce));
         if node::call(&*peer.node, request, deadline).await != Ok(Reply::Done) {
             return Ok(None);
         }
@@ -453,10 +261,14 @@ async fn first_start(
             _ => return Ok(None),
         }
     }
+    // Never used again: what is late from an earlier try cannot pass for this.
     let names = peers.iter().map(|peer| peer.name.to_string());
     let nonces = names.zip(nonces).collect();
     let view = View::stable(charter.least_epoch, charter.topology.clone(), &nonces)?;
-    let answers = ask_all(peers, |index| adopt(&view, index)).await;
+    let answers = ask_all(peers, |index| {
+        adopt(&view, ringlock_ring::NodeIndex::new(index as u16))
+    })
+    .await;
     let adopted = answers
         .into_iter()
         .filter(|answer| *answer == Ok(Reply::Done))

@@ -1,14 +1,15 @@
 //! Building a router in code, and making its nodes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bootstrap::Charter;
-use crate::config::{Config, ConfigError, Init, NodeConfig, first_duplicate, substitute};
+use crate::config::{Config, ConfigError, Init, NodeConfig, first_duplicate};
 use crate::error::Error;
-use crate::fleet::Peer;
 use crate::node::{MemoryNode, Node};
 use crate::proto::topology::Override;
+use crate::roster::Roster;
 use crate::router::Router;
 
 /// A router that is not connected yet.
@@ -55,6 +56,13 @@ impl RouterBuilder {
             .nodes
             .push(NodeConfig::new(&name, node.address()));
         self.given.push((name, node));
+        self
+    }
+
+    /// Adds a node of the caller's own making that is no member of a new
+    /// cluster: it may become one by a change of membership.
+    pub fn spare_node(mut self, name: impl Into<String>, node: Arc<dyn Node>) -> Self {
+        self.given.push((name.into(), node));
         self
     }
 
@@ -111,56 +119,20 @@ impl RouterBuilder {
             );
         }
         config.check()?;
-        let mut nodes = given;
-        for node in &config.nodes {
-            if !nodes.iter().any(|(name, _)| *name == node.name) {
-                nodes.push((node.name.clone(), make(&config, node)?));
-            }
-        }
-        nodes.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
-        let address = |node: &NodeConfig| {
-            let found = nodes.iter().find(|(name, _)| *name == node.name);
-            found.map_or_else(String::new, |(_, made)| made.address())
-        };
+        let roster = Roster::new(&config, given)?;
+        let addresses: BTreeMap<_, _> = roster
+            .seeds()
+            .into_iter()
+            .map(|peer| (peer.name, peer.node.address()))
+            .collect();
+        let address = |node: &NodeConfig| addresses.get(&*node.name).cloned().unwrap_or_default();
         let charter = Charter {
             topology: config.topology(address),
             init: config.router.init,
+            on_mismatch: config.router.on_mismatch,
             patience: config.router.connect_timeout,
             least_epoch: 1,
         };
-        let peers = nodes
-            .into_iter()
-            .map(|(name, node)| Peer {
-                name: name.into(),
-                node,
-            })
-            .collect();
-        Router::establish(&config, charter, peers).await
-    }
-}
-
-/// Makes the node that a URL describes.
-fn make(config: &Config, node: &NodeConfig) -> Result<Arc<dyn Node>, ConfigError> {
-    let problem = |problem: String| ConfigError::Url {
-        node: node.name.clone(),
-        problem,
-    };
-    let url = substitute(&node.url, |name| std::env::var(name).ok()).map_err(problem)?;
-    if url.starts_with("memory://") {
-        return Ok(Arc::new(MemoryNode::new(node.name.as_str())));
-    }
-    #[cfg(feature = "redis")]
-    {
-        let redis = crate::node::redis::RedisNode::from_config(config, node, &url);
-        redis
-            .map(|redis| Arc::new(redis) as Arc<dyn Node>)
-            .map_err(problem)
-    }
-    #[cfg(not(feature = "redis"))]
-    {
-        let _ = config;
-        Err(problem(
-            "needs the feature `redis`; only memory:// works without it".into(),
-        ))
+        Router::establish(&config, charter, Arc::new(roster)).await
     }
 }

@@ -93,6 +93,8 @@ pub struct RouterConfig {
     pub namespace: String,
     /// What to do with nodes that have no state.
     pub init: Init,
+    /// What to do where the cluster's topology is not the one configured here.
+    pub on_mismatch: OnMismatch,
     /// What others are told of this holder; the default is `host:pid`.
     pub label: Option<String>,
 }
@@ -111,6 +113,7 @@ impl Default for RouterConfig {
             key_prefix: "ringlock:".into(),
             namespace: "ringlock".into(),
             init: Init::default(),
+            on_mismatch: OnMismatch::default(),
             label: None,
         }
     }
@@ -147,6 +150,20 @@ pub enum Init {
     Now,
     /// Refuse.
     Never,
+}
+
+/// What to do where the cluster serves another topology than a router's
+/// configuration describes. After a change of membership that is so until the
+/// configurations have followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnMismatch {
+    /// Go by what the cluster serves, and log the difference: the configured
+    /// nodes are where to ask.
+    #[default]
+    Follow,
+    /// Refuse to connect.
+    Refuse,
 }
 
 /// How keys are spread over the nodes.

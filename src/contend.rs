@@ -103,7 +103,7 @@ impl Acquire {
         let mut attempts = 1;
         let mut last = None;
         loop {
-            if !(failed.is_outdated && self.router.revise(deadline).await?) {
+            if !(failed.is_outdated && failed.fleet.catch_up(deadline).await?) {
                 if let Some(turn) = &mut turn {
                     turn.end_streak();
                 }
@@ -117,9 +117,8 @@ impl Acquire {
                 let limit = self.patience.attempts;
                 let is_exhausted = is_cut_short || limit.is_some_and(|limit| attempts >= limit);
                 let goes_on = !is_exhausted && error.is_transient() && {
-                    let fleet = self.router.fleet();
-                    let rivals = &failed.rivals;
-                    pauses.wait(&fleet, key, rivals, deadline).await
+                    let (fleet, rivals) = (&failed.fleet, &failed.rivals);
+                    pauses.wait(fleet, key, rivals, deadline).await
                 };
                 if !goes_on {
                     return Err(self.give_up(attempts, terms.started, error));
@@ -269,6 +268,8 @@ pub(crate) struct Won {
 
 /// An attempt that did not win.
 pub(crate) struct Failed {
+    /// The nodes that it was made on.
+    fleet: Arc<Fleet>,
     error: Error,
     /// Who stood in the way.
     rivals: Rivals,
@@ -333,6 +334,7 @@ impl Failed {
             },
         };
         Self {
+            fleet: Arc::clone(fleet),
             error,
             rivals: obstacles,
             is_outdated,

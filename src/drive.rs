@@ -18,23 +18,24 @@ use crate::held::Held;
 use crate::keeper::Owed;
 use crate::node::{ReplyTo, Sink};
 use crate::proto::attempt::Attempt;
-use crate::proto::quorum::{Seat, Seats};
+use crate::proto::quorum::{Placement, Seat, Seats};
 use crate::proto::release::Release;
 use crate::proto::renewal::{Extension, Renewal};
 use crate::proto::round::{Effects, Event, Machine, Step, vouches_for};
 use crate::proto::time::Instant;
-use crate::proto::wire::{Answer, Reply, Request};
+use crate::proto::wire::{Answer, Reply, Request, ViewId};
+use crate::stance::{Site, Stance};
 
 /// A machine together with what its outcome does to the lease.
 pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
     /// Takes note of the outcome, whether anybody waits for it or not.
-    fn settle(held: &Arc<Held>, outcome: &Self::Outcome, now: Instant);
+    fn settle(site: &Site, outcome: &Self::Outcome, now: Instant);
 
     /// Whether what it does depends on the time.
     const MINDS_TIME: bool = true;
 
     /// Sees every answer, also those that the machine has no use for any more.
-    fn answered(_held: &Arc<Held>, _from: NodeIndex, _answer: &Answer) {}
+    fn answered(_site: &Site, _from: NodeIndex, _answer: &Answer) {}
 
     /// Nobody waits for the outcome any more.
     fn abandoned(_held: &Arc<Held>) {}
@@ -46,9 +47,9 @@ pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
 }
 
 impl Operates for Attempt {
-    fn settle(held: &Arc<Held>, outcome: &Self::Outcome, now: Instant) {
+    fn settle(site: &Site, outcome: &Self::Outcome, now: Instant) {
         if let Ok(grant) = outcome {
-            held.grant(grant, now);
+            site.held.grant(grant, now);
         }
     }
 
@@ -58,16 +59,16 @@ impl Operates for Attempt {
 }
 
 impl Operates for Renewal {
-    fn settle(held: &Arc<Held>, outcome: &Extension, now: Instant) {
-        held.renewed(outcome, now);
+    fn settle(site: &Site, outcome: &Extension, now: Instant) {
+        site.held.renewed(site.stance.as_ref(), outcome, now);
     }
 
     /// The keeper and the lease's owner are different threads: a release may
     /// have overtaken the extend, which then made the entry anew.
-    fn answered(held: &Arc<Held>, from: NodeIndex, answer: &Answer) {
+    fn answered(site: &Site, from: NodeIndex, answer: &Answer) {
         let is_there = matches!(answer, Ok(Reply::Kept { .. } | Reply::Made { .. }));
-        if is_there && held.check(clock::now()).is_some() {
-            held.release_at(from);
+        if is_there && site.held.check(clock::now()).is_some() {
+            site.held.release_at(site.target(from));
         }
     }
 
@@ -79,11 +80,11 @@ impl Operates for Renewal {
 impl Operates for Release {
     const MINDS_TIME: bool = false;
 
-    fn settle(_: &Arc<Held>, _: &Self::Outcome, _: Instant) {}
+    fn settle(_: &Site, _: &Self::Outcome, _: Instant) {}
 
-    fn answered(held: &Arc<Held>, from: NodeIndex, answer: &Answer) {
+    fn answered(site: &Site, from: NodeIndex, answer: &Answer) {
         if answer.is_err() {
-            held.release_later(from);
+            site.held.release_later(site.target(from));
         }
     }
 
@@ -94,7 +95,7 @@ impl Operates for Release {
 
 /// One operation under way.
 pub(crate) struct Operation<M: Operates> {
-    held: Arc<Held>,
+    site: Site,
     t0: Instant,
     limit: Option<Instant>,
     core: Mutex<Core<M>>,
@@ -146,10 +147,27 @@ impl Outbox {
 impl<M: Operates> Operation<M> {
     /// Begins an operation of `held`. No node is waited for past `limit`.
     pub(crate) fn start(machine: M, held: &Arc<Held>, limit: Option<Instant>) -> Running<M> {
+        Self::start_at(machine, Site::of(held), limit)
+    }
+
+    /// Begins an operation that goes by the view of `stance`, which `None`
+    /// leaves as it was at the grant.
+    pub(crate) fn start_from(
+        machine: M,
+        held: &Arc<Held>,
+        stance: Option<Arc<Stance>>,
+        limit: Option<Instant>,
+    ) -> Running<M> {
+        let held = Arc::clone(held);
+        Self::start_at(machine, Site { held, stance }, limit)
+    }
+
+    fn start_at(machine: M, site: Site, limit: Option<Instant>) -> Running<M> {
         let t0 = machine.started_at();
-        let probes = held.fleet.probes(machine.placement(), t0);
+        let probes = site.fleet().probes(machine.placement(), t0);
+        let owed = M::owed(&site.held);
         let operation = Arc::new(Self {
-            held: Arc::clone(held),
+            site,
             t0,
             limit,
             core: Mutex::new(Core {
@@ -159,7 +177,7 @@ impl<M: Operates> Operation<M> {
                 outcome: None,
                 waker: None,
             }),
-            _owed: M::owed(held),
+            _owed: owed,
         });
         // It has begun just now.
         operation.feed(t0, Event::Start { probes });
@@ -169,8 +187,19 @@ impl<M: Operates> Operation<M> {
         }
     }
 
+    /// Whether a node that serves `serving` is behind the newest view known:
+    /// it was told meanwhile, or will be.
+    fn is_past(&self, serving: Option<ViewId>) -> bool {
+        let own = self.fleet().view.id().epoch;
+        let newest = self
+            .fleet()
+            .newest()
+            .map_or(own, |fleet| fleet.view.id().epoch);
+        newest > own && serving.is_some_and(|view| view.epoch <= newest)
+    }
+
     fn fleet(&self) -> &Arc<Fleet> {
-        &self.held.fleet
+        self.site.fleet()
     }
 
     fn feed(self: &Arc<Self>, now: Instant, event: Event) {
@@ -180,19 +209,13 @@ impl<M: Operates> Operation<M> {
             .confirmed_at(self.t0 - lease + std::time::Duration::from_nanos(1));
         let mut core = self.core.lock();
         let effects = core.machine.on(now, confirmed_at, event);
-        let waker = self.take_in(&mut core, effects, now);
-        self.send_all(core, now);
-        if let Some(waker) = waker {
+        self.take_in(&mut core, effects, now);
+        if let Some(waker) = self.send_all(core, now) {
             waker.wake();
         }
     }
 
-    fn take_in(
-        &self,
-        core: &mut Core<M>,
-        effects: Effects<M::Outcome>,
-        now: Instant,
-    ) -> Option<Waker> {
+    fn take_in(&self, core: &mut Core<M>, effects: Effects<M::Outcome>, now: Instant) {
         let Effects {
             send,
             probe,
@@ -201,7 +224,7 @@ impl<M: Operates> Operation<M> {
             disowned,
             outcome,
         } = effects;
-        self.held.acknowledge(acknowledged, disowned);
+        self.site.acknowledge(acknowledged, disowned);
         let outbox = &mut core.outbox;
         match send {
             Some((Step::WriteBack, seats)) => outbox.write_back = outbox.write_back.union(seats),
@@ -210,17 +233,22 @@ impl<M: Operates> Operation<M> {
         }
         outbox.probe.extend(probe);
         outbox.release = outbox.release.union(release);
-        let outcome = outcome?;
-        M::settle(&self.held, &outcome, now);
+        let Some(outcome) = outcome else { return };
+        M::settle(&self.site, &outcome, now);
         core.outcome = Some(outcome);
-        core.waker.take()
     }
 
     /// Empties the outbox, the lock let go while a node is spoken to. If
-    /// somebody is at it already, they will send ours too, in order.
-    fn send_all<'a>(self: &'a Arc<Self>, mut core: MutexGuard<'a, Core<M>>, now: Instant) {
+    /// somebody is at it already, they will send ours too, in order. Whoever is
+    /// done with it wakes the caller: its next request to a node must not
+    /// overtake one of this operation's.
+    fn send_all<'a>(
+        self: &'a Arc<Self>,
+        mut core: MutexGuard<'a, Core<M>>,
+        now: Instant,
+    ) -> Option<Waker> {
         if core.is_sending {
-            return;
+            return None;
         }
         core.is_sending = true;
         loop {
@@ -238,17 +266,20 @@ impl<M: Operates> Operation<M> {
                 Parcel::Probe(node) => (node, Step::Probe, Request::Status),
                 Parcel::Release(seat) => {
                     let node = machine.placement().node(seat);
-                    MutexGuard::unlocked(&mut core, || self.held.release_at(node));
+                    MutexGuard::unlocked(&mut core, || {
+                        self.site.held.release_at(self.site.target(node));
+                    });
                     continue;
                 }
             };
             MutexGuard::unlocked(&mut core, || self.ask(node, step, request, now));
         }
         core.is_sending = false;
+        core.outcome.is_some().then(|| core.waker.take())?
     }
 
     fn ask(self: &Arc<Self>, node: NodeIndex, step: Step, request: Request, now: Instant) {
-        let deadline = Fleet::deadline(self.held.ttl, now, self.limit);
+        let deadline = Fleet::deadline(self.site.held.ttl, now, self.limit);
         let sink = Arc::clone(self) as Arc<dyn Sink>;
         let reply = ReplyTo::new(sink, ticket(node, step));
         self.fleet()
@@ -264,7 +295,12 @@ impl<M: Operates> Sink for Operation<M> {
         if vouches_for(&answer, self.fleet().view.id()) {
             self.fleet().saw(from, self.t0);
         }
-        M::answered(&self.held, from, &answer);
+        if let Ok(Reply::Stale(serving)) = &answer
+            && !self.is_past(*serving)
+        {
+            self.fleet().lookout.wake();
+        }
+        M::answered(&self.site, from, &answer);
         let now = if M::MINDS_TIME { clock::now() } else { self.t0 };
         self.feed(now, Event::Answered { from, step, answer });
     }
@@ -288,12 +324,22 @@ pub(crate) struct Running<M: Operates> {
     is_over: bool,
 }
 
+impl<M: Operates> Running<M> {
+    /// The nodes that it speaks to, and which of them must agree.
+    pub(crate) fn place(&self) -> (Arc<Fleet>, Placement) {
+        let placement = *self.operation.core.lock().machine.placement();
+        (Arc::clone(self.operation.fleet()), placement)
+    }
+}
+
 impl<M: Operates> Future for Running<M> {
     type Output = M::Outcome;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<M::Outcome> {
         let mut core = self.operation.core.lock();
-        if let Some(outcome) = core.outcome.take() {
+        if !core.is_sending
+            && let Some(outcome) = core.outcome.take()
+        {
             drop(core);
             self.is_over = true;
             return Poll::Ready(outcome);
@@ -309,7 +355,7 @@ impl<M: Operates> Future for Running<M> {
 impl<M: Operates> Drop for Running<M> {
     fn drop(&mut self) {
         if !self.is_over {
-            M::abandoned(&self.operation.held);
+            M::abandoned(&self.operation.site.held);
             self.operation.feed(clock::now(), Event::Abandoned);
         }
     }

@@ -93,7 +93,8 @@ pub enum Error {
         /// What this router knows.
         known: ViewId,
     },
-    /// The nodes run another topology than the configuration describes.
+    /// The nodes run another topology than the configuration describes, and
+    /// `router.on_mismatch` is to refuse that.
     #[error("the nodes serve another topology (view {serving}) than configured: {difference}")]
     TopologyMismatch {
         /// The view that is served.
@@ -201,6 +202,12 @@ pub enum Cause {
     OtherView(ViewId),
     /// It serves none: it is new, or lost its data.
     NoView,
+    /// It lost its data, and grants nothing before what was locked on it has
+    /// run out; then it comes back by itself.
+    Quarantined {
+        /// How long that takes.
+        remaining: Duration,
+    },
     /// It gave no answer.
     Failed(NodeError),
 }
@@ -221,8 +228,11 @@ impl fmt::Display for Cause {
         match self {
             Self::Held(holder) => write!(f, "held by {}", Named(holder.as_ref())),
             Self::OtherView(view) => write!(f, "serves view {view}"),
-            Self::NoView => f.write_str(
-                "lost its data and grants nothing: it must be re-admitted, or all nodes initialised anew",
+            Self::NoView => f.write_str("serves no view: it is new, or lost its data"),
+            Self::Quarantined { remaining } => write!(
+                f,
+                "lost its data and is back in {:?}",
+                whole_millis(*remaining)
             ),
             Self::Failed(error) => error.fmt(f),
         }

@@ -1,14 +1,18 @@
 //! The nodes of one view, and what is known of them.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use ringlock_ring::NodeIndex;
+use tokio::sync::Notify;
 
+use crate::clock;
 use crate::error::{Cause, Error, NodeCause};
 use crate::keeper::Keeper;
+use crate::lookout::Lookout;
 use crate::node::Node;
 use crate::proto::lease::{Key, Ttl};
 use crate::proto::quorum::{Placement, majority};
@@ -35,13 +39,25 @@ pub(crate) struct Fleet {
     seen_at: Vec<AtomicU64>,
     /// The last result of [`Self::confirmed_at`], a lower bound of the next.
     confirmed_at: AtomicU64,
+    /// Nodes that lost their data, and when they may be back in their places.
+    pub(crate) returning: Mutex<Vec<(NodeIndex, Instant)>>,
+    /// The nodes of the view that came after, once there is one.
+    next: OnceLock<Arc<Self>>,
+    /// Wakes those who wait for a key under this view, when there is a next.
+    pub(crate) left: Notify,
+    pub(crate) lookout: Arc<Lookout>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) counters: Arc<Counters>,
 }
 
 impl Fleet {
     /// `peers` must be in the view's order.
-    pub(crate) fn new(view: Arc<View>, peers: Vec<Peer>, keeper: Arc<Keeper>) -> Self {
+    pub(crate) fn new(
+        view: Arc<View>,
+        peers: Vec<Peer>,
+        lookout: Arc<Lookout>,
+        keeper: Arc<Keeper>,
+    ) -> Self {
         let seen_at = peers.iter().map(|_| AtomicU64::new(0)).collect();
         let counters = Arc::clone(keeper.counters());
         Self {
@@ -49,8 +65,45 @@ impl Fleet {
             peers,
             seen_at,
             confirmed_at: AtomicU64::new(0),
+            returning: Mutex::default(),
+            next: OnceLock::new(),
+            left: Notify::new(),
+            lookout,
             keeper,
             counters,
+        }
+    }
+
+    /// The nodes of the same router as of `view`, which came after this one's.
+    pub(crate) fn followed_by(&self, view: Arc<View>, peers: Vec<Peer>) -> Arc<Self> {
+        let next = self.next.get_or_init(|| {
+            let (lookout, keeper) = (Arc::clone(&self.lookout), Arc::clone(&self.keeper));
+            Arc::new(Self::new(view, peers, lookout, keeper))
+        });
+        self.left.notify_waiters();
+        Arc::clone(next)
+    }
+
+    /// Those of the newest view, if that is not this one.
+    pub(crate) fn newest(&self) -> Option<&Arc<Self>> {
+        let mut newest = self.next.get()?;
+        while let Some(next) = newest.next.get() {
+            newest = next;
+        }
+        Some(newest)
+    }
+
+    /// Some node answered that it serves another view, or none: looks at the
+    /// cluster, unless a newer view is known already. True if the same may
+    /// succeed now.
+    pub(crate) async fn catch_up(&self, deadline: Option<Instant>) -> Result<bool, Error> {
+        if self.newest().is_some() {
+            return Ok(true);
+        }
+        let look = self.lookout.look(deadline).await.unwrap_or_default();
+        match look.error {
+            Some(error) if self.newest().is_none() => Err(error),
+            _ => Ok(look.has_helped || self.newest().is_some()),
         }
     }
 
@@ -83,6 +136,12 @@ impl Fleet {
         let confirmed = self.view.confirmed_at(seen_at);
         self.confirmed_at.fetch_max(confirmed, Ordering::Relaxed);
         Instant::from_nanos(confirmed)
+    }
+
+    /// Whether every node has answered under the view since `since`.
+    pub(crate) fn has_seen_all(&self, since: Instant) -> bool {
+        let mut seen = self.seen_at.iter();
+        seen.all(|seen| seen.load(Ordering::Relaxed) >= since.as_nanos())
     }
 
     /// Nodes outside `placement` to ask for a STATUS, so that an operation
@@ -119,9 +178,21 @@ impl Fleet {
             .into_iter()
             .map(|(node, refusal)| NodeCause {
                 node: Arc::clone(&self.peer(node).name),
-                cause: Cause::from(refusal),
+                cause: self.cause(node, refusal),
             })
             .collect()
+    }
+
+    fn cause(&self, node: NodeIndex, refusal: Refusal) -> Cause {
+        let cause = Cause::from(refusal);
+        if cause != Cause::NoView {
+            return cause;
+        }
+        let returning = self.returning.lock();
+        let back = returning.iter().find(|(other, _)| *other == node);
+        back.map_or(cause, |(_, at)| Cause::Quarantined {
+            remaining: at.saturating_since(clock::now()),
+        })
     }
 
     /// Too few nodes answered an operation on `key`.

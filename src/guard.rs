@@ -13,6 +13,7 @@ use crate::held::Held;
 use crate::proto::lease::{Fence, Key, Ttl};
 use crate::proto::release::{Farewell, Release};
 use crate::proto::renewal::Extension;
+use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
 use crate::router::Router;
 
@@ -35,6 +36,9 @@ pub struct Guard {
     /// The router lives as long as its leases.
     _router: Router,
 }
+
+/// How often an extend begins anew because the cluster has a newer view.
+const EXTEND_RESTARTS: u32 = 4;
 
 /// What became of a released lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,22 +141,32 @@ impl Guard {
     /// As [`extend`](Self::extend).
     pub async fn extend_to(&self, ttl: Duration) -> Result<(), Error> {
         let held = &self.held;
-        let ttl = Ttl::new(ttl, held.fleet.view.max_ttl())?;
-        match held.renew(ttl)?.await {
-            Extension::Extended(_) => Ok(()),
-            Extension::Lost { .. } => Err(Error::Lost {
-                key: held.key.clone(),
-                reason: held.check(clock::now()).unwrap_or(Loss::TakenOver),
-            }),
-            Extension::Unchanged { kept, refusals } => match held.check(clock::now()) {
-                Some(reason) => Err(Error::Lost {
-                    key: held.key.clone(),
-                    reason,
-                }),
-                None => Err(held
-                    .fleet
-                    .no_quorum(&held.key, kept, &held.placement, refusals)),
-            },
+        let lost = |reason| {
+            let key = held.key.clone();
+            Err(Error::Lost { key, reason })
+        };
+        let fleet = held.fleet.newest().unwrap_or(&held.fleet);
+        let ttl = Ttl::new(ttl, fleet.view.max_ttl())?;
+        let mut restarts = 0;
+        loop {
+            let extend = held.renew(ttl)?;
+            let (fleet, placement) = extend.place();
+            let (kept, refusals) = match extend.await {
+                Extension::Extended(_) => return Ok(()),
+                Extension::Lost { .. } => {
+                    return lost(held.check(clock::now()).unwrap_or(Loss::TakenOver));
+                }
+                Extension::Unchanged { kept, refusals } => (kept, refusals),
+            };
+            if let Some(reason) = held.check(clock::now()) {
+                return lost(reason);
+            }
+            let is_stale = |(_, refusal): &(_, Refusal)| matches!(refusal, Refusal::Stale(_));
+            restarts += 1;
+            let is_behind = refusals.iter().any(is_stale) && restarts <= EXTEND_RESTARTS;
+            if !(is_behind && fleet.catch_up(Some(held.valid_until())).await?) {
+                return Err(fleet.no_quorum(&held.key, kept, &placement, refusals));
+            }
         }
     }
 
@@ -174,16 +188,17 @@ impl Guard {
         let was_lost = held.check(now).is_some();
         held.end(Loss::Released);
         held.fleet.counters.released.add_one();
-        let machine = Release::new(held.key.clone(), held.token.clone(), held.placement, now);
-        let running = Operation::start(machine, &held, None);
+        let (stance, placement) = held.standing();
+        let machine = Release::new(held.key.clone(), held.token.clone(), placement, now);
+        let running = Operation::start_from(machine, &held, stance.clone(), None);
+        held.release_elsewhere(stance.as_deref());
         held.pass_turn();
         match running.await {
             Farewell::Released if !was_lost => Ok(Released::InTime),
             Farewell::Released | Farewell::TooLate => Ok(Released::TooLate),
             Farewell::Unknown { refusals } => {
-                Err(held
-                    .fleet
-                    .no_quorum(&held.key, 0, &held.placement, refusals))
+                let fleet = stance.as_ref().map_or(&held.fleet, |stance| &stance.fleet);
+                Err(fleet.no_quorum(&held.key, 0, &placement, refusals))
             }
         }
     }

@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use ringlock_ring::NodeIndex;
 use tokio::sync::Notify;
 
 use crate::clock;
@@ -15,11 +14,15 @@ use crate::error::{Error, Loss};
 use crate::fleet::Fleet;
 use crate::gate::Turn;
 use crate::keeper::DueRelease;
+use crate::node::Node;
 use crate::proto::attempt::{Claim, Grant};
+use crate::proto::carry::Basis;
 use crate::proto::lease::{Fence, Key, Token, Ttl};
 use crate::proto::quorum::{Placement, Seats};
 use crate::proto::renewal::{Extension, Prolongation, Renewal};
+use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
+use crate::stance::{Moved, Stance, Target};
 
 /// Renewals that fall due within as long go out together.
 const RENEWAL_GRID: Duration = Duration::from_millis(10);
@@ -59,7 +62,11 @@ struct State {
     ended: Option<Loss>,
     /// When the keeper is to extend it next.
     renew_at: Instant,
+    /// The last extend failed for want of a newer view.
+    awaits_view: bool,
     turn: Option<Turn>,
+    /// What has become of it in later views.
+    moved: Option<Box<Moved>>,
 }
 
 impl Held {
@@ -74,10 +81,11 @@ impl Held {
     ) -> Arc<Self> {
         Arc::new(Self {
             placement: fleet.view.place(key),
+            // The view may have changed since the call began.
+            ttl: ttl.at_most(fleet.view.max_ttl()),
             fleet,
             key: key.clone(),
             token,
-            ttl,
             keep_alive,
             asked_at,
             acknowledged: AtomicU32::new(0),
@@ -87,7 +95,9 @@ impl Held {
                 fence: None,
                 ended: None,
                 renew_at: Instant::default(),
+                awaits_view: false,
                 turn: None,
+                moved: None,
             }),
             ended: OnceLock::new(),
         })
@@ -138,15 +148,13 @@ impl Held {
         self.state.lock().valid_until
     }
 
-    /// Takes note of who is known to hold the entry, and who not to.
-    pub(crate) fn acknowledge(&self, has: Seats, lacks: Seats) {
-        if !has.is_empty() {
-            self.acknowledged.fetch_or(has.bits(), Ordering::Relaxed);
-        }
-        if !lacks.is_empty() {
-            self.acknowledged
-                .fetch_and(!lacks.bits(), Ordering::Relaxed);
-        }
+    /// Seats, under the view that it was granted under, that hold the entry.
+    pub(crate) fn acknowledged_bits(&self) -> &AtomicU32 {
+        &self.acknowledged
+    }
+
+    fn acknowledged(&self) -> Seats {
+        Seats::from_bits(self.acknowledged.load(Ordering::Relaxed))
     }
 
     /// Why the lease is over, if it is. Lapses it where its time has come.
@@ -212,9 +220,10 @@ impl Held {
     pub(crate) fn renew(self: &Arc<Self>, ttl: Ttl) -> Result<Running<Renewal>, Error> {
         let t0 = clock::now();
         let over = self.check(t0);
-        let (fence, valid_until) = {
-            let state = self.state.lock();
-            (state.fence, state.valid_until)
+        let (fence, valid_until, stance) = {
+            let mut state = self.state.lock();
+            let stance = self.follow(&mut state, t0);
+            (state.fence, state.valid_until, stance)
         };
         let (Some(fence), None) = (fence, over) else {
             let reason = over.unwrap_or(Loss::Expired);
@@ -223,41 +232,98 @@ impl Held {
                 reason,
             });
         };
+        let fleet = stance.as_ref().map_or(&self.fleet, |stance| &stance.fleet);
         let terms = Prolongation {
-            view: self.fleet.view.id(),
-            view_lease: self.fleet.view.view_lease(),
+            view: fleet.view.id(),
+            view_lease: fleet.view.view_lease(),
             key: self.key.clone(),
             token: self.token.clone(),
             fence,
-            ttl,
-            placement: self.placement,
-            established: self.placement.groups().count(),
-            acknowledged: Seats::from_bits(self.acknowledged.load(Ordering::Relaxed)),
+            ttl: ttl.at_most(fleet.view.max_ttl()),
+            placement: stance
+                .as_ref()
+                .map_or(self.placement, |stance| stance.placement),
+            established: stance
+                .as_ref()
+                .map_or_else(|| self.placement.groups().count(), |s| s.established),
+            acknowledged: stance
+                .as_ref()
+                .map_or_else(|| self.acknowledged(), |stance| stance.acknowledged()),
             valid_until,
             t0,
         };
-        Ok(Operation::start(
-            Renewal::new(terms),
+        let machine = Renewal::new(terms);
+        Ok(Operation::start_from(
+            machine,
             self,
+            stance,
             Some(valid_until),
         ))
     }
 
+    /// Where to extend it: in the newest view. `None`: that is still the one
+    /// that it was granted under.
+    fn follow(&self, state: &mut State, now: Instant) -> Option<Arc<Stance>> {
+        let known = state.moved.as_ref().and_then(|moved| moved.newest());
+        let fleet = known.map_or(&self.fleet, |stance| &stance.fleet);
+        if let Some(newest) = fleet.newest().map(Arc::clone) {
+            let granted = Basis {
+                view: &self.fleet.view,
+                placement: self.placement,
+                acknowledged: self.acknowledged(),
+            };
+            let until = now + newest.view.longest_ttl().max(self.fleet.view.longest_ttl());
+            let moved = state.moved.get_or_insert_default();
+            moved.forget(now);
+            moved.follow(newest, &granted, &self.key, until);
+        }
+        state.moved.as_ref()?.newest().map(Arc::clone)
+    }
+
+    /// Where it had its last success, if not where it was granted, and the
+    /// placement there.
+    pub(crate) fn standing(&self) -> (Option<Arc<Stance>>, Placement) {
+        let state = self.state.lock();
+        let base = state
+            .moved
+            .as_ref()
+            .and_then(|moved| moved.base())
+            .map(Arc::clone);
+        let placement = base.as_ref().map_or(self.placement, |base| base.placement);
+        (base, placement)
+    }
+
     /// Takes note of an extend's outcome.
-    pub(crate) fn renewed(&self, extension: &Extension, now: Instant) {
+    pub(crate) fn renewed(
+        &self,
+        stance: Option<&Arc<Stance>>,
+        extension: &Extension,
+        now: Instant,
+    ) {
         let counters = &self.fleet.counters;
         match extension {
             Extension::Extended(until) => {
                 counters.extended.add_one();
                 let mut state = self.state.lock();
+                state.awaits_view = false;
+                let limit = now + self.fleet.view.longest_ttl();
+                if let (Some(stance), Some(moved)) = (stance, &mut state.moved) {
+                    moved.settle(stance, limit);
+                }
                 if state.ended.is_none() {
                     state.valid_until = state.valid_until.max(*until);
                     if let Some(keep_alive) = &self.keep_alive {
-                        state.renew_at = next_renewal(now, keep_alive.interval);
+                        let max_ttl = stance.map(|stance| stance.fleet.view.max_ttl());
+                        let most = max_ttl.map_or(Duration::MAX, |max_ttl| max_ttl / 3);
+                        state.renew_at = next_renewal(now, keep_alive.interval.min(most));
                     }
                 }
             }
-            Extension::Unchanged { .. } => counters.extend_failures.add_one(),
+            Extension::Unchanged { refusals, .. } => {
+                let is_stale = |(_, refusal): &(_, Refusal)| matches!(refusal, Refusal::Stale(_));
+                self.state.lock().awaits_view |= refusals.iter().any(is_stale);
+                counters.extend_failures.add_one();
+            }
             Extension::Lost { .. } => {
                 counters.extend_failures.add_one();
                 if self.end(Loss::TakenOver).is_none() {
@@ -296,21 +362,58 @@ impl Held {
         Some(next.min(self.end_of(&state)))
     }
 
-    /// Sends a RELEASE to every node of the placement.
+    /// There is a new view; true if the next extend is due for that.
+    pub(crate) fn hurry(&self, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        if state.awaits_view {
+            state.renew_at = now;
+        }
+        state.awaits_view
+    }
+
+    /// Sends a RELEASE to every node that was ever sent the token.
     pub(crate) fn release(self: &Arc<Self>) {
         for seat in self.placement.seats().iter() {
-            self.release_at(self.placement.node(seat));
+            self.release_at(Target::Member(self.placement.node(seat)));
+        }
+        self.release_where_moved(|_| true);
+    }
+
+    /// Sends a RELEASE to every node that was sent the token and that the
+    /// release of [`standing`](Self::standing) does not reach.
+    pub(crate) fn release_elsewhere(self: &Arc<Self>, standing: Option<&Stance>) {
+        let Some(stance) = standing else {
+            return self.release_where_moved(|_| true);
+        };
+        let is_reached = |node: &Arc<dyn Node>| {
+            let members = stance.placement.nodes().iter();
+            let mut peers = members.map(|&member| &stance.fleet.peer(member).node);
+            peers.any(|other| Arc::ptr_eq(other, node))
+        };
+        for seat in self.placement.seats().iter() {
+            let member = self.placement.node(seat);
+            if !is_reached(&self.fleet.peer(member).node) {
+                self.release_at(Target::Member(member));
+            }
+        }
+        self.release_where_moved(|node| !is_reached(node));
+    }
+
+    fn release_where_moved(self: &Arc<Self>, is_wanted: impl Fn(&Arc<dyn Node>) -> bool) {
+        let nodes = self.state.lock().moved.as_ref().map(|moved| moved.nodes());
+        for node in nodes.into_iter().flatten().filter(is_wanted) {
+            self.release_at(Target::Node(node));
         }
     }
 
-    /// Sends a RELEASE to `node`; repeated by the keeper until it is answered.
-    pub(crate) fn release_at(self: &Arc<Self>, node: NodeIndex) {
-        DueRelease::new(self, node).send();
+    /// Sends a RELEASE to `target`; repeated by the keeper until it is answered.
+    pub(crate) fn release_at(self: &Arc<Self>, target: Target) {
+        DueRelease::new(self, target).send();
     }
 
-    /// A RELEASE to `node` failed: the keeper repeats it.
-    pub(crate) fn release_later(self: &Arc<Self>, node: NodeIndex) {
-        DueRelease::new(self, node).defer();
+    /// A RELEASE to `target` failed: the keeper repeats it.
+    pub(crate) fn release_later(self: &Arc<Self>, target: Target) {
+        DueRelease::new(self, target).defer();
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use ringlock_ring::NodeIndex;
 use tokio::sync::Notify;
 
 use crate::clock;
@@ -17,6 +16,7 @@ use crate::node::{ReplyTo, Sink};
 use crate::proto::backoff::Backoff;
 use crate::proto::time::Instant;
 use crate::proto::wire::{Answer, Request};
+use crate::stance::Target;
 use crate::stats::Counters;
 
 /// Releases that may wait for a node to come back. One more is given up: the
@@ -38,6 +38,8 @@ pub(crate) struct Keeper {
 struct Inbox {
     /// One per lease to keep and release to repeat, taken over at once.
     arrived: Vec<Work>,
+    /// There is a new view: leases that the old one failed need not wait.
+    has_moved: bool,
     is_closed: bool,
 }
 
@@ -70,6 +72,12 @@ impl Keeper {
         true
     }
 
+    /// There is a new view: leases that wait for one are extended at once.
+    pub(crate) fn hurry(&self) {
+        self.inbox.lock().has_moved = true;
+        self.wake.notify_one();
+    }
+
     /// Waits until no release is under way, up to `deadline`; false: some are.
     pub(crate) async fn drained(&self, deadline: Instant) -> bool {
         let all_gone = async {
@@ -92,16 +100,23 @@ impl Keeper {
 
     /// Does the work as it falls due, until the keeper is closed.
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut agenda = BinaryHeap::new();
+        let mut agenda: BinaryHeap<Reverse<Entry>> = BinaryHeap::new();
         loop {
-            let (arrived, is_closed) = {
-                let mut inbox = self.inbox.lock();
-                (std::mem::take(&mut inbox.arrived), inbox.is_closed)
-            };
+            let Inbox {
+                arrived,
+                has_moved,
+                is_closed,
+            } = self.inbox.lock().take();
             if is_closed {
                 return;
             }
             let now = clock::now();
+            if has_moved {
+                agenda = agenda
+                    .into_iter()
+                    .map(|Reverse(entry)| Reverse(entry.hurried(now)))
+                    .collect();
+            }
             agenda.extend(
                 arrived
                     .into_iter()
@@ -128,7 +143,24 @@ struct Entry {
     work: Work,
 }
 
+impl Inbox {
+    /// What has come since the last look, closed for good if it is closed.
+    fn take(&mut self) -> Self {
+        let is_closed = self.is_closed;
+        let taken = std::mem::take(self);
+        self.is_closed = is_closed;
+        taken
+    }
+}
+
 impl Entry {
+    /// Due now, if it is a lease that waits for a new view.
+    fn hurried(self, now: Instant) -> Self {
+        let waits = matches!(&self.work, Work::Tend(held) if held.hurry(now));
+        let due = if waits { now } else { self.due };
+        Self { due, ..self }
+    }
+
     fn of(work: Work, now: Instant) -> Self {
         let due = match &work {
             Work::Tend(_) => now,
@@ -203,19 +235,19 @@ impl Drop for Owed {
 pub(crate) struct DueRelease {
     _owed: Owed,
     held: Arc<Held>,
-    node: NodeIndex,
+    target: Target,
     attempts: AtomicUsize,
     /// When the entry has expired by itself.
     until: Instant,
 }
 
 impl DueRelease {
-    pub(crate) fn new(held: &Arc<Held>, node: NodeIndex) -> Arc<Self> {
+    pub(crate) fn new(held: &Arc<Held>, target: Target) -> Arc<Self> {
         let until = clock::now() + held.fleet.view.longest_ttl();
         Arc::new(Self {
             _owed: Owed::by(held),
             held: Arc::clone(held),
-            node,
+            target,
             attempts: AtomicUsize::new(0),
             until,
         })
@@ -223,15 +255,17 @@ impl DueRelease {
 
     /// Sends it now.
     pub(crate) fn send(self: Arc<Self>) {
-        let fleet = Arc::clone(&self.held.fleet);
+        let (fleet, target) = (Arc::clone(&self.held.fleet), self.target.clone());
         let request = Request::Release {
             key: self.held.key.clone(),
             token: self.held.token.clone(),
         };
         let deadline = Fleet::deadline(self.held.ttl, clock::now(), None);
-        let node = self.node;
         let reply = ReplyTo::new(self as Arc<dyn Sink>, 0);
-        fleet.peer(node).node.submit(request, deadline, reply);
+        match target {
+            Target::Member(node) => fleet.peer(node).node.submit(request, deadline, reply),
+            Target::Node(node) => node.submit(request, deadline, reply),
+        }
     }
 
     /// Hands it to the keeper, to send it when the node may be back.

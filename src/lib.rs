@@ -57,6 +57,7 @@ mod builder;
 mod clock;
 mod config;
 mod contend;
+mod coordinate;
 mod drive;
 mod error;
 mod fleet;
@@ -65,16 +66,23 @@ mod guard;
 pub mod guide;
 mod held;
 mod keeper;
+mod lookout;
 mod many;
 pub mod node;
 pub mod proto;
+mod roster;
 mod router;
+mod stance;
 mod stats;
+mod survey;
 mod waiting;
+mod watchman;
 
 pub use acquire::Acquire;
 pub use builder::RouterBuilder;
-pub use config::{Config, ConfigError, Init, NodeConfig, RingConfig, RouterConfig, TlsConfig};
+pub use config::{
+    Config, ConfigError, Init, NodeConfig, OnMismatch, RingConfig, RouterConfig, TlsConfig,
+};
 pub use error::{Cause, Error, Loss, NodeCause};
 pub use guard::{Guard, Released};
 pub use many::{AcquireAll, AcquireMany, Gathering, GuardSet, Outcomes};

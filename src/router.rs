@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinHandle;
 
 use crate::acquire::{Acquire, clean_label};
-use crate::bootstrap::{self, Charter, Outlook};
+use crate::bootstrap::{self, Charter};
 use crate::builder::RouterBuilder;
 use crate::clock;
 use crate::config::Config;
@@ -17,16 +17,15 @@ use crate::fleet::{Fleet, Peer};
 use crate::gate::Gate;
 use crate::guard::Guard;
 use crate::keeper::Keeper;
+use crate::lookout::Lookout;
 use crate::node::MemoryNode;
 use crate::proto::lease::{Key, KeyError};
 use crate::proto::quorum::majority;
-use crate::proto::time::Instant;
 use crate::proto::view::View;
 use crate::proto::wire::ViewId;
+use crate::roster::Roster;
 use crate::stats::Stats;
-
-/// Least time between two looks at the cluster for a newer view.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+use crate::watchman::Watchman;
 
 /// How long a shutdown waits for releases that are under way.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
@@ -40,15 +39,13 @@ pub struct Router {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(crate) struct Shared {
     defaults: Defaults,
-    charter: Charter,
+    roster: Arc<Roster>,
     fleet: RwLock<Arc<Fleet>>,
     gate: Arc<Gate>,
     keeper: Arc<Keeper>,
-    /// The task that gives a cluster that lost everything a view again, and
-    /// when the cluster was last looked at.
-    revision: Mutex<(Option<JoinHandle<()>>, Instant)>,
+    watchman: Mutex<Option<JoinHandle<()>>>,
     /// What a key must not begin with: with the prefix before it, it would
     /// name ringlock's own state.
     reserved: Option<String>,
@@ -120,20 +117,26 @@ impl Router {
     pub(crate) async fn establish(
         config: &Config,
         charter: Charter,
-        peers: Vec<Peer>,
+        roster: Arc<Roster>,
     ) -> Result<Self, Error> {
-        // From here on the nodes are closed again whatever happens.
-        let peers = Closing(peers);
-        let view = bootstrap::establish(&charter, &peers.0).await?;
+        // Until a router owns them, the nodes are closed whatever happens.
+        let closing = Closing(Some(Arc::clone(&roster)));
+        let (view, peers) = bootstrap::establish(&charter, &roster, &roster.seeds()).await?;
         let keeper = Arc::new(Keeper::default());
+        let lookout = Arc::new(Lookout::default());
         tokio::spawn(Arc::clone(&keeper).run());
-        let peers = peers.keep();
-        let fleet = Arc::new(Fleet::new(Arc::new(view), peers, Arc::clone(&keeper)));
+        let fleet = Fleet::new(
+            Arc::new(view),
+            peers,
+            Arc::clone(&lookout),
+            Arc::clone(&keeper),
+        );
         let label = match &config.router.label {
             Some(label) => clean_label(label),
             None => clean_label(&host_and_pid()),
         };
-        Ok(Self {
+        closing.keep();
+        let router = Self {
             shared: Arc::new(Shared {
                 defaults: Defaults {
                     ttl: config.router.ttl,
@@ -142,14 +145,18 @@ impl Router {
                     hand_overs: config.router.hand_overs,
                     label,
                 },
-                charter,
-                fleet: RwLock::new(fleet),
+                roster: Arc::clone(&roster),
+                fleet: RwLock::new(Arc::new(fleet)),
                 gate: Gate::new(),
                 keeper,
-                revision: Mutex::default(),
+                watchman: Mutex::default(),
                 reserved: config.router.reserved_keys(),
             }),
-        })
+        };
+        let shared = Arc::downgrade(&router.shared);
+        let watchman = Watchman::new(lookout, roster, charter, shared);
+        *router.shared.watchman.lock() = Some(tokio::spawn(watchman.run()));
+        Ok(router)
     }
 
     /// Locks `key`, waiting for it where it must: a builder that is also the
@@ -251,7 +258,7 @@ impl Router {
     }
 
     pub(crate) fn fleet(&self) -> Arc<Fleet> {
-        Arc::clone(&self.shared.fleet.read())
+        self.shared.fleet()
     }
 
     pub(crate) fn max_ttl(&self) -> Duration {
@@ -268,102 +275,51 @@ impl Router {
         }
         Ok(key)
     }
-
-    /// Looks whether the cluster has a newer view, for some node answered that
-    /// it serves another or none; true if it has. Where all nodes lost their
-    /// data, first start begins anew in the background.
-    pub(crate) async fn revise(&self, deadline: Option<Instant>) -> Result<bool, Error> {
-        let shared = &self.shared;
-        {
-            let mut revision = shared.revision.lock();
-            let is_running = revision.0.as_ref().is_some_and(|task| !task.is_finished());
-            if is_running || clock::now() < revision.1 + LOOK_INTERVAL {
-                return Ok(false);
-            }
-            revision.1 = clock::now();
-        }
-        let fleet = self.fleet();
-        let known = fleet.view.id();
-        let look = bootstrap::look(&shared.charter, fleet.peers(), known);
-        match clock::within(deadline, look).await.transpose()? {
-            Some(Outlook::Newer(view)) => {
-                shared.move_up(&fleet, *view);
-                Ok(true)
-            }
-            Some(Outlook::Replaced { node, serving }) => Err(Error::StaleView {
-                node,
-                serving,
-                known,
-            }),
-            Some(Outlook::AllLost) => {
-                tracing::error!(view = %known, "all nodes lost their data; first start applies again");
-                shared.revision.lock().0 = Some(tokio::spawn(Self::start_again(
-                    Arc::downgrade(shared),
-                    shared.charter.clone(),
-                    fleet,
-                )));
-                Ok(false)
-            }
-            Some(Outlook::Same | Outlook::Unclear) | None => Ok(false),
-        }
-    }
-
-    /// Gives a cluster that lost everything a view again: above the one that
-    /// this router knew, so that fences go on growing.
-    async fn start_again(shared: std::sync::Weak<Shared>, charter: Charter, fleet: Arc<Fleet>) {
-        let charter = Charter {
-            least_epoch: fleet.view.id().epoch + 1,
-            ..charter
-        };
-        match bootstrap::establish(&charter, fleet.peers()).await {
-            Ok(view) => {
-                if let Some(shared) = shared.upgrade() {
-                    shared.move_up(&fleet, view);
-                }
-            }
-            Err(error) => tracing::error!(%error, "first start failed"),
-        }
-    }
 }
 
 impl Shared {
-    /// Follows the cluster to `view`; never down.
-    fn move_up(&self, from: &Fleet, view: View) {
+    pub(crate) fn fleet(&self) -> Arc<Fleet> {
+        Arc::clone(&self.fleet.read())
+    }
+
+    /// Follows the cluster to `view`, whose members `peers` are; never down.
+    pub(crate) fn move_up(&self, view: View, peers: Vec<Peer>) {
         let mut fleet = self.fleet.write();
-        if fleet.view.id().epoch < view.id().epoch {
-            tracing::info!(from = %fleet.view.id(), to = %view.id(), "the cluster has a new view");
-            let peers = from.peers().to_vec();
-            *fleet = Arc::new(Fleet::new(Arc::new(view), peers, Arc::clone(&self.keeper)));
+        if fleet.view.id().epoch >= view.id().epoch {
+            return;
         }
+        tracing::info!(from = %fleet.view.id(), to = %view.id(), "the cluster has a new view");
+        self.roster.retire(&view);
+        *fleet = fleet.followed_by(Arc::new(view), peers);
+        drop(fleet);
+        self.keeper.hurry();
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(task) = self.revision.get_mut().0.take() {
+        if let Some(task) = self.watchman.get_mut().take() {
             task.abort();
         }
         self.keeper.close();
-        self.fleet
-            .get_mut()
-            .peers()
-            .iter()
-            .for_each(|peer| peer.node.close());
+        self.roster.close();
     }
 }
 
 /// Closes nodes that no router came to own.
-struct Closing(Vec<Peer>);
+struct Closing(Option<Arc<Roster>>);
 
 impl Closing {
-    fn keep(mut self) -> Vec<Peer> {
-        std::mem::take(&mut self.0)
+    fn keep(mut self) {
+        self.0 = None;
     }
 }
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.0.iter().for_each(|peer| peer.node.close());
+        if let Some(roster) = &self.0 {
+            roster.close();
+        }
     }
 }
 

@@ -229,10 +229,23 @@ impl Pauses {
         rivals: &Rivals,
         deadline: Option<Instant>,
     ) -> bool {
+        // Under a newer view the key may lie elsewhere.
+        let mut left = std::pin::pin!(fleet.left.notified());
+        left.as_mut().enable();
+        if fleet.newest().is_some() {
+            return true;
+        }
         let free_at = rivals.free_in.map(|free_in| clock::now() + free_in + TICK);
         let is_watched = self.retry_delay.is_none() && !self.is_counted;
         if is_watched && let Some(watching) = rivals.watch(fleet, key) {
-            let freed = rivals.freed(fleet, key, watching, self.looks());
+            let looks = self.looks();
+            let freed = async {
+                tokio::select! {
+                    biased;
+                    sight = rivals.freed(fleet, key, watching, looks) => sight,
+                    () = left => Sight::Changed,
+                }
+            };
             let sight = self.told(rivals, freed, free_at, deadline).await;
             if sight != Some(Sight::Lost) {
                 return deadline.is_none_or(|deadline| clock::now() < deadline);

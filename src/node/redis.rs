@@ -17,7 +17,7 @@ use self::address::Address;
 use self::lane::{Lane, Pending};
 use self::tracking::Tracker;
 use super::{Node, ReplyTo, Watch};
-use crate::config::{Config, NodeConfig};
+use crate::config::Config;
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::proto::wire::Request;
@@ -136,15 +136,11 @@ impl RedisNode {
         })
     }
 
-    pub(crate) fn from_config(
-        config: &Config,
-        node: &NodeConfig,
-        url: &str,
-    ) -> Result<Self, String> {
+    pub(crate) fn from_config(config: &Config, durable: bool, url: &str) -> Result<Self, String> {
         let options = RedisOptions {
             key_prefix: config.router.key_prefix.clone(),
             namespace: config.router.namespace.clone(),
-            durable: node.durable,
+            durable,
             encoding: None,
             tls: config.tls.clone(),
         };

@@ -291,6 +291,13 @@ impl Ttl {
         }
     }
 
+    /// The ttl, cut to `max` where the cluster's has become shorter.
+    #[must_use]
+    pub fn at_most(self, max: Duration) -> Self {
+        let max = u32::try_from(max.as_millis()).unwrap_or(u32::MAX);
+        Self(self.0.min(max))
+    }
+
     /// The ttl in milliseconds.
     pub const fn as_millis(self) -> u32 {
         self.0

@@ -203,6 +203,19 @@ impl Transition {
         }
     }
 
+    /// Members that lost their data, and when they have been kept out long
+    /// enough.
+    pub fn returning(&self) -> impl Iterator<Item = (&str, Instant)> {
+        let wait = outwait(self.longest_ttl());
+        let due = move |node: NodeIndex| {
+            let name = &self.view.member(node).name;
+            let (nonce, since) = self.sights.get(name)?.quarantined.as_ref()?;
+            (nonce != self.view.nonce(node)).then(|| (name.as_str(), *since + wait))
+        };
+        let members = (0..self.view.len()).map(|node| NodeIndex::new(node as u16));
+        members.filter_map(due)
+    }
+
     /// What to do at `now`. `fresh` gives a nonce that was never used.
     ///
     /// # Errors

@@ -1,0 +1,194 @@
+//! The nodes that a router has, by name: made when a view first names them,
+//! dropped when none does any more.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::config::{Config, ConfigError, NodeConfig, substitute};
+use crate::fleet::Peer;
+use crate::node::{MemoryNode, Node};
+use crate::proto::view::View;
+
+/// Nodes by name, and how to make more.
+pub(crate) struct Roster {
+    config: Config,
+    known: Mutex<BTreeMap<String, Known>>,
+}
+
+struct Known {
+    node: Arc<dyn Node>,
+    /// Where the newest view says that it is; `None` before one has.
+    address: Option<String>,
+    /// Handed over by the caller: never made anew or dropped.
+    is_given: bool,
+}
+
+impl Roster {
+    /// The nodes of `config`, and those that were handed over as they are.
+    pub(crate) fn new(
+        config: &Config,
+        given: Vec<(String, Arc<dyn Node>)>,
+    ) -> Result<Self, ConfigError> {
+        let known = |node, is_given| Known {
+            node,
+            address: None,
+            is_given,
+        };
+        let mut nodes: BTreeMap<String, Known> = given
+            .into_iter()
+            .map(|(name, node)| (name, known(node, true)))
+            .collect();
+        for node in &config.nodes {
+            if !nodes.contains_key(&node.name) {
+                let made = make(config, &node.name, &node.url, node.durable)?;
+                nodes.insert(node.name.clone(), known(made, false));
+            }
+        }
+        Ok(Self {
+            config: config.clone(),
+            known: Mutex::new(nodes),
+        })
+    }
+
+    /// The nodes that the configuration names.
+    pub(crate) fn seeds(&self) -> Vec<Peer> {
+        let known = self.known.lock();
+        let is_seed = |name: &String| self.config.nodes.iter().any(|node| node.name == *name);
+        let seeds = known.iter().filter(|(name, _)| is_seed(name));
+        seeds.map(|(name, known)| known.peer(name)).collect()
+    }
+
+    /// The members of `view`, in its order. One that the configuration names
+    /// is reached by its url there, until a view says that it has moved; any
+    /// other where the view says, as the user of the first node configured.
+    pub(crate) fn members(&self, view: &View) -> Result<Vec<Peer>, ConfigError> {
+        view.members()
+            .map(|node| self.member(&node.name, &node.address))
+            .collect()
+    }
+
+    /// The node of this name, reached at `address` unless it is known better.
+    pub(crate) fn member(&self, name: &str, address: &str) -> Result<Peer, ConfigError> {
+        let mut nodes = self.known.lock();
+        if let Some(known) = nodes.get_mut(name) {
+            let has_moved = known.address.as_ref().is_some_and(|old| old != address);
+            known.address = Some(address.into());
+            if known.is_given || !has_moved {
+                return Ok(known.peer(name));
+            }
+        }
+        let url = self.with_credentials(address);
+        let durable = self.configured(name).is_some_and(|node| node.durable);
+        let known = Known {
+            node: make(&self.config, name, &url, durable)?,
+            address: Some(address.into()),
+            is_given: false,
+        };
+        let peer = known.peer(name);
+        nodes.insert(name.into(), known);
+        Ok(peer)
+    }
+
+    /// Takes in a node that is to become a member, reached by `url`.
+    pub(crate) fn introduce(&self, node: &NodeConfig) -> Result<Peer, ConfigError> {
+        let mut nodes = self.known.lock();
+        if let Some(known) = nodes.get(&node.name).filter(|known| known.is_given) {
+            return Ok(known.peer(&node.name));
+        }
+        let made = make(&self.config, &node.name, &node.url, node.durable)?;
+        let known = Known {
+            address: Some(made.address()),
+            node: made,
+            is_given: false,
+        };
+        let peer = known.peer(&node.name);
+        nodes.insert(node.name.clone(), known);
+        Ok(peer)
+    }
+
+    /// Drops what neither `view` nor the configuration names. A node closes
+    /// when its last lease is over.
+    pub(crate) fn retire(&self, view: &View) {
+        let is_wanted =
+            |name: &str| view.index_of(name).is_some() || self.configured(name).is_some();
+        let mut nodes = self.known.lock();
+        nodes.retain(|name, known| known.is_given || is_wanted(name));
+    }
+
+    /// Closes every node.
+    pub(crate) fn close(&self) {
+        let nodes = self.known.lock();
+        nodes.values().for_each(|known| known.node.close());
+    }
+
+    fn configured(&self, name: &str) -> Option<&NodeConfig> {
+        self.config.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// A view's addresses have no credentials: it lies open on the servers.
+    fn with_credentials(&self, address: &str) -> String {
+        let user_of = |node: &NodeConfig| {
+            let (_, rest) = node.url.split_once("://")?;
+            let (user, _) = rest.rsplit_once('@')?;
+            Some(user.to_owned())
+        };
+        match (
+            self.config.nodes.iter().find_map(user_of),
+            address.split_once("://"),
+        ) {
+            (Some(user), Some((scheme @ ("redis" | "rediss"), place))) => {
+                format!("{scheme}://{user}@{place}")
+            }
+            _ => address.into(),
+        }
+    }
+}
+
+impl Known {
+    fn peer(&self, name: &str) -> Peer {
+        Peer {
+            name: name.into(),
+            node: Arc::clone(&self.node),
+        }
+    }
+}
+
+impl fmt::Debug for Roster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.known.lock().keys()).finish()
+    }
+}
+
+/// Makes the node that a URL describes.
+fn make(
+    config: &Config,
+    name: &str,
+    url: &str,
+    durable: bool,
+) -> Result<Arc<dyn Node>, ConfigError> {
+    let problem = |problem: String| ConfigError::Url {
+        node: name.into(),
+        problem,
+    };
+    let url = substitute(url, |name| std::env::var(name).ok()).map_err(problem)?;
+    if url.starts_with("memory://") {
+        return Ok(Arc::new(MemoryNode::new(name)));
+    }
+    #[cfg(feature = "redis")]
+    {
+        let redis = crate::node::redis::RedisNode::from_config(config, durable, &url);
+        redis
+            .map(|redis| Arc::new(redis) as Arc<dyn Node>)
+            .map_err(problem)
+    }
+    #[cfg(not(feature = "redis"))]
+    {
+        let _ = (config, durable);
+        Err(problem(
+            "needs the feature `redis`; only memory:// works without it".into(),
+        ))
+    }
+}

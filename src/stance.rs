@@ -1,0 +1,223 @@
+//! Where a lease stands once its view has been left.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ringlock_ring::NodeIndex;
+
+use crate::fleet::Fleet;
+use crate::held::Held;
+use crate::node::Node;
+use crate::proto::carry::{Basis, Footing, transfer};
+use crate::proto::lease::Key;
+use crate::proto::quorum::{Placement, Seats};
+use crate::proto::time::Instant;
+
+/// A lease's place in a view that came after the one it was granted under.
+pub(crate) struct Stance {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) placement: Placement,
+    /// How many of the placement's groups the last success had.
+    pub(crate) established: usize,
+    acknowledged: AtomicU32,
+}
+
+impl Stance {
+    fn new(fleet: Arc<Fleet>, footing: Footing) -> Arc<Self> {
+        Arc::new(Self {
+            fleet,
+            placement: footing.placement,
+            established: footing.established,
+            acknowledged: AtomicU32::new(footing.acknowledged.bits()),
+        })
+    }
+
+    pub(crate) fn acknowledged(&self) -> Seats {
+        Seats::from_bits(self.acknowledged.load(Ordering::Relaxed))
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = Arc<dyn Node>> + '_ {
+        let nodes = self.placement.nodes().iter();
+        nodes.map(|&node| Arc::clone(&self.fleet.peer(node).node))
+    }
+}
+
+/// Everything about a lease that has left its first view.
+#[derive(Debug, Default)]
+pub(crate) struct Moved {
+    /// Where it had its last success; `None`: where it was granted.
+    base: Option<Arc<Stance>>,
+    /// Where it is being extended to.
+    trial: Option<Arc<Stance>>,
+    /// Other nodes that were ever sent its token, and until when they may have
+    /// an entry of it.
+    elsewhere: Vec<(Arc<dyn Node>, Instant)>,
+}
+
+impl Moved {
+    pub(crate) fn base(&self) -> Option<&Arc<Stance>> {
+        self.base.as_ref()
+    }
+
+    /// Where to extend it.
+    pub(crate) fn newest(&self) -> Option<&Arc<Stance>> {
+        self.trial.as_ref().or(self.base.as_ref())
+    }
+
+    /// Goes on to the view of `fleet`, from the last success at `granted`
+    /// unless there was one since. Nodes that are left behind may have entries
+    /// until `until`.
+    pub(crate) fn follow(
+        &mut self,
+        fleet: Arc<Fleet>,
+        granted: &Basis<'_>,
+        key: &Key,
+        until: Instant,
+    ) {
+        let base = self.base.as_ref().map(|base| Basis {
+            view: &base.fleet.view,
+            placement: base.placement,
+            acknowledged: base.acknowledged(),
+        });
+        let mut footing = base.as_ref().unwrap_or(granted).carry(&fleet.view, key);
+        if let Some(trial) = self.trial.take() {
+            let made = transfer(
+                &trial.fleet.view,
+                &trial.placement,
+                trial.acknowledged(),
+                &fleet.view,
+                &footing.placement,
+            );
+            footing.acknowledged = footing.acknowledged.union(made);
+            self.leave(&trial, until);
+        }
+        self.trial = Some(Stance::new(fleet, footing));
+    }
+
+    /// It was extended at `stance`; false if that is not the newest.
+    pub(crate) fn settle(&mut self, stance: &Arc<Stance>, until: Instant) -> bool {
+        if !self
+            .trial
+            .as_ref()
+            .is_some_and(|trial| Arc::ptr_eq(trial, stance))
+        {
+            return false;
+        }
+        if let Some(base) = self.base.take() {
+            self.leave(&base, until);
+        }
+        let established = stance.placement.groups().count();
+        self.base = Some(Stance::new(
+            Arc::clone(&stance.fleet),
+            Footing {
+                placement: stance.placement,
+                established,
+                acknowledged: stance.acknowledged(),
+            },
+        ));
+        self.trial = None;
+        true
+    }
+
+    /// These nodes may have entries until `until`.
+    pub(crate) fn leave_nodes(
+        &mut self,
+        nodes: impl Iterator<Item = Arc<dyn Node>>,
+        until: Instant,
+    ) {
+        for node in nodes {
+            let known = self.elsewhere.iter_mut();
+            match known
+                .into_iter()
+                .find(|(other, _)| Arc::ptr_eq(other, &node))
+            {
+                Some((_, known)) => *known = until.max(*known),
+                None => self.elsewhere.push((node, until)),
+            }
+        }
+    }
+
+    fn leave(&mut self, stance: &Stance, until: Instant) {
+        self.leave_nodes(stance.nodes(), until);
+    }
+
+    /// Forgets the nodes that cannot have an entry any more.
+    pub(crate) fn forget(&mut self, now: Instant) {
+        self.elsewhere.retain(|(_, until)| *until > now);
+    }
+
+    /// Every node that may have an entry, beside those where it was granted.
+    pub(crate) fn nodes(&self) -> Vec<Arc<dyn Node>> {
+        let stances = self.base.iter().chain(&self.trial);
+        let mut nodes: Vec<_> = stances.flat_map(|stance| stance.nodes()).collect();
+        nodes.extend(self.elsewhere.iter().map(|(node, _)| Arc::clone(node)));
+        nodes.sort_by_key(|node| Arc::as_ptr(node).cast::<()>());
+        nodes.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        nodes
+    }
+}
+
+/// A lease, and the view by which one of its operations goes.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) held: Arc<Held>,
+    /// `None`: the view that it was granted under.
+    pub(crate) stance: Option<Arc<Stance>>,
+}
+
+impl Site {
+    /// The view that the lease is granted under.
+    pub(crate) fn of(held: &Arc<Held>) -> Self {
+        Self {
+            held: Arc::clone(held),
+            stance: None,
+        }
+    }
+
+    pub(crate) fn fleet(&self) -> &Arc<Fleet> {
+        match &self.stance {
+            Some(stance) => &stance.fleet,
+            None => &self.held.fleet,
+        }
+    }
+
+    pub(crate) fn target(&self, node: NodeIndex) -> Target {
+        match &self.stance {
+            Some(stance) => Target::Node(Arc::clone(&stance.fleet.peer(node).node)),
+            None => Target::Member(node),
+        }
+    }
+
+    /// Takes note of who is known to hold the entry, and who not to.
+    pub(crate) fn acknowledge(&self, has: Seats, lacks: Seats) {
+        let acknowledged = match &self.stance {
+            Some(stance) => &stance.acknowledged,
+            None => self.held.acknowledged_bits(),
+        };
+        if !has.is_empty() {
+            acknowledged.fetch_or(has.bits(), Ordering::Relaxed);
+        }
+        if !lacks.is_empty() {
+            acknowledged.fetch_and(!lacks.bits(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A node that a lease is released at.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// One of the view that the lease was granted under.
+    Member(NodeIndex),
+    /// Another.
+    Node(Arc<dyn Node>),
+}
+
+impl fmt::Debug for Stance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stance")
+            .field("view", &self.fleet.view)
+            .field("placement", &self.placement)
+            .finish_non_exhaustive()
+    }
+}

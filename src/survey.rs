@@ -1,0 +1,204 @@
+//! Looking at a cluster: what its nodes say of themselves, and which view they
+//! serve.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use crate::clock;
+use crate::error::{Cause, Error, NodeCause};
+use crate::fleet::Peer;
+use crate::node;
+use crate::proto::quorum::majority;
+use crate::proto::time::Instant;
+use crate::proto::view::View;
+use crate::proto::wire::{
+    Answer, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Standing, ViewId,
+};
+
+/// How long a node may take to answer about itself.
+pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How much longer than most nodes the others may take when a cluster that
+/// works is looked at: one that hangs must not hold up what the rest has to say.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// Asks every peer the same thing, in parallel.
+pub(crate) async fn ask_all(peers: &[Peer], request: impl Fn(usize) -> Request) -> Vec<Answer> {
+    let letters = peers.iter().enumerate();
+    tell(letters.map(|(index, peer)| (peer.clone(), request(index)))).await
+}
+
+/// Sends each peer its request, in parallel; the answers in the same order.
+pub(crate) async fn tell(letters: impl IntoIterator<Item = (Peer, Request)>) -> Vec<Answer> {
+    gather(letters.into_iter().collect(), STEP_TIMEOUT).await
+}
+
+/// Sends each peer its request. Once most have answered, the others have
+/// `grace` to do so.
+async fn gather(letters: Vec<(Peer, Request)>, grace: Duration) -> Vec<Answer> {
+    let deadline = clock::now() + STEP_TIMEOUT;
+    let silent = || Err(NodeError::new(NodeErrorKind::Timeout, "no answer yet"));
+    let mut answers: Vec<Answer> = letters.iter().map(|_| silent()).collect();
+    let enough = majority(letters.len());
+    let calls = letters.into_iter().enumerate();
+    let mut calls: FuturesUnordered<_> = calls
+        .map(|(index, (peer, request))| async move {
+            (index, node::call(&*peer.node, request, deadline).await)
+        })
+        .collect();
+    let (mut answered, mut until) = (0, deadline);
+    while let Some(Some((index, answer))) = clock::within(Some(until), calls.next()).await {
+        answered += usize::from(answer.is_ok());
+        answers[index] = answer;
+        if answered == enough {
+            until = until.min(clock::now() + grace);
+        }
+    }
+    answers
+}
+
+/// What all nodes say of themselves.
+pub(crate) struct Survey<'p> {
+    peers: &'p [Peer],
+    /// When they were asked.
+    pub(crate) asked_at: Instant,
+    pub(crate) statuses: Vec<Option<NodeStatus>>,
+    silent: Vec<NodeCause>,
+}
+
+impl<'p> Survey<'p> {
+    /// Asks them, and gives each its time.
+    pub(crate) async fn of(peers: &'p [Peer]) -> Self {
+        Self::within(peers, STEP_TIMEOUT).await
+    }
+
+    /// Asks them, and waits for most.
+    pub(crate) async fn of_most(peers: &'p [Peer]) -> Self {
+        Self::within(peers, GRACE).await
+    }
+
+    async fn within(peers: &'p [Peer], grace: Duration) -> Self {
+        let asked_at = clock::now();
+        let letters = peers.iter().map(|peer| (peer.clone(), Request::Status));
+        let answers = gather(letters.collect(), grace).await;
+        let mut survey = Self {
+            peers,
+            asked_at,
+            statuses: Vec::new(),
+            silent: Vec::new(),
+        };
+        for (peer, answer) in peers.iter().zip(answers) {
+            let status = match answer {
+                Ok(Reply::Status(status)) => Some(status),
+                other => {
+                    let misfit = || NodeError::new(NodeErrorKind::Protocol, "no status");
+                    survey.silent.push(NodeCause {
+                        node: Arc::clone(&peer.name),
+                        cause: Cause::Failed(other.err().unwrap_or_else(misfit)),
+                    });
+                    None
+                }
+            };
+            survey.statuses.push(status);
+        }
+        survey
+    }
+
+    /// Refuses servers that must not be used, and one server under two names,
+    /// which would vote twice.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let is_unfit = |cause: &NodeCause| {
+            let Cause::Failed(error) = &cause.cause else {
+                return false;
+            };
+            let kind = error.kind();
+            matches!(kind, NodeErrorKind::Denied | NodeErrorKind::Unsuitable)
+        };
+        if let Some(cause) = self.silent.iter().find(|cause| is_unfit(cause)) {
+            return Err(Error::Node(cause.clone()));
+        }
+        let mut known: Vec<(&Peer, &NodeStatus)> = Vec::new();
+        for (peer, status) in self.answers() {
+            let is_twin = |(_, other): &&(_, &NodeStatus)| other.incarnation == status.incarnation;
+            if let Some((first, _)) = known.iter().find(is_twin) {
+                return Err(Error::SameServer {
+                    first: Arc::clone(&first.name),
+                    second: Arc::clone(&peer.name),
+                });
+            }
+            known.push((peer, status));
+        }
+        Ok(())
+    }
+
+    /// Those that answered, and what.
+    pub(crate) fn answers(&self) -> impl Iterator<Item = (&'p Peer, &NodeStatus)> {
+        let pairs = self.peers.iter().zip(&self.statuses);
+        pairs.filter_map(|(peer, status)| Some((peer, status.as_ref()?)))
+    }
+
+    /// The newest view that any node serves.
+    pub(crate) fn newest(&self, least_epoch: u32) -> Option<ViewId> {
+        let served = self.answers().filter_map(|(_, status)| status.served());
+        served.filter(|view| view.epoch >= least_epoch).max()
+    }
+
+    /// A node that serves another view of `known`'s epoch, where most do and
+    /// none serves `known`. Two views of one epoch come only of two first
+    /// starts.
+    pub(crate) fn replaced(&self, known: ViewId) -> Option<(Arc<str>, ViewId)> {
+        let served = || self.answers().map(|(peer, status)| (peer, status.served()));
+        if served().any(|(_, view)| view == Some(known)) {
+            return None;
+        }
+        let others: Vec<_> = served()
+            .filter_map(|(peer, view)| Some((peer, view?)))
+            .filter(|(_, view)| view.epoch == known.epoch)
+            .collect();
+        let (peer, view) = others.first()?;
+        (others.len() >= majority(self.peers.len())).then(|| (Arc::clone(&peer.name), *view))
+    }
+
+    /// Everybody's status, if everybody answered.
+    pub(crate) fn complete(&self) -> Option<Vec<NodeStatus>> {
+        self.statuses.iter().cloned().collect()
+    }
+
+    /// The first node that did not answer, and why.
+    pub(crate) fn first_silent(self) -> Option<NodeCause> {
+        self.silent.into_iter().next()
+    }
+
+    /// Reads the document of `view` from a node that serves it. `None`: nobody
+    /// gave it; look again.
+    pub(crate) async fn fetch(&self, view: ViewId) -> Option<View> {
+        let deadline = clock::now() + STEP_TIMEOUT;
+        for (peer, status) in self.answers() {
+            if status.served() != Some(view) {
+                continue;
+            }
+            let answer = node::call(&*peer.node, Request::Document, deadline).await;
+            let Ok(Reply::Document(Some(document))) = answer else {
+                continue;
+            };
+            match View::read(view, &document) {
+                Ok(read) => return Some(read),
+                Err(error) => tracing::warn!(node = &*peer.name, %error, "unreadable view"),
+            }
+        }
+        None
+    }
+}
+
+impl NodeStatus {
+    /// The view that it serves, its data being whole.
+    fn served(&self) -> Option<ViewId> {
+        match self.standing() {
+            Standing::Serving(view) => Some(view),
+            Standing::Absent | Standing::Quarantined => None,
+        }
+    }
+}

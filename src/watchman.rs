@@ -1,0 +1,297 @@
+//! One task per router that looks at the cluster: when an answer shows that
+//! the router or a node is behind, and now and then while nothing is going on.
+//! It follows the cluster to newer views, brings nodes up to the view, and
+//! lets those that lost their data in again.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use ringlock_ring::NodeIndex;
+use tokio::task::JoinSet;
+
+use crate::bootstrap::{self, Charter};
+use crate::clock;
+use crate::coordinate::{self, Vote};
+use crate::error::Error;
+use crate::fleet::{Fleet, Peer};
+use crate::lookout::Lookout;
+use crate::proto::time::Instant;
+use crate::proto::transition::{Goal, Move, Transition};
+use crate::proto::view::View;
+use crate::proto::wire::{Reply, Request};
+use crate::roster::Roster;
+use crate::router::Shared;
+use crate::survey::{Survey, tell};
+
+/// Two looks follow each other no faster, however often one is asked for.
+const PACE: Duration = Duration::from_millis(20);
+
+/// How long a router stands by before it lets a node in again, at most:
+/// another may be quicker.
+const STAND_BY: Duration = Duration::from_secs(1);
+
+/// What the task has of its router.
+pub(crate) struct Watchman {
+    lookout: Arc<Lookout>,
+    roster: Arc<Roster>,
+    charter: Charter,
+    shared: Weak<Shared>,
+    /// When a node that is due is let in, unless another router has done so.
+    propose_at: Option<Instant>,
+    /// Gives a cluster that lost everything a view again.
+    start: JoinSet<Result<(View, Vec<Peer>), Error>>,
+}
+
+/// What is to be done after a look.
+#[derive(Default)]
+struct Sequel {
+    has_helped: bool,
+    newer: Option<(View, Vec<Peer>)>,
+    /// When to look again, if that is sooner than usual.
+    due: Option<Instant>,
+}
+
+impl Watchman {
+    pub(crate) fn new(
+        lookout: Arc<Lookout>,
+        roster: Arc<Roster>,
+        charter: Charter,
+        shared: Weak<Shared>,
+    ) -> Self {
+        Self {
+            lookout,
+            roster,
+            charter,
+            shared,
+            propose_at: None,
+            start: JoinSet::new(),
+        }
+    }
+
+    /// Looks whenever that is due or asked for, until the router is gone.
+    pub(crate) async fn run(mut self) {
+        let Some(fleet) = self.fleet() else { return };
+        let mut guide = Transition::new(Goal::Keep, Arc::clone(&fleet.view));
+        let mut due = idle_until(&fleet);
+        drop(fleet);
+        loop {
+            let is_wanted = tokio::select! {
+                Some(started) = self.start.join_next() => {
+                    match started {
+                        Ok(Ok((view, peers))) => self.move_up(view, peers),
+                        Ok(Err(error)) => tracing::error!(%error, "first start failed"),
+                        Err(_) => {}
+                    }
+                    true
+                }
+                is_wanted = self.lookout.wanted(due) => is_wanted,
+            };
+            let Some(fleet) = self.fleet() else { return };
+            let since = clock::now() - fleet.view.view_lease() / 2;
+            let is_idle_look = !is_wanted && self.propose_at.is_none();
+            if is_idle_look && fleet.has_seen_all(since) && fleet.returning.lock().is_empty() {
+                due = idle_until(&fleet);
+                continue;
+            }
+            guide.moved(Arc::clone(&fleet.view));
+            self.lookout.begin();
+            let looked_at = clock::now();
+            let (sequel, error) = match self.look(&fleet, &mut guide).await {
+                Ok(sequel) => (sequel, None),
+                Err(error) => (Sequel::default(), Some(error)),
+            };
+            if let Some((view, peers)) = sequel.newer {
+                self.move_up(view, peers);
+            }
+            let Some(fleet) = self.fleet() else { return };
+            due = sequel.due.unwrap_or(Instant::MAX).min(idle_until(&fleet));
+            self.lookout.finish(sequel.has_helped, error);
+            drop(fleet);
+            clock::sleep_until(looked_at + PACE).await;
+        }
+    }
+
+    fn move_up(&self, view: View, peers: Vec<Peer>) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.move_up(view, peers);
+        }
+    }
+
+    fn fleet(&self) -> Option<Arc<Fleet>> {
+        self.shared.upgrade().map(|shared| shared.fleet())
+    }
+
+    async fn look(&mut self, fleet: &Fleet, guide: &mut Transition) -> Result<Sequel, Error> {
+        let known = fleet.view.id();
+        let survey = Survey::of_most(fleet.peers()).await;
+        match survey.newest(known.epoch) {
+            Some(view) if view.epoch > known.epoch => {
+                let newer = survey.fetch(view).await;
+                return Ok(Sequel {
+                    newer: self.with_peers(newer)?,
+                    ..Sequel::default()
+                });
+            }
+            None if survey.complete().is_some() => {
+                self.start_again(fleet);
+                return Ok(Sequel::default());
+            }
+            _ => {}
+        }
+        if let Some((node, serving)) = survey.replaced(known) {
+            return Err(Error::StaleView {
+                node,
+                serving,
+                known,
+            });
+        }
+        if survey.answers().count() < fleet.view.majority()
+            && let Some(newer) = self.ask_seeds(fleet).await?
+        {
+            return Ok(newer);
+        }
+        self.note(fleet, guide, &survey);
+        self.attend(fleet, guide).await
+    }
+
+    fn with_peers(&self, view: Option<View>) -> Result<Option<(View, Vec<Peer>)>, Error> {
+        let Some(view) = view else { return Ok(None) };
+        let peers = self.roster.members(&view)?;
+        Ok(Some((view, peers)))
+    }
+
+    /// Too few members answer: perhaps all were replaced meanwhile, and who is
+    /// configured knows of it.
+    async fn ask_seeds(&self, fleet: &Fleet) -> Result<Option<Sequel>, Error> {
+        let mut seeds = self.roster.seeds();
+        seeds.retain(|seed| fleet.view.index_of(&seed.name).is_none());
+        let survey = Survey::of_most(&seeds).await;
+        let Some(view) = survey.newest(fleet.view.id().epoch + 1) else {
+            return Ok(None);
+        };
+        let newer = survey.fetch(view).await;
+        Ok(self.with_peers(newer)?.map(|newer| Sequel {
+            newer: Some(newer),
+            ..Sequel::default()
+        }))
+    }
+
+    /// Every node has lost its data: first start applies again, above the view
+    /// that this router knew, so that fences go on growing.
+    fn start_again(&mut self, fleet: &Fleet) {
+        if !self.start.is_empty() {
+            return;
+        }
+        tracing::error!(view = %fleet.view.id(), "all nodes lost their data; first start applies again");
+        let charter = Charter {
+            topology: fleet.view.topology().clone(),
+            least_epoch: fleet.view.id().epoch + 1,
+            ..self.charter.clone()
+        };
+        let (roster, peers) = (Arc::clone(&self.roster), fleet.peers().to_vec());
+        self.start
+            .spawn(async move { bootstrap::establish(&charter, &roster, &peers).await });
+    }
+
+    /// Remembers what the nodes said.
+    fn note(&self, fleet: &Fleet, guide: &mut Transition, survey: &Survey<'_>) {
+        let now = clock::now();
+        for (index, (peer, status)) in fleet.peers().iter().zip(&survey.statuses).enumerate() {
+            let serving = status.as_ref().map(|status| status.standing());
+            if serving == Some(crate::proto::wire::Standing::Serving(fleet.view.id())) {
+                fleet.saw(NodeIndex::new(index as u16), survey.asked_at);
+            }
+            guide.saw(now, &peer.name, status.clone());
+        }
+        let returning = guide.returning();
+        let back =
+            returning.filter_map(|(name, at)| Some((fleet.view.index_of(name)?, at + STAND_BY)));
+        *fleet.returning.lock() = back.collect();
+    }
+
+    /// Does what keeps every member in its place.
+    async fn attend(&mut self, fleet: &Fleet, guide: &Transition) -> Result<Sequel, Error> {
+        let now = clock::now();
+        let step = guide.next(now, coordinate::fresh_nonce)?;
+        if !matches!(step, Move::Propose(_)) {
+            self.propose_at = None;
+        }
+        let mut sequel = Sequel::default();
+        match step {
+            Move::Tell(letters) => {
+                sequel.has_helped = help(fleet, letters).await;
+                sequel.due = Some(clock::now() + PACE);
+            }
+            Move::Wait { until, .. } => sequel.due = Some(until),
+            Move::Propose(view) => {
+                let stand_by = || now + STAND_BY.mul_f64(rand::random());
+                let propose_at = *self.propose_at.get_or_insert_with(stand_by);
+                if now < propose_at {
+                    sequel.due = Some(propose_at);
+                } else {
+                    self.propose_at = None;
+                    sequel.newer = self.readmit(fleet, *view).await?;
+                }
+            }
+            Move::Blocked(_) | Move::Done | Move::Superseded => {}
+        }
+        Ok(sequel)
+    }
+
+    async fn readmit(&self, fleet: &Fleet, view: View) -> Result<Option<(View, Vec<Peer>)>, Error> {
+        match coordinate::decide(&fleet.view, fleet.peers(), &view).await? {
+            Vote::Decided(view) => {
+                tracing::info!(view = %view.id(), "nodes that lost their data are members again");
+                let newer = self.with_peers(Some(*view))?;
+                if let Some((view, peers)) = &newer {
+                    coordinate::spread(view, peers, Some((&fleet.view, fleet.peers())));
+                }
+                Ok(newer)
+            }
+            Vote::Overtaken => {
+                self.lookout.wake();
+                Ok(None)
+            }
+            Vote::TooFew { voted, .. } => {
+                tracing::error!(
+                    voted,
+                    needed = fleet.view.deciders().len() / 2 + 1,
+                    "too few nodes keep their data to let any in again: see `ringlock force`"
+                );
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// When to look though nobody asks: before what confirms the view runs out, at
+/// a time of each router's own.
+fn idle_until(fleet: &Fleet) -> Instant {
+    let half = fleet.view.view_lease() / 2;
+    clock::now() + half - half.mul_f64(rand::random::<f64>() / 5.0)
+}
+
+/// Sends the letters; true if a node serves the view for it.
+async fn help(fleet: &Fleet, letters: Vec<(String, Request)>) -> bool {
+    for (name, request) in &letters {
+        match request {
+            Request::Quarantine { .. } => {
+                tracing::warn!(node = %name, "the node lost its data: it is kept out until all that was locked on it has expired");
+            }
+            _ => {
+                tracing::debug!(node = %name, view = %fleet.view.id(), "helping a node that is behind")
+            }
+        }
+    }
+    let is_adoption: Vec<bool> = letters
+        .iter()
+        .map(|(_, request)| matches!(request, Request::Adopt { .. }))
+        .collect();
+    let member = |(name, request): (String, Request)| {
+        let node = fleet.view.index_of(&name)?;
+        Some((fleet.peer(node).clone(), request))
+    };
+    let answers = tell(letters.into_iter().filter_map(member)).await;
+    let mut done = answers.iter().zip(is_adoption);
+    done.any(|(answer, is_adoption)| is_adoption && *answer == Ok(Reply::Done))
+}
