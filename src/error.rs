@@ -228,10 +228,12 @@ impl fmt::Display for Cause {
         match self {
             Self::Held(holder) => write!(f, "held by {}", Named(holder.as_ref())),
             Self::OtherView(view) => write!(f, "serves view {view}"),
-            Self::NoView => f.write_str("serves no view: it is new, or lost its data"),
+            Self::NoView => f.write_str(
+                "serves no view: it lost its data, or is new, and is let in again unattended",
+            ),
             Self::Quarantined { remaining } => write!(
                 f,
-                "lost its data and is back in {:?}",
+                "lost its data and is let in again in {:?}",
                 whole_millis(*remaining)
             ),
             Self::Failed(error) => error.fmt(f),
@@ -290,7 +292,7 @@ fn whole_millis(span: Duration) -> Duration {
     Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 
-struct Causes<'a>(&'a [NodeCause]);
+pub(crate) struct Causes<'a>(pub(crate) &'a [NodeCause]);
 
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

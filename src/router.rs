@@ -23,6 +23,7 @@ use crate::proto::lease::{Key, KeyError};
 use crate::proto::quorum::majority;
 use crate::proto::view::View;
 use crate::proto::wire::ViewId;
+use crate::rebalancer::Rebalancer;
 use crate::roster::Roster;
 use crate::stats::Stats;
 use crate::watchman::Watchman;
@@ -231,6 +232,11 @@ impl Router {
         })
     }
 
+    /// Changes the cluster's membership; see [`rebalancer`](crate::rebalancer).
+    pub fn rebalancer(&self) -> Rebalancer {
+        Rebalancer::new(self.clone())
+    }
+
     /// What the router has done so far.
     pub fn stats(&self) -> Stats {
         self.shared.keeper.counters().snapshot()
@@ -259,6 +265,15 @@ impl Router {
 
     pub(crate) fn fleet(&self) -> Arc<Fleet> {
         self.shared.fleet()
+    }
+
+    pub(crate) fn roster(&self) -> &Roster {
+        &self.shared.roster
+    }
+
+    /// Follows the cluster to `view`, whose members `peers` are; never down.
+    pub(crate) fn move_up(&self, view: View, peers: Vec<Peer>) {
+        self.shared.move_up(view, peers);
     }
 
     pub(crate) fn max_ttl(&self) -> Duration {

@@ -27,7 +27,7 @@ use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::wire::{Absent, NodeError, Reply, Request, Standing};
 use ringlock::{
     Cause, Config, ConfigError, Error, Format, Init, KeyError, MemoryNode, NodeConfig,
-    NodeErrorKind, Released, RingError, Router, RouterBuilder, TopologyError, TtlError,
+    NodeErrorKind, OnMismatch, Released, RingError, Router, RouterBuilder, TopologyError, TtlError,
 };
 
 const SECRET: &str = "s3cret";
@@ -852,7 +852,8 @@ async fn routers_that_are_configured_differently() {
         drop(cluster.router(1).await);
         let spare = MemoryNode::new("d");
         let longer = Duration::from_secs(60);
-        let other = || cluster.builder();
+        let refuse = |config: &mut Config| config.router.on_mismatch = OnMismatch::Refuse;
+        let other = || cluster.builder().configure(refuse);
         let cases = [
             (other().replicas(3), "router.replicas is 1 there and 3 here"),
             (

@@ -135,6 +135,25 @@ impl Topology {
         Duration::from_millis(self.view_lease_ms)
     }
 
+    /// Replicas of the keys that begin with `text`: by the longest matching
+    /// override.
+    pub fn replicas_of(&self, text: impl AsRef<[u8]>) -> usize {
+        let text = text.as_ref();
+        self.overrides
+            .iter()
+            .filter(|exception| text.starts_with(exception.prefix.as_bytes()))
+            .max_by_key(|exception| exception.prefix.len())
+            .map_or(self.replicas, |exception| exception.replicas)
+    }
+
+    /// The replica sets of the keys with so many replicas.
+    ///
+    /// # Errors
+    /// [`TopologyError::Ring`].
+    pub fn replica_sets(&self, replicas: usize) -> Result<ReplicaSets, TopologyError> {
+        Ok(self.ring()?.replica_sets(replicas)?)
+    }
+
     fn ring(&self) -> Result<Ring, TopologyError> {
         let members = self.nodes.iter().map(|node| {
             let mut member = Member::new(&node.name).with_weight(node.weight);
@@ -193,16 +212,9 @@ impl Layout {
         })
     }
 
-    /// Where `key` lies, and how many replicas it has: by the longest matching
-    /// override.
+    /// Where `key` lies, and how many replicas it has.
     pub(super) fn spot(&self, key: &Key) -> Spot {
-        let replicas = self
-            .topology
-            .overrides
-            .iter()
-            .filter(|exception| key.as_bytes().starts_with(exception.prefix.as_bytes()))
-            .max_by_key(|exception| exception.prefix.len())
-            .map_or(self.topology.replicas, |exception| exception.replicas);
+        let replicas = self.topology.replicas_of(key.as_bytes());
         let position = self.ring.position(key.as_bytes());
         Spot {
             replicas,

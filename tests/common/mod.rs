@@ -281,9 +281,15 @@ impl Cluster {
 
     /// A builder with the cluster's nodes, to be initialised at once.
     pub fn builder(&self) -> RouterBuilder {
+        self.builder_of(self.nodes.len())
+    }
+
+    /// A builder with the first nodes of the cluster.
+    pub fn builder_of(&self, members: usize) -> RouterBuilder {
         let builder = Router::builder().init(Init::Now);
         self.nodes
             .iter()
+            .take(members)
             .enumerate()
             .fold(builder, |builder, (index, node)| match node {
                 TestNode::Memory(memory) => builder.memory_node(memory.clone()),

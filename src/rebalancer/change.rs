@@ -1,0 +1,154 @@
+//! What can be changed about a cluster.
+
+use std::time::Duration;
+
+use super::RebalanceError;
+use crate::config::NodeConfig;
+use crate::proto::topology::{Node, Topology};
+
+/// One change of a cluster's topology. Several of them may make one plan, and
+/// take no longer than one.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Change {
+    /// A node joins.
+    Add(NodeConfig),
+    /// A node leaves. It need not be reachable.
+    Remove {
+        /// Its name.
+        node: String,
+    },
+    /// A node leaves and another joins.
+    Replace {
+        /// The name of the one that leaves. It need not be reachable.
+        node: String,
+        /// The one that joins, under a name of its own.
+        by: NodeConfig,
+    },
+    /// A node gets another share of the keys.
+    Reweight {
+        /// Its name.
+        node: String,
+        /// Its share, relative to the other nodes'.
+        weight: u32,
+    },
+    /// A node is reached elsewhere. It must be the same server with its data.
+    Move {
+        /// Its name.
+        node: String,
+        /// Where it is reached from now on.
+        url: String,
+    },
+    /// A node's labels change.
+    Relabel {
+        /// Its name.
+        node: String,
+        /// Its failure domain, or none.
+        zone: Option<String>,
+        /// Its machine, or none.
+        host: Option<String>,
+    },
+    /// Keys get another number of replicas.
+    Replicas {
+        /// Of keys that begin with this; `None`: of all that no override names.
+        prefix: Option<String>,
+        /// How many; `None`: no override any more.
+        replicas: Option<usize>,
+    },
+    /// The longest ttl changes.
+    MaxTtl(Duration),
+    /// The time that a router may rely on a confirmed view changes.
+    ViewLease(Duration),
+}
+
+impl Change {
+    /// The node that is to be reached by a URL for it.
+    pub(super) fn introduces(&self) -> Option<NodeConfig> {
+        match self {
+            Self::Add(node) | Self::Replace { by: node, .. } => Some(node.clone()),
+            Self::Move { node, url } => Some(NodeConfig::new(node, url)),
+            _ => None,
+        }
+    }
+
+    /// Makes the change; `address` tells where a node is reached, by its name.
+    pub(super) fn apply(
+        &self,
+        topology: &mut Topology,
+        address: impl Fn(&str) -> String,
+    ) -> Result<(), RebalanceError> {
+        match self {
+            Self::Add(node) => join(topology, node, address(&node.name))?,
+            Self::Remove { node } => {
+                leave(topology, node)?;
+            }
+            Self::Replace { node, by } => {
+                let left = leave(topology, node)?;
+                join(topology, by, address(&by.name))?;
+                // Who says nothing of the share keeps it.
+                if let Some(joined) = topology.nodes.last_mut().filter(|_| by.weight == 1) {
+                    joined.weight = left.weight;
+                }
+            }
+            Self::Reweight { node, weight } => find(topology, node)?.weight = *weight,
+            Self::Move { node, .. } => find(topology, node)?.address = address(node),
+            Self::Relabel { node, zone, host } => {
+                let node = find(topology, node)?;
+                node.zone.clone_from(zone);
+                node.host.clone_from(host);
+            }
+            Self::Replicas { prefix, replicas } => {
+                set_replicas(topology, prefix.as_deref(), *replicas);
+            }
+            Self::MaxTtl(span) => topology.max_ttl_ms = millis(*span),
+            Self::ViewLease(span) => topology.view_lease_ms = millis(*span),
+        }
+        Ok(())
+    }
+}
+
+fn join(topology: &mut Topology, node: &NodeConfig, address: String) -> Result<(), RebalanceError> {
+    if topology.nodes.iter().any(|other| other.name == node.name) {
+        let name = node.name.clone();
+        return Err(RebalanceError::NameTaken { name });
+    }
+    topology.nodes.push(Node {
+        name: node.name.clone(),
+        address,
+        weight: node.weight,
+        zone: node.zone.clone(),
+        host: node.host.clone(),
+    });
+    Ok(())
+}
+
+fn leave(topology: &mut Topology, name: &str) -> Result<Node, RebalanceError> {
+    let found = topology.nodes.iter().position(|node| node.name == name);
+    let unknown = || RebalanceError::UnknownNode { name: name.into() };
+    Ok(topology.nodes.remove(found.ok_or_else(unknown)?))
+}
+
+fn find<'t>(topology: &'t mut Topology, name: &str) -> Result<&'t mut Node, RebalanceError> {
+    let mut nodes = topology.nodes.iter_mut();
+    let unknown = || RebalanceError::UnknownNode { name: name.into() };
+    nodes.find(|node| node.name == name).ok_or_else(unknown)
+}
+
+fn set_replicas(topology: &mut Topology, prefix: Option<&str>, replicas: Option<usize>) {
+    use crate::proto::topology::Override;
+    match (prefix, replicas) {
+        (None, Some(replicas)) => topology.replicas = replicas,
+        (None, None) => {}
+        (Some(prefix), replicas) => {
+            topology.overrides.retain(|known| known.prefix != prefix);
+            topology.overrides.extend(replicas.map(|replicas| Override {
+                prefix: prefix.into(),
+                replicas,
+            }));
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

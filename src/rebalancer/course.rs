@@ -1,0 +1,274 @@
+//! Carrying out a change: look, do what the [`Transition`] says, look again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Phase, Progress, RebalanceError, Rebalancer, Report};
+use crate::clock;
+use crate::coordinate::{self, Vote, fresh_nonce};
+use crate::error::Error;
+use crate::fleet::{Fleet, Peer};
+use crate::proto::time::Instant;
+use crate::proto::transition::{Goal, Move, Obstacle, Transition, Waiting};
+use crate::proto::view::View;
+use crate::proto::wire::{Reply, Request, ViewId};
+use crate::survey::{Survey, tell};
+
+/// Time between two looks while nothing else is to be done.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The same while a node is expected to follow in an instant.
+const LOOK_SOON: Duration = Duration::from_millis(20);
+
+/// A change under way.
+pub(super) struct Course<'a> {
+    rebalancer: &'a Rebalancer,
+    transition: Transition,
+    goal: Goal,
+    /// Everybody that was met, by name.
+    peers: BTreeMap<String, Peer>,
+    /// Members of earlier views that later ones do not name, and how to tell
+    /// them so.
+    former: BTreeMap<String, crate::proto::wire::Nonce>,
+    begun: Instant,
+    from: ViewId,
+    blocked_since: Option<Instant>,
+}
+
+/// What a step leaves to be done.
+enum After {
+    Look(Duration),
+    Over,
+}
+
+impl<'a> Course<'a> {
+    pub(super) fn new(
+        rebalancer: &'a Rebalancer,
+        fleet: &Fleet,
+        goal: Goal,
+        fenced: BTreeSet<String>,
+        retired: Vec<(String, ViewId)>,
+    ) -> Self {
+        Self {
+            rebalancer,
+            transition: Transition::new(goal.clone(), Arc::clone(&fleet.view))
+                .with_fenced(fenced)
+                .with_retired(retired),
+            goal,
+            peers: BTreeMap::new(),
+            former: BTreeMap::new(),
+            begun: clock::now(),
+            from: fleet.view.id(),
+            blocked_since: None,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut progress: impl FnMut(&Progress),
+    ) -> Result<Report, RebalanceError> {
+        loop {
+            if let Some(pause) = self.look().await? {
+                clock::sleep_until(clock::now() + pause).await;
+                continue;
+            }
+            let now = clock::now();
+            let step = self.transition.next(now, fresh_nonce)?;
+            progress(&self.progress(now, &step));
+            match self.carry_out(step).await? {
+                After::Look(pause) => clock::sleep_until(clock::now() + pause).await,
+                After::Over => return Ok(self.report().await),
+            }
+        }
+    }
+
+    /// Looks at everybody, and follows the cluster to a newer view: then, or
+    /// where it cannot be followed yet, it is to be looked at again.
+    async fn look(&mut self) -> Result<Option<Duration>, RebalanceError> {
+        let peers = self.everybody()?;
+        let survey = Survey::of_most(&peers).await;
+        let known = self.transition.view().id();
+        if let Some(serving) = survey.newest(known.epoch + 1) {
+            let Some(view) = survey.fetch(serving).await else {
+                let (peer, _) = survey.answers().next().unzip();
+                let node = peer.map_or_else(|| "?".into(), |peer| Arc::clone(&peer.name));
+                let error = Error::StaleView {
+                    node,
+                    serving,
+                    known,
+                };
+                return self.persist(error.into()).map(Some);
+            };
+            self.follow(view)?;
+            return Ok(Some(Duration::ZERO));
+        }
+        let now = clock::now();
+        for (peer, status) in peers.iter().zip(&survey.statuses) {
+            self.transition.saw(now, &peer.name, status.clone());
+        }
+        Ok(None)
+    }
+
+    /// The members, and whom the goal names.
+    fn everybody(&mut self) -> Result<Vec<Peer>, RebalanceError> {
+        let roster = self.rebalancer.router.roster();
+        let view = Arc::clone(self.transition.view());
+        let goal = match &self.goal {
+            Goal::Reach { to, .. } => to.nodes.as_slice(),
+            Goal::Keep | Goal::Abort => &[],
+        };
+        let newcomers = goal
+            .iter()
+            .filter(|node| view.index_of(&node.name).is_none());
+        let mut everybody = Vec::new();
+        for node in view.members().chain(newcomers) {
+            let peer = roster.member(&node.name, &node.address)?;
+            self.peers.insert(node.name.clone(), peer.clone());
+            everybody.push(peer);
+        }
+        Ok(everybody)
+    }
+
+    fn follow(&mut self, view: View) -> Result<(), RebalanceError> {
+        let router = &self.rebalancer.router;
+        for (name, nonce) in self.transition.view().nonces() {
+            if view.index_of(&name).is_none() {
+                self.former.insert(name, nonce);
+            }
+        }
+        self.former.retain(|name, _| view.index_of(name).is_none());
+        let peers = router.roster().members(&view)?;
+        coordinate::spread(&view, &peers, None);
+        self.teach(&view);
+        self.transition.moved(Arc::new(view.clone()));
+        router.move_up(view, peers);
+        Ok(())
+    }
+
+    /// Tells those who are members no more.
+    fn teach(&self, view: &View) {
+        let deadline = clock::now() + LOOK_AGAIN;
+        for (name, request) in self.lessons(view) {
+            if let Some(peer) = self.peers.get(&name) {
+                let nobody = crate::node::ReplyTo::nobody();
+                peer.node.submit(request, deadline, nobody);
+            }
+        }
+    }
+
+    fn lessons(&self, view: &View) -> Vec<(String, Request)> {
+        let lesson = |(name, nonce): (&String, _)| {
+            let request = Request::Adopt {
+                view: view.id(),
+                document: Arc::clone(view.document()),
+                nonce: Arc::clone(nonce),
+            };
+            (name.clone(), request)
+        };
+        self.former.iter().map(lesson).collect()
+    }
+
+    async fn carry_out(&mut self, step: Move) -> Result<After, RebalanceError> {
+        match step {
+            Move::Tell(letters) => {
+                let send = |(name, request)| Some((self.peers.get(&name)?.clone(), request));
+                let _ = tell(letters.into_iter().filter_map(send)).await;
+                Ok(After::Look(LOOK_SOON))
+            }
+            Move::Wait { until, .. } => {
+                self.blocked_since = None;
+                let left = until.saturating_since(clock::now());
+                Ok(After::Look(left.min(LOOK_AGAIN)))
+            }
+            Move::Propose(view) => self.propose(*view).await,
+            Move::Blocked(nodes) => self
+                .persist(RebalanceError::Blocked { nodes })
+                .map(After::Look),
+            Move::Done => Ok(After::Over),
+            Move::Superseded => Err(RebalanceError::Superseded {
+                view: self.transition.view().id(),
+            }),
+        }
+    }
+
+    async fn propose(&mut self, proposal: View) -> Result<After, RebalanceError> {
+        let view = Arc::clone(self.transition.view());
+        let router = &self.rebalancer.router;
+        let peers = router.roster().members(&view)?;
+        match coordinate::decide(&view, &peers, &proposal).await? {
+            Vote::Decided(view) => {
+                self.blocked_since = None;
+                self.follow(*view)?;
+                Ok(After::Look(LOOK_SOON))
+            }
+            Vote::Overtaken => Ok(After::Look(LOOK_SOON)),
+            Vote::TooFew { voted, refusals } => {
+                let causes = refusals
+                    .into_iter()
+                    .map(|(node, refusal)| crate::NodeCause {
+                        node: Arc::clone(&peers[node.get()].name),
+                        cause: refusal.into(),
+                    });
+                self.persist(RebalanceError::TooFewVotes {
+                    voted,
+                    needed: crate::proto::quorum::majority(view.deciders().len()),
+                    causes: causes.collect(),
+                })
+                .map(After::Look)
+            }
+        }
+    }
+
+    /// Tries again what nodes stand in the way of, for as long as it is patient.
+    fn persist(&mut self, error: RebalanceError) -> Result<Duration, RebalanceError> {
+        let now = clock::now();
+        let since = *self.blocked_since.get_or_insert(now);
+        if now >= since + self.rebalancer.patience {
+            return Err(error);
+        }
+        let is_behind = |(_, obstacle): &(String, Obstacle)| *obstacle == Obstacle::Behind;
+        let is_soon =
+            matches!(&error, RebalanceError::Blocked { nodes } if nodes.iter().all(is_behind));
+        Ok(if is_soon { LOOK_SOON } else { LOOK_AGAIN })
+    }
+
+    fn progress(&self, now: Instant, step: &Move) -> Progress {
+        let view = self.transition.view();
+        let (phase, remaining) = match step {
+            Move::Wait { until, reason } => {
+                let phase = match reason {
+                    Waiting::Quarantine => Phase::Quarantine,
+                    Waiting::Leases => Phase::Joint,
+                };
+                (phase, Some(until.saturating_since(now)))
+            }
+            Move::Blocked(nodes) => (Phase::Blocked(nodes.clone()), None),
+            _ if view.next().is_some() => (Phase::Joint, None),
+            _ if view.id() == self.from => (Phase::Quarantine, None),
+            _ => (Phase::Settling, None),
+        };
+        Progress {
+            phase,
+            view: view.id(),
+            elapsed: now.saturating_since(self.begun),
+            remaining,
+        }
+    }
+
+    /// Makes sure of what those know who are members no more.
+    async fn report(self) -> Report {
+        let view = self.transition.view();
+        let lessons = self.lessons(view);
+        let names: Vec<String> = lessons.iter().map(|(name, _)| name.clone()).collect();
+        let send = |(name, request)| Some((self.peers.get(&name)?.clone(), request));
+        let answers = tell(lessons.into_iter().filter_map(send)).await;
+        let knows = answers.into_iter().map(|answer| answer == Ok(Reply::Done));
+        Report {
+            from: self.from,
+            to: view.id(),
+            elapsed: clock::now().saturating_since(self.begun),
+            retired: names.into_iter().zip(knows).collect(),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! A change of membership as data, to be read before anything is touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use ringlock_ring::{ReplicaSets, RingDiff, fraction};
+use serde::{Deserialize, Serialize};
+
+use super::RebalanceError;
+use crate::proto::lease::Key;
+use crate::proto::quorum::majority;
+use crate::proto::time::outwait;
+use crate::proto::topology::{Topology, TopologyError};
+use crate::proto::view::View;
+use crate::proto::wire::ViewId;
+
+/// Version of a plan's form. A reader refuses any other.
+const PLAN_FORM: u32 = 1;
+
+/// A change of membership that is yet to be made: what is in force, what is to
+/// be, and what that moves.
+///
+/// It is made for one view, and refused once the cluster has another. As text
+/// it is JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Plan {
+    ringlock_plan: u32,
+    /// The view that it starts from.
+    #[serde(with = "view_text")]
+    pub parent: ViewId,
+    /// What is in force.
+    pub from: Topology,
+    /// What is to be in force.
+    pub to: Topology,
+    /// The operator's word: no client reaches these nodes any more.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub fenced: BTreeSet<String>,
+    /// Nodes that are taken in anew, out of the view that they were retired
+    /// from.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) retired: BTreeMap<String, String>,
+    /// What it moves, for each number of replicas that is in use.
+    pub moves: Vec<Moves>,
+}
+
+/// What a plan moves, of the keys with one number of replicas.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Moves {
+    /// Keys that begin with this; empty for all that no override names.
+    pub prefix: String,
+    /// Their replicas: in force, and to be.
+    pub replicas: (usize, usize),
+    /// The share of keys that get another owner, from 0 to 1.
+    pub owners: f64,
+    /// The least share that the change of weights makes necessary.
+    pub owners_minimum: f64,
+    /// The share of keys whose replica set changes: their locks need both
+    /// sets' agreement while the change is under way.
+    pub sets: f64,
+    /// Owners by pair: from, to, share of the keys.
+    pub by_owner: Vec<(String, String, f64)>,
+    /// Replicas by exchange: who leaves a set, who joins it, share of the keys.
+    pub by_set: Vec<(Vec<String>, Vec<String>, f64)>,
+}
+
+impl Plan {
+    pub(super) fn new(view: &View, to: Topology) -> Result<Self, RebalanceError> {
+        let from = view.topology().clone();
+        let to = to.canonical();
+        if from == to {
+            return Err(RebalanceError::NothingToDo);
+        }
+        // Whether it contradicts itself shows when it is set in force.
+        View::stable(1, to.clone(), &nonces(&to))?;
+        Ok(Self {
+            ringlock_plan: PLAN_FORM,
+            parent: view.id(),
+            moves: moves(&from, &to)?,
+            from,
+            to,
+            fenced: BTreeSet::new(),
+            retired: BTreeMap::new(),
+        })
+    }
+
+    /// Takes the operator's word that no client reaches these nodes any more:
+    /// they are switched off, or cut off from every client. The change then
+    /// need not wait until nobody relies on them.
+    #[must_use]
+    pub fn fenced(mut self, nodes: impl IntoIterator<Item = String>) -> Self {
+        self.fenced.extend(nodes);
+        self
+    }
+
+    /// Reads a plan.
+    ///
+    /// # Errors
+    /// [`RebalanceError::Unreadable`].
+    pub fn from_json(text: &str) -> Result<Self, RebalanceError> {
+        let unreadable = |detail: String| RebalanceError::Unreadable { detail };
+        let plan: Self =
+            serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))?;
+        if plan.ringlock_plan != PLAN_FORM {
+            let form = plan.ringlock_plan;
+            return Err(unreadable(format!("it has the unknown form {form}")));
+        }
+        Ok(plan)
+    }
+
+    /// Writes it down.
+    pub fn to_json(&self) -> String {
+        // Its keys are all texts.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// Nodes that join.
+    pub fn newcomers(&self) -> impl Iterator<Item = &str> {
+        only_in(&self.to, &self.from)
+    }
+
+    /// Nodes that leave.
+    pub fn leavers(&self) -> impl Iterator<Item = &str> {
+        only_in(&self.from, &self.to)
+    }
+
+    /// How many nodes of those in force must answer for the change to be made.
+    /// The newcomers must, too.
+    pub fn needs(&self) -> usize {
+        majority(self.from.nodes.len())
+    }
+
+    /// How long it takes: the shortest, where every node answers, and the
+    /// longest, where as many are silent as may be.
+    pub fn duration(&self) -> (Duration, Duration) {
+        let ttl = self.from.max_ttl().max(self.to.max_ttl());
+        let lease = self.from.view_lease().max(self.to.view_lease());
+        let quarantine = match self.newcomers().next() {
+            Some(_) => outwait(ttl),
+            None => Duration::ZERO,
+        };
+        (quarantine + outwait(ttl), quarantine + outwait(ttl + lease))
+    }
+
+    /// The replicas of `key` where it moves: by name, in force and to be, the
+    /// owner first. `None`: it stays.
+    ///
+    /// # Errors
+    /// [`TopologyError`]: the plan was tampered with.
+    pub fn route(&self, key: &Key) -> Result<Option<(Vec<String>, Vec<String>)>, TopologyError> {
+        let names = |topology: &Topology| -> Result<Vec<String>, TopologyError> {
+            let view = View::stable(1, topology.clone(), &nonces(topology))?;
+            let placement = view.place(key);
+            let name = |&node| view.member(node).name.clone();
+            Ok(placement.nodes().iter().map(name).collect())
+        };
+        let (old, new) = (names(&self.from)?, names(&self.to)?);
+        Ok((old != new).then_some((old, new)))
+    }
+}
+
+/// A view needs nonces, whatever they are.
+fn nonces(topology: &Topology) -> crate::proto::view::Nonces {
+    let nonce = |node: &crate::proto::topology::Node| (node.name.clone(), "plan".into());
+    topology.nodes.iter().map(nonce).collect()
+}
+
+fn only_in<'t>(one: &'t Topology, other: &'t Topology) -> impl Iterator<Item = &'t str> {
+    let is_in_other = |name: &str| other.nodes.iter().any(|node| node.name == name);
+    let names = one.nodes.iter().map(|node| node.name.as_str());
+    names.filter(move |name| !is_in_other(name))
+}
+
+/// What passes from node to node. Nothing is said where the ring's format
+/// changes: every key may then move anywhere.
+fn moves(from: &Topology, to: &Topology) -> Result<Vec<Moves>, RebalanceError> {
+    if from.format != to.format {
+        return Ok(Vec::new());
+    }
+    let prefixes: BTreeSet<&str> = std::iter::once("")
+        .chain(from.overrides.iter().map(|known| known.prefix.as_str()))
+        .chain(to.overrides.iter().map(|known| known.prefix.as_str()))
+        .collect();
+    let of_prefix = |prefix: &&str| {
+        let (old, new) = (from.replicas_of(prefix), to.replicas_of(prefix));
+        let sets: [ReplicaSets; 2] = [from.replica_sets(old)?, to.replica_sets(new)?];
+        let diff = RingDiff::between(&sets[0], &sets[1]).map_err(TopologyError::from)?;
+        Ok(Moves {
+            prefix: (*prefix).into(),
+            replicas: (old, new),
+            owners: fraction(diff.owner_width()),
+            owners_minimum: fraction(diff.owner_minimum()),
+            sets: fraction(diff.set_width()),
+            by_owner: diff
+                .owner_moves()
+                .iter()
+                .map(|one| (one.from.clone(), one.to.clone(), fraction(one.width)))
+                .collect(),
+            by_set: diff
+                .set_moves()
+                .iter()
+                .map(|one| (one.left.clone(), one.joined.clone(), fraction(one.width)))
+                .collect(),
+        })
+    };
+    prefixes.iter().map(of_prefix).collect()
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |names: Vec<&str>| match names.as_slice() {
+            [] => "none".to_owned(),
+            names => names.join(", "),
+        };
+        let (least, most) = self.duration();
+        writeln!(f, "from view  {}", self.parent)?;
+        writeln!(f, "joining    {}", list(self.newcomers().collect()))?;
+        writeln!(f, "leaving    {}", list(self.leavers().collect()))?;
+        for moves in &self.moves {
+            let percent = |share: f64| format!("{:.1} %", share * 100.0);
+            let (old, new) = moves.replicas;
+            let of = match moves.prefix.as_str() {
+                "" => "all keys".to_owned(),
+                prefix => format!("keys {prefix}*"),
+            };
+            writeln!(
+                f,
+                "{of}, replicas {old} -> {new}: {} get another owner (at least {} must), {} another replica set",
+                percent(moves.owners),
+                percent(moves.owners_minimum),
+                percent(moves.sets),
+            )?;
+            for (from, to, share) in &moves.by_owner {
+                writeln!(f, "  {from} -> {to}  {}", percent(*share))?;
+            }
+        }
+        if self.from.format != self.to.format {
+            writeln!(f, "the ring's format changes: every key may move")?;
+        }
+        writeln!(
+            f,
+            "must answer  {} of {} nodes in force, and every one that joins",
+            self.needs(),
+            self.from.nodes.len()
+        )?;
+        write!(f, "takes      {least:.1?} to {most:.1?}")
+    }
+}
+
+/// A view's id as its text.
+mod view_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::proto::wire::ViewId;
+
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature is serde's"
+    )]
+    pub(super) fn serialize<S: Serializer>(view: &ViewId, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(view)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<ViewId, D::Error> {
+        String::deserialize(input)?
+            .parse()
+            .map_err(D::Error::custom)
+    }
+}
