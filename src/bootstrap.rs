@@ -53,12 +53,11 @@ pub(crate) async fn establish(
     let mut rival = Rival::default();
     let found = loop {
         let survey = Survey::of(seeds).await;
-        survey.check()?;
         if let Some(view) = survey.newest(charter.least_epoch) {
             if let Some(view) = survey.fetch(view).await {
                 break view;
             }
-        } else if let Some(statuses) = survey.complete() {
+        } else if let Some(statuses) = survey.check()?.complete() {
             if charter.init == Init::Never {
                 return Err(uninitialised(
                     "no node has any state and init = \"never\": connect once with init = \"wait\" (or \"now\" if nothing was locked)",
@@ -92,7 +91,7 @@ async fn latest(mut view: View, roster: &Roster) -> Result<(View, Vec<Peer>), Er
     loop {
         let peers = roster.members(&view)?;
         let survey = Survey::of_most(&peers).await;
-        let Some(newer) = survey.newest(view.id().epoch + 1) else {
+        let Some(newer) = survey.check()?.newest(view.id().epoch + 1) else {
             return Ok((view, peers));
         };
         match survey.fetch(newer).await {

@@ -298,9 +298,9 @@ impl Failed {
             .filter_map(|(node, _)| held.placement.seat(*node))
             .collect();
         let is_outage = held.placement.is_blocked_by(outages) || rivals().next().is_none();
-        let is_outdated = refusals
-            .iter()
-            .any(|(_, refusal)| matches!(refusal, Refusal::Stale(_)));
+        let is_outdated = refusals.iter().any(|(node, refusal)| {
+            matches!(refusal, Refusal::Stale(_)) && !fleet.is_returning(*node)
+        });
         let key = held.key.clone();
         let counters = &fleet.counters;
         let is_contended = shortfall == Shortfall::Votes && !is_outage;

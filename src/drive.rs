@@ -297,6 +297,7 @@ impl<M: Operates> Sink for Operation<M> {
         }
         if let Ok(Reply::Stale(serving)) = &answer
             && !self.is_past(*serving)
+            && !self.fleet().is_returning(from)
         {
             self.fleet().lookout.wake();
         }

@@ -24,6 +24,9 @@ use crate::stats::Counters;
 /// What is newer by less is not noted: all threads share the notes.
 const SEEN_GRAIN: Duration = Duration::from_millis(1);
 
+/// How long to wait for a look at the cluster: as long as the slowest takes.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+
 /// A name and the node behind it.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
@@ -100,7 +103,9 @@ impl Fleet {
         if self.newest().is_some() {
             return Ok(true);
         }
-        let look = self.lookout.look(deadline).await.unwrap_or_default();
+        let limit = clock::now() + LOOK_LIMIT;
+        let deadline = deadline.map_or(limit, |deadline| deadline.min(limit));
+        let look = self.lookout.look(Some(deadline)).await.unwrap_or_default();
         match look.error {
             Some(error) if self.newest().is_none() => Err(error),
             _ => Ok(look.has_helped || self.newest().is_some()),
@@ -142,6 +147,12 @@ impl Fleet {
     pub(crate) fn has_seen_all(&self, since: Instant) -> bool {
         let mut seen = self.seen_at.iter();
         seen.all(|seen| seen.load(Ordering::Relaxed) >= since.as_nanos())
+    }
+
+    /// Whether `node` is known to have lost its data, and is waited for.
+    pub(crate) fn is_returning(&self, node: NodeIndex) -> bool {
+        let returning = self.returning.lock();
+        returning.iter().any(|(other, _)| *other == node)
     }
 
     /// Nodes outside `placement` to ask for a STATUS, so that an operation

@@ -1,6 +1,6 @@
 //! A guide, as documentation only: choosing a mode and a ttl, waiting, fencing
 //! a resource, many keys at once, first start and lost nodes, testing your own
-//! code.
+//! code. [Changes of membership](membership) have a chapter to themselves.
 //!
 //! # Choosing a mode
 //!
@@ -32,9 +32,9 @@
 //! A node has a twentieth of the ttl to answer, 50 ms at least and a second at
 //! most. With very short ttls a slow node fails sooner.
 //!
-//! `max_ttl` is what everybody waits for when something was lost: a first
-//! start, later also a change of membership. Do not set it higher than you
-//! need.
+//! `max_ttl` is what is waited for when something may have been forgotten: at a
+//! first start, when a node lost its data, when membership changes. Do not set
+//! it higher than you need.
 //!
 //! # Waiting
 //!
@@ -141,10 +141,10 @@
 //! A node that comes back without its data, or as another incarnation (a
 //! promoted replica, a restored snapshot), is noticed on connecting. In quorum
 //! mode the others go on without it. In sharded mode its keys fail with
-//! [`NoQuorum`](crate::Error::NoQuorum) and the reason; the cure is to bring
-//! its data back, or to initialise the cluster anew: stop the routers, flush
-//! ringlock's own keys (`ringlock!*`) on all nodes, start again. When all
-//! nodes lost their data the running routers do that by themselves.
+//! [`NoQuorum`](crate::Error::NoQuorum), the reason, and until when: the routers
+//! let it in again by themselves, see [membership]. When all nodes lost their
+//! data, first start begins anew, above the fences of before if a router was
+//! running.
 //!
 //! A server with `appendonly yes` and `appendfsync always` forgets nothing
 //! when it restarts: say `durable = true` of it, and it goes on at once.
@@ -167,3 +167,5 @@
 //! assert_eq!(guard.lost().await, Loss::Expired);
 //! # Ok(()) }
 //! ```
+
+pub mod membership;

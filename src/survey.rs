@@ -109,7 +109,7 @@ impl<'p> Survey<'p> {
 
     /// Refuses servers that must not be used, and one server under two names,
     /// which would vote twice.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<&Self, Error> {
         let is_unfit = |cause: &NodeCause| {
             let Cause::Failed(error) = &cause.cause else {
                 return false;
@@ -131,7 +131,7 @@ impl<'p> Survey<'p> {
             }
             known.push((peer, status));
         }
-        Ok(())
+        Ok(self)
     }
 
     /// Those that answered, and what.

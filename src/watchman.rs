@@ -23,8 +23,12 @@ use crate::roster::Roster;
 use crate::router::Shared;
 use crate::survey::{Survey, tell};
 
-/// Two looks follow each other no faster, however often one is asked for.
+/// Two looks follow each other no faster, however often one is asked for; after
+/// some that came to nothing, by as many doublings of it.
 const PACE: Duration = Duration::from_millis(20);
+
+/// Doublings of the pace, at most: to about two thirds of a second.
+const SLOWEST: u32 = 5;
 
 /// How long a router stands by before it lets a node in again, at most:
 /// another may be quicker.
@@ -73,6 +77,7 @@ impl Watchman {
         let Some(fleet) = self.fleet() else { return };
         let mut guide = Transition::new(Goal::Keep, Arc::clone(&fleet.view));
         let mut due = idle_until(&fleet);
+        let mut fruitless = 0;
         drop(fleet);
         loop {
             let is_wanted = tokio::select! {
@@ -100,6 +105,12 @@ impl Watchman {
                 Ok(sequel) => (sequel, None),
                 Err(error) => (Sequel::default(), Some(error)),
             };
+            let is_fruitful = sequel.has_helped || sequel.newer.is_some();
+            fruitless = if is_fruitful {
+                0
+            } else {
+                SLOWEST.min(fruitless + 1)
+            };
             if let Some((view, peers)) = sequel.newer {
                 self.move_up(view, peers);
             }
@@ -107,7 +118,7 @@ impl Watchman {
             due = sequel.due.unwrap_or(Instant::MAX).min(idle_until(&fleet));
             self.lookout.finish(sequel.has_helped, error);
             drop(fleet);
-            clock::sleep_until(looked_at + PACE).await;
+            clock::sleep_until(looked_at + PACE * (1 << fruitless)).await;
         }
     }
 
@@ -188,7 +199,9 @@ impl Watchman {
             least_epoch: fleet.view.id().epoch + 1,
             ..self.charter.clone()
         };
-        let (roster, peers) = (Arc::clone(&self.roster), fleet.peers().to_vec());
+        // Of a joint view, only those of the old topology.
+        let peers = fleet.peers()[..fleet.view.deciders().len()].to_vec();
+        let roster = Arc::clone(&self.roster);
         self.start
             .spawn(async move { bootstrap::establish(&charter, &roster, &peers).await });
     }
@@ -241,7 +254,7 @@ impl Watchman {
     async fn readmit(&self, fleet: &Fleet, view: View) -> Result<Option<(View, Vec<Peer>)>, Error> {
         match coordinate::decide(&fleet.view, fleet.peers(), &view).await? {
             Vote::Decided(view) => {
-                tracing::info!(view = %view.id(), "nodes that lost their data are members again");
+                tracing::info!(view = %view.id(), "nodes that lost their data are voted in again");
                 let newer = self.with_peers(Some(*view))?;
                 if let Some((view, peers)) = &newer {
                     coordinate::spread(view, peers, Some((&fleet.view, fleet.peers())));

@@ -19,7 +19,7 @@ use ringlock::node::{Node, ReplyTo, Sink};
 use ringlock::proto::view::View;
 use ringlock::proto::wire::{Answer, NodeStatus, Nonce, Reply, Request, Standing};
 use ringlock::{
-    Cause, Error, Fence, Guard, Init, NodeConfig, OnMismatch, Router, RouterBuilder, ViewId,
+    Cause, Config, Error, Fence, Guard, Init, NodeConfig, OnMismatch, Router, RouterBuilder, ViewId,
 };
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;

@@ -1,0 +1,128 @@
+//! Changing which nodes there are: how it works, and a runbook.
+//!
+//! # What happens
+//!
+//! Which nodes there are, their weights, how many replicas a key has and the
+//! longest ttl make a *topology*. A topology in force is a *view*, with a
+//! number, its *epoch*. Every request names the view that it goes by, and a
+//! node answers only requests of exactly the view that it serves. A change
+//! goes over three views:
+//!
+//! ```text
+//!            new nodes wait        leases of before run out
+//!               max_ttl             max_ttl + view_lease
+//!          ┌───────────────┐      ┌──────────────────────┐
+//!   ───────┴───────────────▼──────┴──────────────────────▼─────────────
+//!    epoch 7: stable        epoch 8: joint         epoch 9: stable
+//!    a  b  c                a  b  c  +  a  b  d    a  b  d
+//!    most of a key's        most of its old        most of its
+//!    replicas               replicas, AND most     new replicas
+//!                           of its new ones
+//!           ▲                      │
+//!           └──────── abort ───────┘  at any time, without waiting
+//! ```
+//!
+//! Some routers learn of a view later than others. In the joint view that does
+//! no harm: who still goes by the old view needs the old replicas, who goes by
+//! the new one needs the new replicas, and who goes by the joint view needs
+//! both, so that of any two at least one node sees both and refuses the second.
+//! A lease that is kept alive is carried over by its next extend: its entries
+//! stay on the old nodes and are made on the new ones. A router finds out by
+//! the first answer of another view, reads it from the node that gave it, and
+//! begins anew; callers notice nothing but a few milliseconds.
+//!
+//! Which view follows is decided by a vote of the nodes of the old one (Paxos,
+//! one decision per epoch), and nothing but what was decided is ever served.
+//! So whoever carries a change out may die at any point, and several may be at
+//! it: what was decided stays, and another takes it from there.
+//!
+//! A change takes between `max_ttl`, where no node joins and all answer, and
+//! twice `max_ttl` and `view_lease`, where one joins and another is silent.
+//! Nothing stands still meanwhile. The fence of a lock is led by its epoch, so
+//! fences grow across every change.
+//!
+//! # Nodes that lost their data
+//!
+//! A server that restarted empty, was failed over or restored grants nothing.
+//! Whichever router meets it marks it with a nonce of its own and keeps it out
+//! until everything that it may have forgotten has expired; after `max_ttl`
+//! and up to a second more, one router has the others vote it in again, by a
+//! new epoch of the same topology. Nobody needs to do anything. In quorum mode
+//! nothing is noticed; in sharded mode the keys of that node fail with
+//! [`Cause::Quarantined`](crate::Cause::Quarantined), which says for how long.
+//! It takes most nodes of the cluster to vote, so a cluster should have three
+//! or more.
+//!
+//! # Runbook
+//!
+//! The program `ringlock` does all of this from a shell, as does
+//! [`Rebalancer`](crate::Rebalancer) in code. A plan is read before anything is
+//! touched; it is good for the view that it was made for, and no other.
+//!
+//! ## Add a node
+//!
+//! Start an empty server. If it has another user or password than the nodes
+//! before it, add it to the routers' configuration first: views carry
+//! addresses, not credentials, and a node that is not configured is spoken to
+//! as the first configured user.
+//!
+//! ```sh
+//! ringlock plan add f --url redis://10.0.0.6 > plan.json
+//! ringlock apply plan.json
+//! ```
+//!
+//! Add it to the configuration afterwards, in any order and at leisure: a
+//! router that starts goes by what the cluster serves, and logs that its
+//! configuration is behind (`router.on_mismatch = "refuse"` makes that an
+//! error). It only has to find one node that knows.
+//!
+//! ## Replace a dead node
+//!
+//! ```sh
+//! ringlock plan replace c --by g --url redis://10.0.0.7 > plan.json
+//! ringlock apply plan.json
+//! ```
+//!
+//! The dead node is not asked for anything. If it may still be alive behind a
+//! broken network, that is no danger: clients who reach only it run out of
+//! their reliance on the old view, which the change waits for. Where it is
+//! switched off for certain, `--fenced c` spares that part of the wait. The
+//! report says which retired nodes know that they are: one that does not
+//! should be emptied before it is used for anything else.
+//!
+//! ## Upgrade all servers, one after the other
+//!
+//! A server with `durable = true` may simply be restarted. Of the others,
+//! restart one, and wait until `ringlock status` exits with 0 again: that is
+//! when it has been let in again, after `max_ttl`. Its sharded keys wait
+//! meanwhile. Where they must not, `plan remove` it, restart it, `plan add` it
+//! again: nothing waits, and it takes two changes.
+//!
+//! ## An interrupted change
+//!
+//! `ringlock status` shows `joint` and whose passage it is. `ringlock resume`
+//! finishes it, `ringlock abort` takes it back. The cluster is as safe and as
+//! available in the joint view as in any other, except that a key whose
+//! replicas change needs both sets.
+//!
+//! ## Most nodes are lost for good
+//!
+//! Then no vote can be had. `ringlock force --abandon b --abandon c` goes on
+//! with those that are left, after `max_ttl` and `view_lease` during which
+//! nothing can be locked. **By that you promise that no abandoned node ever
+//! comes back with the data that it had**: destroy it, or empty it before it
+//! starts. If one comes back, two holders may have one lock.
+//!
+//! When *all* nodes lost their data there is nothing to force: running routers
+//! start the cluster anew, above its old epochs.
+//!
+//! # What needs care
+//!
+//! - A lease with a ttl longer than a new, shorter `max_ttl` is extended by no
+//!   more than that; one that is never extended runs out as it would have.
+//! - A lease that nobody extends while the joint view is in force is not
+//!   carried over: it stays valid until its end, which the change waits for.
+//! - Zones and hosts are part of the topology: a change that breaks their rule
+//!   is refused when it is planned.
+//! - Retired nodes may be switched off once the change has ended and its report
+//!   says that they know.
