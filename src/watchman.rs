@@ -106,10 +106,9 @@ impl Watchman {
                 Err(error) => (Sequel::default(), Some(error)),
             };
             let is_fruitful = sequel.has_helped || sequel.newer.is_some();
-            fruitless = if is_fruitful {
-                0
-            } else {
-                SLOWEST.min(fruitless + 1)
+            fruitless = match is_wanted && !is_fruitful {
+                true => SLOWEST.min(fruitless + 1),
+                false => 0,
             };
             if let Some((view, peers)) = sequel.newer {
                 self.move_up(view, peers);

@@ -508,7 +508,7 @@ async fn refused_without_view(router: &Router, key: &str) -> Error {
             panic!("{error:?}");
         };
         match &causes[0].cause {
-            Cause::NoView => return error,
+            Cause::NoView | Cause::Quarantined { .. } => return error,
             Cause::Failed(_) => assert!(Instant::now() < deadline, "{error}"),
             other => panic!("{other}"),
         }
