@@ -70,6 +70,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
 say "examples"
 cargo run --quiet --all-features --example quickstart
 cargo run --quiet --all-features --example fenced_writer
+cargo run --quiet --all-features --example rebalance
 
 say "dependencies"
 scripts/deny.sh
