@@ -44,6 +44,7 @@ fn view(nodes: usize, replicas: usize) -> View {
         host: None,
     };
     let topology = Topology {
+        cluster: String::new(),
         nodes: (0..nodes).map(node).collect(),
         format: Format::Xxh3,
         vnodes: 160,

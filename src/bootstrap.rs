@@ -53,8 +53,8 @@ pub(crate) async fn establish(
     let mut rival = Rival::default();
     let found = loop {
         let survey = Survey::of(seeds).await;
-        if let Some(view) = survey.newest(charter.least_epoch) {
-            if let Some(view) = survey.fetch(view).await {
+        if survey.newest(charter.least_epoch).is_some() {
+            if let Some(view) = survey.newest_view(charter.least_epoch).await? {
                 break view;
             }
         } else if let Some(statuses) = survey.check()?.complete() {
@@ -91,10 +91,7 @@ async fn latest(mut view: View, roster: &Roster) -> Result<(View, Vec<Peer>), Er
     loop {
         let peers = roster.members(&view)?;
         let survey = Survey::of_most(&peers).await;
-        let Some(newer) = survey.check()?.newest(view.id().epoch + 1) else {
-            return Ok((view, peers));
-        };
-        match survey.fetch(newer).await {
+        match survey.check()?.successor(&view).await {
             Some(newer) => view = newer,
             None => return Ok((view, peers)),
         }
@@ -263,7 +260,11 @@ async fn first_start(
     // Never used again: what is late from an earlier try cannot pass for this.
     let names = peers.iter().map(|peer| peer.name.to_string());
     let nonces = names.zip(nonces).collect();
-    let view = View::stable(charter.least_epoch, charter.topology.clone(), &nonces)?;
+    let mut topology = charter.topology.clone();
+    if topology.cluster.is_empty() {
+        topology.cluster = fresh_nonce().to_string();
+    }
+    let view = View::stable(charter.least_epoch, topology, &nonces)?;
     let answers = ask_all(peers, |index| {
         adopt(&view, ringlock_ring::NodeIndex::new(index as u16))
     })

@@ -346,6 +346,7 @@ impl Config {
             host: node.host.clone(),
         });
         Topology {
+            cluster: String::new(),
             nodes: nodes.collect(),
             format: self.ring.format,
             vnodes: self.ring.vnodes,

@@ -119,6 +119,16 @@ pub enum Error {
         /// The other.
         second: Arc<str>,
     },
+    /// Two of the configured nodes belong to different clusters.
+    #[error(
+        "nodes {first} and {second} belong to different clusters: configure the nodes of one, or empty the server that is to join"
+    )]
+    TwoClusters {
+        /// A node of the one.
+        first: Arc<str>,
+        /// A node of the other.
+        second: Arc<str>,
+    },
     /// A node is one that must not be used.
     #[error("node {}: {}", .0.node, .0.cause)]
     Node(NodeCause),

@@ -172,9 +172,74 @@ impl<'p> Survey<'p> {
         self.silent.into_iter().next()
     }
 
+    /// Every view that is served, the newest first.
+    fn served(&self) -> Vec<ViewId> {
+        let mut views: Vec<ViewId> = self
+            .answers()
+            .filter_map(|(_, status)| status.served())
+            .collect();
+        views.sort_unstable_by(|a, b| b.cmp(a));
+        views.dedup();
+        views
+    }
+
+    /// The newest view that came after `known`, if any node serves one. That of
+    /// another cluster is none, where a server was put to use elsewhere; unless
+    /// most of the nodes were, for then the cluster was given up.
+    pub(crate) async fn successor(&self, known: &View) -> Option<View> {
+        for id in self.served() {
+            if id.epoch <= known.id().epoch {
+                return None;
+            }
+            let Some(view) = self.fetch(id).await else {
+                continue;
+            };
+            let serving = self
+                .answers()
+                .filter(|(_, status)| status.served() == Some(id));
+            if view.cluster() == known.cluster() || serving.count() >= majority(self.peers.len()) {
+                return Some(view);
+            }
+            tracing::warn!(view = %id, "a node of this cluster is in another one");
+        }
+        None
+    }
+
+    /// The newest view that any node serves, not below `least_epoch`.
+    ///
+    /// # Errors
+    /// [`Error::TwoClusters`].
+    pub(crate) async fn newest_view(&self, least_epoch: u32) -> Result<Option<View>, Error> {
+        let mut newest: Option<View> = None;
+        for id in self.served() {
+            if id.epoch < least_epoch {
+                continue;
+            }
+            let Some(view) = self.fetch(id).await else {
+                continue;
+            };
+            match &newest {
+                Some(newest) if newest.cluster() != view.cluster() => {
+                    let serving = |id| {
+                        let mut answers = self.answers();
+                        let found = answers.find(|(_, status)| status.served() == Some(id));
+                        found.map_or_else(|| "?".into(), |(peer, _)| Arc::clone(&peer.name))
+                    };
+                    return Err(Error::TwoClusters {
+                        first: serving(newest.id()),
+                        second: serving(id),
+                    });
+                }
+                Some(_) => {}
+                None => newest = Some(view),
+            }
+        }
+        Ok(newest)
+    }
+
     /// Reads the document of `view` from a node that serves it. `None`: nobody
     /// gave it; look again.
-    pub(crate) async fn fetch(&self, view: ViewId) -> Option<View> {
+    async fn fetch(&self, view: ViewId) -> Option<View> {
         let deadline = clock::now() + STEP_TIMEOUT;
         for (peer, status) in self.answers() {
             if status.served() != Some(view) {

@@ -15,6 +15,7 @@ use crate::coordinate::{self, Vote};
 use crate::error::Error;
 use crate::fleet::{Fleet, Peer};
 use crate::lookout::Lookout;
+use crate::proto::lease::EPOCH_LEAP;
 use crate::proto::time::Instant;
 use crate::proto::transition::{Goal, Move, Transition};
 use crate::proto::view::View;
@@ -134,19 +135,12 @@ impl Watchman {
     async fn look(&mut self, fleet: &Fleet, guide: &mut Transition) -> Result<Sequel, Error> {
         let known = fleet.view.id();
         let survey = Survey::of_most(fleet.peers()).await;
-        match survey.newest(known.epoch) {
-            Some(view) if view.epoch > known.epoch => {
-                let newer = survey.fetch(view).await;
-                return Ok(Sequel {
-                    newer: self.with_peers(newer)?,
-                    ..Sequel::default()
-                });
-            }
-            None if survey.complete().is_some() => {
-                self.start_again(fleet);
-                return Ok(Sequel::default());
-            }
-            _ => {}
+        if let Some(newer) = survey.successor(&fleet.view).await {
+            return self.follow(newer);
+        }
+        if survey.newest(known.epoch).is_none() && survey.complete().is_some() {
+            self.start_again(fleet);
+            return Ok(Sequel::default());
         }
         if let Some((node, serving)) = survey.replaced(known) {
             return Err(Error::StaleView {
@@ -156,34 +150,30 @@ impl Watchman {
             });
         }
         if survey.answers().count() < fleet.view.majority()
-            && let Some(newer) = self.ask_seeds(fleet).await?
+            && let Some(newer) = self.ask_seeds(fleet).await
         {
-            return Ok(newer);
+            return self.follow(newer);
         }
         self.note(fleet, guide, &survey);
         self.attend(fleet, guide).await
     }
 
-    fn with_peers(&self, view: Option<View>) -> Result<Option<(View, Vec<Peer>)>, Error> {
-        let Some(view) = view else { return Ok(None) };
+    fn follow(&self, view: View) -> Result<Sequel, Error> {
         let peers = self.roster.members(&view)?;
-        Ok(Some((view, peers)))
+        Ok(Sequel {
+            newer: Some((view, peers)),
+            ..Sequel::default()
+        })
     }
 
     /// Too few members answer: perhaps all were replaced meanwhile, and who is
     /// configured knows of it.
-    async fn ask_seeds(&self, fleet: &Fleet) -> Result<Option<Sequel>, Error> {
+    async fn ask_seeds(&self, fleet: &Fleet) -> Option<View> {
         let mut seeds = self.roster.seeds();
         seeds.retain(|seed| fleet.view.index_of(&seed.name).is_none());
         let survey = Survey::of_most(&seeds).await;
-        let Some(view) = survey.newest(fleet.view.id().epoch + 1) else {
-            return Ok(None);
-        };
-        let newer = survey.fetch(view).await;
-        Ok(self.with_peers(newer)?.map(|newer| Sequel {
-            newer: Some(newer),
-            ..Sequel::default()
-        }))
+        let newer = survey.successor(&fleet.view).await;
+        newer.filter(|view| view.cluster() == fleet.view.cluster())
     }
 
     /// Every node has lost its data: first start applies again, above the view
@@ -195,7 +185,7 @@ impl Watchman {
         tracing::error!(view = %fleet.view.id(), "all nodes lost their data; first start applies again");
         let charter = Charter {
             topology: fleet.view.topology().clone(),
-            least_epoch: fleet.view.id().epoch + 1,
+            least_epoch: fleet.view.id().epoch + EPOCH_LEAP,
             ..self.charter.clone()
         };
         // Of a joint view, only those of the old topology.
@@ -242,7 +232,7 @@ impl Watchman {
                     sequel.due = Some(propose_at);
                 } else {
                     self.propose_at = None;
-                    sequel.newer = self.readmit(fleet, *view).await?;
+                    return self.readmit(fleet, *view).await;
                 }
             }
             Move::Blocked(_) | Move::Done | Move::Superseded => {}
@@ -250,19 +240,19 @@ impl Watchman {
         Ok(sequel)
     }
 
-    async fn readmit(&self, fleet: &Fleet, view: View) -> Result<Option<(View, Vec<Peer>)>, Error> {
+    async fn readmit(&self, fleet: &Fleet, view: View) -> Result<Sequel, Error> {
         match coordinate::decide(&fleet.view, fleet.peers(), &view).await? {
             Vote::Decided(view) => {
                 tracing::info!(view = %view.id(), "nodes that lost their data are voted in again");
-                let newer = self.with_peers(Some(*view))?;
-                if let Some((view, peers)) = &newer {
+                let sequel = self.follow(*view)?;
+                if let Some((view, peers)) = &sequel.newer {
                     coordinate::spread(view, peers, Some((&fleet.view, fleet.peers())));
                 }
-                Ok(newer)
+                Ok(sequel)
             }
             Vote::Overtaken => {
                 self.lookout.wake();
-                Ok(None)
+                Ok(Sequel::default())
             }
             Vote::TooFew { voted, .. } => {
                 tracing::error!(
@@ -270,7 +260,7 @@ impl Watchman {
                     needed = fleet.view.deciders().len() / 2 + 1,
                     "too few nodes keep their data to let any in again: see `ringlock force`"
                 );
-                Ok(None)
+                Ok(Sequel::default())
             }
         }
     }

@@ -340,14 +340,14 @@ async fn a_cluster_that_lost_everything_starts_again_above_its_fences() {
                 cluster.router(replicas).await,
             ];
             let mut highest = Fence::new(0, 1).unwrap();
-            for round in 1..=2 {
+            for epoch in [1, 1025] {
                 for _ in 0..5 {
                     let guard = granted(&routers[0], KEY).await;
                     assert!(guard.fence() > highest);
                     highest = guard.fence();
                     guard.release().await.unwrap();
                 }
-                assert_eq!(highest.epoch(), round, "{arm:?} n={replicas}");
+                assert_eq!(highest.epoch(), epoch, "{arm:?} n={replicas}");
                 cluster.nodes.iter_mut().for_each(TestNode::wipe);
                 for router in &routers {
                     let guard = granted(router, KEY).await;
@@ -589,5 +589,41 @@ async fn a_cluster_initialised_behind_a_routers_back_is_refused_by_it() {
         assert!(!error.is_transient(), "{arm:?}: {error}");
         assert!(error.to_string().contains("restart it"), "{error}");
         drop(fresh.acquire(KEY).await.unwrap());
+    }
+}
+
+/// A server of the cluster is put to use in another, by mistake or behind its
+/// back. That one's view is no successor of this one's, whatever its epoch.
+#[tokio::test]
+async fn a_view_of_another_cluster_is_not_followed() {
+    for arm in ARMS {
+        let mut cluster = Cluster::start(arm, 3);
+        let router = cluster.router(1).await;
+        let view = router.route(KEY).unwrap().view;
+        cluster.nodes[1].wipe();
+        let stranger = match &cluster.nodes[1] {
+            TestNode::Memory(node) => Router::builder().memory_node(node.clone()),
+            TestNode::Redis(server) => Router::builder().node("b", server.url()),
+        };
+        let stranger = stranger.init(Init::Now).connect().await.unwrap();
+        let first = stranger.route(KEY).unwrap().view;
+        let status = status(&cluster.nodes[1]).await;
+        let far = View::read(first, &document(&cluster.nodes[1]).await.unwrap()).unwrap();
+        let far = View::stable(99, far.topology().clone(), &far.nonces()).unwrap();
+        let adopted = adopt(&cluster.nodes[1], &far, &status.nonce.unwrap()).await;
+        assert_eq!(adopted, Reply::Done);
+
+        let key = keys_of(&router, 1).next().unwrap();
+        assert!(!router.try_acquire(&key).await.unwrap_err().is_contention());
+        drop(
+            router
+                .try_acquire(keys_of(&router, 0).next().unwrap())
+                .await
+                .unwrap(),
+        );
+        assert_eq!(router.route(KEY).unwrap().view, view, "{arm:?}");
+        // Nor can a router be told which of the two is meant.
+        let error = cluster.builder().connect().await.unwrap_err();
+        assert!(matches!(error, Error::TwoClusters { .. }), "{error}");
     }
 }

@@ -23,6 +23,10 @@ pub const COUNTER_LIMIT: u64 = 1 << COUNTER_BITS;
 /// signed 64-bit columns of databases.
 pub const EPOCH_LIMIT: u32 = 1 << (63 - COUNTER_BITS);
 
+/// How far above every epoch that was seen a view is set in force that nobody
+/// voted for: above whatever those may have decided who cannot be asked.
+pub const EPOCH_LEAP: u32 = 1024;
+
 /// Name of a thing to be locked: 1 to 1,024 bytes of any value.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<[u8]>);

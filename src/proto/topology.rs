@@ -42,6 +42,10 @@ pub struct Override {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Topology {
+    /// Name of the cluster, drawn at random at its first start. Servers that
+    /// were put to use elsewhere are told apart by it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cluster: String,
     /// The members, in the order of their names' bytes.
     pub nodes: Vec<Node>,
     /// How nodes and keys are placed on the ring.
@@ -116,6 +120,7 @@ impl Topology {
     pub fn agrees_with(&self, other: &Self) -> bool {
         let anonymous = |topology: &Self| {
             let mut topology = topology.clone().canonical();
+            topology.cluster.clear();
             topology
                 .nodes
                 .iter_mut()

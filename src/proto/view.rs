@@ -210,6 +210,11 @@ impl View {
         &self.document
     }
 
+    /// Name of the cluster.
+    pub fn cluster(&self) -> &str {
+        &self.layout.topology.cluster
+    }
+
     /// What it sets in force; in a joint view the old one of both.
     pub fn topology(&self) -> &Topology {
         &self.layout.topology
@@ -450,6 +455,7 @@ mod tests {
 
     fn topology(nodes: &[&str], replicas: usize) -> Topology {
         Topology {
+            cluster: "cluster".into(),
             nodes: nodes
                 .iter()
                 .map(|&name| Node {

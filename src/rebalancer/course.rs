@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::{Phase, Progress, RebalanceError, Rebalancer, Report};
 use crate::clock;
 use crate::coordinate::{self, Vote, fresh_nonce};
-use crate::error::Error;
 use crate::fleet::{Fleet, Peer};
 use crate::proto::time::Instant;
 use crate::proto::transition::{Goal, Move, Obstacle, Transition, Waiting};
@@ -88,18 +87,7 @@ impl<'a> Course<'a> {
     async fn look(&mut self) -> Result<Option<Duration>, RebalanceError> {
         let peers = self.everybody()?;
         let survey = Survey::of_most(&peers).await;
-        let known = self.transition.view().id();
-        if let Some(serving) = survey.newest(known.epoch + 1) {
-            let Some(view) = survey.fetch(serving).await else {
-                let (peer, _) = survey.answers().next().unzip();
-                let node = peer.map_or_else(|| "?".into(), |peer| Arc::clone(&peer.name));
-                let error = Error::StaleView {
-                    node,
-                    serving,
-                    known,
-                };
-                return self.persist(error.into()).map(Some);
-            };
+        if let Some(view) = survey.successor(self.transition.view()).await {
             self.follow(view)?;
             return Ok(Some(Duration::ZERO));
         }

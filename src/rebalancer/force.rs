@@ -8,15 +8,12 @@ use super::{Change, Phase, Progress, RebalanceError, Rebalancer, Report};
 use crate::clock;
 use crate::coordinate::{self, fresh_nonce};
 use crate::fleet::Peer;
+use crate::proto::lease::EPOCH_LEAP;
 use crate::proto::time::{Instant, outwait};
 use crate::proto::transition::{Obstacle, quarantine};
 use crate::proto::view::{Nonces, View};
 use crate::proto::wire::{NodeStatus, Reply, Standing};
 use crate::survey::{Survey, tell};
-
-/// How far above everything seen the forced view is: above whatever the lost
-/// nodes may have decided among themselves.
-const EPOCH_LEAP: u32 = 1024;
 
 /// How often to tell how long is left.
 const TELL: std::time::Duration = std::time::Duration::from_millis(500);
