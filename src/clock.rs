@@ -24,6 +24,14 @@ pub(crate) fn now() -> Instant {
     Instant::from_nanos(tv_sec.cast_unsigned() * 1_000_000_000 + tv_nsec.cast_unsigned())
 }
 
+/// The wall clock's time, since the beginning of 1970: to be compared with a
+/// server's, never to measure a lease by.
+#[cfg(feature = "redis")]
+pub(crate) fn wall() -> Duration {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Realtime);
+    Duration::new(tv_sec.cast_unsigned(), tv_nsec as u32)
+}
+
 /// Sleeps until `deadline` has come by [`now`].
 pub(crate) async fn sleep_until(deadline: Instant) {
     loop {

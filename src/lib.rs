@@ -58,6 +58,7 @@ mod clock;
 mod config;
 mod contend;
 mod coordinate;
+mod difference;
 mod drive;
 mod error;
 mod fleet;

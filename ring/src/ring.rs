@@ -198,8 +198,8 @@ impl Ring {
         ReplicaSets::new(self, n)
     }
 
-    /// Every segment that is not empty, with its owner and range.
-    pub(crate) fn arcs(&self) -> impl Iterator<Item = (Segment, NodeIndex, KeyRange)> {
+    /// Every segment that is not empty, with its owner and range, clockwise from the first point.
+    pub fn arcs(&self) -> impl Iterator<Item = (Segment, NodeIndex, KeyRange)> {
         self.inner.index.arcs()
     }
 

@@ -28,6 +28,7 @@ mod connect;
 mod decode;
 mod driver;
 mod encode;
+pub mod inspect;
 mod lane;
 mod link;
 mod resp;
@@ -81,6 +82,16 @@ impl Default for RedisOptions {
 }
 
 impl RedisOptions {
+    fn from_config(config: &Config, durable: bool) -> Self {
+        Self {
+            key_prefix: config.router.key_prefix.clone(),
+            namespace: config.router.namespace.clone(),
+            durable,
+            encoding: None,
+            tls: config.tls.clone(),
+        }
+    }
+
     /// Under which names ringlock keeps its own state: those that begin with
     /// it and `!`.
     #[must_use]
@@ -137,14 +148,7 @@ impl RedisNode {
     }
 
     pub(crate) fn from_config(config: &Config, durable: bool, url: &str) -> Result<Self, String> {
-        let options = RedisOptions {
-            key_prefix: config.router.key_prefix.clone(),
-            namespace: config.router.namespace.clone(),
-            durable,
-            encoding: None,
-            tls: config.tls.clone(),
-        };
-        Self::new(url, options)
+        Self::new(url, RedisOptions::from_config(config, durable))
     }
 }
 

@@ -160,7 +160,7 @@ impl<'a> Line<'a> {
     }
 
     /// Asks who the server is.
-    async fn introduce(&mut self) -> Result<Identity, NodeError> {
+    pub(super) async fn introduce(&mut self) -> Result<Identity, NodeError> {
         const SECTIONS: [&[u8]; 4] = [b"server", b"replication", b"memory", b"persistence"];
         let write = |out: &mut Vec<u8>| {
             SECTIONS
@@ -183,7 +183,8 @@ impl<'a> Line<'a> {
         Ok(Identity(facts))
     }
 
-    async fn load(&mut self) -> Result<Scripts, NodeError> {
+    /// Has the server load every script.
+    pub(super) async fn load(&mut self) -> Result<Scripts, NodeError> {
         let load = |out: &mut Vec<u8>| Script::ALL.iter().for_each(|script| script.load(out));
         let answers = self.ask(load, Script::ALL.len()).await?;
         let mut pieces = Pieces::of(&answers);
@@ -251,10 +252,11 @@ impl<'a> Line<'a> {
 }
 
 /// What INFO tells.
-struct Identity(BTreeMap<String, String>);
+#[derive(Clone, Debug)]
+pub(super) struct Identity(BTreeMap<String, String>);
 
 impl Identity {
-    fn fact(&self, name: &str) -> Option<&str> {
+    pub(super) fn fact(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
@@ -268,7 +270,7 @@ impl Identity {
     }
 
     /// Another run or another replication history may have lost entries.
-    fn incarnation(&self) -> Result<String, NodeError> {
+    pub(super) fn incarnation(&self) -> Result<String, NodeError> {
         match (self.fact("run_id"), self.fact("master_replid")) {
             (Some(run), Some(history)) => Ok(format!("{run}/{history}")),
             _ => Err(misfit("INFO")),
@@ -277,7 +279,7 @@ impl Identity {
 
     /// Whether the operator's word that it is durable can be true: a restart
     /// alone keeps every write, and with an append-only file alone.
-    fn check_durable(&self) -> Result<(), &'static str> {
+    pub(super) fn check_durable(&self) -> Result<(), &'static str> {
         let earlier_history = self.fact("master_replid2").unwrap_or_default();
         if self.fact("aof_enabled") != Some("1") {
             Err("it keeps no append-only file")
@@ -289,31 +291,45 @@ impl Identity {
     }
 
     /// Whether this server may hold locks.
-    fn check(&self) -> Result<(), NodeError> {
-        let unsuitable = |advice: String| Err(NodeError::new(NodeErrorKind::Unsuitable, advice));
+    pub(super) fn check(&self) -> Result<(), NodeError> {
+        self.check_version()?;
+        self.check_mode()?;
+        self.check_role()?;
+        self.check_eviction()
+    }
+
+    pub(super) fn check_version(&self) -> Result<(), NodeError> {
         match self.version() {
-            None => return Err(misfit("INFO")),
-            Some(version) if version < OLDEST => {
-                return unsuitable(format!(
-                    "the server's version is {}.{}; ringlock needs Redis {}.{} or newer",
-                    version.0, version.1, OLDEST.0, OLDEST.1
-                ));
-            }
-            Some(_) => {}
+            None => Err(misfit("INFO")),
+            Some(version) if version < OLDEST => unsuitable(format!(
+                "the server's version is {}.{}; ringlock needs Redis {}.{} or newer",
+                version.0, version.1, OLDEST.0, OLDEST.1
+            )),
+            Some(_) => Ok(()),
         }
+    }
+
+    pub(super) fn check_mode(&self) -> Result<(), NodeError> {
         // Redis's name for it, and Valkey's.
         match self.fact("redis_mode").or(self.fact("server_mode")) {
-            Some("standalone") => {}
+            Some("standalone") => Ok(()),
             mode => {
                 let mode = mode.unwrap_or("unknown");
-                return unsuitable(format!(
+                unsuitable(format!(
                     "the server runs in {mode} mode; ringlock spreads keys itself: use standalone servers"
-                ));
+                ))
             }
         }
-        if self.fact("role") != Some("master") {
-            return unsuitable("the server is a replica: name the primary".into());
+    }
+
+    pub(super) fn check_role(&self) -> Result<(), NodeError> {
+        match self.fact("role") {
+            Some("master") => Ok(()),
+            _ => unsuitable("the server is a replica: name the primary".into()),
         }
+    }
+
+    pub(super) fn check_eviction(&self) -> Result<(), NodeError> {
         match self.fact("maxmemory_policy") {
             Some("noeviction") => Ok(()),
             policy => {
@@ -324,6 +340,10 @@ impl Identity {
             }
         }
     }
+}
+
+fn unsuitable(advice: String) -> Result<(), NodeError> {
+    Err(NodeError::new(NodeErrorKind::Unsuitable, advice))
 }
 
 pub(super) fn unreachable(address: &Address, error: &io::Error) -> NodeError {

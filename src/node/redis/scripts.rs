@@ -29,7 +29,7 @@ impl Script {
         Self::Restamp,
     ];
 
-    fn source(self) -> &'static str {
+    pub(super) fn source(self) -> &'static str {
         match self {
             Self::Acquire => include_str!("lua/acquire.lua"),
             Self::Extend => include_str!("lua/extend.lua"),

@@ -1,0 +1,424 @@
+//! Looking into a server without taking part in its locks: what operators ask.
+//!
+//! A connection of its own, on which one question is asked at a time. No rule
+//! of the protocol hangs on what is told here, and every server is told of,
+//! also one that must not hold locks.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connect::Line;
+use super::decode::{ErrorReply, misfit, unexpected};
+use super::encode::command;
+use super::resp::{Piece, Pieces};
+use super::scripts::Script;
+use crate::clock;
+use crate::proto::lease::{Holder, Key};
+use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus, Reply, Slot};
+
+mod facts;
+mod server;
+
+pub use self::facts::Facts;
+pub use self::server::{Credentials, Server};
+
+/// How long connecting may take, and each answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often the server is asked for its time; the quickest answer counts, for
+/// it says the most.
+const CLOCK_READINGS: usize = 3;
+
+/// Names that the server passes over in one round of a scan: some hundred
+/// microseconds, in which it serves nobody else.
+const SCAN_COUNT: &[u8] = b"1000";
+
+/// Rounds of a scan at the most: a million names.
+pub const MAX_SCAN_ROUNDS: usize = 1000;
+
+/// Keys that are looked at in one question.
+const KEYS_AT_ONCE: usize = 256;
+
+/// Bytes of a value that are read: five times the longest token. What is
+/// longer is no lock.
+const LONGEST_VALUE: usize = 512;
+
+/// An open connection to a [`Server`]. After a call that was dropped or failed
+/// the connection is gone, and every further one fails.
+pub struct Look<'a> {
+    server: &'a Server,
+    line: Option<Line<'a>>,
+}
+
+impl Look<'_> {
+    /// What the server tells of itself.
+    ///
+    /// # Errors
+    /// [`NodeError`]: it gave no answer, or not to this user.
+    pub async fn facts(&mut self) -> Result<Facts, NodeError> {
+        let identity = self.with(async |line| line.introduce().await).await?;
+        let (mut round_trip, mut clock_ahead_us) = (Duration::MAX, 0);
+        for _ in 0..CLOCK_READINGS {
+            let (before, sent_at) = (clock::wall(), clock::now());
+            let answer = self.ask(|out| command(out, &[b"TIME"]), 1).await?;
+            let took = clock::now().saturating_since(sent_at);
+            if took < round_trip {
+                let server = time(&answer).ok_or_else(|| unexpected_of(&answer, "TIME"))?;
+                round_trip = took;
+                clock_ahead_us = micros(server) - micros(before + took / 2);
+            }
+        }
+        let answer = self.ask(|out| command(out, &[b"DBSIZE"]), 1).await?;
+        let size = Pieces::of(&answer).int();
+        Ok(Facts {
+            identity,
+            round_trip,
+            clock_ahead_us,
+            dbsize: size.ok_or_else(|| unexpected_of(&answer, "DBSIZE"))?,
+        })
+    }
+
+    /// What the node is and serves, and the document of the view that it
+    /// serves.
+    ///
+    /// # Errors
+    /// As [`facts`](Self::facts).
+    pub async fn status(
+        &mut self,
+        facts: &Facts,
+    ) -> Result<(NodeStatus, Option<Arc<str>>), NodeError> {
+        let (id, member) = (self.server.state("id"), self.server.state("m"));
+        let write = |out: &mut Vec<u8>| {
+            command(out, &[b"GET", &id]);
+            command(out, &[b"HMGET", &member, b"nonce", b"inc", b"doc"]);
+        };
+        let answers = self.ask(write, 2).await?;
+        let read = || {
+            let mut pieces = Pieces::of(&answers);
+            let serving = text(&mut pieces)?;
+            pieces.list(3)?;
+            let status = NodeStatus {
+                serving: serving.map(|id| id.parse()).transpose().ok()?,
+                nonce: text(&mut pieces)?,
+                stamped: text(&mut pieces)?,
+                incarnation: facts.incarnation().ok()?,
+            };
+            Some((status, text(&mut pieces)?))
+        };
+        read().ok_or_else(|| unexpected_of(&answers, "GET and HMGET"))
+    }
+
+    /// Up to `most` keys that are locked and begin with `prefix`.
+    ///
+    /// The server is asked in [`MAX_SCAN_ROUNDS`] rounds at the most: what
+    /// comes and goes meanwhile may be seen or not.
+    ///
+    /// # Errors
+    /// As [`facts`](Self::facts).
+    pub async fn scan(&mut self, prefix: &[u8], most: usize) -> Result<Scan, NodeError> {
+        let pattern = [&escaped(self.server.key_prefix()), &*escaped(prefix), b"*"].concat();
+        let mut keys = BTreeSet::new();
+        let mut cursor = b"0".to_vec();
+        for _ in 0..MAX_SCAN_ROUNDS {
+            let mut write = vec![&b"SCAN"[..], &cursor, b"MATCH", &pattern];
+            write.extend([&b"COUNT"[..], SCAN_COUNT, b"TYPE", b"string"]);
+            let answer = self.ask(|out| command(out, &write), 1).await?;
+            let (next, names) = page(&answer).ok_or_else(|| unexpected_of(&answer, "SCAN"))?;
+            keys.extend(names.into_iter().filter_map(|name| self.server.key(name)));
+            if keys.len() > most || next == b"0" {
+                let is_cut = keys.len() > most;
+                let keys = keys.into_iter().take(most).collect();
+                return Ok(Scan { keys, is_cut });
+            }
+            cursor = next.to_vec();
+        }
+        let keys = keys.into_iter().collect();
+        Ok(Scan { keys, is_cut: true })
+    }
+
+    /// What is under each of `keys`, in their order.
+    ///
+    /// # Errors
+    /// As [`facts`](Self::facts).
+    pub async fn find(&mut self, keys: &[Key]) -> Result<Vec<Found>, NodeError> {
+        let mut all = Vec::new();
+        let last = (LONGEST_VALUE - 1).to_string();
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            let names: Vec<Vec<u8>> = keys.iter().map(|key| self.server.name(key)).collect();
+            let write = |out: &mut Vec<u8>| {
+                for name in &names {
+                    command(out, &[b"GETRANGE", name, b"0", last.as_bytes()]);
+                    command(out, &[b"PTTL", name]);
+                }
+            };
+            let answers = self.ask(write, 2 * keys.len()).await?;
+            let mut pieces = Pieces::of(&answers);
+            for name in &names {
+                let found = found(&mut pieces);
+                let found = found.ok_or_else(|| unexpected_of(&answers, "GETRANGE and PTTL"))?;
+                all.push(match self.server.is_state(name) {
+                    true => Found::NoLock,
+                    false => found,
+                });
+            }
+        }
+        Ok(all)
+    }
+
+    /// The fence counters of `slots` under the view that is served, in their
+    /// order; 0 where nothing was granted yet.
+    ///
+    /// # Errors
+    /// As [`facts`](Self::facts).
+    pub async fn counters(&mut self, slots: &[Slot]) -> Result<Vec<u64>, NodeError> {
+        let name = self.server.state("c");
+        let mut all = Vec::new();
+        for slots in slots.chunks(KEYS_AT_ONCE) {
+            let fields: Vec<String> = slots.iter().map(ToString::to_string).collect();
+            let mut write = vec![&b"HMGET"[..], &name];
+            write.extend(fields.iter().map(String::as_bytes));
+            let answer = self.ask(|out| command(out, &write), 1).await?;
+            let mut pieces = Pieces::of(&answer);
+            let read = || {
+                pieces.list(slots.len())?;
+                let counter = |_| text(&mut pieces)?.map_or(Some(0), |count| count.parse().ok());
+                slots.iter().map(counter).collect::<Option<Vec<u64>>>()
+            };
+            all.extend({ read }().ok_or_else(|| unexpected_of(&answer, "HMGET"))?);
+        }
+        Ok(all)
+    }
+
+    /// RELEASE of `key` in the name of whoever was found to hold it: a newer
+    /// lease is left alone.
+    ///
+    /// # Errors
+    /// As [`facts`](Self::facts).
+    pub async fn release(&mut self, key: &Key, found: &Entry) -> Result<Reply, NodeError> {
+        let (name, script) = (self.server.name(key), Script::Release.source());
+        if self.server.is_state(&name) {
+            let message = format!("{key} names ringlock's own state, and no lock");
+            return Err(NodeError::new(NodeErrorKind::WrongType, message));
+        }
+        let write = [b"EVAL", script.as_bytes(), b"1", &name, &*found.value];
+        let answer = self.ask(|out| command(out, &write), 1).await?;
+        let mut pieces = Pieces::of(&answer);
+        match pieces.list(1).and_then(|()| pieces.int()) {
+            Some(1) => Ok(Reply::Released),
+            Some(0) => Ok(Reply::Missing),
+            Some(-1) => Ok(Reply::Foreign),
+            _ => Err(unexpected_of(&answer, "RELEASE")),
+        }
+    }
+
+    /// Has the server load ringlock's scripts, as every router does.
+    ///
+    /// # Errors
+    /// As [`facts`](Self::facts).
+    pub async fn load_scripts(&mut self) -> Result<(), NodeError> {
+        self.with(async |line| line.load().await).await.map(|_| ())
+    }
+
+    /// A setting of the server; `None`: it knows none of that name.
+    ///
+    /// # Errors
+    /// As [`facts`](Self::facts); many servers let few users read settings.
+    pub async fn setting(&mut self, name: &str) -> Result<Option<String>, NodeError> {
+        let write = |out: &mut Vec<u8>| command(out, &[b"CONFIG", b"GET", name.as_bytes()]);
+        let answer = self.ask(write, 1).await?;
+        let mut pieces = Pieces::of(&answer);
+        match pieces.next() {
+            Some(Piece::List(0)) => Ok(None),
+            Some(Piece::List(2)) => {
+                let value = pieces.bulk().and_then(|_| pieces.bulk());
+                let value = value.ok_or_else(|| misfit("CONFIG GET"))?;
+                Ok(Some(String::from_utf8_lossy(value).into_owned()))
+            }
+            other => Err(unexpected(other, "CONFIG GET")),
+        }
+    }
+
+    async fn ask(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>),
+        replies: usize,
+    ) -> Result<Vec<u8>, NodeError> {
+        self.with(async |line| line.ask(write, replies).await).await
+    }
+
+    /// Asks on the connection, and keeps it if the answer came.
+    async fn with<T>(
+        &mut self,
+        question: impl AsyncFnOnce(&mut Line<'_>) -> Result<T, NodeError>,
+    ) -> Result<T, NodeError> {
+        let closed = || NodeError::new(NodeErrorKind::Closed, "the connection is gone");
+        let mut line = self.line.take().ok_or_else(closed)?;
+        let deadline = clock::now() + ANSWER_LIMIT;
+        let answer = clock::within(Some(deadline), question(&mut line)).await;
+        let answer = answer.unwrap_or_else(|| Err(self.server.late()))?;
+        self.line = Some(line);
+        Ok(answer)
+    }
+}
+
+impl fmt::Debug for Look<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Look").field(self.server).finish()
+    }
+}
+
+/// What a scan of a server brought.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Scan {
+    /// The keys, sorted.
+    pub keys: Vec<Key>,
+    /// There may be more.
+    pub is_cut: bool,
+}
+
+/// What is under a key.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Found {
+    /// Nothing.
+    Free,
+    /// An entry.
+    Held(Entry),
+    /// Something that is no lock.
+    NoLock,
+}
+
+/// An entry of a holder, as one node has it.
+#[derive(Clone)]
+pub struct Entry {
+    value: Vec<u8>,
+    remaining: Option<Duration>,
+}
+
+impl Entry {
+    /// Who holds it.
+    pub fn holder(&self) -> Holder {
+        Holder::of_stored(&self.value)
+    }
+
+    /// How long it lasts unless it is extended; `None`: for ever, which no
+    /// router of ours makes.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.remaining
+    }
+
+    /// Whether both are entries of one lease.
+    pub fn is_of_lease(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
+impl fmt::Debug for Entry {
+    /// Shows no token: whoever knows it can release the lock.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("holder", &self.holder())
+            .field("remaining", &self.remaining)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What makes a literal pattern of `text`.
+fn escaped(text: &[u8]) -> Vec<u8> {
+    let mut pattern = Vec::new();
+    for &byte in text {
+        if matches!(byte, b'*' | b'?' | b'[' | b']' | b'\\') {
+            pattern.push(b'\\');
+        }
+        pattern.push(byte);
+    }
+    pattern
+}
+
+fn unexpected_of(answers: &[u8], what: &str) -> NodeError {
+    ErrorReply::first(answers).map_or_else(|| misfit(what), |error| error.explain())
+}
+
+/// A text, or that there is none.
+fn text(pieces: &mut Pieces<'_>) -> Option<Option<Arc<str>>> {
+    match pieces.next()? {
+        Piece::Nil => Some(None),
+        Piece::Bulk(bytes) => std::str::from_utf8(bytes)
+            .ok()
+            .map(|text| Some(text.into())),
+        _ => None,
+    }
+}
+
+fn micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn time(answer: &[u8]) -> Option<Duration> {
+    let mut pieces = Pieces::of(answer);
+    pieces.list(2)?;
+    let mut number = || std::str::from_utf8(pieces.bulk()?).ok()?.parse().ok();
+    Some(Duration::from_secs(number()?) + Duration::from_micros(number()?))
+}
+
+/// The next cursor, and the names.
+fn page(answer: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {
+    let mut pieces = Pieces::of(answer);
+    pieces.list(2)?;
+    let cursor = pieces.bulk()?;
+    let Piece::List(len) = pieces.next()? else {
+        return None;
+    };
+    let names = (0..len).map(|_| pieces.bulk()).collect::<Option<_>>()?;
+    Some((cursor, names))
+}
+
+fn found(pieces: &mut Pieces<'_>) -> Option<Found> {
+    let value = pieces.next()?;
+    let left = pieces.int()?;
+    match value {
+        Piece::Error(line) if ErrorReply::of(line).is_no_lock() => Some(Found::NoLock),
+        Piece::Bulk(_) if left == -2 => Some(Found::Free),
+        Piece::Bulk(value) if value.len() >= LONGEST_VALUE => Some(Found::NoLock),
+        Piece::Bulk(value) => Some(Found::Held(Entry {
+            value: value.to_vec(),
+            remaining: u64::try_from(left).ok().map(Duration::from_millis),
+        })),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_literal() {
+        assert_eq!(escaped(b"a*b?[c]\\"), b"a\\*b\\?\\[c\\]\\\\");
+    }
+
+    #[test]
+    fn tokens_are_not_shown() {
+        let entry = Entry {
+            value: b"s3cret".to_vec(),
+            remaining: None,
+        };
+        let shown = format!("{entry:?}");
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+
+    #[test]
+    fn answers_that_do_not_fit_are_none() {
+        assert_eq!(
+            time(b"*2\r\n$1\r\n5\r\n$1\r\n7\r\n"),
+            Some(Duration::from_micros(5_000_007))
+        );
+        assert_eq!(time(b"*2\r\n$1\r\n5\r\n:7\r\n"), None);
+        assert!(page(b"*2\r\n$1\r\n0\r\n*1\r\n:1\r\n").is_none());
+        let mut pieces = Pieces::of(b"$1\r\nx\r\n$1\r\ny\r\n");
+        assert!(found(&mut pieces).is_none());
+    }
+}

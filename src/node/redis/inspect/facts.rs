@@ -1,0 +1,88 @@
+//! What a server tells of itself.
+
+use std::time::Duration;
+
+use crate::node::redis::connect::Identity;
+use crate::proto::wire::{Incarnation, NodeError};
+
+/// What a server tells of itself.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub(super) identity: Identity,
+    pub(super) round_trip: Duration,
+    pub(super) clock_ahead_us: i64,
+    pub(super) dbsize: i64,
+}
+
+impl Facts {
+    /// A line of INFO by its name.
+    pub fn info(&self, name: &str) -> Option<&str> {
+        self.identity.fact(name)
+    }
+
+    /// `Redis` or `Valkey`.
+    pub fn family(&self) -> &'static str {
+        match self.info("valkey_version") {
+            Some(_) => "Valkey",
+            None => "Redis",
+        }
+    }
+
+    /// The version, counted as the family does.
+    pub fn version(&self) -> &str {
+        let version = self.info("valkey_version").or(self.info("redis_version"));
+        version.unwrap_or("unknown")
+    }
+
+    /// The mark of the server's data set.
+    ///
+    /// # Errors
+    /// [`Protocol`](crate::NodeErrorKind::Protocol): it tells none.
+    pub fn incarnation(&self) -> Result<Incarnation, NodeError> {
+        self.identity.incarnation().map(Into::into)
+    }
+
+    /// How long a question and its answer take.
+    pub fn round_trip(&self) -> Duration {
+        self.round_trip
+    }
+
+    /// By how many microseconds the server's wall clock is ahead of this
+    /// machine's, to within half of [`round_trip`](Self::round_trip).
+    pub fn clock_ahead_us(&self) -> i64 {
+        self.clock_ahead_us
+    }
+
+    /// Names in the database, whatever they are of.
+    pub fn dbsize(&self) -> u64 {
+        self.dbsize.unsigned_abs()
+    }
+
+    /// Whether such a server may hold locks.
+    ///
+    /// # Errors
+    /// [`Unsuitable`](crate::NodeErrorKind::Unsuitable), with what to change.
+    pub fn check(&self) -> Result<(), NodeError> {
+        self.identity.check()
+    }
+
+    /// The same, rule by rule: each rule's name and its outcome.
+    pub fn checks(&self) -> [(&'static str, Result<(), NodeError>); 4] {
+        let identity = &self.identity;
+        [
+            ("version", identity.check_version()),
+            ("mode", identity.check_mode()),
+            ("role", identity.check_role()),
+            ("maxmemory-policy", identity.check_eviction()),
+        ]
+    }
+
+    /// Whether the operator's word that it keeps every write through a restart
+    /// can be true, as far as the server told.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn check_durable(&self) -> Result<(), &'static str> {
+        self.identity.check_durable()
+    }
+}

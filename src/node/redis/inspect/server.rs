@@ -1,0 +1,197 @@
+//! Where a server is, as whom to speak to it, and how names are made there.
+
+use std::fmt;
+
+use super::{ANSWER_LIMIT, Look};
+use crate::clock;
+use crate::config::{Config, ConfigError, NodeConfig, TlsConfig, substitute};
+use crate::node::redis::RedisOptions;
+use crate::node::redis::address::Address;
+use crate::node::redis::connect::Line;
+use crate::node::redis::decode::ErrorReply;
+use crate::node::redis::encode::command;
+use crate::proto::lease::Key;
+use crate::proto::wire::{NodeError, NodeErrorKind};
+
+/// As whom to speak to a server.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    user: Option<String>,
+    password: Option<String>,
+}
+
+impl Credentials {
+    /// A password, and the user whose it is; without one the default user.
+    pub fn new(user: Option<&str>, password: Option<&str>) -> Self {
+        Self {
+            user: user.map(Into::into),
+            password: password.map(Into::into),
+        }
+    }
+
+    /// Those that a node URL holds.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, as the tail of a sentence about it.
+    pub fn of_url(url: &str) -> Result<Self, String> {
+        let address = Address::parse(url, &TlsConfig::default())?;
+        Ok(Self {
+            user: address.username,
+            password: address.password,
+        })
+    }
+}
+
+impl fmt::Debug for Credentials {
+    /// Shows the user alone.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A server that can be looked into.
+pub struct Server {
+    address: Address,
+    key_prefix: Vec<u8>,
+    namespace: String,
+}
+
+impl Server {
+    /// The server at `url`. Of the options, names and certificates count.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, as the tail of a sentence about it; the URL
+    /// itself is not shown, for it may hold a password.
+    pub fn new(url: &str, options: &RedisOptions) -> Result<Self, String> {
+        Ok(Self {
+            address: Address::parse(url, &options.tls)?,
+            key_prefix: options.key_prefix.clone().into_bytes(),
+            namespace: options.namespace.clone(),
+        })
+    }
+
+    /// The server at `address`, a URL without credentials as views have it,
+    /// spoken to with these.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn at(
+        address: &str,
+        credentials: Credentials,
+        options: &RedisOptions,
+    ) -> Result<Self, String> {
+        let mut server = Self::new(address, options)?;
+        server.address.username = credentials.user;
+        server.address.password = credentials.password;
+        Ok(server)
+    }
+
+    /// The server that a configuration has as `node`; `None` for `memory://`,
+    /// which lives in the process that made it and cannot be looked into.
+    ///
+    /// # Errors
+    /// [`ConfigError::Url`].
+    pub fn from_config(config: &Config, node: &NodeConfig) -> Result<Option<Self>, ConfigError> {
+        let problem = |problem| ConfigError::Url {
+            node: node.name.clone(),
+            problem,
+        };
+        let url = substitute(&node.url, |name| std::env::var(name).ok()).map_err(problem)?;
+        if url.starts_with("memory://") {
+            return Ok(None);
+        }
+        let options = RedisOptions::from_config(config, node.durable);
+        Self::new(&url, &options).map(Some).map_err(problem)
+    }
+
+    /// Where it is, without credentials.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// [`NodeErrorKind::Unreachable`], [`NodeErrorKind::Denied`],
+    /// [`NodeErrorKind::Timeout`] after two seconds.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn open(&self) -> Result<Look<'_>, NodeError> {
+        let deadline = clock::now() + ANSWER_LIMIT;
+        let opened = clock::within(Some(deadline), Line::open(&self.address)).await;
+        Ok(Look {
+            server: self,
+            line: Some(opened.unwrap_or_else(|| Err(self.late()))?),
+        })
+    }
+
+    /// Whether the server tells a connection when keys change (RESP3 client
+    /// tracking); without it, whoever waits for a key polls.
+    ///
+    /// # Errors
+    /// Why not.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn check_tracking(&self) -> Result<(), NodeError> {
+        let mut look = self.open().await?;
+        let write = |out: &mut Vec<u8>| {
+            command(out, &[b"HELLO", b"3"]);
+            command(out, &[b"CLIENT", b"TRACKING", b"ON"]);
+        };
+        let answers = look.ask(write, 2).await?;
+        ErrorReply::first(&answers).map_or(Ok(()), |error| Err(error.explain()))
+    }
+
+    pub(super) fn key_prefix(&self) -> &[u8] {
+        &self.key_prefix
+    }
+
+    pub(super) fn late(&self) -> NodeError {
+        let message = format!("{} did not answer within {ANSWER_LIMIT:?}", self.address);
+        NodeError::new(NodeErrorKind::Timeout, message)
+    }
+
+    pub(super) fn state(&self, name: &str) -> Vec<u8> {
+        format!("{}!{name}", self.namespace).into_bytes()
+    }
+
+    /// The key that goes by `name`; `None`: it is ringlock's own state, or no
+    /// key that could be locked.
+    pub(super) fn key(&self, name: &[u8]) -> Option<Key> {
+        let key = name.strip_prefix(&*self.key_prefix)?;
+        Key::new(key).ok().filter(|_| !self.is_state(name))
+    }
+
+    /// Whether ringlock keeps its own state under that name.
+    pub(super) fn is_state(&self, name: &[u8]) -> bool {
+        name.starts_with(&self.state(""))
+    }
+
+    pub(super) fn name(&self, key: &Key) -> Vec<u8> {
+        [&self.key_prefix, key.as_bytes()].concat()
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Server").field(&self.address()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let credentials = Credentials::of_url("redis://me:s3cret@h").unwrap();
+        assert_eq!(credentials, Credentials::new(Some("me"), Some("s3cret")));
+        let server = Server::at("redis://h", credentials.clone(), &RedisOptions::default());
+        let shown = format!("{credentials:?}{server:?}");
+        assert!(shown.contains("me") && !shown.contains("s3cret"), "{shown}");
+    }
+}
