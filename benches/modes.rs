@@ -36,7 +36,7 @@ struct Cli {
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(bench::worker::ARGUMENT) {
         let done = bench::worker::run().map(|()| ExitCode::SUCCESS);
-        return done.unwrap_or_else(bench::failed);
+        return done.unwrap_or_else(failed);
     }
     let cli = Cli::parse();
     let effort = match (cli.bench, cli.options.quick) {
@@ -44,6 +44,14 @@ fn main() -> ExitCode {
         (true, true) => bench::Effort::Quick,
         (true, false) => bench::Effort::Full,
     };
-    let done = bench::run(&cli.options, effort, &[rslock_peer::PEER]);
-    done.map_or_else(bench::failed, bench::Outcome::exit_code)
+    let done = bench::run(&cli.options, effort, &[rslock_peer::PEER], false);
+    done.map_or_else(failed, bench::Outcome::exit_code)
+}
+
+/// Says why a run could not be brought to its end.
+#[expect(clippy::needless_pass_by_value, reason = "it ends a chain of results")]
+#[expect(clippy::print_stderr, reason = "a program: it reports")]
+fn failed(fault: bench::Fault) -> ExitCode {
+    eprintln!("error: {fault}");
+    ExitCode::from(3)
 }

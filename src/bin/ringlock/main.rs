@@ -1,29 +1,53 @@
 //! The program `ringlock`.
 
 mod bench;
+mod cluster;
+mod commands;
+mod holdings;
+mod output;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use commands::{doctor, exec, locks, release, ring, route, status};
+use output::{Exit, Failure, Output, exit_codes};
+use ringlock::Config;
 
 /// Distributed locks over many Redis nodes.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_CODES)]
+#[command(version, after_help = exit_codes())]
 struct Cli {
+    /// The configuration.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "RINGLOCK_CONFIG",
+        default_value = "ringlock.toml"
+    )]
+    config: PathBuf,
+
+    /// Tell the result as one JSON document, and errors as JSON too.
+    #[arg(long, global = true)]
+    json: bool,
+
     #[command(subcommand)]
     command: Command,
 }
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  all is well
-  1  a check failed: holders overlapped, a fence went back, a release was late
-  2  the command line is wrong
-  3  it could not be done: a node cannot be reached, a file cannot be written";
-
 #[derive(Debug, Subcommand)]
 enum Command {
-    #[command(after_help = EXIT_CODES)]
+    Route(route::Options),
+    Ring(ring::Options),
+    Locks(locks::Options),
+    Release(release::Options),
+    Exec(exec::Options),
+    /// Tells what each node is and serves.
+    Status,
+    /// Checks configuration and servers, and says how to remedy what is wrong.
+    Doctor,
+    #[command(after_help = exit_codes())]
     Bench(Box<bench::Options>),
     /// A process of the bench's own.
     #[command(name = bench::worker::ARGUMENT, hide = true)]
@@ -31,15 +55,64 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    let output = Output { is_json: cli.json };
+    let failed = |fault: bench::Fault| Failure::new(Exit::Failed, fault.to_string());
+    let done = match cli.command {
         Command::Bench(options) => {
             let effort = match options.quick {
                 true => bench::Effort::Quick,
                 false => bench::Effort::Full,
             };
-            bench::run(&options, effort, &[]).map(bench::Outcome::exit_code)
+            let done = bench::run(&options, effort, &[], output.is_json);
+            done.map(bench::Outcome::exit_code).map_err(failed)
         }
-        Command::BenchWorker => bench::worker::run().map(|()| ExitCode::SUCCESS),
+        Command::BenchWorker => bench::worker::run()
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(failed),
+        command => run(command, &cli.config, output),
     };
-    done.unwrap_or_else(bench::failed)
+    done.unwrap_or_else(|failure| output.fail(&failure))
+}
+
+fn run(command: Command, path: &PathBuf, output: Output) -> Result<ExitCode, Failure> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build()?;
+    let config = || {
+        let config = Config::load(path)?;
+        config.check()?;
+        Ok::<_, Failure>(config)
+    };
+    runtime.block_on(async {
+        match command {
+            Command::Route(options) => route::run(&options, config()?, output).await,
+            Command::Ring(options) => ring::run(&options, &config()?, output).await,
+            Command::Locks(options) => locks::run(&options, &config()?, output).await,
+            Command::Release(options) => release::run(&options, &config()?, output).await,
+            Command::Exec(options) => exec::run(&options, config()?, output).await,
+            Command::Status => status::run(&config()?, output).await,
+            Command::Doctor => doctor::run(path, output).await,
+            Command::Bench(_) | Command::BenchWorker => Ok(ExitCode::SUCCESS),
+        }
+    })
+}
+
+/// Tells what is wrong with the command line, or what was asked about it.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let own = std::env::args_os().take_while(|argument| argument != "--");
+    let is_json = own.into_iter().any(|argument| argument == "--json");
+    if error.use_stderr() && is_json {
+        let message = error.to_string();
+        let message = message.trim().trim_start_matches("error: ");
+        return Output { is_json }.fail(&Failure::new(Exit::Usage, message));
+    }
+    // There is nowhere left to tell that this failed.
+    let _ = error.print();
+    match error.use_stderr() {
+        true => Exit::Usage.into(),
+        false => ExitCode::SUCCESS,
+    }
 }

@@ -69,18 +69,13 @@ impl Outcome {
     }
 }
 
-/// Says why a run could not be brought to its end.
-#[expect(clippy::needless_pass_by_value, reason = "it ends a chain of results")]
-pub(crate) fn failed(fault: Fault) -> ExitCode {
-    eprintln!("error: {fault}");
-    ExitCode::from(3)
-}
-
-/// Runs the bench on a runtime of its own, and tells what it found.
+/// Runs the bench on a runtime of its own, and tells what it found: in tables,
+/// or as one JSON document.
 pub(crate) fn run(
     options: &Options,
     effort: Effort,
     peers: &'static [Peer],
+    is_json: bool,
 ) -> Result<Outcome, Fault> {
     let mut builder = match options.workers {
         0 => tokio::runtime::Builder::new_current_thread(),
@@ -94,12 +89,17 @@ pub(crate) fn run(
     let report = runtime.block_on(play(options, effort, peers))?;
     // Threads that wait for input would hold it up.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    report.print();
     report.write(&options.out)?;
-    println!("report: {}", options.out.join("report.html").display());
+    if is_json {
+        println!("{}", report.json()?);
+    } else {
+        report.print();
+        println!("report: {}", options.out.join("report.html").display());
+    }
     let faults = &report.faults;
     let outcome = Outcome::of(faults);
     match outcome {
+        Outcome::Clean if is_json => {}
         Outcome::Clean => {
             println!("no two holders overlapped, no fence went back, every release was in time");
         }

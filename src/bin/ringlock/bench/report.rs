@@ -101,11 +101,15 @@ impl Report {
         println!("{}", table::render(self));
     }
 
+    pub(crate) fn json(&self) -> Result<String, Fault> {
+        Ok(serde_json::to_string_pretty(self)?)
+    }
+
     /// Writes `report.json`, `report.csv` and `report.html` into `folder`.
     pub(crate) fn write(&self, folder: &Path) -> Result<(), Fault> {
         std::fs::create_dir_all(folder)?;
         let file = |name: &str| folder.join(name);
-        std::fs::write(file("report.json"), serde_json::to_string_pretty(self)?)?;
+        std::fs::write(file("report.json"), self.json()?)?;
         std::fs::write(file("report.csv"), self.csv())?;
         std::fs::write(file("report.html"), html::render(self)?)?;
         Ok(())

@@ -1,0 +1,256 @@
+//! The checks, from the configuration's own to those on all servers together.
+
+use std::time::Duration;
+
+use ringlock::node::redis::inspect::Server;
+use ringlock::{Config, Init, NodeErrorKind};
+
+use super::Report;
+use crate::cluster::{Seen, Sighting, State, Survey};
+
+/// How far a server's clock may be off. Leases need clocks that run alike, not
+/// clocks that agree; but one that is far off is likely to be set right in one
+/// step, and a step forward ends leases too early.
+const CLOCK_LIMIT: Duration = Duration::from_millis(100);
+
+/// Labels by which replicas are kept apart.
+pub(super) fn labels(config: &Config, report: &mut Report) {
+    let replicas = config.overrides.iter().map(|exception| exception.replicas);
+    if replicas.chain([config.router.replicas]).all(|n| n <= 1) {
+        return;
+    }
+    let with_zone = config.nodes.iter().filter(|node| node.zone.is_some());
+    if !matches!(with_zone.count(), n if n == 0 || n == config.nodes.len()) {
+        let detail = "some nodes have a zone and some have none";
+        report.warn("zones", None, detail, "give every node a zone, or none");
+    }
+    let machines: Vec<Option<String>> = config.nodes.iter().map(|n| machine(config, n)).collect();
+    for (index, node) in config.nodes.iter().enumerate() {
+        let mut earlier = config.nodes[..index].iter().zip(&machines);
+        let twin = earlier.find(|(other, machine)| {
+            let is_apart = node.host.is_some() && node.host == other.host;
+            machine.is_some() && **machine == machines[index] && !is_apart
+        });
+        if let Some((other, _)) = twin {
+            let detail = format!("it is on one machine with node {}", other.name);
+            let remedy = "move it, or give both the same host, so that no key has replicas on both";
+            report.warn("hosts", Some(&node.name), detail, remedy);
+        }
+    }
+}
+
+/// What stands for the machine of a node.
+fn machine(config: &Config, node: &ringlock::NodeConfig) -> Option<String> {
+    let server = Server::from_config(config, node).ok()??;
+    let address = server.address();
+    let (scheme, place) = address.split_once("://")?;
+    let place = place.split('/').next().unwrap_or_default();
+    let host = place.rsplit_once(':').map_or(place, |(host, _)| host);
+    Some(match scheme {
+        "unix" => String::new(),
+        _ => host.to_owned(),
+    })
+}
+
+/// Every server by itself.
+pub(super) async fn servers(survey: &mut Survey<'_>, report: &mut Report) {
+    for sighting in &mut survey.sightings {
+        let name = &*sighting.node.name;
+        if !is_reached(sighting, report) {
+            continue;
+        }
+        let Ok(seen) = &mut sighting.seen else {
+            continue;
+        };
+        identity(name, seen, report);
+        clock(name, seen, report);
+        if sighting.node.durable {
+            durable(name, seen, report).await;
+        }
+        match seen.look.load_scripts().await {
+            Ok(()) => report.ok("scripts", Some(name), "they can be loaded"),
+            Err(error) => {
+                let remedy = "let the user run EVALSHA and SCRIPT LOAD";
+                report.fail("scripts", Some(name), error.to_string(), remedy);
+            }
+        }
+        match sighting.node.server.check_tracking().await {
+            Ok(()) => report.ok("tracking", Some(name), "the server tells when keys change"),
+            Err(error) => {
+                let detail = format!("whoever waits for a key polls: {error}");
+                let remedy = "let the user run HELLO and CLIENT TRACKING";
+                report.warn("tracking", Some(name), detail, remedy);
+            }
+        }
+    }
+}
+
+fn is_reached(sighting: &Sighting<'_>, report: &mut Report) -> bool {
+    let name = Some(&*sighting.node.name);
+    let address = sighting.node.server.address();
+    let Err(error) = &sighting.seen else {
+        report.ok("reachable", name, address);
+        report.ok("credentials", name, "accepted");
+        return true;
+    };
+    match error.kind() {
+        NodeErrorKind::Denied => {
+            report.ok("reachable", name, address);
+            let remedy = "correct user and password in the node's url, and what its ACL allows";
+            report.fail("credentials", name, error.to_string(), remedy);
+        }
+        _ => {
+            let remedy = "start the server, or correct the node's url";
+            report.fail("reachable", name, error.to_string(), remedy);
+        }
+    }
+    false
+}
+
+/// The rules for servers that may hold locks.
+fn identity(name: &str, seen: &Seen<'_>, report: &mut Report) {
+    let facts = &seen.facts;
+    for (check, outcome) in facts.checks() {
+        let found = match check {
+            "version" => format!("{} {}", facts.family(), facts.version()),
+            "mode" => "standalone".into(),
+            "role" => "primary".into(),
+            _ => "noeviction".into(),
+        };
+        let remedy = match check {
+            "version" => "install a newer server",
+            "mode" => "name a standalone server in the node's url",
+            "role" => "name the primary in the node's url",
+            _ => {
+                "CONFIG SET maxmemory-policy noeviction, and the same in the server's configuration"
+            }
+        };
+        match outcome {
+            Ok(()) => report.ok(check, Some(name), found),
+            Err(error) => report.fail(check, Some(name), error.to_string(), remedy),
+        }
+    }
+}
+
+fn clock(name: &str, seen: &Seen<'_>, report: &mut Report) {
+    let ahead = seen.facts.clock_ahead_us();
+    let margin = seen.facts.round_trip() / 2;
+    let detail = format!("{:.1} ms ahead of this machine", ahead as f64 / 1e3);
+    if Duration::from_micros(ahead.unsigned_abs()) > CLOCK_LIMIT + margin {
+        let remedy = "keep the clocks of all machines with NTP, slewing instead of stepping";
+        report.warn("clock", Some(name), detail, remedy);
+    } else {
+        report.ok("clock", Some(name), detail);
+    }
+}
+
+/// Whether the operator's word that it loses nothing can be true.
+async fn durable(name: &str, seen: &mut Seen<'_>, report: &mut Report) {
+    let remedy = "set appendonly yes and appendfsync always, or leave durable out";
+    if let Err(reason) = seen.facts.check_durable() {
+        report.fail("durable", Some(name), reason, remedy);
+        return;
+    }
+    match seen.look.setting("appendfsync").await {
+        Ok(Some(value)) if value == "always" => {
+            report.ok("durable", Some(name), "appendfsync is always");
+        }
+        Ok(value) => {
+            let value = value.unwrap_or_else(|| "unknown".into());
+            let detail = format!("appendfsync is {value}: a crash loses writes");
+            report.fail("durable", Some(name), detail, remedy);
+        }
+        Err(error) => {
+            let detail = format!("appendfsync cannot be read: {error}");
+            let remedy = "see for yourself that appendfsync is always";
+            report.warn("durable", Some(name), detail, remedy);
+        }
+    }
+}
+
+/// What holds of all servers together.
+pub(super) fn together(config: &Config, survey: &Survey<'_>, report: &mut Report) {
+    let mut is_double = false;
+    for (index, sighting) in survey.sightings.iter().enumerate() {
+        if let Some(twin) = survey.twin(index) {
+            is_double = true;
+            let detail = format!("it is the same server as node {}", twin.node.name);
+            let remedy = "give each node a server of its own: one server would vote twice";
+            report.fail("own server", Some(&sighting.node.name), detail, remedy);
+        }
+    }
+    if !is_double {
+        report.ok("own server", None, "no server has two names");
+    }
+    families(survey, report);
+    views(config, survey, report);
+    let Some(view) = &survey.view else { return };
+    let differences = config.differences(view.topology());
+    for difference in &differences {
+        let remedy = "configure all routers alike; what is served stays as it is";
+        report.fail("topology", None, difference, remedy);
+    }
+    if differences.is_empty() {
+        report.ok("topology", None, "configured as it is served");
+    }
+}
+
+fn families(survey: &Survey<'_>, report: &mut Report) {
+    let seen = survey.sightings.iter().filter_map(|s| s.seen.as_ref().ok());
+    let families = seen.map(|seen| {
+        let major = seen.facts.version().split('.').next().unwrap_or_default();
+        format!("{} {major}", seen.facts.family())
+    });
+    let mut families: Vec<String> = families.collect();
+    families.sort_unstable();
+    families.dedup();
+    let detail = families.join(", ");
+    match families.len() {
+        0 => {}
+        1 => report.ok("family", None, detail),
+        _ => report.warn(
+            "family",
+            None,
+            detail,
+            "run the same version everywhere: otherwise the oldest limits what is gained",
+        ),
+    }
+}
+
+/// Whether one view is served by all.
+fn views(config: &Config, survey: &Survey<'_>, report: &mut Report) {
+    let Some(view) = &survey.view else {
+        let is_any_reached = survey.sightings.iter().any(|s| s.seen.is_ok());
+        match config.router.init {
+            _ if !is_any_reached => {}
+            Init::Never => report.fail(
+                "view",
+                None,
+                "none is served, and init = \"never\"",
+                "connect a router once with init = \"wait\", or \"now\" if nothing was locked",
+            ),
+            Init::Wait | Init::Now => report.warn(
+                "view",
+                None,
+                "none is served yet",
+                "the first router that connects sets one in force, once all nodes are fit",
+            ),
+        }
+        return;
+    };
+    for (sighting, (state, reason)) in survey.sightings.iter().zip(survey.states()) {
+        let (name, reason) = (Some(&*sighting.node.name), reason.unwrap_or_default());
+        match state {
+            State::Serving => report.ok("view", name, view.id().to_string()),
+            State::Behind => report.warn("view", name, reason, "connect any router"),
+            State::Quarantined | State::Absent => report.fail(
+                "view",
+                name,
+                reason,
+                "it must be re-admitted, or all nodes initialised anew",
+            ),
+            // That has been told.
+            State::Unreachable | State::Denied | State::Unsuitable => {}
+        }
+    }
+}

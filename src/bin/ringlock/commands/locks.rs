@@ -1,0 +1,231 @@
+//! `ringlock locks`: what is locked, by whom, and for how long.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use clap::Args;
+use ringlock::{Config, Key};
+use serde::Serialize;
+
+use crate::cluster::{Cluster, Survey};
+use crate::holdings::{Holding, Holdings, Unasked};
+use crate::output::{Exit, Failure, Output, or_dash, printable, span, table};
+
+/// Tells what is locked, by whom, and for how long at most.
+///
+/// Without --key every node is scanned, in a bounded number of steps; where
+/// there may be more than is told, that is said.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// This key alone.
+    #[arg(long, conflicts_with_all = ["prefix", "limit"])]
+    key: Option<OsString>,
+
+    /// Only keys that begin with this.
+    #[arg(long)]
+    prefix: Option<OsString>,
+
+    /// At most so many keys.
+    #[arg(long, default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+}
+
+#[derive(Serialize)]
+struct Locks {
+    locks: Vec<Lock>,
+    /// Some nodes have, or may have, more keys than are told.
+    is_cut_short: bool,
+    unasked: Vec<Unasked>,
+    view: Option<String>,
+}
+
+/// One lease of one key.
+#[derive(Serialize)]
+pub(crate) struct Lock {
+    pub(crate) key: String,
+    /// The holder's label, where it gave one.
+    pub(crate) holder: Option<String>,
+    /// Another program's lock.
+    pub(crate) is_foreign: bool,
+    /// `null`: it never expires by itself.
+    pub(crate) remaining_ms: Option<u64>,
+    /// The nodes that have it.
+    pub(crate) on: Vec<String>,
+    /// The nodes that should, as the view has them.
+    pub(crate) replicas: Option<Vec<String>>,
+    /// How many of these have it.
+    pub(crate) on_replicas: Option<usize>,
+    /// Whether so many are enough for a lease.
+    pub(crate) is_quorum: Option<bool>,
+    /// No fence above this one was granted for the key so far.
+    pub(crate) fence_at_most: Option<u64>,
+}
+
+pub(crate) async fn run(
+    options: &Options,
+    config: &Config,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let cluster = Cluster::new(config)?;
+    let mut survey = cluster.survey().await;
+    survey.check_any()?;
+    let (keys, is_cut_short, mut unasked) = match &options.key {
+        Some(key) => {
+            let key = Key::new(key.as_bytes()).map_err(ringlock::Error::from)?;
+            (vec![key], false, Vec::new())
+        }
+        None => scan(&mut survey, options).await,
+    };
+    let found = survey.find(&keys).await;
+    let locks = describe(&mut survey, &found).await;
+    for missing in found.unasked {
+        if !unasked.iter().any(|known| known.node == missing.node) {
+            unasked.push(missing);
+        }
+    }
+    let locks = Locks {
+        locks,
+        is_cut_short,
+        unasked,
+        view: survey.view.as_ref().map(|view| view.id().to_string()),
+    };
+    output.tell(&locks, human)?;
+    Ok(match locks.unasked.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => Exit::Degraded.into(),
+    })
+}
+
+/// The keys to tell of, whether there may be more, and who was not asked.
+async fn scan(survey: &mut Survey<'_>, options: &Options) -> (Vec<Key>, bool, Vec<Unasked>) {
+    let mut unasked = survey.leave_unfit();
+    let prefix = options
+        .prefix
+        .as_deref()
+        .map_or(&[][..], OsStrExt::as_bytes);
+    let limit = options.limit as usize;
+    let scans = survey.ask_all(async |sighting| {
+        let seen = sighting.seen.as_mut().ok()?;
+        Some(seen.look.scan(prefix, limit).await)
+    });
+    let scans = scans.await;
+    let mut keys = BTreeSet::new();
+    let mut is_cut = false;
+    for (index, scan) in scans.into_iter().enumerate() {
+        match scan {
+            Some(Ok(scan)) => {
+                keys.extend(scan.keys);
+                is_cut |= scan.is_cut;
+            }
+            Some(Err(error)) => unasked.push(survey.drop_out(index, error)),
+            None => {}
+        }
+    }
+    is_cut |= keys.len() > limit;
+    (keys.into_iter().take(limit).collect(), is_cut, unasked)
+}
+
+/// What was found, as it is told.
+pub(crate) async fn describe(survey: &mut Survey<'_>, found: &Holdings) -> Vec<Lock> {
+    let held: Vec<Key> = found.all.iter().map(|h| h.key.clone()).collect();
+    let fences = survey.fences_at_most(&held).await;
+    let locks = found.all.iter().zip(fences);
+    let locks = locks.map(|(holding, fence)| lock(survey, holding, fence));
+    locks.collect()
+}
+
+fn lock(survey: &Survey<'_>, holding: &Holding, fence: Option<u64>) -> Lock {
+    let holder = holding.entry.holder();
+    let place = survey.place(&holding.key);
+    let seats = place
+        .as_ref()
+        .map(|place| place.seats(|index| holding.on.contains(&index)));
+    let remaining = holding.entry.remaining();
+    Lock {
+        key: printable(holding.key.as_bytes()),
+        holder: holder.label().map(Into::into),
+        is_foreign: holder.is_foreign(),
+        remaining_ms: remaining.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+        on: holding
+            .on
+            .iter()
+            .map(|&index| survey.sightings[index].node.name.clone())
+            .collect(),
+        replicas: place.as_ref().map(|place| place.names()),
+        on_replicas: seats.map(|seats| seats.len()),
+        is_quorum: seats
+            .zip(place.as_ref())
+            .map(|(seats, place)| place.placement.has_quorum(seats)),
+        // Other programs count no fences.
+        fence_at_most: fence.filter(|_| !holder.is_foreign()),
+    }
+}
+
+impl Lock {
+    /// Who holds it, in words.
+    pub(crate) fn who(&self) -> String {
+        match (&self.holder, self.is_foreign) {
+            (Some(label), _) => printable(label.as_bytes()),
+            (None, true) => "(another program)".into(),
+            (None, false) => "(no label)".into(),
+        }
+    }
+
+    /// How long it lasts, in words.
+    pub(crate) fn how_long(&self) -> String {
+        self.remaining_ms.map_or_else(
+            || "for ever".into(),
+            |ms| span(std::time::Duration::from_millis(ms)),
+        )
+    }
+
+    fn votes(&self) -> String {
+        match (self.on_replicas, &self.replicas, self.is_quorum) {
+            (Some(on), Some(replicas), Some(is_quorum)) => {
+                let quorum = if is_quorum { "quorum" } else { "NO quorum" };
+                format!("{on} of {}: {quorum}", replicas.len())
+            }
+            _ => "-".into(),
+        }
+    }
+}
+
+/// Leases as a table.
+pub(crate) fn rows(locks: &[Lock]) -> String {
+    let heads = [
+        "key",
+        "holder",
+        "remaining",
+        "on",
+        "replicas",
+        "fence at most",
+    ];
+    let mut table = table(heads);
+    for lock in locks {
+        table.add_row([
+            lock.key.clone(),
+            lock.who(),
+            lock.how_long(),
+            lock.on.join(", "),
+            lock.votes(),
+            or_dash(lock.fence_at_most),
+        ]);
+    }
+    table.to_string()
+}
+
+fn human(locks: &Locks) -> String {
+    let mut text = match locks.locks.is_empty() {
+        true => "nothing is locked".into(),
+        false => rows(&locks.locks),
+    };
+    if locks.is_cut_short {
+        text += "\ncut short: there may be more; name a --prefix, or raise --limit";
+    }
+    for Unasked { node, reason } in &locks.unasked {
+        text += &format!("\nnode {node} is left out: {reason}");
+    }
+    text
+}

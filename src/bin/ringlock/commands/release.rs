@@ -1,0 +1,199 @@
+//! `ringlock release`: takes a lock from its holder.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use clap::Args;
+use ringlock::node::redis::inspect::Entry;
+use ringlock::proto::wire::Reply;
+use ringlock::{Config, Key, NodeError};
+use serde::Serialize;
+
+use super::locks::{self, Lock};
+use crate::cluster::{Cluster, Survey};
+use crate::holdings::Unasked;
+use crate::output::{Exit, Failure, Output, or_dash, printable, table};
+
+/// Takes a lock from whoever holds it.
+///
+/// The holder goes on believing in its lease until it next tries to extend it,
+/// and only resources that check its fence are safe from it meanwhile. A lease
+/// that was granted after this command looked is left alone.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// The lock key.
+    key: OsString,
+
+    /// Do it.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Serialize)]
+struct Released {
+    key: String,
+    /// Whose lock it was.
+    held: Vec<Lock>,
+    nodes: Vec<Node>,
+    /// Whether what was held is gone from so many nodes that it holds no more.
+    is_released: bool,
+}
+
+#[derive(Serialize)]
+struct Node {
+    node: String,
+    outcome: Outcome,
+    reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    /// Deleted.
+    Released,
+    /// It had nothing.
+    Free,
+    /// It expired or was released meanwhile.
+    Gone,
+    /// Somebody else holds it meanwhile, and still does.
+    Newer,
+    /// It could not be asked, or refused.
+    Failed,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Free => "free",
+            Self::Gone => "gone",
+            Self::Newer => "newer",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+pub(crate) async fn run(
+    options: &Options,
+    config: &Config,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let key = Key::new(options.key.as_bytes()).map_err(ringlock::Error::from)?;
+    let cluster = Cluster::new(config)?;
+    let mut survey = cluster.survey().await;
+    survey.check_any()?;
+    let found = survey.find(std::slice::from_ref(&key)).await;
+    let entries = entries(&survey, &found.all);
+    let held = locks::describe(&mut survey, &found).await;
+    if !options.force && !held.is_empty() {
+        return Err(refusal(&key, &held));
+    }
+    let nodes = take(&mut survey, &key, &entries, &found.unasked).await;
+    let is_done = |index: usize| nodes[index].outcome != Outcome::Failed;
+    let is_released = match survey.place(&key) {
+        Some(place) => place.placement.has_quorum(place.seats(is_done)),
+        None => (0..nodes.len()).all(is_done),
+    };
+    let released = Released {
+        key: printable(key.as_bytes()),
+        held,
+        nodes,
+        is_released,
+    };
+    output.tell(&released, human)?;
+    if is_released {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let message = format!("{}: too few of its nodes could be asked", released.key);
+    Err(Failure::new(Exit::Failed, message)
+        .next("try again once they answer; what they hold expires with its ttl"))
+}
+
+/// For each sighting the entry that is to be taken.
+fn entries(survey: &Survey<'_>, held: &[crate::holdings::Holding]) -> Vec<Option<Entry>> {
+    let of = |index: usize| {
+        let holding = held.iter().find(|holding| holding.on.contains(&index))?;
+        Some(holding.entry.clone())
+    };
+    (0..survey.sightings.len()).map(of).collect()
+}
+
+async fn take(
+    survey: &mut Survey<'_>,
+    key: &Key,
+    entries: &[Option<Entry>],
+    unasked: &[Unasked],
+) -> Vec<Node> {
+    let names: Vec<String> = survey
+        .sightings
+        .iter()
+        .map(|sighting| sighting.node.name.clone())
+        .collect();
+    let answers = survey.ask_all(async |sighting| {
+        let index = names.iter().position(|name| *name == sighting.node.name)?;
+        let seen = sighting.seen.as_mut().ok()?;
+        Some(match &entries[index] {
+            Some(entry) => seen.look.release(key, entry).await.map(Some),
+            None => Ok(None),
+        })
+    });
+    let answers = answers.await.into_iter();
+    let nodes = names.iter().zip(answers).map(|(name, answer)| {
+        let (outcome, reason) = outcome(answer);
+        let known = unasked.iter().find(|unasked| unasked.node == *name);
+        Node {
+            node: name.clone(),
+            outcome,
+            reason: reason.or(known.map(|unasked| unasked.reason.clone())),
+        }
+    });
+    nodes.collect()
+}
+
+fn outcome(answer: Option<Result<Option<Reply>, NodeError>>) -> (Outcome, Option<String>) {
+    match answer {
+        Some(Ok(Some(Reply::Released))) => (Outcome::Released, None),
+        Some(Ok(Some(Reply::Foreign))) => {
+            let reason = "it was granted anew meanwhile, and is left alone";
+            (Outcome::Newer, Some(reason.into()))
+        }
+        Some(Ok(Some(_))) => (Outcome::Gone, None),
+        Some(Ok(None)) => (Outcome::Free, None),
+        Some(Err(error)) => (Outcome::Failed, Some(error.to_string())),
+        None => (Outcome::Failed, None),
+    }
+}
+
+fn refusal(key: &Key, held: &[Lock]) -> Failure {
+    let holders = held.iter().map(|lock| {
+        let (who, on) = (lock.who(), lock.on.join(", "));
+        format!("by {who} on {on} for up to {}", lock.how_long())
+    });
+    let fence = held.iter().find_map(|lock| lock.fence_at_most);
+    let fence = fence.map_or_else(String::new, |fence| format!(" (at most {fence})"));
+    let message = format!(
+        "{} is held {}. The holder goes on believing in its lease, and what it writes is refused \
+         only by resources that check its fence{fence}",
+        printable(key.as_bytes()),
+        holders.collect::<Vec<_>>().join(", and ")
+    );
+    Failure::new(Exit::Usage, message)
+        .next("stop the holder, or take the lock from it with --force")
+}
+
+fn human(released: &Released) -> String {
+    let mut rows = table(["node", "outcome", "reason"]);
+    for Node {
+        node,
+        outcome,
+        reason,
+    } in &released.nodes
+    {
+        rows.add_row([node, outcome.word(), &or_dash(reason.as_ref())]);
+    }
+    match released.held.is_empty() {
+        true => format!("{} was not held\n{rows}", released.key),
+        false => format!("{}\n{rows}", locks::rows(&released.held)),
+    }
+}

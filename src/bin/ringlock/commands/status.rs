@@ -1,0 +1,141 @@
+//! `ringlock status`: what each node is and serves.
+
+use std::process::ExitCode;
+
+use ringlock::Config;
+use serde::Serialize;
+
+use crate::cluster::{Cluster, Seen, State};
+use crate::output::{Exit, Failure, Output, or_dash, table};
+
+#[derive(Serialize)]
+struct Status {
+    /// The newest view that is served; `null`: none is.
+    view: Option<String>,
+    epoch: Option<u32>,
+    is_degraded: bool,
+    nodes: Vec<Node>,
+    /// Members of the view that the configuration does not name.
+    unconfigured: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Node {
+    node: String,
+    address: String,
+    state: State,
+    reason: Option<String>,
+    #[serde(flatten)]
+    facts: Option<Facts>,
+}
+
+/// What a server that was reached told.
+#[derive(Serialize)]
+struct Facts {
+    serving: Option<String>,
+    role: Option<String>,
+    family: &'static str,
+    version: String,
+    maxmemory_policy: Option<String>,
+    /// By how much its clock is ahead of this machine's, to within half of the
+    /// round trip.
+    clock_ahead_ms: f64,
+    round_trip_ms: f64,
+    dbsize: u64,
+    used_memory_bytes: Option<u64>,
+}
+
+pub(crate) async fn run(config: &Config, output: Output) -> Result<ExitCode, Failure> {
+    let cluster = Cluster::new(config)?;
+    let survey = cluster.survey().await;
+    let sightings = survey.sightings.iter().zip(survey.states());
+    let nodes = sightings.map(|(sighting, (state, reason))| Node {
+        node: sighting.node.name.clone(),
+        address: sighting.node.server.address(),
+        state,
+        reason,
+        facts: sighting.seen.as_ref().ok().map(facts),
+    });
+    let nodes: Vec<Node> = nodes.collect();
+    let unconfigured = survey.unconfigured();
+    let view = survey.view.as_ref().map(|view| view.id());
+    let status = Status {
+        view: view.map(|view| view.to_string()),
+        epoch: view.map(|view| view.epoch),
+        is_degraded: nodes.iter().any(|node| node.state != State::Serving)
+            || !unconfigured.is_empty(),
+        nodes,
+        unconfigured,
+    };
+    output.tell(&status, human)?;
+    Ok(match status.is_degraded {
+        true => Exit::Degraded.into(),
+        false => ExitCode::SUCCESS,
+    })
+}
+
+fn facts(seen: &Seen<'_>) -> Facts {
+    let facts = &seen.facts;
+    Facts {
+        serving: seen.serving().map(|view| view.to_string()),
+        role: facts.info("role").map(Into::into),
+        family: facts.family(),
+        version: facts.version().into(),
+        maxmemory_policy: facts.info("maxmemory_policy").map(Into::into),
+        clock_ahead_ms: facts.clock_ahead_us() as f64 / 1e3,
+        round_trip_ms: facts.round_trip().as_secs_f64() * 1e3,
+        dbsize: facts.dbsize(),
+        used_memory_bytes: facts.info("used_memory").and_then(|n| n.parse().ok()),
+    }
+}
+
+fn human(status: &Status) -> String {
+    let mut rows = table([
+        "node",
+        "state",
+        "address",
+        "role",
+        "version",
+        "maxmemory-policy",
+        "clock ahead",
+        "round trip",
+        "dbsize",
+        "memory",
+    ]);
+    for node in &status.nodes {
+        let facts = node.facts.as_ref();
+        rows.add_row([
+            node.node.clone(),
+            node.state.word().into(),
+            node.address.clone(),
+            or_dash(facts.and_then(|facts| facts.role.as_ref())),
+            or_dash(facts.map(|facts| format!("{} {}", facts.family, facts.version))),
+            or_dash(facts.and_then(|facts| facts.maxmemory_policy.as_ref())),
+            or_dash(facts.map(|facts| format!("{:.1} ms", facts.clock_ahead_ms))),
+            or_dash(facts.map(|facts| format!("{:.2} ms", facts.round_trip_ms))),
+            or_dash(facts.map(|facts| facts.dbsize)),
+            or_dash(
+                facts
+                    .and_then(|facts| facts.used_memory_bytes)
+                    .map(mebibytes),
+            ),
+        ]);
+    }
+    let mut text = match &status.view {
+        Some(view) => format!("view {view}\n{rows}"),
+        None => format!("no view is served: the first router to connect sets one in force\n{rows}"),
+    };
+    for node in &status.nodes {
+        if let Some(reason) = &node.reason {
+            text += &format!("\nnode {} is {}: {reason}", node.node, node.state.word());
+        }
+    }
+    for name in &status.unconfigured {
+        text += &format!("\nnode {name} is in the view and not in the configuration: add it");
+    }
+    text
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}

@@ -1,0 +1,215 @@
+//! Who holds which key: what the nodes have, put together.
+
+use futures_util::future::join_all;
+use ringlock::node::redis::inspect::{Entry, Found};
+use ringlock::proto::lease::COUNTER_BITS;
+use ringlock::proto::quorum::{Placement, Seats};
+use ringlock::proto::topology::View;
+use ringlock::proto::wire::Slot;
+use ringlock::{Key, NodeError};
+use serde::Serialize;
+
+use crate::cluster::{Sighting, State, Survey};
+
+/// A node that was not asked, and why.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Unasked {
+    pub(crate) node: String,
+    pub(crate) reason: String,
+}
+
+/// One lease, or a stranger's lock, on all nodes that have it.
+#[derive(Clone, Debug)]
+pub(crate) struct Holding {
+    pub(crate) key: Key,
+    /// The entry that lasts the longest.
+    pub(crate) entry: Entry,
+    /// The sightings that have it.
+    pub(crate) on: Vec<usize>,
+}
+
+/// What is found under some keys, on the nodes that may hold locks.
+#[derive(Debug, Default)]
+pub(crate) struct Holdings {
+    pub(crate) all: Vec<Holding>,
+    pub(crate) unasked: Vec<Unasked>,
+}
+
+impl Survey<'_> {
+    /// Asks every node about `keys`. A node that does not answer now is asked
+    /// nothing more.
+    pub(crate) async fn find(&mut self, keys: &[Key]) -> Holdings {
+        let unasked = self.leave_unfit();
+        let answers = self.ask_all(async |sighting| {
+            let seen = sighting.seen.as_mut().ok()?;
+            Some(seen.look.find(keys).await)
+        });
+        let answers = answers.await;
+        let mut holdings = Holdings {
+            unasked,
+            ..Holdings::default()
+        };
+        let mut lists = Vec::new();
+        for (index, answer) in answers.into_iter().enumerate() {
+            match answer {
+                Some(Ok(found)) => lists.push((index, found)),
+                Some(Err(error)) => holdings.unasked.push(self.drop_out(index, error)),
+                None => {}
+            }
+        }
+        for (at, key) in keys.iter().enumerate() {
+            let first = holdings.all.len();
+            for (index, found) in &lists {
+                if let Found::Held(entry) = &found[at] {
+                    holdings.add(first, key, *index, entry);
+                }
+            }
+        }
+        holdings
+    }
+
+    /// Takes the nodes out that must not hold locks or did not answer.
+    pub(crate) fn leave_unfit(&mut self) -> Vec<Unasked> {
+        let states = self.states();
+        let mut unasked = Vec::new();
+        for (sighting, (state, reason)) in self.sightings.iter_mut().zip(states) {
+            let is_unfit = matches!(state, State::Unsuitable) || sighting.seen.is_err();
+            if let (true, Some(reason)) = (is_unfit, reason) {
+                let error = NodeError::new(ringlock::NodeErrorKind::Unsuitable, &*reason);
+                if sighting.seen.is_ok() {
+                    sighting.seen = Err(error);
+                }
+                let node = sighting.node.name.clone();
+                unasked.push(Unasked { node, reason });
+            }
+        }
+        unasked
+    }
+
+    /// The node gave no answer this time.
+    pub(crate) fn drop_out(&mut self, index: usize, error: NodeError) -> Unasked {
+        let sighting = &mut self.sightings[index];
+        let reason = error.to_string();
+        sighting.seen = Err(error);
+        Unasked {
+            node: sighting.node.name.clone(),
+            reason,
+        }
+    }
+
+    /// Asks every node at once.
+    pub(crate) async fn ask_all<T>(
+        &mut self,
+        question: impl AsyncFn(&mut Sighting<'_>) -> T,
+    ) -> Vec<T> {
+        let asked = self.sightings.iter_mut();
+        join_all(asked.map(|sighting| question(sighting))).await
+    }
+
+    /// The key's placement in the view, and the sightings that have its seats.
+    pub(crate) fn place(&self, key: &Key) -> Option<Place<'_>> {
+        let view = self.view.as_ref()?;
+        let placement = view.place(key);
+        Some(Place {
+            survey: self,
+            view,
+            placement,
+        })
+    }
+
+    /// For each of `keys` the highest fence that can have been granted for it,
+    /// where the nodes that were asked know: what its slot has counted to.
+    ///
+    /// That needs a majority of the view, so that no newer one can be in
+    /// force, and so many of the key's replicas that no grant went past them.
+    pub(crate) async fn fences_at_most(&mut self, keys: &[Key]) -> Vec<Option<u64>> {
+        let unknown = keys.iter().map(|_| None).collect();
+        let Some(view) = self.view.clone() else {
+            return unknown;
+        };
+        let is_serving = |sighting: &Sighting<'_>| {
+            let seen = sighting.seen.as_ref().ok();
+            seen.and_then(|seen| seen.serving()) == Some(view.id())
+        };
+        let serving = self
+            .sightings
+            .iter()
+            .filter(|sighting| is_serving(sighting));
+        if serving.count() < view.majority() {
+            return unknown;
+        }
+        let slots: Vec<Slot> = keys.iter().map(|key| view.place(key).slot()).collect();
+        let counts = self.ask_all(async |sighting| {
+            if !is_serving(sighting) {
+                return None;
+            }
+            let seen = sighting.seen.as_mut().ok()?;
+            seen.look.counters(&slots).await.ok()
+        });
+        let counts = counts.await;
+        let fence = |(at, key)| {
+            let place = self.place(key)?;
+            let knows = |index: usize| counts[index].as_ref().map(|counts| counts[at]);
+            let known = place.seats(|index| knows(index).is_some());
+            let counter = (0..counts.len()).filter_map(knows).max()?;
+            let is_enough = place.placement.is_blocked_by(known);
+            is_enough.then_some(u64::from(view.id().epoch) << COUNTER_BITS | counter)
+        };
+        keys.iter().enumerate().map(fence).collect()
+    }
+}
+
+impl Holdings {
+    /// `index` has this entry too; the key's other holdings begin at `first`.
+    fn add(&mut self, first: usize, key: &Key, index: usize, entry: &Entry) {
+        let known = self.all[first..].iter_mut();
+        match known.into_iter().find(|h| h.entry.is_of_lease(entry)) {
+            Some(holding) => {
+                holding.on.push(index);
+                if lasts(entry) > lasts(&holding.entry) {
+                    holding.entry = entry.clone();
+                }
+            }
+            None => self.all.push(Holding {
+                key: key.clone(),
+                entry: entry.clone(),
+                on: vec![index],
+            }),
+        }
+    }
+}
+
+fn lasts(entry: &Entry) -> std::time::Duration {
+    entry.remaining().unwrap_or(std::time::Duration::MAX)
+}
+
+/// Where a key lives, in terms of a survey.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    survey: &'a Survey<'a>,
+    view: &'a View,
+    pub(crate) placement: Placement,
+}
+
+impl Place<'_> {
+    /// The seats whose nodes were sighted and are wanted.
+    pub(crate) fn seats(&self, is_wanted: impl Fn(usize) -> bool) -> Seats {
+        let seats = self.placement.seats().iter().filter(|&seat| {
+            let name = &self.view.topology().nodes[self.placement.node(seat).get()].name;
+            let index = self
+                .survey
+                .sightings
+                .iter()
+                .position(|s| s.node.name == *name);
+            index.is_some_and(&is_wanted)
+        });
+        seats.collect()
+    }
+
+    /// The names of the key's nodes, the owner first.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let nodes = &self.view.topology().nodes;
+        let names = self.placement.nodes().iter();
+        names.map(|node| nodes[node.get()].name.clone()).collect()
+    }
+}

@@ -1,0 +1,243 @@
+//! How the program tells what it found: for people or as JSON, with an exit
+//! code that scripts can go by.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use comfy_table::Table;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use ringlock::{ConfigError, Error};
+use serde::Serialize;
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    Well = 0,
+    CheckFailed = 1,
+    Usage = 2,
+    Failed = 3,
+    Degraded = 4,
+    Outdated = 5,
+    NotLocked = 6,
+    LockLost = 7,
+}
+
+/// Every exit code and what it means.
+pub(crate) const EXITS: [(Exit, &str); 8] = [
+    (Exit::Well, "all is well"),
+    (
+        Exit::CheckFailed,
+        "bench: holders overlapped, a fence went back, a release was late",
+    ),
+    (
+        Exit::Usage,
+        "the command line, the configuration or the key is wrong",
+    ),
+    (
+        Exit::Failed,
+        "it could not be done: a node cannot be reached, a file cannot be written",
+    ),
+    (
+        Exit::Degraded,
+        "status, doctor: they found trouble; locks: some nodes were left out",
+    ),
+    (Exit::Outdated, "the plan is outdated"),
+    (
+        Exit::NotLocked,
+        "exec: others held the key all the time; the command was not run",
+    ),
+    (
+        Exit::LockLost,
+        "exec: the lock was lost while the command ran",
+    ),
+];
+
+/// The exit codes as `--help` has them.
+pub(crate) fn exit_codes() -> String {
+    let mut text = String::from("Exit codes:");
+    for (exit, meaning) in EXITS {
+        let _ = write!(text, "\n  {}  {meaning}", exit as u8);
+    }
+    text + "\nexec otherwise ends with the command's own code, or with 128 + signal if one killed it."
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command could not do what was asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) message: String,
+    /// What to do next, where the message does not say it.
+    pub(crate) next: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: message.into(),
+            next: None,
+        }
+    }
+
+    pub(crate) fn next(self, next: impl Into<String>) -> Self {
+        Self {
+            next: Some(next.into()),
+            ..self
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let failure = Self::new(Exit::Usage, error.to_string());
+        match error {
+            ConfigError::File { .. } => {
+                failure.next("name the file with --config, or in RINGLOCK_CONFIG")
+            }
+            _ => failure.next("correct the configuration; the README shows every setting"),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let exit = match &error {
+            Error::Key(_) | Error::Ttl(_) => Exit::Usage,
+            Error::Config(error) => return error.clone().into(),
+            error if error.is_contention() => Exit::NotLocked,
+            _ => Exit::Failed,
+        };
+        let failure = Self::new(exit, error.to_string());
+        match &error {
+            Error::Key(_) | Error::Ttl(_) => failure,
+            error if error.is_contention() => failure
+                .next("wait longer with --wait, or see who holds it with `ringlock locks --key`"),
+            _ => failure.next("see what each node says with `ringlock doctor`"),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::new(Exit::Failed, error.to_string())
+    }
+}
+
+/// Where and in what form results go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    pub(crate) is_json: bool,
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<&'a str>,
+    exit_code: u8,
+}
+
+impl Output {
+    /// Tells a result: one JSON document, or what `human` makes of it.
+    pub(crate) fn tell<T: Serialize>(
+        self,
+        result: &T,
+        human: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        let text = match self.is_json {
+            true => serde_json::to_string_pretty(result)
+                .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?,
+            false => human(result),
+        };
+        let mut stdout = io::stdout().lock();
+        match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
+            // Whoever read it has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            told => Ok(told?),
+        }
+    }
+
+    /// Tells, on the standard error, why something could not be done.
+    pub(crate) fn fail(self, failure: &Failure) -> ExitCode {
+        let Failure {
+            exit,
+            message,
+            next,
+        } = failure;
+        let told = Told {
+            error: message,
+            next: next.as_deref(),
+            exit_code: *exit as u8,
+        };
+        let text = match serde_json::to_string(&told) {
+            Ok(json) if self.is_json => json,
+            _ => {
+                let next = next.iter().map(|next| format!("\n  next: {next}"));
+                format!("error: {message}{}", next.collect::<String>())
+            }
+        };
+        // There is nowhere left to tell that this failed.
+        let _ = writeln!(io::stderr(), "{text}");
+        (*exit).into()
+    }
+}
+
+/// A table with these heads.
+pub(crate) fn table<const N: usize>(heads: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_BORDERS_ONLY).set_header(heads);
+    table
+}
+
+/// A text that is fit for a terminal, whatever bytes it came from: what is no
+/// UTF-8 is replaced, control characters are escaped.
+pub(crate) fn printable(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for char in String::from_utf8_lossy(bytes).chars() {
+        match char.is_control() {
+            true => text.extend(char.escape_default()),
+            false => text.push(char),
+        }
+    }
+    text
+}
+
+/// A span as people read it: to the millisecond.
+pub(crate) fn span(span: Duration) -> String {
+    let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    format!("{:?}", Duration::from_millis(millis))
+}
+
+/// What is not there.
+pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".into(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_code_once() {
+        let help = exit_codes();
+        for (index, (exit, meaning)) in EXITS.into_iter().enumerate() {
+            assert_eq!(exit as usize, index);
+            assert!(help.contains(&format!("\n  {index}  {meaning}")), "{help}");
+        }
+    }
+
+    #[test]
+    fn no_key_can_drive_a_terminal() {
+        assert_eq!(printable(b"a\x1b[2J\n\xff"), "a\\u{1b}[2J\\n\u{fffd}");
+        assert_eq!(printable("schl\u{fc}ssel".as_bytes()), "schl\u{fc}ssel");
+    }
+}
