@@ -122,7 +122,7 @@ impl Bed {
         let human = self.run(arguments);
         let json = self.run(&[arguments, &["--json"]].concat());
         assert_eq!((human.code, json.code), (code, code), "{human:?} {json:?}");
-        (human.stdout.clone(), json.json())
+        (human.stdout, json.json())
     }
 
     /// Has the nodes initialised.
@@ -414,6 +414,26 @@ fn locks_are_told_with_holder_and_fence() {
             "a token is a key to the lock: {document}"
         );
     }
+    assert_eq!(job.end(true).code, 0);
+}
+
+#[test]
+fn the_highest_fence_of_a_key_is_its_own_nodes() {
+    let bed = Bed::new(2, 1);
+    bed.init();
+    let owner = |key: &str| bed.run(&["route", key, "--json"]).json()["owner"].clone();
+    let other = (0..).map(|index| format!("o/{index}"));
+    let other = other
+        .into_iter()
+        .find(|key| owner(key) != owner("k"))
+        .unwrap();
+    for _ in 0..5 {
+        assert_eq!(bed.run(&["exec", &other, "--", "true"]).code, 0);
+    }
+    let job = Job::start(&bed, &["k"], "echo $RINGLOCK_FENCE; cat");
+    let (_, json) = bed.both(&["locks"], 0);
+    let told = json["locks"][0]["fence_at_most"].to_string();
+    assert_eq!(told, job.first, "the other node has counted further");
     assert_eq!(job.end(true).code, 0);
 }
 

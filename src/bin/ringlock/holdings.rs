@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use ringlock::node::redis::inspect::{Entry, Found};
 use ringlock::proto::lease::COUNTER_BITS;
-use ringlock::proto::quorum::{Placement, Seats};
+use ringlock::proto::quorum::{Placement, Seat, Seats};
 use ringlock::proto::topology::View;
 use ringlock::proto::wire::Slot;
 use ringlock::{Key, NodeError};
@@ -120,40 +120,35 @@ impl Survey<'_> {
     /// For each of `keys` the highest fence that can have been granted for it,
     /// where the nodes that were asked know: what its slot has counted to.
     ///
-    /// That needs a majority of the view, so that no newer one can be in
-    /// force, and so many of the key's replicas that no grant went past them.
+    /// To be asked after the locks were found. It needs a majority that still
+    /// serves the view, so that none was granted under a newer one, and so many
+    /// of the key's replicas that no grant went past them.
     pub(crate) async fn fences_at_most(&mut self, keys: &[Key]) -> Vec<Option<u64>> {
         let unknown = keys.iter().map(|_| None).collect();
         let Some(view) = self.view.clone() else {
             return unknown;
         };
-        let is_serving = |sighting: &Sighting<'_>| {
-            let seen = sighting.seen.as_ref().ok();
-            seen.and_then(|seen| seen.serving()) == Some(view.id())
-        };
-        let serving = self
-            .sightings
-            .iter()
-            .filter(|sighting| is_serving(sighting));
-        if serving.count() < view.majority() {
-            return unknown;
-        }
+        let (id, majority) = (view.id(), view.majority());
         let slots: Vec<Slot> = keys.iter().map(|key| view.place(key).slot()).collect();
         let counts = self.ask_all(async |sighting| {
-            if !is_serving(sighting) {
-                return None;
-            }
             let seen = sighting.seen.as_mut().ok()?;
-            seen.look.counters(&slots).await.ok()
+            seen.serving().filter(|serving| *serving == id)?;
+            seen.look.counters(id, &slots).await.ok()?
         });
         let counts = counts.await;
+        if counts.iter().flatten().count() < majority {
+            return unknown;
+        }
         let fence = |(at, key)| {
             let place = self.place(key)?;
             let knows = |index: usize| counts[index].as_ref().map(|counts| counts[at]);
             let known = place.seats(|index| knows(index).is_some());
-            let counter = (0..counts.len()).filter_map(knows).max()?;
+            let counter = known
+                .iter()
+                .filter_map(|seat| knows(place.index(seat)?))
+                .max()?;
             let is_enough = place.placement.is_blocked_by(known);
-            is_enough.then_some(u64::from(view.id().epoch) << COUNTER_BITS | counter)
+            is_enough.then_some(u64::from(id.epoch) << COUNTER_BITS | counter)
         };
         keys.iter().enumerate().map(fence).collect()
     }
@@ -194,16 +189,17 @@ pub(crate) struct Place<'a> {
 impl Place<'_> {
     /// The seats whose nodes were sighted and are wanted.
     pub(crate) fn seats(&self, is_wanted: impl Fn(usize) -> bool) -> Seats {
-        let seats = self.placement.seats().iter().filter(|&seat| {
-            let name = &self.view.topology().nodes[self.placement.node(seat).get()].name;
-            let index = self
-                .survey
-                .sightings
-                .iter()
-                .position(|s| s.node.name == *name);
-            index.is_some_and(&is_wanted)
-        });
-        seats.collect()
+        let seats = self.placement.seats().iter();
+        seats
+            .filter(|&seat| self.index(seat).is_some_and(&is_wanted))
+            .collect()
+    }
+
+    /// The sighting of the node on `seat`.
+    fn index(&self, seat: Seat) -> Option<usize> {
+        let name = &self.view.topology().nodes[self.placement.node(seat).get()].name;
+        let mut sightings = self.survey.sightings.iter();
+        sightings.position(|sighting| sighting.node.name == *name)
     }
 
     /// The names of the key's nodes, the owner first.

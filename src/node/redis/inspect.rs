@@ -16,7 +16,7 @@ use super::resp::{Piece, Pieces};
 use super::scripts::Script;
 use crate::clock;
 use crate::proto::lease::{Holder, Key};
-use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus, Reply, Slot};
+use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus, Reply, Slot, ViewId};
 
 mod facts;
 mod server;
@@ -45,8 +45,10 @@ const KEYS_AT_ONCE: usize = 256;
 /// longer is no lock.
 const LONGEST_VALUE: usize = 512;
 
-/// An open connection to a [`Server`]. After a call that was dropped or failed
-/// the connection is gone, and every further one fails.
+/// An open connection to a [`Server`].
+///
+/// Every call may be dropped; after one that was, or that failed, the
+/// connection is gone, and every further call fails.
 pub struct Look<'a> {
     server: &'a Server,
     line: Option<Line<'a>>,
@@ -57,6 +59,9 @@ impl Look<'_> {
     ///
     /// # Errors
     /// [`NodeError`]: it gave no answer, or not to this user.
+    ///
+    /// # Cancel safety
+    /// A dropped call changes nothing on the server.
     pub async fn facts(&mut self) -> Result<Facts, NodeError> {
         let identity = self.with(async |line| line.introduce().await).await?;
         let (mut round_trip, mut clock_ahead_us) = (Duration::MAX, 0);
@@ -85,6 +90,9 @@ impl Look<'_> {
     ///
     /// # Errors
     /// As [`facts`](Self::facts).
+    ///
+    /// # Cancel safety
+    /// A dropped call changes nothing on the server.
     pub async fn status(
         &mut self,
         facts: &Facts,
@@ -117,6 +125,9 @@ impl Look<'_> {
     ///
     /// # Errors
     /// As [`facts`](Self::facts).
+    ///
+    /// # Cancel safety
+    /// A dropped call changes nothing on the server.
     pub async fn scan(&mut self, prefix: &[u8], most: usize) -> Result<Scan, NodeError> {
         let pattern = [&escaped(self.server.key_prefix()), &*escaped(prefix), b"*"].concat();
         let mut keys = BTreeSet::new();
@@ -142,6 +153,9 @@ impl Look<'_> {
     ///
     /// # Errors
     /// As [`facts`](Self::facts).
+    ///
+    /// # Cancel safety
+    /// A dropped call changes nothing on the server.
     pub async fn find(&mut self, keys: &[Key]) -> Result<Vec<Found>, NodeError> {
         let mut all = Vec::new();
         let last = (LONGEST_VALUE - 1).to_string();
@@ -167,28 +181,40 @@ impl Look<'_> {
         Ok(all)
     }
 
-    /// The fence counters of `slots` under the view that is served, in their
-    /// order; 0 where nothing was granted yet.
+    /// The fence counters of `slots` under `view`, in their order, 0 where
+    /// nothing was granted yet; `None`: another view, or none, is served.
     ///
     /// # Errors
     /// As [`facts`](Self::facts).
-    pub async fn counters(&mut self, slots: &[Slot]) -> Result<Vec<u64>, NodeError> {
-        let name = self.server.state("c");
+    ///
+    /// # Cancel safety
+    /// A dropped call changes nothing on the server.
+    pub async fn counters(
+        &mut self,
+        view: ViewId,
+        slots: &[Slot],
+    ) -> Result<Option<Vec<u64>>, NodeError> {
+        let (id, counters) = (self.server.state("id"), self.server.state("c"));
         let mut all = Vec::new();
         for slots in slots.chunks(KEYS_AT_ONCE) {
             let fields: Vec<String> = slots.iter().map(ToString::to_string).collect();
-            let mut write = vec![&b"HMGET"[..], &name];
-            write.extend(fields.iter().map(String::as_bytes));
-            let answer = self.ask(|out| command(out, &write), 1).await?;
-            let mut pieces = Pieces::of(&answer);
-            let read = || {
-                pieces.list(slots.len())?;
-                let counter = |_| text(&mut pieces)?.map_or(Some(0), |count| count.parse().ok());
-                slots.iter().map(counter).collect::<Option<Vec<u64>>>()
+            let mut read = vec![&b"HMGET"[..], &counters];
+            read.extend(fields.iter().map(String::as_bytes));
+            // In this order: a view that is still served, views only moving
+            // up, was served when the counters were read.
+            let write = |out: &mut Vec<u8>| {
+                command(out, &read);
+                command(out, &[b"GET", &id]);
             };
-            all.extend({ read }().ok_or_else(|| unexpected_of(&answer, "HMGET"))?);
+            let answers = self.ask(write, 2).await?;
+            let read = counts(&answers, slots.len());
+            let (counts, serving) = read.ok_or_else(|| unexpected_of(&answers, "HMGET and GET"))?;
+            if serving.as_deref() != Some(&*view.to_string()) {
+                return Ok(None);
+            }
+            all.extend(counts);
         }
-        Ok(all)
+        Ok(Some(all))
     }
 
     /// RELEASE of `key` in the name of whoever was found to hold it: a newer
@@ -196,6 +222,9 @@ impl Look<'_> {
     ///
     /// # Errors
     /// As [`facts`](Self::facts).
+    ///
+    /// # Cancel safety
+    /// A dropped call may or may not release.
     pub async fn release(&mut self, key: &Key, found: &Entry) -> Result<Reply, NodeError> {
         let (name, script) = (self.server.name(key), Script::Release.source());
         if self.server.is_state(&name) {
@@ -217,6 +246,9 @@ impl Look<'_> {
     ///
     /// # Errors
     /// As [`facts`](Self::facts).
+    ///
+    /// # Cancel safety
+    /// A dropped call may or may not load.
     pub async fn load_scripts(&mut self) -> Result<(), NodeError> {
         self.with(async |line| line.load().await).await.map(|_| ())
     }
@@ -225,6 +257,9 @@ impl Look<'_> {
     ///
     /// # Errors
     /// As [`facts`](Self::facts); many servers let few users read settings.
+    ///
+    /// # Cancel safety
+    /// A dropped call changes nothing on the server.
     pub async fn setting(&mut self, name: &str) -> Result<Option<String>, NodeError> {
         let write = |out: &mut Vec<u8>| command(out, &[b"CONFIG", b"GET", name.as_bytes()]);
         let answer = self.ask(write, 1).await?;
@@ -374,6 +409,15 @@ fn page(answer: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {
     };
     let names = (0..len).map(|_| pieces.bulk()).collect::<Option<_>>()?;
     Some((cursor, names))
+}
+
+/// So many counters, and the view served.
+fn counts(answers: &[u8], len: usize) -> Option<(Vec<u64>, Option<Arc<str>>)> {
+    let mut pieces = Pieces::of(answers);
+    pieces.list(len)?;
+    let counter = |_| text(&mut pieces)?.map_or(Some(0), |count| count.parse().ok());
+    let counts = (0..len).map(counter).collect::<Option<_>>()?;
+    Some((counts, text(&mut pieces)?))
 }
 
 fn found(pieces: &mut Pieces<'_>) -> Option<Found> {
