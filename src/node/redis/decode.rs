@@ -403,17 +403,28 @@ pub(super) fn compared_and_set(reply: &[u8], incarnation: &[u8]) -> Answer {
     }
 }
 
-/// The reply of PREPARE and ACCEPT.
-pub(super) fn voted(reply: &[u8], incarnation: &[u8]) -> Answer {
+/// The reply of PREPARE.
+pub(super) fn prepared(reply: &[u8], incarnation: &[u8]) -> Answer {
     match Pieces::of(reply).next() {
         Some(Piece::List(4)) => promised(reply)
             .map(Reply::Promised)
             .ok_or_else(|| misfit("PREPARE")),
-        Some(Piece::Bulk(ballot)) => read_text(ballot)
-            .map(Reply::Outbid)
-            .ok_or_else(|| misfit("PREPARE or ACCEPT")),
+        Some(Piece::Bulk(ballot)) => outbid(ballot, "PREPARE"),
+        _ => status(reply, incarnation).map(Reply::Refused),
+    }
+}
+
+/// The reply of ACCEPT.
+pub(super) fn accepted(reply: &[u8], incarnation: &[u8]) -> Answer {
+    match Pieces::of(reply).next() {
+        Some(Piece::Bulk(ballot)) => outbid(ballot, "ACCEPT"),
         _ => compared_and_set(reply, incarnation),
     }
+}
+
+fn outbid(ballot: &[u8], what: &str) -> Answer {
+    let ballot = read_text(ballot).ok_or_else(|| misfit(what))?;
+    Ok(Reply::Outbid(ballot))
 }
 
 /// What a node says that it has accepted. The outer `None`: it makes no sense.
@@ -421,7 +432,10 @@ fn promised(reply: &[u8]) -> Option<Option<Accepted>> {
     let mut pieces = Pieces::of(reply);
     pieces.list(4)?;
     let (ballot, view, document) = (pieces.bulk()?, pieces.bulk()?, pieces.bulk()?);
-    if ballot.is_empty() {
+    if pieces.bulk()? != b"accepted" {
+        return None;
+    }
+    if ballot.is_empty() && view.is_empty() && document.is_empty() {
         return Some(None);
     }
     Some(Some(Accepted {
@@ -462,6 +476,7 @@ mod tests {
     use crate::node::ReplyTo;
     use crate::proto::lease::{Key, Ttl};
     use crate::proto::time::Instant;
+    use crate::proto::wire::Ballot;
 
     const VIEW: ViewId = ViewId {
         epoch: 1,
@@ -581,5 +596,114 @@ mod tests {
         for misfit in [None, Some(Piece::Int(1)), Some(Piece::List(0))] {
             assert_eq!(found(misfit).unwrap_err().kind(), NodeErrorKind::Protocol);
         }
+    }
+
+    fn bulks(texts: &[&str]) -> String {
+        let bulk = |text: &&str| format!("${}\r\n{text}\r\n", text.len());
+        texts.iter().map(bulk).collect()
+    }
+
+    fn list(texts: &[&str]) -> String {
+        format!("*{}\r\n{}", texts.len(), bulks(texts))
+    }
+
+    fn after_prepare(reply: &str) -> Answer {
+        prepared(reply.as_bytes(), b"run-1")
+    }
+
+    fn after_accept(reply: &str) -> Answer {
+        accepted(reply.as_bytes(), b"run-1")
+    }
+
+    const BALLOT: Ballot = Ballot {
+        round: 2,
+        proposer: 9,
+    };
+
+    #[test]
+    fn a_promise_tells_what_was_accepted() {
+        let (ballot, view) = (BALLOT.to_string(), VIEW.to_string());
+        let before = Accepted {
+            ballot: BALLOT,
+            view: VIEW,
+            document: "a\r\nb".into(),
+        };
+        let nothing = list(&["", "", "", "accepted"]);
+        assert_eq!(after_prepare(&nothing), Ok(Reply::Promised(None)));
+        let something = list(&[&ballot, &view, "a\r\nb", "accepted"]);
+        assert_eq!(after_prepare(&something), Ok(Reply::Promised(Some(before))));
+        assert_eq!(after_accept(":1\r\n"), Ok(Reply::Done));
+    }
+
+    #[test]
+    fn both_votes_are_refused_alike() {
+        let refused = Ok(Reply::Refused(NodeStatus {
+            serving: Some(VIEW),
+            nonce: Some("n".into()),
+            stamped: None,
+            incarnation: "run-1".into(),
+        }));
+        let (outbid, status) = (bulks(&[&BALLOT.to_string()]), VIEW.to_string());
+        let status = list(&[&status, "n", ""]);
+        for answered in [after_prepare, after_accept] {
+            assert_eq!(answered(&outbid), Ok(Reply::Outbid(BALLOT)));
+            assert_eq!(answered(&status), refused);
+        }
+    }
+
+    #[test]
+    fn votes_that_do_not_fit() {
+        let (ballot, view) = (BALLOT.to_string(), VIEW.to_string());
+        let (ballot, view) = (ballot.as_str(), view.as_str());
+        let of_neither = [
+            String::new(),
+            "$-1\r\n".into(),
+            "*-1\r\n".into(),
+            "*0\r\n".into(),
+            ":0\r\n".into(),
+            ":2\r\n".into(),
+            "+OK\r\n".into(),
+            // No ballots.
+            bulks(&[""]),
+            bulks(&["2.9"]),
+            bulks(&[&format!("{ballot}0")]),
+            bulks(&[view]),
+            // Another number of parts, or others.
+            list(&[ballot, view, "document"]),
+            list(&[ballot, view, "document", "accepted", ""]),
+            list(&[ballot, view, "document", ""]),
+            list(&["2.9", view, "document", "accepted"]),
+            list(&[ballot, "1:7", "document", "accepted"]),
+            list(&["", view, "document", "accepted"]),
+            list(&[ballot, "", "document", "accepted"]),
+            list(&["", "", "document", "accepted"]),
+            "*4\r\n$-1\r\n$-1\r\n$-1\r\n$8\r\naccepted\r\n".into(),
+            "*4\r\n:1\r\n:2\r\n:3\r\n:4\r\n".into(),
+            "*4\r\n*0\r\n*0\r\n*0\r\n*0\r\n".into(),
+        ];
+        // What the other one may be answered.
+        let of_accept = [":1\r\n".into()];
+        let of_prepare = [list(&["", "", "", "accepted"])];
+        let to_prepare = of_neither.iter().chain(&of_accept);
+        let to_accept = of_neither.iter().chain(&of_prepare);
+        let answers = to_prepare
+            .map(|reply| (reply, after_prepare(reply)))
+            .chain(to_accept.map(|reply| (reply, after_accept(reply))));
+        for (reply, answer) in answers {
+            let kind = answer.as_ref().map_err(NodeError::kind);
+            assert_eq!(kind, Err(NodeErrorKind::Protocol), "{reply:?}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_document_that_is_no_text_was_not_accepted() {
+        let (ballot, view) = (BALLOT.to_string(), VIEW.to_string());
+        let reply = list(&[&ballot, &view, "?", "accepted"]).into_bytes();
+        let reply: Vec<u8> = reply
+            .into_iter()
+            .map(|byte| if byte == b'?' { 0xff } else { byte })
+            .collect();
+        let error = prepared(&reply, b"run-1").unwrap_err();
+        assert_eq!(error.kind(), NodeErrorKind::Protocol);
     }
 }

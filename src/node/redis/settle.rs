@@ -74,7 +74,8 @@ fn control(
         let answer = match &pending.request {
             Request::Status => decode::status(replies, incarnation).map(Reply::Status),
             Request::Document => decode::document(replies),
-            Request::Prepare { .. } | Request::Accept { .. } => decode::voted(replies, incarnation),
+            Request::Prepare { .. } => decode::prepared(replies, incarnation),
+            Request::Accept { .. } => decode::accepted(replies, incarnation),
             _ => decode::compared_and_set(replies, incarnation),
         };
         if let Ok(Reply::Status(status) | Reply::Refused(status)) = &answer {
