@@ -186,7 +186,10 @@ impl Decision {
     /// already, so nothing else may be proposed.
     fn propose(&mut self) -> Call {
         self.stage = Stage::Accepting;
+        // Who has not promised may yet accept.
         self.yes.clear();
+        self.no.clear();
+        self.refusals.clear();
         if let Some(Accepted { view, document, .. }) = self.forced.take() {
             self.motion = Motion { view, document };
         }
