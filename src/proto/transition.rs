@@ -479,3 +479,723 @@ pub fn adopt(view: &View, node: NodeIndex) -> Request {
         nonce: Arc::clone(view.nonce(node)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ringlock_ring::Format;
+
+    use super::super::topology::Node;
+    use super::super::wire::Incarnation;
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(30);
+    const LEASE: Duration = Duration::from_secs(10);
+    const NANO: Duration = Duration::from_nanos(1);
+
+    const OLD: [&str; 3] = ["a", "b", "c"];
+    /// What a change leads to: `a` goes, `d` comes.
+    const NEW: [&str; 3] = ["b", "c", "d"];
+
+    fn secs(secs: u64) -> Instant {
+        Instant::default() + Duration::from_secs(secs)
+    }
+
+    fn topology(names: &[&str]) -> Topology {
+        let node = |&name: &&str| Node {
+            name: name.into(),
+            address: format!("memory://{name}"),
+            weight: 1,
+            zone: None,
+            host: None,
+        };
+        Topology {
+            nodes: names.iter().map(node).collect(),
+            format: Format::Xxh3,
+            vnodes: 16,
+            replicas: 1,
+            overrides: Vec::new(),
+            max_ttl_ms: TTL.as_millis() as u64,
+            view_lease_ms: LEASE.as_millis() as u64,
+        }
+    }
+
+    /// As members are listed unless a test says otherwise.
+    fn nonce(name: &str) -> Nonce {
+        format!("nonce of {name}").into()
+    }
+
+    fn nonces(names: &[&str]) -> Nonces {
+        names
+            .iter()
+            .map(|&name| (name.into(), nonce(name)))
+            .collect()
+    }
+
+    fn stable(epoch: u32, names: &[&str]) -> View {
+        View::stable(epoch, topology(names), &nonces(names)).unwrap()
+    }
+
+    fn joint(epoch: u32, old: &[&str], new: &[&str], since: u32) -> View {
+        let all: Vec<&str> = old.iter().chain(new).copied().collect();
+        let (from, to) = (topology(old), topology(new));
+        View::joint(epoch, from, to, since, &nonces(&all)).unwrap()
+    }
+
+    fn reach(from: &[&str], to: &[&str]) -> Goal {
+        Goal::Reach {
+            from: topology(from),
+            to: topology(to),
+        }
+    }
+
+    fn absent() -> NodeStatus {
+        NodeStatus {
+            incarnation: "run-1".into(),
+            ..NodeStatus::default()
+        }
+    }
+
+    fn quarantined(nonce: &str) -> NodeStatus {
+        let incarnation: Incarnation = "run-1".into();
+        NodeStatus {
+            serving: None,
+            nonce: Some(nonce.into()),
+            stamped: Some(Arc::clone(&incarnation)),
+            incarnation,
+        }
+    }
+
+    fn serving(nonce: &str, view: ViewId) -> NodeStatus {
+        NodeStatus {
+            serving: Some(view),
+            ..quarantined(nonce)
+        }
+    }
+
+    fn view_id(epoch: u32) -> ViewId {
+        ViewId { epoch, digest: 7 }
+    }
+
+    /// A coordinator that is shown nodes, and asked what next.
+    struct Script {
+        coordinator: Transition,
+        now: Instant,
+    }
+
+    impl Script {
+        fn of(goal: Goal, view: View) -> Self {
+            Self::with(Transition::new(goal, Arc::new(view)))
+        }
+
+        fn with(coordinator: Transition) -> Self {
+            let now = secs(1000);
+            Self { coordinator, now }
+        }
+
+        fn sees(&mut self, name: &str, status: NodeStatus) {
+            self.coordinator.saw(self.now, name, Some(status));
+        }
+
+        fn misses(&mut self, name: &str) {
+            self.coordinator.saw(self.now, name, None);
+        }
+
+        /// The node serves this epoch under the nonce that the view lists.
+        fn serves(&mut self, name: &str, epoch: u32) {
+            let view = self.coordinator.view();
+            let view_id = match view.id() {
+                own if own.epoch == epoch => own,
+                _ => view_id(epoch),
+            };
+            let node = view.index_of(name).expect("a member");
+            let status = serving(view.nonce(node), view_id);
+            self.sees(name, status);
+        }
+
+        /// These nodes serve the view.
+        fn serve(&mut self, names: &[&str]) {
+            let epoch = self.coordinator.view().id().epoch;
+            names.iter().for_each(|name| self.serves(name, epoch));
+        }
+
+        fn moves_to(&mut self, view: View) {
+            self.coordinator.moved(Arc::new(view));
+        }
+
+        fn next(&self) -> Move {
+            let mut drawn = 0;
+            let fresh = || {
+                drawn += 1;
+                format!("fresh {drawn}").into()
+            };
+            self.coordinator.next(self.now, fresh).unwrap()
+        }
+
+        #[track_caller]
+        fn tells(&self) -> Vec<(String, Request)> {
+            match self.next() {
+                Move::Tell(letters) => letters,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        #[track_caller]
+        fn proposes(&self) -> View {
+            match self.next() {
+                Move::Propose(view) => *view,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        #[track_caller]
+        fn is_blocked_by(&self, obstacles: &[(&str, Obstacle)]) {
+            let obstacles = obstacles.iter().map(|&(name, why)| (name.into(), why));
+            match self.next() {
+                Move::Blocked(found) => assert_eq!(found, obstacles.collect::<Vec<_>>()),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        #[track_caller]
+        fn is_done(&self) {
+            assert!(matches!(self.next(), Move::Done), "{:?}", self.next());
+        }
+
+        #[track_caller]
+        fn is_superseded(&self) {
+            assert!(matches!(self.next(), Move::Superseded), "{:?}", self.next());
+        }
+
+        /// Nothing may be done before `span` has passed since then; now it has.
+        #[track_caller]
+        fn waits(&mut self, since: Instant, span: Duration, expected: Waiting) {
+            let end = since + outwait(span);
+            assert!(self.now < end);
+            for now in [self.now, end - NANO] {
+                self.now = now;
+                match self.next() {
+                    Move::Wait { until, reason } => assert_eq!((until, reason), (end, expected)),
+                    other => panic!("{other:?}"),
+                }
+            }
+            self.now = end;
+        }
+    }
+
+    #[track_caller]
+    fn assert_same(proposed: &View, expected: &View) {
+        assert_eq!(proposed.document(), expected.document());
+    }
+
+    /// The usual nonces, but these.
+    fn nonces_but(names: &[&str], others: &[(&str, &str)]) -> Nonces {
+        let mut nonces = nonces(names);
+        nonces.extend(
+            others
+                .iter()
+                .map(|&(name, nonce)| (name.into(), nonce.into())),
+        );
+        nonces
+    }
+
+    fn quarantine_of(nonce: Option<&str>, view: Option<ViewId>, fresh: &str) -> Request {
+        Request::Quarantine {
+            expected_nonce: nonce.map(Into::into),
+            expected_view: view,
+            nonce: fresh.into(),
+        }
+    }
+
+    /// The view for these members.
+    fn adoptions(view: &View, names: &[&str]) -> Vec<(String, Request)> {
+        let letter = |&name: &&str| {
+            let node = view.index_of(name).expect("a member");
+            (name.into(), adopt(view, node))
+        };
+        names.iter().map(letter).collect()
+    }
+
+    #[test]
+    fn everybody_is_the_members_and_whom_the_goal_names() {
+        let everybody = |goal, view| {
+            let everybody = Transition::new(goal, Arc::new(view)).everybody();
+            everybody.into_iter().collect::<String>()
+        };
+        assert_eq!(everybody(Goal::Keep, stable(4, &OLD)), "abc");
+        assert_eq!(everybody(reach(&OLD, &NEW), stable(4, &OLD)), "abcd");
+        assert_eq!(everybody(Goal::Abort, joint(5, &OLD, &NEW, 5)), "abcd");
+    }
+
+    #[test]
+    fn who_has_no_memory_is_quarantined() {
+        let mut script = Script::of(Goal::Keep, stable(4, &OLD));
+        script.serve(&["a"]);
+        script.sees("b", absent());
+        // Stamped by another incarnation: what it held may be gone.
+        let status = serving("nonce of c", view_id(4));
+        script.sees(
+            "c",
+            NodeStatus {
+                incarnation: "run-2".into(),
+                ..status
+            },
+        );
+        let expected = [
+            ("b".into(), quarantine_of(None, None, "fresh 1")),
+            (
+                "c".into(),
+                quarantine_of(Some("nonce of c"), Some(view_id(4)), "fresh 2"),
+            ),
+        ];
+        assert_eq!(script.tells(), expected);
+    }
+
+    #[test]
+    fn who_is_behind_is_told_the_view() {
+        let mut script = Script::of(Goal::Keep, stable(4, &OLD));
+        script.sees("a", quarantined("nonce of a"));
+        script.serves("b", 3);
+        script.serves("c", 5);
+        let expected = adoptions(script.coordinator.view(), &["a", "b"]);
+        assert_eq!(script.tells(), expected);
+        script.serve(&["a", "b"]);
+        script.is_done();
+    }
+
+    #[test]
+    fn another_clusters_member_is_told_nothing() {
+        let mut script = Script::of(Goal::Keep, stable(4, &OLD));
+        script.serve(&["a", "b"]);
+        script.sees("c", serving("another nonce", view_id(3)));
+        script.is_done();
+    }
+
+    #[test]
+    fn a_member_is_let_in_again_under_its_new_nonce_after_max_ttl() {
+        let mut script = Script::of(Goal::Keep, stable(4, &OLD));
+        script.serve(&["a", "c"]);
+        script.sees("b", quarantined("x"));
+        script.waits(script.now, TTL, Waiting::Quarantine);
+        let nonces = nonces_but(&OLD, &[("b", "x")]);
+        let next = View::stable(5, topology(&OLD), &nonces).unwrap();
+        assert_same(&script.proposes(), &next);
+        script.moves_to(next.clone());
+        assert_eq!(script.tells(), adoptions(&next, &OLD));
+        script.serve(&OLD);
+        script.is_done();
+    }
+
+    #[test]
+    fn each_member_is_waited_for_by_itself() {
+        let mut script = Script::of(Goal::Keep, stable(4, &OLD));
+        let first = script.now;
+        script.sees("b", quarantined("x"));
+        script.now = first + Duration::from_secs(5);
+        let second = script.now;
+        script.sees("c", quarantined("y"));
+        script.waits(first, TTL, Waiting::Quarantine);
+        let nonces = nonces_but(&OLD, &[("b", "x")]);
+        let next = View::stable(5, topology(&OLD), &nonces).unwrap();
+        assert_same(&script.proposes(), &next);
+        script.moves_to(next);
+        script.serve(&["b"]);
+        script.waits(second, TTL, Waiting::Quarantine);
+        let nonces = nonces_but(&OLD, &[("b", "x"), ("c", "y")]);
+        let last = View::stable(6, topology(&OLD), &nonces).unwrap();
+        assert_same(&script.proposes(), &last);
+    }
+
+    #[test]
+    fn a_second_loss_restarts_the_wait() {
+        // It may have been quarantined by another, and unseen.
+        for (is_seen, nonce) in [(true, "y"), (false, "y"), (true, "x")] {
+            let mut script = Script::of(Goal::Keep, stable(4, &OLD));
+            script.sees("b", quarantined("x"));
+            script.now = script.now + TTL;
+            if is_seen {
+                script.sees("b", absent());
+                let letter = ("b".into(), quarantine_of(None, None, "fresh 1"));
+                assert_eq!(script.tells(), [letter]);
+            }
+            script.sees("b", quarantined(nonce));
+            script.waits(script.now, TTL, Waiting::Quarantine);
+            let nonces = nonces_but(&OLD, &[("b", nonce)]);
+            let next = View::stable(5, topology(&OLD), &nonces).unwrap();
+            assert_same(&script.proposes(), &next);
+        }
+    }
+
+    #[test]
+    fn who_falls_silent_in_quarantine_is_let_in_once_it_is_seen_again() {
+        let mut script = Script::of(Goal::Keep, stable(4, &OLD));
+        let since = script.now;
+        script.sees("b", quarantined("x"));
+        script.misses("b");
+        script.is_done();
+        script.now = since + outwait(TTL) - NANO;
+        script.sees("b", quarantined("x"));
+        script.waits(since, TTL, Waiting::Quarantine);
+        script.misses("b");
+        script.is_done();
+        script.sees("b", quarantined("x"));
+        let _ = script.proposes();
+    }
+
+    #[test]
+    fn letting_in_again_goes_on_with_the_passage() {
+        let mut script = Script::of(Goal::Keep, joint(5, &OLD, &NEW, 4));
+        script.serve(&["a", "c", "d"]);
+        script.sees("b", quarantined("x"));
+        script.waits(script.now, TTL, Waiting::Quarantine);
+        let nonces = nonces_but(&["a", "b", "c", "d"], &[("b", "x")]);
+        let next = View::joint(6, topology(&OLD), topology(&NEW), 4, &nonces).unwrap();
+        assert_same(&script.proposes(), &next);
+        // It is nobody's goal to end it.
+        script.moves_to(next);
+        script.serve(&["a", "b", "c", "d"]);
+        script.is_done();
+    }
+
+    #[test]
+    fn a_newcomer_is_quarantined_for_max_ttl_before_the_joint_view() {
+        let mut script = Script::of(reach(&OLD, &NEW), stable(4, &OLD));
+        script.serve(&OLD);
+        script.sees("d", absent());
+        let letter = ("d".into(), quarantine_of(None, None, "fresh 1"));
+        assert_eq!(script.tells(), [letter]);
+        script.sees("d", quarantined("fresh 1"));
+        script.waits(script.now, TTL, Waiting::Quarantine);
+        let nonces = nonces_but(&OLD, &[("d", "fresh 1")]);
+        let next = View::joint(5, topology(&OLD), topology(&NEW), 5, &nonces).unwrap();
+        assert_same(&script.proposes(), &next);
+    }
+
+    #[test]
+    fn the_last_newcomer_counts() {
+        let to = ["b", "c", "d", "e"];
+        let mut script = Script::of(reach(&OLD, &to), stable(4, &OLD));
+        script.sees("d", quarantined("nonce of d"));
+        script.now = script.now + Duration::from_secs(7);
+        script.sees("e", quarantined("x"));
+        script.now = script.now + Duration::from_secs(7);
+        // Without memory once more.
+        script.sees("e", quarantined("nonce of e"));
+        script.waits(script.now, TTL, Waiting::Quarantine);
+        assert_same(&script.proposes(), &joint(5, &OLD, &to, 5));
+    }
+
+    #[test]
+    fn a_change_that_brings_nobody_new_begins_at_once() {
+        let script = Script::of(reach(&OLD, &["b", "c"]), stable(4, &OLD));
+        assert_same(&script.proposes(), &joint(5, &OLD, &["b", "c"], 5));
+    }
+
+    #[test]
+    fn a_silent_or_foreign_newcomer_blocks_the_change() {
+        let to = ["c", "d", "e"];
+        let mut script = Script::of(reach(&OLD, &to), stable(4, &OLD));
+        script.is_blocked_by(&[("d", Obstacle::Silent), ("e", Obstacle::Silent)]);
+        script.sees("d", serving("x", view_id(9)));
+        script.sees("e", quarantined("nonce of e"));
+        script.now = script.now + outwait(TTL);
+        script.is_blocked_by(&[("d", Obstacle::Foreign(view_id(9)))]);
+        script.sees("d", quarantined("nonce of d"));
+        script.now = script.now + outwait(TTL);
+        script.misses("d");
+        script.is_blocked_by(&[("d", Obstacle::Silent)]);
+        script.sees("d", quarantined("nonce of d"));
+        assert_same(&script.proposes(), &joint(5, &OLD, &to, 5));
+    }
+
+    #[test]
+    fn a_retired_node_is_taken_in_anew() {
+        let coordinator = Transition::new(reach(&OLD, &NEW), Arc::new(stable(4, &OLD)))
+            .with_retired([("d".into(), view_id(3)), ("b".into(), view_id(3))]);
+        let mut script = Script::with(coordinator);
+        script.sees("d", serving("old", view_id(2)));
+        script.is_blocked_by(&[("d", Obstacle::Foreign(view_id(2)))]);
+        // A member may not be taken out of what it serves.
+        script.sees("b", serving("old", view_id(3)));
+        script.sees("d", serving("old", view_id(3)));
+        let request = quarantine_of(Some("old"), Some(view_id(3)), "fresh 1");
+        assert_eq!(script.tells(), [("d".into(), request)]);
+        script.sees("d", quarantined("nonce of d"));
+        script.waits(script.now, TTL, Waiting::Quarantine);
+        assert_same(&script.proposes(), &joint(5, &OLD, &NEW, 5));
+    }
+
+    #[test]
+    fn a_members_quarantine_does_not_hold_up_a_change() {
+        let mut script = Script::of(reach(&OLD, &NEW), stable(4, &OLD));
+        let since = script.now;
+        script.sees("d", quarantined("nonce of d"));
+        script.now = since + TTL;
+        script.sees("b", quarantined("x"));
+        script.waits(since, TTL, Waiting::Quarantine);
+        assert_same(&script.proposes(), &joint(5, &OLD, &NEW, 5));
+    }
+
+    #[test]
+    fn the_longer_ttl_of_both_topologies_is_waited_for() {
+        let longer = 2 * TTL;
+        let with = |names: &[&str], ttl: Duration| {
+            let mut topology = topology(names);
+            topology.max_ttl_ms = ttl.as_millis() as u64;
+            topology
+        };
+        for (old, new) in [(TTL, longer), (longer, TTL)] {
+            let (from, to) = (with(&OLD, old), with(&NEW, new));
+            let goal = Goal::Reach {
+                from: from.clone(),
+                to: to.clone(),
+            };
+            let view = View::stable(4, from.clone(), &nonces(&OLD)).unwrap();
+            for name in ["b", "d"] {
+                let mut script = Script::of(goal.clone(), view.clone());
+                script.sees("d", quarantined("nonce of d"));
+                script.sees(name, quarantined("x"));
+                script.waits(script.now, longer, Waiting::Quarantine);
+                let _ = script.proposes();
+            }
+            let nonces = nonces(&["a", "b", "c", "d"]);
+            let view = View::joint(5, from, to, 5, &nonces).unwrap();
+            let mut script = Script::of(goal, view);
+            script.serve(&["a", "b", "d"]);
+            script.waits(script.now, longer + LEASE, Waiting::Leases);
+            let _ = script.proposes();
+        }
+    }
+
+    #[test]
+    fn the_joint_view_ends_when_what_most_have_left_behind_has_run_out() {
+        let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
+        script.serve(&["a", "d"]);
+        script.now = script.now + 10 * TTL;
+        script.is_blocked_by(&[("b", Obstacle::Silent), ("c", Obstacle::Silent)]);
+        let since = script.now;
+        script.serve(&["b"]);
+        // It is known for good.
+        script.misses("a");
+        script.misses("b");
+        script.waits(since, TTL + LEASE, Waiting::Leases);
+        assert_same(&script.proposes(), &stable(6, &NEW));
+    }
+
+    #[test]
+    fn newcomers_are_no_part_of_the_old_majority() {
+        let to = ["c", "d", "e"];
+        let mut script = Script::of(reach(&OLD, &to), joint(5, &OLD, &to, 5));
+        script.serve(&["c", "d", "e"]);
+        script.is_blocked_by(&[("a", Obstacle::Silent), ("b", Obstacle::Silent)]);
+    }
+
+    #[test]
+    fn without_view_lease_where_every_old_owner_is_reached() {
+        let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
+        script.serve(&["a", "b", "d"]);
+        script.now = script.now + Duration::from_secs(4);
+        script.serve(&["c"]);
+        script.waits(script.now, TTL, Waiting::Leases);
+        assert_same(&script.proposes(), &stable(6, &NEW));
+
+        // Too late to be of use.
+        let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
+        let since = script.now;
+        script.serve(&["a", "b", "d"]);
+        script.now = since + TTL;
+        script.serve(&["c"]);
+        script.waits(since, TTL + LEASE, Waiting::Leases);
+        assert_same(&script.proposes(), &stable(6, &NEW));
+    }
+
+    #[test]
+    fn without_view_lease_where_the_unreached_cannot_agree_on_any_key() {
+        let (old, new) = (["a", "b", "c", "d", "e"], ["a", "b", "c", "d"]);
+        let of_three = |names: &[&str]| Topology {
+            replicas: 3,
+            ..topology(names)
+        };
+        let (from, to) = (of_three(&old), of_three(&new));
+        let view = View::joint(5, from.clone(), to.clone(), 5, &nonces(&old)).unwrap();
+        let mut script = Script::of(Goal::Reach { from, to }, view);
+        script.serve(&["a", "b", "c"]);
+        script.now = script.now + Duration::from_secs(4);
+        script.serve(&["e"]);
+        script.waits(script.now, TTL, Waiting::Leases);
+        let _ = script.proposes();
+    }
+
+    #[test]
+    fn fenced_nodes_need_not_be_reached() {
+        let fenced = |names: &[&str]| {
+            let view = Arc::new(joint(5, &OLD, &NEW, 5));
+            let names = names.iter().map(|&name| name.into());
+            Script::with(Transition::new(reach(&OLD, &NEW), view).with_fenced(names))
+        };
+        let mut script = fenced(&["c"]);
+        script.serve(&["a", "b", "d"]);
+        script.waits(script.now, TTL, Waiting::Leases);
+        assert_same(&script.proposes(), &stable(6, &NEW));
+        // Nobody's word makes a majority.
+        let mut script = fenced(&["b", "c"]);
+        script.serve(&["a", "d"]);
+        script.is_blocked_by(&[("b", Obstacle::Silent), ("c", Obstacle::Silent)]);
+    }
+
+    #[test]
+    fn the_joint_view_does_not_end_before_every_newcomer_serves_it() {
+        let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
+        script.serve(&OLD);
+        script.now = script.now + 10 * TTL;
+        script.is_blocked_by(&[("d", Obstacle::Silent)]);
+        script.sees("d", serving("another nonce", view_id(9)));
+        script.is_blocked_by(&[("d", Obstacle::Foreign(view_id(9)))]);
+        script.sees("d", quarantined("nonce of d"));
+        assert_eq!(script.tells(), adoptions(script.coordinator.view(), &["d"]));
+        script.serve(&["d"]);
+        assert_same(&script.proposes(), &stable(6, &NEW));
+    }
+
+    #[test]
+    fn another_coordinator_takes_over_and_counts_from_its_own_sight() {
+        let view = joint(7, &OLD, &NEW, 5);
+        let mut script = Script::of(reach(&OLD, &NEW), view.clone());
+        script.is_blocked_by(&[
+            ("d", Obstacle::Silent),
+            ("a", Obstacle::Silent),
+            ("b", Obstacle::Silent),
+            ("c", Obstacle::Silent),
+        ]);
+        script.serve(&["c", "d"]);
+        // This one has not heard of the passage, that one of its beginning.
+        script.serves("a", 4);
+        script.now = script.now + 10 * TTL;
+        let since = script.now;
+        script.serves("b", 5);
+        assert_eq!(script.tells(), adoptions(&view, &["a", "b"]));
+        script.misses("a");
+        script.now = script.now + Duration::from_secs(1);
+        script.serve(&["b"]);
+        script.waits(since, TTL + LEASE, Waiting::Leases);
+        assert_same(&script.proposes(), &stable(8, &NEW));
+    }
+
+    #[test]
+    fn a_newcomer_that_is_lost_in_the_joint_phase_is_taken_in_again() {
+        let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
+        script.serve(&["a", "b", "c", "d"]);
+        script.now = script.now + Duration::from_secs(1);
+        script.sees("d", absent());
+        let letter = ("d".into(), quarantine_of(None, None, "fresh 1"));
+        assert_eq!(script.tells(), [letter]);
+        script.sees("d", quarantined("x"));
+        script.waits(script.now, TTL, Waiting::Quarantine);
+        let nonces = nonces_but(&["a", "b", "c", "d"], &[("d", "x")]);
+        let next = View::joint(6, topology(&OLD), topology(&NEW), 5, &nonces).unwrap();
+        assert_same(&script.proposes(), &next);
+        script.moves_to(next.clone());
+        assert_eq!(script.tells(), adoptions(&next, &["a", "b", "c", "d"]));
+        script.serve(&["a", "b", "c", "d"]);
+        // It is the same passage: what was waited meanwhile counts.
+        let nonces = nonces_but(&NEW, &[("d", "x")]);
+        let last = View::stable(7, topology(&NEW), &nonces).unwrap();
+        assert_same(&script.proposes(), &last);
+    }
+
+    #[test]
+    fn what_was_waited_in_one_passage_counts_in_no_other() {
+        let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
+        script.serve(&["a", "b", "c", "d"]);
+        script.now = script.now + 10 * TTL;
+        script.moves_to(stable(6, &OLD));
+        script.moves_to(joint(7, &OLD, &NEW, 7));
+        script.serve(&["d"]);
+        script.misses("a");
+        script.misses("b");
+        script.misses("c");
+        script.is_blocked_by(&[
+            ("a", Obstacle::Silent),
+            ("b", Obstacle::Silent),
+            ("c", Obstacle::Silent),
+        ]);
+        script.serve(&OLD);
+        script.waits(script.now, TTL, Waiting::Leases);
+        assert_same(&script.proposes(), &stable(8, &NEW));
+    }
+
+    #[test]
+    fn a_view_that_is_not_later_changes_nothing() {
+        let mut script = Script::of(Goal::Keep, stable(4, &OLD));
+        script.moves_to(stable(3, &NEW));
+        script.moves_to(stable(4, &NEW));
+        assert_same(script.coordinator.view(), &stable(4, &OLD));
+    }
+
+    #[test]
+    fn a_change_is_taken_back_without_waiting() {
+        let mut script = Script::of(Goal::Abort, joint(5, &OLD, &NEW, 5));
+        assert_same(&script.proposes(), &stable(6, &OLD));
+        script.moves_to(stable(6, &OLD));
+        script.serve(&["a"]);
+        script.is_blocked_by(&[("b", Obstacle::Silent), ("c", Obstacle::Silent)]);
+        script.serve(&["b"]);
+        script.is_done();
+    }
+
+    #[test]
+    fn a_change_is_finished_when_most_serve_and_all_that_answer() {
+        let mut script = Script::of(reach(&OLD, &NEW), stable(6, &NEW));
+        script.is_blocked_by(&[
+            ("b", Obstacle::Silent),
+            ("c", Obstacle::Silent),
+            ("d", Obstacle::Silent),
+        ]);
+        script.serve(&["b", "c"]);
+        script.is_done();
+        script.serves("d", 5);
+        assert_eq!(script.tells(), adoptions(script.coordinator.view(), &["d"]));
+        script.sees("d", serving("another nonce", view_id(9)));
+        script.is_blocked_by(&[("d", Obstacle::Foreign(view_id(9)))]);
+        script.sees("d", quarantined("x"));
+        script.waits(script.now, TTL, Waiting::Quarantine);
+        let _ = script.proposes();
+    }
+
+    #[test]
+    fn where_others_have_led_elsewhere_it_is_superseded() {
+        let other = ["a", "b", "e"];
+        for view in [
+            stable(7, &other),
+            joint(7, &OLD, &other, 7),
+            joint(7, &other, &OLD, 7),
+        ] {
+            let mut script = Script::of(reach(&OLD, &NEW), stable(4, &OLD));
+            script.moves_to(view);
+            script.sees("a", absent());
+            script.is_superseded();
+        }
+        // What comes after the goal is others' business.
+        for view in [stable(7, &NEW), joint(7, &NEW, &other, 7)] {
+            let mut script = Script::of(reach(&OLD, &NEW), stable(4, &OLD));
+            script.moves_to(view);
+            script.serve(&NEW);
+            assert!(!matches!(script.next(), Move::Superseded));
+        }
+    }
+
+    #[test]
+    fn a_goal_that_contradicts_itself_is_an_error() {
+        let to = Topology {
+            replicas: 2,
+            ..topology(&["b", "c"])
+        };
+        let from = topology(&OLD);
+        let goal = Goal::Reach { from, to };
+        let coordinator = Transition::new(goal, Arc::new(stable(4, &OLD)));
+        let next = coordinator.next(secs(0), || "x".into());
+        assert!(matches!(
+            next,
+            Err(TopologyError::EvenReplicas { replicas: 2 })
+        ));
+    }
+}
