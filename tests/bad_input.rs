@@ -17,14 +17,14 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use common::fake::{Answers, Fake};
-use common::node::{GRACE, Inbox, acquire, adopt, ask, now, quarantine, release, serving};
+use common::node::{GRACE, Inbox, VIEW, acquire, adopt, ask, now, quarantine, release, serving};
 use common::{ARMS, Arm, Cluster, RedisServer, TestNode, seed};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
-use ringlock::proto::wire::{Absent, NodeError, Reply, Request, Standing};
+use ringlock::proto::wire::{Absent, Ballot, NodeError, Reply, Request, Standing};
 use ringlock::{
     Cause, Config, ConfigError, Error, Format, Init, KeyError, MemoryNode, NodeConfig,
     NodeErrorKind, OnMismatch, Released, RingError, Router, RouterBuilder, TopologyError, TtlError,
@@ -660,6 +660,27 @@ fn extend(key: &str, token: u128) -> Request {
     }
 }
 
+const BALLOT: Ballot = Ballot {
+    round: 1,
+    proposer: 1,
+};
+
+fn prepare() -> Request {
+    Request::Prepare {
+        view: VIEW,
+        ballot: BALLOT,
+    }
+}
+
+fn accept() -> Request {
+    Request::Accept {
+        view: VIEW,
+        ballot: BALLOT,
+        next: VIEW,
+        document: "a document".into(),
+    }
+}
+
 /// Nothing of the node's own has died: that would be told as a shutdown.
 #[track_caller]
 fn assert_alive(error: &NodeError) {
@@ -709,7 +730,7 @@ async fn servers_that_are_none() {
 async fn replies_that_do_not_fit() {
     let server = RedisServer::start();
     let fake = Fake::before(&server).await;
-    let misfits: [&[u8]; 14] = [
+    let misfits: [&[u8]; 16] = [
         b"+OK\r\n",
         b"+PONG\r\n",
         b":-7\r\n",
@@ -721,6 +742,8 @@ async fn replies_that_do_not_fit() {
         b"*1\r\n*0\r\n",
         b"*1\r\n$4\r\nkept\r\n",
         b"*3\r\n:1\r\n:2\r\n:3\r\n",
+        b"*4\r\n$1\r\n1\r\n$1\r\n1\r\n$1\r\n1\r\n$8\r\naccepted\r\n",
+        b"*4\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n",
         b"-ERR nonsense\r\n",
         b"-WEIRD\r\n",
         b"\x01\x02\r\n",
@@ -733,6 +756,8 @@ async fn replies_that_do_not_fit() {
                 Request::Status,
                 quarantine(),
                 adopt(),
+                prepare(),
+                accept(),
             ] {
                 fake.answer(Answers::Truth);
                 let options = RedisOptions::default().encoding(encoding);
@@ -789,6 +814,8 @@ async fn answers_nonsense(server: &RedisServer, rng: &mut StdRng) {
                 release(&key, 1),
                 Request::Status,
                 adopt(),
+                prepare(),
+                accept(),
             ];
             let request = requests.choose(rng).unwrap().clone();
             node.submit(request, now() + brief, inbox.slot(index));
@@ -805,12 +832,15 @@ async fn answers_nonsense(server: &RedisServer, rng: &mut StdRng) {
 }
 
 fn value(rng: &mut StdRng, depth: usize, out: &mut Vec<u8>) {
-    let words: [&[u8]; 6] = [
+    let ballot = BALLOT.to_string();
+    let words: [&[u8]; 8] = [
         b"kept",
         b"made",
         b"lost",
         b"WRONGTYPE",
         b"1:00000000000000000000000000000007",
+        b"accepted",
+        ballot.as_bytes(),
         b"",
     ];
     match rng.random_range(0..if depth < 3 { 9 } else { 6 }) {

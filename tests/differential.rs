@@ -45,7 +45,8 @@ use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::lease::{COUNTER_LIMIT, Key, Token, Ttl};
 use ringlock::proto::table::LockTable;
 use ringlock::proto::wire::{
-    Absent, Answer, Incarnation, NodeStatus, Nonce, Reply, Request, Slot, Standing, ViewId,
+    Absent, Accepted, Answer, Ballot, Incarnation, NodeStatus, Nonce, Reply, Request, Slot,
+    Standing, ViewId,
 };
 
 /// No request may run out of time: that would be a difference.
@@ -79,6 +80,8 @@ struct Dice {
     ttls: u32,
     /// Whether each key counts in a slot of its own.
     slot_per_key: bool,
+    /// Ballots are drawn from about here.
+    round: u32,
 }
 
 impl Dice {
@@ -89,6 +92,7 @@ impl Dice {
             keys: KEYS,
             ttls: 5,
             slot_per_key,
+            round: 1,
         }
     }
 
@@ -111,6 +115,17 @@ impl Dice {
 
     fn nonce(&mut self) -> Nonce {
         self.pick(&["n1", "n2", "n3"]).into()
+    }
+
+    /// Rounds go up as time goes on, or hardly any ballot would be promised.
+    fn ballot(&mut self) -> Ballot {
+        self.round += u32::from(self.rng.random_bool(0.5));
+        // Around 2^63 a server's numbers would lose the difference.
+        let proposers = [0, 0xaa, 0xff, (1 << 63) - 1, 1 << 63, u64::MAX];
+        Ballot {
+            round: self.round + self.rng.random_range(0..3),
+            proposer: self.pick(&proposers),
+        }
     }
 
     fn slot(&mut self, key: u8) -> Slot {
@@ -147,7 +162,7 @@ impl Dice {
         let (token, slot, floor) = (self.token(), self.slot(key_index), self.floor());
         let ttl = ttl(self.rng.random_range(1..=self.ttls));
         match self.rng.random_range(0..100) {
-            0..38 => Request::Acquire {
+            0..36 => Request::Acquire {
                 view,
                 key,
                 token,
@@ -155,7 +170,7 @@ impl Dice {
                 slot,
                 floor,
             },
-            38..64 => Request::Extend {
+            36..60 => Request::Extend {
                 view,
                 key,
                 token,
@@ -164,10 +179,10 @@ impl Dice {
                 floor,
                 absent: self.pick(&[Absent::Heal, Absent::Keep]),
             },
-            64..84 => Request::Release { key, token },
-            84..88 => Request::Status,
-            88..91 => Request::Document,
-            91..93 => {
+            60..78 => Request::Release { key, token },
+            78..81 => Request::Status,
+            81..83 => Request::Document,
+            83..85 => {
                 let as_it_is = self.rng.random_bool(0.5);
                 let nonces = [None, Some(self.nonce())];
                 let views = [None, Some(self.view())];
@@ -182,7 +197,20 @@ impl Dice {
                     nonce: self.nonce(),
                 }
             }
-            93..99 => {
+            85..90 => Request::Prepare {
+                view,
+                ballot: self.ballot(),
+            },
+            90..94 => {
+                let (ballot, next) = (self.ballot(), self.view());
+                Request::Accept {
+                    view,
+                    ballot,
+                    next,
+                    document: document(next),
+                }
+            }
+            94..99 => {
                 let as_it_is = self.rng.random_bool(0.7);
                 let nonce = self.nonce();
                 let view = self.view();
@@ -267,7 +295,10 @@ impl Pair {
         self.requests += 1;
         let reply = self.table.apply(now(), &request);
         let text = format!("{reply:?}");
-        let kind = text.split(['(', ' ']).next().unwrap_or_default();
+        let kind = match &reply {
+            Reply::Promised(Some(_)) => "Promised(Some",
+            _ => text.split(['(', ' ']).next().unwrap_or_default(),
+        };
         *self.replies.entry(kind.to_owned()).or_default() += 1;
         self.history.push((request, reply));
         self.history.len() - 1
@@ -550,6 +581,16 @@ impl Image {
         note("doc", document.as_deref());
         let view = document.as_deref().and_then(|text| text.lines().nth(1));
         note("epoch", view.and_then(|view| view.split(':').next()));
+        let (promised, accepted) = votes(table, &status);
+        note(
+            "promised",
+            promised.map(|ballot| ballot.to_string()).as_deref(),
+        );
+        if let Some(accepted) = accepted {
+            note("ballot", Some(&accepted.ballot.to_string()));
+            note("next", Some(&accepted.view.to_string()));
+            note("next_doc", Some(&accepted.document));
+        }
         let entry = |(key, token, expires): (&Key, &Token, ringlock::Instant)| {
             let left = expires.saturating_since(now());
             (stored_key(key), (token.to_string(), left))
@@ -600,6 +641,28 @@ impl Image {
     }
 }
 
+/// What the table has promised and accepted, as it tells in other proposers'
+/// stead: the lowest ballot is outbid, to the highest all is told.
+fn votes(table: &LockTable, status: &NodeStatus) -> (Option<Ballot>, Option<Accepted>) {
+    let (Some(view), Some(stamped)) = (status.serving, &status.stamped) else {
+        return (None, None);
+    };
+    let ask = |round, proposer| {
+        let mut table = table.clone();
+        table.restart(Arc::clone(stamped));
+        let ballot = Ballot { round, proposer };
+        table.apply(now(), &Request::Prepare { view, ballot })
+    };
+    let promised = match ask(0, 0) {
+        Reply::Outbid(promised) => Some(promised),
+        _ => None,
+    };
+    match ask(u32::MAX, u64::MAX) {
+        Reply::Promised(accepted) => (promised, accepted),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Tells the count, and holds the run to having seen every kind of reply.
 fn report(what: &str, pair: &Pair, started: Instant) {
     let Pair {
@@ -614,9 +677,12 @@ fn report(what: &str, pair: &Pair, started: Instant) {
         "Granted", "Busy", "Kept", "Made", "Lost", "Released", "Missing", "Foreign", "Stale",
         "Status", "Document", "Done", "Refused",
     ];
-    for kind in kinds {
+    let votes = ["Promised", "Promised(Some", "Outbid"];
+    let often = kinds.map(|kind| (kind, requests / 500));
+    let at_times = votes.map(|kind| (kind, requests / 2000));
+    for (kind, least) in often.into_iter().chain(at_times) {
         let count = replies.get(kind).copied().unwrap_or(0);
-        assert!(count >= requests / 500, "only {count} times {kind}");
+        assert!(count >= least, "only {count} times {kind}");
     }
 }
 
