@@ -873,15 +873,17 @@ mod tests {
     #[test]
     fn the_last_newcomer_counts() {
         let to = ["b", "c", "d", "e"];
-        let mut script = Script::of(reach(&OLD, &to), stable(4, &OLD));
-        script.sees("d", quarantined("nonce of d"));
-        script.now = script.now + Duration::from_secs(7);
-        script.sees("e", quarantined("x"));
-        script.now = script.now + Duration::from_secs(7);
-        // Without memory once more.
-        script.sees("e", quarantined("nonce of e"));
-        script.waits(script.now, TTL, Waiting::Quarantine);
-        assert_same(&script.proposes(), &joint(5, &OLD, &to, 5));
+        for (first, last) in [("d", "e"), ("e", "d")] {
+            let mut script = Script::of(reach(&OLD, &to), stable(4, &OLD));
+            script.sees(first, quarantined(&nonce(first)));
+            script.now = script.now + Duration::from_secs(7);
+            script.sees(last, quarantined("x"));
+            script.now = script.now + Duration::from_secs(7);
+            // Without memory once more.
+            script.sees(last, quarantined(&nonce(last)));
+            script.waits(script.now, TTL, Waiting::Quarantine);
+            assert_same(&script.proposes(), &joint(5, &OLD, &to, 5));
+        }
     }
 
     #[test]
@@ -933,6 +935,15 @@ mod tests {
         script.sees("b", quarantined("x"));
         script.waits(since, TTL, Waiting::Quarantine);
         assert_same(&script.proposes(), &joint(5, &OLD, &NEW, 5));
+        // Nor the change the member.
+        let mut script = Script::of(reach(&OLD, &NEW), stable(4, &OLD));
+        let since = script.now;
+        script.sees("b", quarantined("x"));
+        script.now = since + Duration::from_secs(5);
+        script.sees("d", quarantined("nonce of d"));
+        script.waits(since, TTL, Waiting::Quarantine);
+        let next = View::stable(5, topology(&OLD), &nonces_but(&OLD, &[("b", "x")])).unwrap();
+        assert_same(&script.proposes(), &next);
     }
 
     #[test]
@@ -1040,6 +1051,18 @@ mod tests {
         let mut script = fenced(&["b", "c"]);
         script.serve(&["a", "d"]);
         script.is_blocked_by(&[("b", Obstacle::Silent), ("c", Obstacle::Silent)]);
+        script.now = script.now + TTL;
+        script.serve(&["b"]);
+        script.waits(script.now, TTL, Waiting::Leases);
+    }
+
+    #[test]
+    fn another_clusters_member_has_not_heard_of_the_passage() {
+        let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
+        script.serve(&["a", "d"]);
+        let foreign = view_id(9);
+        script.sees("b", serving("another nonce", foreign));
+        script.is_blocked_by(&[("b", Obstacle::Foreign(foreign)), ("c", Obstacle::Silent)]);
     }
 
     #[test]
@@ -1104,23 +1127,26 @@ mod tests {
 
     #[test]
     fn what_was_waited_in_one_passage_counts_in_no_other() {
-        let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
-        script.serve(&["a", "b", "c", "d"]);
-        script.now = script.now + 10 * TTL;
-        script.moves_to(stable(6, &OLD));
-        script.moves_to(joint(7, &OLD, &NEW, 7));
-        script.serve(&["d"]);
-        script.misses("a");
-        script.misses("b");
-        script.misses("c");
-        script.is_blocked_by(&[
-            ("a", Obstacle::Silent),
-            ("b", Obstacle::Silent),
-            ("c", Obstacle::Silent),
-        ]);
-        script.serve(&OLD);
-        script.waits(script.now, TTL, Waiting::Leases);
-        assert_same(&script.proposes(), &stable(8, &NEW));
+        // Whether or not it hears of what came between them.
+        for hears_all in [true, false] {
+            let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
+            script.serve(&["a", "b", "c", "d"]);
+            script.now = script.now + 10 * TTL;
+            if hears_all {
+                script.moves_to(stable(6, &OLD));
+            }
+            script.moves_to(joint(7, &OLD, &NEW, 7));
+            script.serve(&["d"]);
+            OLD.iter().for_each(|name| script.misses(name));
+            script.is_blocked_by(&[
+                ("a", Obstacle::Silent),
+                ("b", Obstacle::Silent),
+                ("c", Obstacle::Silent),
+            ]);
+            script.serve(&OLD);
+            script.waits(script.now, TTL, Waiting::Leases);
+            assert_same(&script.proposes(), &stable(8, &NEW));
+        }
     }
 
     #[test]
@@ -1179,7 +1205,7 @@ mod tests {
             let mut script = Script::of(reach(&OLD, &NEW), stable(4, &OLD));
             script.moves_to(view);
             script.serve(&NEW);
-            assert!(!matches!(script.next(), Move::Superseded));
+            script.is_done();
         }
     }
 
