@@ -284,7 +284,6 @@ impl Dialect {
             counters,
             ..
         } = self;
-        let absent = |nonce: &Option<crate::proto::wire::Nonce>| nonce.clone().unwrap_or_default();
         match request {
             Request::Status => self.call(Script::Status, &[id, member], &[], out),
             Request::Document => command(out, &[b"HGET", member, b"doc"]),
@@ -296,7 +295,7 @@ impl Dialect {
                 let view = expected_view
                     .map(|view| view.to_string())
                     .unwrap_or_default();
-                let expected = absent(expected_nonce);
+                let expected = expected_nonce.clone().unwrap_or_default();
                 let arguments = [
                     expected.as_bytes(),
                     view.as_bytes(),
