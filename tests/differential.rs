@@ -197,19 +197,7 @@ impl Dice {
                     nonce: self.nonce(),
                 }
             }
-            85..90 => Request::Prepare {
-                view,
-                ballot: self.ballot(),
-            },
-            90..94 => {
-                let (ballot, next) = (self.ballot(), self.view());
-                Request::Accept {
-                    view,
-                    ballot,
-                    next,
-                    document: document(next),
-                }
-            }
+            85..94 => self.vote(view),
             94..99 => {
                 let as_it_is = self.rng.random_bool(0.7);
                 let nonce = self.nonce();
@@ -227,6 +215,19 @@ impl Dice {
                     expected: self.pick(&others),
                 }
             }
+        }
+    }
+
+    fn vote(&mut self, view: ViewId) -> Request {
+        let (ballot, next) = (self.ballot(), self.view());
+        if self.rng.random_bool(0.6) {
+            return Request::Prepare { view, ballot };
+        }
+        Request::Accept {
+            view,
+            ballot,
+            next,
+            document: document(next),
         }
     }
 
