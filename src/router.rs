@@ -232,6 +232,12 @@ impl Router {
         })
     }
 
+    /// The view in force, as far as this router knows: which nodes there are,
+    /// and in a joint view what it leads to. Asks no server.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.fleet().view)
+    }
+
     /// Changes the cluster's membership; see [`rebalancer`](crate::rebalancer).
     pub fn rebalancer(&self) -> Rebalancer {
         Rebalancer::new(self.clone())

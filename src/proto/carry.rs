@@ -106,6 +106,7 @@ mod tests {
             host: None,
         };
         Topology {
+            cluster: "cluster".into(),
             nodes: names.iter().map(node).collect(),
             format: Format::Xxh3,
             vnodes: 16,

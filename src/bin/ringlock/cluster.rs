@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use ringlock::node::redis::inspect::{Facts, Look, Server};
-use ringlock::proto::topology::View;
+use ringlock::proto::view::View;
 use ringlock::proto::wire::{NodeStatus, Standing};
 use ringlock::{Config, NodeError, NodeErrorKind, ViewId};
 use serde::Serialize;

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use ringlock::node::redis::inspect::{Entry, Found};
 use ringlock::proto::lease::COUNTER_BITS;
 use ringlock::proto::quorum::{Placement, Seat, Seats};
-use ringlock::proto::topology::View;
+use ringlock::proto::view::View;
 use ringlock::proto::wire::Slot;
 use ringlock::{Key, NodeError};
 use serde::Serialize;
