@@ -88,8 +88,12 @@ pub(crate) async fn run(
 /// What a first start would set in force.
 fn configured(config: &Config) -> Result<View, Failure> {
     let topology = config.layout();
-    let nonces = topology.nodes.iter().map(|_| "none".into()).collect();
-    Ok(View::new(1, topology, nonces).map_err(ringlock::ConfigError::from)?)
+    let nonces = topology
+        .nodes
+        .iter()
+        .map(|node| (node.name.clone(), "none".into()))
+        .collect();
+    Ok(View::stable(1, topology, &nonces).map_err(ringlock::ConfigError::from)?)
 }
 
 fn shares(view: &View) -> Result<Vec<Share>, Failure> {
