@@ -21,6 +21,10 @@ use crate::waiting::{Pauses, Rivals, way};
 /// Extends of one lease follow each other no faster.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
+/// How often one call begins anew because the cluster has a newer view, at
+/// most: more changes than that are made in no call's time.
+const MAX_RESTARTS: u32 = 16;
+
 /// How long to go on trying.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
@@ -101,9 +105,14 @@ impl Acquire {
         let deadline = terms.deadline;
         let mut pauses = self.patience.pauses();
         let mut attempts = 1;
+        let mut restarts = 0;
         let mut last = None;
         loop {
-            if !(failed.is_outdated && failed.fleet.catch_up(deadline).await?) {
+            let can_restart = failed.is_outdated && restarts < MAX_RESTARTS;
+            if can_restart && failed.fleet.catch_up(deadline).await? {
+                // Under another view it is the same attempt still.
+                restarts += 1;
+            } else {
                 if let Some(turn) = &mut turn {
                     turn.end_streak();
                 }
@@ -124,8 +133,8 @@ impl Acquire {
                     return Err(self.give_up(attempts, terms.started, error));
                 }
                 last = Some(error);
+                attempts += 1;
             }
-            attempts += 1;
             failed = match self.attempt(key, terms).await {
                 Ok(won) => return Ok(self.guard(won)),
                 Err(failed) => failed,
