@@ -243,9 +243,10 @@ impl Held {
             placement: stance
                 .as_ref()
                 .map_or(self.placement, |stance| stance.placement),
-            established: stance
-                .as_ref()
-                .map_or_else(|| self.placement.groups().count(), |s| s.established),
+            established: stance.as_ref().map_or_else(
+                || self.placement.groups().count(),
+                |stance| stance.established(),
+            ),
             acknowledged: stance
                 .as_ref()
                 .map_or_else(|| self.acknowledged(), |stance| stance.acknowledged()),
@@ -371,37 +372,36 @@ impl Held {
         state.awaits_view
     }
 
-    /// Sends a RELEASE to every node that was ever sent the token.
+    /// Sends a RELEASE to every node that may have an entry.
     pub(crate) fn release(self: &Arc<Self>) {
-        for seat in self.placement.seats().iter() {
-            self.release_at(Target::Member(self.placement.node(seat)));
-        }
-        self.release_where_moved(|_| true);
+        self.release_unless(|_| false);
     }
 
-    /// Sends a RELEASE to every node that was sent the token and that the
+    /// Sends a RELEASE to every node that may have an entry and that the
     /// release of [`standing`](Self::standing) does not reach.
     pub(crate) fn release_elsewhere(self: &Arc<Self>, standing: Option<&Stance>) {
-        let Some(stance) = standing else {
-            return self.release_where_moved(|_| true);
+        let (fleet, placement) = match standing {
+            Some(stance) => (&stance.fleet, &stance.placement),
+            None => (&self.fleet, &self.placement),
         };
-        let is_reached = |node: &Arc<dyn Node>| {
-            let members = stance.placement.nodes().iter();
-            let mut peers = members.map(|&member| &stance.fleet.peer(member).node);
-            peers.any(|other| Arc::ptr_eq(other, node))
+        self.release_unless(|node| {
+            let mut members = placement.nodes().iter();
+            members.any(|&member| Arc::ptr_eq(&fleet.peer(member).node, node))
+        });
+    }
+
+    fn release_unless(self: &Arc<Self>, is_reached: impl Fn(&Arc<dyn Node>) -> bool) {
+        let (has_left, elsewhere) = match &self.state.lock().moved {
+            Some(moved) => moved.entries(clock::now()),
+            None => (false, Vec::new()),
         };
-        for seat in self.placement.seats().iter() {
+        for seat in self.placement.seats().iter().filter(|_| !has_left) {
             let member = self.placement.node(seat);
             if !is_reached(&self.fleet.peer(member).node) {
                 self.release_at(Target::Member(member));
             }
         }
-        self.release_where_moved(|node| !is_reached(node));
-    }
-
-    fn release_where_moved(self: &Arc<Self>, is_wanted: impl Fn(&Arc<dyn Node>) -> bool) {
-        let nodes = self.state.lock().moved.as_ref().map(|moved| moved.nodes());
-        for node in nodes.into_iter().flatten().filter(is_wanted) {
+        for node in elsewhere.into_iter().filter(|node| !is_reached(node)) {
             self.release_at(Target::Node(node));
         }
     }

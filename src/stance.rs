@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use ringlock_ring::NodeIndex;
 
@@ -19,7 +19,7 @@ pub(crate) struct Stance {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) placement: Placement,
     /// How many of the placement's groups the last success had.
-    pub(crate) established: usize,
+    established: AtomicUsize,
     acknowledged: AtomicU32,
 }
 
@@ -28,13 +28,17 @@ impl Stance {
         Arc::new(Self {
             fleet,
             placement: footing.placement,
-            established: footing.established,
+            established: AtomicUsize::new(footing.established),
             acknowledged: AtomicU32::new(footing.acknowledged.bits()),
         })
     }
 
     pub(crate) fn acknowledged(&self) -> Seats {
         Seats::from_bits(self.acknowledged.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn established(&self) -> usize {
+        self.established.load(Ordering::Relaxed)
     }
 
     fn nodes(&self) -> impl Iterator<Item = Arc<dyn Node>> + '_ {
@@ -53,6 +57,9 @@ pub(crate) struct Moved {
     /// Other nodes that were ever sent its token, and until when they may have
     /// an entry of it.
     elsewhere: Vec<(Arc<dyn Node>, Instant)>,
+    /// Until when nodes may have an entry that it stands on no more, where it
+    /// was granted.
+    granted_until: Option<Instant>,
 }
 
 impl Moved {
@@ -104,19 +111,13 @@ impl Moved {
         {
             return false;
         }
-        if let Some(base) = self.base.take() {
-            self.leave(&base, until);
+        match self.base.take() {
+            Some(base) => self.leave(&base, until),
+            None => self.granted_until = Some(until),
         }
-        let established = stance.placement.groups().count();
-        self.base = Some(Stance::new(
-            Arc::clone(&stance.fleet),
-            Footing {
-                placement: stance.placement,
-                established,
-                acknowledged: stance.acknowledged(),
-            },
-        ));
-        self.trial = None;
+        let groups = stance.placement.groups().count();
+        stance.established.store(groups, Ordering::Relaxed);
+        self.base = self.trial.take();
         true
     }
 
@@ -147,14 +148,16 @@ impl Moved {
         self.elsewhere.retain(|(_, until)| *until > now);
     }
 
-    /// Every node that may have an entry, beside those where it was granted.
-    pub(crate) fn nodes(&self) -> Vec<Arc<dyn Node>> {
+    /// Whether nothing can be left of it where it was granted, and every other
+    /// node that may have an entry.
+    pub(crate) fn entries(&self, now: Instant) -> (bool, Vec<Arc<dyn Node>>) {
         let stances = self.base.iter().chain(&self.trial);
         let mut nodes: Vec<_> = stances.flat_map(|stance| stance.nodes()).collect();
-        nodes.extend(self.elsewhere.iter().map(|(node, _)| Arc::clone(node)));
+        let elsewhere = self.elsewhere.iter().filter(|(_, until)| *until > now);
+        nodes.extend(elsewhere.map(|(node, _)| Arc::clone(node)));
         nodes.sort_by_key(|node| Arc::as_ptr(node).cast::<()>());
         nodes.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        nodes
+        (self.granted_until.is_some_and(|until| until <= now), nodes)
     }
 }
 
