@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::bootstrap::{self, Charter};
 use crate::clock;
+use crate::config::Init;
 use crate::coordinate::{self, Vote};
 use crate::error::Error;
 use crate::fleet::{Fleet, Peer};
@@ -185,6 +186,11 @@ impl Watchman {
         tracing::error!(view = %fleet.view.id(), "all nodes lost their data; first start applies again");
         let charter = Charter {
             topology: fleet.view.topology().clone(),
+            // That nothing was locked was said of the first time.
+            init: match self.charter.init {
+                Init::Never => Init::Never,
+                Init::Wait | Init::Now => Init::Wait,
+            },
             least_epoch: fleet.view.id().epoch + EPOCH_LEAP,
             ..self.charter.clone()
         };
