@@ -31,7 +31,8 @@ pub(super) struct Course<'a> {
     /// them so.
     former: BTreeMap<String, crate::proto::wire::Nonce>,
     begun: Instant,
-    from: ViewId,
+    /// What was in force then.
+    from: Arc<View>,
     blocked_since: Option<Instant>,
 }
 
@@ -58,7 +59,7 @@ impl<'a> Course<'a> {
             peers: BTreeMap::new(),
             former: BTreeMap::new(),
             begun: clock::now(),
-            from: fleet.view.id(),
+            from: Arc::clone(&fleet.view),
             blocked_since: None,
         }
     }
@@ -72,6 +73,11 @@ impl<'a> Course<'a> {
                 clock::sleep_until(clock::now() + pause).await;
                 continue;
             }
+            if self.is_overtaken() {
+                return Err(RebalanceError::Superseded {
+                    view: self.transition.view().id(),
+                });
+            }
             let now = clock::now();
             let step = self.transition.next(now, fresh_nonce)?;
             progress(&self.progress(now, &step));
@@ -80,6 +86,14 @@ impl<'a> Course<'a> {
                 After::Over => return Ok(self.report().await),
             }
         }
+    }
+
+    /// Whether the passage that is to be taken back is over otherwise: it was
+    /// finished, or another has begun since.
+    fn is_overtaken(&self) -> bool {
+        let view = self.transition.view();
+        let has_other_end = view.next().is_some() && view.next() != self.from.next();
+        self.goal == Goal::Abort && (view.topology() != self.from.topology() || has_other_end)
     }
 
     /// Looks at everybody, and follows the cluster to a newer view: then, or
@@ -233,7 +247,7 @@ impl<'a> Course<'a> {
             }
             Move::Blocked(nodes) => (Phase::Blocked(nodes.clone()), None),
             _ if view.next().is_some() => (Phase::Joint, None),
-            _ if view.id() == self.from => (Phase::Quarantine, None),
+            _ if view.id() == self.from.id() => (Phase::Quarantine, None),
             _ => (Phase::Settling, None),
         };
         Progress {
@@ -253,7 +267,7 @@ impl<'a> Course<'a> {
         let answers = tell(lessons.into_iter().filter_map(send)).await;
         let knows = answers.into_iter().map(|answer| answer == Ok(Reply::Done));
         Report {
-            from: self.from,
+            from: self.from.id(),
             to: view.id(),
             elapsed: clock::now().saturating_since(self.begun),
             retired: names.into_iter().zip(knows).collect(),
