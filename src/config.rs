@@ -370,20 +370,6 @@ impl Config {
             namespace,
             ..
         } = &self.router;
-        let bounded = |setting, value: Duration| {
-            let fits = (Duration::from_millis(100)..=LONGEST).contains(&value);
-            let remedy = "must be between 100ms and 24h";
-            let value = format!("{value:?}");
-            if fits {
-                Ok(())
-            } else {
-                Err(ConfigError::Setting {
-                    setting,
-                    value,
-                    remedy,
-                })
-            }
-        };
         bounded("router.max_ttl", *max_ttl)?;
         bounded("router.view_lease", *view_lease)?;
         Ttl::new(*ttl, *max_ttl).map_err(ConfigError::Ttl)?;
@@ -427,6 +413,18 @@ impl Config {
 /// The longest max_ttl and view_lease: every change of membership waits for
 /// both.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// Refuses a max_ttl or view_lease that no cluster may have.
+pub(crate) fn bounded(setting: &'static str, value: Duration) -> Result<(), ConfigError> {
+    if (Duration::from_millis(100)..=LONGEST).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::Setting {
+        setting,
+        value: format!("{value:?}"),
+        remedy: "must be between 100ms and 24h",
+    })
+}
 
 impl std::str::FromStr for Config {
     type Err = ConfigError;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use change::Change;
-pub use plan::{Moves, Plan};
+pub use plan::{Detour, Moves, Plan};
 
 use self::course::Course;
 use crate::clock;
@@ -232,19 +232,22 @@ impl Rebalancer {
             change.apply(&mut to, address)?;
         }
         let mut plan = Plan::new(view, to)?;
+        let mut known = Vec::new();
         for peer in &introduced {
-            self.check(&fleet, peer, &mut plan).await?;
+            known.push(self.check(&fleet, peer, &known, &mut plan).await?);
         }
         Ok(plan)
     }
 
-    /// Whether a node may join, or be reached at another address.
-    async fn check(
+    /// Whether a node may join, or be reached at another address, beside those
+    /// that are `known` to be introduced, too; what it says of itself.
+    async fn check<'p>(
         &self,
         fleet: &Fleet,
-        peer: &Peer,
+        peer: &'p Peer,
+        known: &[(&'p Peer, NodeStatus)],
         plan: &mut Plan,
-    ) -> Result<(), RebalanceError> {
+    ) -> Result<(&'p Peer, NodeStatus), RebalanceError> {
         let refuse = |reason: String| {
             let name = peer.name.to_string();
             Err(RebalanceError::Newcomer { name, reason })
@@ -259,15 +262,17 @@ impl Rebalancer {
         if let Some(member) = member {
             let is_same = status.nonce.as_ref() == Some(fleet.view.nonce(member));
             if is_same && matches!(status.standing(), Standing::Serving(_)) {
-                return Ok(());
+                return Ok((peer, status));
             }
             return refuse(
                 "there is another server, or one without its data: replace the node".into(),
             );
         }
         let survey = Survey::of_most(fleet.peers()).await;
+        let introduced = known.iter().map(|(peer, status)| (*peer, status));
         let twin = survey
             .answers()
+            .chain(introduced)
             .find(|(_, other)| other.incarnation == status.incarnation);
         if let Some((twin, _)) = twin {
             return refuse(format!("it is the same server as {}", twin.name));
@@ -280,7 +285,7 @@ impl Rebalancer {
                 if let Some(view) = status.serving {
                     plan.retired.insert(peer.name.to_string(), view.to_string());
                 }
-                Ok(())
+                Ok((peer, status))
             }
         }
     }
@@ -367,6 +372,8 @@ impl Rebalancer {
     ///
     /// # Errors
     /// [`RebalanceError::NothingUnderWay`], and those of [`apply`](Self::apply).
+    /// [`Superseded`](RebalanceError::Superseded): it was finished before it
+    /// could be taken back, or another change has begun since.
     ///
     /// # Cancel safety
     /// As [`apply`](Self::apply).

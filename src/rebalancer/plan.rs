@@ -8,6 +8,7 @@ use ringlock_ring::{ReplicaSets, RingDiff, fraction};
 use serde::{Deserialize, Serialize};
 
 use super::RebalanceError;
+use crate::config::{ConfigError, bounded};
 use crate::proto::lease::Key;
 use crate::proto::quorum::majority;
 use crate::proto::time::outwait;
@@ -17,6 +18,9 @@ use crate::proto::wire::ViewId;
 
 /// Version of a plan's form. A reader refuses any other.
 const PLAN_FORM: u32 = 1;
+
+/// Shares are told in trillionths.
+const SHARE_GRAIN: f64 = 1e12;
 
 /// A change of membership that is yet to be made: what is in force, what is to
 /// be, and what that moves.
@@ -68,6 +72,10 @@ pub struct Moves {
     pub by_set: Vec<(Vec<String>, Vec<String>, f64)>,
 }
 
+/// The replicas of a key that moves, by name: in force, and to be. The owner
+/// comes first.
+pub type Detour = (Vec<String>, Vec<String>);
+
 impl Plan {
     pub(super) fn new(view: &View, to: Topology) -> Result<Self, RebalanceError> {
         let from = view.topology().clone();
@@ -75,12 +83,10 @@ impl Plan {
         if from == to {
             return Err(RebalanceError::NothingToDo);
         }
-        // Whether it contradicts itself shows when it is set in force.
-        View::stable(1, to.clone(), &nonces(&to))?;
         Ok(Self {
             ringlock_plan: PLAN_FORM,
             parent: view.id(),
-            moves: moves(&from, &to)?,
+            moves: consequences(&from, &to)?,
             from,
             to,
             fenced: BTreeSet::new(),
@@ -100,7 +106,8 @@ impl Plan {
     /// Reads a plan.
     ///
     /// # Errors
-    /// [`RebalanceError::Unreadable`].
+    /// [`RebalanceError::Unreadable`]: it is none, or not what it was: it does
+    /// not lead to what it says that it moves.
     pub fn from_json(text: &str) -> Result<Self, RebalanceError> {
         let unreadable = |detail: String| RebalanceError::Unreadable { detail };
         let plan: Self =
@@ -108,6 +115,12 @@ impl Plan {
         if plan.ringlock_plan != PLAN_FORM {
             let form = plan.ringlock_plan;
             return Err(unreadable(format!("it has the unknown form {form}")));
+        }
+        let consequences = consequences(&plan.from, &plan.to);
+        if consequences.map_err(|error| unreadable(error.to_string()))? != plan.moves {
+            return Err(unreadable(
+                "it was altered: what it moves does not follow from it; plan anew".into(),
+            ));
         }
         Ok(plan)
     }
@@ -146,12 +159,11 @@ impl Plan {
         (quarantine + outwait(ttl), quarantine + outwait(ttl + lease))
     }
 
-    /// The replicas of `key` where it moves: by name, in force and to be, the
-    /// owner first. `None`: it stays.
+    /// The replicas of `key` where it moves. `None`: it stays.
     ///
     /// # Errors
     /// [`TopologyError`]: the plan was tampered with.
-    pub fn route(&self, key: &Key) -> Result<Option<(Vec<String>, Vec<String>)>, TopologyError> {
+    pub fn route(&self, key: &Key) -> Result<Option<Detour>, TopologyError> {
         let names = |topology: &Topology| -> Result<Vec<String>, TopologyError> {
             let view = View::stable(1, topology.clone(), &nonces(topology))?;
             let placement = view.place(key);
@@ -175,9 +187,18 @@ fn only_in<'t>(one: &'t Topology, other: &'t Topology) -> impl Iterator<Item = &
     names.filter(move |name| !is_in_other(name))
 }
 
+/// What a change moves, if what it leads to does not contradict itself.
+fn consequences(from: &Topology, to: &Topology) -> Result<Vec<Moves>, ConfigError> {
+    bounded("router.max_ttl", to.max_ttl())?;
+    bounded("router.view_lease", to.view_lease())?;
+    // The rest shows when it is set in force.
+    View::stable(1, to.clone(), &nonces(to))?;
+    Ok(moves(from, to)?)
+}
+
 /// What passes from node to node. Nothing is said where the ring's format
 /// changes: every key may then move anywhere.
-fn moves(from: &Topology, to: &Topology) -> Result<Vec<Moves>, RebalanceError> {
+fn moves(from: &Topology, to: &Topology) -> Result<Vec<Moves>, TopologyError> {
     if from.format != to.format {
         return Ok(Vec::new());
     }
@@ -188,26 +209,32 @@ fn moves(from: &Topology, to: &Topology) -> Result<Vec<Moves>, RebalanceError> {
     let of_prefix = |prefix: &&str| {
         let (old, new) = (from.replicas_of(prefix), to.replicas_of(prefix));
         let sets: [ReplicaSets; 2] = [from.replica_sets(old)?, to.replica_sets(new)?];
-        let diff = RingDiff::between(&sets[0], &sets[1]).map_err(TopologyError::from)?;
+        let diff = RingDiff::between(&sets[0], &sets[1])?;
         Ok(Moves {
             prefix: (*prefix).into(),
             replicas: (old, new),
-            owners: fraction(diff.owner_width()),
-            owners_minimum: fraction(diff.owner_minimum()),
-            sets: fraction(diff.set_width()),
+            owners: share(diff.owner_width()),
+            owners_minimum: share(diff.owner_minimum()),
+            sets: share(diff.set_width()),
             by_owner: diff
                 .owner_moves()
                 .iter()
-                .map(|one| (one.from.clone(), one.to.clone(), fraction(one.width)))
+                .map(|one| (one.from.clone(), one.to.clone(), share(one.width)))
                 .collect(),
             by_set: diff
                 .set_moves()
                 .iter()
-                .map(|one| (one.left.clone(), one.joined.clone(), fraction(one.width)))
+                .map(|one| (one.left.clone(), one.joined.clone(), share(one.width)))
                 .collect(),
         })
     };
     prefixes.iter().map(of_prefix).collect()
+}
+
+/// A share with so many digits that it is the same when it was written down
+/// and read again.
+fn share(width: u128) -> f64 {
+    (fraction(width) * SHARE_GRAIN).round() / SHARE_GRAIN
 }
 
 impl fmt::Display for Plan {
@@ -257,10 +284,6 @@ mod view_text {
 
     use crate::proto::wire::ViewId;
 
-    #[expect(
-        clippy::trivially_copy_pass_by_ref,
-        reason = "the signature is serde's"
-    )]
     pub(super) fn serialize<S: Serializer>(view: &ViewId, out: S) -> Result<S::Ok, S::Error> {
         out.collect_str(view)
     }
