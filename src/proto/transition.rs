@@ -23,6 +23,10 @@ use super::wire::{NodeStatus, Nonce, Request, Standing, ViewId};
 
 /// What a coordinator wants.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a coordinator has one of them, for as long as it lives"
+)]
 pub enum Goal {
     /// Every member back in its place: what lost its data is let in again.
     Keep,
