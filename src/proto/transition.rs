@@ -95,7 +95,7 @@ struct Sight {
 }
 
 /// A coordinator's goal and knowledge.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transition {
     goal: Goal,
     view: Arc<View>,

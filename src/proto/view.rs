@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -428,6 +429,21 @@ fn seat(nodes: &mut Vec<Node>, node: &Node) -> NodeIndex {
 fn part_of(position: u64, parts: usize) -> u16 {
     let spread = position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
     (spread as usize % parts) as u16
+}
+
+/// The id names the whole of a view.
+impl PartialEq for View {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for View {}
+
+impl Hash for View {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
 }
 
 impl fmt::Debug for View {
