@@ -1,30 +1,31 @@
 //! What a driver does around the machines: it posts their letters, hears the
 //! answers, and keeps the lease.
 
+use std::sync::Arc;
+
 use ringlock::proto::attempt::{Attempt, Claim};
-use ringlock::proto::lease::{Fence, Key, Token};
-use ringlock::proto::quorum::{Seats, majority};
+use ringlock::proto::lease::Token;
+use ringlock::proto::quorum::{Placement, Seats};
 use ringlock::proto::release::{Farewell, Release};
 use ringlock::proto::renewal::{Prolongation, Renewal};
 use ringlock::proto::round::{Event, Machine, Step, vouches_for};
 use ringlock::proto::time::Instant;
+use ringlock::proto::view::View;
 use ringlock::proto::wire::{Answer, NodeError, NodeErrorKind, Reply, Request};
 
+use crate::cluster::{home, key, member};
+use crate::lease::Lease;
+use crate::meddle;
 use crate::outcomes::Desk;
 use crate::post::{Address, Body, Kind, Letter};
 use crate::properties::Seen;
 use crate::running::{Outcome, Running};
-use crate::scenario::{Mutant, Scenario, at, node, span, ttl, view};
-
-/// The one key.
-pub(crate) fn key() -> Key {
-    Key::new("k").unwrap()
-}
+use crate::scenario::{Mutant, Scenario, at, span, ttl};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Client {
-    /// Of the view that it goes by.
-    pub(crate) epoch: u32,
+    /// The view that it goes by.
+    pub(crate) view: Arc<View>,
     /// Attempts begun.
     pub(crate) attempts: u8,
     /// Extends begun.
@@ -33,10 +34,12 @@ pub(crate) struct Client {
     pub(crate) serial: u8,
     /// The token in use, by an attempt or a lease.
     pub(crate) token: Option<Token>,
+    /// Nodes that were asked for the token in use; bit by bit.
+    asked: u8,
     pub(crate) op: Option<Op>,
     pub(crate) lease: Option<Lease>,
     /// Per node, when the newest request was sent that it answered under the
-    /// client's view. Empty where the key's replicas are the whole cluster.
+    /// client's view; unless [`is_confirmed_by_votes`].
     seen_at: Vec<Option<u8>>,
 }
 
@@ -45,43 +48,29 @@ pub(crate) struct Client {
 pub(crate) struct Op {
     pub(crate) serial: u8,
     pub(crate) running: Running,
+    pub(crate) view: Arc<View>,
     pub(crate) t0: u8,
     pub(crate) waits: Vec<(usize, Kind)>,
+    /// Seats that were found to hold the entry, where the lease stands on
+    /// another view still.
+    pub(crate) holders: Seats,
     /// The highest fence that was granted before it began; 0 where the order
     /// of the grants says as much.
     pub(crate) before: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Lease {
-    pub(crate) token: Token,
-    pub(crate) valid_until: Instant,
-    pub(crate) epoch: u32,
-    pub(crate) fence: Fence,
-    pub(crate) acknowledged: Seats,
-    /// Whether somebody else could have had a quorum since the last success.
-    pub(crate) has_gap: bool,
-    /// The machine that was over last: it still hears late answers.
-    pub(crate) tail: Option<(u8, Running)>,
-}
-
 impl Client {
-    pub(crate) fn new(scenario: &Scenario) -> Self {
-        let is_confirmed_by_votes = scenario.nodes == scenario.replicas;
-        let seen = if is_confirmed_by_votes {
-            0
-        } else {
-            scenario.nodes
-        };
+    pub(crate) fn new(scenario: &Scenario, view: Arc<View>) -> Self {
         Self {
-            epoch: 1,
+            view,
             attempts: 0,
             extends: 0,
             serial: 0,
             token: None,
+            asked: 0,
             op: None,
             lease: None,
-            seen_at: vec![None; seen],
+            seen_at: vec![None; scenario.nodes + scenario.spares],
         }
     }
 
@@ -95,13 +84,15 @@ impl Client {
         };
         let token = Token::new(desk.who as u128 * 100 + u128::from(fresh), None);
         self.token = Some(token.clone());
+        self.asked = 0;
+        let max_ttl = meddle::max_ttl(scenario, &self.view);
         let running = Running::Attempt(Attempt::new(Claim {
-            view: view(self.epoch),
-            view_lease: span(scenario.view_lease),
+            view: self.view.id(),
+            view_lease: self.view.view_lease(),
             key: key(),
             token,
-            ttl: ttl(scenario.ttl),
-            placement: scenario.placement(self.epoch),
+            ttl: ttl(scenario.ttl, max_ttl),
+            placement: meddle::placement(scenario, &self.view),
             t0: desk.now(),
         }));
         self.begin(desk, running);
@@ -116,16 +107,18 @@ impl Client {
         } else {
             span(0)
         };
+        let footing = lease.footing(&self.view);
+        let max_ttl = meddle::max_ttl(scenario, &self.view);
         let running = Running::Renewal(Renewal::new(Prolongation {
-            view: view(self.epoch),
-            view_lease: span(scenario.view_lease),
+            view: self.view.id(),
+            view_lease: self.view.view_lease(),
             key: key(),
             token: lease.token.clone(),
             fence: lease.fence,
-            ttl: ttl(ticks),
-            placement: scenario.placement(self.epoch),
-            established: 1,
-            acknowledged: lease.acknowledged,
+            ttl: ttl(ticks, max_ttl),
+            placement: footing.placement,
+            established: footing.established,
+            acknowledged: footing.acknowledged,
             valid_until: lease.valid_until + late,
             t0: desk.now(),
         }));
@@ -139,17 +132,32 @@ impl Client {
             return;
         };
         self.token = None;
-        let placement = desk.model.scenario.placement(lease.epoch);
-        let machine = Release::new(key(), lease.token, placement, desk.now());
+        let Lease {
+            token,
+            view,
+            placement,
+            ..
+        } = lease;
+        let homes = placement.nodes().iter().map(|&node| home(&view, node));
+        let known = homes.fold(0, |known, home| known | 1 << home);
+        let elsewhere = self.asked & !known;
+        let machine = Release::new(key(), token.clone(), placement, desk.now());
+        let serial = self.serial;
+        let farewell = (serial, Kind::Farewell);
         if desk.model.scenario.awaits_release {
-            self.begin(desk, Running::Release(machine));
+            self.begin_in(desk, Running::Release(machine), view);
         } else {
             for seat in placement.seats().iter() {
-                let to = placement.node(seat).get();
+                let to = home(&view, placement.node(seat));
                 let request = machine.request(Step::Main, seat);
-                self.post(desk, (self.serial, Kind::Farewell), to, request);
+                self.post(desk, farewell, to, request);
             }
             self.serial += 1;
+        }
+        // A lease that was carried over has left entries where it was before.
+        for to in (0..self.seen_at.len()).filter(|to| elsewhere & 1 << to != 0) {
+            let (key, token) = (key(), token.clone());
+            self.post(desk, farewell, to, Request::Release { key, token });
         }
     }
 
@@ -173,18 +181,21 @@ impl Client {
     pub(crate) fn hear(&mut self, desk: &mut Desk<'_>, address: Address, reply: &Reply) {
         if let Reply::Stale(serving) = reply {
             desk.model.see(Seen::Stale);
-            self.learn(serving.map_or(0, |view| view.epoch));
+            if let Some(id) = serving.filter(|id| id.epoch > self.view.id().epoch) {
+                self.learn(&desk.model.library.find(id));
+            }
         }
         let from = address.node;
         let answer: Answer = Ok(reply.clone());
         match &mut self.op {
             Some(op) if (self.attempts, op.serial) == (address.attempt, address.serial) => {
                 op.waits.retain(|wait| *wait != (from, address.kind));
-                let epoch = op.running.epoch();
-                if epoch == Some(self.epoch)
-                    && vouches_for(&answer, view(self.epoch))
-                    && let Some(seen) = self.seen_at.get_mut(from)
+                if op.view == self.view
+                    && !matches!(op.running, Running::Release(_))
+                    && !is_confirmed_by_votes(&op.view, &op.running.placement())
+                    && vouches_for(&answer, op.view.id())
                 {
+                    let seen = &mut self.seen_at[from];
                     *seen = (*seen).max(Some(op.t0));
                 }
                 if desk.model.scenario.is(Mutant::DoubleVote)
@@ -200,9 +211,9 @@ impl Client {
     }
 
     /// Views only move up.
-    pub(crate) fn learn(&mut self, epoch: u32) {
-        if epoch > self.epoch {
-            self.epoch = epoch;
+    pub(crate) fn learn(&mut self, view: &Arc<View>) {
+        if view.id().epoch > self.view.id().epoch {
+            self.view = Arc::clone(view);
             self.seen_at.fill(None);
         }
     }
@@ -212,8 +223,7 @@ impl Client {
         if address.attempt != self.attempts {
             return false;
         }
-        let tail = self.lease.as_ref().and_then(|lease| lease.tail.as_ref());
-        let is_late = tail.is_some_and(|(serial, _)| *serial == address.serial);
+        let is_late = self.tail() == Some(address.serial);
         is_late && address.kind == Kind::Main
             || self.op.as_ref().is_some_and(|op| {
                 op.serial == address.serial && op.waits.contains(&(address.node, address.kind))
@@ -222,18 +232,18 @@ impl Client {
 
     /// Which operation late answers are still heard for.
     pub(crate) fn tail(&self) -> Option<u8> {
-        let tail = self.lease.as_ref()?.tail.as_ref()?;
-        Some(tail.0)
+        let (serial, ..) = self.lease.as_ref()?.tail.as_ref()?;
+        Some(*serial)
     }
 
     /// Whether it is idle and remembers how it came to be.
     pub(crate) fn is_resting_late(&self) -> bool {
-        self.op.is_none() && self.token.is_none() && self.serial > 0
+        self.op.is_none() && self.token.is_none() && (self.serial, self.asked) != (0, 0)
     }
 
     /// Forgets how it came to be idle.
     pub(crate) fn rest(&mut self) {
-        self.serial = 0;
+        (self.serial, self.asked) = (0, 0);
     }
 
     pub(crate) fn cut_tail(&mut self) {
@@ -243,11 +253,18 @@ impl Client {
     }
 
     fn begin(&mut self, desk: &mut Desk<'_>, running: Running) {
+        let view = Arc::clone(&self.view);
+        self.begin_in(desk, running, view);
+    }
+
+    fn begin_in(&mut self, desk: &mut Desk<'_>, running: Running, view: Arc<View>) {
         let op = Op {
             serial: self.serial,
             running,
+            view,
             t0: desk.tick,
             waits: Vec::new(),
+            holders: Seats::NONE,
             before: if desk.is_fence_ordered() {
                 0
             } else {
@@ -255,21 +272,25 @@ impl Client {
             },
         };
         self.serial += 1;
-        let scenario = &desk.model.scenario;
-        let placement = scenario.placement(self.epoch);
-        let confirmed_until = self.confirmed_at(desk, &op) + span(scenario.view_lease);
-        let others = (0..scenario.nodes).filter(|&to| placement.seat(node(to)).is_none());
+        let placement = op.running.placement();
+        let confirmed_until = self.confirmed_at(desk, &op) + op.view.view_lease();
         let probes = if desk.now() < confirmed_until {
             Vec::new()
         } else {
-            others.map(node).collect()
+            let view = &op.view;
+            let members = view.members().map(|node| view.index_of(&node.name));
+            let others = members.flatten();
+            others.filter(|&node| placement.seat(node).is_none()).collect()
         };
         self.feed(desk, op, Event::Start { probes });
     }
 
     fn answered(&mut self, desk: &mut Desk<'_>, from: usize, step: Step, answer: Answer) {
-        let from = node(from);
         if let Some(op) = self.op.take() {
+            let Some(from) = member(&op.view, from) else {
+                self.op = Some(op);
+                return;
+            };
             self.feed(desk, op, Event::Answered { from, step, answer });
         }
     }
@@ -280,29 +301,33 @@ impl Client {
         let placement = op.running.placement();
         if let Some((step, seats)) = effects.send {
             for seat in seats.iter() {
-                let to = placement.node(seat).get();
+                let to = home(&op.view, placement.node(seat));
                 op.waits.push((to, step.into()));
+                self.asked |= 1 << to;
                 let request = op.running.request(step, seat);
                 self.post(desk, (op.serial, step.into()), to, request);
             }
         }
-        for to in effects.probe {
-            op.waits.push((to.get(), Kind::Probe));
-            self.post(desk, (op.serial, Kind::Probe), to.get(), Request::Status);
+        for node in effects.probe {
+            let to = home(&op.view, node);
+            op.waits.push((to, Kind::Probe));
+            self.post(desk, (op.serial, Kind::Probe), to, Request::Status);
         }
         if let (false, Some(token)) = (effects.release.is_empty(), self.token.clone()) {
             for seat in effects.release.iter() {
                 let (key, token) = (key(), token.clone());
-                let to = placement.node(seat).get();
+                let to = home(&op.view, placement.node(seat));
                 let request = Request::Release { key, token };
                 self.post(desk, (op.serial, Kind::Farewell), to, request);
             }
         }
         if let Some(lease) = &mut self.lease {
-            lease.acknowledged = lease
-                .acknowledged
-                .minus(effects.disowned)
-                .union(effects.acknowledged);
+            let learned = (effects.acknowledged, effects.disowned);
+            lease.take_in(&op.view, &placement, learned);
+            if lease.view != op.view {
+                let holders = op.holders.minus(effects.disowned);
+                op.holders = holders.union(effects.acknowledged);
+            }
         }
         op.waits.sort_unstable();
         match effects.outcome {
@@ -316,20 +341,17 @@ impl Client {
         }
     }
 
-    /// Where the key's replicas are the whole cluster, the votes themselves
-    /// confirm the view, as of the operation's start.
     fn confirmed_at(&self, desk: &Desk<'_>, op: &Op) -> Instant {
-        let scenario = &desk.model.scenario;
-        if scenario.is(Mutant::NoConfirmation) {
+        if desk.model.scenario.is(Mutant::NoConfirmation) {
             return desk.now();
         }
-        if self.seen_at.is_empty() {
+        if is_confirmed_by_votes(&op.view, &op.running.placement()) {
             return at(op.t0);
         }
-        let mut seen_at = self.seen_at.clone();
-        seen_at.sort_unstable();
-        let majority_th = seen_at.len() - majority(seen_at.len());
-        seen_at[majority_th].map_or(Instant::default(), at)
+        Instant::from_nanos(op.view.confirmed_at(|node| {
+            let seen = self.seen_at[home(&op.view, node)];
+            seen.map_or(0, |tick| at(tick).as_nanos())
+        }))
     }
 
     fn post(&self, desk: &mut Desk<'_>, (serial, kind): (u8, Kind), to: usize, request: Request) {
@@ -349,4 +371,10 @@ impl Client {
             body,
         });
     }
+}
+
+/// Where the key's replicas are the whole cluster, the votes themselves
+/// confirm the view, as of the operation's start.
+pub(crate) fn is_confirmed_by_votes(view: &View, placement: &Placement) -> bool {
+    view.len() == placement.nodes().len()
 }

@@ -20,8 +20,12 @@
     reason = "a harness: it fails by panicking and prints what it explored"
 )]
 
+mod changes;
 mod client;
-
+mod cluster;
+mod coordinator;
+mod lease;
+mod meddle;
 mod mutants;
 mod outcomes;
 mod post;

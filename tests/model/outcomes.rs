@@ -1,5 +1,7 @@
 //! What an outcome does to a client's lease, and what it says of the claims.
 
+use std::sync::Arc;
+
 use ringlock::proto::attempt::{Grant, Refused, Shortfall};
 use ringlock::proto::lease::Fence;
 use ringlock::proto::renewal::Extension;
@@ -7,11 +9,13 @@ use ringlock::proto::round::{Event, Step};
 use ringlock::proto::time::Instant;
 use ringlock::proto::wire::Answer;
 
-use crate::client::{Client, Lease, Op};
+use crate::client::{Client, Op};
+use crate::cluster::member;
+use crate::lease::Lease;
 use crate::post::Letter;
 use crate::properties::{Claim, Seen};
 use crate::running::Running;
-use crate::scenario::{Mutant, at, node};
+use crate::scenario::{Mutant, at};
 use crate::world::Explored;
 
 /// What a client has before it while it acts.
@@ -43,11 +47,14 @@ impl Desk<'_> {
 impl Client {
     pub(crate) fn hear_late(&mut self, desk: &Desk<'_>, from: usize, answer: Answer) {
         let Some(lease) = &mut self.lease else { return };
-        let Some((_, running)) = &mut lease.tail else {
+        let Some((_, running, view)) = &mut lease.tail else {
+            return;
+        };
+        let Some(from) = member(view, from) else {
             return;
         };
         let event = Event::Answered {
-            from: node(from),
+            from,
             step: Step::Main,
             answer,
         };
@@ -56,10 +63,9 @@ impl Client {
         if !effects.acknowledged.is_empty() {
             desk.model.see(Seen::LateAcknowledged);
         }
-        lease.acknowledged = lease
-            .acknowledged
-            .minus(effects.disowned)
-            .union(effects.acknowledged);
+        let (placement, view) = (running.placement(), Arc::clone(view));
+        let learned = (effects.acknowledged, effects.disowned);
+        lease.take_in(&view, &placement, learned);
     }
 
     /// A lease that is over is released; while an extend runs, it decides.
@@ -77,23 +83,28 @@ impl Client {
                 let Running::Attempt(machine) = &op.running else {
                     return;
                 };
-                let epoch = machine.claim().view.epoch;
                 self.check_fence(desk, op.before, grant.fence);
                 if grant.wrote_back {
                     desk.model.see(Seen::WroteBack);
                 }
-                if epoch > 1 {
+                if op.view.id().epoch > 1 {
                     desk.model.see(Seen::Moved);
+                }
+                if op.view.next().is_some() {
+                    desk.model.see(Seen::GrantedJoint);
+                } else if desk.model.is_last(&op.view) {
+                    desk.model.see(Seen::GrantedLast);
                 }
                 let is_extendable = desk.model.scenario.extends[desk.who] > 0;
                 self.lease = Some(Lease {
                     token: machine.claim().token.clone(),
                     valid_until: grant.valid_until,
-                    epoch,
                     fence: grant.fence,
+                    placement: machine.claim().placement,
+                    view: Arc::clone(&op.view),
                     acknowledged: grant.acknowledged,
                     has_gap: false,
-                    tail: is_extendable.then_some((op.serial, op.running)),
+                    tail: is_extendable.then_some((op.serial, op.running, op.view)),
                 });
             }
             Err(refused) => {
@@ -110,7 +121,8 @@ impl Client {
 
     pub(crate) fn renewed(&mut self, desk: &mut Desk<'_>, op: Op, extension: &Extension) {
         let Some(lease) = &mut self.lease else { return };
-        lease.tail = Some((op.serial, op.running));
+        let placement = op.running.placement();
+        lease.tail = Some((op.serial, op.running, Arc::clone(&op.view)));
         match extension {
             Extension::Extended(until) => {
                 desk.model.see(Seen::Extended);
@@ -120,10 +132,18 @@ impl Client {
                 assert!(*until >= lease.valid_until, "an extend never shortens");
                 lease.valid_until = *until;
                 lease.has_gap = false;
+                if lease.view != op.view {
+                    desk.model.see(Seen::Carried);
+                    lease.settle_in(op.view, placement, op.holders);
+                }
             }
             Extension::Unchanged { .. } => desk.model.see(Seen::Unchanged),
             Extension::Lost { .. } => {
                 desk.model.see(Seen::Lost);
+                let is_robbed = !lease.has_gap && desk.now() < lease.valid_until;
+                if is_robbed && desk.model.scenario.claims.contains(&Claim::Robbed) {
+                    desk.broken = Some(Claim::Robbed);
+                }
                 self.release(desk);
             }
         }

@@ -20,6 +20,13 @@ pub(crate) enum Claim {
     Fence,
     /// What an attempt leaves on a node is being released.
     NoOrphan,
+    /// Two views of one number are never decided.
+    OneDocument,
+    /// A lease whose entries all live is not lost to a contender.
+    Robbed,
+    /// Whatever has happened, a coordinator that reaches all nodes brings the
+    /// cluster back to a stable view.
+    NeverStuck,
 }
 
 impl Claim {
@@ -37,6 +44,17 @@ impl Claim {
         Self::Continuity,
         Self::FenceOrder,
         Self::Fence,
+    ];
+
+    /// For changes of membership.
+    pub(crate) const CHANGE: &'static [Self] = &[
+        Self::Exclusion,
+        Self::Continuity,
+        Self::FenceOrder,
+        Self::NoOrphan,
+        Self::OneDocument,
+        Self::Robbed,
+        Self::NeverStuck,
     ];
 
     fn property(self) -> Property<Explored> {
@@ -61,6 +79,15 @@ impl Claim {
             }),
             Self::NoOrphan => Property::always("L1 no orphans", |_, world: &World| {
                 world.broken != Some(Self::NoOrphan)
+            }),
+            Self::OneDocument => Property::always("one view per epoch", |_, world: &World| {
+                world.broken != Some(Self::OneDocument)
+            }),
+            Self::Robbed => Property::always("L2 not robbed", |_, world: &World| {
+                world.broken != Some(Self::Robbed)
+            }),
+            Self::NeverStuck => Property::always("never stuck", |_, world: &World| {
+                world.broken != Some(Self::NeverStuck)
             }),
         }
     }
@@ -102,6 +129,14 @@ sights! {
     Released: "released",
     ReleasedTooLate: "released too late",
     Moved: "granted in epoch 2",
+    GrantedJoint: "granted in a joint view",
+    GrantedLast: "granted in the last view",
+    Carried: "carried over to another view",
+    Readmitted: "let in again",
+    Aborted: "passage taken back",
+    Overtaken: "coordinator overtaken",
+    Outbid: "coordinator outbid",
+    Forced: "another's proposal taken up",
 }
 
 impl Explored {

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use ringlock::proto::lease::Ttl;
-use ringlock::proto::quorum::Placement;
 use ringlock::proto::time::Instant;
-use ringlock::proto::wire::{Slot, ViewId};
-use ringlock_ring::NodeIndex;
 
+use crate::cluster::Plan;
 use crate::properties::{Claim, Seen};
 
 /// Reading of every clock after so many ticks. A lease's drift allowance makes
@@ -20,17 +18,9 @@ pub(crate) fn span(ticks: u8) -> Duration {
     Duration::from_secs(ticks.into())
 }
 
-pub(crate) fn ttl(ticks: u8) -> Ttl {
-    Ttl::new(span(ticks), span(u8::MAX)).unwrap()
-}
-
-pub(crate) fn node(index: usize) -> NodeIndex {
-    NodeIndex::new(u16::try_from(index).unwrap())
-}
-
-pub(crate) fn view(epoch: u32) -> ViewId {
-    let digest = 0xd1_6e57 + u128::from(epoch);
-    ViewId { epoch, digest }
+/// As many ticks as are allowed.
+pub(crate) fn ttl(ticks: u8, max: Duration) -> Ttl {
+    Ttl::new(span(ticks).min(max), max).unwrap()
 }
 
 /// How nodes lose entries.
@@ -64,6 +54,17 @@ pub(crate) enum Change {
     Adopt,
 }
 
+/// What a coordinator is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// To let in again what lost its data.
+    Keep,
+    /// To lead from one topology to another.
+    Reach(Plan, Plan),
+    /// To take a passage back.
+    Abort,
+}
+
 /// A world within bounds. Clients and nodes are alike unless said otherwise,
 /// so that orders which differ by names alone are explored once.
 #[derive(Clone, Debug)]
@@ -73,6 +74,10 @@ pub(crate) struct Scenario {
     pub(crate) nodes: usize,
     /// Replicas of the key.
     pub(crate) replicas: usize,
+    /// Nodes beside the members.
+    pub(crate) spares: usize,
+    /// Ticks of the longest ttl.
+    pub(crate) max_ttl: u8,
     /// Attempts that each client may begin.
     pub(crate) attempts: [u8; 2],
     /// Extends that each client may begin.
@@ -107,19 +112,32 @@ pub(crate) struct Scenario {
     /// Counts that other keys of the slot have taken before.
     pub(crate) counts: [u64; 3],
     pub(crate) change: Change,
+    /// The passage to this topology is under way from the beginning.
+    pub(crate) joint: Option<Plan>,
+    /// What each coordinator aims at, one after the other.
+    pub(crate) coordinators: &'static [&'static [Aim]],
+    /// Votes that each coordinator may call.
+    pub(crate) ballots: u8,
+    /// Whether the spares were quarantined long ago, as all coordinators know.
+    pub(crate) is_prepared: bool,
+    /// Nodes out of the coordinators' reach, though not of the clients'.
+    pub(crate) hidden: &'static [usize],
+    /// Nodes that may be lost.
+    pub(crate) losable: &'static [usize],
     pub(crate) claims: &'static [Claim],
     pub(crate) sights: &'static [Seen],
     pub(crate) mutant: Option<Mutant>,
 }
 
 impl Scenario {
-    pub(crate) fn placement(&self, epoch: u32) -> Placement {
-        let first = match self.change {
-            Change::Force { .. } if epoch > 1 => 1,
-            _ => 0,
-        };
-        let group: Vec<_> = (first..first + self.replicas).map(node).collect();
-        Placement::stable(Slot::SINGLE, &group)
+    /// The topology of epoch 1.
+    pub(crate) fn plan(&self) -> Plan {
+        Plan {
+            nodes: (0, self.nodes),
+            replicas: self.replicas,
+            max_ttl: self.max_ttl,
+            view_lease: self.view_lease,
+        }
     }
 
     pub(crate) fn is(&self, mutant: Mutant) -> bool {
@@ -137,9 +155,15 @@ impl Scenario {
         }
     }
 
+    /// Whether it matters, and takes more than the votes to know, how long a
+    /// view has stood.
+    pub(crate) fn is_standing_tracked(&self) -> bool {
+        self.extends != [0, 0] && self.nodes != self.replicas
+    }
+
     /// Whether nodes differ only by name.
     pub(crate) fn is_symmetric(&self) -> bool {
-        self.counts == [0; 3] && self.nodes == self.replicas
+        self.counts == [0; 3] && self.nodes == self.replicas && self.coordinators.is_empty()
     }
 }
 
@@ -173,4 +197,40 @@ pub(crate) enum Mutant {
     StampSurvives,
     /// A GRANTED that arrives twice counts as two nodes'.
     DoubleVote,
+    /// The new topology stands alone at once.
+    NoJointPhase,
+    /// A grant in a joint view needs a majority of all its nodes.
+    GroupsCountedTogether,
+    /// A joint view ends without a wait.
+    NoPassageWait,
+    /// It ends one tick early.
+    ShortPassageWait,
+    /// Its end does not wait for those who rely on the view before it.
+    NoViewLeaseWait,
+    /// Its end waits for the shorter ttl of both topologies.
+    ShorterTtlWaited,
+    /// It grants the longer ttl of both topologies.
+    LongerTtlGranted,
+    /// What lost its data is let in again without a wait.
+    NoQuarantineWait,
+    /// It is let in one tick early.
+    ShortQuarantineWait,
+    /// What lost its data is initialised as before.
+    NoQuarantine,
+    /// A node adopts a view whatever nonce that lists for it.
+    NonceUnchecked,
+    /// Each proposer takes its own proposal for decided.
+    CompareAndSet,
+    /// A vote begins with its second phase.
+    NoPrepare,
+    /// A node accepts under a lower ballot than it has promised.
+    PromiseIgnored,
+    /// A promise does not tell what was accepted.
+    AcceptedIgnored,
+    /// In a joint view it suffices to make an entry anew.
+    MadeVouches,
+    /// Entries count although the node came back under another nonce.
+    AcksSurviveNonce,
+    /// An attempt in a joint view asks the new group first.
+    NewGroupFirst,
 }

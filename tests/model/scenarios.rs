@@ -4,14 +4,17 @@ use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
+use crate::changes::{CARRY, HANDOVER, OWNER_WIPED};
 use crate::properties::{Claim, Seen};
 use crate::scenario::{Change, Loss, Scenario};
 use crate::world::Explored;
 
-const BASE: Scenario = Scenario {
+pub(crate) const BASE: Scenario = Scenario {
     name: "",
     nodes: 1,
     replicas: 1,
+    spares: 0,
+    max_ttl: 2,
     attempts: [2, 2],
     extends: [0, 0],
     ttl: 2,
@@ -29,6 +32,12 @@ const BASE: Scenario = Scenario {
     losses: 0,
     counts: [0; 3],
     change: Change::Never,
+    joint: None,
+    coordinators: &[],
+    ballots: 0,
+    is_prepared: false,
+    hidden: &[],
+    losable: &[0, 1, 2],
     claims: Claim::ALL,
     sights: &[Seen::Granted, Seen::Again, Seen::Contended],
     mutant: None,
@@ -323,4 +332,7 @@ each_holds! {
     g_a_second_life_of_three_breaks_no_claim: REINITIALISE_THREE,
     h_two_views_at_once_break_no_claim: VIEWS,
     i_an_owner_cut_off_breaks_no_claim: CUT_OFF,
+    change_a_handover: HANDOVER,
+    change_g_carry: CARRY,
+    change_b1_owner_wiped: OWNER_WIPED,
 }

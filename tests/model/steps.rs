@@ -3,7 +3,8 @@
 use ringlock::proto::lease::Token;
 use ringlock::proto::table::LockTable;
 
-use crate::client::{Client, key};
+use crate::client::Client;
+use crate::cluster::{SECOND_NONCE, key};
 use crate::outcomes::Desk;
 use crate::post::{Address, Body, Kind, Letter};
 use crate::properties::{Claim, Seen};
@@ -19,7 +20,8 @@ enum Answering {
 }
 
 impl Explored {
-    pub(crate) fn step(&self, world: &mut World, act: Act) {
+    /// `None` if nothing came of it.
+    pub(crate) fn step(&self, world: &mut World, act: Act) -> Option<()> {
         match act {
             Act::Tick => self.tick(world),
             Act::Acquire(who) => self.turn(world, who, Client::acquire),
@@ -29,7 +31,13 @@ impl Explored {
             Act::Release(who) => self.turn(world, who, Client::release),
             Act::Abandon(who) => self.turn(world, who, Client::abandon),
             Act::GiveUp(who) => self.turn(world, who, Client::give_up),
-            Act::Learn(who) => self.turn(world, who, |client, _| client.learn(2)),
+            Act::Learn(who, epoch) => {
+                let served = world.nodes.iter().find_map(|table| {
+                    tamper::served(table).filter(|served| served.epoch == epoch)
+                });
+                let view = self.library.find(served?);
+                self.turn(world, who, |client, _| client.learn(&view));
+            }
             Act::Deliver(address) => self.deliver(world, address, Answering::AtOnce),
             Act::Defer(address) => self.deliver(world, address, Answering::Later),
             Act::Drop(address) => {
@@ -51,11 +59,21 @@ impl Explored {
             }
             Act::Lose(to, entries) => self.lose(world, to, entries),
             Act::Quarantine => self.quarantine(world),
-            Act::Adopt(to) => world.nodes[to].update(tamper::serve_second),
+            Act::Adopt(to) => {
+                let view = self.second.as_ref()?;
+                world.nodes[to].update(|table| tamper::adopt(table, view, to));
+            }
+            Act::Spread(epoch, to) => self.spread(world, epoch, to),
+            Act::Look(who) => self.look(world, who),
+            Act::Act(who) => self.act(world, who)?,
+            Act::Obey(order) => self.obey(world, &order),
+            Act::Quit(who) => self.quit(world, who),
         }
         world.forget();
         world.post.sort_unstable_by_key(|letter| letter.address);
-        world.watch(&self.scenario);
+        world.orders.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        world.watch(self);
+        Some(())
     }
 
     fn tick(&self, world: &mut World) {
@@ -144,7 +162,7 @@ impl Explored {
     fn lose(&self, world: &mut World, to: usize, entries: Entries) {
         world.losses += 1;
         match self.scenario.loss {
-            Some(Loss::Wipe) => world.nodes[to] = tamper::wiped(&self.scenario),
+            Some(Loss::Wipe) => world.nodes[to] = tamper::wiped(self, to),
             Some(Loss::Restart) => world.nodes[to].update(|table| {
                 if entries == Entries::Gone {
                     table.delete(&key());
@@ -168,7 +186,7 @@ impl Explored {
             if !is_force {
                 *table = Shared::new(LockTable::new("run-2"));
             }
-            table.update(tamper::second_life);
+            table.update(|table| tamper::quarantine(table, SECOND_NONCE));
         }
     }
 }

@@ -1,19 +1,22 @@
 //! Nodes, and the mutants that live between them and the machines.
 
+use ringlock::proto::lease::{Key, Token};
 use ringlock::proto::round::Step;
 use ringlock::proto::table::LockTable;
+use ringlock::proto::time::Instant;
+use ringlock::proto::transition;
+use ringlock::proto::view::View;
 use ringlock::proto::wire::{Absent, NodeStatus, Reply, Request, Rival, Standing, ViewId};
+use ringlock_ring::NodeIndex;
 
-use crate::post::{Address, Body, Letter};
-use crate::scenario::{Mutant, Scenario, at, view};
+use crate::cluster::{FIRST_NONCE, key, member};
+use crate::post::{Body, Letter};
+use crate::scenario::{Mutant, Scenario, at, span, ttl};
 use crate::shared::Shared;
-use crate::world::World;
+use crate::world::{Explored, World};
 
-pub(crate) const FIRST_NONCE: &str = "nonce-1";
-const SECOND_NONCE: &str = "nonce-2";
-
-fn status(table: &mut LockTable) -> NodeStatus {
-    match table.apply(at(0), &Request::Status) {
+pub(crate) fn status(table: &LockTable) -> NodeStatus {
+    match table.clone().apply(at(0), &Request::Status) {
         Reply::Status(status) => status,
         other => panic!("{other:?}"),
     }
@@ -21,62 +24,80 @@ fn status(table: &mut LockTable) -> NodeStatus {
 
 /// The view that a node serves.
 pub(crate) fn served(table: &LockTable) -> Option<ViewId> {
-    match status(&mut table.clone()).standing() {
+    match status(table).standing() {
         Standing::Serving(view) => Some(view),
         Standing::Absent | Standing::Quarantined => None,
     }
 }
 
+pub(crate) fn serves(table: &LockTable, epoch: u32) -> bool {
+    served(table).is_some_and(|view| view.epoch == epoch)
+}
+
 pub(crate) fn quarantine(table: &mut LockTable, nonce: &str) {
-    let status = status(table);
-    let request = Request::Quarantine {
-        expected_nonce: status.nonce,
-        expected_view: status.serving,
-        nonce: nonce.into(),
-    };
+    let request = transition::quarantine(&status(table), nonce.into());
     assert_eq!(table.apply(at(0), &request), Reply::Done);
 }
 
-pub(crate) fn adopt(table: &mut LockTable, epoch: u32, nonce: &str) {
-    let request = Request::Adopt {
-        view: view(epoch),
-        document: format!("epoch {epoch}").into(),
-        nonce: nonce.into(),
-    };
+/// Lets a node that belongs to `view` serve it.
+pub(crate) fn adopt(table: &mut LockTable, view: &View, home: usize) {
+    let request = transition::adopt(view, member(view, home).unwrap());
     assert_eq!(table.apply(at(0), &request), Reply::Done);
 }
 
-/// A node of epoch 1 whose counter other keys have raised.
-pub(crate) fn first(count: u64, scenario: &Scenario) -> LockTable {
+/// The same for a node that may refuse.
+pub(crate) fn adopt_as(scenario: &Scenario, table: &mut LockTable, view: &View, node: NodeIndex) {
+    let mut request = transition::adopt(view, node);
+    if let Request::Adopt { nonce, .. } = &mut request
+        && scenario.is(Mutant::NonceUnchecked)
+        && let Some(own) = status(table).nonce
+    {
+        *nonce = own;
+    }
+    let _ = table.apply(at(0), &request);
+}
+
+/// Whether a node would adopt `view`.
+pub(crate) fn would_adopt(
+    scenario: &Scenario,
+    status: &NodeStatus,
+    view: &View,
+    home: usize,
+) -> bool {
+    let Some(node) = member(view, home) else {
+        return false;
+    };
+    let is_listed = status.nonce.as_ref() == Some(view.nonce(node));
+    let is_older = match status.standing() {
+        Standing::Absent => false,
+        Standing::Quarantined => true,
+        Standing::Serving(own) => own.epoch < view.id().epoch,
+    };
+    is_older && (is_listed || scenario.is(Mutant::NonceUnchecked))
+}
+
+/// A member of the first views, whose counter other keys have raised.
+pub(crate) fn first(scenario: &Scenario, views: &[&View], home: usize, count: u64) -> LockTable {
     let mut table = LockTable::new("run-1");
     quarantine(&mut table, FIRST_NONCE);
-    adopt(&mut table, 1, FIRST_NONCE);
-    if count > 0 {
-        let token = ringlock::proto::lease::Token::new(999, None);
-        let other = ringlock::proto::lease::Key::new("other").unwrap();
+    for view in views.iter().filter(|view| member(view, home).is_some()) {
+        adopt(&mut table, view, home);
+    }
+    if let (Some(view), 1..) = (views.last(), count) {
+        let token = Token::new(999, None);
+        let other = Key::new("other").unwrap();
         let request = Request::Acquire {
-            view: view(1),
+            view: view.id(),
             key: other.clone(),
             token: token.clone(),
-            ttl: crate::scenario::ttl(1),
-            slot: scenario.placement(1).slot(),
+            ttl: ttl(1, span(scenario.max_ttl)),
+            slot: view.place(&key()).slot(),
             floor: count,
         };
         let _ = table.apply(at(0), &request);
         let _ = table.apply(at(0), &Request::Release { key: other, token });
     }
     table
-}
-
-/// The nonce that quarantine gives in the second life of a cluster.
-pub(crate) fn second_life(table: &mut LockTable) {
-    quarantine(table, SECOND_NONCE);
-}
-
-/// Lets a node of the second life serve epoch 2.
-pub(crate) fn serve_second(table: &mut LockTable) {
-    let nonce = status(table).nonce;
-    adopt(table, 2, nonce.as_deref().unwrap_or_default());
 }
 
 /// Hands a request to its node, past the scenario's mutant.
@@ -89,7 +110,7 @@ pub(crate) fn carry_out(scenario: &Scenario, world: &mut World, letter: &Letter)
     if is_write_back && scenario.is(Mutant::NoWriteBack) {
         return Some(Reply::Kept { counter: 0 });
     }
-    let request = forged(scenario, world, letter.address, request);
+    let request = forged(scenario, world, to, request);
     let now = at(world.tick);
     let reply = world.nodes[to].update(|table| {
         let reply = table.apply(now, &request);
@@ -105,22 +126,20 @@ pub(crate) fn carry_out(scenario: &Scenario, world: &mut World, letter: &Letter)
             remaining: None,
         }),
         Reply::Lost(_) => Reply::Lost(None),
+        Reply::Made { counter } if scenario.is(Mutant::MadeVouches) => Reply::Kept { counter },
         other => other,
     })
 }
 
 /// What arrives in place of `request`.
-fn forged(scenario: &Scenario, world: &World, address: Address, request: &Request) -> Request {
+fn forged(scenario: &Scenario, world: &World, to: usize, request: &Request) -> Request {
     let mut request = request.clone();
     if scenario.mutant.is_none() {
         return request;
     }
-    let table = &world.nodes[address.node];
-    let is_new_here = served(table) == Some(view(2));
-    let is_old_somewhere = world
-        .nodes
-        .iter()
-        .any(|other| served(other) == Some(view(1)));
+    let table = &world.nodes[to];
+    let is_new_here = serves(table, 2);
+    let is_old_somewhere = world.nodes.iter().any(|other| serves(other, 1));
     let is_any_view = scenario.is(Mutant::NoViewCheck)
         || scenario.is(Mutant::MixedViews) && is_new_here && is_old_somewhere;
     let any_token = scenario.is(Mutant::WriteBackAnyToken)
@@ -143,13 +162,18 @@ fn forged(scenario: &Scenario, world: &World, address: Address, request: &Reques
     {
         *token = holder.clone();
     }
+    if let Request::Extend { absent, .. } = &mut request
+        && scenario.is(Mutant::MadeVouches)
+    {
+        *absent = Absent::Heal;
+    }
     request
 }
 
 /// Makes the entry of an extend anew, for as long as it asked.
 fn shorten(
     table: &mut LockTable,
-    now: ringlock::proto::time::Instant,
+    now: Instant,
     request: &Request,
     reply: &Reply,
 ) {
@@ -165,9 +189,9 @@ fn shorten(
 }
 
 /// A server that lost its disk.
-pub(crate) fn wiped(scenario: &Scenario) -> Shared<LockTable> {
-    Shared::new(if scenario.is(Mutant::StampSurvives) {
-        first(0, scenario)
+pub(crate) fn wiped(model: &Explored, home: usize) -> Shared<LockTable> {
+    Shared::new(if model.scenario.is(Mutant::StampSurvives) {
+        first(&model.scenario, &[&model.first], home, 0)
     } else {
         LockTable::new("run-2")
     })

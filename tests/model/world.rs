@@ -1,16 +1,23 @@
 //! States of the world, and the steps that each allows.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use ringlock::proto::quorum::majority;
+use parking_lot::Mutex;
+use ringlock::proto::quorum::Placement;
 use ringlock::proto::table::LockTable;
+use ringlock::proto::view::View;
+use ringlock::proto::wire::Request;
 use stateright::{Model, Property};
 
-use crate::client::Client;
+use crate::client::{Client, is_confirmed_by_votes};
+use crate::cluster::{Library, given, home, key};
+use crate::coordinator::{Coordinator, Order};
 use crate::post::{Address, Kind, Letter};
 use crate::properties::Claim;
 use crate::running::Running;
-use crate::scenario::{Change, Loss, Mutant, Scenario, at, view};
+use crate::scenario::{Aim, Change, Loss, Mutant, Scenario, at};
 use crate::shared::Shared;
 use crate::tamper;
 
@@ -18,6 +25,13 @@ use crate::tamper;
 #[derive(Debug)]
 pub(crate) struct Explored {
     pub(crate) scenario: Scenario,
+    /// The view of epoch 1.
+    pub(crate) first: Arc<View>,
+    /// That of epoch 2, where the scenario gives it.
+    pub(crate) second: Option<Arc<View>>,
+    pub(crate) library: Library,
+    /// Which clusters a coordinator was seen to bring to rest.
+    pub(crate) rescued: Mutex<BTreeMap<u64, bool>>,
     /// What was come across. Kept outside the states, which it would double.
     pub(crate) seen: AtomicU32,
 }
@@ -27,6 +41,14 @@ pub(crate) struct World {
     pub(crate) tick: u8,
     pub(crate) nodes: Vec<Shared<LockTable>>,
     pub(crate) clients: [Shared<Client>; 2],
+    pub(crate) coordinators: Vec<Shared<Coordinator>>,
+    /// Coordinators' letters that are on their way.
+    pub(crate) orders: Vec<(Order, Request)>,
+    /// Views that were decided.
+    pub(crate) decided: Vec<Arc<View>>,
+    /// The last tick at which a majority was seen to serve them, where it
+    /// takes more than the key's replicas.
+    pub(crate) stood: Vec<Option<u8>>,
     /// On the way, by address.
     pub(crate) post: Vec<Shared<Letter>>,
     /// Fences granted, or the last.
@@ -55,8 +77,8 @@ pub(crate) enum Act {
     Abandon(usize),
     /// It waits no longer.
     GiveUp(usize),
-    /// It hears of epoch 2.
-    Learn(usize),
+    /// It hears of a newer epoch.
+    Learn(usize, u32),
     /// A letter arrives, and the answer to it at once.
     Deliver(Address),
     /// A letter arrives; the answer takes its time, or is lost.
@@ -71,8 +93,18 @@ pub(crate) enum Act {
     Lose(usize, Entries),
     /// The operator quarantines the nodes within reach.
     Quarantine,
-    /// A node adopts epoch 2.
+    /// A node adopts epoch 2, as the operator says.
     Adopt(usize),
+    /// It adopts a decided view of this epoch.
+    Spread(u32, usize),
+    /// A coordinator looks at every node.
+    Look(usize),
+    /// It does what follows from that.
+    Act(usize),
+    /// Its letter arrives.
+    Obey(Order),
+    /// It waits no longer for votes.
+    Quit(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,14 +119,29 @@ impl Model for Explored {
 
     fn init_states(&self) -> Vec<World> {
         let scenario = &self.scenario;
-        let client = Shared::new(Client::new(scenario));
-        let counts = scenario.counts.iter().take(scenario.nodes);
-        vec![World {
+        let mut decided = vec![Arc::clone(&self.first)];
+        decided.extend(self.second.clone().filter(|_| scenario.joint.is_some()));
+        let views: Vec<&View> = decided.iter().map(|view| &**view).collect();
+        let table = |home: usize| {
+            let is_member = home < scenario.nodes || scenario.joint.is_some();
+            if is_member || scenario.is_prepared {
+                let views = if is_member { &views[..] } else { &[] };
+                let count = scenario.counts.get(home).copied().unwrap_or(0);
+                tamper::first(scenario, views, home, count)
+            } else {
+                LockTable::new("run-1")
+            }
+        };
+        let nodes = (0..scenario.nodes + scenario.spares).map(|home| Shared::new(table(home)));
+        let client = Shared::new(Client::new(scenario, Arc::clone(decided.last().unwrap())));
+        let mut world = World {
             tick: 0,
-            nodes: counts
-                .map(|&count| Shared::new(tamper::first(count, scenario)))
-                .collect(),
+            nodes: nodes.collect(),
             clients: [client.clone(), client],
+            coordinators: Vec::new(),
+            orders: Vec::new(),
+            stood: vec![None; if scenario.is_standing_tracked() { decided.len() } else { 0 }],
+            decided,
             post: Vec::new(),
             fences: Vec::new(),
             repeats: 0,
@@ -102,7 +149,11 @@ impl Model for Explored {
             losses: 0,
             quarantined_at: None,
             broken: None,
-        }]
+        };
+        let coordinators = 0..scenario.coordinators.len();
+        let coordinators = coordinators.map(|who| Shared::new(Coordinator::new(self, who, &world)));
+        world.coordinators = coordinators.collect();
+        vec![world]
     }
 
     fn actions(&self, world: &World, acts: &mut Vec<Act>) {
@@ -140,11 +191,12 @@ impl Model for Explored {
             }
         }
         self.blows(world, acts);
+        self.acts_of_coordinators(world, acts);
     }
 
     fn next_state(&self, world: &World, act: Act) -> Option<World> {
         let mut next = world.clone();
-        self.step(&mut next, act);
+        self.step(&mut next, act)?;
         Some(next)
     }
 
@@ -155,10 +207,28 @@ impl Model for Explored {
 
 impl Explored {
     pub(crate) fn new(scenario: Scenario) -> Self {
+        let views = given(&scenario);
+        let library = Library::default();
+        views.iter().for_each(|view| library.shelve(view));
+        let mut views = views.into_iter();
         Self {
             scenario,
+            first: views.next().unwrap(),
+            second: views.next(),
+            library,
+            rescued: Mutex::default(),
             seen: AtomicU32::new(0),
         }
+    }
+
+    /// Whether the coordinators have no further to go.
+    pub(crate) fn is_last(&self, view: &View) -> bool {
+        let aims = self.scenario.coordinators.iter().copied().flatten();
+        let goals = aims.filter_map(|aim| match aim {
+            Aim::Reach(_, to) => Some(to.topology()),
+            Aim::Keep | Aim::Abort => None,
+        });
+        view.next().is_none() && goals.last().as_ref() == Some(view.topology())
     }
 
     /// What may become of a request that its client needs no more.
@@ -188,18 +258,16 @@ impl Explored {
             }
             return;
         }
-        let is_epoch_2_known = || {
-            let mut nodes = world.nodes.iter();
-            nodes.any(|table| tamper::served(table) == Some(view(2)))
-        };
-        if scenario.change != Change::Never && client.epoch == 1 && is_epoch_2_known() {
-            acts.push(Act::Learn(who));
-        }
+        let mut epochs: Vec<u32> = world.served().collect();
+        epochs.sort_unstable();
+        epochs.dedup();
+        epochs.retain(|&epoch| epoch > client.view.id().epoch);
+        acts.extend(epochs.into_iter().map(|epoch| Act::Learn(who, epoch)));
         if let Some(lease) = &client.lease {
             acts.push(Act::Release(who));
-            let is_placed_alike =
-                scenario.placement(client.epoch) == scenario.placement(lease.epoch);
-            if client.extends < scenario.extends[who] && is_placed_alike {
+            if client.extends < scenario.extends[who]
+                && lease.footing(&client.view).established > 0
+            {
                 let ticks = scenario.extend_ttls.iter();
                 acts.extend(ticks.map(|&ticks| Act::Extend(who, ticks)));
             }
@@ -218,10 +286,11 @@ impl Explored {
     fn blows(&self, world: &World, acts: &mut Vec<Act>) {
         let scenario = &self.scenario;
         for (to, table) in world.nodes.iter().enumerate() {
+            let is_losable = scenario.losable.contains(&to);
             let has_entry = table.live(at(world.tick)).next().is_some();
             match scenario.loss {
-                Some(Loss::Vanish) if has_entry => acts.push(Act::Lose(to, Entries::Gone)),
-                Some(Loss::Wipe) if world.losses < scenario.losses => {
+                Some(Loss::Vanish) if has_entry && is_losable => acts.push(Act::Lose(to, Entries::Gone)),
+                Some(Loss::Wipe) if world.losses < scenario.losses && is_losable => {
                     acts.push(Act::Lose(to, Entries::Gone));
                 }
                 Some(Loss::Restart) if world.losses < scenario.losses => {
@@ -240,7 +309,7 @@ impl Explored {
                     .is_some_and(|since| world.tick >= since + scenario.wait()),
             };
             let is_cut_off = matches!(scenario.change, Change::Force { .. }) && to == 0;
-            if is_due && !is_cut_off && tamper::served(table) != Some(view(2)) {
+            if is_due && !is_cut_off && !tamper::serves(table, 2) {
                 acts.push(Act::Adopt(to));
             }
         }
@@ -250,6 +319,33 @@ impl Explored {
         );
         if is_coming && world.quarantined_at.is_none() {
             acts.push(Act::Quarantine);
+        }
+    }
+
+    fn acts_of_coordinators(&self, world: &World, acts: &mut Vec<Act>) {
+        for (who, coordinator) in world.coordinators.iter().enumerate() {
+            let (may_look, may_act) = coordinator.may();
+            if may_look {
+                acts.push(Act::Look(who));
+            }
+            if may_act {
+                acts.push(Act::Act(who));
+            }
+            if coordinator.is_voting() {
+                acts.push(Act::Quit(who));
+            }
+        }
+        acts.extend(world.orders.iter().map(|(order, _)| Act::Obey(order.clone())));
+        if world.decided.len() == 1 && world.coordinators.is_empty() {
+            return;
+        }
+        for (to, table) in world.nodes.iter().enumerate() {
+            let status = tamper::status(table);
+            for view in &world.decided {
+                if tamper::would_adopt(&self.scenario, &status, view, to) {
+                    acts.push(Act::Spread(view.id().epoch, to));
+                }
+            }
         }
     }
 
@@ -290,10 +386,17 @@ impl World {
         self.post.iter().find(is_open).map(|letter| letter.address)
     }
 
-    /// Marks leases whose own entries, together with nodes that serve nobody,
-    /// leave others a quorum to be had. That a node was wiped right after it
-    /// vouched for an entry is beyond the knowledge of any client.
-    pub(crate) fn watch(&mut self, scenario: &Scenario) {
+    /// The epochs that are served.
+    fn served(&self) -> impl Iterator<Item = u32> {
+        let served = self.nodes.iter().map(|table| tamper::served(table));
+        served.flatten().map(|view| view.epoch)
+    }
+
+    /// Marks leases whose own entries leave others a quorum to be had in some
+    /// view that is still to be confirmed.
+    pub(crate) fn watch(&mut self, model: &Explored) {
+        let scenario = &model.scenario;
+        self.note_standing(scenario);
         for who in 0..self.clients.len() {
             let Some(lease) = &self.clients[who].lease else {
                 continue;
@@ -302,19 +405,46 @@ impl World {
             if is_over || lease.has_gap || scenario.extends[who] == 0 {
                 continue;
             }
-            let placement = scenario.placement(lease.epoch);
-            let is_open = |to: &usize| {
-                let mut live = self.nodes[*to].live(at(self.tick));
+            let is_free = |home: usize| {
+                let mut live = self.nodes[home].live(at(self.tick));
                 !live.any(|(_, token, _)| *token == lease.token)
-                    && tamper::served(&self.nodes[*to]).is_some()
             };
-            let nodes = placement.nodes().iter().map(|node| node.get());
-            if nodes.filter(is_open).count() >= majority(scenario.replicas) {
+            let second = model.second.iter();
+            let views = self.decided.iter().chain(second).enumerate();
+            let is_to_be_had = |(index, view): (usize, &Arc<View>)| {
+                let placement = view.place(&key());
+                let open = placement.seats().iter().filter(|&seat| {
+                    let home = home(view, placement.node(seat));
+                    is_free(home) && tamper::served(&self.nodes[home]) == Some(view.id())
+                });
+                placement.has_quorum(open.collect())
+                    && self.is_confirmable(index, view, &placement)
+            };
+            if views.into_iter().any(is_to_be_had) {
                 self.clients[who].update(|client| {
                     if let Some(lease) = &mut client.lease {
                         lease.has_gap = true;
                     }
                 });
+            }
+        }
+    }
+
+    fn is_confirmable(&self, index: usize, view: &View, placement: &Placement) -> bool {
+        let stood = self.stood.get(index).copied().flatten();
+        is_confirmed_by_votes(view, placement)
+            || stood.is_some_and(|tick| at(self.tick) < at(tick) + view.view_lease())
+    }
+
+    fn note_standing(&mut self, scenario: &Scenario) {
+        if !scenario.is_standing_tracked() {
+            return;
+        }
+        self.stood.resize(self.decided.len(), None);
+        for (view, stood) in self.decided.iter().zip(&mut self.stood) {
+            let serves = |node| tamper::served(&self.nodes[home(view, node)]) == Some(view.id());
+            if view.has_majority(serves) {
+                *stood = Some(self.tick);
             }
         }
     }

@@ -1,0 +1,60 @@
+//! A client's lease: what it stands on, in whatever view.
+
+use std::sync::Arc;
+
+use ringlock::proto::carry::{Basis, Footing, transfer};
+use ringlock::proto::lease::{Fence, Token};
+use ringlock::proto::quorum::{Placement, Seats};
+use ringlock::proto::time::Instant;
+use ringlock::proto::view::View;
+
+use crate::cluster::key;
+use crate::running::Running;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Lease {
+    pub(crate) token: Token,
+    pub(crate) valid_until: Instant,
+    pub(crate) fence: Fence,
+    /// The view of its last success.
+    pub(crate) view: Arc<View>,
+    /// Its placement there.
+    pub(crate) placement: Placement,
+    /// Who holds its entry there.
+    pub(crate) acknowledged: Seats,
+    /// Whether somebody else could have had a quorum since the last success.
+    pub(crate) has_gap: bool,
+    /// The machine that was over last, and its view: it still hears late
+    /// answers.
+    pub(crate) tail: Option<(u8, Running, Arc<View>)>,
+}
+
+impl Lease {
+    /// What it stands on in `view`.
+    pub(crate) fn footing(&self, view: &View) -> Footing {
+        let basis = Basis {
+            view: &self.view,
+            placement: self.placement,
+            acknowledged: self.acknowledged,
+        };
+        basis.carry(view, &key())
+    }
+
+    /// Takes in what an operation in `view` learned of its entries.
+    pub(crate) fn take_in(
+        &mut self,
+        view: &View,
+        placement: &Placement,
+        (acknowledged, disowned): (Seats, Seats),
+    ) {
+        let here = |seats| transfer(view, placement, seats, &self.view, &self.placement);
+        let (acknowledged, disowned) = (here(acknowledged), here(disowned));
+        self.acknowledged = self.acknowledged.minus(disowned).union(acknowledged);
+    }
+
+    /// Has succeeded in `view`, where these seats are known to hold its entry.
+    pub(crate) fn settle_in(&mut self, view: Arc<View>, placement: Placement, holders: Seats) {
+        let acknowledged = self.footing(&view).acknowledged.union(holders);
+        (self.view, self.placement, self.acknowledged) = (view, placement, acknowledged);
+    }
+}
