@@ -3,8 +3,9 @@
 use crate::cluster::Plan;
 use crate::properties::{Claim, Seen};
 use crate::scenario::{Aim, Loss, Scenario};
-use crate::scenarios::BASE;
+use crate::scenarios::{BASE, each_holds};
 
+/// Nodes `from..to`, one replica; ttl and view lease of a tick.
 const fn plan(from: usize, to: usize) -> Plan {
     Plan {
         nodes: (from, to),
@@ -14,8 +15,31 @@ const fn plan(from: usize, to: usize) -> Plan {
     }
 }
 
+const fn longer(plan: Plan) -> Plan {
+    Plan { max_ttl: 2, ..plan }
+}
+
+const fn quorum(plan: Plan) -> Plan {
+    Plan {
+        replicas: 3,
+        ..plan
+    }
+}
+
 const A: Plan = plan(0, 1);
 const B: Plan = plan(1, 2);
+const C: Plan = plan(2, 3);
+const ABC: Plan = plan(0, 3);
+
+/// Of a passage that two clients go along with.
+const PASSED: &[Seen] = &[
+    Seen::Granted,
+    Seen::Again,
+    Seen::Contended,
+    Seen::Stale,
+    Seen::GrantedJoint,
+    Seen::GrantedLast,
+];
 
 /// One owner hands over to another, who was made ready.
 pub(crate) const HANDOVER: Scenario = Scenario {
@@ -24,29 +48,61 @@ pub(crate) const HANDOVER: Scenario = Scenario {
     max_ttl: 1,
     ttl: 1,
     attempts: [1, 2],
-    extends: [0, 0],
     horizon: 2,
     coordinators: &[&[Aim::Reach(A, B)]],
-    ballots: 2,
+    ballots: &[2],
     is_prepared: true,
     claims: Claim::CHANGE,
-    sights: &[
-        Seen::Granted,
-        Seen::Again,
-        Seen::Contended,
-        Seen::Stale,
-        Seen::GrantedJoint,
-        Seen::GrantedLast,
-    ],
+    sights: PASSED,
     ..BASE
 };
 
-/// The same, with leases that are carried over.
+/// The same from the very beginning: the new owner is quarantined first.
+pub(crate) const WHOLE: Scenario = Scenario {
+    name: "a: owner change, new node quarantined",
+    attempts: [1, 1],
+    horizon: 3,
+    is_prepared: false,
+    ..HANDOVER
+};
+
+/// The same, and requests that are late.
+pub(crate) const HANDOVER_LATE: Scenario = Scenario {
+    name: "a: owner change, late requests",
+    attempts: [1, 1],
+    late: 1,
+    slow: 1,
+    ..HANDOVER
+};
+
+/// The longest ttl shrinks: leases from before outlive those from after.
+pub(crate) const SHRINK: Scenario = Scenario {
+    name: "a: owner change to a shorter ttl",
+    max_ttl: 2,
+    ttl: 2,
+    attempts: [1, 1],
+    coordinators: &[&[Aim::Reach(longer(A), B)]],
+    ..HANDOVER
+};
+
+/// It has shrunk, and the next change waits by the shorter one.
+pub(crate) const SHRUNK: Scenario = Scenario {
+    name: "a: owner change after a shorter ttl",
+    spares: 2,
+    joint: Some(B),
+    coordinators: &[&[Aim::Reach(longer(A), B), Aim::Reach(B, C)]],
+    ballots: &[3],
+    ..SHRINK
+};
+
+/// A lease is extended while its owner changes.
 pub(crate) const CARRY: Scenario = Scenario {
     name: "g: extends over an owner change",
+    max_ttl: 2,
+    ttl: 2,
     attempts: [1, 1],
     extends: [2, 0],
-    extend_ttls: &[1],
+    coordinators: &[&[Aim::Reach(longer(A), longer(B))]],
     sights: &[
         Seen::Granted,
         Seen::Again,
@@ -60,26 +116,217 @@ pub(crate) const CARRY: Scenario = Scenario {
     ..HANDOVER
 };
 
-/// The owner is wiped, and let in again.
+/// The same where entries vanish: what is carried over was never gone.
+pub(crate) const CARRY_VANISH: Scenario = Scenario {
+    name: "g: extends while entries vanish",
+    horizon: 0,
+    loss: Some(Loss::Vanish),
+    claims: &[Claim::Continuity, Claim::OneDocument],
+    sights: &[Seen::Granted, Seen::Extended, Seen::Carried, Seen::Lost],
+    ..CARRY
+};
+
+/// The owner is lost, and let in again.
 pub(crate) const OWNER_WIPED: Scenario = Scenario {
-    name: "b1: owner wiped and let in again",
+    name: "b1: owner wiped",
     nodes: 3,
-    max_ttl: 1,
-    ttl: 1,
+    max_ttl: 2,
+    ttl: 2,
     attempts: [1, 1],
-    horizon: 2,
+    horizon: 3,
     loss: Some(Loss::Wipe),
     losses: 1,
     losable: &[0],
     coordinators: &[&[Aim::Keep]],
-    ballots: 1,
+    ballots: &[1],
+    prompt: &[1, 2],
     claims: Claim::CHANGE,
     sights: &[
         Seen::Granted,
         Seen::Again,
         Seen::Contended,
+        Seen::Stale,
         Seen::Readmitted,
         Seen::Moved,
     ],
     ..BASE
 };
+
+/// It is lost a second time, before or after.
+pub(crate) const WIPED_TWICE: Scenario = Scenario {
+    name: "b1: owner wiped twice",
+    max_ttl: 1,
+    ttl: 1,
+    horizon: 2,
+    losses: 2,
+    ballots: &[2],
+    ..OWNER_WIPED
+};
+
+/// One of three is lost, and let in again.
+pub(crate) const REPLICA_WIPED: Scenario = Scenario {
+    name: "b: replica wiped",
+    replicas: 3,
+    max_ttl: 1,
+    ttl: 1,
+    horizon: 1,
+    prompt: &[],
+    ..OWNER_WIPED
+};
+
+/// One of three is replaced.
+pub(crate) const REPLACE: Scenario = Scenario {
+    name: "c: replica replaced",
+    nodes: 3,
+    replicas: 3,
+    attempts: [1, 1],
+    horizon: 1,
+    coordinators: &[&[Aim::Reach(quorum(ABC), quorum(plan(1, 4)))]],
+    prompt: &[3],
+    ..HANDOVER
+};
+
+/// From one replica to three.
+pub(crate) const GROW: Scenario = Scenario {
+    name: "c: from one replica to three",
+    spares: 2,
+    attempts: [1, 1],
+    horizon: 1,
+    coordinators: &[&[Aim::Reach(A, quorum(ABC))]],
+    ..HANDOVER
+};
+
+/// Two coordinators want different owners.
+pub(crate) const RIVALS: Scenario = Scenario {
+    name: "d: coordinators with different goals",
+    spares: 2,
+    attempts: [1, 1],
+    horizon: 1,
+    coordinators: &[&[Aim::Reach(A, B)], &[Aim::Reach(A, C)]],
+    ballots: &[2, 2],
+    ..HANDOVER
+};
+
+/// Two coordinators want the same, and each makes the new owner ready.
+pub(crate) const ALLIES: Scenario = Scenario {
+    name: "d: coordinators with one goal",
+    attempts: [1, 0],
+    horizon: 2,
+    coordinators: &[&[Aim::Reach(A, B)], &[Aim::Reach(A, B)]],
+    ballots: &[2, 2],
+    is_prepared: false,
+    sights: &[Seen::Granted, Seen::GrantedJoint, Seen::GrantedLast],
+    ..HANDOVER
+};
+
+/// The passage is taken back, and perhaps begun anew.
+pub(crate) const ABORT: Scenario = Scenario {
+    name: "d2: passage taken back",
+    attempts: [1, 1],
+    coordinators: &[&[Aim::Reach(A, B)], &[Aim::Abort]],
+    ballots: &[3, 1],
+    sights: &[
+        Seen::Granted,
+        Seen::Again,
+        Seen::Contended,
+        Seen::GrantedJoint,
+        Seen::GrantedLast,
+        Seen::Aborted,
+    ],
+    ..HANDOVER
+};
+
+/// The new owner is lost before it stands alone.
+pub(crate) const HEIR_WIPED: Scenario = Scenario {
+    name: "e: new owner wiped in the joint phase",
+    attempts: [1, 1],
+    ballots: &[3],
+    loss: Some(Loss::Wipe),
+    losses: 1,
+    losable: &[1],
+    sights: &[
+        Seen::Granted,
+        Seen::Again,
+        Seen::GrantedJoint,
+        Seen::GrantedLast,
+        Seen::Readmitted,
+    ],
+    ..HANDOVER
+};
+
+/// The old owner is out of the coordinator's reach, but not of its clients'.
+pub(crate) const OUT_OF_REACH: Scenario = Scenario {
+    name: "a: owner change out of reach",
+    nodes: 3,
+    spares: 0,
+    view_lease: 2,
+    attempts: [2, 1],
+    horizon: 3,
+    coordinators: &[&[Aim::Reach(confirmed(ABC), confirmed(plan(1, 3)))]],
+    prompt: &[1, 2],
+    hidden: &[0],
+    sights: &[
+        Seen::Granted,
+        Seen::Again,
+        Seen::Unconfirmed,
+        Seen::GrantedJoint,
+        Seen::GrantedLast,
+    ],
+    ..HANDOVER
+};
+
+const fn confirmed(plan: Plan) -> Plan {
+    Plan {
+        view_lease: 2,
+        ..plan
+    }
+}
+
+/// Three nodes vote on two proposals.
+pub(crate) const PAXOS: Scenario = Scenario {
+    name: "p: two proposers",
+    nodes: 3,
+    spares: 0,
+    attempts: [0, 0],
+    horizon: 0,
+    coordinators: &[&[Aim::Reach(ABC, plan(0, 2))], &[Aim::Reach(ABC, plan(1, 3))]],
+    ballots: &[1, 1],
+    is_vote_brief: false,
+    claims: &[Claim::OneDocument, Claim::NeverStuck],
+    sights: &[Seen::Outbid, Seen::Forced],
+    ..HANDOVER
+};
+
+/// Three nodes vote, one of which is lost, on its return among others.
+pub(crate) const PAXOS_WIPE: Scenario = Scenario {
+    name: "p: two proposers, a voter wiped",
+    horizon: 1,
+    coordinators: &[&[Aim::Reach(ABC, plan(0, 2))], &[Aim::Keep]],
+    loss: Some(Loss::Wipe),
+    losses: 1,
+    losable: &[0],
+    sights: &[Seen::Outbid, Seen::Forced, Seen::Readmitted],
+    ..PAXOS
+};
+
+each_holds! {
+    a_an_owner_change_breaks_no_claim: HANDOVER,
+    a_a_new_node_breaks_no_claim: WHOLE,
+    a_late_requests_break_no_claim: HANDOVER_LATE,
+    a_a_shorter_ttl_breaks_no_claim: SHRINK,
+    a_a_change_after_a_shorter_ttl_breaks_no_claim: SHRUNK,
+    a_an_owner_out_of_reach_breaks_no_claim: OUT_OF_REACH,
+    b_a_replica_let_in_again_breaks_no_claim: REPLICA_WIPED,
+    b1_an_owner_let_in_again_breaks_no_claim: OWNER_WIPED,
+    b1_an_owner_lost_twice_breaks_no_claim: WIPED_TWICE,
+    c_a_replica_replaced_breaks_no_claim: REPLACE,
+    c_more_replicas_break_no_claim: GROW,
+    d_coordinators_with_different_goals_break_no_claim: RIVALS,
+    d_coordinators_with_one_goal_break_no_claim: ALLIES,
+    d2_a_passage_taken_back_breaks_no_claim: ABORT,
+    e_a_new_owner_lost_breaks_no_claim: HEIR_WIPED,
+    g_extends_over_a_change_break_no_claim: CARRY,
+    g_vanishing_entries_break_no_continuity: CARRY_VANISH,
+    p_proposers_decide_one_document: PAXOS,
+    p_a_voter_lost_breaks_no_claim: PAXOS_WIPE,
+}

@@ -195,10 +195,13 @@ impl Explored {
                 }
                 world.coordinators[who] = Shared::new(coordinator);
             }
-            Move::Propose(view) if coordinator.ballots < scenario.ballots => {
+            Move::Propose(view) if coordinator.ballots < scenario.ballots[who] => {
                 let motion = Arc::new(meddle::motion(scenario, *view));
                 self.library.shelve(&motion);
                 self.call_vote(world, (who, coordinator), motion);
+                if scenario.is_vote_brief {
+                    self.hold_vote(world, who);
+                }
             }
             Move::Done if coordinator.reached + 1 < scenario.coordinators[who].len() => {
                 coordinator.reached += 1;
@@ -249,6 +252,18 @@ impl Explored {
             waits: Vec::new(),
         });
         self.carry_on(world, (who, coordinator), call);
+    }
+
+    /// Has every letter of a vote arrive in its turn.
+    fn hold_vote(&self, world: &mut World, who: usize) {
+        let of_vote = |(order, _): &&(Order, Request)| {
+            order.from == who && !matches!(order.kind, OrderKind::Quarantine(_))
+        };
+        while let Some((order, _)) = world.orders.iter().find(of_vote) {
+            let order = order.clone();
+            self.obey(world, &order);
+        }
+        self.quit(world, who);
     }
 
     fn carry_on(
@@ -322,6 +337,12 @@ impl Explored {
                 }
                 world.decided.push(Arc::clone(view));
                 world.decided.sort_by_key(|view| view.id());
+                for &to in self.scenario.prompt {
+                    let status = tamper::status(&world.nodes[to]);
+                    if tamper::would_adopt(&self.scenario, &status, view, to) {
+                        self.spread(world, epoch, to);
+                    }
+                }
             }
         }
     }

@@ -30,6 +30,7 @@ mod mutants;
 mod outcomes;
 mod post;
 mod properties;
+mod rescue;
 mod running;
 mod scenario;
 mod scenarios;

@@ -116,10 +116,14 @@ pub(crate) struct Scenario {
     pub(crate) joint: Option<Plan>,
     /// What each coordinator aims at, one after the other.
     pub(crate) coordinators: &'static [&'static [Aim]],
-    /// Votes that each coordinator may call.
-    pub(crate) ballots: u8,
+    /// Votes that they may call.
+    pub(crate) ballots: &'static [u8],
     /// Whether the spares were quarantined long ago, as all coordinators know.
     pub(crate) is_prepared: bool,
+    /// Whether votes are held at once, all nodes in reach taking part.
+    pub(crate) is_vote_brief: bool,
+    /// Nodes that adopt whatever is decided at once.
+    pub(crate) prompt: &'static [usize],
     /// Nodes out of the coordinators' reach, though not of the clients'.
     pub(crate) hidden: &'static [usize],
     /// Nodes that may be lost.

@@ -22,6 +22,7 @@ enum Answering {
 impl Explored {
     /// `None` if nothing came of it.
     pub(crate) fn step(&self, world: &mut World, act: Act) -> Option<()> {
+        let is_of_nodes = matches!(act, Act::Spread(..) | Act::Obey(_) | Act::Act(_) | Act::Lose(..));
         match act {
             Act::Tick => self.tick(world),
             Act::Acquire(who) => self.turn(world, who, Client::acquire),
@@ -73,6 +74,12 @@ impl Explored {
         world.post.sort_unstable_by_key(|letter| letter.address);
         world.orders.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         world.watch(self);
+        if is_of_nodes
+            && self.scenario.claims.contains(&Claim::NeverStuck)
+            && self.is_stuck(world)
+        {
+            world.broken = world.broken.or(Some(Claim::NeverStuck));
+        }
         Some(())
     }
 

@@ -1,0 +1,165 @@
+//! Whether a cluster can be brought to rest, whatever has happened to it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringlock::proto::decide::{Decision, Motion, Ruling};
+use ringlock::proto::table::LockTable;
+use ringlock::proto::transition::{Goal, Move, Transition};
+use ringlock::proto::view::View;
+use ringlock::proto::wire::Ballot;
+
+use crate::cluster::{home, home_of, key};
+use crate::meddle;
+use crate::scenario::at;
+use crate::tamper;
+use crate::world::{Explored, World};
+
+/// Steps within which a coordinator whom nobody disturbs must get there.
+const PATIENCE: usize = 40;
+
+impl Explored {
+    /// Whether a coordinator that nobody disturbs and that reaches every node
+    /// lets in who lost its data, finishes what is under way or takes it back,
+    /// and has every member serve the outcome.
+    pub(crate) fn is_stuck(&self, world: &World) -> bool {
+        let mut nodes: Vec<LockTable> = world.nodes.iter().map(|node| (**node).clone()).collect();
+        nodes.iter_mut().for_each(|node| node.delete(&key()));
+        let mut hasher = DefaultHasher::new();
+        (&nodes, &world.decided).hash(&mut hasher);
+        let hash = hasher.finish();
+        if let Some(&is_stuck) = self.rescued.lock().get(&hash) {
+            return is_stuck;
+        }
+        let is_stuck = [Way::On, Way::Back]
+            .into_iter()
+            .any(|way| !Rescue::new(self, nodes.clone(), way).succeeds());
+        self.rescued.lock().insert(hash, is_stuck);
+        is_stuck
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    On,
+    Back,
+}
+
+struct Rescue<'a> {
+    model: &'a Explored,
+    nodes: Vec<LockTable>,
+    transition: Transition,
+    way: Way,
+    round: u32,
+    nonces: u32,
+}
+
+impl<'a> Rescue<'a> {
+    fn new(model: &'a Explored, nodes: Vec<LockTable>, way: Way) -> Self {
+        let served = nodes.iter().filter_map(tamper::served).max();
+        let view = served.map_or_else(|| Arc::clone(&model.first), |id| model.library.find(id));
+        Self {
+            model,
+            nodes,
+            transition: Transition::new(goal(&view, way), view),
+            way,
+            round: 0,
+            nonces: 0,
+        }
+    }
+
+    fn succeeds(mut self) -> bool {
+        let mut now = meddle::coordinator_clock(0);
+        for _ in 0..PATIENCE {
+            for name in self.transition.everybody() {
+                let status = tamper::status(&self.nodes[home_of(&name)]);
+                self.transition.saw(now, &name, Some(status));
+            }
+            let nonces = &mut self.nonces;
+            let next = self.transition.next(now, || {
+                *nonces += 1;
+                format!("nonce-rescue-{nonces}").into()
+            });
+            match next.unwrap() {
+                Move::Tell(letters) => {
+                    for (name, request) in letters {
+                        let _ = self.nodes[home_of(&name)].apply(at(0), &request);
+                    }
+                }
+                Move::Propose(view) => self.vote(*view),
+                Move::Wait { until, .. } => now = until,
+                Move::Done => {
+                    let view = Arc::clone(self.transition.view());
+                    if view.next().is_none() {
+                        return self.is_served(&view);
+                    }
+                    self.transition = Transition::new(goal(&view, self.way), view);
+                }
+                Move::Blocked(_) | Move::Superseded => return false,
+            }
+            now = now + Duration::from_millis(1);
+        }
+        false
+    }
+
+    fn vote(&mut self, motion: View) {
+        self.round += 1;
+        let ballot = Ballot {
+            round: self.round,
+            proposer: 99,
+        };
+        self.model.library.shelve(&Arc::new(motion.clone()));
+        let paper = Motion {
+            view: motion.id(),
+            document: Arc::clone(motion.document()),
+        };
+        let view = Arc::clone(self.transition.view());
+        let mut decision = Decision::new(view.id(), view.deciders(), ballot, paper);
+        let mut call = decision.start();
+        while let Some(request) = call.ask.take() {
+            for node in view.deciders() {
+                let table = &mut self.nodes[home(&view, node)];
+                let step = decision.on(node, Ok(table.apply(at(0), &request)));
+                call.ask = call.ask.or(step.ask);
+                call.ruling = call.ruling.or(step.ruling);
+            }
+        }
+        match call.ruling {
+            Some(Ruling::Decided(motion)) => {
+                let view = self.model.library.read(motion.view, &motion.document);
+                self.move_to(view);
+            }
+            Some(Ruling::Outbid(ballot)) => self.round = ballot.round,
+            Some(Ruling::Overtaken(id)) => self.move_to(self.model.library.find(id)),
+            Some(Ruling::TooFew { .. }) | None => {}
+        }
+    }
+
+    /// What was decided may be another's proposal, for another goal.
+    fn move_to(&mut self, view: Arc<View>) {
+        self.transition.moved(Arc::clone(&view));
+        if matches!(self.way, Way::On) {
+            self.transition = Transition::new(goal(&view, self.way), view);
+        }
+    }
+
+    fn is_served(&self, view: &View) -> bool {
+        let mut members = view.members();
+        members.all(|node| {
+            tamper::served(&self.nodes[home_of(&node.name)]) == Some(view.id())
+        })
+    }
+}
+
+/// Out of a passage; otherwise to keep what there is.
+fn goal(view: &View, way: Way) -> Goal {
+    match (view.next(), way) {
+        (None, _) => Goal::Keep,
+        (Some(_), Way::Back) => Goal::Abort,
+        (Some(next), Way::On) => Goal::Reach {
+            from: view.topology().clone(),
+            to: next.clone(),
+        },
+    }
+}
