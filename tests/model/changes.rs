@@ -52,6 +52,7 @@ pub(crate) const HANDOVER: Scenario = Scenario {
     coordinators: &[&[Aim::Reach(A, B)]],
     ballots: &[2],
     is_prepared: true,
+    is_eager: false,
     claims: Claim::CHANGE,
     sights: PASSED,
     ..BASE
@@ -92,6 +93,8 @@ pub(crate) const SHRUNK: Scenario = Scenario {
     joint: Some(B),
     coordinators: &[&[Aim::Reach(longer(A), B), Aim::Reach(B, C)]],
     ballots: &[3],
+    is_eager: true,
+    horizon: 3,
     ..SHRINK
 };
 
@@ -130,10 +133,10 @@ pub(crate) const CARRY_VANISH: Scenario = Scenario {
 pub(crate) const OWNER_WIPED: Scenario = Scenario {
     name: "b1: owner wiped",
     nodes: 3,
-    max_ttl: 2,
-    ttl: 2,
+    max_ttl: 1,
+    ttl: 1,
     attempts: [1, 1],
-    horizon: 3,
+    horizon: 2,
     loss: Some(Loss::Wipe),
     losses: 1,
     losable: &[0],
@@ -170,7 +173,7 @@ pub(crate) const REPLICA_WIPED: Scenario = Scenario {
     max_ttl: 1,
     ttl: 1,
     horizon: 1,
-    prompt: &[],
+    prompt: &[2],
     ..OWNER_WIPED
 };
 
@@ -182,7 +185,8 @@ pub(crate) const REPLACE: Scenario = Scenario {
     attempts: [1, 1],
     horizon: 1,
     coordinators: &[&[Aim::Reach(quorum(ABC), quorum(plan(1, 4)))]],
-    prompt: &[3],
+    prompt: &[2, 3],
+    is_eager: true,
     ..HANDOVER
 };
 
@@ -193,6 +197,7 @@ pub(crate) const GROW: Scenario = Scenario {
     attempts: [1, 1],
     horizon: 1,
     coordinators: &[&[Aim::Reach(A, quorum(ABC))]],
+    is_eager: true,
     ..HANDOVER
 };
 
@@ -204,6 +209,7 @@ pub(crate) const RIVALS: Scenario = Scenario {
     horizon: 1,
     coordinators: &[&[Aim::Reach(A, B)], &[Aim::Reach(A, C)]],
     ballots: &[2, 2],
+    is_eager: true,
     ..HANDOVER
 };
 
@@ -213,9 +219,10 @@ pub(crate) const ALLIES: Scenario = Scenario {
     attempts: [1, 0],
     horizon: 2,
     coordinators: &[&[Aim::Reach(A, B)], &[Aim::Reach(A, B)]],
-    ballots: &[2, 2],
+    ballots: &[1, 1],
     is_prepared: false,
     sights: &[Seen::Granted, Seen::GrantedJoint, Seen::GrantedLast],
+    is_eager: true,
     ..HANDOVER
 };
 
@@ -233,6 +240,7 @@ pub(crate) const ABORT: Scenario = Scenario {
         Seen::GrantedLast,
         Seen::Aborted,
     ],
+    is_eager: true,
     ..HANDOVER
 };
 
@@ -251,6 +259,7 @@ pub(crate) const HEIR_WIPED: Scenario = Scenario {
         Seen::GrantedLast,
         Seen::Readmitted,
     ],
+    is_eager: true,
     ..HANDOVER
 };
 
@@ -272,6 +281,7 @@ pub(crate) const OUT_OF_REACH: Scenario = Scenario {
         Seen::GrantedJoint,
         Seen::GrantedLast,
     ],
+    is_eager: true,
     ..HANDOVER
 };
 
@@ -292,8 +302,10 @@ pub(crate) const PAXOS: Scenario = Scenario {
     coordinators: &[&[Aim::Reach(ABC, plan(0, 2))], &[Aim::Reach(ABC, plan(1, 3))]],
     ballots: &[1, 1],
     is_vote_brief: false,
-    claims: &[Claim::OneDocument, Claim::NeverStuck],
+    claims: Claim::VOTES,
     sights: &[Seen::Outbid, Seen::Forced],
+    is_eager: true,
+    prompt: &[0, 1, 2],
     ..HANDOVER
 };
 
@@ -309,7 +321,20 @@ pub(crate) const PAXOS_WIPE: Scenario = Scenario {
     ..PAXOS
 };
 
+/// The passage is taken back in the midst of a vote.
+pub(crate) const ABORT_VOTE: Scenario = Scenario {
+    name: "d2: votes to go on and to go back",
+    nodes: 1,
+    spares: 1,
+    horizon: 1,
+    coordinators: &[&[Aim::Reach(A, B)], &[Aim::Abort]],
+    ballots: &[2, 2],
+    sights: &[Seen::Outbid, Seen::Forced, Seen::Overtaken, Seen::Aborted],
+    ..PAXOS
+};
+
 each_holds! {
+    d2_votes_to_and_fro_break_no_claim: ABORT_VOTE,
     a_an_owner_change_breaks_no_claim: HANDOVER,
     a_a_new_node_breaks_no_claim: WHOLE,
     a_late_requests_break_no_claim: HANDOVER_LATE,

@@ -20,7 +20,7 @@ use crate::outcomes::Desk;
 use crate::post::{Address, Body, Kind, Letter};
 use crate::properties::Seen;
 use crate::running::{Outcome, Running};
-use crate::scenario::{Mutant, Scenario, at, span, ttl};
+use crate::scenario::{Loss, Mutant, Scenario, at, span, ttl};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Client {
@@ -54,6 +54,9 @@ pub(crate) struct Op {
     /// Seats that were found to hold the entry, where the lease stands on
     /// another view still.
     pub(crate) holders: Seats,
+    /// Whether somebody else could have had a quorum before it began, where
+    /// what happens while it runs is beyond anybody's knowledge.
+    pub(crate) has_gap: bool,
     /// The highest fence that was granted before it began; 0 where the order
     /// of the grants says as much.
     pub(crate) before: u64,
@@ -265,6 +268,8 @@ impl Client {
             t0: desk.tick,
             waits: Vec::new(),
             holders: Seats::NONE,
+            has_gap: desk.model.scenario.loss == Some(Loss::Vanish)
+                && self.lease.as_ref().is_some_and(|lease| lease.has_gap),
             before: if desk.is_fence_ordered() {
                 0
             } else {

@@ -70,16 +70,8 @@ pub(crate) enum OrderKind {
 impl Coordinator {
     pub(crate) fn new(model: &Explored, who: usize, world: &World) -> Self {
         let view = world.decided.last().unwrap();
-        let mut transition = transition(model, who, 0, view);
-        if model.scenario.is_prepared {
-            let long_ago = meddle::coordinator_clock(0) - LONG_AGO;
-            for spare in model.scenario.nodes..world.nodes.len() {
-                let status = tamper::status(&world.nodes[spare]);
-                transition.saw(long_ago, name(spare), Some(status));
-            }
-        }
         Self {
-            transition,
+            transition: transition(model, world, (who, 0), view),
             reached: 0,
             vote: None,
             ballots: 0,
@@ -110,7 +102,12 @@ impl Coordinator {
     }
 }
 
-fn transition(model: &Explored, who: usize, aim: usize, view: &Arc<View>) -> Transition {
+fn transition(
+    model: &Explored,
+    world: &World,
+    (who, aim): (usize, usize),
+    view: &Arc<View>,
+) -> Transition {
     let goal = match model.scenario.coordinators[who][aim] {
         Aim::Keep => Goal::Keep,
         Aim::Abort => Goal::Abort,
@@ -119,7 +116,15 @@ fn transition(model: &Explored, who: usize, aim: usize, view: &Arc<View>) -> Tra
             to: to.topology(),
         },
     };
-    Transition::new(goal, Arc::clone(view))
+    let mut transition = Transition::new(goal, Arc::clone(view));
+    if model.scenario.is_prepared {
+        let long_ago = meddle::coordinator_clock(0) - LONG_AGO;
+        for spare in model.scenario.nodes..world.nodes.len() {
+            let status = tamper::status(&world.nodes[spare]);
+            transition.saw(long_ago, name(spare), Some(status));
+        }
+    }
+    transition
 }
 
 impl Explored {
@@ -149,7 +154,7 @@ impl Explored {
         for node in everybody {
             transition.saw(now, name(node), self.status(world, node));
         }
-        coordinator.has_looked = true;
+        coordinator.has_looked = !self.scenario.is_eager;
         world.coordinators[who] = Shared::new(coordinator);
     }
 
@@ -194,19 +199,23 @@ impl Explored {
                     world.orders.push((order, request));
                 }
                 world.coordinators[who] = Shared::new(coordinator);
+                if scenario.is_eager && scenario.is_vote_brief {
+                    self.hold(world, who);
+                }
             }
             Move::Propose(view) if coordinator.ballots < scenario.ballots[who] => {
                 let motion = Arc::new(meddle::motion(scenario, *view));
                 self.library.shelve(&motion);
                 self.call_vote(world, (who, coordinator), motion);
                 if scenario.is_vote_brief {
-                    self.hold_vote(world, who);
+                    self.hold(world, who);
+                    self.quit(world, who);
                 }
             }
             Move::Done if coordinator.reached + 1 < scenario.coordinators[who].len() => {
                 coordinator.reached += 1;
                 let view = Arc::clone(coordinator.transition.view());
-                coordinator.transition = transition(self, who, coordinator.reached, &view);
+                coordinator.transition = transition(self, world, (who, coordinator.reached), &view);
                 world.coordinators[who] = Shared::new(coordinator);
             }
             _ => return None,
@@ -254,16 +263,12 @@ impl Explored {
         self.carry_on(world, (who, coordinator), call);
     }
 
-    /// Has every letter of a vote arrive in its turn.
-    fn hold_vote(&self, world: &mut World, who: usize) {
-        let of_vote = |(order, _): &&(Order, Request)| {
-            order.from == who && !matches!(order.kind, OrderKind::Quarantine(_))
-        };
-        while let Some((order, _)) = world.orders.iter().find(of_vote) {
+    /// Has every letter of a coordinator arrive in its turn.
+    fn hold(&self, world: &mut World, who: usize) {
+        while let Some((order, _)) = world.orders.iter().find(|(order, _)| order.from == who) {
             let order = order.clone();
             self.obey(world, &order);
         }
-        self.quit(world, who);
     }
 
     fn carry_on(

@@ -1,18 +1,19 @@
 //! The same worlds with one safeguard removed: each must break a claim, or the
 //! scenario proves nothing about that safeguard.
 //!
-//! Left for the change of membership, which alone can tell them from the real
-//! thing: no joint phase, no wait before the new view stands alone, a node
-//! re-admitted too early, a stamp that arrives after a second loss,
-//! compare-and-set instead of Paxos, a promise ignored, an accepted value
-//! ignored. That MADE does not vouch for continuity, nor KEPT where nothing was
-//! acknowledged, is tested beside the machine: within stated clocks the end of
-//! the old lease guards the same.
+//! Some rules no world can tell from their absence, as long as clocks are what
+//! they are said to be: that MADE does not vouch for continuity among several
+//! nodes, nor KEPT where nothing was acknowledged or under another nonce (the
+//! end of the old lease guards the same); they are tested beside the machines.
 
 use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
+use crate::changes::{
+    ABORT_VOTE, CARRY, CARRY_VANISH, GROW, HANDOVER, HEIR_WIPED, OUT_OF_REACH, OWNER_WIPED, PAXOS,
+    REPLACE, REPLICA_WIPED, RIVALS, SHRINK, SHRUNK, WIPED_TWICE,
+};
 use crate::scenario::{Mutant, Scenario};
 use crate::scenarios::{
     CUT_OFF, EXTENDS, LATE, LENGTHS, OVERTAKING, QUORUM, REINITIALISE, RESTART, SINGLE, VANISH,
@@ -74,4 +75,28 @@ each_is_caught! {
     with_a_stamp_that_survives_a_restart: StampSurvives in RESTART,
     with_a_stamp_that_survives_a_wipe: StampSurvives in WIPE,
     with_a_grant_that_counts_twice: DoubleVote in QUORUM,
+    without_view_check_in_a_change: NoViewCheck in HANDOVER,
+    without_a_joint_phase: NoJointPhase in HANDOVER,
+    without_a_joint_phase_of_three: NoJointPhase in REPLACE,
+    with_groups_counted_together: GroupsCountedTogether in GROW,
+    without_a_wait_in_the_passage: NoPassageWait in HANDOVER,
+    with_a_passage_one_tick_early: ShortPassageWait in SHRINK,
+    without_the_view_lease_in_the_wait: NoViewLeaseWait in OUT_OF_REACH,
+    without_confirmation_in_a_change: NoConfirmation in OUT_OF_REACH,
+    with_the_shorter_ttl_waited: ShorterTtlWaited in SHRINK,
+    with_the_longer_ttl_granted: LongerTtlGranted in SHRUNK,
+    without_a_wait_before_a_return: NoQuarantineWait in OWNER_WIPED,
+    without_a_wait_before_a_return_of_three: NoQuarantineWait in REPLICA_WIPED,
+    with_a_return_one_tick_early: ShortQuarantineWait in OWNER_WIPED,
+    without_quarantine: NoQuarantine in OWNER_WIPED,
+    without_quarantine_of_a_new_owner: NoQuarantine in HEIR_WIPED,
+    without_a_nonce_in_adopt: NonceUnchecked in WIPED_TWICE,
+    with_compare_and_set: CompareAndSet in RIVALS,
+    with_compare_and_set_of_three: CompareAndSet in PAXOS,
+    without_prepare: NoPrepare in PAXOS,
+    with_a_promise_ignored: PromiseIgnored in PAXOS,
+    with_an_accepted_view_ignored: AcceptedIgnored in PAXOS,
+    with_an_accepted_view_ignored_on_the_way_back: AcceptedIgnored in ABORT_VOTE,
+    with_made_for_kept: MadeVouches in CARRY_VANISH,
+    with_the_new_group_first: NewGroupFirst in CARRY,
 }

@@ -15,7 +15,7 @@ use crate::lease::Lease;
 use crate::post::Letter;
 use crate::properties::{Claim, Seen};
 use crate::running::Running;
-use crate::scenario::{Mutant, at};
+use crate::scenario::{Loss, Mutant, at};
 use crate::world::Explored;
 
 /// What a client has before it while it acts.
@@ -122,11 +122,15 @@ impl Client {
     pub(crate) fn renewed(&mut self, desk: &mut Desk<'_>, op: Op, extension: &Extension) {
         let Some(lease) = &mut self.lease else { return };
         let placement = op.running.placement();
+        let has_gap = match desk.model.scenario.loss {
+            Some(Loss::Vanish) => op.has_gap,
+            _ => lease.has_gap,
+        };
         lease.tail = Some((op.serial, op.running, Arc::clone(&op.view)));
         match extension {
             Extension::Extended(until) => {
                 desk.model.see(Seen::Extended);
-                if lease.has_gap {
+                if has_gap {
                     desk.broken = Some(Claim::Continuity);
                 }
                 assert!(*until >= lease.valid_until, "an extend never shortens");

@@ -54,8 +54,10 @@ impl Claim {
         Self::NoOrphan,
         Self::OneDocument,
         Self::Robbed,
-        Self::NeverStuck,
     ];
+
+    /// For coordinators alone.
+    pub(crate) const VOTES: &'static [Self] = &[Self::OneDocument, Self::NeverStuck];
 
     fn property(self) -> Property<Explored> {
         match self {

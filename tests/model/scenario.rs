@@ -120,11 +120,15 @@ pub(crate) struct Scenario {
     pub(crate) ballots: &'static [u8],
     /// Whether the spares were quarantined long ago, as all coordinators know.
     pub(crate) is_prepared: bool,
-    /// Whether votes are held at once, all nodes in reach taking part.
+    /// Whether votes are held at once, all nodes in reach taking part; if the
+    /// coordinators are eager, quarantine takes no time either.
     pub(crate) is_vote_brief: bool,
+    /// Whether coordinators act on what they see at once.
+    pub(crate) is_eager: bool,
     /// Nodes that adopt whatever is decided at once.
     pub(crate) prompt: &'static [usize],
-    /// Nodes out of the coordinators' reach, though not of the clients'.
+    /// Nodes out of the coordinators' reach, though not of the clients'; nor do
+    /// these bring them news.
     pub(crate) hidden: &'static [usize],
     /// Nodes that may be lost.
     pub(crate) losable: &'static [usize],

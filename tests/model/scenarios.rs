@@ -36,6 +36,7 @@ pub(crate) const BASE: Scenario = Scenario {
     ballots: &[],
     is_prepared: false,
     is_vote_brief: true,
+    is_eager: true,
     prompt: &[],
     hidden: &[],
     losable: &[0, 1, 2],

@@ -22,7 +22,7 @@ enum Answering {
 impl Explored {
     /// `None` if nothing came of it.
     pub(crate) fn step(&self, world: &mut World, act: Act) -> Option<()> {
-        let is_of_nodes = matches!(act, Act::Spread(..) | Act::Obey(_) | Act::Act(_) | Act::Lose(..));
+        let is_of_nodes = matches!(act, Act::Spread(..) | Act::Obey(_) | Act::Look(_) | Act::Act(_) | Act::Lose(..));
         match act {
             Act::Tick => self.tick(world),
             Act::Acquire(who) => self.turn(world, who, Client::acquire),
@@ -65,7 +65,13 @@ impl Explored {
                 world.nodes[to].update(|table| tamper::adopt(table, view, to));
             }
             Act::Spread(epoch, to) => self.spread(world, epoch, to),
-            Act::Look(who) => self.look(world, who),
+            Act::Look(who) => {
+                self.look(world, who);
+                if self.scenario.is_eager {
+                    // That nothing follows is no reason not to have looked.
+                    let _ = self.act(world, who);
+                }
+            }
             Act::Act(who) => self.act(world, who)?,
             Act::Obey(order) => self.obey(world, &order),
             Act::Quit(who) => self.quit(world, who),

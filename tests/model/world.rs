@@ -328,7 +328,7 @@ impl Explored {
             if may_look {
                 acts.push(Act::Look(who));
             }
-            if may_act {
+            if may_act && !self.scenario.is_eager {
                 acts.push(Act::Act(who));
             }
             if coordinator.is_voting() {
@@ -339,7 +339,8 @@ impl Explored {
         if world.decided.len() == 1 && world.coordinators.is_empty() {
             return;
         }
-        for (to, table) in world.nodes.iter().enumerate() {
+        let in_reach = |(to, _): &(usize, _)| !self.scenario.hidden.contains(to);
+        for (to, table) in world.nodes.iter().enumerate().filter(in_reach) {
             let status = tamper::status(table);
             for view in &world.decided {
                 if tamper::would_adopt(&self.scenario, &status, view, to) {
