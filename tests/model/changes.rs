@@ -278,7 +278,6 @@ pub(crate) const OUT_OF_REACH: Scenario = Scenario {
         Seen::Granted,
         Seen::Again,
         Seen::Unconfirmed,
-        Seen::GrantedJoint,
         Seen::GrantedLast,
     ],
     is_eager: true,
@@ -299,13 +298,16 @@ pub(crate) const PAXOS: Scenario = Scenario {
     spares: 0,
     attempts: [0, 0],
     horizon: 0,
-    coordinators: &[&[Aim::Reach(ABC, plan(0, 2))], &[Aim::Reach(ABC, plan(1, 3))]],
+    coordinators: &[
+        &[Aim::Reach(ABC, plan(0, 2))],
+        &[Aim::Reach(ABC, plan(1, 3))],
+    ],
     ballots: &[1, 1],
     is_vote_brief: false,
     claims: Claim::VOTES,
     sights: &[Seen::Outbid, Seen::Forced],
     is_eager: true,
-    prompt: &[0, 1, 2],
+    is_spread: false,
     ..HANDOVER
 };
 
@@ -317,7 +319,7 @@ pub(crate) const PAXOS_WIPE: Scenario = Scenario {
     loss: Some(Loss::Wipe),
     losses: 1,
     losable: &[0],
-    sights: &[Seen::Outbid, Seen::Forced, Seen::Readmitted],
+    sights: &[Seen::Outbid, Seen::Forced],
     ..PAXOS
 };
 
@@ -330,6 +332,7 @@ pub(crate) const ABORT_VOTE: Scenario = Scenario {
     coordinators: &[&[Aim::Reach(A, B)], &[Aim::Abort]],
     ballots: &[2, 2],
     sights: &[Seen::Outbid, Seen::Forced, Seen::Overtaken, Seen::Aborted],
+    is_spread: true,
     ..PAXOS
 };
 

@@ -285,7 +285,9 @@ impl Client {
             let view = &op.view;
             let members = view.members().map(|node| view.index_of(&node.name));
             let others = members.flatten();
-            others.filter(|&node| placement.seat(node).is_none()).collect()
+            others
+                .filter(|&node| placement.seat(node).is_none())
+                .collect()
         };
         self.feed(desk, op, Event::Start { probes });
     }

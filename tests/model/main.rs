@@ -1,15 +1,21 @@
 //! The protocol under a model checker: every interleaving within small bounds.
 //!
 //! The machines and the node's table are the ones that run in production. The
-//! world around them is two clients, one key, an explicit clock that ticks, and
-//! the post: letters that arrive late, twice or never. `cargo test --test model
-//! -- --nocapture` prints how much of it was explored.
+//! world around them is two clients, one key, an explicit clock that ticks,
+//! coordinators that change which nodes there are, and the post: letters that
+//! arrive late, twice or never. `cargo test --test model -- --nocapture` prints
+//! how much of it was explored, `scripts/model.sh` explores more.
 //!
 //! * `world`, `steps`: states, and what leads from one to the next
 //! * `client`, `outcomes`: what a driver does around the machines
+//! * `cluster`, `lease`: nodes and views, and what a lease stands on in each
+//! * `coordinator`: what a driver does around the machines that change views
+//! * `rescue`: whether a cluster can be brought to rest
 //! * `tamper`: nodes, and what mutants do to letters on their way
+//! * `meddle`: what mutants do to clients and coordinators
 //! * `properties`: the claims that must hold, and what must have been seen
-//! * `scenarios`: bounded worlds in which every claim holds
+//! * `scenarios`, `changes`: bounded worlds in which every claim holds
+//! * `wider`: the same within wider bounds, on demand
 //! * `mutants`: the same worlds with one safeguard removed; each must break a claim
 
 #![allow(
@@ -37,4 +43,5 @@ mod scenarios;
 mod shared;
 mod steps;
 mod tamper;
+mod wider;
 mod world;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ringlock::proto::quorum::Placement;
 use ringlock::proto::table::LockTable;
-use ringlock::proto::time::Instant;
+use ringlock::proto::time::{Instant, outwait};
 use ringlock::proto::view::View;
 use ringlock::proto::wire::{Reply, Request};
 use ringlock_ring::NodeIndex;
@@ -59,7 +59,9 @@ pub(crate) fn clock(scenario: &Scenario, view: &View, tick: u8) -> Instant {
         Some(Mutant::NoPassageWait) if is_joint => span(100),
         Some(Mutant::ShortPassageWait) if is_joint => tick,
         Some(Mutant::NoViewLeaseWait) if is_joint => view.longest_view_lease() + tick / 10,
-        Some(Mutant::ShorterTtlWaited) if is_joint => view.longest_ttl() - view.max_ttl(),
+        Some(Mutant::ShorterTtlWaited) if is_joint => {
+            outwait(view.longest_ttl()) - outwait(view.max_ttl())
+        }
         Some(Mutant::NoQuarantineWait) => span(100),
         Some(Mutant::ShortQuarantineWait) => tick,
         _ => Duration::ZERO,

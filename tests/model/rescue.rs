@@ -146,9 +146,7 @@ impl<'a> Rescue<'a> {
 
     fn is_served(&self, view: &View) -> bool {
         let mut members = view.members();
-        members.all(|node| {
-            tamper::served(&self.nodes[home_of(&node.name)]) == Some(view.id())
-        })
+        members.all(|node| tamper::served(&self.nodes[home_of(&node.name)]) == Some(view.id()))
     }
 }
 

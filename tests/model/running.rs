@@ -67,13 +67,4 @@ impl Running {
             Self::Release(machine) => *machine.placement(),
         }
     }
-
-    /// Under which view its answers were given.
-    pub(crate) fn epoch(&self) -> Option<u32> {
-        match self {
-            Self::Attempt(machine) => Some(machine.claim().view.epoch),
-            Self::Renewal(machine) => Some(machine.terms().view.epoch),
-            Self::Release(_) => None,
-        }
-    }
 }

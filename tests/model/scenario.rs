@@ -125,6 +125,8 @@ pub(crate) struct Scenario {
     pub(crate) is_vote_brief: bool,
     /// Whether coordinators act on what they see at once.
     pub(crate) is_eager: bool,
+    /// Whether what is decided is adopted, at any time.
+    pub(crate) is_spread: bool,
     /// Nodes that adopt whatever is decided at once.
     pub(crate) prompt: &'static [usize],
     /// Nodes out of the coordinators' reach, though not of the clients'; nor do
@@ -237,8 +239,6 @@ pub(crate) enum Mutant {
     AcceptedIgnored,
     /// In a joint view it suffices to make an entry anew.
     MadeVouches,
-    /// Entries count although the node came back under another nonce.
-    AcksSurviveNonce,
     /// An attempt in a joint view asks the new group first.
     NewGroupFirst,
 }

@@ -37,6 +37,7 @@ pub(crate) const BASE: Scenario = Scenario {
     is_prepared: false,
     is_vote_brief: true,
     is_eager: true,
+    is_spread: true,
     prompt: &[],
     hidden: &[],
     losable: &[0, 1, 2],
@@ -284,11 +285,13 @@ fn limits(scenario: &Scenario) -> String {
         late,
         slow,
         losses,
+        coordinators,
         ..
     } = scenario;
+    let coordinators = coordinators.len();
     format!(
         "{replicas} of {nodes} nodes, attempts {a}+{b}, extends {x}+{y}, ttl {ttl}, ticks {horizon}, \
-         lost {drops}, late {late}, slow {slow}, repeated {repeats}, losses {losses}"
+         lost {drops}, late {late}, slow {slow}, repeated {repeats}, losses {losses}, coordinators {coordinators}"
     )
 }
 
@@ -303,15 +306,16 @@ pub(crate) fn holds(scenario: Scenario) {
         .join();
     checker.assert_properties();
     println!(
-        "{row:150} {:>8} states {:>5.1} s",
+        "{row:166} {:>8} states {:>5.1} s",
         checker.unique_state_count(),
         begun.elapsed().as_secs_f64()
     );
 }
 
 macro_rules! each_holds {
-    ($($test:ident: $scenario:ident,)*) => {
+    ($($(#[$attribute:meta])* $test:ident: $scenario:ident,)*) => {
         $(#[test]
+        $(#[$attribute])*
         fn $test() {
             crate::scenarios::holds($scenario);
         })*

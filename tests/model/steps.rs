@@ -22,7 +22,10 @@ enum Answering {
 impl Explored {
     /// `None` if nothing came of it.
     pub(crate) fn step(&self, world: &mut World, act: Act) -> Option<()> {
-        let is_of_nodes = matches!(act, Act::Spread(..) | Act::Obey(_) | Act::Look(_) | Act::Act(_) | Act::Lose(..));
+        let is_of_nodes = matches!(
+            act,
+            Act::Spread(..) | Act::Obey(_) | Act::Look(_) | Act::Act(_) | Act::Lose(..)
+        );
         match act {
             Act::Tick => self.tick(world),
             Act::Acquire(who) => self.turn(world, who, Client::acquire),
@@ -33,9 +36,10 @@ impl Explored {
             Act::Abandon(who) => self.turn(world, who, Client::abandon),
             Act::GiveUp(who) => self.turn(world, who, Client::give_up),
             Act::Learn(who, epoch) => {
-                let served = world.nodes.iter().find_map(|table| {
-                    tamper::served(table).filter(|served| served.epoch == epoch)
-                });
+                let served = world
+                    .nodes
+                    .iter()
+                    .find_map(|table| tamper::served(table).filter(|served| served.epoch == epoch));
                 let view = self.library.find(served?);
                 self.turn(world, who, |client, _| client.learn(&view));
             }
@@ -80,9 +84,7 @@ impl Explored {
         world.post.sort_unstable_by_key(|letter| letter.address);
         world.orders.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         world.watch(self);
-        if is_of_nodes
-            && self.scenario.claims.contains(&Claim::NeverStuck)
-            && self.is_stuck(world)
+        if is_of_nodes && self.scenario.claims.contains(&Claim::NeverStuck) && self.is_stuck(world)
         {
             world.broken = world.broken.or(Some(Claim::NeverStuck));
         }

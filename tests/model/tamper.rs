@@ -171,12 +171,7 @@ fn forged(scenario: &Scenario, world: &World, to: usize, request: &Request) -> R
 }
 
 /// Makes the entry of an extend anew, for as long as it asked.
-fn shorten(
-    table: &mut LockTable,
-    now: Instant,
-    request: &Request,
-    reply: &Reply,
-) {
+fn shorten(table: &mut LockTable, now: Instant, request: &Request, reply: &Reply) {
     if let (Request::Extend { key, token, .. }, Reply::Kept { .. }) = (request, reply) {
         let (key, token) = (key.clone(), token.clone());
         let _ = table.apply(now, &Request::Release { key, token });

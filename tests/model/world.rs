@@ -140,7 +140,14 @@ impl Model for Explored {
             clients: [client.clone(), client],
             coordinators: Vec::new(),
             orders: Vec::new(),
-            stood: vec![None; if scenario.is_standing_tracked() { decided.len() } else { 0 }],
+            stood: vec![
+                None;
+                if scenario.is_standing_tracked() {
+                    decided.len()
+                } else {
+                    0
+                }
+            ],
             decided,
             post: Vec::new(),
             fences: Vec::new(),
@@ -265,8 +272,7 @@ impl Explored {
         acts.extend(epochs.into_iter().map(|epoch| Act::Learn(who, epoch)));
         if let Some(lease) = &client.lease {
             acts.push(Act::Release(who));
-            if client.extends < scenario.extends[who]
-                && lease.footing(&client.view).established > 0
+            if client.extends < scenario.extends[who] && lease.footing(&client.view).established > 0
             {
                 let ticks = scenario.extend_ttls.iter();
                 acts.extend(ticks.map(|&ticks| Act::Extend(who, ticks)));
@@ -289,7 +295,9 @@ impl Explored {
             let is_losable = scenario.losable.contains(&to);
             let has_entry = table.live(at(world.tick)).next().is_some();
             match scenario.loss {
-                Some(Loss::Vanish) if has_entry && is_losable => acts.push(Act::Lose(to, Entries::Gone)),
+                Some(Loss::Vanish) if has_entry && is_losable => {
+                    acts.push(Act::Lose(to, Entries::Gone))
+                }
                 Some(Loss::Wipe) if world.losses < scenario.losses && is_losable => {
                     acts.push(Act::Lose(to, Entries::Gone));
                 }
@@ -335,8 +343,13 @@ impl Explored {
                 acts.push(Act::Quit(who));
             }
         }
-        acts.extend(world.orders.iter().map(|(order, _)| Act::Obey(order.clone())));
-        if world.decided.len() == 1 && world.coordinators.is_empty() {
+        acts.extend(
+            world
+                .orders
+                .iter()
+                .map(|(order, _)| Act::Obey(order.clone())),
+        );
+        if world.coordinators.is_empty() || !self.scenario.is_spread {
             return;
         }
         let in_reach = |(to, _): &(usize, _)| !self.scenario.hidden.contains(to);
@@ -418,8 +431,7 @@ impl World {
                     let home = home(view, placement.node(seat));
                     is_free(home) && tamper::served(&self.nodes[home]) == Some(view.id())
                 });
-                placement.has_quorum(open.collect())
-                    && self.is_confirmable(index, view, &placement)
+                placement.has_quorum(open.collect()) && self.is_confirmable(index, view, &placement)
             };
             if views.into_iter().any(is_to_be_had) {
                 self.clients[who].update(|client| {

@@ -1,0 +1,114 @@
+//! Changes of membership within wider bounds: minutes, and memory. Run on
+//! demand, by `scripts/model.sh`.
+
+use crate::changes::{
+    ABORT, CARRY, HANDOVER, HEIR_WIPED, OWNER_WIPED, PAXOS, REPLACE, REPLICA_WIPED, RIVALS, WHOLE,
+};
+use crate::properties::Seen;
+use crate::scenario::Scenario;
+use crate::scenarios::each_holds;
+
+const HANDOVER_WIDE: Scenario = Scenario {
+    name: "a: owner change, wide",
+    attempts: [2, 2],
+    horizon: 3,
+    ..HANDOVER
+};
+
+const WHOLE_WIDE: Scenario = Scenario {
+    name: "a: new node, late letters, wide",
+    attempts: [1, 2],
+    late: 1,
+    slow: 1,
+    ..WHOLE
+};
+
+const OWNER_WIPED_WIDE: Scenario = Scenario {
+    name: "b1: owner wiped, ttl of two ticks",
+    max_ttl: 2,
+    ttl: 2,
+    horizon: 3,
+    ..OWNER_WIPED
+};
+
+const REPLICA_WIPED_WIDE: Scenario = Scenario {
+    name: "b: replica wiped, two attempts",
+    attempts: [2, 1],
+    ..REPLICA_WIPED
+};
+
+const REPLACE_WIDE: Scenario = Scenario {
+    name: "c: replica replaced, adopted in any order",
+    prompt: &[3],
+    ..REPLACE
+};
+
+const REPLACE_CARRY: Scenario = Scenario {
+    name: "g: extends over a replacement",
+    extends: [1, 0],
+    horizon: 0,
+    sights: &[
+        Seen::Granted,
+        Seen::Extended,
+        Seen::Carried,
+        Seen::GrantedJoint,
+    ],
+    ..REPLACE
+};
+
+const RIVALS_WIDE: Scenario = Scenario {
+    name: "d: coordinators with stale sights",
+    is_eager: false,
+    ..RIVALS
+};
+
+const ABORT_WIDE: Scenario = Scenario {
+    name: "d2: passage taken back, two attempts",
+    attempts: [1, 2],
+    ..ABORT
+};
+
+const HEIR_WIPED_WIDE: Scenario = Scenario {
+    name: "e: new owner wiped twice",
+    losses: 2,
+    horizon: 3,
+    ..HEIR_WIPED
+};
+
+const CARRY_WIDE: Scenario = Scenario {
+    name: "g: extends over an owner change, wide",
+    attempts: [1, 2],
+    horizon: 3,
+    ..CARRY
+};
+
+const PAXOS_WIDE: Scenario = Scenario {
+    name: "p: two proposers, three ballots",
+    ballots: &[2, 1],
+    ..PAXOS
+};
+
+each_holds! {
+    #[ignore = "minutes"]
+    a_an_owner_change_breaks_no_claim: HANDOVER_WIDE,
+    #[ignore = "minutes"]
+    a_a_new_node_breaks_no_claim: WHOLE_WIDE,
+    #[ignore = "minutes"]
+    b_a_replica_let_in_again_breaks_no_claim: REPLICA_WIPED_WIDE,
+    #[ignore = "minutes"]
+    b1_an_owner_let_in_again_breaks_no_claim: OWNER_WIPED_WIDE,
+    #[ignore = "minutes"]
+    c_a_replica_replaced_breaks_no_claim: REPLACE_WIDE,
+    #[ignore = "minutes"]
+    d_coordinators_with_stale_sights_break_no_claim: RIVALS_WIDE,
+    #[ignore = "minutes"]
+    d2_a_passage_taken_back_breaks_no_claim: ABORT_WIDE,
+    #[ignore = "minutes"]
+    e_a_new_owner_lost_breaks_no_claim: HEIR_WIPED_WIDE,
+    #[ignore = "minutes"]
+    g_extends_over_a_change_break_no_claim: CARRY_WIDE,
+    #[ignore = "minutes"]
+    g_extends_over_a_replacement_break_no_claim: REPLACE_CARRY,
+    #[ignore = "minutes"]
+    p_proposers_decide_one_document: PAXOS_WIDE,
+}
