@@ -185,7 +185,7 @@ pub(crate) const REPLACE: Scenario = Scenario {
     attempts: [1, 1],
     horizon: 1,
     coordinators: &[&[Aim::Reach(quorum(ABC), quorum(plan(1, 4)))]],
-    prompt: &[2, 3],
+    prompt: &[1, 2, 3],
     is_eager: true,
     ..HANDOVER
 };

@@ -399,8 +399,11 @@ impl Explored {
         let view = Arc::clone(view);
         let node = member(&view, to).unwrap();
         let before = world.decided.iter().filter(|known| known.id() < view.id());
-        let known = before.filter_map(|known| Some(known.nonce(member(known, to)?)));
-        if known.last().is_some_and(|nonce| nonce != view.nonce(node)) {
+        let mut known = before.filter_map(|known| Some(known.nonce(member(known, to)?)));
+        if known
+            .next_back()
+            .is_some_and(|nonce| nonce != view.nonce(node))
+        {
             self.see(Seen::Readmitted);
         }
         world.nodes[to].update(|table| tamper::adopt_as(&self.scenario, table, &view, node));

@@ -24,7 +24,7 @@ impl Explored {
     pub(crate) fn step(&self, world: &mut World, act: Act) -> Option<()> {
         let is_of_nodes = matches!(
             act,
-            Act::Spread(..) | Act::Obey(_) | Act::Look(_) | Act::Act(_) | Act::Lose(..)
+            Act::Spread(..) | Act::Obey(_) | Act::Look(_) | Act::Proceed(_) | Act::Lose(..)
         );
         match act {
             Act::Tick => self.tick(world),
@@ -76,7 +76,7 @@ impl Explored {
                     let _ = self.act(world, who);
                 }
             }
-            Act::Act(who) => self.act(world, who)?,
+            Act::Proceed(who) => self.act(world, who)?,
             Act::Obey(order) => self.obey(world, &order),
             Act::Quit(who) => self.quit(world, who),
         }

@@ -100,7 +100,7 @@ pub(crate) enum Act {
     /// A coordinator looks at every node.
     Look(usize),
     /// It does what follows from that.
-    Act(usize),
+    Proceed(usize),
     /// Its letter arrives.
     Obey(Order),
     /// It waits no longer for votes.
@@ -231,11 +231,11 @@ impl Explored {
     /// Whether the coordinators have no further to go.
     pub(crate) fn is_last(&self, view: &View) -> bool {
         let aims = self.scenario.coordinators.iter().copied().flatten();
-        let goals = aims.filter_map(|aim| match aim {
+        let mut goals = aims.filter_map(|aim| match aim {
             Aim::Reach(_, to) => Some(to.topology()),
             Aim::Keep | Aim::Abort => None,
         });
-        view.next().is_none() && goals.last().as_ref() == Some(view.topology())
+        view.next().is_none() && goals.next_back().as_ref() == Some(view.topology())
     }
 
     /// What may become of a request that its client needs no more.
@@ -337,7 +337,7 @@ impl Explored {
                 acts.push(Act::Look(who));
             }
             if may_act && !self.scenario.is_eager {
-                acts.push(Act::Act(who));
+                acts.push(Act::Proceed(who));
             }
             if coordinator.is_voting() {
                 acts.push(Act::Quit(who));
