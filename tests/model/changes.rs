@@ -155,6 +155,15 @@ pub(crate) const OWNER_WIPED: Scenario = Scenario {
     ..BASE
 };
 
+/// The same with longer leases, of which a wait may fall short.
+pub(crate) const OWNER_WIPED_LONGER: Scenario = Scenario {
+    name: "b1: owner wiped, ttl of two ticks",
+    max_ttl: 2,
+    ttl: 2,
+    horizon: 3,
+    ..OWNER_WIPED
+};
+
 /// It is lost a second time, before or after.
 pub(crate) const WIPED_TWICE: Scenario = Scenario {
     name: "b1: owner wiped twice",
@@ -188,6 +197,20 @@ pub(crate) const REPLACE: Scenario = Scenario {
     prompt: &[1, 2, 3],
     is_eager: true,
     ..HANDOVER
+};
+
+/// The same, and a lease that is carried over.
+pub(crate) const REPLACE_CARRY: Scenario = Scenario {
+    name: "g: extends over a replacement",
+    extends: [1, 0],
+    horizon: 0,
+    sights: &[
+        Seen::Granted,
+        Seen::Extended,
+        Seen::Carried,
+        Seen::GrantedJoint,
+    ],
+    ..REPLACE
 };
 
 /// From one replica to three.
@@ -354,6 +377,7 @@ each_holds! {
     d2_a_passage_taken_back_breaks_no_claim: ABORT,
     e_a_new_owner_lost_breaks_no_claim: HEIR_WIPED,
     g_extends_over_a_change_break_no_claim: CARRY,
+    g_extends_over_a_replacement_break_no_claim: REPLACE_CARRY,
     g_vanishing_entries_break_no_continuity: CARRY_VANISH,
     p_proposers_decide_one_document: PAXOS,
     p_a_voter_lost_breaks_no_claim: PAXOS_WIPE,

@@ -11,8 +11,8 @@ use std::time::Instant;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::changes::{
-    ABORT_VOTE, CARRY, CARRY_VANISH, GROW, HANDOVER, HEIR_WIPED, OUT_OF_REACH, OWNER_WIPED, PAXOS,
-    REPLACE, REPLICA_WIPED, RIVALS, SHRINK, SHRUNK, WIPED_TWICE,
+    ABORT_VOTE, CARRY, CARRY_VANISH, GROW, HANDOVER, HEIR_WIPED, OUT_OF_REACH, OWNER_WIPED,
+    OWNER_WIPED_LONGER, PAXOS, REPLACE, REPLICA_WIPED, RIVALS, SHRINK, SHRUNK, WIPED_TWICE,
 };
 use crate::scenario::{Mutant, Scenario};
 use crate::scenarios::{
@@ -87,7 +87,7 @@ each_is_caught! {
     with_the_longer_ttl_granted: LongerTtlGranted in SHRUNK,
     without_a_wait_before_a_return: NoQuarantineWait in OWNER_WIPED,
     without_a_wait_before_a_return_of_three: NoQuarantineWait in REPLICA_WIPED,
-    with_a_return_one_tick_early: ShortQuarantineWait in OWNER_WIPED,
+    with_a_return_one_tick_early: ShortQuarantineWait in OWNER_WIPED_LONGER,
     without_quarantine: NoQuarantine in OWNER_WIPED,
     without_quarantine_of_a_new_owner: NoQuarantine in HEIR_WIPED,
     without_a_nonce_in_adopt: NonceUnchecked in WIPED_TWICE,
