@@ -5,7 +5,6 @@ use crate::changes::{
     ABORT, CARRY, HANDOVER, HEIR_WIPED, OWNER_WIPED_LONGER, PAXOS, REPLACE, REPLICA_WIPED, RIVALS,
     WHOLE,
 };
-use crate::properties::Seen;
 use crate::scenario::Scenario;
 use crate::scenarios::each_holds;
 
