@@ -1,0 +1,396 @@
+//! A client: what its users want, and how it follows the cluster's views.
+//!
+//! It learns of views from STALE answers, reads their documents at the nodes
+//! that serve them, goes up, never down, and helps nodes that are behind.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use ringlock::proto::carry::{Basis, transfer};
+use ringlock::proto::quorum::{Placement, Seats};
+use ringlock::proto::round::Event;
+use ringlock::proto::time::Instant;
+use ringlock::proto::transition::adopt;
+use ringlock::proto::view::View;
+use ringlock::proto::wire::{NodeStatus, Request, Standing, ViewId};
+use ringlock_ring::NodeIndex;
+
+use crate::core::{Core, Wish};
+use crate::errands::Errand;
+use crate::history::{Deed, MS, Time};
+use crate::mutants::Mutant;
+use crate::operations::{Lease, Operation, Running, State};
+use crate::server::index_of;
+
+/// A timer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Alarm {
+    /// A user of the client comes.
+    Work,
+    /// Another attempt.
+    Retry(Plan),
+    /// A lease is to be kept alive.
+    Tend(u64),
+    /// A user extends a lease on a whim.
+    Fidget(u64),
+    /// A user is through.
+    Finish(u64),
+    /// A lease may be over.
+    Lapse(u64),
+    /// Nodes have had time enough to answer.
+    GiveUp(u64),
+    /// So has one.
+    Errand(u64),
+    /// A look at the cluster, if the client is unsure of it.
+    Look,
+    /// A coordinator has waited long enough for answers, or altogether.
+    Round(u64),
+}
+
+/// How a user is through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Release,
+    Drop,
+    Lapse,
+}
+
+/// What a user wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) key: usize,
+    pub(crate) ttl: Duration,
+    pub(crate) attempts: u32,
+    pub(crate) most_attempts: u32,
+    pub(crate) keeps_alive: bool,
+    pub(crate) fidgets: bool,
+    pub(crate) hold: Duration,
+    pub(crate) ending: Ending,
+}
+
+/// The nodes of one view, and when each was last seen to serve it.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    pub(crate) view: Arc<View>,
+    nodes: Vec<usize>,
+    seen_at: RefCell<Vec<u64>>,
+}
+
+impl Fleet {
+    fn new(view: Arc<View>) -> Rc<Self> {
+        let nodes: Vec<usize> = view.members().map(|node| index_of(&node.name)).collect();
+        let seen_at = RefCell::new(vec![0; nodes.len()]);
+        Rc::new(Self {
+            view,
+            nodes,
+            seen_at,
+        })
+    }
+
+    pub(crate) fn server(&self, node: NodeIndex) -> usize {
+        self.nodes[node.get()]
+    }
+
+    pub(crate) fn member(&self, server: usize) -> Option<NodeIndex> {
+        let index = self.nodes.iter().position(|&node| node == server)?;
+        Some(NodeIndex::new(index as u16))
+    }
+
+    pub(crate) fn saw(&self, node: NodeIndex, sent_at: Instant) {
+        let seen = &mut self.seen_at.borrow_mut()[node.get()];
+        *seen = (*seen).max(sent_at.as_nanos());
+    }
+
+    pub(crate) fn confirmed_at(&self) -> Instant {
+        let seen = self.seen_at.borrow();
+        Instant::from_nanos(self.view.confirmed_at(|node| seen[node.get()]))
+    }
+
+    /// Whom to ask for a STATUS beside the placement, as the router does.
+    pub(crate) fn probes(&self, placement: &Placement, t0: Instant) -> Vec<NodeIndex> {
+        let fresh_since = t0 - self.view.view_lease() / 2;
+        if self.confirmed_at() >= fresh_since {
+            return Vec::new();
+        }
+        let seen = self.seen_at.borrow();
+        let nodes = (0..self.nodes.len()).map(|node| NodeIndex::new(node as u16));
+        nodes
+            .filter(|&node| placement.seat(node).is_none())
+            .filter(|&node| seen[node.get()] < fresh_since.as_nanos())
+            .collect()
+    }
+}
+
+/// One router.
+pub(crate) struct Client {
+    pub(crate) host: usize,
+    pub(crate) fleet: Option<Rc<Fleet>>,
+    pub(crate) leases: BTreeMap<u64, Lease>,
+    pub(crate) operations: BTreeMap<u64, Operation>,
+    pub(crate) errands: BTreeMap<u64, Errand>,
+    /// Keys to acquire one after the other, once each.
+    pub(crate) sweep: Option<Vec<usize>>,
+    is_unsure: bool,
+    /// Views whose documents it has asked for, and nodes that it has helped.
+    asked: BTreeSet<ViewId>,
+    helped: BTreeMap<usize, Instant>,
+}
+
+/// Keys that everybody wants.
+const HOT_KEYS: usize = 10;
+
+/// A node is helped no more often.
+const HELP_EVERY: Duration = Duration::from_millis(50);
+
+impl Client {
+    pub(crate) fn new(host: usize) -> Self {
+        Self {
+            host,
+            fleet: None,
+            leases: BTreeMap::new(),
+            operations: BTreeMap::new(),
+            errands: BTreeMap::new(),
+            sweep: None,
+            is_unsure: true,
+            asked: BTreeSet::new(),
+            helped: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn start(&mut self, core: &mut Core, users: usize) {
+        self.look(core);
+        for _ in 0..users {
+            self.rest(core, 300);
+        }
+    }
+
+    pub(crate) fn on_alarm(&mut self, core: &mut Core, alarm: Alarm) {
+        match alarm {
+            Alarm::Work => self.work(core),
+            Alarm::Retry(plan) => self.attempt(core, plan),
+            Alarm::Tend(lease) => self.tend(core, lease),
+            Alarm::Fidget(lease) => self.fidget(core, lease),
+            Alarm::Finish(lease) => self.finish(core, lease),
+            Alarm::Lapse(lease) => self.lapse(core, lease),
+            Alarm::GiveUp(operation) => self.give_up(core, operation),
+            Alarm::Errand(errand) => self.run_errand(core, errand),
+            Alarm::Look => self.look(core),
+            Alarm::Round(_) => {}
+        }
+    }
+
+    /// The next user comes in a while.
+    pub(crate) fn rest(&mut self, core: &mut Core, most_ms: Time) {
+        let pause = if self.sweep.is_some() {
+            0
+        } else {
+            core.between(1, most_ms)
+        };
+        let at = core.local(self.host) + Duration::from_millis(pause);
+        core.wake(self.host, at, Alarm::Work);
+    }
+
+    fn work(&mut self, core: &mut Core) {
+        if let Some(keys) = &mut self.sweep {
+            if let Some(key) = keys.pop() {
+                let plan = Plan {
+                    key,
+                    ttl: Duration::from_millis(500),
+                    attempts: 0,
+                    most_attempts: u32::MAX,
+                    keeps_alive: false,
+                    fidgets: false,
+                    hold: Duration::ZERO,
+                    ending: Ending::Release,
+                };
+                self.attempt(core, plan);
+            }
+            return;
+        }
+        if core.is_healed {
+            return;
+        }
+        let Some(fleet) = &self.fleet else {
+            return self.rest(core, 200);
+        };
+        let max_ttl = fleet.view.max_ttl();
+        let key = if core.chance(0.75) {
+            core.random.random_range(0..HOT_KEYS)
+        } else {
+            core.random.random_range(0..core.keys.len())
+        };
+        let ttl = if core.chance(0.5) {
+            max_ttl
+        } else {
+            Duration::from_millis(core.between(100, max_ttl.as_millis() as Time))
+        };
+        let ending = match core.random.random_range(0..10) {
+            0..5 => Ending::Release,
+            5..7 => Ending::Drop,
+            _ => Ending::Lapse,
+        };
+        let plan = Plan {
+            key,
+            ttl,
+            attempts: 0,
+            most_attempts: core.random.random_range(4..24),
+            keeps_alive: core.chance(0.4),
+            fidgets: core.chance(0.3),
+            hold: Duration::from_millis(core.between(1, 2_000)),
+            ending,
+        };
+        self.attempt(core, plan);
+    }
+
+    /// Goes by `view` from now on: attempts begin anew, leases are carried over.
+    pub(crate) fn move_up(&mut self, core: &mut Core, view: Arc<View>) {
+        let epoch = view.id().epoch;
+        let known = self.fleet.as_ref().map_or(0, |fleet| fleet.view.id().epoch);
+        if epoch <= known {
+            return;
+        }
+        core.tally.moves += 1;
+        let client = self.host;
+        core.note(Deed::Moved { client, epoch });
+        let fleet = Fleet::new(view);
+        self.fleet = Some(Rc::clone(&fleet));
+        for lease in self.leases.values_mut() {
+            if lease.state == State::Held {
+                carry(core, lease, &fleet);
+            }
+        }
+        let open: Vec<u64> = self
+            .operations
+            .iter()
+            .filter(|(_, operation)| !operation.is_over)
+            .map(|(&id, _)| id)
+            .collect();
+        for id in open {
+            let Some(operation) = self.operations.get_mut(&id) else {
+                continue;
+            };
+            if !matches!(operation.running, Running::Attempt(_)) {
+                // What it hears may still tell who holds the entry.
+                operation.is_over = !matches!(operation.running, Running::Release(_));
+                continue;
+            }
+            let lease = operation.lease;
+            self.feed(core, id, Event::Abandoned);
+            if let Some(operation) = self.operations.get_mut(&id) {
+                operation.is_over = true;
+            }
+            let plan = self.leases.get_mut(&lease).map(|lease| {
+                lease.state = State::Over;
+                lease.plan
+            });
+            if let Some(plan) = plan {
+                self.attempt(core, plan);
+            }
+        }
+    }
+
+    /// A node serves another view than the client goes by, or none.
+    pub(crate) fn heard_stale(&mut self, core: &mut Core, node: usize, serving: Option<ViewId>) {
+        let own = self.fleet.as_ref().map(|fleet| fleet.view.id());
+        match (serving, own) {
+            (Some(view), _) if own.is_none_or(|own| own.epoch < view.epoch) => {
+                if self.asked.insert(view) {
+                    self.ask(core, node, Errand::Document(view), Request::Document);
+                }
+            }
+            (Some(view), Some(own)) if own == view => {}
+            (serving, Some(_)) => {
+                self.help(core, node);
+                if serving.is_none() {
+                    core.wishes.push(Wish::Readmit(self.host));
+                }
+            }
+            (_, None) => {}
+        }
+    }
+
+    pub(crate) fn heard_document(&mut self, core: &mut Core, id: ViewId, text: Option<&str>) {
+        self.asked.remove(&id);
+        match text.and_then(|text| core.read(id, text)) {
+            Some(view) => self.move_up(core, view),
+            None => self.is_unsure = true,
+        }
+    }
+
+    pub(crate) fn heard_status(&mut self, core: &mut Core, node: usize, status: &NodeStatus) {
+        let serving = match status.standing() {
+            Standing::Serving(view) => Some(view),
+            Standing::Absent | Standing::Quarantined => None,
+        };
+        self.heard_stale(core, node, serving);
+    }
+
+    /// Lets a node that is behind have the view: it is decided.
+    fn help(&mut self, core: &mut Core, node: usize) {
+        let Some(fleet) = self.fleet.clone() else {
+            return;
+        };
+        let now = core.local(self.host);
+        let last = self.helped.get(&node).copied().unwrap_or_default();
+        if now < last + HELP_EVERY {
+            return;
+        }
+        if let Some(member) = fleet.member(node) {
+            self.helped.insert(node, now);
+            self.ask(core, node, Errand::Help, adopt(&fleet.view, member));
+        }
+    }
+
+    /// Somewhere the client came to nothing: it looks around before long.
+    pub(crate) fn doubt(&mut self) {
+        self.is_unsure = true;
+    }
+
+    fn look(&mut self, core: &mut Core) {
+        if std::mem::take(&mut self.is_unsure) || self.fleet.is_none() {
+            self.asked.clear();
+            let nodes = match &self.fleet {
+                Some(fleet) => fleet.nodes.clone(),
+                None => (0..core.servers.len()).collect(),
+            };
+            for node in nodes {
+                self.ask(core, node, Errand::Status, Request::Status);
+            }
+        }
+        let pause = Duration::from_nanos(core.between(200 * MS, 600 * MS));
+        let at = core.local(self.host) + pause;
+        core.wake(self.host, at, Alarm::Look);
+    }
+}
+
+fn carry(core: &Core, lease: &mut Lease, fleet: &Rc<Fleet>) {
+    let (old, footing) = (Rc::clone(&lease.fleet), lease.footing);
+    let (last, placement) = &lease.base;
+    let key = &core.keys[lease.plan.key];
+    let is_last = Rc::ptr_eq(last, &old);
+    let basis = Basis {
+        view: &last.view,
+        placement: *placement,
+        acknowledged: if is_last {
+            footing.acknowledged
+        } else {
+            Seats::NONE
+        },
+    };
+    let mut carried = basis.carry(&fleet.view, key);
+    let (from, at) = (&footing.placement, &carried.placement);
+    if !is_last {
+        let has = footing.acknowledged;
+        carried.acknowledged = transfer(&old.view, from, has, &fleet.view, at);
+    }
+    if core.is(Mutant::AnyNonce) {
+        let from = (&*old.view, from, footing.acknowledged);
+        carried.acknowledged = Core::by_name(from, (&fleet.view, at));
+    }
+    lease.footing = carried;
+    lease.fleet = Rc::clone(fleet);
+}

@@ -1,0 +1,442 @@
+//! A coordinator: finds out what is served, asks `Transition` what to do next,
+//! and does it. It keeps nothing when it dies; another begins by looking.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use ringlock::proto::decide::{Call, Decision, Motion, Ruling};
+use ringlock::proto::round::Step;
+use ringlock::proto::time::Instant;
+use ringlock::proto::transition::{Goal, Move, Transition, adopt};
+use ringlock::proto::view::View;
+use ringlock::proto::wire::{
+    Answer, Ballot, NodeError, NodeErrorKind, NodeStatus, Nonce, Reply, Request, Standing, ViewId,
+};
+use ringlock_ring::NodeIndex;
+
+use crate::client::Alarm;
+use crate::core::{Core, Wish};
+use crate::history::Deed;
+use crate::network::{Answered, Ticket};
+use crate::operators;
+use crate::report::Fault;
+use crate::server::index_of;
+
+/// How long nodes may take to answer.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// Time between two looks while there is something in the way.
+const LOOK_AGAIN: Duration = Duration::from_millis(300);
+
+/// What a coordinator was started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// Let in again who lost its memory.
+    Keep,
+    /// Change the cluster, or finish the change that is under way.
+    Change,
+    /// Take back the change that is under way.
+    Abort,
+    /// Finish what is under way.
+    Settle,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Asks everybody for what is served.
+    Discover,
+    /// Reads a view that is new to it.
+    Fetch(ViewId),
+    /// Asks who matters for how it stands.
+    Look,
+    /// Sends what is to be sent.
+    Tell,
+    Vote,
+    Pause,
+    Over,
+}
+
+pub(crate) struct Coordinator {
+    pub(crate) host: usize,
+    intent: Intent,
+    stage: Stage,
+    round: u64,
+    /// The first round of the vote under way.
+    vote: u64,
+    waits: Vec<usize>,
+    seen: BTreeMap<usize, NodeStatus>,
+    goal: Option<Goal>,
+    transition: Option<Transition>,
+    decision: Option<Decision>,
+    ballot: u32,
+}
+
+impl Coordinator {
+    pub(crate) fn new(host: usize, intent: Intent) -> Self {
+        Self {
+            host,
+            intent,
+            stage: Stage::Discover,
+            round: 0,
+            vote: 0,
+            waits: Vec::new(),
+            seen: BTreeMap::new(),
+            goal: None,
+            transition: None,
+            decision: None,
+            ballot: 0,
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.stage == Stage::Over
+    }
+
+    pub(crate) fn start(&mut self, core: &mut Core) {
+        self.discover(core);
+    }
+
+    fn discover(&mut self, core: &mut Core) {
+        self.seen.clear();
+        let letters = (0..core.servers.len()).map(|node| (node, Request::Status));
+        let letters = letters.collect();
+        self.ask(core, Stage::Discover, letters);
+    }
+
+    fn ask(&mut self, core: &mut Core, stage: Stage, letters: Vec<(usize, Request)>) {
+        self.stage = stage;
+        self.round = core.fresh();
+        self.waits = letters.iter().map(|(node, _)| *node).collect();
+        for (node, request) in letters {
+            let ticket = Ticket {
+                operation: self.round,
+                step: Step::Main,
+            };
+            core.send(self.host, node, ticket, request);
+        }
+        let at = core.local(self.host) + PATIENCE;
+        core.wake(self.host, at, Alarm::Round(self.round));
+    }
+
+    fn pause(&mut self, core: &mut Core, until: Instant) {
+        self.stage = Stage::Pause;
+        self.round = core.fresh();
+        core.wake(self.host, until, Alarm::Round(self.round));
+    }
+
+    fn pause_for(&mut self, core: &mut Core, span: Duration) {
+        let jitter = span.mul_f64(0.5 + core.random.random::<f64>());
+        let until = core.local(self.host) + jitter;
+        self.pause(core, until);
+    }
+
+    pub(crate) fn hear(&mut self, core: &mut Core, answered: Answered) {
+        let Answered {
+            node,
+            ticket,
+            reply,
+            ..
+        } = answered;
+        let is_current = ticket.operation == self.round;
+        if is_current {
+            self.waits.retain(|&wait| wait != node);
+        }
+        if self.stage == Stage::Vote {
+            if ticket.operation >= self.vote {
+                self.voted(core, node, Ok(reply));
+            }
+            return;
+        }
+        if !is_current {
+            return;
+        }
+        match (self.stage, reply) {
+            (Stage::Discover, Reply::Status(status)) => {
+                self.seen.insert(node, status);
+            }
+            (Stage::Look, Reply::Status(status)) => {
+                let now = core.local(self.host);
+                if let Some(transition) = &mut self.transition {
+                    transition.saw(now, &core.servers[node].name, Some(status.clone()));
+                }
+                self.seen.insert(node, status);
+            }
+            (Stage::Fetch(id), Reply::Document(Some(text))) => {
+                if let Some(view) = core.read(id, &text) {
+                    return self.learn(core, view);
+                }
+            }
+            _ => {}
+        }
+        if self.waits.is_empty() {
+            self.round_over(core);
+        }
+    }
+
+    /// Whoever has not answered by now does not.
+    pub(crate) fn on_alarm(&mut self, core: &mut Core, round: u64) {
+        if round != self.round {
+            return;
+        }
+        let silent = std::mem::take(&mut self.waits);
+        match self.stage {
+            Stage::Vote => {
+                for node in silent {
+                    let error = NodeError::new(NodeErrorKind::Timeout, "no answer");
+                    if self.stage == Stage::Vote {
+                        self.voted(core, node, Err(error));
+                    }
+                }
+                return;
+            }
+            Stage::Look => {
+                let now = core.local(self.host);
+                for node in silent {
+                    self.seen.remove(&node);
+                    if let Some(transition) = &mut self.transition {
+                        transition.saw(now, &core.servers[node].name, None);
+                    }
+                }
+            }
+            _ => {}
+        }
+        self.round_over(core);
+    }
+
+    fn round_over(&mut self, core: &mut Core) {
+        match (self.stage, &self.transition) {
+            (Stage::Discover | Stage::Look, _) => match self.newer() {
+                Some((node, view)) => {
+                    let letters = vec![(node, Request::Document)];
+                    self.ask(core, Stage::Fetch(view), letters);
+                }
+                None if self.transition.is_some() => self.decide(core),
+                None => self.pause_for(core, LOOK_AGAIN),
+            },
+            (Stage::Fetch(_), Some(_)) => self.pause_for(core, LOOK_AGAIN),
+            (_, None) => self.discover(core),
+            (_, Some(_)) => self.look(core),
+        }
+    }
+
+    /// The newest view that is served, if it is news.
+    fn newer(&self) -> Option<(usize, ViewId)> {
+        let known = self.transition.as_ref().map(|own| own.view().id().epoch);
+        let served = self.seen.iter().filter_map(|(&node, status)| {
+            let Standing::Serving(view) = status.standing() else {
+                return None;
+            };
+            Some((node, view))
+        });
+        let newest = served.max_by_key(|(_, view)| view.epoch)?;
+        (known.is_none_or(|known| known < newest.1.epoch)).then_some(newest)
+    }
+
+    fn learn(&mut self, core: &mut Core, view: Arc<View>) {
+        match &mut self.transition {
+            Some(transition) => transition.moved(view),
+            None => {
+                let Some(goal) = self.goal_at(core, &view) else {
+                    return self.over();
+                };
+                core.say(|| format!("coordinator {} wants {goal:?}", self.host));
+                self.goal = Some(goal.clone());
+                self.transition = Some(Transition::new(goal, view));
+            }
+        }
+        self.look(core);
+    }
+
+    fn goal_at(&self, core: &mut Core, view: &View) -> Option<Goal> {
+        let from = view.topology().clone();
+        match (self.intent, view.next().cloned()) {
+            (Intent::Keep, _) | (Intent::Settle, None) => Some(Goal::Keep),
+            (Intent::Abort, _) => Some(Goal::Abort),
+            (Intent::Change | Intent::Settle, Some(to)) => Some(Goal::Reach { from, to }),
+            (Intent::Change, None) => {
+                let to = operators::changed(core, &from)?;
+                Some(Goal::Reach { from, to })
+            }
+        }
+    }
+
+    fn look(&mut self, core: &mut Core) {
+        self.seen.clear();
+        let names = self.transition.iter().flat_map(Transition::everybody);
+        let letters = names.map(|name| (index_of(&name), Request::Status));
+        let letters = letters.collect();
+        self.ask(core, Stage::Look, letters);
+    }
+
+    fn decide(&mut self, core: &mut Core) {
+        if self.dies(core) {
+            return;
+        }
+        self.take_in_retired();
+        let now = core.local(self.host);
+        let Some(transition) = &self.transition else {
+            return;
+        };
+        let fresh = || Nonce::from(core.fresh().to_string());
+        let step = transition.next(now, fresh);
+        core.say(|| format!("coordinator {}: {step:?}", self.host));
+        match step {
+            Ok(Move::Tell(letters)) => {
+                let letters = letters.into_iter();
+                let letters = letters.map(|(name, request)| (index_of(&name), request));
+                self.ask(core, Stage::Tell, letters.collect());
+            }
+            Ok(Move::Propose(view)) => self.propose(core, *view),
+            Ok(Move::Wait { until, .. }) => self.pause(core, until.min(now + LOOK_AGAIN)),
+            Ok(Move::Blocked(_)) => self.pause_for(core, LOOK_AGAIN),
+            Ok(Move::Done) => {
+                match self.goal {
+                    Some(Goal::Reach { .. }) => core.tally.finished += 1,
+                    Some(Goal::Abort) => core.tally.aborted += 1,
+                    _ => {}
+                }
+                self.over();
+            }
+            Ok(Move::Superseded) => {
+                core.tally.superseded += 1;
+                self.over();
+            }
+            Err(error) => panic!("a goal that was looked at before: {error}"),
+        }
+    }
+
+    /// Nodes that serve a view which left them out may be taken in anew.
+    fn take_in_retired(&mut self) {
+        let Some(transition) = self.transition.take() else {
+            return;
+        };
+        let view = Arc::clone(transition.view());
+        let retired = self.seen.iter().filter_map(|(&node, status)| {
+            let name = format!("n{node}");
+            match status.standing() {
+                Standing::Serving(served)
+                    if view.index_of(&name).is_none() && served.epoch <= view.id().epoch =>
+                {
+                    Some((name, served))
+                }
+                _ => None,
+            }
+        });
+        self.transition = Some(transition.with_retired(retired));
+    }
+
+    fn propose(&mut self, core: &mut Core, view: View) {
+        let Some(transition) = &self.transition else {
+            return;
+        };
+        let current = transition.view();
+        let view = core.skipped(view);
+        let motion = Motion {
+            view: view.id(),
+            document: Arc::clone(view.document()),
+        };
+        let ballot = Ballot {
+            round: self.ballot,
+            proposer: core.random.random(),
+        };
+        let decision = Decision::new(current.id(), current.deciders(), ballot, motion);
+        let call = decision.start();
+        self.decision = Some(decision);
+        self.vote = 0;
+        self.carry_on(core, call);
+    }
+
+    fn voted(&mut self, core: &mut Core, node: usize, answer: Answer) {
+        let name = &core.servers[node].name;
+        let view = self.transition.as_ref().map(Transition::view);
+        let from = view.and_then(|view| view.index_of(name));
+        let (Some(from), Some(decision)) = (from, &mut self.decision) else {
+            return;
+        };
+        let call = decision.on(from, answer);
+        self.carry_on(core, call);
+    }
+
+    fn carry_on(&mut self, core: &mut Core, call: Call) {
+        if let (Some(request), Some(decision), Some(transition)) =
+            (call.ask, &self.decision, &self.transition)
+        {
+            let view = transition.view();
+            let server = |node: NodeIndex| index_of(&view.member(node).name);
+            let letters = decision.deciders().map(server);
+            let letters = letters.map(|node| (node, request.clone())).collect();
+            self.ask(core, Stage::Vote, letters);
+            if self.vote == 0 {
+                self.vote = self.round;
+            }
+        }
+        match call.ruling {
+            None => {}
+            Some(Ruling::Decided(motion)) => self.decided(core, &motion),
+            Some(Ruling::Outbid(ballot)) => {
+                self.ballot = ballot.round + 1;
+                self.pause_for(core, LOOK_AGAIN / 3);
+            }
+            Some(Ruling::Overtaken(_)) => self.look(core),
+            Some(Ruling::TooFew { .. }) => self.pause_for(core, LOOK_AGAIN),
+        }
+    }
+
+    fn decided(&mut self, core: &mut Core, motion: &Motion) {
+        let view = core.read(motion.view, &motion.document).unwrap();
+        core.note(Deed::Decided(motion.view));
+        core.wishes.push(Wish::Decided(self.host));
+        self.ballot = 0;
+        let Some(transition) = &mut self.transition else {
+            return;
+        };
+        let old = Arc::clone(transition.view());
+        core.tally.decisions += 1;
+        core.tally.joint += u64::from(view.next().is_some());
+        let is_readmission = old.topology() == view.topology() && old.next() == view.next();
+        core.tally.readmitted += u64::from(is_readmission);
+        transition.moved(Arc::clone(&view));
+        if self.dies(core) {
+            return;
+        }
+        let all = old.members().chain(view.members());
+        let mut names: Vec<&str> = all.map(|node| node.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let letter = |name: &str| {
+            let request = match (view.index_of(name), old.index_of(name)) {
+                (Some(node), _) => adopt(&view, node),
+                // Left out, it teaches those who still go by the old view.
+                (None, Some(node)) => Request::Adopt {
+                    view: view.id(),
+                    document: Arc::clone(view.document()),
+                    nonce: Arc::clone(old.nonce(node)),
+                },
+                (None, None) => Request::Status,
+            };
+            (index_of(name), request)
+        };
+        let letters = names.into_iter().map(letter).collect();
+        self.ask(core, Stage::Tell, letters);
+    }
+
+    /// Whether it dies here and now.
+    fn dies(&mut self, core: &mut Core) -> bool {
+        let dies = !core.is_healed && core.chance(0.02);
+        if dies {
+            core.tally.fault(Fault::CoordinatorDeath);
+            core.hosts[self.host].is_dead = true;
+            core.wishes.push(Wish::Gone);
+            self.over();
+        }
+        dies
+    }
+
+    pub(crate) fn over(&mut self) {
+        self.stage = Stage::Over;
+        self.round = u64::MAX;
+        self.waits.clear();
+    }
+}

@@ -1,0 +1,109 @@
+//! What a client asks of single nodes, beside its operations.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use ringlock::proto::backoff::Backoff;
+use ringlock::proto::lease::{Key, Token};
+use ringlock::proto::round::Step;
+use ringlock::proto::time::Instant;
+use ringlock::proto::wire::{Reply, Request, ViewId};
+
+use crate::client::{Alarm, Client};
+use crate::core::Core;
+use crate::network::{Answered, Ticket};
+
+/// How long a node may take to answer about itself.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// One request and what it is for.
+#[derive(Clone, Debug)]
+pub(crate) enum Errand {
+    /// Repeated until it is answered, or there is nothing to release.
+    Release(Box<Owed>),
+    Status,
+    Document(ViewId),
+    Help,
+}
+
+/// A RELEASE that a node is owed.
+#[derive(Clone, Debug)]
+pub(crate) struct Owed {
+    pub(crate) node: usize,
+    pub(crate) key: Key,
+    pub(crate) token: Token,
+    /// When the entry is gone anyway.
+    pub(crate) until: Instant,
+    pub(crate) tries: u32,
+    pub(crate) is_out: bool,
+}
+
+impl Client {
+    /// Asks a node, once.
+    pub(crate) fn ask(&mut self, core: &mut Core, node: usize, errand: Errand, request: Request) {
+        let operation = core.fresh();
+        self.errands.insert(operation, errand);
+        let step = Step::Probe;
+        core.send(self.host, node, Ticket { operation, step }, request);
+        let at = core.local(self.host) + PATIENCE;
+        core.wake(self.host, at, Alarm::Errand(operation));
+    }
+
+    /// Owes a node a RELEASE, which is sent now.
+    pub(crate) fn owe(&mut self, core: &mut Core, owed: Owed) {
+        let id = core.fresh();
+        self.errands.insert(id, Errand::Release(Box::new(owed)));
+        self.run_errand(core, id);
+    }
+
+    /// An errand's timer has gone off.
+    pub(crate) fn run_errand(&mut self, core: &mut Core, id: u64) {
+        let now = core.local(self.host);
+        let Some(Errand::Release(owed)) = self.errands.get_mut(&id) else {
+            let errand = self.errands.remove(&id);
+            if let Some(Errand::Document(view)) = errand {
+                self.heard_document(core, view, None);
+            }
+            return;
+        };
+        if now >= owed.until {
+            self.errands.remove(&id);
+            return;
+        }
+        if owed.is_out {
+            owed.is_out = false;
+            owed.tries += 1;
+            let wait = Backoff::RECONNECT.wait(owed.tries, core.random.random());
+            return core.wake(self.host, now + wait, Alarm::Errand(id));
+        }
+        owed.is_out = true;
+        let (key, token) = (owed.key.clone(), owed.token.clone());
+        let ticket = Ticket {
+            operation: id,
+            step: Step::Probe,
+        };
+        core.send(
+            self.host,
+            owed.node,
+            ticket,
+            Request::Release { key, token },
+        );
+        core.wake(self.host, now + PATIENCE, Alarm::Errand(id));
+    }
+
+    /// An answer that no operation waits for.
+    pub(crate) fn hear_errand(&mut self, core: &mut Core, answered: Answered) {
+        let Some(errand) = self.errands.remove(&answered.ticket.operation) else {
+            return;
+        };
+        match (errand, answered.reply) {
+            (Errand::Status, Reply::Status(status)) => {
+                self.heard_status(core, answered.node, &status);
+            }
+            (Errand::Document(id), Reply::Document(text)) => {
+                self.heard_document(core, id, text.as_deref());
+            }
+            _ => {}
+        }
+    }
+}

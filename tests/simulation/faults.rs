@@ -1,0 +1,147 @@
+//! What goes wrong, by chance and at bad moments.
+
+use std::collections::BTreeSet;
+
+use rand::RngExt;
+
+use crate::core::Core;
+use crate::history::{MS, SECOND, Time};
+use crate::network::{Partition, Way};
+use crate::report::Fault;
+use crate::world::World;
+
+impl World {
+    /// One more thing goes wrong.
+    pub(crate) fn strike(&mut self) {
+        let core = &mut self.core;
+        let node = core.random.random_range(0..core.servers.len());
+        match core.random.random_range(0..20) {
+            0..3 => core.divide(),
+            3..5 => core.cut_one_way(),
+            5..8 => {
+                let until = core.now + core.between(20 * MS, 2 * SECOND);
+                core.say(|| format!("node {node} pauses up to {}", until / MS));
+                core.servers[node].paused_until = until;
+                core.tally.fault(Fault::NodePause);
+            }
+            8..11 => self.pause_client(),
+            11..14 => core.lose(node),
+            14 => {
+                let down = core.between(MS, 300 * MS);
+                core.say(|| format!("node {node} is started again, durably"));
+                core.reboot_durably(node);
+                core.servers[node].paused_until = core.now + down;
+                core.tally.fault(Fault::Restart);
+            }
+            15 | 16 => {
+                let table = core.servers[node].table.clone();
+                core.servers[node].snapshot = Some(table);
+            }
+            17 => self.kill_client(),
+            _ => {
+                for host in 0..core.hosts.len() {
+                    core.break_link(host, node);
+                }
+                core.tally.fault(Fault::Break);
+            }
+        }
+    }
+
+    fn pause_client(&mut self) {
+        let who = self.core.random.random_range(0..self.clients.len());
+        let span = self.core.between(20 * MS, 3 * SECOND);
+        let host = self.clients[who].host;
+        self.core.say(|| format!("host {host} pauses for {}", span / MS));
+        self.core.hosts[host].paused_until = self.core.now + span;
+        self.core.tally.fault(Fault::ClientPause);
+    }
+
+    /// A client dies with all that it holds; another takes its place.
+    fn kill_client(&mut self) {
+        let who = self.core.random.random_range(0..self.clients.len());
+        let host = self.clients[who].host;
+        if self.core.hosts[host].is_dead {
+            return;
+        }
+        self.core.say(|| format!("host {host} dies"));
+        self.core.hosts[host].is_dead = true;
+        self.core.tally.fault(Fault::ClientDeath);
+        self.add_client();
+    }
+}
+
+impl Core {
+    /// Two sides that hear nothing of each other.
+    fn divide(&mut self) {
+        let nodes = self.some(self.servers.len(), 0.35);
+        let hosts = self.some(self.hosts.len(), 0.35);
+        let span = self.between(100 * MS, 4 * SECOND);
+        self.part(nodes, hosts, Way::Both, span);
+    }
+
+    fn cut_one_way(&mut self) {
+        let nodes = self.some(self.servers.len(), 0.25);
+        let hosts = self.some(self.hosts.len(), 0.25);
+        let way = if self.chance(0.5) {
+            Way::ToNodes
+        } else {
+            Way::ToHosts
+        };
+        let span = self.between(50 * MS, 2 * SECOND);
+        self.part(nodes, hosts, way, span);
+    }
+
+    /// A client and some nodes that are just to move on are left behind: the
+    /// worst of moments.
+    pub(crate) fn leave_behind(&mut self, hosts: BTreeSet<usize>) {
+        let nodes = self.some(self.servers.len(), 0.25);
+        let span = self.between(500 * MS, 6 * SECOND);
+        self.part(nodes, hosts, Way::Both, span);
+    }
+
+    fn part(&mut self, nodes: BTreeSet<usize>, hosts: BTreeSet<usize>, way: Way, span: Time) {
+        let until = self.now + span;
+        self.say(|| {
+            format!(
+                "{way:?} cut up to {}: nodes {nodes:?}, hosts {hosts:?}",
+                until / MS
+            )
+        });
+        self.partitions.retain(|partition| partition.until > self.now);
+        self.partitions.push(Partition {
+            until,
+            nodes,
+            hosts,
+            way,
+        });
+        self.tally.fault(match way {
+            Way::Both => Fault::Partition,
+            Way::ToNodes | Way::ToHosts => Fault::OneWay,
+        });
+    }
+
+    fn some(&mut self, of: usize, share: f64) -> BTreeSet<usize> {
+        (0..of).filter(|_| self.chance(share)).collect()
+    }
+
+    /// A node loses its memory, or comes back with what it had once; but never
+    /// so many at a time that nobody could decide any more.
+    fn lose(&mut self, node: usize) {
+        let decided = self.decided();
+        let keeps_majority = |view| self.can_decide(view, node);
+        if !decided.iter().take(2).all(|view| keeps_majority(view)) {
+            return;
+        }
+        let old = self.servers[node].snapshot.take();
+        let fault = if old.is_some() {
+            Fault::OldData
+        } else {
+            Fault::Wipe
+        };
+        self.say(|| format!("node {node}: {fault:?}"));
+        self.reboot(node, old);
+        let down = self.between(MS, 500 * MS);
+        self.servers[node].paused_until = self.now + down;
+        self.tally.fault(fault);
+    }
+}

@@ -1,0 +1,77 @@
+//! One safeguard removed at a time, from outside: each must be caught, or the
+//! simulation proves nothing about it.
+
+use ringlock::proto::quorum::Seats;
+use ringlock::proto::view::View;
+use ringlock::proto::wire::{Request, Standing};
+
+use crate::core::Core;
+
+/// A safeguard that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// Coordinators go from one stable view straight to the next.
+    NoJointPhase,
+    /// They wait one tenth too short for old leases and quarantine alike.
+    ShortWait,
+    /// Nodes carry out requests of any view.
+    NoViewCheck,
+    /// Nodes ignore the least count that they are told.
+    NoFloor,
+    /// A lease carried over takes a node for the one that it was, under
+    /// whatever nonce.
+    AnyNonce,
+}
+
+impl Mutant {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::NoJointPhase,
+        Self::ShortWait,
+        Self::NoViewCheck,
+        Self::NoFloor,
+        Self::AnyNonce,
+    ];
+}
+
+impl Core {
+    /// What reaches the node in place of `request`, if it is tampered with.
+    pub(crate) fn forged(&self, node: usize, request: &Request) -> Option<Request> {
+        let mut forged = match self.mutant? {
+            Mutant::NoViewCheck | Mutant::NoFloor => request.clone(),
+            _ => return None,
+        };
+        if let Request::Acquire { view, floor, .. } | Request::Extend { view, floor, .. } =
+            &mut forged
+        {
+            if self.is(Mutant::NoFloor) {
+                *floor = 0;
+            } else if let Standing::Serving(served) = self.servers[node].status.standing() {
+                *view = served;
+            }
+        }
+        Some(forged)
+    }
+
+    /// The view that is proposed in place of `view`.
+    pub(crate) fn skipped(&self, view: View) -> View {
+        let Some(next) = view.next().filter(|_| self.is(Mutant::NoJointPhase)) else {
+            return view;
+        };
+        let mut nonces = view.nonces();
+        nonces.retain(|name, _| next.nodes.iter().any(|node| node.name == *name));
+        View::stable(view.id().epoch, next.clone(), &nonces).unwrap_or(view)
+    }
+
+    /// The seats of a placement that a node of the same name sat on before.
+    pub(crate) fn by_name(
+        from: (&View, &ringlock::proto::quorum::Placement, Seats),
+        to: (&View, &ringlock::proto::quorum::Placement),
+    ) -> Seats {
+        let (view, placement, seats) = from;
+        let same = |seat| {
+            let name = &view.member(placement.node(seat)).name;
+            to.1.seat(to.0.index_of(name)?)
+        };
+        seats.iter().filter_map(same).collect()
+    }
+}
