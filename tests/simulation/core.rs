@@ -127,6 +127,8 @@ pub(crate) struct Core {
     pub(crate) mutant: Option<Mutant>,
     pub(crate) wishes: Vec<Wish>,
     pub(crate) is_healed: bool,
+    /// Keys that were acquired in the end.
+    pub(crate) swept: usize,
     /// Who has which key at which node up to when, as asked for last.
     pub(crate) landed: BTreeMap<(usize, Key), (u64, Time)>,
     /// What nodes told that they hold: lease, node, nonce.
@@ -156,6 +158,7 @@ impl Core {
             mutant,
             wishes: Vec::new(),
             is_healed: false,
+            swept: 0,
             landed: BTreeMap::new(),
             held: BTreeSet::new(),
             views: BTreeMap::new(),

@@ -75,7 +75,7 @@ impl Core {
     fn divide(&mut self) {
         let nodes = self.some(self.servers.len(), 0.35);
         let hosts = self.some(self.hosts.len(), 0.35);
-        let span = self.between(100 * MS, 4 * SECOND);
+        let span = self.between(100 * MS, 2 * SECOND);
         self.part(nodes, hosts, Way::Both, span);
     }
 
@@ -95,7 +95,7 @@ impl Core {
     /// worst of moments.
     pub(crate) fn leave_behind(&mut self, hosts: BTreeSet<usize>) {
         let nodes = self.some(self.servers.len(), 0.25);
-        let span = self.between(500 * MS, 6 * SECOND);
+        let span = self.between(500 * MS, 5 * SECOND);
         self.part(nodes, hosts, Way::Both, span);
     }
 

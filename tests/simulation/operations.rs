@@ -380,6 +380,7 @@ impl Client {
         }
         core.wake(self.host, grant.valid_until, Alarm::Lapse(id));
         if self.sweep.is_some() {
+            core.swept += 1;
             core.note(Deed::Swept { key: plan.key });
             return self.finish(core, id);
         }

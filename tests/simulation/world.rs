@@ -61,11 +61,7 @@ pub(crate) fn run(seed: u64, mutant: Option<Mutant>, is_traced: bool) -> (Histor
 
 impl World {
     fn is_over(&self) -> bool {
-        let is_swept = self.is_settled
-            && self.clients.last().is_some_and(|sweeper| {
-                sweeper.sweep.as_ref().is_some_and(Vec::is_empty) && sweeper.leases.is_empty()
-            });
-        is_swept || self.core.now > self.healed_at + LONGEST_END
+        self.core.swept == self.core.keys.len() || self.core.now > self.healed_at + LONGEST_END
     }
 
     fn happen(&mut self, event: Event) {
