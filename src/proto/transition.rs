@@ -409,6 +409,13 @@ impl Transition {
         if self.known_at.is_none() {
             obstacles.extend(self.obstacles(self.view.deciders(), self.view.since()));
         }
+        // From then on they decide: most of them must be able to.
+        let heirs = to.nodes.iter().filter_map(|n| self.view.index_of(&n.name));
+        let mut unable = self.obstacles(heirs, self.view.since());
+        if unable.len() > to.nodes.len() - majority(to.nodes.len()) {
+            unable.retain(|obstacle| !obstacles.contains(obstacle));
+            obstacles.extend(unable);
+        }
         if !obstacles.is_empty() {
             return Ok(Move::Blocked(obstacles));
         }
