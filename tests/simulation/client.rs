@@ -229,8 +229,8 @@ impl Client {
             Duration::from_millis(core.between(100, max_ttl.as_millis() as Time))
         };
         let ending = match core.random.random_range(0..10) {
-            0..5 => Ending::Release,
-            5..7 => Ending::Drop,
+            0..4 => Ending::Release,
+            4..6 => Ending::Drop,
             _ => Ending::Lapse,
         };
         let plan = Plan {
@@ -238,7 +238,7 @@ impl Client {
             ttl,
             attempts: 0,
             most_attempts: core.random.random_range(4..24),
-            keeps_alive: core.chance(0.4),
+            keeps_alive: core.chance(0.3),
             fidgets: core.chance(0.3),
             hold: Duration::from_millis(core.between(1, 2_000)),
             ending,

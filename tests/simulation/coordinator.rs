@@ -18,7 +18,7 @@ use ringlock_ring::NodeIndex;
 
 use crate::client::Alarm;
 use crate::core::{Core, Wish};
-use crate::history::Deed;
+use crate::history::{Deed, SECOND, Time};
 use crate::network::{Answered, Ticket};
 use crate::operators;
 use crate::report::Fault;
@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_millis(400);
 
 /// Time between two looks while there is something in the way.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
+
+/// Requests of a vote that come later than this are as good as none.
+const LONGEST_VOTE: Time = 8 * SECOND;
 
 /// What a coordinator was started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,7 @@ enum Stage {
 
 pub(crate) struct Coordinator {
     pub(crate) host: usize,
-    intent: Intent,
+    pub(crate) intent: Intent,
     stage: Stage,
     round: u64,
     /// The first round of the vote under way.
@@ -341,6 +344,7 @@ impl Coordinator {
             round: self.ballot,
             proposer: core.random.random(),
         };
+        core.voting_until = core.now + LONGEST_VOTE;
         let decision = Decision::new(current.id(), current.deciders(), ballot, motion);
         let call = decision.start();
         self.decision = Some(decision);

@@ -108,6 +108,8 @@ impl Ord for Due {
 pub(crate) enum Wish {
     /// The client of this host has seen a node without memory.
     Readmit(usize),
+    /// A client has just been granted a lease by this node.
+    Granted(usize),
     /// A coordinator has just decided a view.
     Decided(usize),
     /// A coordinator has died.
@@ -127,6 +129,8 @@ pub(crate) struct Core {
     pub(crate) mutant: Option<Mutant>,
     pub(crate) wishes: Vec<Wish>,
     pub(crate) is_healed: bool,
+    /// Until when a vote may be under way.
+    pub(crate) voting_until: Time,
     /// Keys that were acquired in the end.
     pub(crate) swept: usize,
     /// Who has which key at which node up to when, as asked for last.
@@ -158,6 +162,7 @@ impl Core {
             mutant,
             wishes: Vec::new(),
             is_healed: false,
+            voting_until: 0,
             swept: 0,
             landed: BTreeMap::new(),
             held: BTreeSet::new(),

@@ -126,10 +126,8 @@ impl Core {
 
     /// A node loses its memory, or comes back with what it had once; but never
     /// so many at a time that nobody could decide any more.
-    fn lose(&mut self, node: usize) {
-        let decided = self.decided();
-        let keeps_majority = |view| self.can_decide(view, node);
-        if !decided.iter().take(2).all(|view| keeps_majority(view)) {
+    pub(crate) fn lose(&mut self, node: usize) {
+        if !self.may_lose(node) {
             return;
         }
         let old = self.servers[node].snapshot.take();
@@ -140,7 +138,8 @@ impl Core {
         };
         self.say(|| format!("node {node}: {fault:?}"));
         self.reboot(node, old);
-        let down = self.between(MS, 500 * MS);
+        let most = if self.chance(0.5) { 2 * MS } else { 500 * MS };
+        let down = self.between(MS, most);
         self.servers[node].paused_until = self.now + down;
         self.tally.fault(fault);
     }

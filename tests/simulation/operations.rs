@@ -17,7 +17,7 @@ use ringlock::proto::time::Instant;
 use ringlock::proto::wire::{NodeError, NodeErrorKind, Reply, Request, Standing};
 
 use crate::client::{Alarm, Client, Ending, Fleet, Plan};
-use crate::core::Core;
+use crate::core::{Core, Wish};
 use crate::errands::Owed;
 use crate::history::Deed;
 use crate::network::{Answered, Ticket};
@@ -369,6 +369,8 @@ impl Client {
             until,
             is_exclusive,
         });
+        let owner = lease.footing.placement.nodes()[0];
+        core.wishes.push(Wish::Granted(lease.fleet.server(owner)));
         let plan = lease.plan;
         if plan.keeps_alive {
             let first = lease.ttl.get() / 3;

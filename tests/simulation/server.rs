@@ -7,6 +7,7 @@ use ringlock::proto::lease::{Key, Token};
 use ringlock::proto::quorum::{Placement, majority};
 use ringlock::proto::table::LockTable;
 use ringlock::proto::time::Instant;
+use ringlock::proto::topology::{Node, Topology};
 use ringlock::proto::view::View;
 use ringlock::proto::wire::{NodeStatus, Reply, Request, Standing, ViewId};
 use ringlock_ring::NodeIndex;
@@ -26,6 +27,8 @@ pub(crate) struct Server {
     pub(crate) snapshot: Option<LockTable>,
     /// What it says of itself.
     pub(crate) status: NodeStatus,
+    /// It has accepted a view as the next one.
+    pub(crate) has_accepted: bool,
 }
 
 impl Server {
@@ -38,6 +41,7 @@ impl Server {
             boot: 0,
             snapshot: None,
             status: NodeStatus::default(),
+            has_accepted: false,
         };
         server.look();
         server
@@ -104,10 +108,14 @@ impl Core {
                 let before = server.served();
                 server.look();
                 let after = server.served();
+                if after != before {
+                    server.has_accepted = false;
+                }
                 if let (true, Some(view)) = (after != before, after) {
                     self.note(Deed::Decided(view));
                 }
             }
+            Request::Accept { .. } => server.has_accepted |= reply == Reply::Done,
             _ => {}
         }
         reply
@@ -165,6 +173,7 @@ impl Core {
             None => LockTable::new(name),
         };
         server.snapshot = None;
+        server.has_accepted = false;
         server.look();
         self.landed.retain(|(at, _), _| *at != node);
         let server = &self.servers[node];
@@ -185,17 +194,32 @@ impl Core {
         }
     }
 
-    /// Whether a majority of those who decide after `view` has its memory,
-    /// `lost` not counted.
-    pub(crate) fn can_decide(&self, view: &View, lost: usize) -> bool {
-        let is_whole = |node: &NodeIndex| {
-            let index = index_of(&view.member(*node).name);
+    /// Whether most nodes of a topology have their memory still, as `view`
+    /// lists them, once `lost` has not.
+    fn keeps_majority(&self, view: &View, topology: &Topology, lost: usize) -> bool {
+        let is_whole = |node: &&Node| {
+            let index = index_of(&node.name);
             let status = &self.servers[index].status;
+            let nonce = view.index_of(&node.name).map(|member| view.nonce(member));
             index != lost
-                && status.nonce.as_ref() == Some(view.nonce(*node))
+                && status.nonce.as_ref() == nonce
                 && status.stamped.as_ref() == Some(&status.incarnation)
         };
-        view.deciders().filter(is_whole).count() >= majority(view.deciders().len())
+        let nodes = &topology.nodes;
+        nodes.iter().filter(is_whole).count() >= majority(nodes.len())
+    }
+
+    /// Whether a node may lose its memory: most of those who decide must keep
+    /// theirs, and of those who may be about to.
+    pub(crate) fn may_lose(&self, node: usize) -> bool {
+        let is_voting =
+            self.voting_until > self.now || self.servers.iter().any(|server| server.has_accepted);
+        let decided = self.decided();
+        decided.iter().take(2).all(|view| {
+            let heirs = view.next().filter(|_| is_voting);
+            let mut deciders = std::iter::once(view.topology()).chain(heirs);
+            deciders.all(|topology| self.keeps_majority(view, topology, node))
+        })
     }
 
     /// Whether nobody but `lease` could be granted `key` right now: under no

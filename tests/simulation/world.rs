@@ -156,12 +156,17 @@ impl World {
         match wish {
             Wish::Readmit(host) => {
                 let clock = self.core.hosts[host].clock;
-                let is_at_it = self.coordinators.iter().any(|other| !other.is_over());
-                if !is_at_it || self.core.chance(0.002) {
+                let mut others = self.coordinators.iter();
+                if !others.any(|other| !other.is_over() && other.intent == Intent::Keep) {
                     self.coordinate(Intent::Keep, Some(clock));
                 }
             }
-            Wish::Decided(_) if self.core.is_healed => {}
+            Wish::Decided(_) | Wish::Granted(_) if self.core.is_healed => {}
+            Wish::Granted(node) => {
+                if self.core.chance(0.005) {
+                    self.core.lose(node);
+                }
+            }
             Wish::Decided(host) => {
                 let clients: Vec<usize> = self.clients.iter().map(|client| client.host).collect();
                 match self.core.random.random_range(0..10) {
