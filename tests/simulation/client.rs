@@ -134,6 +134,8 @@ pub(crate) struct Client {
     pub(crate) errands: BTreeMap<u64, Errand>,
     /// Keys to acquire one after the other, once each.
     pub(crate) sweep: Option<Vec<usize>>,
+    /// It extends without end, to the longest ttl, and never lacks confirmation.
+    pub(crate) is_eager: bool,
     is_unsure: bool,
     /// Views whose documents it has asked for, and nodes that it has helped.
     asked: BTreeSet<ViewId>,
@@ -141,7 +143,7 @@ pub(crate) struct Client {
 }
 
 /// Keys that everybody wants.
-const HOT_KEYS: usize = 10;
+const HOT_KEYS: usize = 8;
 
 /// A node is helped no more often.
 const HELP_EVERY: Duration = Duration::from_millis(50);
@@ -155,6 +157,7 @@ impl Client {
             operations: BTreeMap::new(),
             errands: BTreeMap::new(),
             sweep: None,
+            is_eager: false,
             is_unsure: true,
             asked: BTreeSet::new(),
             helped: BTreeMap::new(),
@@ -233,14 +236,27 @@ impl Client {
             4..6 => Ending::Drop,
             _ => Ending::Lapse,
         };
+        if self.is_eager {
+            let plan = Plan {
+                key,
+                ttl: max_ttl,
+                attempts: 0,
+                most_attempts: 100,
+                keeps_alive: true,
+                fidgets: true,
+                hold: Duration::from_millis(core.between(1_000, 8_000)),
+                ending: Ending::Lapse,
+            };
+            return self.attempt(core, plan);
+        }
         let plan = Plan {
             key,
             ttl,
             attempts: 0,
-            most_attempts: core.random.random_range(4..24),
+            most_attempts: core.random.random_range(4..40),
             keeps_alive: core.chance(0.3),
             fidgets: core.chance(0.3),
-            hold: Duration::from_millis(core.between(1, 2_000)),
+            hold: Duration::from_millis(core.between(1, 2_500)),
             ending,
         };
         self.attempt(core, plan);
@@ -321,11 +337,23 @@ impl Client {
         }
     }
 
-    pub(crate) fn heard_status(&mut self, core: &mut Core, node: usize, status: &NodeStatus) {
+    /// A node told its status, asked at `sent_at`.
+    pub(crate) fn heard_status(
+        &mut self,
+        core: &mut Core,
+        (node, sent_at): (usize, Instant),
+        status: &NodeStatus,
+    ) {
         let serving = match status.standing() {
             Standing::Serving(view) => Some(view),
             Standing::Absent | Standing::Quarantined => None,
         };
+        if let Some(fleet) = self.fleet.clone()
+            && serving == Some(fleet.view.id())
+            && let Some(member) = fleet.member(node)
+        {
+            fleet.saw(member, sent_at);
+        }
         self.heard_stale(core, node, serving);
     }
 
@@ -351,18 +379,24 @@ impl Client {
     }
 
     fn look(&mut self, core: &mut Core) {
-        if std::mem::take(&mut self.is_unsure) || self.fleet.is_none() {
+        let is_eager = self.is_eager && !core.is_healed;
+        if std::mem::take(&mut self.is_unsure) || self.fleet.is_none() || is_eager {
             self.asked.clear();
             let nodes = match &self.fleet {
                 Some(fleet) => fleet.nodes.clone(),
                 None => (0..core.servers.len()).collect(),
             };
+            let now = core.local(self.host);
             for node in nodes {
-                self.ask(core, node, Errand::Status, Request::Status);
+                self.ask(core, node, Errand::Status(now), Request::Status);
             }
         }
-        let pause = Duration::from_nanos(core.between(200 * MS, 600 * MS));
-        let at = core.local(self.host) + pause;
+        let pause = if is_eager {
+            core.between(20 * MS, 60 * MS)
+        } else {
+            core.between(200 * MS, 600 * MS)
+        };
+        let at = core.local(self.host) + Duration::from_nanos(pause);
         core.wake(self.host, at, Alarm::Look);
     }
 }

@@ -25,7 +25,7 @@ use crate::report::Fault;
 use crate::server::index_of;
 
 /// How long nodes may take to answer.
-const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_millis(60);
 
 /// Time between two looks while there is something in the way.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
@@ -58,6 +58,8 @@ enum Stage {
     Tell,
     Vote,
     Pause,
+    /// Waits up to a known instant.
+    Wait,
     Over,
 }
 
@@ -220,6 +222,8 @@ impl Coordinator {
             },
             (Stage::Fetch(_), Some(_)) => self.pause_for(core, LOOK_AGAIN),
             (_, None) => self.discover(core),
+            // What was waited for is over: no look is needed to know that.
+            (Stage::Wait, Some(_)) => self.decide(core),
             (_, Some(_)) => self.look(core),
         }
     }
@@ -292,7 +296,13 @@ impl Coordinator {
                 self.ask(core, Stage::Tell, letters.collect());
             }
             Ok(Move::Propose(view)) => self.propose(core, *view),
-            Ok(Move::Wait { until, .. }) => self.pause(core, until.min(now + LOOK_AGAIN)),
+            Ok(Move::Wait { until, .. }) if until > now + LOOK_AGAIN => {
+                self.pause(core, now + LOOK_AGAIN);
+            }
+            Ok(Move::Wait { until, .. }) => {
+                self.pause(core, until);
+                self.stage = Stage::Wait;
+            }
             Ok(Move::Blocked(_)) => self.pause_for(core, LOOK_AGAIN),
             Ok(Move::Done) => {
                 match self.goal {

@@ -21,7 +21,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(crate) enum Errand {
     /// Repeated until it is answered, or there is nothing to release.
     Release(Box<Owed>),
-    Status,
+    /// With the time at which it is asked.
+    Status(Instant),
     Document(ViewId),
     Help,
 }
@@ -97,8 +98,8 @@ impl Client {
             return;
         };
         match (errand, answered.reply) {
-            (Errand::Status, Reply::Status(status)) => {
-                self.heard_status(core, answered.node, &status);
+            (Errand::Status(sent_at), Reply::Status(status)) => {
+                self.heard_status(core, (answered.node, sent_at), &status);
             }
             (Errand::Document(id), Reply::Document(text)) => {
                 self.heard_document(core, id, text.as_deref());

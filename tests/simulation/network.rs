@@ -105,7 +105,7 @@ pub(crate) struct Weather {
 impl Weather {
     pub(crate) fn drawn(random: &mut SmallRng) -> Self {
         Self {
-            usual: [MS / 2, 2 * MS, 10 * MS][random.random_range(0..3)],
+            usual: [MS / 4, MS, 8 * MS][random.random_range(0..3)],
             slow: [0.0, 0.02, 0.1][random.random_range(0..3)],
             breaks: [0.0, 0.002, 0.02][random.random_range(0..3)],
             repeats: [0.0, 0.01, 0.05][random.random_range(0..3)],

@@ -407,8 +407,14 @@ impl Client {
         if plan.attempts >= plan.most_attempts || core.is_healed && self.sweep.is_none() {
             return self.rest(core, 400);
         }
-        let wait = Backoff::CONTENTION.wait(plan.attempts, core.random.random());
-        let wait = remaining.map_or(wait, |left| left.max(Duration::from_millis(1)).min(wait));
+        let random = core.random.random();
+        let wait = match remaining {
+            // As if it were told of the end.
+            Some(left) => left
+                .max(Duration::from_millis(1))
+                .min(Backoff::SPLIT.wait(plan.attempts, random)),
+            None => Backoff::CONTENTION.wait(plan.attempts, random),
+        };
         let at = core.local(self.host) + wait;
         core.wake(self.host, at, Alarm::Retry(plan));
     }
@@ -521,9 +527,10 @@ impl Client {
             return;
         }
         let most = lease.fleet.view.max_ttl().as_millis() as u64;
-        let ttl = Duration::from_millis(core.between(60, most));
+        let (least, most_pause) = if self.is_eager { (most, 60) } else { (60, 400) };
+        let ttl = Duration::from_millis(core.between(least, most));
         self.extend(core, id, ttl);
-        let pause = Duration::from_millis(core.between(5, 400));
+        let pause = Duration::from_millis(core.between(5, most_pause));
         let at = core.local(self.host) + pause;
         core.wake(self.host, at, Alarm::Fidget(id));
     }

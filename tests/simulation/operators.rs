@@ -73,7 +73,7 @@ pub(crate) fn found(core: &mut Core) {
             prefix: OVERRIDDEN.into(),
             replicas: replicas(core, members),
         }],
-        max_ttl_ms: core.between(800, 2_500),
+        max_ttl_ms: core.between(1_000, 4_000),
         view_lease_ms: core.between(300, 1_200),
     };
     let nonces: BTreeMap<String, Nonce> = topology
@@ -132,7 +132,7 @@ fn change(core: &mut Core, topology: &mut Topology) {
         (7, _) => topology.replicas = replicas(core, size),
         (8, _) => topology.overrides[0].replicas = replicas(core, size),
         _ => match core.random.random_range(0..3) {
-            0 => topology.max_ttl_ms = core.between(800, 2_500),
+            0 => topology.max_ttl_ms = core.between(1_000, 4_000),
             1 => topology.view_lease_ms = core.between(300, 1_200),
             _ => {
                 let zone = core.random.random_range(0..4);

@@ -13,7 +13,7 @@ use crate::mutants::Mutant;
 use crate::network::{Answered, Role, Weather};
 use crate::operators;
 use crate::report::{Fault, Tally};
-use crate::server::index_of;
+use crate::server::{Server, index_of};
 
 /// How long after the last fault a run goes on at the most.
 const LONGEST_END: Time = 90 * SECOND;
@@ -36,7 +36,7 @@ pub(crate) struct World {
 pub(crate) fn run(seed: u64, mutant: Option<Mutant>, is_traced: bool) -> (History, Tally) {
     let mut core = Core::new(seed, mutant, is_traced);
     operators::found(&mut core);
-    let length = core.between(12 * SECOND, 24 * SECOND);
+    let length = core.between(14 * SECOND, 26 * SECOND);
     let mut world = World {
         core,
         clients: Vec::new(),
@@ -133,6 +133,7 @@ impl World {
         let host = self.core.host(Role::Client(self.clients.len()), None);
         let mut client = Client::new(host);
         let users = self.core.random.random_range(2..=5);
+        client.is_eager = self.clients.is_empty();
         client.start(&mut self.core, users);
         self.clients.push(client);
     }
@@ -171,7 +172,8 @@ impl World {
                 let clients: Vec<usize> = self.clients.iter().map(|client| client.host).collect();
                 match self.core.random.random_range(0..10) {
                     0..4 => {
-                        let left = clients.choose(&mut self.core.random).copied();
+                        let eager = self.core.chance(0.5).then_some(clients[0]);
+                        let left = eager.or_else(|| clients.choose(&mut self.core.random).copied());
                         self.core.leave_behind(left.into_iter().collect());
                     }
                     4 => {
@@ -224,7 +226,9 @@ impl World {
         if self.coordinators.iter().any(|other| !other.is_over()) {
             return;
         }
-        let newest = self.core.decided().into_iter().next();
+        // What was decided and never told is taken up by the next change.
+        let served = self.core.servers.iter().filter_map(Server::served);
+        let newest = served.max().and_then(|id| self.core.known(id));
         let is_served = newest.is_some_and(|view| {
             let serves = |name: &str| {
                 let server = &self.core.servers[index_of(name)];
