@@ -187,9 +187,11 @@ impl Core {
     /// Its disk had all, and the operator says so.
     pub(crate) fn reboot_durably(&mut self, node: usize) {
         let table = self.servers[node].table.clone();
-        let stamped = self.servers[node].status.stamped.clone();
+        let status = self.servers[node].status.clone();
         self.reboot(node, Some(table));
-        if let Some(expected) = stamped {
+        // Not so if it had come back from an older state before.
+        let stamped = status.stamped;
+        if let Some(expected) = stamped.filter(|stamped| *stamped == status.incarnation) {
             let _ = self.carry_out(node, &Request::Restamp { expected });
         }
     }
