@@ -19,7 +19,7 @@ const SWEPT_WITHIN: Time = 20 * SECOND;
 pub(crate) enum Claim {
     /// No two leases of a key are valid at once.
     Exclusion,
-    /// While a lease is extended, nobody else could have been granted the key.
+    /// While a lease is valid, nobody else could be granted the key.
     Continuity,
     /// Only a node that told so, and lost no memory since, is relied upon.
     Reliance,
@@ -122,6 +122,12 @@ impl Checker {
                 let is_in_time = tenure.is_some_and(|tenure| at < tenure.end());
                 self.prolong(at, lease, until, is_in_time, is_exclusive);
             }
+            Deed::Exposed { lease } => {
+                let tenure = self.tenures.get(&lease);
+                if tenure.is_some_and(|tenure| at < tenure.end()) {
+                    self.exposed(at, lease);
+                }
+            }
             Deed::Ended { lease } => {
                 if let Some(tenure) = self.tenures.get_mut(&lease) {
                     tenure.ended.get_or_insert(at);
@@ -162,25 +168,22 @@ impl Checker {
         }
     }
 
-    fn prolong(
-        &mut self,
-        at: Time,
-        lease: u64,
-        until: Time,
-        is_in_time: bool,
-        is_exclusive: bool,
-    ) {
+    fn prolong(&mut self, at: Time, lease: u64, until: Time, is_in_time: bool, is_exclusive: bool) {
         if !is_in_time {
             let detail = format!("lease {lease} is over");
             self.broken(Claim::InTime, at, detail);
         }
         if !is_exclusive {
-            let detail = format!("somebody else could have lease {lease}'s key");
-            self.broken(Claim::Continuity, at, detail);
+            self.exposed(at, lease);
         }
         if let Some(tenure) = self.tenures.get_mut(&lease) {
             tenure.until = tenure.until.max(until);
         }
+    }
+
+    fn exposed(&mut self, at: Time, lease: u64) {
+        let detail = format!("somebody else could have lease {lease}'s key");
+        self.broken(Claim::Continuity, at, detail);
     }
 
     fn decided(&mut self, at: Time, view: ViewId) {
@@ -363,6 +366,12 @@ mod tests {
         };
         let deeds = [(0, began(1, 0)), (1, granted(1, 5, 10)), (8, gap)];
         assert_eq!(claims(&deeds), [Claim::Continuity]);
+
+        let exposed = |at| (at, Deed::Exposed { lease: 1 });
+        let deeds = [(0, began(1, 0)), (1, granted(1, 5, 10)), exposed(9)];
+        assert_eq!(claims(&deeds), [Claim::Continuity]);
+        let deeds = [(0, began(1, 0)), (1, granted(1, 5, 10)), exposed(10)];
+        assert_eq!(claims(&deeds), []);
     }
 
     #[test]

@@ -171,6 +171,14 @@ impl Client {
         }
     }
 
+    /// Leases that are valid now, and their keys.
+    pub(crate) fn valid(&self, core: &Core) -> Vec<(u64, usize)> {
+        let now = core.local(self.host);
+        let is_valid = |lease: &Lease| lease.state == State::Held && now < lease.valid_until;
+        let valid = self.leases.iter().filter(|(_, lease)| is_valid(lease));
+        valid.map(|(&id, lease)| (id, lease.plan.key)).collect()
+    }
+
     pub(crate) fn on_alarm(&mut self, core: &mut Core, alarm: Alarm) {
         match alarm {
             Alarm::Work => self.work(core),

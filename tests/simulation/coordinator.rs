@@ -121,6 +121,10 @@ impl Coordinator {
             };
             core.send(self.host, node, ticket, request);
         }
+        if stage == Stage::Tell {
+            // The look comes down the same connections, after the letters.
+            return self.look(core);
+        }
         let at = core.local(self.host) + PATIENCE;
         core.wake(self.host, at, Alarm::Round(self.round));
     }

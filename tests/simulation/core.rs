@@ -129,6 +129,8 @@ pub(crate) struct Core {
     pub(crate) mutant: Option<Mutant>,
     pub(crate) wishes: Vec<Wish>,
     pub(crate) is_healed: bool,
+    /// Some node has begun to serve another view.
+    pub(crate) is_served_anew: bool,
     /// Until when a vote may be under way.
     pub(crate) voting_until: Time,
     /// Keys that were acquired in the end.
@@ -162,6 +164,7 @@ impl Core {
             mutant,
             wishes: Vec::new(),
             is_healed: false,
+            is_served_anew: false,
             voting_until: 0,
             swept: 0,
             landed: BTreeMap::new(),
@@ -194,12 +197,7 @@ impl Core {
 
     pub(crate) fn say(&self, text: impl FnOnce() -> String) {
         if self.is_traced {
-            println!(
-                "{:>6}.{:06} {}",
-                self.now / MS,
-                self.now % MS,
-                text()
-            );
+            println!("{:>6}.{:06} {}", self.now / MS, self.now % MS, text());
         }
     }
 

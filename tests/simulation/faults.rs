@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 
 use rand::RngExt;
+use rand::seq::IndexedRandom;
+use ringlock::proto::topology::Node;
 
 use crate::core::Core;
 use crate::history::{MS, SECOND, Time};
 use crate::network::{Partition, Way};
 use crate::report::Fault;
+use crate::server::index_of;
 use crate::world::World;
 
 impl World {
@@ -51,7 +54,8 @@ impl World {
         let who = self.core.random.random_range(0..self.clients.len());
         let span = self.core.between(20 * MS, 3 * SECOND);
         let host = self.clients[who].host;
-        self.core.say(|| format!("host {host} pauses for {}", span / MS));
+        self.core
+            .say(|| format!("host {host} pauses for {}", span / MS));
         self.core.hosts[host].paused_until = self.core.now + span;
         self.core.tally.fault(Fault::ClientPause);
     }
@@ -91,11 +95,33 @@ impl Core {
         self.part(nodes, hosts, way, span);
     }
 
-    /// A client and some nodes that are just to move on are left behind: the
-    /// worst of moments.
+    /// A host and a node or two hear nothing of the view that was just decided,
+    /// at times for as long as anybody may rely on the one before: the worst of
+    /// moments. Best they are nodes on their way out.
     pub(crate) fn leave_behind(&mut self, hosts: BTreeSet<usize>) {
-        let nodes = self.some(self.servers.len(), 0.25);
-        let span = self.between(500 * MS, 5 * SECOND);
+        let Some(view) = self.decided().into_iter().next() else {
+            return;
+        };
+        let index = |node: &Node| index_of(&node.name);
+        let is_leaving = |node: &&Node| match view.next() {
+            Some(next) => !next.nodes.iter().any(|other| other.name == node.name),
+            None => false,
+        };
+        let leaving: Vec<usize> = view.members().filter(is_leaving).map(index).collect();
+        let all: Vec<usize> = view.members().map(index).collect();
+        let among = if leaving.is_empty() || self.chance(0.3) {
+            all
+        } else {
+            leaving
+        };
+        let many = if self.chance(0.7) { 1 } else { 2 };
+        let nodes = among.sample(&mut self.random, many).copied().collect();
+        let most = view.longest_ttl() + view.longest_view_lease();
+        let span = if self.chance(0.5) {
+            most.as_nanos() as Time + SECOND
+        } else {
+            self.between(300 * MS, 4 * SECOND)
+        };
         self.part(nodes, hosts, Way::Both, span);
     }
 
@@ -107,7 +133,8 @@ impl Core {
                 until / MS
             )
         });
-        self.partitions.retain(|partition| partition.until > self.now);
+        self.partitions
+            .retain(|partition| partition.until > self.now);
         self.partitions.push(Partition {
             until,
             nodes,

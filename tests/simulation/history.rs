@@ -30,7 +30,9 @@ pub(crate) enum Deed {
         until: Time,
         is_exclusive: bool,
     },
-    /// It lets go of it.
+    /// While it is valid, somebody else could be granted the key.
+    Exposed { lease: u64 },
+    /// Its holder lets go of it.
     Ended { lease: u64 },
     /// A node tells that it has the entry of a lease.
     Held { lease: u64, node: usize, nonce: u64 },

@@ -55,11 +55,7 @@ fn setting(name: &str) -> Option<u64> {
 }
 
 /// Runs seeds on all processors until one `fails`.
-fn run_all(
-    seeds: u64,
-    mutant: Option<Mutant>,
-    stops: bool,
-) -> (Tally, Vec<(u64, Vec<Violation>)>) {
+fn run_all(seeds: u64, mutant: Option<Mutant>, stops: bool) -> (Tally, Vec<(u64, Vec<Violation>)>) {
     let next = AtomicU64::new(0);
     let found = std::sync::Mutex::new((Tally::default(), Vec::new()));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
@@ -123,7 +119,10 @@ fn every_mutant_is_caught() {
         let begun = Instant::now();
         let (tally, broken) = run_all(SEEDS, Some(mutant), true);
         let (runs, elapsed) = (tally.runs, begun.elapsed());
-        println!("{mutant:?}: {runs} seeds, {elapsed:?}, {:?}", broken.first());
+        println!(
+            "{mutant:?}: {runs} seeds, {elapsed:?}, {:?}",
+            broken.first()
+        );
         assert!(!broken.is_empty(), "{mutant:?} survives {SEEDS} seeds");
     }
 }

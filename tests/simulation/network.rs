@@ -237,7 +237,10 @@ impl Core {
         let reply = self.carry_out(node, &letter.request);
         self.say(|| {
             let stray = if letter.is_stray { " (stray)" } else { "" };
-            format!("{host}->{node}{stray} {:?}\n              = {reply:?}", letter.request)
+            format!(
+                "{host}->{node}{stray} {:?}\n              = {reply:?}",
+                letter.request
+            )
         });
         if letter.is_stray {
             return;

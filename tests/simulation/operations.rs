@@ -43,7 +43,7 @@ pub(crate) struct Lease {
     pub(crate) base: (Rc<Fleet>, Placement),
     pub(crate) state: State,
     fence: Option<Fence>,
-    valid_until: Instant,
+    pub(crate) valid_until: Instant,
     renew_at: Instant,
     /// Servers that were ever sent the token.
     sent: u32,
@@ -290,7 +290,10 @@ impl Client {
 
     /// An answer has come in.
     pub(crate) fn hear(&mut self, core: &mut Core, answered: Answered) {
-        let Ticket { operation: id, step } = answered.ticket;
+        let Ticket {
+            operation: id,
+            step,
+        } = answered.ticket;
         let node = answered.node;
         let Some(operation) = self.operations.get_mut(&id) else {
             return self.hear_errand(core, answered);
@@ -395,10 +398,13 @@ impl Client {
         };
         lease.state = State::Over;
         let plan = lease.plan;
-        let rivals = refused.refusals.iter().filter_map(|(_, refusal)| match refusal {
-            Refusal::Busy(Some(rival)) => rival.remaining,
-            _ => None,
-        });
+        let rivals = refused
+            .refusals
+            .iter()
+            .filter_map(|(_, refusal)| match refusal {
+                Refusal::Busy(Some(rival)) => rival.remaining,
+                _ => None,
+            });
         let remaining = rivals.max();
         core.tally.contended += u64::from(remaining.is_some());
         if refused.shortfall == Shortfall::Unconfirmed || remaining.is_none() {

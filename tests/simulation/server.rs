@@ -112,6 +112,7 @@ impl Core {
                     server.has_accepted = false;
                 }
                 if let (true, Some(view)) = (after != before, after) {
+                    self.is_served_anew = true;
                     self.note(Deed::Decided(view));
                 }
             }

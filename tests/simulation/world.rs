@@ -88,8 +88,23 @@ impl World {
             Event::Heal => self.heal(),
             Event::Check => self.check(),
         }
+        if std::mem::take(&mut self.core.is_served_anew) {
+            self.look_at_leases();
+        }
         for wish in std::mem::take(&mut self.core.wishes) {
             self.grant(wish);
+        }
+    }
+
+    /// Leases must be safe from whatever is served from now on, whether anybody
+    /// comes for their keys or not. A dead client's are valid like any.
+    fn look_at_leases(&mut self) {
+        for client in &self.clients {
+            for (lease, key) in client.valid(&self.core) {
+                if !self.core.is_exclusive(lease, &self.core.keys[key]) {
+                    self.core.note(Deed::Exposed { lease });
+                }
+            }
         }
     }
 
@@ -172,7 +187,7 @@ impl World {
                 let clients: Vec<usize> = self.clients.iter().map(|client| client.host).collect();
                 match self.core.random.random_range(0..10) {
                     0..4 => {
-                        let eager = self.core.chance(0.5).then_some(clients[0]);
+                        let eager = self.core.chance(0.7).then_some(clients[0]);
                         let left = eager.or_else(|| clients.choose(&mut self.core.random).copied());
                         self.core.leave_behind(left.into_iter().collect());
                     }
