@@ -358,7 +358,9 @@ impl Coordinator {
             round: self.ballot,
             proposer: core.random.random(),
         };
-        core.voting_until = core.now + LONGEST_VOTE;
+        if view.next().is_none() {
+            core.voting_until = core.now + LONGEST_VOTE;
+        }
         let decision = Decision::new(current.id(), current.deciders(), ballot, motion);
         let call = decision.start();
         self.decision = Some(decision);

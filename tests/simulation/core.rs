@@ -131,7 +131,7 @@ pub(crate) struct Core {
     pub(crate) is_healed: bool,
     /// Some node has begun to serve another view.
     pub(crate) is_served_anew: bool,
-    /// Until when a vote may be under way.
+    /// Until when a vote on a stable view may be under way.
     pub(crate) voting_until: Time,
     /// Keys that were acquired in the end.
     pub(crate) swept: usize,
@@ -140,7 +140,7 @@ pub(crate) struct Core {
     /// What nodes told that they hold: lease, node, nonce.
     pub(crate) held: BTreeSet<(u64, usize, u64)>,
     /// Views by id, read once.
-    views: BTreeMap<ViewId, Arc<View>>,
+    pub(crate) views: BTreeMap<ViewId, Arc<View>>,
     queue: BinaryHeap<Reverse<Due>>,
     serial: u64,
     fresh: u64,

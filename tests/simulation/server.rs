@@ -27,7 +27,7 @@ pub(crate) struct Server {
     pub(crate) snapshot: Option<LockTable>,
     /// What it says of itself.
     pub(crate) status: NodeStatus,
-    /// It has accepted a view as the next one.
+    /// It has accepted a stable view as the next one.
     pub(crate) has_accepted: bool,
 }
 
@@ -116,7 +116,13 @@ impl Core {
                     self.note(Deed::Decided(view));
                 }
             }
-            Request::Accept { .. } => server.has_accepted |= reply == Reply::Done,
+            Request::Accept { next, .. } if reply == Reply::Done => {
+                let is_last = self
+                    .views
+                    .get(next)
+                    .is_none_or(|view| view.next().is_none());
+                server.has_accepted = is_last;
+            }
             _ => {}
         }
         reply
