@@ -69,6 +69,8 @@ pub(crate) enum Event {
     Wake(usize, Alarm),
     /// Something goes wrong.
     Fault,
+    /// A node loses its memory.
+    Lose(usize),
     /// Somebody wants the cluster changed.
     Operate,
     /// Nothing goes wrong any more.

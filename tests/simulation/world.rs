@@ -84,7 +84,8 @@ impl World {
                 let pause = self.core.between(300 * MS, 5 * SECOND);
                 self.core.after(pause, Event::Operate);
             }
-            Event::Fault | Event::Operate => {}
+            Event::Lose(node) if !self.core.is_healed => self.core.lose(node),
+            Event::Fault | Event::Operate | Event::Lose(_) => {}
             Event::Heal => self.heal(),
             Event::Check => self.check(),
         }
@@ -201,6 +202,14 @@ impl World {
                         if let Some(host) = paused {
                             self.core.hosts[host].paused_until = until;
                             self.core.tally.fault(Fault::ClientPause);
+                        }
+                    }
+                    6 => {
+                        // Two nodes will soon be without memory.
+                        for _ in 0..2 {
+                            let node = self.core.random.random_range(0..operators::SERVERS);
+                            let soon = self.core.between(0, 3 * SECOND);
+                            self.core.after(soon, Event::Lose(node));
                         }
                     }
                     _ => {}
