@@ -143,23 +143,16 @@ impl Checker {
                 }
             }
             Deed::Decided(view) => self.decided(at, view),
-            Deed::Moved { client, epoch } => {
-                let known = self.views.insert(client, epoch);
-                if known.is_some_and(|known| known >= epoch) {
-                    let detail = format!("client {client} goes from {known:?} to {epoch}");
-                    self.broken(Claim::ViewsRise, at, detail);
-                }
-            }
+            Deed::Moved { client, epoch } => self.moved(at, client, epoch),
             Deed::Blocked {
                 node,
                 until,
                 landed,
-            } => {
-                if until > landed {
-                    let detail = format!("node {node} blocks up to {until}, not {landed}");
-                    self.broken(Claim::Orphans, at, detail);
-                }
+            } if until > landed => {
+                let detail = format!("node {node} blocks up to {until}, not {landed}");
+                self.broken(Claim::Orphans, at, detail);
             }
+            Deed::Blocked { .. } => {}
             Deed::Healed => self.healed = Some(at),
             Deed::Settled => self.settled = self.settled.or(Some(at)),
             Deed::Swept { key } => {
@@ -178,6 +171,14 @@ impl Checker {
         }
         if let Some(tenure) = self.tenures.get_mut(&lease) {
             tenure.until = tenure.until.max(until);
+        }
+    }
+
+    fn moved(&mut self, at: Time, client: usize, epoch: u32) {
+        let known = self.views.insert(client, epoch);
+        if known.is_some_and(|known| known >= epoch) {
+            let detail = format!("client {client} goes from {known:?} to {epoch}");
+            self.broken(Claim::ViewsRise, at, detail);
         }
     }
 

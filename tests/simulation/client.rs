@@ -22,8 +22,9 @@ use ringlock_ring::NodeIndex;
 use crate::core::{Core, Wish};
 use crate::errands::Errand;
 use crate::history::{Deed, MS, Time};
+use crate::leases::{Lease, State};
 use crate::mutants::Mutant;
-use crate::operations::{Lease, Operation, Running, State};
+use crate::operations::{Operation, Running};
 use crate::server::index_of;
 
 /// A timer.

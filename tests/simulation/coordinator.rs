@@ -6,19 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
-use ringlock::proto::decide::{Call, Decision, Motion, Ruling};
+use ringlock::proto::decide::Decision;
 use ringlock::proto::round::Step;
 use ringlock::proto::time::Instant;
-use ringlock::proto::transition::{Goal, Move, Transition, adopt};
+use ringlock::proto::transition::{Goal, Move, Transition};
 use ringlock::proto::view::View;
 use ringlock::proto::wire::{
-    Answer, Ballot, NodeError, NodeErrorKind, NodeStatus, Nonce, Reply, Request, Standing, ViewId,
+    NodeError, NodeErrorKind, NodeStatus, Nonce, Reply, Request, Standing, ViewId,
 };
-use ringlock_ring::NodeIndex;
 
 use crate::client::Alarm;
 use crate::core::{Core, Wish};
-use crate::history::{Deed, SECOND, Time};
 use crate::network::{Answered, Ticket};
 use crate::operators;
 use crate::report::Fault;
@@ -28,10 +26,7 @@ use crate::server::index_of;
 const PATIENCE: Duration = Duration::from_millis(60);
 
 /// Time between two looks while there is something in the way.
-const LOOK_AGAIN: Duration = Duration::from_millis(300);
-
-/// Requests of a vote that come later than this are as good as none.
-const LONGEST_VOTE: Time = 8 * SECOND;
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
 /// What a coordinator was started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +42,7 @@ pub(crate) enum Intent {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(crate) enum Stage {
     /// Asks everybody for what is served.
     Discover,
     /// Reads a view that is new to it.
@@ -66,16 +61,16 @@ enum Stage {
 pub(crate) struct Coordinator {
     pub(crate) host: usize,
     pub(crate) intent: Intent,
-    stage: Stage,
-    round: u64,
+    pub(crate) stage: Stage,
+    pub(crate) round: u64,
     /// The first round of the vote under way.
-    vote: u64,
+    pub(crate) vote: u64,
     waits: Vec<usize>,
     seen: BTreeMap<usize, NodeStatus>,
     goal: Option<Goal>,
-    transition: Option<Transition>,
-    decision: Option<Decision>,
-    ballot: u32,
+    pub(crate) transition: Option<Transition>,
+    pub(crate) decision: Option<Decision>,
+    pub(crate) ballot: u32,
 }
 
 impl Coordinator {
@@ -110,7 +105,7 @@ impl Coordinator {
         self.ask(core, Stage::Discover, letters);
     }
 
-    fn ask(&mut self, core: &mut Core, stage: Stage, letters: Vec<(usize, Request)>) {
+    pub(crate) fn ask(&mut self, core: &mut Core, stage: Stage, letters: Vec<(usize, Request)>) {
         self.stage = stage;
         self.round = core.fresh();
         self.waits = letters.iter().map(|(node, _)| *node).collect();
@@ -129,13 +124,13 @@ impl Coordinator {
         core.wake(self.host, at, Alarm::Round(self.round));
     }
 
-    fn pause(&mut self, core: &mut Core, until: Instant) {
+    pub(crate) fn pause(&mut self, core: &mut Core, until: Instant) {
         self.stage = Stage::Pause;
         self.round = core.fresh();
         core.wake(self.host, until, Alarm::Round(self.round));
     }
 
-    fn pause_for(&mut self, core: &mut Core, span: Duration) {
+    pub(crate) fn pause_for(&mut self, core: &mut Core, span: Duration) {
         let jitter = span.mul_f64(0.5 + core.random.random::<f64>());
         let until = core.local(self.host) + jitter;
         self.pause(core, until);
@@ -273,7 +268,7 @@ impl Coordinator {
         }
     }
 
-    fn look(&mut self, core: &mut Core) {
+    pub(crate) fn look(&mut self, core: &mut Core) {
         self.seen.clear();
         let names = self.transition.iter().flat_map(Transition::everybody);
         let letters = names.map(|name| (index_of(&name), Request::Status));
@@ -344,106 +339,8 @@ impl Coordinator {
         self.transition = Some(transition.with_retired(retired));
     }
 
-    fn propose(&mut self, core: &mut Core, view: View) {
-        let Some(transition) = &self.transition else {
-            return;
-        };
-        let current = transition.view();
-        let view = core.skipped(view);
-        let motion = Motion {
-            view: view.id(),
-            document: Arc::clone(view.document()),
-        };
-        let ballot = Ballot {
-            round: self.ballot,
-            proposer: core.random.random(),
-        };
-        if view.next().is_none() {
-            core.voting_until = core.now + LONGEST_VOTE;
-        }
-        let decision = Decision::new(current.id(), current.deciders(), ballot, motion);
-        let call = decision.start();
-        self.decision = Some(decision);
-        self.vote = 0;
-        self.carry_on(core, call);
-    }
-
-    fn voted(&mut self, core: &mut Core, node: usize, answer: Answer) {
-        let name = &core.servers[node].name;
-        let view = self.transition.as_ref().map(Transition::view);
-        let from = view.and_then(|view| view.index_of(name));
-        let (Some(from), Some(decision)) = (from, &mut self.decision) else {
-            return;
-        };
-        let call = decision.on(from, answer);
-        self.carry_on(core, call);
-    }
-
-    fn carry_on(&mut self, core: &mut Core, call: Call) {
-        if let (Some(request), Some(decision), Some(transition)) =
-            (call.ask, &self.decision, &self.transition)
-        {
-            let view = transition.view();
-            let server = |node: NodeIndex| index_of(&view.member(node).name);
-            let letters = decision.deciders().map(server);
-            let letters = letters.map(|node| (node, request.clone())).collect();
-            self.ask(core, Stage::Vote, letters);
-            if self.vote == 0 {
-                self.vote = self.round;
-            }
-        }
-        match call.ruling {
-            None => {}
-            Some(Ruling::Decided(motion)) => self.decided(core, &motion),
-            Some(Ruling::Outbid(ballot)) => {
-                self.ballot = ballot.round + 1;
-                self.pause_for(core, LOOK_AGAIN / 3);
-            }
-            Some(Ruling::Overtaken(_)) => self.look(core),
-            Some(Ruling::TooFew { .. }) => self.pause_for(core, LOOK_AGAIN),
-        }
-    }
-
-    fn decided(&mut self, core: &mut Core, motion: &Motion) {
-        let view = core.read(motion.view, &motion.document).unwrap();
-        core.note(Deed::Decided(motion.view));
-        core.wishes.push(Wish::Decided(self.host));
-        self.ballot = 0;
-        let Some(transition) = &mut self.transition else {
-            return;
-        };
-        let old = Arc::clone(transition.view());
-        core.tally.decisions += 1;
-        core.tally.joint += u64::from(view.next().is_some());
-        let is_readmission = old.topology() == view.topology() && old.next() == view.next();
-        core.tally.readmitted += u64::from(is_readmission);
-        transition.moved(Arc::clone(&view));
-        if self.dies(core) {
-            return;
-        }
-        let all = old.members().chain(view.members());
-        let mut names: Vec<&str> = all.map(|node| node.name.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        let letter = |name: &str| {
-            let request = match (view.index_of(name), old.index_of(name)) {
-                (Some(node), _) => adopt(&view, node),
-                // Left out, it teaches those who still go by the old view.
-                (None, Some(node)) => Request::Adopt {
-                    view: view.id(),
-                    document: Arc::clone(view.document()),
-                    nonce: Arc::clone(old.nonce(node)),
-                },
-                (None, None) => Request::Status,
-            };
-            (index_of(name), request)
-        };
-        let letters = names.into_iter().map(letter).collect();
-        self.ask(core, Stage::Tell, letters);
-    }
-
     /// Whether it dies here and now.
-    fn dies(&mut self, core: &mut Core) -> bool {
+    pub(crate) fn dies(&mut self, core: &mut Core) -> bool {
         let dies = !core.is_healed && core.chance(0.02);
         if dies {
             core.tally.fault(Fault::CoordinatorDeath);

@@ -5,8 +5,8 @@
 //!
 //! * `world`, `core`: a run, and what all in it share
 //! * `network`, `server`: connections and nodes
-//! * `client`, `operations`, `errands`: a router and what it does around the machines
-//! * `coordinator`, `operators`: changes, and who wants them
+//! * `client`, `leases`, `operations`, `errands`: a router and what it does around the machines
+//! * `coordinator`, `votes`, `operators`: changes, and who wants them
 //! * `faults`: what goes wrong
 //! * `history`, `checker`: what happened, and whether the claims hold
 //! * `mutants`: one safeguard removed at a time; each must be caught
@@ -15,6 +15,13 @@
 //! `SIMULATION_SEEDS=10000` does more of it.
 //! `SIMULATION_SEED=7 cargo test --test simulation replay -- --nocapture` tells
 //! one run step by step.
+//!
+//! What it has found in the protocol (a seed means the same run only as long as
+//! neither the simulation nor what it draws changes):
+//!
+//! | seed | what happened | what holds since |
+//! |---|---|---|
+//! | 24 | Two of five nodes lost their memory during a passage that dropped another one. The passage was completed before they were let in again: of the four that were left to decide, two could not, for ever. | A passage is completed only while most of the new nodes serve it. |
 
 #![allow(
     clippy::unwrap_used,
@@ -31,12 +38,14 @@ mod core;
 mod errands;
 mod faults;
 mod history;
+mod leases;
 mod mutants;
 mod network;
 mod operations;
 mod operators;
 mod report;
 mod server;
+mod votes;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +63,7 @@ fn setting(name: &str) -> Option<u64> {
     Some(value.parse().expect("a number"))
 }
 
-/// Runs seeds on all processors until one `fails`.
+/// Runs seeds on all processors, all of them or until one breaks a claim.
 fn run_all(seeds: u64, mutant: Option<Mutant>, stops: bool) -> (Tally, Vec<(u64, Vec<Violation>)>) {
     let next = AtomicU64::new(0);
     let found = std::sync::Mutex::new((Tally::default(), Vec::new()));
