@@ -89,14 +89,14 @@ impl Moved {
         });
         let mut footing = base.as_ref().unwrap_or(granted).carry(&fleet.view, key);
         if let Some(trial) = self.trial.take() {
-            let made = transfer(
-                &trial.fleet.view,
-                &trial.placement,
-                trial.acknowledged(),
-                &fleet.view,
-                &footing.placement,
-            );
-            footing.acknowledged = footing.acknowledged.union(made);
+            // Of the nodes that it asked, it knows the latest.
+            let now = |seats| {
+                let from = (&*trial.fleet.view, &trial.placement);
+                transfer(from.0, from.1, seats, &fleet.view, &footing.placement)
+            };
+            let asked = now(trial.placement.seats());
+            let unasked = footing.acknowledged.minus(asked);
+            footing.acknowledged = unasked.union(now(trial.acknowledged()));
             self.leave(&trial, until);
         }
         self.trial = Some(Stance::new(fleet, footing));

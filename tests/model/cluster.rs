@@ -65,6 +65,7 @@ impl Plan {
             host: None,
         });
         Topology {
+            cluster: String::new(),
             nodes: nodes.collect(),
             format: Format::Xxh3,
             vnodes: 1,

@@ -65,6 +65,7 @@ pub(crate) fn found(core: &mut Core) {
     core.history.keys = KEYS;
     let members = core.random.random_range(3..=7);
     let topology = Topology {
+        cluster: String::new(),
         nodes: (0..members).map(node).collect(),
         format: Format::Xxh3,
         vnodes: VNODES,
