@@ -124,5 +124,8 @@
 //!   carried over: it stays valid until its end, which the change waits for.
 //! - Zones and hosts are part of the topology: a change that breaks their rule
 //!   is refused when it is planned.
+//! - Passing all keys to a single node, or to few, passes the vote to them: if
+//!   most of those lose their data in the very moment of the passage, nobody is
+//!   left to vote, and `force` alone helps.
 //! - Retired nodes may be switched off once the change has ended and its report
 //!   says that they know.
