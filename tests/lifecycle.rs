@@ -335,10 +335,9 @@ async fn a_cluster_that_lost_everything_starts_again_above_its_fences() {
     for arm in ARMS {
         for replicas in [1, 3] {
             let mut cluster = Cluster::start(arm, 3);
-            let routers = [
-                cluster.router(replicas).await,
-                cluster.router(replicas).await,
-            ];
+            // It waits for the longest ttl each time, whatever was said of the first.
+            let connect = || short(cluster.builder()).replicas(replicas).connect();
+            let routers = [connect().await.unwrap(), connect().await.unwrap()];
             let mut highest = Fence::new(0, 1).unwrap();
             for epoch in [1, 1025] {
                 for _ in 0..5 {
@@ -381,7 +380,8 @@ async fn a_newer_view_is_followed_and_a_lower_never() {
     for arm in ARMS {
         for replicas in [1, 3] {
             let cluster = Cluster::start(arm, 3);
-            let router = cluster.router(replicas).await;
+            let router = short(cluster.builder()).replicas(replicas);
+            let router = router.connect().await.unwrap();
             let first = router.try_acquire(KEY).await.unwrap().fence();
             assert_eq!(first.epoch(), 1);
             let old = next_view(&cluster, 2).await;
