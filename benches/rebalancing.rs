@@ -1,0 +1,609 @@
+//! What changes of membership do to those who lock meanwhile: real servers, a
+//! process per router, and every lease checked.
+//!
+//! ```sh
+//! cargo bench --bench rebalancing
+//! cargo bench --bench rebalancing -- --max-ttl 30 --view-lease 10 --leases 600 --tasks 64
+//! ```
+//!
+//! Two processes hold leases that are kept alive, and take and give back
+//! others, while a third adds, reweights, replaces and removes nodes, and kills
+//! one that comes back empty. All read one clock of the machine. Fails if two
+//! leases of a key overlap, a fence goes back, or a lease is lost other than
+//! with its only node.
+
+#![allow(missing_docs, reason = "a program")]
+#![allow(clippy::print_stdout, reason = "it reports")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed bench stops"
+)]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::node::now;
+use common::{RedisServer, name};
+use rand::RngExt;
+use ringlock::{Change, Guard, Init, NodeConfig, Router};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// What the other processes are told by.
+const WORKER: &str = "RINGLOCK_REBALANCING_WORKER";
+
+const MEMBERS: usize = 5;
+const WORKERS: usize = 2;
+
+/// So many that tasks rarely want the same.
+const KEYS: usize = 2_000;
+
+/// What is measured before each change.
+const CALM: Duration = Duration::from_secs(3);
+
+/// How long an acquire tries: longer than a lost node stays away.
+const WAIT: Duration = Duration::from_secs(120);
+
+/// A node that came back empty must be a member again by then.
+const RETURN: Duration = Duration::from_secs(120);
+
+#[derive(Clone, Debug)]
+struct Plan {
+    replicas: usize,
+    max_ttl: Duration,
+    view_lease: Duration,
+    leases: usize,
+    tasks: usize,
+    idle: Duration,
+    calm: Duration,
+}
+
+impl Plan {
+    fn of_arguments() -> Self {
+        let arguments: Vec<String> = std::env::args().collect();
+        let option = |name: &str| -> Option<f64> {
+            let at = arguments.iter().position(|argument| argument == name)?;
+            let value = arguments.get(at + 1).and_then(|text| text.parse().ok());
+            Some(value.unwrap_or_else(|| panic!("{name} takes a number")))
+        };
+        // As criterion has it: cargo says --bench when it is to be measured.
+        let is_bench = arguments.iter().any(|argument| argument == "--bench");
+        let either = |bench: f64, quick: f64| if is_bench { bench } else { quick };
+        let number = |name, bench, quick| option(name).unwrap_or_else(|| either(bench, quick));
+        let seconds = |name, bench, quick| Duration::from_secs_f64(number(name, bench, quick));
+        Self {
+            replicas: 1,
+            max_ttl: seconds("--max-ttl", 3.0, 0.8),
+            view_lease: seconds("--view-lease", 1.0, 0.4),
+            leases: number("--leases", 600.0, 40.0) as usize,
+            tasks: number("--tasks", 64.0, 8.0) as usize,
+            idle: seconds("--idle", 20.0, 1.0),
+            calm: if is_bench { CALM } else { CALM / 10 },
+        }
+    }
+
+    async fn connect(&self, urls: impl IntoIterator<Item = String>) -> Router {
+        let builder = Router::builder().init(Init::Now).replicas(self.replicas);
+        let nodes = urls.into_iter().enumerate();
+        let builder = nodes.fold(builder, |builder, (index, url)| {
+            builder.node(name(index), url)
+        });
+        let builder = builder.configure(|config| {
+            config.router.ttl = self.max_ttl;
+            config.router.max_ttl = self.max_ttl;
+            config.router.view_lease = self.view_lease;
+        });
+        builder.connect().await.unwrap()
+    }
+}
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = { runtime }.worker_threads(2).enable_all().build().unwrap();
+    if let Ok(told) = std::env::var(WORKER) {
+        runtime.block_on(work(&told));
+        return ExitCode::SUCCESS;
+    }
+    let plan = Plan::of_arguments();
+    let mut is_clean = true;
+    for replicas in [1, 3] {
+        let plan = Plan {
+            replicas,
+            ..plan.clone()
+        };
+        is_clean &= runtime.block_on(measure(&plan));
+    }
+    if is_clean {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+// The workers.
+
+/// One lease as its holder saw it; times in nanoseconds.
+#[derive(Clone, Debug)]
+struct Tenure {
+    key: String,
+    fence: u64,
+    asked: u64,
+    from: u64,
+    to: u64,
+    /// One that is held throughout.
+    is_kept: bool,
+    /// The key's owner when it was lost before it was given back.
+    lost_with: Option<String>,
+}
+
+impl Tenure {
+    /// `asked` and granted, and over now or when it lapsed.
+    fn of(guard: &Guard, asked: u64, from: u64) -> Self {
+        Self {
+            key: guard.key().to_string(),
+            fence: guard.fence().get(),
+            asked,
+            from,
+            to: now().as_nanos().min(guard.valid_until().as_nanos()),
+            is_kept: false,
+            lost_with: None,
+        }
+    }
+
+    fn read(line: &str) -> Option<Self> {
+        let mut words = line.strip_prefix("> lease ")?.split(' ');
+        let mut word = || words.next().unwrap();
+        Some(Self {
+            key: word().into(),
+            fence: word().parse().unwrap(),
+            asked: word().parse().unwrap(),
+            from: word().parse().unwrap(),
+            to: word().parse().unwrap(),
+            is_kept: word() == "kept",
+            lost_with: Some(word().to_owned()).filter(|owner| owner != "-"),
+        })
+    }
+}
+
+impl fmt::Display for Tenure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            key,
+            fence,
+            asked,
+            from,
+            to,
+            ..
+        } = self;
+        let kind = if self.is_kept { "kept" } else { "brief" };
+        let lost = self.lost_with.as_deref().unwrap_or("-");
+        write!(f, "> lease {key} {fence} {asked} {from} {to} {kind} {lost}")
+    }
+}
+
+/// The other process: holds its leases and lets its tasks run until it is told
+/// to rest, and tells of everything it had.
+async fn work(told: &str) {
+    let words: Vec<&str> = told.split(' ').collect();
+    let number = |index: usize| words[index].parse::<usize>().unwrap();
+    let plan = Plan {
+        replicas: number(1),
+        max_ttl: Duration::from_millis(number(2) as u64),
+        view_lease: Duration::from_millis(number(3) as u64),
+        leases: number(4),
+        tasks: number(5),
+        idle: Duration::ZERO,
+        calm: Duration::ZERO,
+    };
+    let router = plan
+        .connect(words[6..].iter().map(ToString::to_string))
+        .await;
+    let (rest, resting) = watch::channel(false);
+    let ready = Arc::new(tokio::sync::Semaphore::new(0));
+    let mut tasks = JoinSet::new();
+    for lease in 0..plan.leases {
+        let key = format!("kept-{}-{lease}", number(0));
+        tasks.spawn(keep(
+            router.clone(),
+            key,
+            resting.clone(),
+            Arc::clone(&ready),
+        ));
+    }
+    let _ = ready.acquire_many(plan.leases as u32).await.unwrap();
+    for _ in 0..plan.tasks {
+        tasks.spawn(bustle(router.clone(), resting.clone()));
+    }
+    println!("> ready");
+    order("rest").await;
+    rest.send_replace(true);
+    let mut failures = 0;
+    for (tenures, failed) in tasks.join_all().await {
+        tenures.iter().for_each(|tenure| println!("{tenure}"));
+        failures += failed;
+    }
+    println!("> failures {failures}");
+    // Idle, but there.
+    order("end").await;
+    assert!(router.shutdown().await);
+}
+
+async fn order(expected: &str) {
+    let line = tokio::task::spawn_blocking(|| std::io::stdin().lines().next());
+    let line = line.await.unwrap().and_then(Result::ok);
+    // Whoever started it is gone.
+    let line = line.unwrap_or_else(|| std::process::exit(1));
+    assert_eq!(line, expected);
+}
+
+type Tally = (Vec<Tenure>, usize);
+
+/// Holds `key` until it is told to rest; takes it again where it was lost.
+async fn keep(
+    router: Router,
+    key: String,
+    mut resting: watch::Receiver<bool>,
+    ready: Arc<tokio::sync::Semaphore>,
+) -> Tally {
+    let mut tenures = Vec::new();
+    let mut failures = 0;
+    while !*resting.borrow_and_update() {
+        let asked = now().as_nanos();
+        let Ok(guard) = router.acquire(&key).wait(WAIT).keep_alive().await else {
+            failures += 1;
+            continue;
+        };
+        let from = now().as_nanos();
+        if tenures.is_empty() {
+            ready.add_permits(1);
+        }
+        let loss = tokio::select! {
+            loss = guard.lost() => Some(loss),
+            _ = resting.changed() => guard.loss(),
+        };
+        let owner = || router.route(&key).unwrap().owner.to_string();
+        tenures.push(Tenure {
+            is_kept: true,
+            lost_with: loss.map(|_| owner()),
+            ..Tenure::of(&guard, asked, from)
+        });
+        let _ = guard.release().await;
+    }
+    (tenures, failures)
+}
+
+/// Takes and gives back random keys.
+async fn bustle(router: Router, resting: watch::Receiver<bool>) -> Tally {
+    let mut tenures = Vec::new();
+    let mut failures = 0;
+    while !*resting.borrow() {
+        let (key, pause, hold) = {
+            let mut random = rand::rng();
+            let millis = |random: &mut rand::rngs::ThreadRng, most| {
+                Duration::from_millis(random.random_range(0..most))
+            };
+            let key = format!("brief-{}", random.random_range(0..KEYS));
+            (key, millis(&mut random, 40), millis(&mut random, 8))
+        };
+        let asked = now().as_nanos();
+        match router.acquire(&key).wait(WAIT).await {
+            Ok(guard) => {
+                let from = now().as_nanos();
+                tokio::time::sleep(hold).await;
+                tenures.push(Tenure::of(&guard, asked, from));
+                let _ = guard.release().await;
+            }
+            Err(_) => failures += 1,
+        }
+        tokio::time::sleep(pause).await;
+    }
+    (tenures, failures)
+}
+
+/// A worker as the first process has it. Killed, by its handle, when dropped.
+struct Worker {
+    child: Child,
+    orders: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Worker {
+    fn start(plan: &Plan, index: usize, urls: &[String]) -> Self {
+        let told = [
+            index,
+            plan.replicas,
+            plan.max_ttl.as_millis() as usize,
+            plan.view_lease.as_millis() as usize,
+            plan.leases / WORKERS,
+            plan.tasks / WORKERS,
+        ];
+        let told = told.iter().map(ToString::to_string).chain(urls.to_vec());
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .env(WORKER, told.collect::<Vec<_>>().join(" "))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this very program");
+        let orders = child.stdin.take().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self {
+            child,
+            orders,
+            lines,
+        }
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.next().expect("the worker lives").unwrap()
+    }
+
+    fn order(&mut self, order: &str) {
+        writeln!(self.orders, "{order}").unwrap();
+    }
+
+    /// All that it had, and how many of its acquires failed.
+    fn history(&mut self, history: &mut Vec<Tenure>) -> usize {
+        loop {
+            let line = self.line();
+            if let Some(failures) = line.strip_prefix("> failures ") {
+                return failures.parse().unwrap();
+            }
+            history.extend(Tenure::read(&line));
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+// The first process.
+
+/// One change, when it was made and what it moves.
+struct Step {
+    name: &'static str,
+    begun: u64,
+    over: u64,
+    /// Keys that move by the least that must; replica sets that change.
+    moves: Option<(f64, f64)>,
+    /// The node that lost everything.
+    dead: Option<String>,
+}
+
+/// Servers for the members and for who joins.
+struct Servers(Vec<RedisServer>);
+
+impl Servers {
+    fn urls(&self) -> Vec<String> {
+        self.0[..MEMBERS].iter().map(RedisServer::url).collect()
+    }
+
+    fn joining(&self, index: usize) -> NodeConfig {
+        NodeConfig::new(name(index), self.0[index].url())
+    }
+
+    /// Commands that all have carried out.
+    fn commands(clients: &mut [redis::Connection]) -> u64 {
+        let of = |client: &mut redis::Connection| -> u64 {
+            let info: String = redis::cmd("INFO").arg("stats").query(client).unwrap();
+            let line = info
+                .lines()
+                .find_map(|line| line.strip_prefix("total_commands_processed:"));
+            line.unwrap().parse().unwrap()
+        };
+        clients.iter_mut().map(of).sum()
+    }
+}
+
+async fn measure(plan: &Plan) -> bool {
+    let servers = (0..MEMBERS + 2).map(|_| RedisServer::start());
+    let mut servers = Servers(servers.collect());
+    let urls = servers.urls();
+    let mut workers: Vec<Worker> = (0..WORKERS)
+        .map(|index| Worker::start(plan, index, &urls))
+        .collect();
+    for worker in &mut workers {
+        assert_eq!(worker.line(), "> ready");
+    }
+    let mut steps = Vec::new();
+    for (name, change) in changes(&servers) {
+        tokio::time::sleep(plan.calm).await;
+        steps.push(make(plan, &urls, name, change).await);
+    }
+    tokio::time::sleep(plan.calm).await;
+    steps.push(lose(plan, &urls, &mut servers, 3).await);
+    tokio::time::sleep(plan.calm.max(plan.max_ttl)).await;
+    let end = now().as_nanos();
+
+    let (mut history, mut failures) = (Vec::new(), 0);
+    for worker in &mut workers {
+        worker.order("rest");
+        failures += worker.history(&mut history);
+    }
+    tokio::time::sleep(plan.calm).await;
+    let mut clients: Vec<_> = servers.0.iter().map(RedisServer::client).collect();
+    let before = Servers::commands(&mut clients);
+    tokio::time::sleep(plan.idle).await;
+    // Each look counts itself in the next.
+    let idle = Servers::commands(&mut clients) - before - clients.len() as u64;
+    let idle = idle as f64 / plan.idle.as_secs_f64() / WORKERS as f64;
+    workers.iter_mut().for_each(|worker| worker.order("end"));
+    for worker in &mut workers {
+        assert!(worker.child.wait().unwrap().success());
+    }
+    report(plan, &steps, &mut history, end, failures, idle)
+}
+
+fn changes(servers: &Servers) -> [(&'static str, Change); 4] {
+    let node = name;
+    [
+        ("add", Change::Add(servers.joining(5))),
+        (
+            "reweight",
+            Change::Reweight {
+                node: node(0),
+                weight: 2,
+            },
+        ),
+        (
+            "replace",
+            Change::Replace {
+                node: node(1),
+                by: servers.joining(6),
+            },
+        ),
+        ("remove", Change::Remove { node: node(2) }),
+    ]
+}
+
+/// Makes a change as a program of its own would.
+async fn make(plan: &Plan, urls: &[String], name: &'static str, change: Change) -> Step {
+    let router = plan.connect(urls.to_vec()).await;
+    let rebalancer = router.rebalancer();
+    let planned = rebalancer.plan([change]).await.unwrap();
+    let begun = now().as_nanos();
+    let report = rebalancer.apply(&planned, |_| {}).await.unwrap();
+    assert!(report.retired.iter().all(|(_, knows)| *knows));
+    let moves = &planned.moves[0];
+    Step {
+        name,
+        begun,
+        over: now().as_nanos(),
+        moves: Some((moves.owners / moves.owners_minimum, moves.sets)),
+        dead: None,
+    }
+}
+
+/// Kills a server, has it come back empty, and waits until it is a member.
+async fn lose(plan: &Plan, urls: &[String], servers: &mut Servers, index: usize) -> Step {
+    let router = plan.connect(urls.to_vec()).await;
+    let epoch = || router.route("k").unwrap().view.epoch;
+    let before = epoch();
+    let begun = now().as_nanos();
+    servers.0[index].restart();
+    common::eventually(RETURN, "the node is let in again", || epoch() > before).await;
+    Step {
+        name: "kill -9",
+        begun,
+        over: now().as_nanos(),
+        moves: None,
+        dead: Some(name(index)),
+    }
+}
+
+/// Pairs of leases that overlap, and that have fences in the wrong order.
+fn faults(history: &mut [Tenure]) -> (Vec<u64>, Vec<u64>) {
+    history.sort_by(|a, b| a.key.cmp(&b.key).then(a.from.cmp(&b.from)));
+    let (mut overlaps, mut reversals) = (Vec::new(), Vec::new());
+    for pair in history.windows(2).filter(|pair| pair[0].key == pair[1].key) {
+        if pair[1].from < pair[0].to {
+            println!("OVERLAP: {} then {}", pair[0], pair[1]);
+            overlaps.push(pair[1].from);
+        }
+        if pair[1].fence <= pair[0].fence {
+            println!("REVERSAL: {} then {}", pair[0], pair[1]);
+            reversals.push(pair[1].from);
+        }
+    }
+    (overlaps, reversals)
+}
+
+/// The median and the 99th percentile, in milliseconds, of how long acquires
+/// took that were granted in this time.
+fn latencies(history: &[Tenure], from: u64, to: u64) -> (f64, f64) {
+    let brief = history.iter().filter(|lease| !lease.is_kept);
+    let granted = brief.filter(|lease| (from..to).contains(&lease.from));
+    let mut took: Vec<u64> = granted.map(|lease| lease.from - lease.asked).collect();
+    took.sort_unstable();
+    let at = |share: f64| {
+        let index = (took.len() as f64 * share) as usize;
+        took.get(index)
+            .map_or(f64::NAN, |&nanos| nanos as f64 / 1e6)
+    };
+    (at(0.5), at(0.99))
+}
+
+fn report(
+    plan: &Plan,
+    steps: &[Step],
+    history: &mut [Tenure],
+    end: u64,
+    failures: usize,
+    idle: f64,
+) -> bool {
+    let (overlaps, reversals) = faults(history);
+    let kept = history.iter().filter(|lease| lease.is_kept);
+    let lost: Vec<&Tenure> = kept.filter(|lease| lease.lost_with.is_some()).collect();
+    println!(
+        "\nreplicas = {}: {} leases kept alive and {} tasks in {WORKERS} processes, {MEMBERS} servers, max_ttl {:?}, view_lease {:?}\n",
+        plan.replicas, plan.leases, plan.tasks, plan.max_ttl, plan.view_lease
+    );
+    println!(
+        "{:<9} {:>8} {:>9} {:>5} {:>7} {:>15} {:>15} {:>7} {:>8} {:>7} {:>7}",
+        "",
+        "overlaps",
+        "reversals",
+        "lost",
+        "unduly",
+        "p50 ms",
+        "p99 ms",
+        "took",
+        "/max_ttl",
+        "moved",
+        "joint"
+    );
+    let mut undue = 0;
+    for (index, step) in steps.iter().enumerate() {
+        // What a change does may show a while after it.
+        let next = steps.get(index + 1).map_or(end, |next| next.begun);
+        let is_of = |at: u64| (step.begun..next).contains(&at);
+        let count = |times: &[u64]| times.iter().filter(|at| is_of(**at)).count();
+        let its: Vec<_> = lost.iter().filter(|lease| is_of(lease.to)).collect();
+        // With a single owner, a lease goes where that goes.
+        let is_due = |lease: &&&&Tenure| plan.replicas == 1 && lease.lost_with == step.dead;
+        let unduly = its.len() - its.iter().filter(is_due).count();
+        undue += unduly;
+        let calm = plan.calm.as_nanos() as u64;
+        let (p50_before, p99_before) = latencies(history, step.begun - calm, step.begun);
+        let (p50, p99) = latencies(history, step.begun, step.over);
+        let took = (step.over - step.begun) as f64 / 1e9;
+        let (moved, joint) = step
+            .moves
+            .map_or((String::from("-"), String::from("-")), |(moved, joint)| {
+                (format!("{moved:.3}"), format!("{:.1} %", joint * 100.0))
+            });
+        println!(
+            "{:<9} {:>8} {:>9} {:>5} {:>7} {p50_before:>6.2} > {p50:>6.2} {p99_before:>6.1} > {p99:>6.1} {took:>5.2} s {:>8.2} {moved:>7} {joint:>7}",
+            step.name,
+            count(&overlaps),
+            count(&reversals),
+            its.len(),
+            unduly,
+            took / plan.max_ttl.as_secs_f64(),
+        );
+    }
+    let total = history.len();
+    println!(
+        "\nin all: {total} leases, {} overlaps, {} reversals, {} lost, {undue} unduly, {failures} acquires failed",
+        overlaps.len(),
+        reversals.len(),
+        lost.len(),
+    );
+    println!("commands per second and idle router, all servers together: {idle:.1}");
+    let early = lost
+        .iter()
+        .filter(|lease| lease.to < steps[0].begun)
+        .count();
+    overlaps.is_empty() && reversals.is_empty() && undue + early == 0 && failures == 0
+}
