@@ -42,6 +42,7 @@ fn view(nodes: usize, replicas: usize) -> View {
         weight: 1,
         zone: None,
         host: None,
+        anchor: None,
     };
     let topology = Topology {
         cluster: String::new(),

@@ -206,6 +206,9 @@ pub struct NodeConfig {
     /// Machine: no two replicas of a key share one.
     #[serde(default)]
     pub host: Option<String>,
+    /// Whose place on the ring it has: that of the node that it has replaced.
+    #[serde(default)]
+    pub anchor: Option<String>,
     /// The operator's word that the server keeps every write through a
     /// restart (`appendonly yes`, `appendfsync always`).
     #[serde(default)]
@@ -222,6 +225,7 @@ impl NodeConfig {
             weight: one(),
             zone: None,
             host: None,
+            anchor: None,
             durable: false,
         }
     }
@@ -236,6 +240,7 @@ impl fmt::Debug for NodeConfig {
             weight,
             zone,
             host,
+            anchor,
             durable,
         } = self;
         f.debug_struct("NodeConfig")
@@ -243,6 +248,7 @@ impl fmt::Debug for NodeConfig {
             .field("weight", weight)
             .field("zone", zone)
             .field("host", host)
+            .field("anchor", anchor)
             .field("durable", durable)
             .finish_non_exhaustive()
     }
@@ -344,6 +350,7 @@ impl Config {
             weight: node.weight,
             zone: node.zone.clone(),
             host: node.host.clone(),
+            anchor: node.anchor.clone(),
         });
         Topology {
             cluster: String::new(),

@@ -18,6 +18,19 @@ pub enum RingError {
         name: String,
     },
 
+    /// Two members would have the same points.
+    #[error(
+        "members {first:?} and {second:?} would both stand on the points of {anchor:?}: give one of them another name or anchor"
+    )]
+    DuplicateAnchor {
+        /// Whose points.
+        anchor: String,
+        /// One of the members.
+        first: String,
+        /// The other.
+        second: String,
+    },
+
     /// A member's name is empty.
     #[error("a member has an empty name: the name decides its place in the ring, so give it one")]
     EmptyName,

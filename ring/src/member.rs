@@ -2,8 +2,9 @@
 
 /// A node of the ring: a name, how large a share it takes, and what it shares its fate with.
 ///
-/// The name is the identity. It alone decides where the member's points lie, so that a node may
-/// change its address without moving a key, and a renamed node is a new one.
+/// The name is the identity. It decides where the member's points lie, so that a node may change
+/// its address without moving a key, and a renamed node is a new one; unless it takes over the
+/// points of another, as its [anchor](Self::with_anchor).
 ///
 /// ```
 /// use ringlock_ring::Member;
@@ -17,6 +18,7 @@ pub struct Member {
     weight: u32,
     zone: Option<Box<str>>,
     host: Option<Box<str>>,
+    anchor: Option<Box<str>>,
 }
 
 impl Member {
@@ -27,6 +29,7 @@ impl Member {
             weight: 1,
             zone: None,
             host: None,
+            anchor: None,
         }
     }
 
@@ -55,6 +58,16 @@ impl Member {
         }
     }
 
+    /// Sets the anchor: the name that its points are made of in place of its own. A member that
+    /// replaces another takes over its keys, and moves no others, if it takes over its anchor.
+    #[must_use]
+    pub fn with_anchor(self, anchor: impl Into<String>) -> Self {
+        Self {
+            anchor: Some(anchor.into().into_boxed_str()),
+            ..self
+        }
+    }
+
     /// The name, unique within a ring.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -71,6 +84,12 @@ impl Member {
     #[must_use]
     pub fn zone(&self) -> Option<&str> {
         self.zone.as_deref()
+    }
+
+    /// The anchor: the name unless set. Unique within a ring.
+    #[must_use]
+    pub fn anchor(&self) -> &str {
+        self.anchor.as_deref().unwrap_or(&self.name)
     }
 
     /// The host, if set. A member without one is a host of its own.

@@ -312,7 +312,7 @@ impl RingBuilder {
         }
         let mut points = Vec::with_capacity(total as usize);
         for (index, (member, count)) in (0..=u16::MAX).zip(members.iter().zip(counts)) {
-            format.points(member.name(), count as u32, |position| {
+            format.points(member.anchor(), count as u32, |position| {
                 points.push((position, NodeIndex::new(index)))
             });
         }
@@ -354,7 +354,8 @@ fn check_members(members: &[Member]) -> Result<(), RingError> {
             members: members.len(),
         });
     }
-    if members.iter().any(|member| member.name().is_empty()) {
+    let is_nameless = |member: &Member| member.name().is_empty() || member.anchor().is_empty();
+    if members.iter().any(is_nameless) {
         return Err(RingError::EmptyName);
     }
     if let Some(member) = members.iter().find(|member| member.weight() == 0) {
@@ -369,6 +370,16 @@ fn check_members(members: &[Member]) -> Result<(), RingError> {
         return Err(RingError::DuplicateName {
             name: pair[0].name().to_owned(),
         });
+    }
+    let mut anchors = BTreeMap::new();
+    for member in members {
+        if let Some(first) = anchors.insert(member.anchor(), member.name()) {
+            return Err(RingError::DuplicateAnchor {
+                anchor: member.anchor().to_owned(),
+                first: first.to_owned(),
+                second: member.name().to_owned(),
+            });
+        }
     }
     let mut zones = BTreeMap::new();
     for member in members {

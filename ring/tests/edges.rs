@@ -26,6 +26,15 @@ fn builder_says_what_is_wrong() {
         RingError::DuplicateName { name: name() }
     );
     assert_eq!(error_of(ring(&["b", &nobody])), RingError::EmptyName);
+    let usurper = ring(&["a"]).member(Member::new("b").with_anchor("a"));
+    assert_eq!(
+        error_of(usurper),
+        RingError::DuplicateAnchor {
+            anchor: name(),
+            first: name(),
+            second: "b".to_owned()
+        }
+    );
     let weightless = ring(&["b"]).member(Member::new("a").with_weight(0));
     assert_eq!(error_of(weightless), RingError::ZeroWeight { name: name() });
     assert_eq!(error_of(ring(&["a"]).vnodes(0)), RingError::ZeroVnodes);
@@ -270,5 +279,23 @@ fn nginx_keeps_the_first_of_equal_points() {
     for (point, name) in first {
         let owner = ring.owner_of(ring.segment_at(u64::from(point) << 32));
         assert_eq!(ring.member(owner).name(), name);
+    }
+}
+
+#[test]
+fn who_takes_over_an_anchor_takes_over_its_keys_and_no_others() {
+    for format in Format::ALL {
+        let old = ring(&["a", "b", "c"]).format(format).build().unwrap();
+        let heir = Member::new("z").with_anchor("b");
+        let new = ring(&["a", "c"]).format(format).member(heir);
+        let new = new.build().unwrap();
+        for replicas in [1, 3] {
+            let sets = [&old, &new].map(|ring| ring.replica_sets(replicas).unwrap());
+            let diff = RingDiff::between(&sets[0], &sets[1]).unwrap();
+            assert_eq!(diff.owner_width(), diff.owner_minimum(), "{format}");
+            let moves: Vec<_> = diff.owner_moves().iter().collect();
+            assert_eq!(moves.len(), 1, "{format}");
+            assert_eq!((&*moves[0].from, &*moves[0].to), ("b", "z"));
+        }
     }
 }

@@ -104,6 +104,7 @@ mod tests {
             weight: 1,
             zone: None,
             host: None,
+            anchor: None,
         };
         Topology {
             cluster: "cluster".into(),

@@ -26,6 +26,10 @@ pub struct Node {
     /// Machine; two nodes of one replica set never share it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// Whose points on the ring it has taken over: that of the node that it
+    /// replaced. Its own where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<String>,
 }
 
 /// Replicas for the keys with a certain prefix.
@@ -167,6 +171,9 @@ impl Topology {
             }
             if let Some(host) = &node.host {
                 member = member.with_host(host);
+            }
+            if let Some(anchor) = &node.anchor {
+                member = member.with_anchor(anchor);
             }
             member
         });

@@ -480,6 +480,7 @@ mod tests {
                     weight: 1,
                     zone: None,
                     host: None,
+                    anchor: None,
                 })
                 .collect(),
             format: Format::Xxh3,

@@ -18,7 +18,8 @@ pub enum Change {
         /// Its name.
         node: String,
     },
-    /// A node leaves and another joins.
+    /// A node leaves and another takes its place on the ring: no keys move but
+    /// those that the first one had.
     Replace {
         /// The name of the one that leaves. It need not be reachable.
         node: String,
@@ -85,9 +86,14 @@ impl Change {
             Self::Replace { node, by } => {
                 let left = leave(topology, node)?;
                 join(topology, by, address(&by.name))?;
-                // Who says nothing of the share keeps it.
-                if let Some(joined) = topology.nodes.last_mut().filter(|_| by.weight == 1) {
-                    joined.weight = left.weight;
+                if let Some(joined) = topology.nodes.last_mut() {
+                    // Who says nothing of the share keeps it.
+                    if by.weight == 1 {
+                        joined.weight = left.weight;
+                    }
+                    if by.anchor.is_none() {
+                        joined.anchor = Some(left.anchor.unwrap_or(left.name));
+                    }
                 }
             }
             Self::Reweight { node, weight } => find(topology, node)?.weight = *weight,
@@ -118,6 +124,7 @@ fn join(topology: &mut Topology, node: &NodeConfig, address: String) -> Result<(
         weight: node.weight,
         zone: node.zone.clone(),
         host: node.host.clone(),
+        anchor: node.anchor.clone(),
     });
     Ok(())
 }

@@ -63,6 +63,7 @@ impl Plan {
             weight: 1,
             zone: None,
             host: None,
+            anchor: None,
         });
         Topology {
             cluster: String::new(),

@@ -34,6 +34,7 @@ fn node(index: usize) -> Node {
         weight: 1,
         zone: None,
         host: None,
+        anchor: None,
     }
 }
 
