@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::config::{Init, OnMismatch};
 use crate::coordinate::{self, fresh_nonce};
+use crate::difference::differences;
 use crate::error::{Error, NodeCause};
 use crate::fleet::Peer;
 use crate::node;
@@ -104,14 +105,14 @@ fn compare(charter: &Charter, view: &View) -> Result<(), Error> {
     if served.agrees_with(&charter.topology) || view.topology().agrees_with(&charter.topology) {
         return Ok(());
     }
-    let difference = difference(served, &charter.topology);
+    let differences = differences(served, &charter.topology).join("; ");
     if charter.on_mismatch == OnMismatch::Refuse {
         return Err(Error::TopologyMismatch {
             serving: view.id(),
-            difference,
+            differences,
         });
     }
-    tracing::warn!(view = %view.id(), difference, "the cluster serves another topology than configured, and that is gone by");
+    tracing::warn!(view = %view.id(), differences, "the cluster serves another topology than configured, and that is gone by");
     Ok(())
 }
 
@@ -128,59 +129,6 @@ fn uninitialised(detail: &str) -> Error {
     Error::Uninitialised {
         detail: detail.into(),
     }
-}
-
-fn difference(served: &Topology, wanted: &Topology) -> String {
-    let names = |topology: &Topology| {
-        topology
-            .nodes
-            .iter()
-            .map(|node| node.name.clone())
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    let sides = [
-        ("nodes", names(served), names(wanted)),
-        (
-            "router.replicas",
-            served.replicas.to_string(),
-            wanted.replicas.to_string(),
-        ),
-        (
-            "router.max_ttl",
-            format!("{:?}", served.max_ttl()),
-            format!("{:?}", wanted.max_ttl()),
-        ),
-        (
-            "router.view_lease",
-            format!("{:?}", served.view_lease()),
-            format!("{:?}", wanted.view_lease()),
-        ),
-        (
-            "ring.format",
-            served.format.to_string(),
-            wanted.format.to_string(),
-        ),
-        (
-            "ring.vnodes",
-            served.vnodes.to_string(),
-            wanted.vnodes.to_string(),
-        ),
-    ];
-    let found = sides
-        .into_iter()
-        .find(|(_, served, wanted)| served != wanted);
-    found.map_or_else(
-        || {
-            "a node's weight, zone or host, or an override; all routers must be configured alike"
-                .into()
-        },
-        |(what, served, wanted)| {
-            format!(
-                "{what} is {served} there and {wanted} here; all routers must be configured alike"
-            )
-        },
-    )
 }
 
 /// Another router that is initialising the cluster, as far as the first node

@@ -1,7 +1,33 @@
-//! How a configuration differs from the topology that a cluster serves.
+//! How one topology differs from another, in words.
 
 use crate::config::Config;
 use crate::proto::topology::{Node, Topology};
+
+/// What the two topologies are to the reader.
+struct Sides {
+    old: &'static str,
+    new: &'static str,
+    only_old: &'static str,
+    only_new: &'static str,
+    /// Whether a node's address counts, too.
+    with_addresses: bool,
+}
+
+const CONFIGURED: Sides = Sides {
+    old: "as served",
+    new: "as configured",
+    only_old: "is served and not configured",
+    only_new: "is configured and not served",
+    with_addresses: false,
+};
+
+const PASSAGE: Sides = Sides {
+    old: "now",
+    new: "then",
+    only_old: "leaves",
+    only_new: "joins",
+    with_addresses: true,
+};
 
 impl Config {
     /// The topology that it describes, in canonical order. Addresses are left
@@ -13,79 +39,102 @@ impl Config {
     /// Everything in which it differs from `served`, each as a sentence without
     /// its full stop; none where both place every key alike and wait alike.
     pub fn differences(&self, served: &Topology) -> Vec<String> {
-        let wanted = self.layout();
-        let mut found = Vec::new();
-        settings(served, &wanted, &mut found);
-        nodes(&served.nodes, &wanted.nodes, &mut found);
-        overrides(served, &wanted, &mut found);
+        differences(served, &self.layout())
+    }
+}
+
+impl Topology {
+    /// Everything that a passage from it to `next` changes, each as a sentence
+    /// without its full stop.
+    pub fn changes_to(&self, next: &Self) -> Vec<String> {
+        PASSAGE.compare(self, next)
+    }
+}
+
+/// Everything in which what is configured differs from what is `served`.
+pub(crate) fn differences(served: &Topology, configured: &Topology) -> Vec<String> {
+    CONFIGURED.compare(served, configured)
+}
+
+impl Sides {
+    fn compare(&self, old: &Topology, new: &Topology) -> Vec<String> {
+        let mut found = self.settings(old, new);
+        found.extend(self.nodes(&old.nodes, &new.nodes));
+        found.extend(self.overrides(old, new));
         found
     }
-}
 
-fn settings(served: &Topology, wanted: &Topology, found: &mut Vec<String>) {
-    let settings = |topology: &Topology| {
-        [
-            ("router.replicas", topology.replicas.to_string()),
-            ("router.max_ttl", format!("{:?}", topology.max_ttl())),
-            ("router.view_lease", format!("{:?}", topology.view_lease())),
-            ("ring.format", topology.format.to_string()),
-            ("ring.vnodes", topology.vnodes.to_string()),
-        ]
-    };
-    for ((what, served), (_, wanted)) in settings(served).into_iter().zip(settings(wanted)) {
-        compare(what, served, wanted, found);
+    fn settings(&self, old: &Topology, new: &Topology) -> Vec<String> {
+        let settings = |topology: &Topology| {
+            [
+                ("router.replicas", topology.replicas.to_string()),
+                ("router.max_ttl", format!("{:?}", topology.max_ttl())),
+                ("router.view_lease", format!("{:?}", topology.view_lease())),
+                ("ring.format", topology.format.to_string()),
+                ("ring.vnodes", topology.vnodes.to_string()),
+            ]
+        };
+        let pairs = settings(old).into_iter().zip(settings(new));
+        pairs
+            .filter_map(|((what, old), (_, new))| self.differ(what, &old, &new))
+            .collect()
     }
-}
 
-fn nodes(served: &[Node], wanted: &[Node], found: &mut Vec<String>) {
-    let label = |label: &Option<String>| label.clone().unwrap_or_else(|| "none".into());
-    for theirs in served {
-        let name = &theirs.name;
-        let Some(ours) = wanted.iter().find(|ours| ours.name == *name) else {
-            found.push(format!("node {name} is served and not configured"));
-            continue;
+    fn nodes(&self, old: &[Node], new: &[Node]) -> Vec<String> {
+        let mut found = Vec::new();
+        for before in old {
+            let name = &before.name;
+            match new.iter().find(|after| after.name == *name) {
+                Some(after) => found.extend(self.node(before, after)),
+                None => found.push(format!("node {name} {}", self.only_old)),
+            }
+        }
+        for after in new {
+            if !old.iter().any(|before| before.name == after.name) {
+                found.push(format!("node {} {}", after.name, self.only_new));
+            }
+        }
+        found
+    }
+
+    fn node(&self, old: &Node, new: &Node) -> Vec<String> {
+        let label = |label: &Option<String>| label.clone().unwrap_or_else(|| "none".into());
+        let address = |node: &Node| match self.with_addresses {
+            true => node.address.clone(),
+            false => String::new(),
         };
         let sides = [
-            ("weight", theirs.weight.to_string(), ours.weight.to_string()),
-            ("zone", label(&theirs.zone), label(&ours.zone)),
-            ("host", label(&theirs.host), label(&ours.host)),
+            ("weight", old.weight.to_string(), new.weight.to_string()),
+            ("zone", label(&old.zone), label(&new.zone)),
+            ("host", label(&old.host), label(&new.host)),
+            ("address", address(old), address(new)),
         ];
-        for (what, theirs, ours) in sides {
-            compare(&format!("the {what} of node {name}"), theirs, ours, found);
-        }
+        sides
+            .into_iter()
+            .filter_map(|(what, before, after)| {
+                self.differ(&format!("the {what} of node {}", old.name), &before, &after)
+            })
+            .collect()
     }
-    for ours in wanted {
-        if !served.iter().any(|theirs| theirs.name == ours.name) {
-            found.push(format!("node {} is configured and not served", ours.name));
-        }
-    }
-}
 
-fn overrides(served: &Topology, wanted: &Topology, found: &mut Vec<String>) {
-    let replicas = |topology: &Topology, prefix: &str| {
-        let exception = topology.overrides.iter().find(|o| o.prefix == prefix);
-        exception.map_or_else(|| "none".into(), |o| o.replicas.to_string())
-    };
-    let all = served.overrides.iter().chain(&wanted.overrides);
-    let mut prefixes: Vec<&str> = all.map(|exception| &*exception.prefix).collect();
-    prefixes.sort_unstable();
-    prefixes.dedup();
-    for prefix in prefixes {
-        let what = format!("the override of prefix {prefix:?}");
-        compare(
-            &what,
-            replicas(served, prefix),
-            replicas(wanted, prefix),
-            found,
-        );
+    fn overrides(&self, old: &Topology, new: &Topology) -> Vec<String> {
+        let replicas = |topology: &Topology, prefix: &str| {
+            let exception = topology.overrides.iter().find(|o| o.prefix == prefix);
+            exception.map_or_else(|| "none".into(), |o| o.replicas.to_string())
+        };
+        let all = old.overrides.iter().chain(&new.overrides);
+        let mut prefixes: Vec<&str> = all.map(|exception| &*exception.prefix).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        let differ = |prefix: &&str| {
+            let what = format!("the override of prefix {prefix:?}");
+            self.differ(&what, &replicas(old, prefix), &replicas(new, prefix))
+        };
+        prefixes.iter().filter_map(differ).collect()
     }
-}
 
-fn compare(what: &str, served: String, wanted: String, found: &mut Vec<String>) {
-    if served != wanted {
-        found.push(format!(
-            "{what} is {served} as served and {wanted} as configured"
-        ));
+    fn differ(&self, what: &str, old: &str, new: &str) -> Option<String> {
+        (old != new).then(|| format!("{what} is {old} {} and {new} {}", self.old, self.new))
     }
 }
 
@@ -129,5 +178,21 @@ mod tests {
             "the override of prefix \"y/\" is none as served and 1 as configured",
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_passage_is_told_in_its_own_words() {
+        let old = config(SERVED).layout();
+        let mut new = old.clone();
+        new.replicas = 3;
+        new.nodes[0].name = "c".into();
+        new.nodes[1].address = "redis://elsewhere".into();
+        let expected = [
+            "router.replicas is 1 now and 3 then",
+            "node a leaves",
+            "the address of node b is  now and redis://elsewhere then",
+            "node c joins",
+        ];
+        assert_eq!(old.changes_to(&new), expected);
     }
 }

@@ -95,12 +95,14 @@ pub enum Error {
     },
     /// The nodes run another topology than the configuration describes, and
     /// `router.on_mismatch` is to refuse that.
-    #[error("the nodes serve another topology (view {serving}) than configured: {difference}")]
+    #[error(
+        "the nodes serve another topology (view {serving}) than configured: {differences}; all routers must be configured alike"
+    )]
     TopologyMismatch {
         /// The view that is served.
         serving: ViewId,
-        /// The first difference.
-        difference: String,
+        /// All that differs.
+        differences: String,
     },
     /// The cluster has no view yet, or all nodes lost it, and may not be given
     /// one.

@@ -71,6 +71,7 @@ mod lookout;
 mod many;
 pub mod node;
 pub mod proto;
+mod reach;
 pub mod rebalancer;
 mod roster;
 mod router;

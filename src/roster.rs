@@ -43,7 +43,7 @@ impl Roster {
             .collect();
         for node in &config.nodes {
             if !nodes.contains_key(&node.name) {
-                let made = make(config, &node.name, &node.url, node.durable)?;
+                let made = make(config, node)?;
                 nodes.insert(node.name.clone(), known(made, false));
             }
         }
@@ -56,7 +56,7 @@ impl Roster {
     /// The nodes that the configuration names.
     pub(crate) fn seeds(&self) -> Vec<Peer> {
         let known = self.known.lock();
-        let is_seed = |name: &String| self.config.nodes.iter().any(|node| node.name == *name);
+        let is_seed = |name: &String| self.config.named(name).is_some();
         let seeds = known.iter().filter(|(name, _)| is_seed(name));
         seeds.map(|(name, known)| known.peer(name)).collect()
     }
@@ -80,10 +80,9 @@ impl Roster {
                 return Ok(known.peer(name));
             }
         }
-        let url = self.with_credentials(address);
-        let durable = self.configured(name).is_some_and(|node| node.durable);
+        let node = self.config.reach_at(name, address);
         let known = Known {
-            node: make(&self.config, name, &url, durable)?,
+            node: make(&self.config, &node)?,
             address: Some(address.into()),
             is_given: false,
         };
@@ -98,7 +97,7 @@ impl Roster {
         if let Some(known) = nodes.get(&node.name).filter(|known| known.is_given) {
             return Ok(known.peer(&node.name));
         }
-        let made = make(&self.config, &node.name, &node.url, node.durable)?;
+        let made = make(&self.config, node)?;
         let known = Known {
             address: Some(made.address()),
             node: made,
@@ -113,7 +112,7 @@ impl Roster {
     /// when its last lease is over.
     pub(crate) fn retire(&self, view: &View) {
         let is_wanted =
-            |name: &str| view.index_of(name).is_some() || self.configured(name).is_some();
+            |name: &str| view.index_of(name).is_some() || self.config.named(name).is_some();
         let mut nodes = self.known.lock();
         nodes.retain(|name, known| known.is_given || is_wanted(name));
     }
@@ -122,28 +121,6 @@ impl Roster {
     pub(crate) fn close(&self) {
         let nodes = self.known.lock();
         nodes.values().for_each(|known| known.node.close());
-    }
-
-    fn configured(&self, name: &str) -> Option<&NodeConfig> {
-        self.config.nodes.iter().find(|node| node.name == name)
-    }
-
-    /// A view's addresses have no credentials: it lies open on the servers.
-    fn with_credentials(&self, address: &str) -> String {
-        let user_of = |node: &NodeConfig| {
-            let (_, rest) = node.url.split_once("://")?;
-            let (user, _) = rest.rsplit_once('@')?;
-            Some(user.to_owned())
-        };
-        match (
-            self.config.nodes.iter().find_map(user_of),
-            address.split_once("://"),
-        ) {
-            (Some(user), Some((scheme @ ("redis" | "rediss"), place))) => {
-                format!("{scheme}://{user}@{place}")
-            }
-            _ => address.into(),
-        }
     }
 }
 
@@ -163,30 +140,25 @@ impl fmt::Debug for Roster {
 }
 
 /// Makes the node that a URL describes.
-fn make(
-    config: &Config,
-    name: &str,
-    url: &str,
-    durable: bool,
-) -> Result<Arc<dyn Node>, ConfigError> {
+fn make(config: &Config, node: &NodeConfig) -> Result<Arc<dyn Node>, ConfigError> {
     let problem = |problem: String| ConfigError::Url {
-        node: name.into(),
+        node: node.name.clone(),
         problem,
     };
-    let url = substitute(url, |name| std::env::var(name).ok()).map_err(problem)?;
+    let url = substitute(&node.url, |name| std::env::var(name).ok()).map_err(problem)?;
     if url.starts_with("memory://") {
-        return Ok(Arc::new(MemoryNode::new(name)));
+        return Ok(Arc::new(MemoryNode::new(&*node.name)));
     }
     #[cfg(feature = "redis")]
     {
-        let redis = crate::node::redis::RedisNode::from_config(config, durable, &url);
+        let redis = crate::node::redis::RedisNode::from_config(config, node.durable, &url);
         redis
             .map(|redis| Arc::new(redis) as Arc<dyn Node>)
             .map_err(problem)
     }
     #[cfg(not(feature = "redis"))]
     {
-        let _ = (config, durable);
+        let _ = config;
         Err(problem(
             "needs the feature `redis`; only memory:// works without it".into(),
         ))

@@ -885,32 +885,38 @@ async fn routers_that_are_configured_differently() {
         let refuse = |config: &mut Config| config.router.on_mismatch = OnMismatch::Refuse;
         let other = || cluster.builder().configure(refuse);
         let cases = [
-            (other().replicas(3), "router.replicas is 1 there and 3 here"),
+            (
+                other().replicas(3),
+                "router.replicas is 1 as served and 3 as configured",
+            ),
             (
                 other().memory_node(spare),
-                "nodes is a, b, c there and a, b, c, d here",
+                "node d is configured and not served",
             ),
             (
                 other().configure(|config| config.router.max_ttl = longer),
-                "router.max_ttl is 30s there and 60s here",
+                "router.max_ttl is 30s as served and 60s as configured",
             ),
             (
                 other().configure(|config| config.router.view_lease = longer),
-                "router.view_lease is 10s there and 60s here",
+                "router.view_lease is 10s as served and 60s as configured",
             ),
             (
                 other().configure(|config| config.ring.format = Format::Md5),
-                "ring.format is xxh3 there and md5 here",
+                "ring.format is xxh3 as served and md5 as configured",
             ),
             (
                 other().configure(|config| config.ring.vnodes = 10),
-                "ring.vnodes is 160 there and 10 here",
+                "ring.vnodes is 160 as served and 10 as configured",
             ),
             (
                 other().configure(|config| config.nodes[2].weight = 2),
-                "weight",
+                "the weight of node c is 1 as served and 2 as configured",
             ),
-            (other().override_replicas("billing/", 3), "override"),
+            (
+                other().override_replicas("billing/", 3).replicas(3),
+                "router.replicas is 1 as served and 3 as configured; the override of prefix \"billing/\" is none",
+            ),
         ];
         for (builder, difference) in cases {
             assert_told!(

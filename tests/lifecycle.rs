@@ -475,20 +475,24 @@ fn refusing(cluster: &Cluster) -> RouterBuilder {
 async fn a_router_configured_differently_refuses_where_it_is_told_to() {
     type Change = fn(RouterBuilder) -> RouterBuilder;
     let changes: [(&str, Change); 6] = [
-        ("router.replicas is 3 there and 1 here", |b| b.replicas(1)),
+        ("router.replicas is 3 as served and 1 as configured", |b| {
+            b.replicas(1)
+        }),
         ("router.max_ttl", |b| {
             b.configure(|config| config.router.max_ttl *= 2)
         }),
         ("router.view_lease", |b| {
             b.configure(|config| config.router.view_lease /= 2)
         }),
-        ("ring.vnodes is 160 there and 40 here", |b| {
+        ("ring.vnodes is 160 as served and 40 as configured", |b| {
             b.configure(|config| config.ring.vnodes = 40)
         }),
-        ("weight", |b| {
+        ("the weight of node a", |b| {
             b.configure(|config| config.nodes[0].weight = 3)
         }),
-        ("override", |b| b.override_replicas("billing/", 5)),
+        ("the override of prefix", |b| {
+            b.override_replicas("billing/", 5)
+        }),
     ];
     for arm in ARMS {
         let cluster = Cluster::start(arm, 5);
@@ -510,7 +514,7 @@ async fn a_router_configured_differently_refuses_where_it_is_told_to() {
             config.nodes.pop();
         });
         let error = fewer.connect().await.unwrap_err().to_string();
-        let difference = "nodes is a, b, c, d, e there and a, b, c, d here";
+        let difference = "node e is served and not configured";
         assert!(error.contains(difference), "{error}");
         drop(first.try_acquire(KEY).await.unwrap());
     }
