@@ -1,62 +1,118 @@
-//! The servers of a configuration, each looked into.
+//! The servers of a cluster, each looked into: those of the configuration, and
+//! those that the view in force names beside them.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use ringlock::node::redis::inspect::{Facts, Look, Server};
+use ringlock::proto::time::outwait;
 use ringlock::proto::view::View;
 use ringlock::proto::wire::{NodeStatus, Standing};
-use ringlock::{Config, NodeError, NodeErrorKind, ViewId};
+use ringlock::{Config, NodeConfig, NodeError, NodeErrorKind, ViewId};
 use serde::Serialize;
 
-use crate::output::{Exit, Failure};
+use crate::output::{Exit, Failure, span};
 
 /// Why nodes in memory are not looked into.
 pub(crate) const NOTHING_TO_LOOK_INTO: &str = "a memory:// node lives in the process that made it: there is nothing to look into from another";
 
+/// How often members of a newer view are gone on to: all that were asked may
+/// have been retired since.
+const MAX_STEPS: usize = 4;
+
+/// How much longer than `max_ttl` a router may take to let a node in again.
+const READMISSION: Duration = Duration::from_secs(1);
+
 /// The servers of a cluster.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    nodes: Vec<Node>,
+    config: Config,
+    configured: Vec<Node>,
+    /// Members that are not configured, as views name them.
+    others: [OnceCell<Vec<Node>>; MAX_STEPS],
 }
 
-/// A node of the configuration.
+/// A node of the configuration, or of the view.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) durable: bool,
+    pub(crate) is_configured: bool,
     pub(crate) server: Server,
 }
 
+impl Node {
+    pub(crate) fn new(config: &Config, node: &NodeConfig) -> Result<Self, Failure> {
+        let server = Server::from_config(config, node)?.ok_or_else(|| {
+            let message = format!("node {}: {NOTHING_TO_LOOK_INTO}", node.name);
+            Failure::new(Exit::Failed, message).next("ask that process")
+        })?;
+        Ok(Self {
+            name: node.name.clone(),
+            durable: node.durable,
+            is_configured: config.nodes.iter().any(|known| known.name == node.name),
+            server,
+        })
+    }
+}
+
 impl Cluster {
-    /// The servers that `config` names, in the order of their names.
+    /// The servers that `config` names, in the order of their names; the view
+    /// that they serve may name more.
     pub(crate) fn new(config: &Config) -> Result<Self, Failure> {
-        let mut nodes = Vec::new();
-        for node in &config.nodes {
-            let server = Server::from_config(config, node)?.ok_or_else(|| {
-                let message = format!("node {}: {NOTHING_TO_LOOK_INTO}", node.name);
-                Failure::new(Exit::Failed, message).next("ask that process")
-            })?;
-            nodes.push(Node {
-                name: node.name.clone(),
-                durable: node.durable,
-                server,
-            });
-        }
-        nodes.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
-        Ok(Self { nodes })
+        Self::of(config, &config.nodes)
     }
 
-    /// Looks into every server, all at once.
-    pub(crate) async fn survey(&self) -> Survey<'_> {
-        let looks = self.nodes.iter().map(async |node| Sighting {
-            node,
-            seen: look_into(&node.server).await,
-        });
-        let sightings = join_all(looks).await;
-        let view = newest(&sightings);
-        Survey { sightings, view }
+    /// These servers.
+    pub(crate) fn of(config: &Config, nodes: &[NodeConfig]) -> Result<Self, Failure> {
+        let nodes = nodes.iter().map(|node| Node::new(config, node));
+        let mut configured = nodes.collect::<Result<Vec<_>, _>>()?;
+        configured.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+        Ok(Self {
+            config: config.clone(),
+            configured,
+            others: std::array::from_fn(|_| OnceCell::new()),
+        })
     }
+
+    /// Looks into every server, all at once; then into those that the newest
+    /// view names beside them.
+    pub(crate) async fn survey(&self) -> Result<Survey<'_>, Failure> {
+        let mut sightings = look_into_all(&self.configured).await;
+        for others in &self.others {
+            let view = newest(&sightings);
+            let missing = self.missing(view.as_ref(), &sightings)?;
+            if missing.is_empty() {
+                break;
+            }
+            sightings.extend(look_into_all(others.get_or_init(|| missing)).await);
+            sightings.sort_by(|a, b| a.node.name.as_bytes().cmp(b.node.name.as_bytes()));
+        }
+        let view = newest(&sightings);
+        Ok(Survey { sightings, view })
+    }
+
+    fn missing(&self, view: Option<&View>, known: &[Sighting<'_>]) -> Result<Vec<Node>, Failure> {
+        let members = view.into_iter().flat_map(View::members);
+        let is_known = |name: &str| known.iter().any(|sighting| sighting.node.name == name);
+        members
+            .filter(|member| !is_known(&member.name))
+            .map(|member| {
+                let node = self.config.reach(&member.name, &member.address);
+                Node::new(&self.config, &node)
+            })
+            .collect()
+    }
+}
+
+async fn look_into_all(nodes: &[Node]) -> Vec<Sighting<'_>> {
+    let looks = nodes.iter().map(async |node| Sighting {
+        node,
+        seen: look_into(&node.server).await,
+    });
+    join_all(looks).await
 }
 
 async fn look_into(server: &Server) -> Result<Seen<'_>, NodeError> {
@@ -122,6 +178,8 @@ pub(crate) enum State {
     Denied,
     /// It must not hold locks.
     Unsuitable,
+    /// It is configured, and no member of the newest view.
+    Retired,
 }
 
 impl State {
@@ -134,6 +192,7 @@ impl State {
             Self::Unreachable => "unreachable",
             Self::Denied => "denied",
             Self::Unsuitable => "unsuitable",
+            Self::Retired => "retired",
         }
     }
 }
@@ -142,7 +201,6 @@ impl Survey<'_> {
     /// The state of each node in the order of the sightings, and what to know
     /// of it.
     pub(crate) fn states(&self) -> Vec<(State, Option<String>)> {
-        let known = self.view.as_ref().map(View::id);
         let states = self.sightings.iter().enumerate().map(|(index, sighting)| {
             match (&sighting.seen, self.twin(index)) {
                 (_, Some(twin)) => {
@@ -152,7 +210,10 @@ impl Survey<'_> {
                     );
                     (State::Unsuitable, Some(reason))
                 }
-                (Ok(seen), None) => state(seen, known),
+                (Ok(seen), None) => {
+                    let is_out = !self.is_member(&sighting.node.name);
+                    state(seen, self.view.as_ref().map(|view| (view, is_out)))
+                }
                 (Err(error), None) => {
                     let state = match error.kind() {
                         NodeErrorKind::Denied => State::Denied,
@@ -179,12 +240,27 @@ impl Survey<'_> {
             .find(|other| id(other).as_ref() == Some(&own))
     }
 
+    /// Whether the node is a member of the view; any node is where there is
+    /// none.
+    pub(crate) fn is_member(&self, name: &str) -> bool {
+        let view = self.view.as_ref();
+        view.is_none_or(|view| view.index_of(name).is_some())
+    }
+
+    /// Leaves out those that are no members of the view: they hold no locks.
+    pub(crate) fn leave_retired(&mut self) {
+        let sightings = std::mem::take(&mut self.sightings);
+        let (members, _): (Vec<_>, Vec<_>) = sightings
+            .into_iter()
+            .partition(|sighting| self.is_member(&sighting.node.name));
+        self.sightings = members;
+    }
+
     /// Members of the view that the configuration does not name.
     pub(crate) fn unconfigured(&self) -> Vec<String> {
-        let members = self.view.iter().flat_map(|view| &view.topology().nodes);
-        let names = members.map(|member| member.name.clone());
-        let is_known = |name: &String| self.sightings.iter().any(|s| s.node.name == *name);
-        names.filter(|name| !is_known(name)).collect()
+        let others = self.sightings.iter();
+        let others = others.filter(|sighting| !sighting.node.is_configured);
+        others.map(|sighting| sighting.node.name.clone()).collect()
     }
 
     /// An error if no server could be asked at all.
@@ -201,20 +277,32 @@ impl Survey<'_> {
     }
 }
 
-fn state(seen: &Seen<'_>, newest: Option<ViewId>) -> (State, Option<String>) {
+/// `newest` is the newest view, and whether the node is none of its members.
+fn state(seen: &Seen<'_>, newest: Option<(&View, bool)>) -> (State, Option<String>) {
     if let Err(error) = seen.facts.check() {
         return (State::Unsuitable, Some(error.to_string()));
     }
+    let known = newest.map(|(view, _)| view.id());
+    let is_out = newest.is_some_and(|(_, is_out)| is_out);
     let (state, reason) = match seen.status.standing() {
-        Standing::Serving(view) if Some(view) == newest => return (State::Serving, None),
+        Standing::Serving(view) if is_out && Some(view) == known => (
+            State::Retired,
+            "it has left the cluster and knows it: it may be switched off, and taken out of the configuration".into(),
+        ),
+        Standing::Serving(view) if is_out => (
+            State::Retired,
+            format!("it is no member of the cluster, and serves view {view}: empty it before it is used for anything else"),
+        ),
+        _ if is_out => (
+            State::Retired,
+            "it is no member of the cluster: `ringlock plan add` makes it one".into(),
+        ),
+        Standing::Serving(view) if Some(view) == known => return (State::Serving, None),
         Standing::Serving(view) => (
             State::Behind,
             format!("it serves view {view}; the next router that connects hands it the newest"),
         ),
-        Standing::Quarantined => (
-            State::Quarantined,
-            "it waits to be let in and grants nothing".into(),
-        ),
+        Standing::Quarantined => (State::Quarantined, quarantined(newest.map(|(view, _)| view))),
         Standing::Absent if seen.status.nonce.is_none() => {
             (State::Absent, "it has no state: it is new, or lost it".into())
         }
@@ -224,6 +312,21 @@ fn state(seen: &Seen<'_>, newest: Option<ViewId>) -> (State, Option<String>) {
         ),
     };
     (state, Some(reason))
+}
+
+/// When a node is back that is kept out. Since when it is, no server tells.
+fn quarantined(view: Option<&View>) -> String {
+    let waits = "it waits to be let in and grants nothing";
+    match view {
+        Some(view) => {
+            let at_most = outwait(view.longest_ttl()) + READMISSION;
+            format!(
+                "{waits}; while a router runs, it is back in {} at most",
+                span(at_most)
+            )
+        }
+        None => waits.into(),
+    }
 }
 
 /// The newest view that a server serves and whose document can be read.

@@ -7,6 +7,7 @@ use ringlock::proto::quorum::{Placement, Seat, Seats};
 use ringlock::proto::view::View;
 use ringlock::proto::wire::Slot;
 use ringlock::{Key, NodeError};
+use ringlock_ring::NodeIndex;
 use serde::Serialize;
 
 use crate::cluster::{Sighting, State, Survey};
@@ -121,14 +122,15 @@ impl Survey<'_> {
     /// where the nodes that were asked know: what its slot has counted to.
     ///
     /// To be asked after the locks were found. It needs a majority that still
-    /// serves the view, so that none was granted under a newer one, and so many
+    /// serves the view (in a joint one, of both topologies), so that none was
+    /// granted under a newer one, and so many
     /// of the key's replicas that no grant went past them.
     pub(crate) async fn fences_at_most(&mut self, keys: &[Key]) -> Vec<Option<u64>> {
         let unknown = keys.iter().map(|_| None).collect();
         let Some(view) = self.view.clone() else {
             return unknown;
         };
-        let (id, majority) = (view.id(), view.majority());
+        let id = view.id();
         let slots: Vec<Slot> = keys.iter().map(|key| view.place(key).slot()).collect();
         let counts = self.ask_all(async |sighting| {
             let seen = sighting.seen.as_mut().ok()?;
@@ -136,7 +138,12 @@ impl Survey<'_> {
             seen.look.counters(id, &slots).await.ok()?
         });
         let counts = counts.await;
-        if counts.iter().flatten().count() < majority {
+        let has_told = |node: NodeIndex| {
+            let name = &view.member(node).name;
+            let mut told = self.sightings.iter().zip(&counts);
+            told.any(|(sighting, counts)| counts.is_some() && sighting.node.name == *name)
+        };
+        if !view.has_majority(has_told) {
             return unknown;
         }
         let fence = |(at, key)| {
@@ -178,6 +185,14 @@ fn lasts(entry: &Entry) -> std::time::Duration {
     entry.remaining().unwrap_or(std::time::Duration::MAX)
 }
 
+/// How many replicas of one group have an entry.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Votes {
+    pub(crate) on: usize,
+    pub(crate) of: usize,
+    pub(crate) is_quorum: bool,
+}
+
 /// Where a key lives, in terms of a survey.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
@@ -197,15 +212,28 @@ impl Place<'_> {
 
     /// The sighting of the node on `seat`.
     fn index(&self, seat: Seat) -> Option<usize> {
-        let name = &self.view.topology().nodes[self.placement.node(seat).get()].name;
+        let name = &self.view.member(self.placement.node(seat)).name;
         let mut sightings = self.survey.sightings.iter();
         sightings.position(|sighting| sighting.node.name == *name)
     }
 
     /// The names of the key's nodes, the owner first.
     pub(crate) fn names(&self) -> Vec<String> {
-        let nodes = &self.view.topology().nodes;
         let names = self.placement.nodes().iter();
-        names.map(|node| nodes[node.get()].name.clone()).collect()
+        names
+            .map(|&node| self.view.member(node).name.clone())
+            .collect()
+    }
+
+    /// How many of each group's nodes are on these seats: one group or, while
+    /// a change is under way, the old and the new.
+    pub(crate) fn votes(&self, seats: Seats) -> Vec<Votes> {
+        let groups = self.placement.groups();
+        let votes = groups.map(|group| Votes {
+            on: seats.intersection(group).len(),
+            of: group.len(),
+            is_quorum: seats.has_majority_of(group),
+        });
+        votes.collect()
     }
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod cluster;
 mod commands;
+mod findings;
 mod holdings;
 mod output;
 

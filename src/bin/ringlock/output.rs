@@ -23,10 +23,11 @@ pub(crate) enum Exit {
     Outdated = 5,
     NotLocked = 6,
     LockLost = 7,
+    Interrupted = 130,
 }
 
 /// Every exit code and what it means.
-pub(crate) const EXITS: [(Exit, &str); 8] = [
+pub(crate) const EXITS: [(Exit, &str); 9] = [
     (Exit::Well, "all is well"),
     (
         Exit::CheckFailed,
@@ -42,9 +43,12 @@ pub(crate) const EXITS: [(Exit, &str); 8] = [
     ),
     (
         Exit::Degraded,
-        "status, doctor: they found trouble; locks: some nodes were left out",
+        "status, doctor: they found trouble, or a change is under way; locks: some nodes were left out",
     ),
-    (Exit::Outdated, "the plan is outdated"),
+    (
+        Exit::Outdated,
+        "apply, resume, abort, force: another change got ahead; plan anew",
+    ),
     (
         Exit::NotLocked,
         "exec: others held the key all the time; the command was not run",
@@ -52,6 +56,10 @@ pub(crate) const EXITS: [(Exit, &str); 8] = [
     (
         Exit::LockLost,
         "exec: the lock was lost while the command ran",
+    ),
+    (
+        Exit::Interrupted,
+        "init, apply, resume, abort, force: interrupted; what was done stays",
     ),
 ];
 
@@ -166,6 +174,14 @@ impl Output {
         }
     }
 
+    /// Tells people, on the standard error, something beside the result.
+    pub(crate) fn note(self, text: &str) {
+        if !self.is_json {
+            // There is nowhere left to tell that this failed.
+            let _ = writeln!(io::stderr(), "{}", text.trim_end());
+        }
+    }
+
     /// Tells, on the standard error, why something could not be done.
     pub(crate) fn fail(self, failure: &Failure) -> ExitCode {
         let Failure {
@@ -230,8 +246,9 @@ mod tests {
     fn the_help_names_every_code_once() {
         let help = exit_codes();
         for (index, (exit, meaning)) in EXITS.into_iter().enumerate() {
-            assert_eq!(exit as usize, index);
-            assert!(help.contains(&format!("\n  {index}  {meaning}")), "{help}");
+            let code = exit as usize;
+            assert!(code == index || exit == Exit::Interrupted, "{exit:?}");
+            assert!(help.contains(&format!("\n  {code}  {meaning}")), "{help}");
         }
     }
 

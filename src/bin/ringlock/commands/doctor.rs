@@ -1,132 +1,39 @@
 //! `ringlock doctor`: what is wrong, and what to do about it.
 
-mod checks;
+pub(crate) mod checks;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use ringlock::{Config, ConfigError};
-use serde::Serialize;
 
 use crate::cluster::Cluster;
-use crate::output::{Exit, Failure, Output, or_dash, table};
-
-/// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Verdict {
-    Ok,
-    /// It works, and may not be meant so.
-    Warn,
-    /// It must be remedied.
-    Fail,
-}
-
-impl Verdict {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Fail => "FAIL",
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct Check {
-    check: &'static str,
-    node: Option<String>,
-    verdict: Verdict,
-    detail: String,
-    remedy: Option<String>,
-}
-
-/// Everything that was checked.
-#[derive(Debug, Serialize)]
-struct Report {
-    verdict: Verdict,
-    checks: Vec<Check>,
-}
-
-impl Report {
-    fn ok(&mut self, check: &'static str, node: Option<&str>, detail: impl Into<String>) {
-        self.note(check, node, Verdict::Ok, detail.into(), None);
-    }
-
-    fn warn(
-        &mut self,
-        check: &'static str,
-        node: Option<&str>,
-        detail: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        self.note(
-            check,
-            node,
-            Verdict::Warn,
-            detail.into(),
-            Some(remedy.into()),
-        );
-    }
-
-    fn fail(
-        &mut self,
-        check: &'static str,
-        node: Option<&str>,
-        detail: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        self.note(
-            check,
-            node,
-            Verdict::Fail,
-            detail.into(),
-            Some(remedy.into()),
-        );
-    }
-
-    fn note(
-        &mut self,
-        check: &'static str,
-        node: Option<&str>,
-        verdict: Verdict,
-        detail: String,
-        remedy: Option<String>,
-    ) {
-        self.verdict = self.verdict.max(verdict);
-        self.checks.push(Check {
-            check,
-            node: node.map(Into::into),
-            verdict,
-            detail,
-            remedy,
-        });
-    }
-}
+use crate::findings::{Report, Verdict};
+use crate::output::{Exit, Failure, Output};
 
 pub(crate) async fn run(path: &Path, output: Output) -> Result<ExitCode, Failure> {
-    let mut report = Report {
-        verdict: Verdict::Ok,
-        checks: Vec::new(),
-    };
+    let mut report = Report::default();
     if let Some(config) = configuration(path, &mut report) {
         match Cluster::new(&config) {
-            Ok(cluster) => {
-                let mut survey = cluster.survey().await;
-                checks::servers(&mut survey, &mut report).await;
-                checks::together(&config, &survey, &mut report);
-            }
-            Err(Failure { message, next, .. }) => {
-                let remedy = next.unwrap_or_default();
-                report.fail("nodes", None, message, remedy);
-            }
+            Ok(cluster) => servers(&config, &cluster, &mut report).await,
+            Err(failure) => report.nodes(failure),
         }
     }
-    output.tell(&report, human)?;
+    output.tell(&report, ToString::to_string)?;
     Ok(match report.verdict {
         Verdict::Fail => Exit::Degraded.into(),
         _ => ExitCode::SUCCESS,
     })
+}
+
+async fn servers(config: &Config, cluster: &Cluster, report: &mut Report) {
+    match cluster.survey().await {
+        Ok(mut survey) => {
+            checks::servers(&mut survey, report).await;
+            checks::together(config, &survey, report);
+        }
+        Err(failure) => report.nodes(failure),
+    }
 }
 
 /// What can be found before any server is asked; `None`: there is nothing to go
@@ -159,25 +66,4 @@ fn configuration(path: &Path, report: &mut Report) -> Option<Config> {
     }
     checks::labels(&config, report);
     Some(config)
-}
-
-fn human(report: &Report) -> String {
-    let mut rows = table(["", "check", "node", "found"]);
-    for check in &report.checks {
-        rows.add_row([
-            check.verdict.word(),
-            check.check,
-            &or_dash(check.node.as_ref()),
-            &check.detail,
-        ]);
-    }
-    let mut text = rows.to_string();
-    for check in &report.checks {
-        if let Some(remedy) = &check.remedy {
-            let node = check.node.as_ref();
-            let node = node.map_or_else(String::new, |node| format!(" of node {node}"));
-            text += &format!("\n{}{node}: {remedy}", check.check);
-        }
-    }
-    text
 }

@@ -10,7 +10,7 @@ use ringlock::{Config, Key};
 use serde::Serialize;
 
 use crate::cluster::{Cluster, Survey};
-use crate::holdings::{Holding, Holdings, Unasked};
+use crate::holdings::{Holding, Holdings, Unasked, Votes};
 use crate::output::{Exit, Failure, Output, or_dash, printable, span, table};
 
 /// Tells what is locked, by whom, and for how long at most.
@@ -57,6 +57,9 @@ pub(crate) struct Lock {
     pub(crate) replicas: Option<Vec<String>>,
     /// How many of these have it.
     pub(crate) on_replicas: Option<usize>,
+    /// The same by groups: one or, while a change is under way, two, of which
+    /// each must have a quorum.
+    pub(crate) votes: Option<Vec<Votes>>,
     /// Whether so many are enough for a lease.
     pub(crate) is_quorum: Option<bool>,
     /// No fence above this one was granted for the key so far.
@@ -69,8 +72,9 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let cluster = Cluster::new(config)?;
-    let mut survey = cluster.survey().await;
+    let mut survey = cluster.survey().await?;
     survey.check_any()?;
+    survey.leave_retired();
     let (keys, is_cut_short, mut unasked) = match &options.key {
         Some(key) => {
             let key = Key::new(key.as_bytes()).map_err(ringlock::Error::from)?;
@@ -155,6 +159,9 @@ fn lock(survey: &Survey<'_>, holding: &Holding, fence: Option<u64>) -> Lock {
             .collect(),
         replicas: place.as_ref().map(|place| place.names()),
         on_replicas: seats.map(|seats| seats.len()),
+        votes: seats
+            .zip(place.as_ref())
+            .map(|(seats, place)| place.votes(seats)),
         is_quorum: seats
             .zip(place.as_ref())
             .map(|(seats, place)| place.placement.has_quorum(seats)),
@@ -182,11 +189,17 @@ impl Lock {
     }
 
     fn votes(&self) -> String {
-        match (self.on_replicas, &self.replicas, self.is_quorum) {
-            (Some(on), Some(replicas), Some(is_quorum)) => {
-                let quorum = if is_quorum { "quorum" } else { "NO quorum" };
-                format!("{on} of {}: {quorum}", replicas.len())
-            }
+        let one = |votes: &Votes| {
+            let quorum = if votes.is_quorum {
+                "quorum"
+            } else {
+                "NO quorum"
+            };
+            format!("{} of {}: {quorum}", votes.on, votes.of)
+        };
+        match self.votes.as_deref() {
+            Some([votes]) => one(votes),
+            Some([old, new]) => format!("old {}, new {}", one(old), one(new)),
             _ => "-".into(),
         }
     }

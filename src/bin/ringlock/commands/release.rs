@@ -81,8 +81,9 @@ pub(crate) async fn run(
 ) -> Result<ExitCode, Failure> {
     let key = Key::new(options.key.as_bytes()).map_err(ringlock::Error::from)?;
     let cluster = Cluster::new(config)?;
-    let mut survey = cluster.survey().await;
+    let mut survey = cluster.survey().await?;
     survey.check_any()?;
+    survey.leave_retired();
     let found = survey.find(std::slice::from_ref(&key)).await;
     let entries = entries(&survey, &found.all);
     let held = locks::describe(&mut survey, &found).await;

@@ -55,7 +55,7 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let served = match Cluster::new(config) {
-        Ok(cluster) => cluster.survey().await.view,
+        Ok(cluster) => cluster.survey().await?.view,
         // Nodes in memory serve nobody else.
         Err(_) => None,
     };

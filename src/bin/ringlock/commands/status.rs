@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use ringlock::Config;
+use ringlock::proto::topology::Topology;
+use ringlock::proto::view::View;
 use serde::Serialize;
 
 use crate::cluster::{Cluster, Seen, State};
@@ -17,6 +19,36 @@ struct Status {
     nodes: Vec<Node>,
     /// Members of the view that the configuration does not name.
     unconfigured: Vec<String>,
+    /// The change that is under way; `null`: the view is stable.
+    joint: Option<Joint>,
+}
+
+/// A change of membership that is half made.
+#[derive(Serialize)]
+struct Joint {
+    /// The first epoch of the passage.
+    since: u32,
+    joining: Vec<String>,
+    leaving: Vec<String>,
+    /// Everything that it changes, a sentence each.
+    changes: Vec<String>,
+}
+
+impl Joint {
+    fn of(view: &View) -> Option<Self> {
+        let (from, to) = (view.topology(), view.next()?);
+        let only_in = |one: &Topology, other: &Topology| {
+            let has = |name: &str| other.nodes.iter().any(|node| node.name == name);
+            let names = one.nodes.iter().map(|node| node.name.clone());
+            names.filter(|name| !has(name)).collect()
+        };
+        Some(Self {
+            since: view.since(),
+            joining: only_in(to, from),
+            leaving: only_in(from, to),
+            changes: from.changes_to(to),
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -47,7 +79,7 @@ struct Facts {
 
 pub(crate) async fn run(config: &Config, output: Output) -> Result<ExitCode, Failure> {
     let cluster = Cluster::new(config)?;
-    let survey = cluster.survey().await;
+    let survey = cluster.survey().await?;
     let sightings = survey.sightings.iter().zip(survey.states());
     let nodes = sightings.map(|(sighting, (state, reason))| Node {
         node: sighting.node.name.clone(),
@@ -58,14 +90,17 @@ pub(crate) async fn run(config: &Config, output: Output) -> Result<ExitCode, Fai
     });
     let nodes: Vec<Node> = nodes.collect();
     let unconfigured = survey.unconfigured();
+    let joint = survey.view.as_ref().and_then(Joint::of);
     let view = survey.view.as_ref().map(|view| view.id());
     let status = Status {
         view: view.map(|view| view.to_string()),
         epoch: view.map(|view| view.epoch),
         is_degraded: nodes.iter().any(|node| node.state != State::Serving)
-            || !unconfigured.is_empty(),
+            || !unconfigured.is_empty()
+            || joint.is_some(),
         nodes,
         unconfigured,
+        joint,
     };
     output.tell(&status, human)?;
     Ok(match status.is_degraded {
@@ -122,9 +157,25 @@ fn human(status: &Status) -> String {
         ]);
     }
     let mut text = match &status.view {
-        Some(view) => format!("view {view}\n{rows}"),
-        None => format!("no view is served: the first router to connect sets one in force\n{rows}"),
+        Some(view) => {
+            let word = if status.joint.is_some() {
+                "joint"
+            } else {
+                "stable"
+            };
+            format!("view {view}, {word}\n{rows}")
+        }
+        None => format!(
+            "no view is served: `ringlock init` sets one in force, or the first router to connect\n{rows}"
+        ),
     };
+    if let Some(joint) = &status.joint {
+        text += &format!(
+            "\na change is under way since epoch {}: {}\n`ringlock resume` finishes it, `ringlock abort` takes it back",
+            joint.since,
+            joint.changes.join("; ")
+        );
+    }
     for node in &status.nodes {
         if let Some(reason) = &node.reason {
             text += &format!("\nnode {} is {}: {reason}", node.node, node.state.word());

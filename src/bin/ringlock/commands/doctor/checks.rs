@@ -5,8 +5,8 @@ use std::time::Duration;
 use ringlock::node::redis::inspect::Server;
 use ringlock::{Config, Init, NodeErrorKind};
 
-use super::Report;
 use crate::cluster::{Seen, Sighting, State, Survey};
+use crate::findings::Report;
 
 /// How far a server's clock may be off. Leases need clocks that run alike, not
 /// clocks that agree; but one that is far off is likely to be set right in one
@@ -53,12 +53,12 @@ fn machine(config: &Config, node: &ringlock::NodeConfig) -> Option<String> {
 }
 
 /// Every server by itself.
-pub(super) async fn servers(survey: &mut Survey<'_>, report: &mut Report) {
+pub(crate) async fn servers(survey: &mut Survey<'_>, report: &mut Report) {
     for sighting in &mut survey.sightings {
-        let name = &*sighting.node.name;
         if !is_reached(sighting, report) {
             continue;
         }
+        let name = &*sighting.node.name;
         let Ok(seen) = &mut sighting.seen else {
             continue;
         };
@@ -185,9 +185,13 @@ pub(super) fn together(config: &Config, survey: &Survey<'_>, report: &mut Report
     families(survey, report);
     views(config, survey, report);
     let Some(view) = &survey.view else { return };
-    let differences = config.differences(view.topology());
-    for difference in &differences {
-        let remedy = "configure all routers alike; what is served stays as it is";
+    let topologies = [Some(view.topology()), view.next()];
+    let differences = topologies.into_iter().flatten();
+    let mut differences: Vec<_> = differences.map(|one| config.differences(one)).collect();
+    differences.sort_by_key(Vec::len);
+    let differences = &differences[0];
+    for difference in differences {
+        let remedy = "configure all routers alike, or change what is served with `ringlock plan`";
         report.fail("topology", None, difference, remedy);
     }
     if differences.is_empty() {
@@ -195,13 +199,15 @@ pub(super) fn together(config: &Config, survey: &Survey<'_>, report: &mut Report
     }
 }
 
+/// The versions that there are, as far as they count.
+pub(crate) fn family(seen: &Seen<'_>) -> String {
+    let major = seen.facts.version().split('.').next().unwrap_or_default();
+    format!("{} {major}", seen.facts.family())
+}
+
 fn families(survey: &Survey<'_>, report: &mut Report) {
     let seen = survey.sightings.iter().filter_map(|s| s.seen.as_ref().ok());
-    let families = seen.map(|seen| {
-        let major = seen.facts.version().split('.').next().unwrap_or_default();
-        format!("{} {major}", seen.facts.family())
-    });
-    let mut families: Vec<String> = families.collect();
+    let mut families: Vec<String> = seen.map(family).collect();
     families.sort_unstable();
     families.dedup();
     let detail = families.join(", ");
@@ -227,17 +233,22 @@ fn views(config: &Config, survey: &Survey<'_>, report: &mut Report) {
                 "view",
                 None,
                 "none is served, and init = \"never\"",
-                "connect a router once with init = \"wait\", or \"now\" if nothing was locked",
+                "`ringlock init`, with --now if nothing was locked",
             ),
             Init::Wait | Init::Now => report.warn(
                 "view",
                 None,
                 "none is served yet",
-                "the first router that connects sets one in force, once all nodes are fit",
+                "`ringlock init` sets one in force, or the first router that connects",
             ),
         }
         return;
     };
+    if view.next().is_some() {
+        let detail = format!("a change is under way since epoch {}", view.since());
+        let remedy = "finish it with `ringlock resume`, or take it back with `ringlock abort`";
+        report.warn("view", None, detail, remedy);
+    }
     for (sighting, (state, reason)) in survey.sightings.iter().zip(survey.states()) {
         let (name, reason) = (Some(&*sighting.node.name), reason.unwrap_or_default());
         match state {
@@ -247,8 +258,9 @@ fn views(config: &Config, survey: &Survey<'_>, report: &mut Report) {
                 "view",
                 name,
                 reason,
-                "it must be re-admitted, or all nodes initialised anew",
+                "leave a router running: it lets it in again, once most others serve",
             ),
+            State::Retired => report.warn("view", name, reason, "take it out of the configuration"),
             // That has been told.
             State::Unreachable | State::Denied | State::Unsuitable => {}
         }
