@@ -94,6 +94,14 @@ impl Cluster {
         Ok(Survey { sightings, view })
     }
 
+    /// Looks into these servers alone, as if they knew of no view.
+    pub(crate) async fn strangers(&self) -> Survey<'_> {
+        Survey {
+            sightings: look_into_all(&self.configured).await,
+            view: None,
+        }
+    }
+
     fn missing(&self, view: Option<&View>, known: &[Sighting<'_>]) -> Result<Vec<Node>, Failure> {
         let members = view.into_iter().flat_map(View::members);
         let is_known = |name: &str| known.iter().any(|sighting| sighting.node.name == name);
@@ -132,6 +140,12 @@ async fn look_into(server: &Server) -> Result<Seen<'_>, NodeError> {
 pub(crate) struct Sighting<'a> {
     pub(crate) node: &'a Node,
     pub(crate) seen: Result<Seen<'a>, NodeError>,
+}
+
+impl Sighting<'_> {
+    fn run_id(&self) -> Option<&str> {
+        self.seen.as_ref().ok()?.facts.info("run_id")
+    }
 }
 
 /// What a server told, and the connection that it was told on.
@@ -229,15 +243,16 @@ impl Survey<'_> {
 
     /// An earlier node that is the same server.
     pub(crate) fn twin(&self, index: usize) -> Option<&Sighting<'_>> {
-        let id = |sighting: &Sighting<'_>| {
-            let seen = sighting.seen.as_ref().ok()?;
-            seen.facts.info("run_id").map(str::to_owned)
-        };
-        let own = id(&self.sightings[index])?;
-        let earlier = self.sightings[..index].iter();
-        earlier
-            .into_iter()
-            .find(|other| id(other).as_ref() == Some(&own))
+        let own = self.sightings[index].run_id()?;
+        let mut earlier = self.sightings[..index].iter();
+        earlier.find(|other| other.run_id() == Some(own))
+    }
+
+    /// A node of another name that is the same server as `sighting`.
+    pub(crate) fn same_server(&self, sighting: &Sighting<'_>) -> Option<&Sighting<'_>> {
+        let own = sighting.run_id()?;
+        let mut others = self.sightings.iter();
+        others.find(|other| other.node.name != sighting.node.name && other.run_id() == Some(own))
     }
 
     /// Whether the node is a member of the view; any node is where there is

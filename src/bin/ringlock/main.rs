@@ -3,15 +3,20 @@
 mod bench;
 mod cluster;
 mod commands;
+mod conduct;
+mod connection;
 mod findings;
 mod holdings;
 mod output;
+mod progress;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{doctor, exec, locks, release, ring, route, status};
+use commands::{
+    abort, apply, doctor, exec, force, init, locks, plan, release, resume, ring, route, status,
+};
 use output::{Exit, Failure, Output, exit_codes};
 use ringlock::Config;
 
@@ -39,6 +44,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Options),
+    Plan(Box<plan::Options>),
+    Apply(apply::Options),
+    Resume(resume::Options),
+    Abort(abort::Options),
+    Force(force::Options),
     Route(route::Options),
     Ring(ring::Options),
     Locks(locks::Options),
@@ -89,6 +100,12 @@ fn run(command: Command, path: &PathBuf, output: Output) -> Result<ExitCode, Fai
     };
     runtime.block_on(async {
         match command {
+            Command::Init(options) => init::run(&options, config()?, output).await,
+            Command::Plan(options) => plan::run(&options, config()?, output).await,
+            Command::Apply(options) => apply::run(&options, config()?, output).await,
+            Command::Resume(options) => resume::run(&options, config()?, output).await,
+            Command::Abort(options) => abort::run(&options, config()?, output).await,
+            Command::Force(options) => force::run(&options, config()?, output).await,
             Command::Route(options) => route::run(&options, config()?, output).await,
             Command::Ring(options) => ring::run(&options, &config()?, output).await,
             Command::Locks(options) => locks::run(&options, &config()?, output).await,

@@ -166,6 +166,11 @@ impl Output {
                 .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?,
             false => human(result),
         };
+        self.tell_text(&text)
+    }
+
+    /// Tells a result that is a text already.
+    pub(crate) fn tell_text(self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
             // Whoever read it has seen enough.

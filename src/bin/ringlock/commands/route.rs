@@ -8,6 +8,7 @@ use clap::Args;
 use ringlock::{Config, Error, Init, Router};
 use serde::Serialize;
 
+use crate::connection::impatiently;
 use crate::output::{Exit, Failure, Output, printable, table};
 
 /// Tells where a key lives, and who must agree on it.
@@ -38,12 +39,13 @@ pub(crate) async fn run(
     let is_embedded = |url: &str| url.starts_with("memory://");
     if !config.nodes.iter().all(|node| is_embedded(&node.url)) {
         config.router.init = Init::Never;
+        impatiently(&mut config);
     }
     let key = options.key.as_bytes();
     let router = Router::connect(config).await.map_err(|error| match error {
         Error::Uninitialised { .. } => Failure::new(Exit::Failed, "no node serves a view yet")
             .next(
-                "the first router that connects sets one in force, as `ringlock exec` does; \
+                "`ringlock init` sets one in force, or the first router that connects; \
              `ringlock ring` tells the shares as configured, `ringlock doctor` what is in the way",
             ),
         error => error.into(),

@@ -1,0 +1,136 @@
+//! `ringlock plan`: what a change of membership would move, before anything is
+//! touched.
+
+mod changes;
+mod preflight;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser};
+use ringlock::{Config, Plan};
+
+use self::changes::{Line, Wanted};
+use crate::cluster::Cluster;
+use crate::connection::connect;
+use crate::findings::Verdict;
+use crate::output::{Exit, Failure, Output};
+
+/// What stands between two changes of one plan.
+const AND: &str = "--and";
+
+/// Plans a change of membership, and touches nothing.
+///
+/// The plan goes to the standard output as JSON, to be kept and applied; what
+/// it moves is told on the standard error. Several changes make one plan, and
+/// take no longer than one: `ringlock plan add f --url … --and remove a`.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    wanted: Wanted,
+
+    /// The word that no client reaches this node any more: it is switched off,
+    /// or cut off from all. The change then need not wait for those who rely on
+    /// it. May be given several times.
+    #[arg(long, global = true, value_name = "NODE")]
+    fenced: Vec<String>,
+
+    /// Write the plan there instead.
+    #[arg(long, global = true, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// Another change in the same plan, and more after a further --and; it
+    /// stands at the end of the line.
+    #[arg(
+        long,
+        global = true,
+        value_name = "CHANGE",
+        num_args = 1..,
+        allow_hyphen_values = true
+    )]
+    and: Vec<OsString>,
+}
+
+pub(crate) async fn run(
+    options: &Options,
+    config: Config,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let lines = lines(&options.and)?;
+    let wanted: Vec<&Wanted> = [&options.wanted].into_iter().chain(&lines).collect();
+    let router = connect(config.clone()).await?;
+    let view = router.view();
+    let introduced: Vec<_> = wanted
+        .iter()
+        .filter_map(|wanted| wanted.introduces(&config))
+        .collect();
+    let newcomers = Cluster::of(&config, &introduced)?;
+    let cluster = Cluster::new(&config)?;
+    let mut members = cluster.survey().await?;
+    members.leave_retired();
+    let findings = preflight::newcomers(&newcomers, &members, &view).await?;
+    if let Some(check) = findings.checks.iter().find(|c| c.verdict == Verdict::Fail) {
+        let node = check.node.as_deref().unwrap_or_default();
+        let message = format!("node {node} cannot join: {}: {}", check.check, check.detail);
+        let failure = Failure::new(Exit::Failed, message);
+        return Err(failure.next(check.remedy.clone().unwrap_or_default()));
+    }
+    let changes = wanted.iter().map(|wanted| wanted.change(&config, &view));
+    let plan = router
+        .rebalancer()
+        .plan(changes.collect::<Vec<_>>())
+        .await?;
+    check_fenced(&options.fenced, &plan)?;
+    let plan = plan.fenced(options.fenced.iter().cloned());
+    write(&plan, options.out.as_ref(), output)?;
+    if !output.is_json {
+        output.note(&plan.to_string());
+        output.note(&preflight::moving(&mut members, &plan).await?);
+        if !findings.checks.is_empty() {
+            output.note(&findings.to_string());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The further changes.
+fn lines(words: &[OsString]) -> Result<Vec<Wanted>, Failure> {
+    let lines = words
+        .split(|word| word == AND)
+        .filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            let line = Line::try_parse_from(line).map_err(|error| {
+                let message = error.to_string();
+                let message = message.trim().trim_start_matches("error: ");
+                Failure::new(Exit::Usage, format!("after {AND}: {message}"))
+            })?;
+            Ok(line.wanted)
+        })
+        .collect()
+}
+
+/// A word about a node that is none would be no word.
+fn check_fenced(fenced: &[String], plan: &Plan) -> Result<(), Failure> {
+    let known: BTreeSet<&str> = plan.from.nodes.iter().map(|node| &*node.name).collect();
+    match fenced.iter().find(|name| !known.contains(name.as_str())) {
+        Some(name) => Err(Failure::new(
+            Exit::Usage,
+            format!("--fenced {name}: the cluster has no node {name}"),
+        )
+        .next("see `ringlock status` for their names")),
+        None => Ok(()),
+    }
+}
+
+fn write(plan: &Plan, out: Option<&PathBuf>, output: Output) -> Result<(), Failure> {
+    let Some(path) = out else {
+        return output.tell_text(&plan.to_json());
+    };
+    std::fs::write(path, plan.to_json() + "\n").map_err(|error| {
+        let message = format!("{}: {error}", path.display());
+        Failure::new(Exit::Failed, message).next("name a file that can be written with --out")
+    })
+}

@@ -1,0 +1,111 @@
+//! What is worth knowing before a plan is applied: whether those that join are
+//! fit, and how many of the locks that are held move.
+
+use std::collections::BTreeSet;
+
+use ringlock::proto::topology::{Topology, TopologyError};
+use ringlock::proto::view::View;
+use ringlock::{Key, Plan};
+
+use crate::cluster::{Cluster, Survey};
+use crate::commands::doctor::checks;
+use crate::findings::Report;
+use crate::output::Failure;
+
+/// Lock keys that are looked at on each node, at most.
+const MAX_KEYS: usize = 10_000;
+
+/// Checks every server that is to be reached.
+pub(super) async fn newcomers(
+    newcomers: &Cluster,
+    members: &Survey<'_>,
+    view: &View,
+) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    let mut survey = newcomers.strangers().await;
+    checks::servers(&mut survey, &mut report).await;
+    for (index, sighting) in survey.sightings.iter().enumerate() {
+        let (name, Ok(seen)) = (&*sighting.node.name, &sighting.seen) else {
+            continue;
+        };
+        if let Some(twin) = survey.twin(index).or(members.same_server(sighting)) {
+            let detail = format!("it is the same server as node {}", twin.node.name);
+            let remedy = "give each node a server of its own: one server would vote twice";
+            report.fail("own server", Some(name), detail, remedy);
+        }
+        family(name, &checks::family(seen), members, &mut report);
+        // What is there was put there by the cluster itself.
+        if view.index_of(name).is_none() {
+            match seen.facts.dbsize() {
+                0 => report.ok("empty", Some(name), "it holds nothing"),
+                keys => report.warn(
+                    "empty",
+                    Some(name),
+                    format!("it holds {keys} keys of something else"),
+                    "empty it, unless it is to serve both",
+                ),
+            }
+        }
+    }
+    Ok(report)
+}
+
+fn family(name: &str, own: &str, members: &Survey<'_>, report: &mut Report) {
+    let seen = members
+        .sightings
+        .iter()
+        .filter_map(|s| s.seen.as_ref().ok());
+    let families: BTreeSet<String> = seen.map(checks::family).collect();
+    if families.contains(own) {
+        report.ok("family", Some(name), own);
+    } else if !families.is_empty() {
+        let others: Vec<String> = families.into_iter().collect();
+        let detail = format!("{own}, the cluster has {}", others.join(", "));
+        let remedy = "run the same version everywhere: otherwise the oldest limits what is gained";
+        report.warn("family", Some(name), detail, remedy);
+    }
+}
+
+/// How many locks that are held now get other replicas.
+pub(super) async fn moving(survey: &mut Survey<'_>, plan: &Plan) -> Result<String, Failure> {
+    let scans = survey.ask_all(async |sighting| {
+        let seen = sighting.seen.as_mut().ok()?;
+        seen.look.scan(b"", MAX_KEYS).await.ok()
+    });
+    let scans = scans.await;
+    let is_cut = scans.iter().flatten().any(|scan| scan.is_cut);
+    let silent = scans.iter().filter(|scan| scan.is_none()).count();
+    let keys: BTreeSet<Key> = scans.into_iter().flatten().flat_map(|s| s.keys).collect();
+    let (from, to) = (read(&plan.from)?, read(&plan.to)?);
+    let moves = keys
+        .iter()
+        .filter(|key| names(&from, key) != names(&to, key));
+    let mut text = format!(
+        "held locks  {} of {} scanned move",
+        moves.count(),
+        keys.len()
+    );
+    if is_cut {
+        text += "; there are more";
+    }
+    if silent > 0 {
+        text += &format!("; {silent} nodes did not answer");
+    }
+    Ok(text)
+}
+
+/// The topology as one that can be routed by.
+fn read(topology: &Topology) -> Result<View, Failure> {
+    let nonces = topology.nodes.iter();
+    let nonces = nonces
+        .map(|node| (node.name.clone(), "plan".into()))
+        .collect();
+    let view = View::stable(1, topology.clone(), &nonces);
+    view.map_err(|error: TopologyError| ringlock::ConfigError::from(error).into())
+}
+
+fn names<'v>(view: &'v View, key: &Key) -> Vec<&'v str> {
+    let placement = view.place(key);
+    let names = placement.nodes().iter();
+    names.map(|&node| &*view.member(node).name).collect()
+}

@@ -1,0 +1,30 @@
+//! `ringlock resume`: finishes a change that is half made.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use ringlock::Config;
+
+use crate::conduct::{self, Patience};
+use crate::output::{Failure, Output};
+
+/// Finishes a change that is half made, whoever began it.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    patience: Patience,
+}
+
+pub(crate) async fn run(
+    options: &Options,
+    config: Config,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    conduct::run(
+        config,
+        output,
+        options.patience,
+        async |rebalancer, watch| rebalancer.resume(watch).await,
+    )
+    .await
+}

@@ -1,0 +1,41 @@
+//! Connecting to a cluster in order to manage it.
+
+use std::time::Duration;
+
+use ringlock::{Config, Error, Init, OnMismatch, Router};
+
+use crate::cluster::NOTHING_TO_LOOK_INTO;
+use crate::output::{Exit, Failure};
+
+/// How long to wait for nodes, at most: whoever manages a cluster by hand
+/// wants to hear of an outage in seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A router that starts no cluster, goes by whatever is served, and tells an
+/// outage soon.
+pub(crate) async fn connect(mut config: Config) -> Result<Router, Failure> {
+    refuse_memory(&config)?;
+    config.router.init = Init::Never;
+    config.router.on_mismatch = OnMismatch::Follow;
+    impatiently(&mut config);
+    Router::connect(config).await.map_err(|error| match error {
+        Error::Uninitialised { .. } => Failure::new(Exit::Failed, error.to_string()).next(
+            "see what each node says with `ringlock doctor`; a new cluster gets its first view with `ringlock init`",
+        ),
+        error => error.into(),
+    })
+}
+
+pub(crate) fn impatiently(config: &mut Config) {
+    config.router.connect_timeout = config.router.connect_timeout.min(PATIENCE);
+}
+
+/// Nodes in memory are this process's own, and gone with it.
+pub(crate) fn refuse_memory(config: &Config) -> Result<(), Failure> {
+    let mut nodes = config.nodes.iter();
+    if nodes.any(|node| node.url.starts_with("memory://")) {
+        return Err(Failure::new(Exit::Failed, NOTHING_TO_LOOK_INTO)
+            .next("configure Redis or Valkey nodes"));
+    }
+    Ok(())
+}

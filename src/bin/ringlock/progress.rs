@@ -1,0 +1,87 @@
+//! Telling how far something has come that takes its time: a bar at a
+//! terminal, lines elsewhere, nothing with `--json`.
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use ringlock::rebalancer::{Phase, Progress};
+
+use crate::output::{Output, span};
+
+/// What is told, and how.
+#[derive(Debug)]
+pub(crate) struct Teller {
+    output: Output,
+    bar: Option<ProgressBar>,
+    /// What was told last, and how long was left when that began.
+    told: String,
+    whole: Duration,
+}
+
+impl Teller {
+    pub(crate) fn new(output: Output) -> Self {
+        let bar = (io::stderr().is_terminal() && !output.is_json).then(bar);
+        Self {
+            output,
+            bar,
+            told: String::new(),
+            whole: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn change(&mut self, progress: &Progress) {
+        let phase = match &progress.phase {
+            Phase::Quarantine => "nodes that join wait until old locks have expired".into(),
+            Phase::Joint => "both replica sets agree until old leases are over".into(),
+            Phase::Settling => "the next view is handed out".into(),
+            phase => phase.to_string(),
+        };
+        let what = format!("epoch {}: {phase}", progress.view.epoch);
+        self.tell(&what, progress.remaining);
+    }
+
+    /// Tells what is going on, and how long it takes at least.
+    pub(crate) fn tell(&mut self, what: &str, left: Option<Duration>) {
+        let is_new = what != self.told;
+        if is_new {
+            self.told = what.into();
+            self.whole = left.unwrap_or_default();
+        }
+        let left = left.unwrap_or_default();
+        // What was thought to be over may turn out to take longer.
+        self.whole = self.whole.max(left);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(millis(self.whole));
+                bar.set_position(millis(self.whole - left));
+                bar.set_message(format!("{what}, {} left", span(left)));
+            }
+            None if is_new && left.is_zero() => self.output.note(what),
+            None if is_new => self.output.note(&format!("{what}, {} left", span(left))),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    // The template is a constant; without it the bar has its default looks.
+    if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} {bar:30} {msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
