@@ -1,0 +1,273 @@
+//! `locks` and `release`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use serde_json::Value;
+
+use crate::bed::{Bed, Job, OTHER, TOKEN, names, until};
+use crate::common::ms;
+use crate::common::proxy::Proxy;
+
+#[test]
+fn locks_are_told_with_holder_and_fence() {
+    let bed = Bed::new(1, 1);
+    bed.init();
+    let (human, json) = bed.both(&["locks"], 0);
+    assert!(human.contains("nothing is locked"), "{human}");
+    assert_eq!(json["locks"], Value::Array(Vec::new()));
+
+    let job = Job::start(&bed, &["k"], "echo $RINGLOCK_FENCE; cat");
+    let fence: u64 = job.first.parse().expect("a fence");
+    bed.set(0, "stranger", "some uuid", 60_000);
+    redis::cmd("SET")
+        .arg("ringlock:eternal")
+        .arg(TOKEN)
+        .exec(&mut bed.servers[0].client())
+        .unwrap();
+    let (human, json) = bed.both(&["locks"], 0);
+    let locks = json["locks"].as_array().unwrap();
+    let keys: Vec<&str> = locks
+        .iter()
+        .map(|lock| lock["key"].as_str().unwrap())
+        .collect();
+    assert_eq!(keys, ["eternal", "k", "stranger"]);
+    assert_eq!(locks[0]["remaining_ms"], Value::Null);
+    assert_eq!(locks[0]["holder"], "web-1:42");
+    let k = &locks[1];
+    assert_eq!(
+        (&k["is_foreign"], &k["is_quorum"]),
+        (&false.into(), &true.into())
+    );
+    assert!(k["remaining_ms"].as_u64().unwrap() <= 1000, "{k}");
+    assert_eq!(
+        k["fence_at_most"].as_u64(),
+        Some(fence),
+        "nothing else was granted"
+    );
+    let stranger = &locks[2];
+    assert_eq!(
+        (&stranger["is_foreign"], &stranger["holder"]),
+        (&true.into(), &Value::Null)
+    );
+    assert_eq!(
+        stranger["fence_at_most"],
+        Value::Null,
+        "other programs count no fences"
+    );
+    assert!(
+        human.contains("for ever") && human.contains("another program"),
+        "{human}"
+    );
+    for document in [human, json.to_string()] {
+        assert!(
+            !document.contains(&TOKEN[..32]),
+            "a token is a key to the lock: {document}"
+        );
+    }
+    assert_eq!(job.end(true).code, 0);
+}
+
+#[test]
+fn the_highest_fence_of_a_key_is_its_own_nodes() {
+    let bed = Bed::new(2, 1);
+    bed.init();
+    let owner = |key: &str| bed.run(&["route", key, "--json"]).json()["owner"].clone();
+    let other = (0..).map(|index| format!("o/{index}"));
+    let other = other
+        .into_iter()
+        .find(|key| owner(key) != owner("k"))
+        .unwrap();
+    for _ in 0..5 {
+        assert_eq!(bed.run(&["exec", &other, "--", "true"]).code, 0);
+    }
+    let job = Job::start(&bed, &["k"], "echo $RINGLOCK_FENCE; cat");
+    let (_, json) = bed.both(&["locks"], 0);
+    let told = json["locks"][0]["fence_at_most"].to_string();
+    assert_eq!(told, job.first, "the other node has counted further");
+    assert_eq!(job.end(true).code, 0);
+}
+
+#[test]
+fn locks_are_chosen_by_key_and_prefix_and_cut_short() {
+    let bed = Bed::new(2, 1);
+    bed.init();
+    for index in 0..50 {
+        bed.set(index % 2, format!("x/{index:02}"), TOKEN, 60_000);
+    }
+    for key in ["y*", "y1", "y[1]"] {
+        bed.set(0, key, TOKEN, 60_000);
+    }
+    bed.set(1, b"z\xff\n", TOKEN, 60_000);
+    let told = |arguments: &[&str]| {
+        let (human, json) = bed.both(&[&["locks"], arguments].concat(), 0);
+        let locks = json["locks"].as_array().unwrap().clone();
+        let keys: Vec<String> = locks
+            .iter()
+            .map(|lock| lock["key"].as_str().unwrap().to_owned())
+            .collect();
+        let is_cut = json["is_cut_short"] == true;
+        assert_eq!(human.contains("cut short"), is_cut, "{human}");
+        (keys, is_cut)
+    };
+    assert_eq!(told(&["--prefix", "x/"]).0.len(), 50);
+    assert_eq!(told(&["--prefix", "y*"]), (vec!["y*".to_owned()], false));
+    assert_eq!(told(&["--prefix", "y["]), (vec!["y[1]".to_owned()], false));
+    assert_eq!(told(&["--key", "y1"]), (vec!["y1".to_owned()], false));
+    assert_eq!(told(&["--key", "nothing"]), (Vec::new(), false));
+    assert_eq!(
+        told(&["--prefix", "z"]),
+        (vec!["z\u{fffd}\\n".to_owned()], false)
+    );
+    assert_eq!(told(&["--limit", "54"]).0.len(), 54);
+    let (keys, is_cut) = told(&["--limit", "10"]);
+    assert_eq!((keys.len(), is_cut), (10, true));
+    let raw = bed.run(&[
+        OsStr::new("locks"),
+        OsStr::new("--key"),
+        OsStr::from_bytes(b"z\xff\n"),
+    ]);
+    assert!(raw.stdout.contains("web-1:42"), "{raw:?}");
+}
+
+#[test]
+fn locks_of_a_quorum_are_counted_by_token() {
+    let mut bed = Bed::new(3, 3);
+    bed.init();
+    let job = Job::start(&bed, &["k"], "echo $RINGLOCK_FENCE; cat");
+    let fence: u64 = job.first.parse().expect("a fence");
+    for (node, token) in [(0, TOKEN), (1, OTHER), (2, TOKEN)] {
+        bed.set(node, "split", token, 60_000);
+    }
+    let (human, json) = bed.both(&["locks"], 0);
+    let locks = json["locks"].as_array().unwrap();
+    assert_eq!(locks.len(), 3, "{json}");
+    assert!(
+        locks[0]["fence_at_most"].as_u64().unwrap() >= fence,
+        "{json}"
+    );
+    assert_eq!(locks[0]["on_replicas"], 3);
+    let votes = |lock: &Value| (lock["on_replicas"].as_u64(), lock["is_quorum"].as_bool());
+    let of = |holder: &str| locks.iter().find(|lock| lock["holder"] == holder).unwrap();
+    assert_eq!(votes(of("web-1:42")), (Some(2), Some(true)));
+    assert_eq!(names(&of("web-1:42")["on"]), ["a", "c"]);
+    assert_eq!(votes(of("web-2:43")), (Some(1), Some(false)));
+    assert!(human.contains("1 of 3: NO quorum"), "{human}");
+    assert_eq!(job.end(true).code, 0);
+
+    // One node's word about fences is not enough.
+    bed.servers[0].kill();
+    let (human, json) = bed.both(&["locks", "--key", "split"], 4);
+    assert_eq!(json["unasked"][0]["node"], "a");
+    assert!(human.contains("node a is left out"), "{human}");
+    assert!(
+        json["locks"][0]["fence_at_most"].is_u64(),
+        "two of three know: {json}"
+    );
+    bed.servers[1].kill();
+    let (_, json) = bed.both(&["locks", "--key", "split"], 4);
+    assert_eq!(json["locks"][0]["fence_at_most"], Value::Null, "{json}");
+    bed.servers[2].kill();
+    let run = bed.run(&["locks"]);
+    assert_eq!(run.code, 3, "{run:?}");
+    assert!(run.stderr.contains("doctor"), "{run:?}");
+}
+
+#[test]
+fn release_wants_to_be_forced() {
+    let bed = Bed::new(3, 3);
+    bed.init();
+    for node in 0..3 {
+        bed.set(node, "k", if node == 1 { OTHER } else { TOKEN }, 60_000);
+    }
+    let run = bed.run(&["release", "k"]);
+    assert_eq!(run.code, 2, "{run:?}");
+    for part in ["web-1:42", "web-2:43", "fence", "--force"] {
+        assert!(run.stderr.contains(part), "{part}: {run:?}");
+    }
+    assert!(bed.get(0, "k").is_some());
+
+    let run = bed.run(&["release", "k", "--force", "--json"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let json = run.json();
+    assert_eq!(json["is_released"], true);
+    for node in json["nodes"].as_array().unwrap() {
+        assert_eq!(node["outcome"], "released", "{json}");
+    }
+    assert_eq!((0..3).find_map(|node| bed.get(node, "k")), None);
+    let (human, json) = bed.both(&["release", "k", "--force"], 0);
+    assert!(human.contains("was not held"), "{human}");
+    assert_eq!(json["nodes"][0]["outcome"], "free");
+}
+
+#[test]
+fn release_leaves_a_newer_lease_alone() {
+    let bed = Bed::new(1, 1);
+    bed.init();
+    bed.set(0, "k", TOKEN, 60_000);
+    let proxy = Proxy::start(bed.servers[0].socket(), ms(150));
+    bed.configure(&[proxy.url()], 1, "");
+    let mut client = bed.servers[0].client();
+    redis::cmd("CONFIG")
+        .arg("RESETSTAT")
+        .exec(&mut client)
+        .unwrap();
+    let mut command = bed.command(&["release", "k", "--force", "--json"]);
+    let running = command.spawn().unwrap();
+    // What it read is still on its way to it.
+    until("the entry was read", || {
+        let info: String = redis::cmd("INFO")
+            .arg("commandstats")
+            .query(&mut client)
+            .unwrap();
+        info.contains("cmdstat_getrange:")
+    });
+    bed.set(0, "k", OTHER, 60_000);
+    let output = running.wait_with_output().unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["held"][0]["holder"], "web-1:42", "{json}");
+    assert_eq!(json["nodes"][0]["outcome"], "newer", "{json}");
+    assert_eq!(bed.get(0, "k").as_deref(), Some(OTHER));
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn release_tells_when_too_few_nodes_were_reached() {
+    let mut bed = Bed::new(3, 3);
+    bed.init();
+    for node in 0..3 {
+        bed.set(node, "k", TOKEN, 60_000);
+    }
+    bed.servers[0].kill();
+    let run = bed.run(&["release", "k", "--force", "--json"]);
+    assert_eq!(run.code, 0, "two of three are a quorum: {run:?}");
+    assert_eq!(run.json()["nodes"][0]["outcome"], "failed");
+    bed.servers[1].kill();
+    let run = bed.run(&["release", "k", "--force", "--json"]);
+    assert_eq!(
+        (run.code, &run.error()["exit_code"]),
+        (3, &3.into()),
+        "{run:?}"
+    );
+    assert_eq!(run.json()["is_released"], false);
+}
+
+#[test]
+fn release_spares_the_clusters_own_state() {
+    let bed = Bed::new(1, 1);
+    bed.configure(&bed.urls(), 1, "key_prefix = \"\"");
+    bed.init();
+    let run = bed.run(&["release", "ringlock!id", "--force"]);
+    let mut get = redis::cmd("GET");
+    let id: Option<String> = get
+        .arg("ringlock!id")
+        .query(&mut bed.servers[0].client())
+        .unwrap();
+    assert!(id.is_some(), "{run:?}");
+    let (_, json) = bed.both(&["locks"], 0);
+    assert_eq!(
+        json["locks"],
+        Value::Array(Vec::new()),
+        "no state is told as a lock"
+    );
+}

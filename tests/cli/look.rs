@@ -1,0 +1,369 @@
+//! The command line itself, and the commands that only look.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::bed::{Bed, names};
+use crate::common::RedisServer;
+
+#[test]
+fn a_wrong_command_line_or_configuration_is_usage() {
+    let bed = Bed::new(1, 1);
+    for arguments in [
+        &["lokcs"][..],
+        &["route"],
+        &["exec", "k"],
+        &["locks", "--limit", "0"],
+    ] {
+        let run = bed.run(arguments);
+        assert_eq!((run.code, &*run.stdout), (2, ""), "{run:?}");
+        assert!(run.stderr.contains("Usage") || run.stderr.contains("--help"));
+        let run = bed.run(&[&["--json"], arguments].concat());
+        assert_eq!(
+            (run.code, &run.error()["exit_code"]),
+            (2, &2.into()),
+            "{run:?}"
+        );
+    }
+    for key in ["", &"x".repeat(1025)] {
+        let run = bed.run(&["release", key]);
+        assert_eq!(run.code, 2, "{run:?}");
+        assert!(run.stderr.contains("lock key"), "{run:?}");
+    }
+    let run = bed.run(&["exec", "k", "--ttl", "1h", "--", "true"]);
+    assert_eq!(run.code, 2, "{run:?}");
+    assert!(run.stderr.contains("max_ttl"), "{run:?}");
+
+    let run = bed.run(&["status", "--config", "/nowhere/ringlock.toml", "--json"]);
+    assert_eq!(run.code, 2, "{run:?}");
+    assert!(run.error()["next"].as_str().unwrap().contains("--config"));
+    std::fs::write(bed.file(), "[router]\nreplica = 3\n").unwrap();
+    let run = bed.run(&["status"]);
+    assert_eq!(run.code, 2, "{run:?}");
+    assert!(run.stderr.contains("line 2"), "{run:?}");
+}
+
+#[test]
+fn the_help_has_the_exit_codes() {
+    let bed = Bed::of(Vec::new(), 1);
+    let run = bed.run(&["--help"]);
+    assert_eq!((run.code, &*run.stderr), (0, ""), "{run:?}");
+    for code in (0..=7).chain([130]) {
+        assert!(run.stdout.contains(&format!("\n  {code}  ")), "{code}");
+    }
+    for command in [
+        "init", "plan", "apply", "resume", "abort", "force", "route", "ring", "locks", "release",
+        "exec", "status", "doctor", "bench",
+    ] {
+        assert!(run.stdout.contains(&format!("\n  {command} ")), "{command}");
+        assert_eq!(bed.run(&[command, "--help"]).code, 0);
+    }
+}
+
+#[test]
+fn nodes_in_memory_are_not_looked_into() {
+    let bed = Bed::of(Vec::new(), 1);
+    bed.configure(&["memory://".into()], 1, "");
+    for arguments in [
+        &["status"][..],
+        &["locks"],
+        &["release", "k"],
+        &["exec", "k", "--", "true"],
+    ] {
+        let run = bed.run(arguments);
+        assert_eq!(run.code, 3, "{run:?}");
+        assert!(run.stderr.contains("nothing to look into"), "{run:?}");
+    }
+    assert_eq!(bed.run(&["route", "k"]).code, 0);
+    assert_eq!(bed.run(&["ring"]).code, 0);
+    assert_eq!(bed.run(&["doctor"]).code, 4);
+}
+
+#[test]
+fn route_tells_where_a_key_lives_and_starts_nothing() {
+    let bed = Bed::new(3, 3);
+    let run = bed.run(&["route", "k", "--json"]);
+    assert_eq!(
+        (run.code, &run.error()["exit_code"]),
+        (3, &3.into()),
+        "{run:?}"
+    );
+    for server in &bed.servers {
+        let size: u64 = redis::cmd("DBSIZE").query(&mut server.client()).unwrap();
+        assert_eq!(size, 0, "a look has written");
+    }
+    bed.init();
+    let (human, json) = bed.both(&["route", "orders/42"], 0);
+    assert!(
+        human.contains("orders/42") && human.contains("2 of 3"),
+        "{human}"
+    );
+    assert_eq!((&json["quorum"], &json["epoch"]), (&2.into(), &1.into()));
+    assert_eq!(names(&json["replicas"])[0], json["owner"]);
+    let mut successors = names(&json["successors"]);
+    successors.sort_unstable();
+    assert_eq!(successors, ["a", "b", "c"]);
+    assert!(json["view"].as_str().unwrap().starts_with("1:"));
+}
+
+#[test]
+fn ring_tells_the_shares_and_draws_them() {
+    let bed = Bed::new(3, 3);
+    let (_, json) = bed.both(&["ring"], 0);
+    assert_eq!(
+        (&json["source"], &json["view"]),
+        (&"configured".into(), &Value::Null)
+    );
+    bed.init();
+    let plot = bed.folder.path().join("ring.svg");
+    let (human, json) = bed.both(&["ring", "--plot", plot.to_str().unwrap()], 0);
+    assert!(human.contains("480 points"), "{human}");
+    assert_eq!(
+        (&json["source"], &json["points"]),
+        (&"served".into(), &480.into())
+    );
+    let nodes = json["nodes"].as_array().unwrap();
+    let owned: f64 = nodes
+        .iter()
+        .map(|node| node["owner"].as_f64().unwrap())
+        .sum();
+    assert!((owned - 1.0).abs() < 1e-9, "{owned}");
+    assert!(
+        nodes
+            .iter()
+            .all(|node| node["replica"]["3"].as_f64().unwrap() > 0.999)
+    );
+    let largest = nodes
+        .iter()
+        .map(|node| node["owner"].as_f64().unwrap() * 3.0);
+    let told = json["owner_max_over_mean"].as_f64().unwrap();
+    assert!((largest.fold(0.0, f64::max) - told).abs() < 1e-9, "{json}");
+
+    let svg = std::fs::read_to_string(&plot).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("<path") && svg.contains(">a "));
+    let run = bed.run(&["ring", "--plot", "/nowhere/ring.svg"]);
+    assert_eq!(run.code, 3, "{run:?}");
+    assert!(run.stderr.contains("/nowhere/ring.svg"), "{run:?}");
+}
+
+#[test]
+fn status_tells_each_nodes_state() {
+    let mut bed = Bed::new(3, 3);
+    let (human, json) = bed.both(&["status"], 4);
+    assert!(human.contains("no view is served"), "{human}");
+    assert_eq!(
+        (&json["view"], &json["nodes"][0]["state"]),
+        (&Value::Null, &"absent".into())
+    );
+    bed.init();
+    let (human, json) = bed.both(&["status"], 0);
+    assert!(
+        human.contains("serving") && human.contains("noeviction"),
+        "{human}"
+    );
+    assert_eq!(
+        (&json["epoch"], &json["is_degraded"]),
+        (&1.into(), &false.into())
+    );
+    for node in json["nodes"].as_array().unwrap() {
+        assert_eq!(
+            (&node["state"], &node["role"]),
+            (&"serving".into(), &"master".into())
+        );
+        assert_eq!(node["serving"], json["view"]);
+        assert!(node["address"].as_str().unwrap().starts_with("unix://"));
+        assert!(
+            node["clock_ahead_ms"].as_f64().unwrap().abs() < 50.0,
+            "{node}"
+        );
+        assert!(node["round_trip_ms"].as_f64().unwrap() > 0.0);
+        assert!(node["used_memory_bytes"].as_u64().unwrap() > 0);
+        assert_eq!(node["dbsize"], 3, "id, member and counters");
+    }
+    bed.servers[0].restart();
+    bed.servers[1].kill();
+    let (human, json) = bed.both(&["status"], 4);
+    let states = ["absent", "unreachable", "serving"];
+    for (node, state) in json["nodes"].as_array().unwrap().iter().zip(states) {
+        assert_eq!(node["state"], state, "{json}");
+        assert_eq!(node["reason"].is_string(), state != "serving");
+    }
+    assert!(human.contains("node b is unreachable: "), "{human}");
+}
+
+#[test]
+fn status_tells_members_that_are_not_configured() {
+    let bed = Bed::new(2, 1);
+    bed.init();
+    bed.configure(&bed.urls()[..1], 1, "");
+    let (human, json) = bed.both(&["status"], 4);
+    assert_eq!(names(&json["unconfigured"]), ["b"]);
+    assert!(human.contains("node b is in the view and not"), "{human}");
+}
+
+/// The checks that came out so, with their nodes.
+fn found<'a>(json: &'a Value, verdict: &str) -> Vec<(&'a str, Option<&'a str>)> {
+    let checks = json["checks"].as_array().unwrap().iter();
+    let found = checks.filter(|check| check["verdict"] == verdict);
+    found
+        .map(|check| {
+            assert_eq!(check["remedy"].is_null(), verdict == "ok", "{check}");
+            (check["check"].as_str().unwrap(), check["node"].as_str())
+        })
+        .collect()
+}
+
+#[test]
+fn doctor_finds_nothing_where_all_is_well() {
+    let bed = Bed::new(2, 1);
+    let (human, json) = bed.both(&["doctor"], 0);
+    assert_eq!(
+        found(&json, "warn"),
+        [("view", None)],
+        "none is served yet: {human}"
+    );
+    bed.init();
+    let (human, json) = bed.both(&["doctor"], 0);
+    assert_eq!(json["verdict"], "ok", "{human}");
+    let ok: Vec<&str> = found(&json, "ok")
+        .into_iter()
+        .map(|(check, _)| check)
+        .collect();
+    for check in [
+        "configuration",
+        "ttl",
+        "replicas",
+        "reachable",
+        "credentials",
+        "version",
+        "mode",
+        "role",
+        "maxmemory-policy",
+        "clock",
+        "scripts",
+        "tracking",
+        "own server",
+        "family",
+        "view",
+        "topology",
+    ] {
+        assert!(ok.contains(&check), "{check}: {human}");
+    }
+}
+
+#[test]
+fn doctor_finds_servers_that_must_not_hold_locks() {
+    let start =
+        |arguments: &[&str]| RedisServer::start_with(&[&["--save", ""], arguments].concat());
+    let servers = vec![
+        start(&["--maxmemory-policy", "allkeys-lru"]),
+        start(&["--replicaof", "127.0.0.1", "1"]),
+        start(&["--requirepass", "right"]),
+        start(&[]),
+        start(&[]),
+    ];
+    let mut bed = Bed::of(servers, 1);
+    let mut urls = bed.urls();
+    urls[2] = format!("{}?pass=wr0ng", urls[2]);
+    urls.push(urls[4].clone());
+    bed.configure(&urls, 1, "");
+    bed.servers[3].kill();
+    let (human, json) = bed.both(&["doctor"], 4);
+    let expected = [
+        ("maxmemory-policy", Some("a")),
+        ("role", Some("b")),
+        ("credentials", Some("c")),
+        ("reachable", Some("d")),
+        ("own server", Some("f")),
+    ];
+    assert_eq!(found(&json, "fail"), expected, "{human}");
+    assert!(
+        human.contains("CONFIG SET maxmemory-policy noeviction"),
+        "{human}"
+    );
+    assert!(!human.contains("wr0ng") && !json.to_string().contains("wr0ng"));
+    let (_, json) = bed.both(&["status"], 4);
+    let states: Vec<&str> = json["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| node["state"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "unsuitable",
+        "unsuitable",
+        "denied",
+        "unreachable",
+        "absent",
+        "unsuitable",
+    ];
+    assert_eq!(states, expected);
+}
+
+#[test]
+fn doctor_finds_what_configuration_and_cluster_do_not_share() {
+    let bed = Bed::new(3, 1);
+    bed.init();
+    bed.configure(&bed.urls()[..2], 1, "max_ttl = \"20s\"");
+    let (human, json) = bed.both(&["doctor"], 4);
+    assert_eq!(
+        found(&json, "fail"),
+        [("topology", None), ("topology", None)],
+        "{human}"
+    );
+    assert!(
+        human.contains("router.max_ttl is 30s as served and 20s as configured"),
+        "{human}"
+    );
+    assert!(
+        human.contains("node c is served and not configured"),
+        "{human}"
+    );
+
+    for (more, replicas, check) in [("max_ttl = \"500ms\"", 1, "ttl"), ("", 2, "replicas")] {
+        bed.configure(&bed.urls(), replicas, more);
+        let (human, json) = bed.both(&["doctor"], 4);
+        assert!(found(&json, "fail").contains(&(check, None)), "{human}");
+    }
+    std::fs::write(bed.file(), "nonsense").unwrap();
+    let (_, json) = bed.both(&["doctor"], 4);
+    assert_eq!(found(&json, "fail"), [("configuration", None)]);
+}
+
+#[test]
+fn doctor_does_not_take_durability_on_trust() {
+    let append = ["--save", "", "--appendonly", "yes", "--appendfsync"];
+    let servers = vec![
+        RedisServer::start(),
+        RedisServer::start_with(&[&append[..], &["everysec"]].concat()),
+        RedisServer::start_with(&[&append[..], &["always"]].concat()),
+    ];
+    let bed = Bed::of(servers, 1);
+    let mut text = std::fs::read_to_string(bed.file()).unwrap();
+    text = text.replace("[[node]]", "[[node]]\ndurable = true");
+    std::fs::write(bed.file(), text).unwrap();
+    let (human, json) = bed.both(&["doctor"], 4);
+    let expected = [("durable", Some("a")), ("durable", Some("b"))];
+    assert_eq!(found(&json, "fail"), expected, "{human}");
+    assert!(
+        found(&json, "ok").contains(&("durable", Some("c"))),
+        "{human}"
+    );
+}
+
+#[test]
+fn a_silent_server_holds_nobody_up() {
+    let bed = Bed::new(3, 3);
+    bed.init();
+    bed.servers[1].freeze();
+    let begun = Instant::now();
+    let (_, json) = bed.both(&["status"], 4);
+    assert_eq!(json["nodes"][1]["state"], "unreachable", "{json}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    bed.servers[1].thaw();
+}

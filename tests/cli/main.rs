@@ -1,0 +1,19 @@
+//! The program as its users run it: the built binary on real servers, its
+//! documents, tables and exit codes.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and tells how far it came"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bed;
+mod exec;
+mod locks;
+mod look;
+mod membership;

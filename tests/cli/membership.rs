@@ -1,0 +1,415 @@
+//! Changes of membership, as the runbook has them.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::bed::{Bed, Job, Run, names};
+use crate::common::RedisServer;
+
+/// What makes a change take little more than a second.
+const SHORT: &str = "max_ttl = \"1s\"\nview_lease = \"300ms\"";
+
+/// The first line of an apply that has the joint view in force.
+const JOINT: &str = "both replica sets agree";
+
+impl Bed {
+    /// Servers of which the first `members` are a cluster.
+    fn short(servers: usize, members: usize, replicas: usize) -> Self {
+        let bed = Self::new(servers, replicas);
+        bed.configure(&bed.urls()[..members], replicas, SHORT);
+        let run = bed.run(&["init", "--now"]);
+        assert_eq!(run.code, 0, "{run:?}");
+        bed
+    }
+
+    /// A shell that has the program under its name.
+    fn shell(&self, script: &str) -> Run {
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_ringlock"));
+        let path = std::env::var("PATH").unwrap_or_default();
+        let output = std::process::Command::new("sh")
+            .args(["-ec", script])
+            .current_dir(self.folder.path())
+            .env(
+                "PATH",
+                format!("{}:{path}", program.parent().unwrap().display()),
+            )
+            .output()
+            .unwrap();
+        Run {
+            code: output.status.code().expect("an exit code"),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Makes a plan, and tells its file.
+    #[track_caller]
+    fn plan(&self, change: &[&str]) -> String {
+        let file = self.folder.path().join("plan.json");
+        let file = file.to_str().unwrap().to_owned();
+        let run = self.run(&[&["plan"], change, &["--out", &file]].concat());
+        assert_eq!((run.code, &*run.stdout), (0, ""), "{run:?}");
+        file
+    }
+
+    /// Begins `command` and interrupts it once it has told `what`.
+    #[track_caller]
+    fn interrupt(&self, command: &[&str], what: &str) -> Run {
+        let child = self.command(command).stdin(Stdio::null()).spawn().unwrap();
+        let mut child = Running(child);
+        let mut lines = BufReader::new(child.0.stderr.take().unwrap());
+        let mut stderr = String::new();
+        while !stderr.contains(what) {
+            assert_ne!(lines.read_line(&mut stderr).unwrap(), 0, "{stderr}");
+        }
+        kill_process(Pid::from_child(&child.0), Signal::INT).unwrap();
+        lines.read_to_string(&mut stderr).unwrap();
+        Run {
+            code: child.0.wait().unwrap().code().expect("an exit code"),
+            stdout: String::new(),
+            stderr,
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        let run = self.run(&["status", "--json"]);
+        run.json()["epoch"].as_u64().expect("a view")
+    }
+}
+
+/// Killed when the test ends before it does.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended already is as good as killed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn states(json: &Value) -> Vec<(&str, &str)> {
+    let nodes = json["nodes"].as_array().unwrap().iter();
+    nodes
+        .map(|node| {
+            (
+                node["node"].as_str().unwrap(),
+                node["state"].as_str().unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_cluster_is_initialised_once() {
+    let bed = Bed::new(2, 1);
+    bed.configure(&bed.urls(), 1, SHORT);
+    let begun = Instant::now();
+    let run = bed.run(&["init"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "it waits");
+    assert!(run.stderr.contains("has expired"), "{run:?}");
+    assert_eq!(bed.run(&["status"]).code, 0);
+
+    let run = bed.run(&["init", "--now", "--json"]);
+    assert_eq!(run.code, 3, "{run:?}");
+    let error = run.error();
+    assert!(error["error"].as_str().unwrap().contains("already"));
+    assert_eq!(error["next"], "there is nothing to do");
+    bed.configure(&bed.urls()[..1], 1, SHORT);
+    let run = bed.run(&["init"]);
+    assert_eq!(run.code, 3, "{run:?}");
+    assert!(run.stderr.contains("node b is served and not configured"));
+    assert!(run.stderr.contains("ringlock plan"), "{run:?}");
+}
+
+#[test]
+fn a_cluster_is_not_initialised_without_all_nodes() {
+    let mut bed = Bed::new(2, 1);
+    bed.configure(&bed.urls(), 1, SHORT);
+    bed.servers[1].kill();
+    let begun = Instant::now();
+    for command in [
+        &["init", "--now"][..],
+        &["plan", "remove", "b"],
+        &["resume"],
+    ] {
+        let run = bed.run(command);
+        assert_eq!(run.code, 3, "{run:?}");
+        assert!(run.stderr.contains("next: "), "{run:?}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(15), "{begun:?}");
+}
+
+#[test]
+fn a_node_joins_and_a_dead_one_is_replaced() {
+    let mut bed = Bed::short(5, 3, 3);
+    let job = Job::start(&bed, &["k"], "echo $RINGLOCK_FENCE; cat");
+    let (d, e) = (bed.servers[3].url(), bed.servers[4].url());
+    let run = bed.shell(&format!("ringlock plan add d --url {d} > plan.json"));
+    assert_eq!((run.code, &*run.stdout), (0, ""), "{run:?}");
+    for told in [
+        "joining    d",
+        "held locks  ",
+        "of 1 scanned",
+        "it holds nothing",
+    ] {
+        assert!(run.stderr.contains(told), "{told}: {}", run.stderr);
+    }
+    let run = bed.shell("ringlock apply plan.json");
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(run.stderr.contains(JOINT), "{run:?}");
+    assert!(run.stdout.contains("is in force"), "{run:?}");
+    let (human, json) = bed.both(&["status"], 4);
+    assert_eq!(names(&json["unconfigured"]), ["d"]);
+    assert_eq!(states(&json)[3], ("d", "serving"), "{human}");
+    bed.configure(&bed.urls()[..4], 3, SHORT);
+    assert_eq!(bed.run(&["status"]).code, 0);
+
+    bed.servers[2].kill();
+    assert_eq!(bed.run(&["status"]).code, 4);
+    let script = format!("ringlock plan replace c --by g --url {e} --fenced c --json > plan.json");
+    let run = bed.shell(&script);
+    assert_eq!((run.code, &*run.stderr), (0, ""), "{run:?}");
+    let run = bed.shell("cat plan.json | ringlock apply - --json");
+    assert_eq!((run.code, &*run.stderr), (0, ""), "{run:?}");
+    let retired = &run.json()["retired"];
+    assert_eq!(retired[0]["node"], "c");
+    assert_eq!(retired[0]["may_be_switched_off"], false, "it was not there");
+    assert_eq!(job.end(true).code, 0, "the lease was carried over");
+
+    // It comes back with nothing, and is no member.
+    bed.servers[2].spawn();
+    let (human, json) = bed.both(&["status"], 4);
+    assert_eq!(states(&json)[2], ("c", "retired"), "{human}");
+    assert_eq!(bed.run(&["locks"]).code, 0);
+    let (human, _) = bed.both(&["doctor"], 4);
+    assert!(
+        human.contains("node g is served and not configured"),
+        "{human}"
+    );
+}
+
+#[test]
+fn several_changes_make_one_plan() {
+    let bed = Bed::short(4, 3, 3);
+    let d = bed.servers[3].url();
+    let file = bed.plan(&["add", "d", "--url", &d]);
+    let add: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let line = [
+        "plan",
+        "add",
+        "d",
+        "--url",
+        &d,
+        "--zone",
+        "z",
+        "--json",
+        "--and",
+        "remove",
+        "a",
+        "--and",
+        "reweight",
+        "b",
+        "3",
+        "--and",
+        "relabel",
+        "c",
+        "--host",
+        "h",
+        "--and",
+        "replicas",
+        "--prefix",
+        "x/",
+        "1",
+        "--and",
+        "max-ttl",
+        "2s",
+        "--and",
+        "view-lease",
+        "400ms",
+    ];
+    let run = bed.run(&line);
+    assert_eq!(run.code, 0, "{run:?}");
+    let plan = run.json();
+    assert_eq!(plan["parent"], add["parent"]);
+    let nodes = plan["to"]["nodes"].as_array().unwrap();
+    let told: Vec<_> = nodes
+        .iter()
+        .map(|node| node["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(told, ["b", "c", "d"]);
+    assert_eq!(
+        (&nodes[0]["weight"], &nodes[1]["host"]),
+        (&3.into(), &"h".into())
+    );
+    assert_eq!(nodes[2]["zone"], "z");
+    assert_eq!(plan["to"]["overrides"][0]["replicas"], 1);
+    assert_eq!(
+        (&plan["to"]["max_ttl_ms"], &plan["to"]["view_lease_ms"]),
+        (&2000.into(), &400.into())
+    );
+
+    for (arguments, code) in [
+        (&["remove", "x"][..], 2),
+        (&["remove", "c", "--fenced", "x"], 2),
+        (&["remove", "c", "--and", "nonsense"], 2),
+        (&["remove", "c"], 2),
+        (&["replicas", "2"], 2),
+        (&["replicas", "--none"], 2),
+        (&["replicas", "3"], 3),
+        (&["relabel", "c"], 2),
+    ] {
+        let run = bed.run(&[&["plan"], arguments].concat());
+        assert_eq!(
+            (run.code, &*run.stdout),
+            (code, ""),
+            "{arguments:?} {run:?}"
+        );
+    }
+}
+
+#[test]
+fn an_interrupted_change_is_resumed_or_aborted() {
+    let bed = Bed::short(4, 3, 3);
+    let d = bed.servers[3].url();
+    for (command, has_d) in [("abort", false), ("resume", true)] {
+        let file = bed.plan(&["add", "d", "--url", &d]);
+        let run = bed.interrupt(&["apply", &file], JOINT);
+        assert_eq!(run.code, 130, "{run:?}");
+        for way in ["resume", "abort"] {
+            assert!(run.stderr.contains(way), "{run:?}");
+        }
+        let (human, json) = bed.both(&["status"], 4);
+        assert!(human.contains("a change is under way") && human.contains("node d joins"));
+        assert_eq!(names(&json["joint"]["joining"]), ["d"]);
+        assert_eq!(json["joint"]["since"], json["epoch"]);
+        assert_eq!(states(&json)[3], ("d", "serving"), "{human}");
+        let job = Job::start(&bed, &["k"], "echo $RINGLOCK_FENCE; cat");
+        let (human, json) = bed.both(&["locks"], 0);
+        assert_eq!(json["locks"][0]["is_quorum"], true, "{human}");
+        let groups = json["locks"][0]["votes"].as_array().unwrap().len();
+        assert_eq!(
+            human.contains("old 3 of 3: quorum, new"),
+            groups == 2,
+            "{human}"
+        );
+        assert!(json["locks"][0]["fence_at_most"].is_u64(), "{human}");
+        assert_eq!(bed.run(&["release", "k", "--force"]).code, 0);
+        assert_eq!(job.end(true).code, 7);
+        let run = bed.run(&["plan", "remove", "a"]);
+        assert_eq!(run.code, 3, "{run:?}");
+
+        let run = bed.run(&[command, "--json"]);
+        assert_eq!(run.code, 0, "{run:?}");
+        let retired = run.json()["retired"].as_array().unwrap().len();
+        assert_eq!(retired, usize::from(!has_d), "{run:?}");
+        let json = bed.run(&["status", "--json"]).json();
+        assert_eq!(json["joint"], Value::Null);
+        let members: Vec<_> = states(&json)
+            .iter()
+            .map(|(name, _)| name.to_string())
+            .collect();
+        assert_eq!(members.contains(&"d".into()), has_d, "{json}");
+        let run = bed.run(&[command]);
+        assert_eq!(run.code, 3, "nothing is under way: {run:?}");
+    }
+}
+
+#[test]
+fn an_outdated_plan_is_refused() {
+    let bed = Bed::short(3, 3, 1);
+    let old = bed.plan(&["reweight", "a", "2"]);
+    let text = std::fs::read_to_string(&old).unwrap();
+    let new = bed.plan(&["reweight", "a", "3"]);
+    assert_eq!(bed.run(&["apply", &new]).code, 0);
+    std::fs::write(&old, text).unwrap();
+    let run = bed.run(&["apply", &old, "--json"]);
+    assert_eq!(
+        (run.code, &run.error()["exit_code"]),
+        (5, &5.into()),
+        "{run:?}"
+    );
+    assert!(run.error()["next"].as_str().unwrap().contains("plan"));
+    std::fs::write(&old, "{}").unwrap();
+    assert_eq!(bed.run(&["apply", &old]).code, 2);
+    assert_eq!(bed.run(&["apply", "/nowhere/plan.json"]).code, 2);
+}
+
+#[test]
+fn who_stands_in_the_way_is_told() {
+    let mut bed = Bed::short(4, 3, 1);
+    let file = bed.plan(&["add", "d", "--url", &bed.servers[3].url()]);
+    bed.servers[3].kill();
+    let run = bed.run(&["apply", &file, "--patience", "100ms"]);
+    assert_eq!(run.code, 3, "{run:?}");
+    assert!(run.stderr.contains("d does not answer"), "{run:?}");
+    assert!(run.stderr.contains("next: "), "{run:?}");
+}
+
+#[test]
+fn unfit_servers_are_not_planned_with() {
+    let lru = RedisServer::start_with(&["--save", "", "--maxmemory-policy", "allkeys-lru"]);
+    let bed = Bed::short(2, 2, 1);
+    let other = Bed::short(1, 1, 1);
+    let full = RedisServer::start();
+    let mut client = full.client();
+    redis::cmd("SET")
+        .arg("x")
+        .arg("y")
+        .exec(&mut client)
+        .unwrap();
+    let nowhere = "unix:///nowhere/redis.sock".to_owned();
+    for (url, told) in [
+        (lru.url(), "noeviction"),
+        (bed.servers[0].url(), "same server as node a"),
+        (other.servers[0].url(), "another cluster"),
+        (nowhere, "reachable"),
+    ] {
+        let run = bed.run(&["plan", "add", "d", "--url", &url]);
+        assert_eq!((run.code, &*run.stdout), (3, ""), "{told}: {run:?}");
+        assert!(run.stderr.contains(told), "{told}: {run:?}");
+    }
+    let run = bed.run(&["plan", "add", "d", "--url", &full.url()]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(
+        run.stderr.contains("it holds 1 keys of something else"),
+        "{run:?}"
+    );
+    let run = bed.run(&["plan", "move", "a", "--url", &full.url()]);
+    assert_eq!(run.code, 3, "{run:?}");
+    assert!(run.stderr.contains("another server"), "{run:?}");
+    assert_eq!(bed.epoch(), 1);
+}
+
+#[test]
+fn most_nodes_are_given_up_on_a_promise_alone() {
+    let mut bed = Bed::short(3, 3, 3);
+    bed.servers[1].kill();
+    bed.servers[2].kill();
+    let force = [
+        "force",
+        "--abandon",
+        "b",
+        "--abandon",
+        "c",
+        "--replicas",
+        "1",
+    ];
+    let run = bed.run(&force);
+    assert_eq!(run.code, 2, "{run:?}");
+    for told in ["b, c", "two holders", "--i-promise-they-never-return"] {
+        assert!(run.stderr.contains(told), "{told}: {run:?}");
+    }
+    assert_eq!(bed.epoch(), 1);
+    let run = bed.run(&[&force[..], &["--i-promise-they-never-return"]].concat());
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(bed.epoch() > 1);
+    bed.configure(&bed.urls()[..1], 1, SHORT);
+    assert_eq!(bed.run(&["status"]).code, 0);
+    assert_eq!(bed.run(&["exec", "k", "--", "true"]).code, 0);
+}
