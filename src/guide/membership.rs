@@ -64,12 +64,16 @@
 //! Start an empty server. If it has another user or password than the nodes
 //! before it, add it to the routers' configuration first: views carry
 //! addresses, not credentials, and a node that is not configured is spoken to
-//! as the first configured user.
+//! as the first configured user. `plan` looks into the new server, and refuses
+//! one that must not hold locks.
 //!
 //! ```sh
 //! ringlock plan add f --url redis://10.0.0.6 > plan.json
 //! ringlock apply plan.json
 //! ```
+//!
+//! Several changes make one plan, and take no longer than one:
+//! `ringlock plan add f --url redis://10.0.0.6 --and remove a`.
 //!
 //! Add it to the configuration afterwards, in any order and at leisure: a
 //! router that starts goes by what the cluster serves, and logs that its
@@ -86,7 +90,8 @@
 //! The dead node is not asked for anything. If it may still be alive behind a
 //! broken network, that is no danger: clients who reach only it run out of
 //! their reliance on the old view, which the change waits for. Where it is
-//! switched off for certain, `--fenced c` spares that part of the wait. The
+//! switched off for certain, `--fenced c` (of `plan`) spares that part of the
+//! wait. The
 //! report says which retired nodes know that they are: one that does not
 //! should be emptied before it is used for anything else.
 //!
@@ -94,21 +99,24 @@
 //!
 //! A server with `durable = true` may simply be restarted. Of the others,
 //! restart one, and wait until `ringlock status` exits with 0 again: that is
-//! when it has been let in again, after `max_ttl`. Its sharded keys wait
+//! when it has been let in again, after `max_ttl`, by a router that runs. (It
+//! exits with 0 only where the configuration names exactly the members.) Its sharded keys wait
 //! meanwhile. Where they must not, `plan remove` it, restart it, `plan add` it
 //! again: nothing waits, and it takes two changes.
 //!
 //! ## An interrupted change
 //!
-//! `ringlock status` shows `joint` and whose passage it is. `ringlock resume`
-//! finishes it, `ringlock abort` takes it back. The cluster is as safe and as
+//! `ringlock status` shows `joint`, what the change leads to and since which
+//! epoch, and exits with 4. `ringlock resume` finishes it, `ringlock abort`
+//! takes it back; either may be interrupted, too. The cluster is as safe and as
 //! available in the joint view as in any other, except that a key whose
 //! replicas change needs both sets.
 //!
 //! ## Most nodes are lost for good
 //!
-//! Then no vote can be had. `ringlock force --abandon b --abandon c` goes on
-//! with those that are left, after `max_ttl` and `view_lease` during which
+//! Then no vote can be had. `ringlock force --abandon b --abandon c`, with
+//! `--i-promise-they-never-return` and perhaps fewer `--replicas`, goes on with
+//! those that are left, after `max_ttl` and `view_lease` during which
 //! nothing can be locked. **By that you promise that no abandoned node ever
 //! comes back with the data that it had**: destroy it, or empty it before it
 //! starts. If one comes back, two holders may have one lock.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::bed::{Bed, names};
+use crate::bed::{Bed, Job, names, until};
 use crate::common::RedisServer;
 
 #[test]
@@ -190,6 +190,25 @@ fn status_tells_each_nodes_state() {
         assert_eq!(node["reason"].is_string(), state != "serving");
     }
     assert!(human.contains("node b is unreachable: "), "{human}");
+}
+
+#[test]
+fn status_tells_when_a_node_is_back() {
+    let mut bed = Bed::new(3, 3);
+    bed.init();
+    bed.servers[0].restart();
+    // Its router marks the node, and lets it in again after max_ttl.
+    let job = Job::start(&bed, &["k"], "echo ready; cat");
+    until("the node is marked", || {
+        let json = bed.run(&["status", "--json"]).json();
+        json["nodes"][0]["state"] == "quarantined"
+    });
+    let (human, _) = bed.both(&["status"], 4);
+    assert!(
+        human.contains("it is back in 31.") && human.contains("at most"),
+        "{human}"
+    );
+    assert_eq!(job.end(true).code, 0);
 }
 
 #[test]

@@ -82,6 +82,7 @@ pub(crate) async fn run(
         .rebalancer()
         .plan(changes.collect::<Vec<_>>())
         .await?;
+    check_spans(config, &plan)?;
     check_fenced(&options.fenced, &plan)?;
     let plan = plan.fenced(options.fenced.iter().cloned());
     write(&plan, options.out.as_ref(), output)?;
@@ -110,6 +111,16 @@ fn lines(words: &[OsString]) -> Result<Vec<Wanted>, Failure> {
             Ok(line.wanted)
         })
         .collect()
+}
+
+/// What no configuration may have, no plan may either.
+fn check_spans(mut config: Config, plan: &Plan) -> Result<(), Failure> {
+    let router = &mut config.router;
+    (router.max_ttl, router.view_lease) = (plan.to.max_ttl(), plan.to.view_lease());
+    router.ttl = router.ttl.min(router.max_ttl);
+    config.check().map_err(|error| {
+        Failure::new(Exit::Usage, error.to_string()).next("plan another max-ttl or view-lease")
+    })
 }
 
 /// A word about a node that is none would be no word.
