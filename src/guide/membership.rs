@@ -91,9 +91,8 @@
 //! broken network, that is no danger: clients who reach only it run out of
 //! their reliance on the old view, which the change waits for. Where it is
 //! switched off for certain, `--fenced c` (of `plan`) spares that part of the
-//! wait. The
-//! report says which retired nodes know that they are: one that does not
-//! should be emptied before it is used for anything else.
+//! wait. The report says which retired nodes know that they are: one that does
+//! not should be emptied before it is used for anything else.
 //!
 //! ## Upgrade all servers, one after the other
 //!

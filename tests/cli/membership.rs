@@ -128,6 +128,41 @@ fn a_cluster_is_initialised_once() {
 }
 
 #[test]
+fn a_first_start_may_be_interrupted() {
+    let bed = Bed::new(1, 1);
+    let run = bed.interrupt(&["init"], "has expired");
+    assert_eq!(run.code, 130, "{run:?}");
+    assert!(run.stderr.contains("no view yet"), "{run:?}");
+    assert_eq!(bed.run(&["init", "--now"]).code, 0);
+}
+
+/// Views have no credentials: who is not configured is spoken to as the first
+/// user that is.
+#[test]
+fn members_that_are_not_configured_are_logged_in_to() {
+    let servers = [0; 2].map(|_| RedisServer::start_on_tcp(&["--requirepass", "s3cret"]));
+    let url = |user: &str, node: usize| format!("redis://{user}127.0.0.1:{}", servers[node].1);
+    let bed = Bed::of(Vec::new(), 1);
+    bed.configure(&[url(":s3cret@", 0)], 1, SHORT);
+    assert_eq!(bed.run(&["init", "--now"]).code, 0);
+    let file = bed.plan(&["add", "b", "--url", &url("", 1)]);
+    let plan = std::fs::read_to_string(&file).unwrap();
+    assert!(
+        plan.contains("redis://127.0.0.1") && !plan.contains("s3cret"),
+        "{plan}"
+    );
+    assert_eq!(bed.run(&["apply", &file]).code, 0);
+    let (human, json) = bed.both(&["status"], 4);
+    assert_eq!(
+        states(&json),
+        [("a", "serving"), ("b", "serving")],
+        "{human}"
+    );
+    assert_eq!(bed.run(&["locks"]).code, 0);
+    assert_eq!(bed.run(&["exec", "k", "--", "true"]).code, 0);
+}
+
+#[test]
 fn a_cluster_is_not_initialised_without_all_nodes() {
     let mut bed = Bed::new(2, 1);
     bed.configure(&bed.urls(), 1, SHORT);
@@ -284,7 +319,10 @@ fn an_interrupted_change_is_resumed_or_aborted() {
     let bed = Bed::short(4, 3, 3);
     let d = bed.servers[3].url();
     for (command, has_d) in [("abort", false), ("resume", true)] {
-        let file = bed.plan(&["add", "d", "--url", &d]);
+        let add = ["add", "d", "--url", &d];
+        let told = bed.run(&[&["plan"], &add[..]].concat()).stderr;
+        assert_eq!(told.contains("it has left a cluster"), has_d, "{told}");
+        let file = bed.plan(&add);
         let run = bed.interrupt(&["apply", &file], JOINT);
         assert_eq!(run.code, 130, "{run:?}");
         for way in ["resume", "abort"] {

@@ -36,8 +36,13 @@ pub(super) async fn newcomers(
         family(name, &checks::family(seen), members, &mut report);
         // What is there was put there by the cluster itself.
         if view.index_of(name).is_none() {
+            let was_member = seen.status.nonce.is_some();
             match seen.facts.dbsize() {
                 0 => report.ok("empty", Some(name), "it holds nothing"),
+                keys if was_member => {
+                    let detail = format!("it has left a cluster, and holds {keys} keys");
+                    report.ok("empty", Some(name), detail);
+                }
                 keys => report.warn(
                     "empty",
                     Some(name),
