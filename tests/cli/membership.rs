@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::bed::{Bed, Job, Run, TOKEN, names};
+use crate::bed::{Bed, Job, Run, TOKEN, names, until};
 use crate::common::RedisServer;
 
 /// What makes a change take little more than a second.
@@ -485,4 +485,31 @@ fn most_nodes_are_given_up_on_a_promise_alone() {
     bed.configure(&bed.urls()[..1], 1, SHORT);
     assert_eq!(bed.run(&["status"]).code, 0);
     assert_eq!(bed.run(&["exec", "k", "--", "true"]).code, 0);
+}
+
+#[test]
+fn a_node_that_leaves_knows_it() {
+    let bed = Bed::short(3, 3, 1);
+    let file = bed.plan(&["remove", "c"]);
+    let run = bed.run(&["apply", &file]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let told = "node c has left and knows it: it may be switched off";
+    assert!(run.stdout.contains(told), "{run:?}");
+    let (human, json) = bed.both(&["status"], 4);
+    assert_eq!(states(&json)[2], ("c", "retired"), "{human}");
+    assert!(human.contains("it may be switched off"), "{human}");
+    bed.configure(&bed.urls()[..2], 1, SHORT);
+    assert_eq!(bed.run(&["status"]).code, 0);
+}
+
+/// The upgrade of the runbook: restart one, and wait for the status.
+#[test]
+fn a_restarted_node_is_back_when_the_status_says_so() {
+    let mut bed = Bed::short(3, 3, 3);
+    let job = Job::start(&bed, &["k"], "echo ready; cat");
+    bed.servers[1].restart();
+    assert_eq!(bed.run(&["status"]).code, 4);
+    until("it is let in again", || bed.run(&["status"]).code == 0);
+    assert!(bed.epoch() > 1);
+    assert_eq!(job.end(true).code, 0, "the lease is kept meanwhile");
 }
