@@ -17,3 +17,4 @@ mod exec;
 mod locks;
 mod look;
 mod membership;
+mod planning;
