@@ -187,8 +187,10 @@ async fn first_start(
             return Ok(None);
         }
     }
+    // In memory nothing was locked before; unless this is not the first start.
     let is_embedded = peers.iter().all(|peer| peer.node.is_embedded());
-    if charter.init == Init::Wait && !is_embedded {
+    let is_first = charter.least_epoch == 1;
+    if charter.init == Init::Wait && !(is_embedded && is_first) {
         let wait = outwait(charter.topology.max_ttl());
         tracing::info!(
             ?wait,

@@ -66,8 +66,10 @@ impl Acquire {
 
     /// What a call that began at `started` is bound to.
     pub(crate) fn terms(&self, started: Instant) -> Result<Terms, Error> {
-        let ttl = self.ttl.unwrap_or(self.router.defaults().ttl);
-        let ttl = Ttl::new(ttl, self.router.max_ttl())?;
+        let longest = self.router.max_ttl();
+        // The cluster's may have become shorter than the router was told.
+        let default = || self.router.defaults().ttl.min(longest);
+        let ttl = Ttl::new(self.ttl.unwrap_or_else(default), longest)?;
         Ok(Terms {
             ttl,
             started,

@@ -106,6 +106,7 @@ impl Sides {
         let sides = [
             ("weight", old.weight.to_string(), new.weight.to_string()),
             ("zone", label(&old.zone), label(&new.zone)),
+            ("anchor", label(&old.anchor), label(&new.anchor)),
             ("host", label(&old.host), label(&new.host)),
             ("address", address(old), address(new)),
         ];

@@ -15,6 +15,7 @@ mod course;
 mod force;
 mod plan;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Rebalancer {
     router: Router,
     patience: Duration,
+    fenced: BTreeSet<String>,
 }
 
 /// How far a change has come.
@@ -61,6 +63,8 @@ pub struct Progress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
+    /// Everybody is asked who they are, and the first view is put to the vote.
+    Beginning,
     /// New nodes, or such as lost their data, are kept out until whatever was
     /// locked on them has expired.
     Quarantine,
@@ -187,6 +191,7 @@ impl Rebalancer {
         Self {
             router,
             patience: PATIENCE,
+            fenced: BTreeSet::new(),
         }
     }
 
@@ -195,6 +200,14 @@ impl Rebalancer {
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Takes the operator's word, beside that of a plan, that no client reaches
+    /// these nodes any more; see [`Plan::fenced`].
+    #[must_use]
+    pub fn fenced(mut self, nodes: impl IntoIterator<Item = String>) -> Self {
+        self.fenced.extend(nodes);
         self
     }
 
@@ -343,7 +356,8 @@ impl Rebalancer {
         };
         let retired = plan.retired.iter();
         let retired = retired.filter_map(|(name, view)| Some((name.clone(), view.parse().ok()?)));
-        let course = Course::new(self, &fleet, goal, plan.fenced.clone(), retired.collect());
+        let fenced = self.fenced.union(&plan.fenced).cloned().collect();
+        let course = Course::new(self, &fleet, goal, fenced, retired.collect());
         course.run(progress).await
     }
 
@@ -362,7 +376,7 @@ impl Rebalancer {
         };
         let from = view.topology().clone();
         let goal = Goal::Reach { from, to };
-        Course::new(self, &fleet, goal, Default::default(), Vec::new())
+        Course::new(self, &fleet, goal, self.fenced.clone(), Vec::new())
             .run(progress)
             .await
     }
@@ -428,6 +442,7 @@ impl fmt::Display for Obstacle {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Beginning => f.write_str("beginning"),
             Self::Quarantine => f.write_str("quarantine"),
             Self::Joint => f.write_str("joint"),
             Self::Settling => f.write_str("settling"),

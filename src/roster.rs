@@ -97,7 +97,13 @@ impl Roster {
         if let Some(known) = nodes.get(&node.name).filter(|known| known.is_given) {
             return Ok(known.peer(&node.name));
         }
-        let made = make(&self.config, node)?;
+        // By the url as the operator has it, which may name no user.
+        let NodeConfig { url, .. } = self.config.reach_at(&node.name, &node.url);
+        let node = NodeConfig {
+            url,
+            ..node.clone()
+        };
+        let made = make(&self.config, &node)?;
         let known = Known {
             address: Some(made.address()),
             node: made,

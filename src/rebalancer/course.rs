@@ -247,7 +247,7 @@ impl<'a> Course<'a> {
             }
             Move::Blocked(nodes) => (Phase::Blocked(nodes.clone()), None),
             _ if view.next().is_some() => (Phase::Joint, None),
-            _ if view.id() == self.from.id() => (Phase::Quarantine, None),
+            _ if view.id() == self.from.id() => (Phase::Beginning, None),
             _ => (Phase::Settling, None),
         };
         Progress {

@@ -32,7 +32,7 @@ impl Teller {
 
     pub(crate) fn change(&mut self, progress: &Progress) {
         let phase = match &progress.phase {
-            Phase::Quarantine if progress.remaining.is_none() => "nodes are made ready".into(),
+            Phase::Beginning => "nodes are made ready".into(),
             Phase::Quarantine => "new nodes wait until old locks have expired".into(),
             Phase::Joint => "both replica sets agree until old leases are over".into(),
             Phase::Settling => "the next view is handed out".into(),

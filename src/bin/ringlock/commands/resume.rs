@@ -13,6 +13,10 @@ use crate::output::{Failure, Output};
 pub(crate) struct Options {
     #[command(flatten)]
     patience: Patience,
+    /// Your word that no client reaches this node any more: it is switched off,
+    /// or cut off from every client. Spares a part of the wait.
+    #[arg(long, value_name = "NODE")]
+    fenced: Vec<String>,
 }
 
 pub(crate) async fn run(
@@ -24,7 +28,10 @@ pub(crate) async fn run(
         config,
         output,
         options.patience,
-        async |rebalancer, watch| rebalancer.resume(watch).await,
+        async |rebalancer, watch| {
+            let fenced = options.fenced.iter().cloned();
+            rebalancer.clone().fenced(fenced).resume(watch).await
+        },
     )
     .await
 }
