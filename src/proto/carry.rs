@@ -86,9 +86,7 @@ fn names<'v>(view: &'v View, placement: &Placement, group: Seats) -> Vec<&'v str
 
 #[cfg(test)]
 mod tests {
-    use ringlock_ring::Format;
-
-    use super::super::topology::{Node, Topology};
+    use super::super::topology::Topology;
     use super::super::view::Nonces;
     use super::*;
 
@@ -98,23 +96,9 @@ mod tests {
     const ALL: [&str; 4] = ["a", "b", "c", "d"];
 
     fn topology(names: &[&str], replicas: usize) -> Topology {
-        let node = |&name: &&str| Node {
-            name: name.into(),
-            address: format!("memory://{name}"),
-            weight: 1,
-            zone: None,
-            host: None,
-            anchor: None,
-        };
         Topology {
-            cluster: "cluster".into(),
-            nodes: names.iter().map(node).collect(),
-            format: Format::Xxh3,
             vnodes: 16,
-            replicas,
-            overrides: Vec::new(),
-            max_ttl_ms: 30_000,
-            view_lease_ms: 10_000,
+            ..Topology::sample(names, replicas)
         }
     }
 

@@ -281,3 +281,28 @@ mod format_word {
             .map_err(D::Error::custom)
     }
 }
+
+#[cfg(test)]
+impl Topology {
+    /// Of nodes in memory, for tests.
+    pub(super) fn sample(names: &[&str], replicas: usize) -> Self {
+        let node = |&name: &&str| Node {
+            name: name.into(),
+            address: format!("memory://{name}"),
+            weight: 1,
+            zone: None,
+            host: None,
+            anchor: None,
+        };
+        Self {
+            cluster: "cluster".into(),
+            nodes: names.iter().map(node).collect(),
+            format: Format::Xxh3,
+            vnodes: 160,
+            replicas,
+            overrides: Vec::new(),
+            max_ttl_ms: 30_000,
+            view_lease_ms: 10_000,
+        }
+    }
+}

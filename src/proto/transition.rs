@@ -409,13 +409,6 @@ impl Transition {
         if self.known_at.is_none() {
             obstacles.extend(self.obstacles(self.view.deciders(), self.view.since()));
         }
-        // From then on they decide: most of them must be able to.
-        let heirs = to.nodes.iter().filter_map(|n| self.view.index_of(&n.name));
-        let mut unable = self.obstacles(heirs, self.view.since());
-        if unable.len() > to.nodes.len() - majority(to.nodes.len()) {
-            unable.retain(|obstacle| !obstacles.contains(obstacle));
-            obstacles.extend(unable);
-        }
         if !obstacles.is_empty() {
             return Ok(Move::Blocked(obstacles));
         }
@@ -426,6 +419,13 @@ impl Transition {
         if now < until {
             let reason = Waiting::Leases;
             return Ok(Move::Wait { until, reason });
+        }
+        // From then on they decide: most of them must be able to.
+        let heirs = to.nodes.iter();
+        let heirs = heirs.filter_map(|node| self.view.index_of(&node.name));
+        let unable = self.obstacles(heirs, self.view.since());
+        if unable.len() > to.nodes.len() - majority(to.nodes.len()) {
+            return Ok(Move::Blocked(unable));
         }
         self.stable(to).map(propose)
     }
@@ -493,9 +493,6 @@ pub fn adopt(view: &View, node: NodeIndex) -> Request {
 
 #[cfg(test)]
 mod tests {
-    use ringlock_ring::Format;
-
-    use super::super::topology::Node;
     use super::super::wire::Incarnation;
     use super::*;
 
@@ -512,23 +509,11 @@ mod tests {
     }
 
     fn topology(names: &[&str]) -> Topology {
-        let node = |&name: &&str| Node {
-            name: name.into(),
-            address: format!("memory://{name}"),
-            weight: 1,
-            zone: None,
-            host: None,
-            anchor: None,
-        };
         Topology {
-            cluster: "cluster".into(),
-            nodes: names.iter().map(node).collect(),
-            format: Format::Xxh3,
-            vnodes: 16,
-            replicas: 1,
-            overrides: Vec::new(),
             max_ttl_ms: TTL.as_millis() as u64,
             view_lease_ms: LEASE.as_millis() as u64,
+            vnodes: 16,
+            ..Topology::sample(names, 1)
         }
     }
 
@@ -1002,6 +987,9 @@ mod tests {
         script.misses("a");
         script.misses("b");
         script.waits(since, TTL + LEASE, Waiting::Leases);
+        // Those who are to decide from then on must be there to do so.
+        script.is_blocked_by(&[("b", Obstacle::Silent), ("c", Obstacle::Silent)]);
+        script.serve(&["b"]);
         assert_same(&script.proposes(), &stable(6, &NEW));
     }
 

@@ -464,34 +464,18 @@ fn damaged(view: ViewId, detail: &dyn fmt::Display) -> TopologyError {
 
 #[cfg(test)]
 mod tests {
-    use ringlock_ring::{Format, RingError};
+    use ringlock_ring::RingError;
 
     use super::super::topology::Override;
     use super::*;
 
     fn topology(nodes: &[&str], replicas: usize) -> Topology {
         Topology {
-            cluster: "cluster".into(),
-            nodes: nodes
-                .iter()
-                .map(|&name| Node {
-                    name: name.into(),
-                    address: format!("memory://{name}"),
-                    weight: 1,
-                    zone: None,
-                    host: None,
-                    anchor: None,
-                })
-                .collect(),
-            format: Format::Xxh3,
-            vnodes: 160,
-            replicas,
             overrides: vec![Override {
                 prefix: "billing/".into(),
                 replicas: 3,
             }],
-            max_ttl_ms: 30_000,
-            view_lease_ms: 10_000,
+            ..Topology::sample(nodes, replicas)
         }
     }
 
