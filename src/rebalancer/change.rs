@@ -11,7 +11,8 @@ use crate::proto::topology::{Node, Topology};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Change {
-    /// A node joins.
+    /// A node joins. One whose place on the ring was taken over by the node
+    /// that replaced it stands where that one would.
     Add(NodeConfig),
     /// A node leaves. It need not be reachable.
     Remove {
@@ -124,9 +125,24 @@ fn join(topology: &mut Topology, node: &NodeConfig, address: String) -> Result<(
         weight: node.weight,
         zone: node.zone.clone(),
         host: node.host.clone(),
-        anchor: node.anchor.clone(),
+        anchor: node.anchor.clone().or_else(|| free_anchor(topology, node)),
     });
     Ok(())
+}
+
+/// Where a node stands whose own place on the ring was taken over, while it was
+/// away, by one that replaced it: where that one would.
+fn free_anchor(topology: &Topology, node: &NodeConfig) -> Option<String> {
+    let usurper = |place: &str| {
+        let mut nodes = topology.nodes.iter();
+        nodes.find(|other| other.anchor.as_deref() == Some(place))
+    };
+    // Each step leads to another node: no two stand in one place.
+    let mut last = usurper(&node.name)?;
+    while let Some(next) = usurper(&last.name) {
+        last = next;
+    }
+    Some(last.name.clone())
 }
 
 fn leave(topology: &mut Topology, name: &str) -> Result<Node, RebalanceError> {

@@ -174,9 +174,15 @@ impl<'a> Course<'a> {
     async fn carry_out(&mut self, step: Move) -> Result<After, RebalanceError> {
         match step {
             Move::Tell(letters) => {
+                let behind = |(name, _): &(String, _)| (name.clone(), Obstacle::Behind);
+                let nodes = letters.iter().map(behind).collect();
                 let send = |(name, request)| Some((self.peers.get(&name)?.clone(), request));
-                let _ = tell(letters.into_iter().filter_map(send)).await;
-                Ok(After::Look(LOOK_SOON))
+                let answers = tell(letters.into_iter().filter_map(send)).await;
+                if answers.contains(&Ok(Reply::Done)) {
+                    return Ok(After::Look(LOOK_SOON));
+                }
+                self.persist(RebalanceError::Blocked { nodes })
+                    .map(After::Look)
             }
             Move::Wait { until, .. } => {
                 self.blocked_since = None;
