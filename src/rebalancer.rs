@@ -25,8 +25,10 @@ pub use plan::{Detour, Moves, Plan};
 
 use self::course::Course;
 use crate::clock;
+use crate::config::ConfigError;
 use crate::error::{Causes, Error, NodeCause};
 use crate::fleet::{Fleet, Peer};
+use crate::node;
 use crate::proto::topology::TopologyError;
 use crate::proto::transition::{Goal, Obstacle};
 use crate::proto::view::View;
@@ -180,8 +182,8 @@ impl From<TopologyError> for RebalanceError {
     }
 }
 
-impl From<crate::config::ConfigError> for RebalanceError {
-    fn from(error: crate::config::ConfigError) -> Self {
+impl From<ConfigError> for RebalanceError {
+    fn from(error: ConfigError) -> Self {
         Self::Cluster(error.into())
     }
 }
@@ -266,7 +268,7 @@ impl Rebalancer {
             Err(RebalanceError::Newcomer { name, reason })
         };
         let deadline = clock::now() + STEP_TIMEOUT;
-        let status = match crate::node::call(&*peer.node, Request::Status, deadline).await {
+        let status = match node::call(&*peer.node, Request::Status, deadline).await {
             Ok(Reply::Status(status)) => status,
             Ok(_) => return refuse("it answers what it must not".into()),
             Err(error) => return refuse(error.to_string()),
@@ -308,7 +310,7 @@ impl Rebalancer {
     async fn foreign(&self, peer: &Peer, status: &NodeStatus) -> Option<ViewId> {
         let serving = status.serving?;
         let deadline = clock::now() + STEP_TIMEOUT;
-        let answer = crate::node::call(&*peer.node, Request::Document, deadline).await;
+        let answer = node::call(&*peer.node, Request::Document, deadline).await;
         let is_named = match answer {
             Ok(Reply::Document(Some(document))) => match View::read(serving, &document) {
                 Ok(view) => view

@@ -17,10 +17,11 @@ use crate::error::Error;
 use crate::fleet::{Fleet, Peer};
 use crate::lookout::Lookout;
 use crate::proto::lease::EPOCH_LEAP;
+use crate::proto::quorum::majority;
 use crate::proto::time::Instant;
 use crate::proto::transition::{Goal, Move, Transition};
 use crate::proto::view::View;
-use crate::proto::wire::{Reply, Request};
+use crate::proto::wire::{Reply, Request, Standing};
 use crate::roster::Roster;
 use crate::router::Shared;
 use crate::survey::{Survey, tell};
@@ -206,7 +207,7 @@ impl Watchman {
         let now = clock::now();
         for (index, (peer, status)) in fleet.peers().iter().zip(&survey.statuses).enumerate() {
             let serving = status.as_ref().map(|status| status.standing());
-            if serving == Some(crate::proto::wire::Standing::Serving(fleet.view.id())) {
+            if serving == Some(Standing::Serving(fleet.view.id())) {
                 fleet.saw(NodeIndex::new(index as u16), survey.asked_at);
             }
             guide.saw(now, &peer.name, status.clone());
@@ -227,8 +228,10 @@ impl Watchman {
         let mut sequel = Sequel::default();
         match step {
             Move::Tell(letters) => {
-                sequel.has_helped = help(fleet, letters).await;
-                sequel.due = Some(clock::now() + PACE);
+                let help = help(fleet, letters).await;
+                sequel.has_helped = help.is_adopted;
+                // What nobody takes is tried again when it is looked again.
+                sequel.due = help.is_taken.then(|| clock::now() + PACE);
             }
             Move::Wait { until, .. } => sequel.due = Some(until),
             Move::Propose(view) => {
@@ -263,7 +266,7 @@ impl Watchman {
             Vote::TooFew { voted, .. } => {
                 tracing::error!(
                     voted,
-                    needed = fleet.view.deciders().len() / 2 + 1,
+                    needed = majority(fleet.view.deciders().len()),
                     "too few nodes keep their data to let any in again: see `ringlock force`"
                 );
                 Ok(Sequel::default())
@@ -279,27 +282,37 @@ fn idle_until(fleet: &Fleet) -> Instant {
     clock::now() + half - half.mul_f64(rand::random::<f64>() / 5.0)
 }
 
-/// Sends the letters; true if a node serves the view for it.
-async fn help(fleet: &Fleet, letters: Vec<(String, Request)>) -> bool {
-    for (name, request) in &letters {
-        match request {
-            Request::Quarantine { .. } => {
-                tracing::warn!(node = %name, "the node lost its data: it is kept out until all that was locked on it has expired");
-            }
-            _ => {
-                tracing::debug!(node = %name, view = %fleet.view.id(), "helping a node that is behind")
-            }
+/// What letters have brought about.
+#[derive(Default)]
+struct Help {
+    /// Some node did as it was told.
+    is_taken: bool,
+    /// Some node serves the view for it.
+    is_adopted: bool,
+}
+
+/// Sends the letters.
+async fn help(fleet: &Fleet, letters: Vec<(String, Request)>) -> Help {
+    let mut adoptions = Vec::new();
+    let mut addressed = Vec::new();
+    for (name, request) in letters {
+        let Some(node) = fleet.view.index_of(&name) else {
+            continue;
+        };
+        let is_adoption = matches!(request, Request::Adopt { .. });
+        if is_adoption {
+            tracing::debug!(node = %name, view = %fleet.view.id(), "helping a node that is behind");
+        } else {
+            tracing::warn!(node = %name, "the node lost its data: it is kept out until all that was locked on it has expired");
         }
+        adoptions.push(is_adoption);
+        addressed.push((fleet.peer(node).clone(), request));
     }
-    let is_adoption: Vec<bool> = letters
-        .iter()
-        .map(|(_, request)| matches!(request, Request::Adopt { .. }))
-        .collect();
-    let member = |(name, request): (String, Request)| {
-        let node = fleet.view.index_of(&name)?;
-        Some((fleet.peer(node).clone(), request))
-    };
-    let answers = tell(letters.into_iter().filter_map(member)).await;
-    let mut done = answers.iter().zip(is_adoption);
-    done.any(|(answer, is_adoption)| is_adoption && *answer == Ok(Reply::Done))
+    let mut help = Help::default();
+    for (answer, is_adoption) in tell(addressed).await.into_iter().zip(adoptions) {
+        let is_done = answer == Ok(Reply::Done);
+        help.is_taken |= is_done;
+        help.is_adopted |= is_done && is_adoption;
+    }
+    help
 }

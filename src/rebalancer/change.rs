@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::RebalanceError;
 use crate::config::NodeConfig;
-use crate::proto::topology::{Node, Topology};
+use crate::proto::topology::{Node, Override, Topology};
 
 /// One change of a cluster's topology. Several of them may make one plan, and
 /// take no longer than one.
@@ -158,7 +158,6 @@ fn find<'t>(topology: &'t mut Topology, name: &str) -> Result<&'t mut Node, Reba
 }
 
 fn set_replicas(topology: &mut Topology, prefix: Option<&str>, replicas: Option<usize>) {
-    use crate::proto::topology::Override;
     match (prefix, replicas) {
         (None, Some(replicas)) => topology.replicas = replicas,
         (None, None) => {}

@@ -7,11 +7,14 @@ use std::time::Duration;
 use super::{Phase, Progress, RebalanceError, Rebalancer, Report};
 use crate::clock;
 use crate::coordinate::{self, Vote, fresh_nonce};
+use crate::error::NodeCause;
 use crate::fleet::{Fleet, Peer};
+use crate::node::ReplyTo;
+use crate::proto::quorum::majority;
 use crate::proto::time::Instant;
 use crate::proto::transition::{Goal, Move, Obstacle, Transition, Waiting};
 use crate::proto::view::View;
-use crate::proto::wire::{Reply, Request, ViewId};
+use crate::proto::wire::{Nonce, Reply, Request, ViewId};
 use crate::survey::{Survey, tell};
 
 /// Time between two looks while nothing else is to be done.
@@ -29,7 +32,7 @@ pub(super) struct Course<'a> {
     peers: BTreeMap<String, Peer>,
     /// Members of earlier views that later ones do not name, and how to tell
     /// them so.
-    former: BTreeMap<String, crate::proto::wire::Nonce>,
+    former: BTreeMap<String, Nonce>,
     begun: Instant,
     /// What was in force then.
     from: Arc<View>,
@@ -153,7 +156,7 @@ impl<'a> Course<'a> {
         let deadline = clock::now() + LOOK_AGAIN;
         for (name, request) in self.lessons(view) {
             if let Some(peer) = self.peers.get(&name) {
-                let nobody = crate::node::ReplyTo::nobody();
+                let nobody = ReplyTo::nobody();
                 peer.node.submit(request, deadline, nobody);
             }
         }
@@ -212,15 +215,13 @@ impl<'a> Course<'a> {
             }
             Vote::Overtaken => Ok(After::Look(LOOK_SOON)),
             Vote::TooFew { voted, refusals } => {
-                let causes = refusals
-                    .into_iter()
-                    .map(|(node, refusal)| crate::NodeCause {
-                        node: Arc::clone(&peers[node.get()].name),
-                        cause: refusal.into(),
-                    });
+                let causes = refusals.into_iter().map(|(node, refusal)| NodeCause {
+                    node: Arc::clone(&peers[node.get()].name),
+                    cause: refusal.into(),
+                });
                 self.persist(RebalanceError::TooFewVotes {
                     voted,
-                    needed: crate::proto::quorum::majority(view.deciders().len()),
+                    needed: majority(view.deciders().len()),
                     causes: causes.collect(),
                 })
                 .map(After::Look)

@@ -15,7 +15,7 @@ use crate::proto::time::{Instant, outwait};
 use crate::proto::topology::Topology;
 use crate::proto::transition::{Obstacle, adopt, quarantine};
 use crate::proto::view::{Nonces, View};
-use crate::proto::wire::{NodeStatus, Reply, Standing};
+use crate::proto::wire::{NodeStatus, Reply, Standing, ViewId};
 use crate::survey::{Survey, ask_all, tell};
 
 /// How often to tell how long is left.
@@ -152,7 +152,7 @@ async fn stop_all(left: &[Peer], before: &View, nonces: &Nonces) -> Result<u32, 
     Ok(highest.max(before.id().epoch))
 }
 
-fn told(view: crate::ViewId, begun: Instant, now: Instant, until: Instant) -> Progress {
+fn told(view: ViewId, begun: Instant, now: Instant, until: Instant) -> Progress {
     Progress {
         phase: Phase::Quarantine,
         view,

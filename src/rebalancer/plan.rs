@@ -12,8 +12,8 @@ use crate::config::{ConfigError, bounded};
 use crate::proto::lease::Key;
 use crate::proto::quorum::majority;
 use crate::proto::time::outwait;
-use crate::proto::topology::{Topology, TopologyError};
-use crate::proto::view::View;
+use crate::proto::topology::{Node, Topology, TopologyError};
+use crate::proto::view::{Nonces, View};
 use crate::proto::wire::ViewId;
 
 /// Version of a plan's form. A reader refuses any other.
@@ -176,8 +176,8 @@ impl Plan {
 }
 
 /// A view needs nonces, whatever they are.
-fn nonces(topology: &Topology) -> crate::proto::view::Nonces {
-    let nonce = |node: &crate::proto::topology::Node| (node.name.clone(), "plan".into());
+fn nonces(topology: &Topology) -> Nonces {
+    let nonce = |node: &Node| (node.name.clone(), "plan".into());
     topology.nodes.iter().map(nonce).collect()
 }
 
