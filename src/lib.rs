@@ -47,9 +47,10 @@
 //!
 //! The [`guide`] has the reasons; [`Acquire`] and [`Guard`] are the calls of
 //! every day, [`AcquireAll`] and [`AcquireMany`] those for many keys;
-//! [`Config`] has the settings, [`Error`] what can go wrong. Inside, read
-//! [`proto`] (the protocol, pure), then [`node`] (who carries it out), then the
-//! router, from `drive.rs` upwards.
+//! [`Rebalancer`] changes which nodes there are; [`Config`] has the settings,
+//! [`Error`] what can go wrong. Inside, read [`proto`] (the protocol, pure),
+//! then [`node`] (who carries it out), then the router, from `drive.rs`
+//! upwards.
 
 mod acquire;
 mod bootstrap;
