@@ -309,9 +309,9 @@ impl Failed {
             .filter_map(|(node, _)| held.placement.seat(*node))
             .collect();
         let is_outage = held.placement.is_blocked_by(outages) || rivals().next().is_none();
-        let is_outdated = refusals.iter().any(|(node, refusal)| {
-            matches!(refusal, Refusal::Stale(_)) && !fleet.is_returning(*node)
-        });
+        let is_outdated = refusals
+            .iter()
+            .any(|(node, refusal)| refusal.is_stale() && !fleet.is_returning(*node));
         let key = held.key.clone();
         let counters = &fleet.counters;
         let is_contended = shortfall == Shortfall::Votes && !is_outage;

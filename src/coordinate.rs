@@ -14,8 +14,9 @@ use crate::node::{self, ReplyTo};
 use crate::proto::backoff::Backoff;
 use crate::proto::decide::{Decision, Motion, Ruling};
 use crate::proto::round::Refusal;
+use crate::proto::transition::{adopt, adopt_under};
 use crate::proto::view::View;
-use crate::proto::wire::{Ballot, Nonce, Request};
+use crate::proto::wire::{Ballot, Nonce};
 use crate::survey::STEP_TIMEOUT;
 
 /// Ballots of one vote, at most: whoever is outbid as often is not needed.
@@ -108,20 +109,15 @@ async fn poll(mut decision: Decision, peers: &[Peer]) -> Ruling {
 /// Hands a decided view to its members, and to those of the view before: whom
 /// it does not name, it teaches old clients.
 pub(crate) fn spread(view: &View, peers: &[Peer], before: Option<(&View, &[Peer])>) {
-    let adopt = |nonce: &Nonce| Request::Adopt {
-        view: view.id(),
-        document: Arc::clone(view.document()),
-        nonce: Arc::clone(nonce),
-    };
     let node = |index: usize| NodeIndex::new(index as u16);
     let mut letters = Vec::new();
     for (index, peer) in peers.iter().enumerate() {
-        letters.push((peer.clone(), adopt(view.nonce(node(index)))));
+        letters.push((peer.clone(), adopt(view, node(index))));
     }
     if let Some((former, peers)) = before {
         for (index, peer) in peers.iter().enumerate() {
             if view.index_of(&peer.name).is_none() {
-                letters.push((peer.clone(), adopt(former.nonce(node(index)))));
+                letters.push((peer.clone(), adopt_under(view, former.nonce(node(index)))));
             }
         }
     }

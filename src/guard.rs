@@ -161,7 +161,7 @@ impl Guard {
             if let Some(reason) = held.check(clock::now()) {
                 return lost(reason);
             }
-            let is_stale = |(_, refusal): &(_, Refusal)| matches!(refusal, Refusal::Stale(_));
+            let is_stale = |(_, refusal): &(_, Refusal)| refusal.is_stale();
             restarts += 1;
             let is_behind = refusals.iter().any(is_stale) && restarts <= EXTEND_RESTARTS;
             if !(is_behind && fleet.catch_up(Some(held.valid_until())).await?) {

@@ -321,7 +321,7 @@ impl Held {
                 }
             }
             Extension::Unchanged { refusals, .. } => {
-                let is_stale = |(_, refusal): &(_, Refusal)| matches!(refusal, Refusal::Stale(_));
+                let is_stale = |(_, refusal): &(_, Refusal)| refusal.is_stale();
                 self.state.lock().awaits_view |= refusals.iter().any(is_stale);
                 counters.extend_failures.add_one();
             }

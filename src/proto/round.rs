@@ -104,6 +104,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether the node goes by another view, or by none.
+    pub fn is_stale(&self) -> bool {
+        matches!(self, Self::Stale(_))
+    }
+
     /// The refusal in an answer that is not the one hoped for.
     pub fn of(answer: Answer) -> Self {
         use super::wire::NodeErrorKind::Protocol;

@@ -484,10 +484,15 @@ pub fn quarantine(status: &NodeStatus, nonce: Nonce) -> Request {
 
 /// Has `node` serve the view.
 pub fn adopt(view: &View, node: NodeIndex) -> Request {
+    adopt_under(view, view.nonce(node))
+}
+
+/// Has the node under this nonce serve the view, member of it or not.
+pub fn adopt_under(view: &View, nonce: &Nonce) -> Request {
     Request::Adopt {
         view: view.id(),
         document: Arc::clone(view.document()),
-        nonce: Arc::clone(view.nonce(node)),
+        nonce: Arc::clone(nonce),
     }
 }
 

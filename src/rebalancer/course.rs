@@ -12,7 +12,7 @@ use crate::fleet::{Fleet, Peer};
 use crate::node::ReplyTo;
 use crate::proto::quorum::majority;
 use crate::proto::time::Instant;
-use crate::proto::transition::{Goal, Move, Obstacle, Transition, Waiting};
+use crate::proto::transition::{Goal, Move, Obstacle, Transition, Waiting, adopt_under};
 use crate::proto::view::View;
 use crate::proto::wire::{Nonce, Reply, Request, ViewId};
 use crate::survey::{Survey, tell};
@@ -163,14 +163,7 @@ impl<'a> Course<'a> {
     }
 
     fn lessons(&self, view: &View) -> Vec<(String, Request)> {
-        let lesson = |(name, nonce): (&String, _)| {
-            let request = Request::Adopt {
-                view: view.id(),
-                document: Arc::clone(view.document()),
-                nonce: Arc::clone(nonce),
-            };
-            (name.clone(), request)
-        };
+        let lesson = |(name, nonce): (&String, _)| (name.clone(), adopt_under(view, nonce));
         self.former.iter().map(lesson).collect()
     }
 
