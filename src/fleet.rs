@@ -61,6 +61,10 @@ impl Fleet {
         lookout: Arc<Lookout>,
         keeper: Arc<Keeper>,
     ) -> Self {
+        let longest_ttl = view.longest_ttl();
+        for peer in &peers {
+            peer.node.heed_longest_ttl(longest_ttl);
+        }
         let seen_at = peers.iter().map(|_| AtomicU64::new(0)).collect();
         let counters = Arc::clone(keeper.counters());
         Self {

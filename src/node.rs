@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -40,6 +41,10 @@ pub trait Node: fmt::Debug + Send + Sync {
     fn watch(&self, _key: &Key) -> Option<Watch> {
         None
     }
+
+    /// No lock lasts longer than `ttl` under a view that is in force from now
+    /// on: for so long a node is not to be relied upon whose clock was stepped.
+    fn heed_longest_ttl(&self, _ttl: Duration) {}
 
     /// Where it is reached, without credentials.
     fn address(&self) -> String;

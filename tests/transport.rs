@@ -84,6 +84,7 @@ async fn a_user_with_the_least_rights() {
         "pttl",
         "pexpire",
         "hdel",
+        "time",
         "hget",
         "hmget",
         "hset",

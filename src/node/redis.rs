@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
@@ -39,6 +40,7 @@ mod stream;
 #[cfg(feature = "tls")]
 mod tls;
 mod tracking;
+mod wall;
 
 pub use self::encode::Encoding;
 
@@ -163,6 +165,10 @@ impl Node for RedisNode {
 
     fn watch(&self, key: &Key) -> Option<Watch> {
         self.tracker.watch(key)
+    }
+
+    fn heed_longest_ttl(&self, ttl: Duration) {
+        self.lane.heed_longest_ttl(ttl);
     }
 
     fn address(&self) -> String {

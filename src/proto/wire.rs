@@ -353,6 +353,9 @@ pub enum NodeErrorKind {
     Unsuitable,
     /// The server lost its data since it was let in, or never was.
     LostData,
+    /// The server's wall clock was stepped forward, so that locks may have ended
+    /// before their time: for a while it is not asked for any.
+    ClockStepped,
     /// The key holds something that is no lock.
     WrongType,
     /// The server answered what it must not.

@@ -14,6 +14,7 @@
 pub mod fake;
 pub mod node;
 pub mod proxy;
+pub mod shim;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -44,6 +45,7 @@ pub struct RedisServer {
     child: Option<Child>,
     directory: TempDir,
     arguments: Vec<String>,
+    environment: Vec<(String, PathBuf)>,
 }
 
 impl RedisServer {
@@ -70,14 +72,30 @@ impl RedisServer {
     }
 
     fn start_program(program: String, arguments: &[&str]) -> Self {
-        let mut server = Self {
-            program,
-            child: None,
-            directory: tempfile::tempdir().expect("a temporary directory"),
-            arguments: arguments.iter().copied().map(Into::into).collect(),
-        };
+        let mut server = Self::unstarted();
+        server.program = program;
+        server.arguments = arguments.iter().copied().map(Into::into).collect();
         server.spawn();
         server
+    }
+
+    /// Starts a server that keeps nothing on disk, with these variables set.
+    pub fn start_in(environment: Vec<(String, PathBuf)>) -> Self {
+        let mut server = Self::unstarted();
+        server.arguments = ["--save", "", "--appendonly", "no"].map(Into::into).into();
+        server.environment = environment;
+        server.spawn();
+        server
+    }
+
+    fn unstarted() -> Self {
+        Self {
+            program: program(),
+            child: None,
+            directory: tempfile::tempdir().expect("a temporary directory"),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -92,12 +110,7 @@ impl RedisServer {
     /// Starts a server that listens on a TCP port of the loopback as well, and
     /// tells the port.
     pub fn start_on_tcp(arguments: &[&str]) -> (Self, u16) {
-        let mut server = Self {
-            program: program(),
-            child: None,
-            directory: tempfile::tempdir().expect("a temporary directory"),
-            arguments: Vec::new(),
-        };
+        let mut server = Self::unstarted();
         // A port that is free now may be taken a moment later.
         for _ in 0..10 {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -128,6 +141,7 @@ impl RedisServer {
             .arg("--dir")
             .arg(self.directory.path())
             .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

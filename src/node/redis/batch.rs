@@ -6,10 +6,10 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::encode::{Abilities, DeleteIf};
-use super::lane::Pending;
+use super::lane::{Answers, Pending};
 use crate::proto::lease::{Holder, Key};
 use crate::proto::time::Instant;
-use crate::proto::wire::{Request, Slot, ViewId};
+use crate::proto::wire::{Absent, Answer, NodeError, Request, Slot, ViewId};
 
 /// Keys of one batch at the most: as many hold a server for about 0.1 ms, and
 /// a larger batch gains nothing.
@@ -29,6 +29,8 @@ pub(super) struct Section {
     pub(super) is_refused: bool,
     /// With it, its batch is answered.
     pub(super) ends_batch: bool,
+    /// No earlier than that it went out.
+    pub(super) sent_at: Instant,
     due: Instant,
     given_up: Instant,
 }
@@ -56,6 +58,8 @@ pub(super) enum Kind {
     Control,
     /// STATUS that the connection asks for itself.
     Recheck,
+    /// TIME, likewise.
+    Clock,
     /// The loading of a script.
     Load(super::scripts::Script),
 }
@@ -76,15 +80,17 @@ impl Kind {
         }
     }
 
-    /// Whether it means something only under a view.
-    pub(super) fn needs_view(&self) -> bool {
+    /// Whether it asks for locks.
+    fn acquires(&self) -> bool {
         matches!(
             self,
-            Self::AcquireTransaction(..)
-                | Self::AcquireTogether(..)
-                | Self::AcquireScript(_)
-                | Self::Extend(_)
+            Self::AcquireTransaction(..) | Self::AcquireTogether(..) | Self::AcquireScript(_)
         )
+    }
+
+    /// Whether it means something only under a view.
+    pub(super) fn needs_view(&self) -> bool {
+        self.acquires() || matches!(self, Self::Extend(_))
     }
 }
 
@@ -99,6 +105,7 @@ impl Section {
             replies_due: 0,
             is_refused: false,
             given_up,
+            sent_at,
             ends_batch: false,
         }
     }
@@ -298,6 +305,38 @@ impl Batch {
                 self.sections.push(Section::new(kind, requests, now));
             }
         }
+    }
+
+    /// Has no entry made: acquires are told `refusal`, and extends keep what
+    /// is there.
+    pub(super) fn make_none(&mut self, refusal: NodeError, answers: &mut Answers) {
+        self.turn_away(Kind::acquires, &Err(refusal), answers);
+        let requests = self
+            .sections
+            .iter_mut()
+            .flat_map(|section| &mut section.requests);
+        for pending in requests {
+            if let Request::Extend { absent, .. } = &mut pending.request {
+                *absent = Absent::Keep;
+            }
+        }
+    }
+
+    /// Answers what is not to be sent.
+    pub(super) fn turn_away(
+        &mut self,
+        is_void: impl Fn(&Kind) -> bool,
+        answer: &Answer,
+        answers: &mut Answers,
+    ) {
+        self.sections.retain_mut(|section| {
+            let is_void = is_void(&section.kind);
+            if is_void {
+                let requests = section.requests.drain(..);
+                answers.extend(requests.map(|pending| (pending.reply, answer.clone())));
+            }
+            !is_void
+        });
     }
 
     /// Has transactions set their keys together, as far as that can be done

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -16,6 +17,9 @@ use super::encode::{Abilities, DeleteIf, Dialect, Encoding, command};
 use super::resp::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
 use super::scripts::{Script, Scripts};
 use super::stream::Stream;
+use super::wall;
+use crate::clock;
+use crate::proto::time::Instant;
 use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus, Request, Standing};
 
 /// The oldest server whose commands suffice.
@@ -29,6 +33,8 @@ pub(super) struct Connection {
     pub(super) stream: Stream,
     pub(super) dialect: Dialect,
     pub(super) status: NodeStatus,
+    /// A reading of the server's wall clock, and when it was asked for.
+    pub(super) clock: (Instant, Duration),
 }
 
 /// Connects to `address` and checks the server.
@@ -55,6 +61,7 @@ pub(super) async fn connect(
         line.probe(&options.namespace, &mut dialect.abilities)
             .await?;
     }
+    let clock = line.read_clock().await?;
     let mut status = line.status(&dialect).await?;
     if options.durable && status.standing() == Standing::Absent {
         line.restamp(&dialect, &status, &identity).await?;
@@ -64,6 +71,7 @@ pub(super) async fn connect(
         stream: line.stream,
         dialect,
         status,
+        clock,
     })
 }
 
@@ -222,6 +230,14 @@ impl<'a> Line<'a> {
             _ => None,
         };
         Ok(())
+    }
+
+    /// Asks for the server's wall clock: when that was, at the earliest, and
+    /// what it showed.
+    async fn read_clock(&mut self) -> Result<(Instant, Duration), NodeError> {
+        let sent_at = clock::now();
+        let answer = self.ask(|out| command(out, &[b"TIME"]), 1).await?;
+        Ok((sent_at, wall::time(&answer)?))
     }
 
     async fn status(&mut self, dialect: &Dialect) -> Result<NodeStatus, NodeError> {

@@ -175,9 +175,12 @@ pub(super) fn decode(section: &Section, replies: &[u8]) -> Vec<Resolution> {
         Kind::Extend(_) => ("EXTEND", batch(requests, pieces, extended)),
         Kind::ReleaseScript => ("RELEASE", batch(requests, pieces, released)),
         Kind::ReleaseCommands(_) => ("RELEASE", deleted(requests, pieces)),
-        Kind::Control | Kind::Found | Kind::Remaining(_) | Kind::Recheck | Kind::Load(_) => {
-            ("a request", None)
-        }
+        Kind::Control
+        | Kind::Found
+        | Kind::Remaining(_)
+        | Kind::Recheck
+        | Kind::Clock
+        | Kind::Load(_) => ("a request", None),
     };
     read.unwrap_or_else(|| all(misfit(what)))
 }
@@ -445,7 +448,7 @@ fn promised(reply: &[u8]) -> Option<Option<Accepted>> {
     }))
 }
 
-fn read_text<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
+pub(super) fn read_text<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 

@@ -10,6 +10,7 @@ use super::address::Address;
 use super::connect::{Connection, connect};
 use super::lane::Lane;
 use super::session::Session;
+use super::wall::Wall;
 use crate::clock;
 use crate::proto::backoff::Backoff;
 use crate::proto::wire::{NodeError, NodeErrorKind};
@@ -22,6 +23,7 @@ pub(super) struct Driver {
     address: Arc<Address>,
     options: RedisOptions,
     lane: Arc<Lane>,
+    wall: Wall,
 }
 
 impl Driver {
@@ -30,17 +32,19 @@ impl Driver {
             address,
             options,
             lane,
+            wall: Wall::default(),
         }
     }
 
     /// Runs until the lane is closed and everything in it is answered.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut failures = 0;
         loop {
             let error = match self.connect().await {
                 Ok(connection) => {
                     failures = 0;
-                    let error = Session::serve(&self.lane, &self.address, connection).await;
+                    let error =
+                        Session::serve(&self.lane, &self.address, &mut self.wall, connection).await;
                     tracing::warn!(node = %self.address, %error, "connection lost");
                     error
                 }

@@ -131,6 +131,7 @@ impl Dialect {
                     .for_each(|pending| self.control(&pending.request, out));
             }
             Kind::Recheck => self.control(&Request::Status, out),
+            Kind::Clock => command(out, &[b"TIME"]),
             Kind::Load(script) => script.load(out),
         }
     }

@@ -14,6 +14,7 @@ use super::decode::{ErrorReply, misfit, unexpected};
 use super::encode::command;
 use super::resp::{Piece, Pieces};
 use super::scripts::Script;
+use super::wall;
 use crate::clock;
 use crate::proto::lease::{Holder, Key};
 use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus, Reply, Slot, ViewId};
@@ -70,7 +71,7 @@ impl Look<'_> {
             let answer = self.ask(|out| command(out, &[b"TIME"]), 1).await?;
             let took = clock::now().saturating_since(sent_at);
             if took < round_trip {
-                let server = time(&answer).ok_or_else(|| unexpected_of(&answer, "TIME"))?;
+                let server = wall::time(&answer)?;
                 round_trip = took;
                 clock_ahead_us = micros(server) - micros(before + took / 2);
             }
@@ -392,13 +393,6 @@ fn micros(span: Duration) -> i64 {
     i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
 }
 
-fn time(answer: &[u8]) -> Option<Duration> {
-    let mut pieces = Pieces::of(answer);
-    pieces.list(2)?;
-    let mut number = || std::str::from_utf8(pieces.bulk()?).ok()?.parse().ok();
-    Some(Duration::from_secs(number()?) + Duration::from_micros(number()?))
-}
-
 /// The next cursor, and the names.
 fn page(answer: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {
     let mut pieces = Pieces::of(answer);
@@ -456,11 +450,6 @@ mod tests {
 
     #[test]
     fn answers_that_do_not_fit_are_none() {
-        assert_eq!(
-            time(b"*2\r\n$1\r\n5\r\n$1\r\n7\r\n"),
-            Some(Duration::from_micros(5_000_007))
-        );
-        assert_eq!(time(b"*2\r\n$1\r\n5\r\n:7\r\n"), None);
         assert!(page(b"*2\r\n$1\r\n0\r\n*1\r\n:1\r\n").is_none());
         let mut pieces = Pieces::of(b"$1\r\nx\r\n$1\r\ny\r\n");
         assert!(found(&mut pieces).is_none());

@@ -3,12 +3,16 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::batch::Section;
 use super::link::Link;
+use super::wall::Bench;
+use crate::config::RouterConfig;
 use crate::node::ReplyTo;
 use crate::proto::time::Instant;
 use crate::proto::wire::{Answer, NodeError, NodeErrorKind, NodeStatus, Request};
@@ -39,6 +43,8 @@ pub(super) struct Lane {
     /// Has the node's task look: something is to be written or timed, or the
     /// lane was closed.
     attention: Notify,
+    /// In milliseconds; 0: nobody has said, it is the default.
+    longest_ttl: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -151,6 +157,19 @@ impl Lane {
         }
         drop(state);
         deliver(&mut answers);
+    }
+
+    /// No lock is to last longer. What was longer before may still be there.
+    pub(super) fn heed_longest_ttl(&self, ttl: Duration) {
+        let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        self.longest_ttl.fetch_max(millis, Ordering::Relaxed);
+    }
+
+    pub(super) fn longest_ttl(&self) -> Duration {
+        match self.longest_ttl.load(Ordering::Relaxed) {
+            0 => RouterConfig::default().max_ttl,
+            millis => Duration::from_millis(millis),
+        }
     }
 
     /// Goes on with what a caller has left to the node's task.
@@ -270,6 +289,9 @@ impl Lane {
             if let Some(status) = settlement.status {
                 link.status = status;
             }
+            if let Some(bench) = settlement.bench {
+                link.bench = Some(bench);
+            }
             if settlement.is_denied {
                 link.abilities.forget_commands();
             }
@@ -300,6 +322,8 @@ pub(super) struct Settlement {
     pub(super) status: Option<NodeStatus>,
     /// Whether the keys could be set that were last to be set together.
     pub(super) joined: Option<bool>,
+    /// The server's clock was stepped.
+    pub(super) bench: Option<Bench>,
     /// The user may not use commands that other forms can stand in for.
     pub(super) is_denied: bool,
 }

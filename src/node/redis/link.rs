@@ -4,11 +4,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::batch::{Caution, InFlight, MAX_BATCH, Section, gather};
+use super::batch::{Caution, InFlight, Kind, MAX_BATCH, Section, gather};
 use super::encode::{Abilities, Dialect};
 use super::lane::{Answers, Pending};
 use super::stream::Socket;
+use super::wall::{Bench, READ_EVERY};
 use crate::clock;
+use crate::proto::time::Instant;
 use crate::proto::wire::{NodeStatus, Reply, Standing};
 
 /// Batches that may be in flight at once.
@@ -25,6 +27,10 @@ pub(super) struct Link {
     pub(super) abilities: Abilities,
     pub(super) caution: Caution,
     pub(super) status: NodeStatus,
+    /// Set while the server grants nothing for what its clock did.
+    pub(super) bench: Option<Bench>,
+    /// When its clock is to be read before anything else is asked.
+    read_clock_at: Instant,
     pub(super) in_flight: InFlight,
     /// What the node's task has not taken over yet, in the order of the bytes.
     pub(super) sent: VecDeque<Section>,
@@ -58,6 +64,8 @@ impl Link {
             caution: Caution::default(),
             dialect,
             status,
+            bench: None,
+            read_clock_at: clock::now() + READ_EVERY,
             in_flight: InFlight::default(),
             sent: VecDeque::new(),
             socket,
@@ -81,14 +89,14 @@ impl Link {
                 return;
             }
             if is_absent(&self.status) {
-                batch.sections.retain_mut(|section| {
-                    let is_void = section.kind.needs_view();
-                    if is_void {
-                        let stale = |pending: Pending| (pending.reply, Ok(Reply::Stale(None)));
-                        answers.extend(section.requests.drain(..).map(stale));
-                    }
-                    !is_void
-                });
+                batch.turn_away(Kind::needs_view, &Ok(Reply::Stale(None)), answers);
+            }
+            if let Some(refusal) = self.bench.and_then(|bench| bench.refusal(now)) {
+                batch.make_none(refusal, answers);
+            }
+            if now >= self.read_clock_at {
+                self.read_clock_at = now + READ_EVERY;
+                self.push(Section::new(Kind::Clock, Vec::new(), now));
             }
             if self.abilities.together {
                 batch.join(&mut self.caution);

@@ -13,10 +13,11 @@ use super::encode::Dialect;
 use super::lane::{Answers, Lane, Settlement, closed, deliver};
 use super::link::{Link, is_absent};
 use super::resp::{MAX_REPLY, Malformed, reply_len};
-use super::settle::settle;
+use super::settle::{Server, settle};
 use super::stream::{Receiver, Sender};
+use super::wall::{self, Bench, Verdict, Wall};
 use crate::clock;
-use crate::proto::time::Instant;
+use crate::proto::time::{Instant, outwait};
 use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus};
 
 /// Spare room for each read.
@@ -30,6 +31,7 @@ const RECHECK: Duration = Duration::from_millis(500);
 pub(super) struct Session<'a> {
     lane: &'a Lane,
     address: &'a Address,
+    wall: &'a mut Wall,
     dialect: Arc<Dialect>,
     status: NodeStatus,
     recheck_at: Instant,
@@ -61,19 +63,22 @@ impl<'a> Session<'a> {
     pub(super) async fn serve(
         lane: &'a Lane,
         address: &'a Address,
+        wall: &'a mut Wall,
         connection: Connection,
     ) -> NodeError {
         let Connection {
             stream,
             dialect,
             status,
+            clock: (asked_at, time),
         } = connection;
         let (receiver, sender) = stream.into_ends();
         let dialect = Arc::new(dialect);
-        let link = Link::new(Arc::clone(&dialect), status.clone(), sender.socket());
+        let mut link = Link::new(Arc::clone(&dialect), status.clone(), sender.socket());
         let mut session = Self {
             lane,
             address,
+            wall,
             dialect,
             status,
             recheck_at: clock::now() + RECHECK,
@@ -81,6 +86,9 @@ impl<'a> Session<'a> {
             inbox: Inbox::default(),
             answers: Answers::new(),
         };
+        session.wall.belongs_to(&session.dialect.incarnation);
+        session.read_clock(asked_at, time);
+        link.bench = session.wall.bench();
         lane.connected(link);
         let error = session.pump(receiver, sender).await;
         session.in_flight.extend(lane.disconnected());
@@ -192,14 +200,18 @@ impl<'a> Session<'a> {
                 break;
             };
             let replies = &rest[..len];
-            outcome = settle(
-                section,
-                replies,
-                &self.dialect,
-                &self.status,
-                &mut settlement,
-                &mut answers,
-            );
+            outcome = if section.kind == Kind::Clock {
+                let asked_at = section.sent_at;
+                let time = wall::time(replies);
+                time.map(|time| settlement.bench = self.read_clock(asked_at, time))
+            } else {
+                let server = Server {
+                    dialect: &self.dialect,
+                    status: &self.status,
+                    bench: self.wall.bench(),
+                };
+                settle(section, replies, &server, &mut settlement, &mut answers)
+            };
             settled += len;
         }
         self.inbox.bytes.drain(..settled);
@@ -210,6 +222,23 @@ impl<'a> Session<'a> {
         deliver(&mut answers);
         self.answers = answers;
         outcome
+    }
+
+    /// Compares the server's clock, as asked for at `asked_at`, with one's own.
+    fn read_clock(&mut self, asked_at: Instant, time: Duration) -> Option<Bench> {
+        let longest_ttl = self.lane.longest_ttl();
+        let node = self.address;
+        match self.wall.read(asked_at, clock::now(), time, longest_ttl) {
+            Verdict::Steady => return None,
+            Verdict::Ahead(step) => {
+                let until = outwait(longest_ttl);
+                tracing::warn!(%node, ?step, bench = ?until, "the server's wall clock was stepped forward: it is asked for no lock for a while");
+            }
+            Verdict::Back(step) => {
+                tracing::warn!(%node, ?step, "the server's wall clock was stepped back: what is locked lasts longer there");
+            }
+        }
+        self.wall.bench()
     }
 
     fn broken(&self, error: &io::Error) -> NodeError {

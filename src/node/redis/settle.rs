@@ -6,9 +6,17 @@ use super::decode::{self, ErrorReply, Resolution, misfit};
 use super::encode::Dialect;
 use super::lane::{Answers, Pending, Settlement, timeout};
 use super::resp::{Piece, Pieces};
+use super::wall::Bench;
 use crate::clock;
 use crate::node::ReplyTo;
 use crate::proto::wire::{Absent, NodeError, NodeStatus, Reply, Request, Rival};
+
+/// What is known of the server that replies.
+pub(super) struct Server<'a> {
+    pub(super) dialect: &'a Dialect,
+    pub(super) status: &'a NodeStatus,
+    pub(super) bench: Option<Bench>,
+}
 
 /// Gives a section's requests their answers.
 ///
@@ -17,11 +25,11 @@ use crate::proto::wire::{Absent, NodeError, NodeStatus, Reply, Request, Rival};
 pub(super) fn settle(
     section: Section,
     replies: &[u8],
-    dialect: &Dialect,
-    status: &NodeStatus,
+    server: &Server<'_>,
     settlement: &mut Settlement,
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
+    let dialect = server.dialect;
     settlement.batches += usize::from(section.ends_batch);
     let is_optional = matches!(
         section.kind,
@@ -42,8 +50,8 @@ pub(super) fn settle(
                 return Err(misfit("SCRIPT LOAD"));
             }
         }
-        Kind::Control => control(section, replies, status, settlement, answers),
-        _ => batch(section, replies, settlement, answers),
+        Kind::Control => control(section, replies, server.status, settlement, answers),
+        _ => batch(section, replies, server.bench, settlement, answers),
     }
     match refusal {
         Some(refusal) if refusal.code == "NOSCRIPT" => {
@@ -96,7 +104,14 @@ fn control(
     }
 }
 
-fn batch(section: Section, replies: &[u8], settlement: &mut Settlement, answers: &mut Answers) {
+fn batch(
+    section: Section,
+    replies: &[u8],
+    bench: Option<Bench>,
+    settlement: &mut Settlement,
+    answers: &mut Answers,
+) {
+    let refusal = bench.and_then(|bench| bench.refusal(clock::now()));
     let resolutions = decode::decode(&section, replies);
     let are_together = matches!(section.kind, Kind::AcquireTogether(..));
     if are_together {
@@ -107,14 +122,26 @@ fn batch(section: Section, replies: &[u8], settlement: &mut Settlement, answers:
     let mut holders = Vec::new();
     for (pending, resolution) in section.requests.into_iter().zip(resolutions) {
         match resolution {
-            Resolution::Answer(answer) => answers.push((pending.reply, answer)),
+            Resolution::Answer(answer) => {
+                // What was asked for before its clock was known to be stepped.
+                // The entry goes with the attempt, or stays with its lease.
+                let answer = match (&answer, &refusal) {
+                    (Ok(Reply::Granted { .. } | Reply::Made { .. }), Some(refusal)) => {
+                        Err(refusal.clone())
+                    }
+                    _ => answer,
+                };
+                answers.push((pending.reply, answer));
+            }
             Resolution::AskRemaining(holder) => {
                 holders.push(holder);
                 held.push(pending);
             }
             Resolution::Raise(counter) => {
                 settlement.again.extend(raise(&pending));
-                answers.push((pending.reply, Ok(Reply::Granted { counter })));
+                let granted = Ok(Reply::Granted { counter });
+                let answer = refusal.clone().map_or(granted, Err);
+                answers.push((pending.reply, answer));
             }
             Resolution::Undo(serving) => {
                 settlement.again.extend(undo(&pending));
