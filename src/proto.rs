@@ -21,6 +21,7 @@ pub mod quorum;
 pub mod release;
 pub mod renewal;
 pub mod round;
+pub(crate) mod shown;
 pub mod table;
 pub mod time;
 pub mod topology;

@@ -32,6 +32,7 @@ mod encode;
 pub mod inspect;
 mod lane;
 mod link;
+mod refusal;
 mod resp;
 mod scripts;
 mod session;

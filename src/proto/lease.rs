@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::shown::shown;
 use super::time::drift;
 
 /// The longest key, in bytes.
@@ -12,6 +13,9 @@ pub const MAX_KEY_BYTES: usize = 1024;
 
 /// The longest holder label, in bytes.
 pub const MAX_LABEL_BYTES: usize = 64;
+
+/// The longest label as it is shown, in bytes: every byte of it may be escaped.
+const MAX_SHOWN_LABEL: usize = 8 * MAX_LABEL_BYTES;
 
 /// Bits of a fence that count within one epoch.
 pub const COUNTER_BITS: u32 = 44;
@@ -171,12 +175,13 @@ impl Holder {
         };
         let label = &label[..label.len().min(MAX_LABEL_BYTES)];
         Self {
-            label: (!label.is_empty()).then(|| String::from_utf8_lossy(label).into()),
+            label: (!label.is_empty()).then(|| shown(label, MAX_SHOWN_LABEL).into()),
             foreign: !is_ours,
         }
     }
 
-    /// The label that the holder gave itself, `host:pid` by convention.
+    /// The label that the holder gave itself, `host:pid` by convention; what is
+    /// not fit to be shown in it is escaped.
     pub fn label(&self) -> Option<&str> {
         self.label.as_deref()
     }

@@ -31,6 +31,9 @@ pub(super) struct Section {
     pub(super) ends_batch: bool,
     /// No earlier than that it went out.
     pub(super) sent_at: Instant,
+    /// What scripts repeat in their answer to it, so that no other passes for
+    /// it: where one reply goes missing, each that follows fits a wrong request.
+    pub(super) mark: u32,
     due: Instant,
     given_up: Instant,
 }
@@ -107,6 +110,7 @@ impl Section {
             given_up,
             sent_at,
             ends_batch: false,
+            mark: 0,
         }
     }
 

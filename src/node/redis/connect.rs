@@ -12,13 +12,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::RedisOptions;
 use super::address::Address;
-use super::decode::{ErrorReply, misfit, status, unexpected};
+use super::decode::{asked_status, misfit, unexpected};
 use super::encode::{Abilities, DeleteIf, Dialect, Encoding, command};
+use super::refusal::ErrorReply;
 use super::resp::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
 use super::scripts::{Script, Scripts};
 use super::stream::Stream;
 use super::wall;
 use crate::clock;
+use crate::proto::shown::shown;
 use crate::proto::time::Instant;
 use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus, Request, Standing};
 
@@ -27,6 +29,15 @@ const OLDEST: (u32, u32) = (6, 2);
 
 /// The oldest server with `SET … NX GET`.
 const OLDEST_WITH_TRANSACTION: (u32, u32) = (7, 0);
+
+/// Mark of what is asked here: one question at a time, whose answer must be the
+/// only one.
+const MARK: u32 = 0;
+
+/// Facts of one section of INFO at the most, some ten times what there are; and
+/// bytes of each.
+const MAX_FACTS: usize = 500;
+const MAX_FACT: usize = 256;
 
 /// A connection that has been found fit.
 pub(super) struct Connection {
@@ -176,19 +187,15 @@ impl<'a> Line<'a> {
                 .for_each(|section| command(out, &[b"INFO", section]));
         };
         let answers = self.ask(write, SECTIONS.len()).await?;
-        let mut facts = BTreeMap::new();
+        let mut identity = Identity::default();
         let mut pieces = Pieces::of(&answers);
         for _ in SECTIONS {
             match pieces.next() {
-                Some(Piece::Bulk(text)) => {
-                    let text = String::from_utf8_lossy(text).into_owned();
-                    let lines = text.lines().filter_map(|line| line.split_once(':'));
-                    facts.extend(lines.map(|(name, value)| (name.into(), value.trim().into())));
-                }
+                Some(Piece::Bulk(text)) => identity.take_in(text),
                 other => return Err(unexpected(other, "INFO")),
             }
         }
-        Ok(Identity(facts))
+        Ok(identity)
     }
 
     /// Has the server load every script.
@@ -242,9 +249,9 @@ impl<'a> Line<'a> {
 
     async fn status(&mut self, dialect: &Dialect) -> Result<NodeStatus, NodeError> {
         let answer = self
-            .ask(|out| dialect.control(&Request::Status, out), 1)
+            .ask(|out| dialect.control(&Request::Status, MARK, out), 1)
             .await?;
-        status(&answer, &dialect.incarnation)
+        asked_status(&answer, MARK, &dialect.incarnation)
     }
 
     /// Takes the operator's word that a restart lost nothing.
@@ -262,16 +269,27 @@ impl<'a> Line<'a> {
             return Ok(());
         }
         let restamp = Request::Restamp { expected };
-        self.ask(|out| dialect.control(&restamp, out), 1).await?;
+        self.ask(|out| dialect.control(&restamp, MARK, out), 1)
+            .await?;
         Ok(())
     }
 }
 
 /// What INFO tells.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Identity(BTreeMap<String, String>);
 
 impl Identity {
+    /// Adds what one section says.
+    pub(super) fn take_in(&mut self, section: &[u8]) {
+        let lines = section.split(|&byte| byte == b'\n').filter_map(|line| {
+            let colon = line.iter().position(|&byte| byte == b':')?;
+            Some((&line[..colon], line[colon + 1..].trim_ascii()))
+        });
+        let facts = lines.map(|(name, value)| (shown(name, MAX_FACT), shown(value, MAX_FACT)));
+        self.0.extend(facts.take(MAX_FACTS));
+    }
+
     pub(super) fn fact(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }

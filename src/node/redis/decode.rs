@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use super::batch::{Kind, Section};
 use super::lane::Pending;
+use super::refusal::ErrorReply;
 use super::resp::{Piece, Pieces};
 use crate::proto::lease::{Holder, Token};
 use crate::proto::wire::{
     Accepted, Answer, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival, Slot, ViewId,
 };
+
+/// Bytes of a nonce or an incarnation at the most: about twice what ours have.
+const MAX_STAMP: usize = 256;
 
 /// What a reply means for one request.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,130 +43,45 @@ pub(super) fn misfit(what: &str) -> NodeError {
     )
 }
 
-/// An error reply: its code, and what the server has to say.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ErrorReply<'a> {
-    pub(super) code: &'a str,
-    details: &'a str,
+/// The answer of a script, which stands behind its mark; an error is one
+/// without. `None`: it is the answer to something else.
+fn marked(replies: &[u8], mark: u32) -> Option<&[u8]> {
+    let mut pieces = Pieces::of(replies);
+    pieces.list(2)?;
+    let is_ours = pieces.bulk()? == itoa::Buffer::new().format(mark).as_bytes();
+    is_ours.then(|| pieces.rest())
 }
 
-impl<'a> ErrorReply<'a> {
-    pub(super) fn of(line: &'a [u8]) -> Self {
-        // Beyond what is not text there is nothing to be told.
-        let text = match std::str::from_utf8(line) {
-            Ok(text) => text,
-            Err(error) => std::str::from_utf8(&line[..error.valid_up_to()]).unwrap_or_default(),
-        };
-        let (code, details) = text.split_once(' ').unwrap_or((text, ""));
-        Self { code, details }
-    }
-
-    /// Those of `replies` that are errors.
-    pub(super) fn all(replies: &'a [u8]) -> impl Iterator<Item = Self> {
-        let mut pieces = Pieces::of(replies);
-        std::iter::from_fn(move || pieces.next()).filter_map(|piece| match piece {
-            Piece::Error(line) => Some(Self::of(line)),
-            _ => None,
-        })
-    }
-
-    /// The first of `replies` that is an error.
-    pub(super) fn first(replies: &'a [u8]) -> Option<Self> {
-        Self::all(replies).next()
-    }
-
-    /// Whether the server must be looked at anew.
-    pub(super) fn is_fatal(&self) -> bool {
-        matches!(self.code, "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH")
-    }
-
-    /// Whether the key holds something that is no lock.
-    pub(super) fn is_no_lock(&self) -> bool {
-        self.code == "WRONGTYPE"
-    }
-
-    /// Whether the user may not use the command.
-    pub(super) fn is_denial(&self) -> bool {
-        self.code == "NOPERM"
-    }
-
-    /// The error reply as an error of the node.
-    pub(super) fn explain(&self) -> NodeError {
-        let Self { code, details } = self;
-        let (kind, advice) = explain(code, details);
-        NodeError::new(kind, format!("{advice} ({code} {details})"))
-    }
-}
-
-fn explain(code: &str, details: &str) -> (NodeErrorKind, &'static str) {
-    // Within a script the refusal has no code of its own.
-    let is_forbidden =
-        details.contains("user executing the script") || details.contains("ACL failure in script");
-    match code {
-        "WRONGTYPE" => (
-            NodeErrorKind::WrongType,
-            "the key holds something that is no lock: use another key_prefix, or delete it",
-        ),
-        "NOAUTH" | "WRONGPASS" => (
-            NodeErrorKind::Denied,
-            "the server refuses the credentials: check user and password in the node's url",
-        ),
-        _ if code == "NOPERM" || is_forbidden => (
-            NodeErrorKind::Denied,
-            "the server's ACL forbids the user a command or key that ringlock needs",
-        ),
-        "READONLY" => (
-            NodeErrorKind::Unsuitable,
-            "the server is a replica: name the primary",
-        ),
-        "LOADING" => (
-            NodeErrorKind::Unreachable,
-            "the server is still loading its data",
-        ),
-        "MOVED" | "CLUSTERDOWN" | "CROSSSLOT" => (
-            NodeErrorKind::Unsuitable,
-            "the server is part of a cluster: use standalone servers",
-        ),
-        "OOM" => (
-            NodeErrorKind::Overloaded,
-            "the server is out of memory: raise its maxmemory",
-        ),
-        "MISCONF" => (
-            NodeErrorKind::Overloaded,
-            "the server cannot persist: see its log",
-        ),
-        "NOSCRIPT" => (
-            NodeErrorKind::Unreachable,
-            "the server's scripts were flushed; they are loaded again",
-        ),
-        _ if details.contains("AUTH") || details.contains("DB index") => {
-            (NodeErrorKind::Denied, "the server refuses the node's url")
-        }
-        _ => (NodeErrorKind::Protocol, "the server refuses a command"),
-    }
+/// One answer for all.
+fn for_all(requests: &[Pending], error: &NodeError) -> Vec<Resolution> {
+    let refused = requests.iter().map(|_| Is(Err(error.clone())));
+    refused.collect()
 }
 
 /// The answers to a section's requests, in their order.
-pub(super) fn decode(section: &Section, replies: &[u8]) -> Vec<Resolution> {
+///
+/// # Errors
+/// The replies are not to these requests: what follows may not be to the next
+/// ones either.
+pub(super) fn decode(section: &Section, replies: &[u8]) -> Result<Vec<Resolution>, NodeError> {
     let requests = &section.requests;
-    let all = |error: NodeError| {
-        let refused = requests.iter().map(|_| Is(Err(error.clone())));
-        refused.collect::<Vec<_>>()
-    };
     // Commands of their own are refused one by one.
     let is_whole = !matches!(section.kind, Kind::ReleaseCommands(_));
     if section.is_refused
         && is_whole
         && let Some(error) = ErrorReply::first(replies)
     {
-        return match section.kind {
+        return Ok(match section.kind {
             Kind::AcquireTogether(..) if error.is_denial() => {
                 requests.iter().map(|_| Resolution::Again).collect()
             }
-            _ => all(error.explain()),
-        };
+            _ => for_all(requests, &error.explain_state()),
+        });
     }
     let pieces = Pieces::of(replies);
+    let scripted = |read: fn(&mut Pieces<'_>) -> Option<Answer>| {
+        batch(requests, Pieces::of(marked(replies, section.mark)?), read)
+    };
     let (what, read) = match &section.kind {
         Kind::AcquireTransaction(view, slots) => (
             "ACQUIRE",
@@ -171,9 +90,9 @@ pub(super) fn decode(section: &Section, replies: &[u8]) -> Vec<Resolution> {
         Kind::AcquireTogether(view, slots) => {
             ("ACQUIRE", transaction(requests, *view, slots, true, pieces))
         }
-        Kind::AcquireScript(_) => ("ACQUIRE", batch(requests, pieces, acquired)),
-        Kind::Extend(_) => ("EXTEND", batch(requests, pieces, extended)),
-        Kind::ReleaseScript => ("RELEASE", batch(requests, pieces, released)),
+        Kind::AcquireScript(_) => ("ACQUIRE", scripted(acquired)),
+        Kind::Extend(_) => ("EXTEND", scripted(extended)),
+        Kind::ReleaseScript => ("RELEASE", scripted(released)),
         Kind::ReleaseCommands(_) => ("RELEASE", deleted(requests, pieces)),
         Kind::Control
         | Kind::Found
@@ -182,14 +101,14 @@ pub(super) fn decode(section: &Section, replies: &[u8]) -> Vec<Resolution> {
         | Kind::Clock
         | Kind::Load(_) => ("a request", None),
     };
-    read.unwrap_or_else(|| all(misfit(what)))
+    read.ok_or_else(|| misfit(what))
 }
 
 /// One reply per request, or one text: the view that is served instead.
 fn batch(
     requests: &[Pending],
     mut pieces: Pieces<'_>,
-    read: impl Fn(&mut Pieces<'_>) -> Option<Answer>,
+    read: fn(&mut Pieces<'_>) -> Option<Answer>,
 ) -> Option<Vec<Resolution>> {
     match pieces.next()? {
         Piece::List(len) if len == requests.len() => {
@@ -229,12 +148,17 @@ fn transaction(
     }
     let mut counters = Vec::with_capacity(requests.len());
     for (_, taken) in slots {
-        let last = u64::try_from(pieces.int()?).ok()?;
+        let last = match pieces.next()? {
+            Piece::Int(last) => u64::try_from(last).ok()?,
+            Piece::Error(line) => return Some(damaged(requests, line)),
+            _ => return None,
+        };
         counters.extend(last.checked_sub(*taken)? + 1..=last);
     }
     let serving = match pieces.next()? {
         Piece::Bulk(id) => served(id)?,
         Piece::Nil => None,
+        Piece::Error(line) => return Some(damaged(requests, line)),
         _ => return None,
     };
     let is_served = serving == Some(view);
@@ -263,6 +187,11 @@ fn transaction(
             resolve(token, counter, is_served, serving, found)
         })
         .collect()
+}
+
+/// A command on ringlock's own state failed.
+fn damaged(requests: &[Pending], line: &[u8]) -> Vec<Resolution> {
+    for_all(requests, &ErrorReply::of(line).explain_state())
 }
 
 fn resolve(
@@ -364,10 +293,7 @@ pub(super) fn remaining(left: i64) -> Option<Duration> {
 }
 
 fn wrong_type(piece: Piece<'_>) -> Option<Answer> {
-    (piece == Piece::Bulk(b"WRONGTYPE")).then(|| {
-        let (kind, advice) = explain("WRONGTYPE", "");
-        Err(NodeError::new(kind, advice))
-    })
+    (piece == Piece::Bulk(b"WRONGTYPE")).then(|| Err(ErrorReply::of(b"WRONGTYPE").explain()))
 }
 
 /// A view id that a server told; empty for none. The outer `None`: no id.
@@ -378,14 +304,55 @@ fn served(text: &[u8]) -> Option<Option<ViewId>> {
     read_text(text).map(Some)
 }
 
+/// The answer to a request that is in a section by itself.
+///
+/// # Errors
+/// As [`decode`].
+pub(super) fn control(
+    request: &Request,
+    replies: &[u8],
+    mark: u32,
+    incarnation: &[u8],
+) -> Result<Answer, NodeError> {
+    if let Some(Piece::Error(line)) = Pieces::of(replies).next() {
+        return Ok(Err(ErrorReply::of(line).explain_state()));
+    }
+    if *request == Request::Document {
+        return document(replies).map(Ok);
+    }
+    let reply = marked(replies, mark).ok_or_else(|| misfit("a request"))?;
+    let answer = match request {
+        Request::Status => status(reply, incarnation).map(Reply::Status),
+        Request::Prepare { .. } => prepared(reply, incarnation),
+        Request::Accept { .. } => accepted(reply, incarnation),
+        _ => compared_and_set(reply, incarnation),
+    };
+    answer.map(Ok)
+}
+
+/// The answer to STATUS.
+pub(super) fn asked_status(
+    replies: &[u8],
+    mark: u32,
+    incarnation: &[u8],
+) -> Result<NodeStatus, NodeError> {
+    match control(&Request::Status, replies, mark, incarnation)?? {
+        Reply::Status(status) => Ok(status),
+        _ => Err(misfit("STATUS")),
+    }
+}
+
 /// The reply of STATUS.
-pub(super) fn status(reply: &[u8], incarnation: &[u8]) -> Result<NodeStatus, NodeError> {
+fn status(reply: &[u8], incarnation: &[u8]) -> Result<NodeStatus, NodeError> {
     let read = || {
         let mut pieces = Pieces::of(reply);
         pieces.list(3)?;
         let serving = served(pieces.bulk()?)?;
         let mut text = || {
             let text = std::str::from_utf8(pieces.bulk()?).ok()?;
+            if text.len() > MAX_STAMP {
+                return None;
+            }
             Some((!text.is_empty()).then(|| Arc::<str>::from(text)))
         };
         Some(NodeStatus {
@@ -395,11 +362,11 @@ pub(super) fn status(reply: &[u8], incarnation: &[u8]) -> Result<NodeStatus, Nod
             incarnation: String::from_utf8_lossy(incarnation).into(),
         })
     };
-    read().ok_or_else(|| unexpected(Pieces::of(reply).next(), "STATUS"))
+    read().ok_or_else(|| misfit("STATUS"))
 }
 
 /// The reply of QUARANTINE, ADOPT and RESTAMP.
-pub(super) fn compared_and_set(reply: &[u8], incarnation: &[u8]) -> Answer {
+fn compared_and_set(reply: &[u8], incarnation: &[u8]) -> Answer {
     match Pieces::of(reply).next() {
         Some(Piece::Int(1)) => Ok(Reply::Done),
         _ => status(reply, incarnation).map(Reply::Refused),
@@ -407,7 +374,7 @@ pub(super) fn compared_and_set(reply: &[u8], incarnation: &[u8]) -> Answer {
 }
 
 /// The reply of PREPARE.
-pub(super) fn prepared(reply: &[u8], incarnation: &[u8]) -> Answer {
+fn prepared(reply: &[u8], incarnation: &[u8]) -> Answer {
     match Pieces::of(reply).next() {
         Some(Piece::List(4)) => promised(reply)
             .map(Reply::Promised)
@@ -418,7 +385,7 @@ pub(super) fn prepared(reply: &[u8], incarnation: &[u8]) -> Answer {
 }
 
 /// The reply of ACCEPT.
-pub(super) fn accepted(reply: &[u8], incarnation: &[u8]) -> Answer {
+fn accepted(reply: &[u8], incarnation: &[u8]) -> Answer {
     match Pieces::of(reply).next() {
         Some(Piece::Bulk(ballot)) => outbid(ballot, "ACCEPT"),
         _ => compared_and_set(reply, incarnation),
@@ -453,14 +420,14 @@ pub(super) fn read_text<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
 }
 
 /// The reply of DOCUMENT.
-pub(super) fn document(reply: &[u8]) -> Answer {
+fn document(reply: &[u8]) -> Answer {
     match Pieces::of(reply).next() {
         Some(Piece::Nil) => Ok(Reply::Document(None)),
         Some(Piece::Bulk(bytes)) => match std::str::from_utf8(bytes) {
             Ok(text) => Ok(Reply::Document(Some(text.into()))),
             Err(_) => Err(misfit("DOCUMENT")),
         },
-        _ => Err(unexpected(Pieces::of(reply).next(), "DOCUMENT")),
+        _ => Err(misfit("DOCUMENT")),
     }
 }
 
@@ -492,10 +459,9 @@ mod tests {
             deadline: Instant::default(),
             reply: ReplyTo::nobody(),
         });
-        decode(
-            &Section::new(kind, requests.into(), Instant::default()),
-            replies.as_bytes(),
-        )
+        let section = Section::new(kind, requests.into(), Instant::default());
+        let refused = |error| for_all(&section.requests, &error);
+        decode(&section, replies.as_bytes()).unwrap_or_else(refused)
     }
 
     /// Two keys set together: what EXEC answers after OK and three QUEUED.

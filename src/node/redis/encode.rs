@@ -90,7 +90,7 @@ fn bulk_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
 impl Dialect {
     /// Appends the commands of `section` and notes how many replies they get.
     pub(super) fn encode(&self, section: &mut Section, out: &mut Vec<u8>) {
-        let requests = &section.requests;
+        let (requests, mark) = (&section.requests, section.mark);
         section.replies_due = 1;
         match &mut section.kind {
             Kind::AcquireTransaction(_, slots) => {
@@ -102,16 +102,17 @@ impl Dialect {
                 self.transaction(requests, slots, Self::set_together, out);
                 section.replies_due = 1 + slots.len() + 3;
             }
-            Kind::AcquireScript(view) => self.leases(Script::Acquire, *view, requests, out),
-            Kind::Extend(view) => self.leases(Script::Extend, *view, requests, out),
+            Kind::AcquireScript(view) => self.leases(Script::Acquire, *view, requests, mark, out),
+            Kind::Extend(view) => self.leases(Script::Extend, *view, requests, mark, out),
             Kind::ReleaseScript => {
-                self.begin(Script::Release, requests.len(), requests.len(), out);
+                self.begin(Script::Release, requests.len(), requests.len() + 1, out);
                 self.keys(requests, out);
                 for pending in requests {
                     if let Request::Release { token, .. } = &pending.request {
                         stored(out, token);
                     }
                 }
+                bulk_number(out, mark);
             }
             Kind::ReleaseCommands(delete_if) => {
                 self.delete_each(*delete_if, requests, out);
@@ -128,18 +129,25 @@ impl Dialect {
             Kind::Control => {
                 requests
                     .iter()
-                    .for_each(|pending| self.control(&pending.request, out));
+                    .for_each(|pending| self.control(&pending.request, mark, out));
             }
-            Kind::Recheck => self.control(&Request::Status, out),
+            Kind::Recheck => self.control(&Request::Status, mark, out),
             Kind::Clock => command(out, &[b"TIME"]),
             Kind::Load(script) => script.load(out),
         }
     }
 
     /// ACQUIRE and EXTEND as scripts: what they have in common.
-    fn leases(&self, script: Script, view: ViewId, requests: &[Pending], out: &mut Vec<u8>) {
+    fn leases(
+        &self,
+        script: Script,
+        view: ViewId,
+        requests: &[Pending],
+        mark: u32,
+        out: &mut Vec<u8>,
+    ) {
         let fields = if script == Script::Acquire { 4 } else { 5 };
-        self.begin(script, 2 + requests.len(), 1 + fields * requests.len(), out);
+        self.begin(script, 2 + requests.len(), 2 + fields * requests.len(), out);
         bulk(out, &self.id);
         bulk(out, &self.counters);
         self.keys(requests, out);
@@ -176,6 +184,7 @@ impl Dialect {
                 _ => {}
             }
         }
+        bulk_number(out, mark);
     }
 
     fn transaction(
@@ -277,7 +286,7 @@ impl Dialect {
         }
     }
 
-    pub(super) fn control(&self, request: &Request, out: &mut Vec<u8>) {
+    pub(super) fn control(&self, request: &Request, mark: u32, out: &mut Vec<u8>) {
         let incarnation = &self.incarnation;
         let Self {
             id,
@@ -286,7 +295,7 @@ impl Dialect {
             ..
         } = self;
         match request {
-            Request::Status => self.call(Script::Status, &[id, member], &[], out),
+            Request::Status => self.call(Script::Status, &[id, member], &[], mark, out),
             Request::Document => command(out, &[b"HGET", member, b"doc"]),
             Request::Quarantine {
                 expected_nonce,
@@ -303,12 +312,18 @@ impl Dialect {
                     nonce.as_bytes(),
                     incarnation,
                 ];
-                self.call(Script::Quarantine, &[id, member, counters], &arguments, out);
+                self.call(
+                    Script::Quarantine,
+                    &[id, member, counters],
+                    &arguments,
+                    mark,
+                    out,
+                );
             }
             Request::Prepare { view, ballot } => {
                 let (view, ballot) = (view.to_string(), ballot.to_string());
                 let arguments = [view.as_bytes(), ballot.as_bytes(), incarnation];
-                self.call(Script::Prepare, &[id, member], &arguments, out);
+                self.call(Script::Prepare, &[id, member], &arguments, mark, out);
             }
             Request::Accept {
                 view,
@@ -325,7 +340,7 @@ impl Dialect {
                     document.as_bytes(),
                     incarnation,
                 ];
-                self.call(Script::Accept, &[id, member], &arguments, out);
+                self.call(Script::Accept, &[id, member], &arguments, mark, out);
             }
             Request::Adopt {
                 view,
@@ -340,22 +355,36 @@ impl Dialect {
                     nonce.as_bytes(),
                     incarnation,
                 ];
-                self.call(Script::Adopt, &[id, member, counters], &arguments, out);
+                self.call(
+                    Script::Adopt,
+                    &[id, member, counters],
+                    &arguments,
+                    mark,
+                    out,
+                );
             }
             Request::Restamp { expected } => {
                 let arguments = [expected.as_bytes(), incarnation];
-                self.call(Script::Restamp, &[id, member], &arguments, out);
+                self.call(Script::Restamp, &[id, member], &arguments, mark, out);
             }
             // These have sections of their own.
             Request::Acquire { .. } | Request::Extend { .. } | Request::Release { .. } => {}
         }
     }
 
-    fn call(&self, script: Script, keys: &[&[u8]], arguments: &[&[u8]], out: &mut Vec<u8>) {
-        self.begin(script, keys.len(), arguments.len(), out);
+    fn call(
+        &self,
+        script: Script,
+        keys: &[&[u8]],
+        arguments: &[&[u8]],
+        mark: u32,
+        out: &mut Vec<u8>,
+    ) {
+        self.begin(script, keys.len(), arguments.len() + 1, out);
         keys.iter()
             .chain(arguments)
             .for_each(|part| bulk(out, part));
+        bulk_number(out, mark);
     }
 
     fn begin(&self, script: Script, keys: usize, arguments: usize, out: &mut Vec<u8>) {

@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connect::Line;
-use super::decode::{ErrorReply, misfit, unexpected};
+use super::decode::{misfit, unexpected};
 use super::encode::command;
+use super::refusal::ErrorReply;
 use super::resp::{Piece, Pieces};
 use super::scripts::Script;
 use super::wall;
 use crate::clock;
 use crate::proto::lease::{Holder, Key};
+use crate::proto::shown::shown;
 use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus, Reply, Slot, ViewId};
 
 mod facts;
@@ -41,6 +43,9 @@ pub const MAX_SCAN_ROUNDS: usize = 1000;
 
 /// Keys that are looked at in one question.
 const KEYS_AT_ONCE: usize = 256;
+
+/// Of the one script that is called here, one at a time.
+const MARK: &[u8] = b"0";
 
 /// Bytes of a value that are read: five times the longest token. What is
 /// longer is no lock.
@@ -232,10 +237,16 @@ impl Look<'_> {
             let message = format!("{key} names ringlock's own state, and no lock");
             return Err(NodeError::new(NodeErrorKind::WrongType, message));
         }
-        let write = [b"EVAL", script.as_bytes(), b"1", &name, &*found.value];
+        let write = [b"EVAL", script.as_bytes(), b"1", &name, &*found.value, MARK];
         let answer = self.ask(|out| command(out, &write), 1).await?;
         let mut pieces = Pieces::of(&answer);
-        match pieces.list(1).and_then(|()| pieces.int()) {
+        let mut released = || {
+            pieces.list(2)?;
+            pieces.bulk().filter(|&mark| mark == MARK)?;
+            pieces.list(1)?;
+            pieces.int()
+        };
+        match released() {
             Some(1) => Ok(Reply::Released),
             Some(0) => Ok(Reply::Missing),
             Some(-1) => Ok(Reply::Foreign),
@@ -270,7 +281,7 @@ impl Look<'_> {
             Some(Piece::List(2)) => {
                 let value = pieces.bulk().and_then(|_| pieces.bulk());
                 let value = value.ok_or_else(|| misfit("CONFIG GET"))?;
-                Ok(Some(String::from_utf8_lossy(value).into_owned()))
+                Ok(Some(shown(value, LONGEST_VALUE)))
             }
             other => Err(unexpected(other, "CONFIG GET")),
         }

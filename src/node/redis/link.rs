@@ -37,6 +37,8 @@ pub(super) struct Link {
     socket: Option<Arc<Socket>>,
     out: Vec<u8>,
     writer: Writer,
+    /// The last section's.
+    mark: u32,
 }
 
 /// Who writes what is in `out`.
@@ -71,6 +73,7 @@ impl Link {
             socket,
             out: Vec::new(),
             writer: Writer::Free,
+            mark: 0,
         }
     }
 
@@ -123,6 +126,8 @@ impl Link {
     /// Encodes a section, behind what has been encoded before.
     pub(super) fn push(&mut self, mut section: Section) {
         self.out.reserve(section.requests.len() * COMMAND_SIZE);
+        self.mark = self.mark.wrapping_add(1);
+        section.mark = self.mark;
         self.dialect.encode(&mut section, &mut self.out);
         self.sent.push_back(section);
     }

@@ -68,6 +68,11 @@ impl<'a> Pieces<'a> {
         Self(bytes)
     }
 
+    /// What has not been read.
+    pub(super) fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
     /// The next piece of replies that are known to be whole.
     pub(super) fn next(&mut self) -> Option<Piece<'a>> {
         self.read().ok().flatten()

@@ -2,9 +2,10 @@
 //! because of them.
 
 use super::batch::{Kind, Section};
-use super::decode::{self, ErrorReply, Resolution, misfit};
+use super::decode::{self, Resolution, misfit};
 use super::encode::Dialect;
 use super::lane::{Answers, Pending, Settlement, timeout};
+use super::refusal::ErrorReply;
 use super::resp::{Piece, Pieces};
 use super::wall::Bench;
 use crate::clock;
@@ -41,18 +42,26 @@ pub(super) fn settle(
     } else {
         None
     };
-    match section.kind {
+    // What was not said to one request may have been said to another: where the
+    // two do not fit, nothing that follows is believed.
+    let fits = match section.kind {
         Kind::Remaining(_) => remaining(section, replies, answers),
         Kind::Found => not_released(section, replies, answers),
-        Kind::Recheck => settlement.status = Some(decode::status(replies, &dialect.incarnation)?),
+        Kind::Recheck => {
+            let status = decode::asked_status(replies, section.mark, &dialect.incarnation)?;
+            settlement.status = Some(status);
+            Ok(())
+        }
         Kind::Load(script) => {
             if Pieces::of(replies).bulk() != Some(dialect.scripts.sha(script)) {
                 return Err(misfit("SCRIPT LOAD"));
             }
+            Ok(())
         }
         Kind::Control => control(section, replies, server.status, settlement, answers),
         _ => batch(section, replies, server.bench, settlement, answers),
-    }
+    };
+    fits?;
     match refusal {
         Some(refusal) if refusal.code == "NOSCRIPT" => {
             let load = |script| Section::new(Kind::Load(script), Vec::new(), clock::now());
@@ -76,16 +85,15 @@ fn control(
     status: &NodeStatus,
     settlement: &mut Settlement,
     answers: &mut Answers,
-) {
+) -> Result<(), NodeError> {
     let incarnation = status.incarnation.as_bytes();
+    let mut fits = Ok(());
     for pending in section.requests {
-        let answer = match &pending.request {
-            Request::Status => decode::status(replies, incarnation).map(Reply::Status),
-            Request::Document => decode::document(replies),
-            Request::Prepare { .. } => decode::prepared(replies, incarnation),
-            Request::Accept { .. } => decode::accepted(replies, incarnation),
-            _ => decode::compared_and_set(replies, incarnation),
-        };
+        let answer = decode::control(&pending.request, replies, section.mark, incarnation);
+        let answer = answer.unwrap_or_else(|error| {
+            fits = Err(error.clone());
+            Err(error)
+        });
         if let Ok(Reply::Status(status) | Reply::Refused(status)) = &answer {
             settlement.status = Some(status.clone());
         }
@@ -102,6 +110,7 @@ fn control(
         }
         answers.push((pending.reply, answer));
     }
+    fits
 }
 
 fn batch(
@@ -110,9 +119,16 @@ fn batch(
     bench: Option<Bench>,
     settlement: &mut Settlement,
     answers: &mut Answers,
-) {
+) -> Result<(), NodeError> {
     let refusal = bench.and_then(|bench| bench.refusal(clock::now()));
-    let resolutions = decode::decode(&section, replies);
+    let resolutions = match decode::decode(&section, replies) {
+        Ok(resolutions) => resolutions,
+        Err(error) => {
+            let replies = section.requests.into_iter().map(|pending| pending.reply);
+            answers.extend(replies.map(|reply| (reply, Err(error.clone()))));
+            return Err(error);
+        }
+    };
     let are_together = matches!(section.kind, Kind::AcquireTogether(..));
     if are_together {
         settlement.joined = Some(!resolutions.contains(&Resolution::Again));
@@ -161,40 +177,52 @@ fn batch(
         let question = Section::new(Kind::Remaining(holders), held, clock::now());
         settlement.follow_ups.push(question);
     }
+    Ok(())
 }
 
 /// The answers to PTTL, one for each request.
-fn remaining(section: Section, replies: &[u8], answers: &mut Answers) {
+fn remaining(section: Section, replies: &[u8], answers: &mut Answers) -> Result<(), NodeError> {
     let Kind::Remaining(holders) = section.kind else {
-        return;
+        return Ok(());
     };
     let mut pieces = Pieces::of(replies);
+    let mut fits = Ok(());
     for (pending, holder) in section.requests.into_iter().zip(holders) {
         let answer = match pieces.next() {
             Some(Piece::Int(left)) => Ok(Reply::Busy(Rival {
                 holder: Some(holder),
                 remaining: decode::remaining(left),
             })),
-            _ => Err(misfit("PTTL")),
+            Some(Piece::Error(line)) => Err(ErrorReply::of(line).explain()),
+            _ => {
+                fits = Err(misfit("PTTL"));
+                Err(misfit("PTTL"))
+            }
         };
         answers.push((pending.reply, answer));
     }
+    fits
 }
 
 /// The answers to GET, one for each release that found no entry of its own.
 ///
 /// What is there now may be younger than the release. That tells of nothing but
 /// who came after: the entry was gone, and its token is not used again.
-fn not_released(section: Section, replies: &[u8], answers: &mut Answers) {
+fn not_released(section: Section, replies: &[u8], answers: &mut Answers) -> Result<(), NodeError> {
     let mut pieces = Pieces::of(replies);
+    let mut fits = Ok(());
     for pending in section.requests {
         let found = pieces.next();
+        if !matches!(found, Some(Piece::Nil | Piece::Bulk(_) | Piece::Error(_))) {
+            fits = Err(misfit("GET"));
+        }
         let answer = match &pending.request {
             Request::Release { token, .. } => decode::not_released(token, found),
             _ => Err(misfit("GET")),
         };
         answers.push((pending.reply, answer));
     }
+    fits
 }
 
 impl Section {

@@ -17,8 +17,9 @@ use tokio::sync::Notify;
 
 use super::address::Address;
 use super::connect::{Line, broken, no_reply, unreachable};
-use super::decode::{ErrorReply, misfit, unexpected};
+use super::decode::{misfit, unexpected};
 use super::encode::command;
+use super::refusal::ErrorReply;
 use super::resp::{MAX_REPLY, Piece, Pieces, reply_len};
 use super::stream::Stream;
 use crate::clock;

@@ -8,8 +8,8 @@ use crate::config::{Config, ConfigError, NodeConfig, TlsConfig, substitute};
 use crate::node::redis::RedisOptions;
 use crate::node::redis::address::Address;
 use crate::node::redis::connect::Line;
-use crate::node::redis::decode::ErrorReply;
 use crate::node::redis::encode::command;
+use crate::node::redis::refusal::ErrorReply;
 use crate::proto::lease::Key;
 use crate::proto::wire::{NodeError, NodeErrorKind};
 

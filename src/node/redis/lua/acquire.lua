@@ -1,11 +1,11 @@
 -- ACQUIRE for a batch of distinct keys.
 -- KEYS: id, counters, then the lock keys.
--- ARGV: the view, then token, ttl, slot and floor for each lock key.
--- Replies with the view served ('' for none) where it is another; else with
--- a list, for each key its count if granted, {remaining ttl, holder} if busy,
--- or the name of an error.
+-- ARGV: the view, then token, ttl, slot and floor for each lock key; mark.
+-- Replies {mark, answer}: the view served ('' for none) where it is another;
+-- else a list, for each key its count if granted, {remaining ttl, holder} if
+-- busy, or the name of an error.
 local serving = redis.call('GET', KEYS[1]) or ''
-if serving ~= ARGV[1] then return serving end
+if serving ~= ARGV[1] then return { ARGV[#ARGV], serving } end
 
 local counts, replies = {}, {}
 for i = 3, #KEYS do
@@ -35,4 +35,4 @@ end
 for slot, count in pairs(counts) do
   redis.call('HSET', KEYS[2], slot, string.format('%.0f', count))
 end
-return replies
+return { ARGV[#ARGV], replies }

@@ -1,11 +1,11 @@
 -- EXTEND for a batch of distinct keys.
 -- KEYS: id, counters, then the lock keys.
--- ARGV: the view, then token, ttl, slot, floor and mode for each lock key.
--- Replies with the view served ('' for none) where it is another; else with
--- a list, for each key {'kept' or 'made', count}, {'lost'},
+-- ARGV: the view, then token, ttl, slot, floor and mode for each lock key; mark.
+-- Replies {mark, answer}: the view served ('' for none) where it is another;
+-- else a list, for each key {'kept' or 'made', count}, {'lost'},
 -- {'lost', remaining ttl, holder}, or the name of an error.
 local serving = redis.call('GET', KEYS[1]) or ''
-if serving ~= ARGV[1] then return serving end
+if serving ~= ARGV[1] then return { ARGV[#ARGV], serving } end
 
 local function raised(slot, floor)
   local count = tonumber(redis.call('HGET', KEYS[2], slot) or 0)
@@ -41,4 +41,4 @@ for i = 3, #KEYS do
   end
   replies[#replies + 1] = reply
 end
-return replies
+return { ARGV[#ARGV], replies }
