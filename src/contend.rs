@@ -25,6 +25,10 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 /// most: more changes than that are made in no call's time.
 const MAX_RESTARTS: u32 = 16;
 
+/// Node timeouts that a single attempt may take, and look for the newest view
+/// meanwhile, before it begins its last round.
+const LOOKS: u32 = 2;
+
 /// How long to go on trying.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
@@ -108,10 +112,21 @@ impl Acquire {
         let mut pauses = self.patience.pauses();
         let mut attempts = 1;
         let mut restarts = 0;
-        let mut last = None;
+        // A single attempt goes by a newer view too, but not for ever.
+        let restart_by =
+            deadline.unwrap_or_else(|| terms.started + LOOKS * Fleet::node_timeout(terms.ttl));
+        // Who stood in line knows that the key was held, whatever an attempt
+        // in the last moments comes to.
+        let has_waited = turn.as_ref().is_some_and(|turn| turn.has_waited);
+        let mut last = has_waited.then(|| Error::Contended {
+            key: key.clone(),
+            holder: None,
+            remaining: None,
+        });
         loop {
-            let can_restart = failed.is_outdated && restarts < MAX_RESTARTS;
-            if can_restart && failed.fleet.catch_up(deadline).await? {
+            let can_restart =
+                failed.is_outdated && restarts < MAX_RESTARTS && clock::now() < restart_by;
+            if can_restart && failed.fleet.catch_up(Some(restart_by)).await? {
                 // Under another view it is the same attempt still.
                 restarts += 1;
             } else {

@@ -135,6 +135,8 @@ pub(crate) struct Turn {
     number: u64,
     /// What came before it.
     pub(crate) streak: Streak,
+    /// Others were before it: the key was not free.
+    pub(crate) has_waited: bool,
     is_passed: bool,
 }
 
@@ -207,7 +209,11 @@ impl Gate {
                 biased;
                 turn = &mut receiver => {
                     // A sender is only dropped together with the gate.
-                    return turn.map_err(|_| self.ahead(&place));
+                    let turn: Result<Turn, _> = turn.map_err(|_| self.ahead(&place));
+                    return turn.map(|mut turn| {
+                        turn.has_waited = true;
+                        turn
+                    });
                 }
                 // There is a lease now that was not there before.
                 () = watch.0.notified() => {}
@@ -232,6 +238,7 @@ impl Gate {
             place,
             number,
             streak: Streak::default(),
+            has_waited: false,
             is_passed: false,
         }
     }

@@ -177,7 +177,10 @@ impl Router {
 
     /// Locks `key` if it is free: a single attempt.
     ///
-    /// Where this process itself holds the key, no server is asked.
+    /// Where this process itself holds the key, no server is asked. A node has
+    /// 5 % of the ttl to answer, at least 50 ms and at most 1 s; where nodes
+    /// are silent while the cluster's membership changes, it takes up to three
+    /// times as long.
     pub fn try_acquire(&self, key: impl AsRef<[u8]>) -> Acquire {
         Acquire::new(self.clone(), key, true)
     }

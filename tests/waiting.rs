@@ -514,3 +514,22 @@ async fn a_guard_that_is_dropped_ends_its_lease_for_watchers() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn who_stood_in_line_until_the_end_is_told_that_the_key_was_held() {
+    let cluster = Cluster::start(Arm::Memory, 1);
+    let router = cluster.router(1).await;
+    let guard = router.acquire(KEY).await.unwrap();
+    // Too short for an attempt of its own after the holder, which has 500 ms.
+    let wait = ms(300);
+    let waiting = tokio::spawn({
+        let router = router.clone();
+        async move { router.acquire(KEY).wait(wait).await }
+    });
+    let_others_run().await;
+    memory(&cluster).for_each(MemoryNode::hang);
+    drop(guard);
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(error.is_contention(), "{error}");
+    assert_eq!(router.stats().attempts, 2, "it had its turn");
+}

@@ -142,9 +142,8 @@ fn batch(
                 // What was asked for before its clock was known to be stepped.
                 // The entry goes with the attempt, or stays with its lease.
                 let answer = match (&answer, &refusal) {
-                    (Ok(Reply::Granted { .. } | Reply::Made { .. }), Some(refusal)) => {
-                        Err(refusal.clone())
-                    }
+                    (Ok(Reply::Granted { .. }), Some(refusal)) => Err(refusal.clone()),
+                    (Ok(Reply::Made { .. }), Some(_)) => Ok(Reply::Lost(None)),
                     _ => answer,
                 };
                 answers.push((pending.reply, answer));

@@ -14,8 +14,9 @@ use super::resp::Pieces;
 use crate::proto::time::{Instant, drift, outwait};
 use crate::proto::wire::{NodeError, NodeErrorKind};
 
-/// How old the last reading may be when a lock is asked for.
-pub(super) const READ_EVERY: Duration = Duration::from_millis(500);
+/// How old the last reading may be when a lock is asked for: the grain in which
+/// entries expire. Under load that is one reading to dozens of locks.
+pub(super) const READ_EVERY: Duration = Duration::from_millis(1);
 
 /// What is known of one server's wall clock; outlives its connections.
 #[derive(Debug, Default)]
