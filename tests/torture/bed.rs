@@ -1,0 +1,153 @@
+//! The servers, each behind its proxy and looked at all the time, and a router
+//! of one's own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use ringlock::{Init, Router};
+
+use crate::log::Log;
+use crate::looker::{self, Sight};
+use crate::process::{Role, Told, url};
+use crate::proxy::{Proxy, Target};
+use crate::server::Server;
+use crate::settings::{MEMBERS, Settings, is_durable, names};
+use crate::shim::{self, Shim};
+
+/// How long it may take that all members serve one view, when nothing goes
+/// wrong any more: votes, and a quarantine or two.
+const HEALING: Duration = Duration::from_secs(30);
+
+/// One server and what is around it.
+pub(crate) struct Place {
+    pub(crate) server: Mutex<Server>,
+    pub(crate) proxy: Proxy,
+    sight: Arc<Sight>,
+}
+
+/// All servers.
+pub(crate) struct Bed {
+    pub(crate) places: BTreeMap<String, Place>,
+    pub(crate) router: Router,
+    pub(crate) has_shim: bool,
+    lookers: Mutex<Vec<JoinHandle<()>>>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Bed {
+    /// Starts servers, and a cluster of the first of them.
+    pub(crate) async fn start(sockets: &Path, settings: &Settings, log: &Arc<Log>) -> Self {
+        let library = shim::compile(sockets);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (mut places, mut lookers) = (BTreeMap::new(), Vec::new());
+        for name in names() {
+            let root = sockets.join(format!("{name}.d"));
+            let told = sockets.join(format!("{name}.shim"));
+            let shim = library.clone().map(|library| Shim::new(library, told));
+            let target = Target::new(root.clone());
+            let server = Server::start(root, is_durable(&name), shim, target.clone());
+            let proxy = Proxy::start(url(sockets, &name), target.clone());
+            let (log, ended) = (Arc::clone(log), Arc::clone(&is_over));
+            let (sight, looker) = looker::start(name.clone(), target, log, ended);
+            lookers.push(looker);
+            let server = Mutex::new(server);
+            places.insert(
+                name,
+                Place {
+                    server,
+                    proxy,
+                    sight,
+                },
+            );
+        }
+        let urls: Vec<_> = places
+            .iter()
+            .map(|(name, place)| (name.clone(), place.proxy.url()))
+            .collect();
+        let first = brief(
+            settings,
+            PathBuf::new(),
+            sockets.into(),
+            &urls[..MEMBERS],
+            &urls,
+        );
+        let router = first.builder().init(Init::Now).connect().await;
+        Self {
+            places,
+            router: router.expect("a new cluster"),
+            has_shim: library.is_some(),
+            lookers: Mutex::new(lookers),
+            is_over,
+        }
+    }
+
+    /// All servers' names and URLs.
+    pub(crate) fn urls(&self) -> Vec<(String, String)> {
+        let urls = self
+            .places
+            .iter()
+            .map(|(name, place)| (name.clone(), place.proxy.url()));
+        urls.collect()
+    }
+
+    /// The members' names.
+    pub(crate) fn members(&self) -> Vec<String> {
+        let view = self.router.view();
+        view.members().map(|member| member.name.clone()).collect()
+    }
+
+    /// Members that were not just seen to serve the newest view.
+    pub(crate) fn troubled(&self) -> Vec<String> {
+        let epoch = |view: &str| view.split(':').next()?.parse::<u32>().ok();
+        let serves = |name: &String| epoch(&self.places[name].sight.serves()?);
+        let newest = self.places.keys().filter_map(serves).max();
+        let mut members = self.members();
+        members.retain(|name| newest.is_none() || serves(name) != newest);
+        members
+    }
+
+    /// Waits until no member is in trouble; those that are still.
+    pub(crate) fn heal(&self) -> Vec<String> {
+        let deadline = Instant::now() + HEALING;
+        loop {
+            let troubled = self.troubled();
+            if troubled.is_empty() || Instant::now() > deadline {
+                return troubled;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Looks no more.
+    pub(crate) fn close_eyes(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for looker in self.lookers.lock().drain(..) {
+            looker.join().expect("a looker");
+        }
+    }
+}
+
+/// What any process is told.
+pub(crate) fn brief(
+    settings: &Settings,
+    directory: PathBuf,
+    sockets: PathBuf,
+    members: &[(String, String)],
+    servers: &[(String, String)],
+) -> Told {
+    Told {
+        role: Role::Worker,
+        number: 0,
+        seed: settings.seed,
+        replicas: settings.replicas(),
+        directory,
+        sockets,
+        members: members.to_vec(),
+        servers: servers.to_vec(),
+    }
+}

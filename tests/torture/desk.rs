@@ -1,0 +1,242 @@
+//! What is written down of a lease, from the ask to the release.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ringlock::{Error, Guard, GuardSet, Key, Released, Router};
+use tokio::time::Instant;
+
+use crate::history::{Ask, Deed, Refusal, Release};
+use crate::log::Log;
+use crate::process::Told;
+use crate::register;
+use crate::settings::RATE;
+
+/// How often a lease is looked at while it is held.
+const GLANCE: Duration = Duration::from_millis(15);
+
+/// What is done with a lease.
+#[derive(Clone, Debug)]
+pub(crate) struct Manner {
+    /// How long it is held.
+    pub(crate) hold: Duration,
+    /// How often it is extended by hand meanwhile.
+    pub(crate) extends: u32,
+    /// Whether its holder writes once more when the hold is over.
+    pub(crate) writes_late: bool,
+    /// Whether it is dropped instead of released.
+    pub(crate) is_dropped: bool,
+}
+
+/// What the tasks of a worker share.
+pub(crate) struct Desk {
+    pub(crate) router: Router,
+    log: Arc<Log>,
+    register: PathBuf,
+    number: u32,
+    asks: AtomicU32,
+    /// When the next ask may be made.
+    next: Mutex<Instant>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Desk {
+    pub(crate) fn new(
+        told: &Told,
+        router: Router,
+        log: Arc<Log>,
+        is_over: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            router,
+            log,
+            register: register::socket(&told.sockets),
+            number: told.number,
+            asks: AtomicU32::new(1),
+            next: Mutex::new(Instant::now()),
+            is_over,
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Waits until one more ask may be made.
+    pub(crate) async fn turn(&self) {
+        let at = {
+            let mut next = self.next.lock();
+            let at = (*next).max(Instant::now());
+            *next = at + Duration::from_secs(1) / RATE;
+            at
+        };
+        tokio::time::sleep_until(at).await;
+    }
+
+    /// About to ask for keys; the first ask, the others are counted from it.
+    pub(crate) fn asked(&self, keys: &[String], ttl: Duration, wait: Duration) -> Ask {
+        let count = self.asks.fetch_add(keys.len() as u32, Ordering::Relaxed);
+        let first = Ask::from(self.number) << 32 | Ask::from(count);
+        for (ask, key) in (first..).zip(keys) {
+            self.log.write(Deed::Asked {
+                ask,
+                key: key.clone(),
+                ttl: ttl.as_nanos() as u64,
+                wait: wait.as_nanos() as u64,
+            });
+        }
+        first
+    }
+
+    fn standing(&self, key: &[u8]) -> (String, Vec<String>) {
+        let route = self.router.route(key).expect("a key");
+        let replicas = route.replicas.iter().map(ToString::to_string).collect();
+        (route.view.to_string(), replicas)
+    }
+
+    fn granted_to(&self, ask: Ask, key: &Key, fence: u64, until: u64) {
+        let (view, replicas) = self.standing(key.as_bytes());
+        self.log.write(Deed::Granted {
+            ask,
+            fence,
+            until,
+            view,
+            replicas,
+        });
+    }
+
+    pub(crate) fn granted(&self, ask: Ask, guard: &Guard) {
+        let (fence, until) = (guard.fence().get(), guard.valid_until().as_nanos());
+        self.granted_to(ask, guard.key(), fence, until);
+    }
+
+    pub(crate) fn refused(&self, ask: Ask, key: &str, error: &Error) {
+        let (view, replicas) = self.standing(key.as_bytes());
+        self.log.write(Deed::Refused {
+            ask,
+            refusal: refusal(error),
+            view,
+            replicas,
+            error: error.to_string(),
+        });
+    }
+
+    pub(crate) fn abandoned(&self, ask: Ask) {
+        self.log.write(Deed::Abandoned { ask });
+    }
+
+    pub(crate) fn ended(&self, ask: Ask) {
+        self.log.write(Deed::Ended { ask });
+    }
+
+    /// Holds a lease that was granted, and lets it go.
+    pub(crate) async fn tend(&self, ask: Ask, guard: Guard, manner: &Manner) {
+        self.granted(ask, &guard);
+        self.hold(ask, &guard, manner).await;
+        self.ended(ask);
+        if manner.is_dropped {
+            return drop(guard);
+        }
+        let how = release(guard.release().await);
+        self.log.write(Deed::Released { ask, how });
+    }
+
+    /// Writes, holds it, and writes again; tells what becomes of it.
+    pub(crate) async fn hold(&self, ask: Ask, guard: &Guard, manner: &Manner) {
+        self.offer(ask, guard).await;
+        let (begin, mut extended) = (Instant::now(), 0);
+        let end = begin + manner.hold;
+        let mut lost = std::pin::pin!(guard.lost());
+        let mut is_lost = false;
+        let mut until = guard.valid_until();
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut lost, if !is_lost => {
+                    is_lost = true;
+                    self.log.write(Deed::Lost { ask });
+                }
+                () = tokio::time::sleep_until(end.min(Instant::now() + GLANCE)) => {}
+            }
+            let moved = guard.valid_until();
+            if moved > until {
+                until = moved;
+                let until = until.as_nanos();
+                self.log.write(Deed::Kept { ask, until });
+            }
+            if Instant::now() >= end {
+                break;
+            }
+            let share = manner.hold * (extended + 1) / (manner.extends + 1);
+            if extended < manner.extends && begin.elapsed() > share {
+                extended += 1;
+                let result = guard.extend().await;
+                until = guard.valid_until();
+                let until = result.ok().map(|()| until.as_nanos());
+                self.log.write(Deed::Extended { ask, until });
+            }
+        }
+        if manner.writes_late {
+            self.offer(ask, guard).await;
+        }
+    }
+
+    async fn offer(&self, ask: Ask, guard: &Guard) {
+        let (key, fence) = (guard.key().to_string(), guard.fence().get());
+        let believed = !guard.remaining().is_zero();
+        // Without anybody to take it the run is over.
+        let _ = register::offer(&self.register, ask, &key, fence, believed).await;
+    }
+
+    /// Holds all of a set, and lets it go. Its leases are counted as valid as
+    /// long as the set is.
+    pub(crate) async fn tend_all(
+        &self,
+        first: Ask,
+        keys: &[String],
+        set: GuardSet,
+        manner: &Manner,
+    ) {
+        let asks = || (first..).zip(keys);
+        for ((ask, _), (key, fence)) in asks().zip(set.fences()) {
+            let until = set.valid_until().as_nanos();
+            self.granted_to(ask, key, fence.get(), until);
+        }
+        let lost = tokio::time::timeout(manner.hold, set.lost()).await;
+        if let Ok((key, _)) = &lost {
+            let of_key = |(_, other): &(Ask, &String)| other.as_bytes() == key.as_bytes();
+            let (ask, _) = asks().find(of_key).expect("a key of the set");
+            self.log.write(Deed::Lost { ask });
+        }
+        asks().for_each(|(ask, _)| self.ended(ask));
+        if manner.is_dropped {
+            return drop(set);
+        }
+        let how = release(set.release().await);
+        // Of a set it is told once, and of which lease is not told.
+        if keys.len() == 1 || how == Release::InTime {
+            asks().for_each(|(ask, _)| self.log.write(Deed::Released { ask, how }));
+        }
+    }
+}
+
+fn release(result: Result<Released, Error>) -> Release {
+    match result {
+        Ok(Released::InTime) => Release::InTime,
+        Ok(Released::TooLate) => Release::TooLate,
+        Err(_) => Release::Failed,
+    }
+}
+
+fn refusal(error: &Error) -> Refusal {
+    match error {
+        Error::TimedOut { last, .. } => refusal(last),
+        Error::Contended { .. } => Refusal::Contended,
+        Error::NoQuorum { .. } | Error::Unconfirmed { .. } => Refusal::NoQuorum,
+        Error::TooSlow { .. } => Refusal::TooSlow,
+        _ => Refusal::Other,
+    }
+}

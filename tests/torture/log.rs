@@ -1,0 +1,69 @@
+//! The history as it is written: a file for each process, which may be killed
+//! at any time, a line for each record.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::common;
+use crate::history::{Deed, Record, Time};
+
+/// The clock of the history.
+pub(crate) fn now() -> Time {
+    common::node::now().as_nanos()
+}
+
+/// What one process writes down.
+#[derive(Debug)]
+pub(crate) struct Log {
+    file: File,
+    by: u32,
+}
+
+impl Log {
+    pub(crate) fn create(directory: &Path, by: u32) -> Arc<Self> {
+        let mut options = OpenOptions::new();
+        let path = directory.join(format!("{by}.jsonl"));
+        let file = options.append(true).create_new(true).open(path);
+        Arc::new(Self {
+            file: file.expect("a new file"),
+            by,
+        })
+    }
+
+    pub(crate) fn write(&self, deed: Deed) {
+        self.write_at(now(), deed);
+    }
+
+    /// In one call of the system, so that a line is there, or is not.
+    pub(crate) fn write_at(&self, at: Time, deed: Deed) {
+        let by = self.by;
+        let mut line = serde_json::to_vec(&Record { at, by, deed }).expect("plain data");
+        line.push(b'\n');
+        (&self.file).write_all(&line).expect("the disk");
+    }
+}
+
+/// All that was written down in `directory`, in the order of time.
+pub(crate) fn read_all(directory: &Path) -> Vec<Record> {
+    let mut records = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("the directory") {
+        let path = entry.expect("an entry").path();
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "jsonl")
+        {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("text");
+        // Of a process that was killed the last line may be cut short.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        for line in whole.lines() {
+            let record = serde_json::from_str(line);
+            records.push(record.unwrap_or_else(|error| panic!("{path:?}: {error}: {line}")));
+        }
+    }
+    records.sort_by_key(|record: &Record| record.at);
+    records
+}

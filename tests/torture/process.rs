@@ -1,0 +1,230 @@
+//! What the processes that are killed have in common: how they are started,
+//! told, and stopped.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ringlock::{Init, NodeConfig, Router, RouterBuilder};
+use serde::{Deserialize, Serialize};
+
+use crate::history::{Deed, MS};
+use crate::log::{Log, now};
+use crate::server::signal;
+use crate::settings::{MAX_TTL, VIEW_LEASE, is_durable};
+use crate::{changer, worker};
+
+const TOLD: &str = "TORTURE_PROCESS";
+
+/// A runtime or a process that was not heard of for so long stood still.
+const BEAT: Duration = Duration::from_millis(10);
+const MISSED: u64 = 50 * MS;
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Role {
+    /// Takes locks.
+    Worker,
+    /// Changes the membership.
+    Changer,
+}
+
+/// What a process is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) role: Role,
+    pub(crate) number: u32,
+    pub(crate) seed: u64,
+    pub(crate) replicas: usize,
+    /// Where its history goes.
+    pub(crate) directory: PathBuf,
+    /// Where the sockets are.
+    pub(crate) sockets: PathBuf,
+    /// Members, with their URLs.
+    pub(crate) members: Vec<(String, String)>,
+    /// All servers, with their URLs.
+    pub(crate) servers: Vec<(String, String)>,
+}
+
+impl Told {
+    /// A router of the cluster, for whoever it is.
+    pub(crate) fn builder(&self) -> RouterBuilder {
+        let builder = Router::builder().replicas(self.replicas).init(Init::Never);
+        let builder = self.members.iter().fold(builder, |builder, (name, url)| {
+            builder.node_config(node(name, url))
+        });
+        builder.configure(|config| {
+            config.router.ttl = MAX_TTL;
+            config.router.max_ttl = MAX_TTL;
+            config.router.view_lease = VIEW_LEASE;
+        })
+    }
+
+    /// Connects, however often that takes; `None`: it is over before.
+    pub(crate) async fn connect(&self, is_over: &AtomicBool) -> Option<Router> {
+        while !is_over.load(Ordering::Relaxed) {
+            match self.builder().connect().await {
+                Ok(router) => return Some(router),
+                Err(error) => println!("{}: {error}", self.number),
+            }
+            tokio::time::sleep(BEAT).await;
+        }
+        None
+    }
+}
+
+/// A node as it is configured.
+pub(crate) fn node(name: &str, url: &str) -> NodeConfig {
+    let mut node = NodeConfig::new(name, url);
+    node.durable = is_durable(name);
+    node
+}
+
+/// Killed, by its handle, when dropped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) number: u32,
+    child: Child,
+    /// It ends when this is closed.
+    stdin: Option<ChildStdin>,
+}
+
+impl Process {
+    pub(crate) fn start(told: &Told) -> Self {
+        let path = told.directory.join(format!("{}.out", told.number));
+        let out = std::fs::File::create(path).expect("a file");
+        let mut child = Command::new(std::env::current_exe().expect("this very program"))
+            .args(["the_process", "--exact", "--nocapture"])
+            .env(TOLD, serde_json::to_string(told).expect("plain data"))
+            .stdin(Stdio::piped())
+            .stdout(out.try_clone().expect("a handle"))
+            .stderr(out)
+            .spawn()
+            .expect("this very program");
+        Self {
+            number: told.number,
+            stdin: child.stdin.take(),
+            child,
+        }
+    }
+
+    pub(crate) fn pause(&self) {
+        signal(Some(&self.child), "-STOP");
+    }
+
+    pub(crate) fn go_on(&self) {
+        signal(Some(&self.child), "-CONT");
+    }
+
+    pub(crate) fn slay(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Whether it still runs; it never ends of itself.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_none())
+    }
+
+    /// Tells it to come to an end.
+    pub(crate) fn ask_to_stop(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Waits for it to end; false if it had to be killed, or failed.
+    pub(crate) fn wait(&mut self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return status.success(),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(BEAT),
+                _ => {
+                    self.slay();
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.slay();
+    }
+}
+
+/// The whole life of such a process; nothing where this is none.
+pub(crate) fn live() {
+    let Ok(told) = std::env::var(TOLD) else {
+        return;
+    };
+    let told: Told = serde_json::from_str(&told).expect("what it is told");
+    let log = Log::create(&told.directory, told.number);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&is_over);
+    std::thread::spawn(move || {
+        // Until whoever started it closes it, or is gone.
+        let _ = std::io::stdin().read(&mut [0]);
+        ended.store(true, Ordering::Relaxed);
+    });
+    let beaten = Arc::clone(&log);
+    std::thread::spawn(move || {
+        let mut heart = Heart::new(beaten);
+        loop {
+            std::thread::sleep(BEAT);
+            heart.beat();
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    match told.role {
+        Role::Worker => runtime.block_on(worker::work(told, log, is_over)),
+        Role::Changer => runtime.block_on(changer::change(told, log, is_over)),
+    }
+}
+
+/// Notices when its process stood still.
+struct Heart {
+    log: Arc<Log>,
+    last: u64,
+}
+
+impl Heart {
+    fn new(log: Arc<Log>) -> Self {
+        Self { log, last: now() }
+    }
+
+    fn beat(&mut self) {
+        let (from, at) = (self.last, now());
+        self.last = at;
+        if at > from + MISSED {
+            self.log.write_at(at, Deed::Stalled { from });
+        }
+    }
+}
+
+/// Writes down when the runtime stands still, and when the router moves.
+pub(crate) async fn beat(log: Arc<Log>, router: Router) {
+    let mut heart = Heart::new(Arc::clone(&log));
+    let mut epoch = 0;
+    loop {
+        tokio::time::sleep(BEAT).await;
+        heart.beat();
+        let newest = router.view().id().epoch;
+        if newest != epoch {
+            epoch = newest;
+            log.write(Deed::Moved { epoch });
+        }
+    }
+}
+
+/// The sockets of a run.
+pub(crate) fn url(sockets: &Path, name: &str) -> PathBuf {
+    sockets.join(format!("{name}.sock"))
+}

@@ -1,0 +1,191 @@
+//! One run, from the first server to the verdict.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use crate::bed::{self, Bed};
+use crate::faults::plan;
+use crate::history::{Deed, Record, Time};
+use crate::judge::{Rules, judge};
+use crate::log::{Log, read_all};
+use crate::process::Role;
+use crate::settings::{CALM, KEYS, MAX_TTL, Settings, VIEW_LEASE, WORKERS, key, names};
+use crate::staff::Staff;
+use crate::strike::Striker;
+use crate::{changer, register};
+
+/// How long a key may take to be had when nothing goes wrong any more.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// How often a change that was left half made is taken up again.
+const RESUMES: usize = 3;
+
+pub(crate) fn run(settings: &Settings) {
+    let sockets = tempfile::tempdir().expect("a temporary directory");
+    let (directory, kept) = directory(settings);
+    let replicas = settings.replicas();
+    println!("{settings:?}, replicas {replicas}, history in {directory:?}");
+    let trouble = torture(settings, &directory, sockets.path());
+    let records = read_all(&directory);
+    println!("{} records", records.len());
+    for (what, count) in counts(&records) {
+        println!("{count:>8} {what}");
+    }
+    let rules = Rules {
+        replicas,
+        max_ttl: MAX_TTL.as_nanos() as Time,
+        view_lease: VIEW_LEASE.as_nanos() as Time,
+        nodes: names(),
+    };
+    let report = judge(&records, &rules);
+    println!("{report}");
+    let is_well = trouble.is_empty() && report.violations.is_empty();
+    if let (Some(kept), false) = (kept, is_well) {
+        println!("the history is kept in {:?}", kept.keep());
+    }
+    assert!(
+        is_well,
+        "{} violations; {trouble:?}; seed {}",
+        report.violations.len(),
+        settings.seed
+    );
+}
+
+/// Where the history goes; a temporary directory unless it is to be kept.
+fn directory(settings: &Settings) -> (PathBuf, Option<TempDir>) {
+    if let Some(out) = &settings.out {
+        std::fs::create_dir_all(out).expect("the directory");
+        let is_empty = std::fs::read_dir(out)
+            .expect("the directory")
+            .next()
+            .is_none();
+        assert!(
+            is_empty,
+            "{out:?} is not empty: TORTURE_OUT is for a new history"
+        );
+        return (out.clone(), None);
+    }
+    let kept = tempfile::tempdir().expect("a temporary directory");
+    (kept.path().into(), Some(kept))
+}
+
+/// Lets everything go wrong, and then come right; what did not.
+fn torture(settings: &Settings, directory: &Path, sockets: &Path) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let _inside = runtime.enter();
+    let log = Log::create(directory, 0);
+    register::start(sockets, Arc::clone(&log));
+    let bed = Arc::new(runtime.block_on(Bed::start(sockets, settings, &log)));
+    let plan = plan(settings, bed.has_shim);
+    println!("{} faults are planned:", plan.len());
+    plan.iter().for_each(|planned| println!("{planned}"));
+    let staff = Arc::new(staff(settings, directory, sockets, &bed));
+    let began = Instant::now();
+    let striker = Striker::new(Arc::clone(&bed), Arc::clone(&staff), Arc::clone(&log));
+    let mut trouble = striker.carry_out(plan, began);
+    let rest = (began + settings.length).saturating_duration_since(Instant::now() + CALM);
+    std::thread::sleep(rest);
+    log.write(Deed::Calm);
+    println!("calm after {:?}", began.elapsed());
+    let mut failed = staff.dismiss(Role::Changer);
+    if let Err(error) = runtime.block_on(finish(&bed, &log)) {
+        trouble.push(format!("the last change cannot be finished: {error}"));
+    }
+    let troubled = bed.heal();
+    if !troubled.is_empty() {
+        trouble.push(format!("members that do not heal: {troubled:?}"));
+    }
+    println!("healed after {:?}", began.elapsed());
+    failed.extend(staff.dismiss(Role::Worker));
+    if !failed.is_empty() {
+        trouble.push(format!("processes that did not end well: {failed:?}"));
+    }
+    runtime.block_on(sweep(&bed, &log));
+    bed.close_eyes();
+    println!(
+        "swept after {:?}; faults: {:?}",
+        began.elapsed(),
+        striker.counts()
+    );
+    trouble
+}
+
+fn staff(settings: &Settings, directory: &Path, sockets: &Path, bed: &Arc<Bed>) -> Staff {
+    let changer = settings.preset.has_changes().then_some(Role::Changer);
+    let roles = std::iter::repeat_n(Role::Worker, WORKERS).chain(changer);
+    let (settings, bed) = (settings.clone(), Arc::clone(bed));
+    let (directory, sockets) = (directory.to_path_buf(), sockets.to_path_buf());
+    Staff::start(roles, move || {
+        let servers = bed.urls();
+        let names = bed.members();
+        let is_member = |(name, _): &&(String, String)| names.contains(name);
+        let members: Vec<_> = servers.iter().filter(is_member).cloned().collect();
+        bed::brief(
+            &settings,
+            directory.clone(),
+            sockets.clone(),
+            &members,
+            &servers,
+        )
+    })
+}
+
+/// Finishes a change that was left half made.
+async fn finish(bed: &Bed, log: &Log) -> Result<(), String> {
+    let rebalancer = bed.router.rebalancer().patience(2 * changer::PATIENCE);
+    let mut last = Ok(());
+    for _ in 0..RESUMES {
+        // The router follows on its own: it may be a moment behind.
+        match rebalancer.resume(|_| {}).await {
+            Err(ringlock::rebalancer::RebalanceError::NothingUnderWay { .. }) => return Ok(()),
+            result => {
+                last = result.map(drop).map_err(|error| error.to_string());
+                let (what, error) = ("resume".into(), last.clone().err());
+                log.write(Deed::Changed { what, error });
+            }
+        }
+    }
+    last
+}
+
+/// Asks for every key once.
+async fn sweep(bed: &Bed, log: &Arc<Log>) {
+    let mut tasks = JoinSet::new();
+    for index in 0..KEYS {
+        let (router, log) = (bed.router.clone(), Arc::clone(log));
+        tasks.spawn(async move {
+            let key = key(index);
+            let acquire = router.acquire(&key).ttl(MAX_TTL).wait(SWEEP).label("sweep");
+            let error = acquire.await.err().map(|error| error.to_string());
+            log.write(Deed::Swept { key, error });
+        });
+    }
+    tasks.join_all().await;
+    bed.router.clone().shutdown().await;
+}
+
+/// How many records there are of what.
+fn counts(records: &[Record]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for record in records {
+        let name = match &record.deed {
+            Deed::Refused { refusal, .. } => format!("Refused {refusal:?}"),
+            Deed::Released { how, .. } => format!("Released {how:?}"),
+            deed => {
+                let name = format!("{deed:?}");
+                name.split(' ').next().unwrap_or_default().to_owned()
+            }
+        };
+        *counts.entry(name).or_default() += 1;
+    }
+    counts
+}

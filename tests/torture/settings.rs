@@ -1,0 +1,138 @@
+//! What a run is told, and what it always does.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::common;
+
+/// Members of a new cluster.
+pub(crate) const MEMBERS: usize = 5;
+
+/// Servers, with those that may join.
+pub(crate) const SERVERS: usize = 7;
+
+/// The first of them keep every write on disk before they answer.
+pub(crate) const DURABLE: usize = 2;
+
+pub(crate) const MAX_TTL: Duration = Duration::from_secs(3);
+pub(crate) const VIEW_LEASE: Duration = Duration::from_secs(1);
+
+/// Worker processes at a time.
+pub(crate) const WORKERS: usize = 3;
+
+/// Tasks of each.
+pub(crate) const TASKS: usize = 24;
+
+/// Asks per second and worker, at the most: ten minutes of them, with all
+/// that becomes of them, are less than three million records.
+pub(crate) const RATE: u32 = 200;
+
+/// Keys, of which the first few are asked for as often as all others.
+pub(crate) const KEYS: usize = 40;
+pub(crate) const HOT_KEYS: usize = 4;
+
+/// The part of a run that is left for all to come right again.
+pub(crate) const CALM: Duration = Duration::from_secs(20);
+
+/// Which faults there are, and how often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Preset {
+    /// Everything, gently.
+    Ci,
+    Kills,
+    Network,
+    Clocks,
+    Memory,
+    Changes,
+    All,
+    /// Everything, with one replica.
+    Single,
+    /// Most members are away for a while, again and again.
+    Majority,
+}
+
+const PRESETS: [(&str, Preset); 9] = [
+    ("ci", Preset::Ci),
+    ("kills", Preset::Kills),
+    ("network", Preset::Network),
+    ("clocks", Preset::Clocks),
+    ("memory", Preset::Memory),
+    ("changes", Preset::Changes),
+    ("all", Preset::All),
+    ("single", Preset::Single),
+    ("majority", Preset::Majority),
+];
+
+impl Preset {
+    /// Replicas of a key.
+    pub(crate) fn replicas(self, seed: u64) -> usize {
+        match self {
+            Self::Single => 1,
+            // Three is what most have.
+            _ if seed.is_multiple_of(4) => 5,
+            _ => 3,
+        }
+    }
+
+    /// Whether the membership changes all the while.
+    pub(crate) fn has_changes(self) -> bool {
+        matches!(self, Self::Ci | Self::Changes | Self::All | Self::Single)
+    }
+}
+
+/// What this run is told, by the environment.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) seed: u64,
+    pub(crate) preset: Preset,
+    /// The whole of it.
+    pub(crate) length: Duration,
+    /// Where the history is to be kept, whatever comes of it.
+    pub(crate) out: Option<PathBuf>,
+}
+
+impl Settings {
+    pub(crate) fn read() -> Self {
+        let told = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let minutes = told("TORTURE_MINUTES").map_or(1.0, |text| {
+            text.parse().expect("TORTURE_MINUTES is a number")
+        });
+        let preset = told("TORTURE_PRESET").unwrap_or_else(|| "ci".into());
+        let named = PRESETS.iter().find(|(name, _)| *name == preset);
+        let names = PRESETS.map(|(name, _)| name).join(", ");
+        let settings = Self {
+            seed: told("TORTURE_SEED").map_or_else(rand::random, |text| {
+                text.parse().expect("TORTURE_SEED is a number")
+            }),
+            preset: named
+                .unwrap_or_else(|| panic!("TORTURE_PRESET is one of {names}"))
+                .1,
+            length: Duration::from_secs_f64(60.0 * minutes),
+            out: told("TORTURE_OUT").map(Into::into),
+        };
+        println!(
+            "to repeat it: scripts/torture.sh --seed {} --minutes {minutes} --preset {preset}",
+            settings.seed
+        );
+        settings
+    }
+
+    pub(crate) fn replicas(&self) -> usize {
+        self.preset.replicas(self.seed)
+    }
+}
+
+/// The name of key `index`.
+pub(crate) fn key(index: usize) -> String {
+    format!("k{index}")
+}
+
+/// The names of all servers.
+pub(crate) fn names() -> Vec<String> {
+    (0..SERVERS).map(common::name).collect()
+}
+
+/// Whether the server keeps every write.
+pub(crate) fn is_durable(name: &str) -> bool {
+    (0..DURABLE).any(|index| common::name(index) == name)
+}

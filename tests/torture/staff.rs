@@ -1,0 +1,110 @@
+//! The processes that take locks and change the membership, as the one sees
+//! them that starts, pauses and kills them.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::history::Fault;
+use crate::process::{Process, Role, Told};
+use crate::worker::LEAVE;
+
+/// A place, and who has it.
+#[derive(Debug)]
+struct Place {
+    role: Role,
+    process: Mutex<Process>,
+}
+
+/// All of them.
+pub(crate) struct Staff {
+    places: Vec<Place>,
+    next: Mutex<u32>,
+    /// What the next process is told, but for its role and number.
+    brief: Box<dyn Fn() -> Told + Send + Sync>,
+}
+
+impl Staff {
+    /// Starts one process for each role.
+    pub(crate) fn start(
+        roles: impl IntoIterator<Item = Role>,
+        brief: impl Fn() -> Told + Send + Sync + 'static,
+    ) -> Self {
+        let mut staff = Self {
+            places: Vec::new(),
+            next: Mutex::new(1),
+            brief: Box::new(brief),
+        };
+        for role in roles {
+            let process = Mutex::new(staff.hire(role));
+            staff.places.push(Place { role, process });
+        }
+        staff
+    }
+
+    fn hire(&self, role: Role) -> Process {
+        let mut next = self.next.lock();
+        let number = *next;
+        *next += 1;
+        let mut told = (self.brief)();
+        told.role = role;
+        told.number = number;
+        // Tasks count on from it.
+        told.seed = told.seed.wrapping_add(u64::from(number) << 32);
+        Process::start(&told)
+    }
+
+    /// The place that a plan means.
+    fn place(&self, worker: u32) -> &Place {
+        &self.places[worker as usize % self.places.len()]
+    }
+
+    /// SIGSTOP for `span`; `struck` is told of the process before that.
+    pub(crate) fn pause(&self, worker: u32, span: Duration, struck: impl FnOnce(Fault)) {
+        let process = self.place(worker).process.lock();
+        struck(Fault::Paused {
+            worker: process.number,
+        });
+        process.pause();
+        std::thread::sleep(span);
+        process.go_on();
+    }
+
+    /// kill -9; another takes its place.
+    pub(crate) fn slay(&self, worker: u32, struck: impl FnOnce(Fault)) {
+        let place = self.place(worker);
+        let mut process = place.process.lock();
+        struck(Fault::Slain {
+            worker: process.number,
+        });
+        process.slay();
+        *process = self.hire(place.role);
+    }
+
+    /// Those that ended by themselves, by number.
+    pub(crate) fn dead(&self) -> Vec<u32> {
+        // One that is paused is not dead.
+        let processes = self
+            .places
+            .iter()
+            .filter_map(|place| place.process.try_lock());
+        let dead = processes.filter_map(|mut process| {
+            let is_dead = !process.is_alive();
+            is_dead.then_some(process.number)
+        });
+        dead.collect()
+    }
+
+    /// Has all of a role come to an end; the numbers of those that did not
+    /// do so well.
+    pub(crate) fn dismiss(&self, role: Role) -> Vec<u32> {
+        let those = || self.places.iter().filter(|place| place.role == role);
+        those().for_each(|place| place.process.lock().ask_to_stop());
+        let failed = those().filter_map(|place| {
+            let mut process = place.process.lock();
+            let is_well = process.wait(LEAVE + LEAVE);
+            (!is_well).then_some(process.number)
+        });
+        failed.collect()
+    }
+}

@@ -1,0 +1,253 @@
+//! Puts faults in, and takes them out again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use redis::{Cmd, cmd};
+
+use crate::bed::{Bed, Place};
+use crate::faults::Planned;
+use crate::history::{Back, Deed, Fault};
+use crate::log::Log;
+use crate::proxy::Mode;
+use crate::settings::is_durable;
+use crate::staff::Staff;
+
+/// How long a fault is put off until few enough nodes are in trouble; then it
+/// is left out.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The most that is cut off a log.
+const MOST_CUT: u64 = 4_000;
+
+/// Who strikes, and at what.
+pub(crate) struct Striker {
+    pub(crate) bed: Arc<Bed>,
+    pub(crate) staff: Arc<Staff>,
+    pub(crate) log: Arc<Log>,
+    /// Nodes that a fault is in.
+    active: Mutex<BTreeSet<String>>,
+    next: Mutex<u64>,
+    /// How often there was which fault, and how many were left out.
+    counts: Mutex<BTreeMap<String, u32>>,
+}
+
+impl Striker {
+    pub(crate) fn new(bed: Arc<Bed>, staff: Arc<Staff>, log: Arc<Log>) -> Arc<Self> {
+        Arc::new(Self {
+            bed,
+            staff,
+            log,
+            active: Mutex::default(),
+            next: Mutex::new(1),
+            counts: Mutex::default(),
+        })
+    }
+
+    /// How often there was which fault.
+    pub(crate) fn counts(&self) -> BTreeMap<String, u32> {
+        self.counts.lock().clone()
+    }
+
+    /// Carries out the plan, which began at `began`, and returns when
+    /// everything is taken out again; what did not go as it should.
+    pub(crate) fn carry_out(self: &Arc<Self>, plan: Vec<Planned>, began: Instant) -> Vec<String> {
+        let (mut under_way, mut trouble) = (Vec::new(), Vec::new());
+        for planned in plan {
+            let due = began + planned.at;
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            let dead = self.staff.dead();
+            if !dead.is_empty() {
+                trouble.push(format!("processes ended by themselves: {dead:?}"));
+                break;
+            }
+            let striker = Arc::clone(self);
+            under_way.push((
+                planned.to_string(),
+                std::thread::spawn(move || striker.one(&planned)),
+            ));
+        }
+        // All of them, whatever comes: they hold servers and processes.
+        for (what, thread) in under_way {
+            if thread.join().is_err() {
+                trouble.push(format!("a fault could not be put in or taken out: {what}"));
+            }
+        }
+        trouble
+    }
+
+    fn one(&self, planned: &Planned) {
+        match &planned.fault {
+            Fault::Paused { worker } => {
+                let mut id = 0;
+                let struck = |fault| id = self.struck(fault);
+                self.staff.pause(*worker, planned.span, struck);
+                self.log.write(Deed::Mended { id });
+            }
+            Fault::Slain { worker } => {
+                let mut id = 0;
+                self.staff.slay(*worker, |fault| id = self.struck(fault));
+                self.log.write(Deed::Mended { id });
+            }
+            fault => {
+                let node = fault.node().expect("a node");
+                if self.admit(node, planned.is_crowd) {
+                    self.strike(&self.bed.places[node], planned);
+                    self.active.lock().remove(node);
+                } else {
+                    *self.counts.lock().entry("left out".into()).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    fn struck(&self, fault: Fault) -> u64 {
+        let id = {
+            let mut next = self.next.lock();
+            *next += 1;
+            *next - 1
+        };
+        let name = format!("{fault:?}");
+        let name = name.split(' ').next().unwrap_or_default().to_owned();
+        *self.counts.lock().entry(name).or_default() += 1;
+        self.log.write(Deed::Struck { id, fault });
+        id
+    }
+
+    /// Waits until a node may be struck, so that a majority stays well.
+    fn admit(&self, node: &str, is_crowd: bool) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            {
+                let mut active = self.active.lock();
+                let mut troubled: BTreeSet<_> = self.bed.troubled().into_iter().collect();
+                let members = self.bed.members();
+                let hit = |name: &&String| active.contains(*name) || *name == node;
+                troubled.extend(members.iter().filter(hit).cloned());
+                let is_minority = 2 * troubled.len() < members.len();
+                if !active.contains(node) && (is_crowd || is_minority) {
+                    active.insert(node.into());
+                    return true;
+                }
+            }
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn strike(&self, place: &Place, planned: &Planned) {
+        let span = planned.span;
+        let fault = planned.fault.clone();
+        let is_odd = planned.chance.is_multiple_of(2);
+        let either = |one, other| if is_odd { one } else { other };
+        match &fault {
+            Fault::Killed { node, back } => {
+                // One that lost what it swore to keep would be a liar.
+                let back = match back {
+                    Back::Truncated if is_durable(node) => Back::Whole,
+                    back => *back,
+                };
+                let node = node.clone();
+                let id = self.struck(Fault::Killed { node, back });
+                let mut server = place.server.lock();
+                server.kill();
+                match back {
+                    Back::Whole => {}
+                    Back::Truncated => server.truncate(1 + planned.chance % MOST_CUT),
+                    Back::Empty => server.wipe(),
+                }
+                std::thread::sleep(span);
+                server.spawn();
+                self.log.write(Deed::Mended { id });
+            }
+            Fault::Frozen { .. } => {
+                let server = place.server.lock();
+                let id = self.struck(fault);
+                server.freeze();
+                std::thread::sleep(span);
+                server.thaw();
+                self.log.write(Deed::Mended { id });
+            }
+            Fault::Stalled { .. } => {
+                self.network(place, planned, either(Mode::Stall, Mode::HalfOpen))
+            }
+            Fault::Cut { .. } => self.network(place, planned, either(Mode::Cut, Mode::Torn)),
+            Fault::Deaf { .. } => self.network(place, planned, Mode::Deaf),
+            Fault::Slow { millis, .. } => {
+                self.network(place, planned, Mode::Slow(Duration::from_millis(*millis)));
+            }
+            Fault::Flushed { .. } => self.order(place, fault, &[cmd("FLUSHALL")]),
+            Fault::ScriptsFlushed { .. } => {
+                self.order(place, fault, &[cmd("SCRIPT").arg("FLUSH").take()]);
+            }
+            Fault::Disconnected { .. } => {
+                let kill = |kind: &str| cmd("CLIENT").arg("KILL").arg("TYPE").arg(kind).take();
+                self.order(place, fault, &[kill("normal"), kill("pubsub")]);
+            }
+            Fault::Promoted { .. } => {
+                let mut server = place.server.lock();
+                let mut id = 0;
+                let lag = span.min(Duration::from_secs(1));
+                let promoted = server.promote(lag, || id = self.struck(fault));
+                promoted.expect("a replica");
+                place.proxy.hang_up();
+                self.log.write(Deed::Mended { id });
+            }
+            Fault::Stepped { millis, .. } => {
+                let id = self.struck(fault.clone());
+                let mut server = place.server.lock();
+                let shim = server.shim.as_mut();
+                shim.expect("a shim").step(*millis);
+                drop(server);
+                // Until then leases of before may be shorter than they were.
+                std::thread::sleep(span);
+                self.log.write(Deed::Mended { id });
+            }
+            Fault::Full { .. } => {
+                let limit =
+                    |bytes: u32| cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).take();
+                let server = place.server.lock();
+                let id = self.struck(fault);
+                server.order(&limit(1)).expect("its limit");
+                std::thread::sleep(span);
+                server.order(&limit(0)).expect("no limit");
+                self.log.write(Deed::Mended { id });
+            }
+            Fault::DiskFull { .. } => {
+                let mut server = place.server.lock();
+                let id = self.struck(fault);
+                let fill = |server: &crate::server::Server, is_full| {
+                    server.shim.as_ref().expect("a shim").fill_disk(is_full);
+                };
+                fill(&server, true);
+                std::thread::sleep(span);
+                fill(&server, false);
+                // One that writes at once ends where it cannot.
+                server.spawn();
+                self.log.write(Deed::Mended { id });
+            }
+            Fault::Paused { .. } | Fault::Slain { .. } => unreachable!("no fault of a node"),
+        }
+    }
+
+    fn network(&self, place: &Place, planned: &Planned, mode: Mode) {
+        let id = self.struck(planned.fault.clone());
+        place.proxy.set(mode);
+        std::thread::sleep(planned.span);
+        place.proxy.set(Mode::Pass);
+        self.log.write(Deed::Mended { id });
+    }
+
+    fn order(&self, place: &Place, fault: Fault, orders: &[Cmd]) {
+        let server = place.server.lock();
+        let id = self.struck(fault);
+        for order in orders {
+            server.order(order).expect("an order");
+        }
+        self.log.write(Deed::Mended { id });
+    }
+}
