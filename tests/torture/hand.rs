@@ -42,7 +42,12 @@ impl Hand {
 
     async fn once(&mut self) {
         let ttl = self.millis(LEAST_TTL..MAX_TTL.as_millis() as u64 + 1);
-        let wait = self.millis(0..4_000);
+        let most = if self.random.random_bool(0.3) {
+            4_000
+        } else {
+            400
+        };
+        let wait = self.millis(0..most);
         let key = self.key();
         let mut manner = self.brief();
         let acquire = self.desk.router.acquire(&key).ttl(ttl).wait(wait);
@@ -88,7 +93,7 @@ impl Hand {
     }
 
     fn key(&mut self) -> String {
-        let keys = if self.random.random_bool(0.5) {
+        let keys = if self.random.random_bool(0.4) {
             HOT_KEYS
         } else {
             KEYS

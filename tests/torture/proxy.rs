@@ -24,8 +24,11 @@ pub(crate) enum Mode {
     Stall,
     /// Connections are dead for good, and nobody is told.
     HalfOpen,
-    /// Replies are swallowed.
+    /// Replies are swallowed; as no network lets later ones through then, such
+    /// a connection ends when that is over.
     Deaf,
+    /// Replies are held; requests go through.
+    Late,
     /// It hung up and refuses connections.
     Cut,
     /// It hangs up in the midst of the next reply and refuses connections.
@@ -146,10 +149,10 @@ async fn pump(
     let mut hung_up = state.clone();
     let mut queue = VecDeque::new();
     let mut buffer = vec![0; 16 * 1024];
-    let mut is_dead = false;
+    let (mut is_dead, mut has_swallowed) = (false, false);
     loop {
         let State { mode, cuts: latest } = *state.borrow_and_update();
-        if latest != cuts {
+        if latest != cuts || has_swallowed && mode != Mode::Deaf {
             return;
         }
         is_dead |= mode == Mode::HalfOpen;
@@ -157,7 +160,8 @@ async fn pump(
             queue.clear();
         }
         let due = queue.front().map_or_else(Instant::now, |(due, _)| *due);
-        let is_passing = !queue.is_empty() && mode != Mode::Stall;
+        let is_held = mode == Mode::Stall || is_reply && mode == Mode::Late;
+        let is_passing = !queue.is_empty() && !is_held;
         tokio::select! {
             changed = state.changed() => {
                 if changed.is_err() {
@@ -172,7 +176,10 @@ async fn pump(
             () = tokio::time::sleep_until(due), if is_passing => {
                 let Some((_, bytes)) = queue.pop_front() else { continue };
                 let passed = match mode {
-                    Mode::Deaf if is_reply => continue,
+                    Mode::Deaf if is_reply => {
+                        has_swallowed = true;
+                        continue;
+                    }
                     Mode::Torn if is_reply => &bytes[..bytes.len() / 2],
                     _ => &bytes[..],
                 };

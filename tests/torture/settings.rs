@@ -21,7 +21,7 @@ pub(crate) const VIEW_LEASE: Duration = Duration::from_secs(1);
 pub(crate) const WORKERS: usize = 3;
 
 /// Tasks of each.
-pub(crate) const TASKS: usize = 24;
+pub(crate) const TASKS: usize = 32;
 
 /// Asks per second and worker, at the most: ten minutes of them, with all
 /// that becomes of them, are less than three million records.

@@ -176,7 +176,7 @@ impl Striker {
                 self.network(place, planned, either(Mode::Stall, Mode::HalfOpen))
             }
             Fault::Cut { .. } => self.network(place, planned, either(Mode::Cut, Mode::Torn)),
-            Fault::Deaf { .. } => self.network(place, planned, Mode::Deaf),
+            Fault::Deaf { .. } => self.network(place, planned, either(Mode::Deaf, Mode::Late)),
             Fault::Slow { millis, .. } => {
                 self.network(place, planned, Mode::Slow(Duration::from_millis(*millis)));
             }
