@@ -89,6 +89,8 @@ pub(crate) struct Settings {
     pub(crate) length: Duration,
     /// Where the history is to be kept, whatever comes of it.
     pub(crate) out: Option<PathBuf>,
+    /// Whether the history that is there is judged again, and nothing run.
+    pub(crate) is_again: bool,
 }
 
 impl Settings {
@@ -109,6 +111,7 @@ impl Settings {
                 .1,
             length: Duration::from_secs_f64(60.0 * minutes),
             out: told("TORTURE_OUT").map(Into::into),
+            is_again: told("TORTURE_AGAIN").is_some(),
         };
         println!(
             "to repeat it: scripts/torture.sh --seed {} --minutes {minutes} --preset {preset}",
