@@ -153,19 +153,21 @@ impl Desk {
         let mut is_lost = false;
         let mut until = guard.valid_until();
         loop {
-            tokio::select! {
+            let is_told = tokio::select! {
                 biased;
-                _ = &mut lost, if !is_lost => {
-                    is_lost = true;
-                    self.log.write(Deed::Lost { ask });
-                }
-                () = tokio::time::sleep_until(end.min(Instant::now() + GLANCE)) => {}
-            }
+                _ = &mut lost, if !is_lost => true,
+                () = tokio::time::sleep_until(end.min(Instant::now() + GLANCE)) => false,
+            };
+            // Before the loss is told of: it may have moved unseen until then.
             let moved = guard.valid_until();
             if moved > until {
                 until = moved;
                 let until = until.as_nanos();
                 self.log.write(Deed::Kept { ask, until });
+            }
+            if is_told {
+                is_lost = true;
+                self.log.write(Deed::Lost { ask });
             }
             if Instant::now() >= end {
                 break;

@@ -5,19 +5,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use redis::{Cmd, cmd};
+use redis::Cmd;
 
 use crate::bed::{Bed, Place};
 use crate::faults::Planned;
 use crate::history::{Back, Deed, Fault};
 use crate::log::Log;
 use crate::proxy::Mode;
+use crate::server::Server;
 use crate::settings::is_durable;
 use crate::staff::Staff;
 
 /// How long a fault is put off until few enough nodes are in trouble; then it
 /// is left out.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The most that a replica lags behind.
+const MOST_LAG: Duration = Duration::from_secs(1);
 
 /// The most that is cut off a log.
 const MOST_CUT: u64 = 4_000;
@@ -140,98 +144,97 @@ impl Striker {
     }
 
     fn strike(&self, place: &Place, planned: &Planned) {
-        let span = planned.span;
-        let fault = planned.fault.clone();
+        let (fault, span) = (planned.fault.clone(), planned.span);
         let is_odd = planned.chance.is_multiple_of(2);
         let either = |one, other| if is_odd { one } else { other };
-        match &fault {
-            Fault::Killed { node, back } => {
-                // One that lost what it swore to keep would be a liar.
-                let back = match back {
-                    Back::Truncated if is_durable(node) => Back::Whole,
-                    back => *back,
-                };
-                let node = node.clone();
-                let id = self.struck(Fault::Killed { node, back });
-                let mut server = place.server.lock();
-                server.kill();
-                match back {
-                    Back::Whole => {}
-                    Back::Truncated => server.truncate(1 + planned.chance % MOST_CUT),
-                    Back::Empty => server.wipe(),
-                }
-                std::thread::sleep(span);
-                server.spawn();
-                self.log.write(Deed::Mended { id });
-            }
+        let network = |mode| self.network(place, planned, mode);
+        let config = |bytes: u32| words(&["CONFIG", "SET", "maxmemory"]).arg(bytes).take();
+        let limit = |server: &Server, bytes| server.order(&config(bytes)).expect("its limit");
+        let disk = |server: &Server, is_full| {
+            server.shim.as_ref().expect("a shim").fill_disk(is_full);
+        };
+        match &planned.fault {
+            Fault::Killed { node, back } => self.kill(place, node, *back, planned),
             Fault::Frozen { .. } => {
-                let server = place.server.lock();
-                let id = self.struck(fault);
-                server.freeze();
-                std::thread::sleep(span);
-                server.thaw();
-                self.log.write(Deed::Mended { id });
+                self.during(place, fault, span, |it| it.freeze(), |it| it.thaw());
             }
-            Fault::Stalled { .. } => {
-                self.network(place, planned, either(Mode::Stall, Mode::HalfOpen))
-            }
-            Fault::Cut { .. } => self.network(place, planned, either(Mode::Cut, Mode::Torn)),
-            Fault::Deaf { .. } => self.network(place, planned, either(Mode::Deaf, Mode::Late)),
-            Fault::Slow { millis, .. } => {
-                self.network(place, planned, Mode::Slow(Duration::from_millis(*millis)));
-            }
-            Fault::Flushed { .. } => self.order(place, fault, &[cmd("FLUSHALL")]),
+            Fault::Stalled { .. } => network(either(Mode::Stall, Mode::HalfOpen)),
+            Fault::Cut { .. } => network(either(Mode::Cut, Mode::Torn)),
+            Fault::Deaf { .. } => network(either(Mode::Deaf, Mode::Late)),
+            Fault::Slow { millis, .. } => network(Mode::Slow(Duration::from_millis(*millis))),
+            Fault::Flushed { .. } => self.order(place, fault, &[words(&["FLUSHALL"])]),
             Fault::ScriptsFlushed { .. } => {
-                self.order(place, fault, &[cmd("SCRIPT").arg("FLUSH").take()]);
+                self.order(place, fault, &[words(&["SCRIPT", "FLUSH"])]);
             }
             Fault::Disconnected { .. } => {
-                let kill = |kind: &str| cmd("CLIENT").arg("KILL").arg("TYPE").arg(kind).take();
+                let kill = |kind| words(&["CLIENT", "KILL", "TYPE", kind]);
                 self.order(place, fault, &[kill("normal"), kill("pubsub")]);
             }
             Fault::Promoted { .. } => {
-                let mut server = place.server.lock();
                 let mut id = 0;
-                let lag = span.min(Duration::from_secs(1));
-                let promoted = server.promote(lag, || id = self.struck(fault));
+                let lag = span.min(MOST_LAG);
+                let promoted = place.server.lock().promote(lag, || id = self.struck(fault));
                 promoted.expect("a replica");
                 place.proxy.hang_up();
                 self.log.write(Deed::Mended { id });
             }
             Fault::Stepped { millis, .. } => {
-                let id = self.struck(fault.clone());
-                let mut server = place.server.lock();
-                let shim = server.shim.as_mut();
-                shim.expect("a shim").step(*millis);
-                drop(server);
-                // Until then leases of before may be shorter than they were.
+                let id = self.struck(fault);
+                let step = |it: &mut Server| it.shim.as_mut().expect("a shim").step(*millis);
+                step(&mut place.server.lock());
+                // So long entries of before may be shorter than they were.
                 std::thread::sleep(span);
                 self.log.write(Deed::Mended { id });
             }
             Fault::Full { .. } => {
-                let limit =
-                    |bytes: u32| cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).take();
-                let server = place.server.lock();
-                let id = self.struck(fault);
-                server.order(&limit(1)).expect("its limit");
-                std::thread::sleep(span);
-                server.order(&limit(0)).expect("no limit");
-                self.log.write(Deed::Mended { id });
+                self.during(place, fault, span, |it| limit(it, 1), |it| limit(it, 0));
             }
             Fault::DiskFull { .. } => {
-                let mut server = place.server.lock();
-                let id = self.struck(fault);
-                let fill = |server: &crate::server::Server, is_full| {
-                    server.shim.as_ref().expect("a shim").fill_disk(is_full);
+                let empty = |it: &mut Server| {
+                    disk(it, false);
+                    // One that writes at once ends where it cannot.
+                    it.spawn();
                 };
-                fill(&server, true);
-                std::thread::sleep(span);
-                fill(&server, false);
-                // One that writes at once ends where it cannot.
-                server.spawn();
-                self.log.write(Deed::Mended { id });
+                self.during(place, fault, span, |it| disk(it, true), empty);
             }
             Fault::Paused { .. } | Fault::Slain { .. } => unreachable!("no fault of a node"),
         }
+    }
+
+    /// Does something to a server, and undoes it `span` later.
+    fn during(
+        &self,
+        place: &Place,
+        fault: Fault,
+        span: Duration,
+        begin: impl FnOnce(&mut Server),
+        end: impl FnOnce(&mut Server),
+    ) {
+        let mut server = place.server.lock();
+        let id = self.struck(fault);
+        begin(&mut server);
+        std::thread::sleep(span);
+        end(&mut server);
+        self.log.write(Deed::Mended { id });
+    }
+
+    fn kill(&self, place: &Place, node: &str, back: Back, planned: &Planned) {
+        // One that lost what it swore to keep would be a liar.
+        let back = match back {
+            Back::Truncated if is_durable(node) => Back::Whole,
+            back => back,
+        };
+        let node = node.into();
+        let strike = |server: &mut Server| {
+            server.kill();
+            match back {
+                Back::Whole => {}
+                Back::Truncated => server.truncate(1 + planned.chance % MOST_CUT),
+                Back::Empty => server.wipe(),
+            }
+        };
+        let fault = Fault::Killed { node, back };
+        self.during(place, fault, planned.span, strike, Server::spawn);
     }
 
     fn network(&self, place: &Place, planned: &Planned, mode: Mode) {
@@ -250,4 +253,11 @@ impl Striker {
         }
         self.log.write(Deed::Mended { id });
     }
+}
+
+/// A command.
+fn words(words: &[&str]) -> Cmd {
+    let mut command = Cmd::new();
+    command.arg(words);
+    command
 }
