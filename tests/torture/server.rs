@@ -85,7 +85,8 @@ impl Server {
         let child = command
             .args(["--port", "0", "--save", "", "--appendonly", "yes"])
             .args(["--appendfsync", fsync])
-            .args(["--auto-aof-rewrite-percentage", "0", "--unixsocket"])
+            .args(["--auto-aof-rewrite-percentage", "0"])
+            .args(["--repl-diskless-sync-delay", "0", "--unixsocket"])
             .arg(self.socket_of(generation))
             .arg("--dir")
             .arg(directory)
