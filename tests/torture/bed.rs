@@ -27,7 +27,7 @@ const HEALING: Duration = Duration::from_secs(30);
 pub(crate) struct Place {
     pub(crate) server: Mutex<Server>,
     pub(crate) proxy: Proxy,
-    sight: Arc<Sight>,
+    pub(crate) sight: Arc<Sight>,
 }
 
 /// All servers.

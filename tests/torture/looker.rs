@@ -22,14 +22,18 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// A node that was not seen for so long is not well.
 const FRESH: Time = SECOND;
 
-/// The view's id; then of each key that is locked: which it is, the entry, and
-/// how long it lasts in milliseconds. As text, all of it.
+/// The view's id, if its data is this very server's; then of each key that is
+/// locked: which it is, the entry, and how long it lasts in milliseconds. As
+/// text, all of it.
 const LOOK: &str = "
-local seen = { redis.call('GET', KEYS[1]) or '' }
-for i = 2, #KEYS do
+local seen = { '' }
+if redis.call('HGET', KEYS[2], 'inc') == ARGV[1] then
+  seen[1] = redis.call('GET', KEYS[1]) or ''
+end
+for i = 3, #KEYS do
   local entry = redis.call('GET', KEYS[i])
   if entry then
-    seen[#seen + 1] = tostring(i - 2)
+    seen[#seen + 1] = tostring(i - 3)
     seen[#seen + 1] = entry
     seen[#seen + 1] = tostring(redis.call('PTTL', KEYS[i]))
   end
@@ -38,14 +42,28 @@ return seen";
 
 /// What was last seen of a node.
 #[derive(Debug, Default)]
-pub(crate) struct Sight(Mutex<Option<(Time, String)>>);
+pub(crate) struct Sight(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// When that look began.
+    at: Time,
+    view: String,
+    /// Looks that began before tell nothing any more.
+    since: Time,
+}
 
 impl Sight {
     /// The view that it serves, if it was seen to a moment ago.
     pub(crate) fn serves(&self) -> Option<String> {
         let seen = self.0.lock();
-        let (at, view) = seen.as_ref()?;
-        (now() < at + FRESH && !view.is_empty()).then(|| view.clone())
+        let is_fresh = seen.at >= seen.since && now() < seen.at + FRESH;
+        (is_fresh && !seen.view.is_empty()).then(|| seen.view.clone())
+    }
+
+    /// What was seen until now is no longer so.
+    pub(crate) fn forget(&self) {
+        self.0.lock().since = now();
     }
 }
 
@@ -73,7 +91,31 @@ struct Looker {
     target: Target,
     log: Arc<Log>,
     sight: Arc<Sight>,
-    connection: Option<(PathBuf, Connection)>,
+    connection: Option<Inside>,
+}
+
+/// A connection to a server, and which one it is.
+struct Inside {
+    socket: PathBuf,
+    incarnation: String,
+    connection: Connection,
+}
+
+impl Inside {
+    fn connect(socket: PathBuf) -> RedisResult<Self> {
+        let mut connection = connect(&socket)?;
+        let info: String = cmd("INFO").query(&mut connection)?;
+        let fact = |name: &str| {
+            let mut lines = info.lines();
+            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        };
+        let facts = ["run_id", "master_replid"].map(|name| fact(name).unwrap_or_default());
+        Ok(Self {
+            socket,
+            incarnation: facts.join("/"),
+            connection,
+        })
+    }
 }
 
 impl Looker {
@@ -88,32 +130,34 @@ impl Looker {
 
     fn look(&mut self) -> RedisResult<()> {
         let socket = self.target.get();
-        let (at, mut connection) = match self.connection.take() {
-            Some(known) => known,
-            None => (socket.clone(), connect(&socket)?),
+        let mut inside = match self.connection.take() {
+            Some(inside) if inside.socket == socket => inside,
+            _ => Inside::connect(socket)?,
         };
-        if at != socket {
-            return Ok(());
-        }
         let mut look = cmd("EVAL");
-        look.arg(LOOK).arg(KEYS + 1).arg("ringlock!id");
+        look.arg(LOOK).arg(KEYS + 2);
+        look.arg("ringlock!id").arg("ringlock!m");
         for index in 0..KEYS {
             look.arg(format!("ringlock:{}", key(index)));
         }
+        look.arg(&inside.incarnation);
         let from = now();
-        let seen: Vec<Vec<u8>> = look.query(&mut connection)?;
-        let at_last = now();
-        self.connection = Some((socket, connection));
+        let seen: Vec<Vec<u8>> = look.query(&mut inside.connection)?;
+        let at = now();
+        self.connection = Some(inside);
         let entries = seen[1..].as_chunks::<3>().0.iter().map(entry).collect();
         let view = String::from_utf8_lossy(&seen[0]).into_owned();
-        *self.sight.0.lock() = Some((at_last, view.clone()));
+        {
+            let mut known = self.sight.0.lock();
+            (known.at, known.view) = (from, view.clone());
+        }
         let deed = Deed::Looked {
             node: self.node.clone(),
             from,
             serves: (!view.is_empty()).then_some(view),
             entries,
         };
-        self.log.write_at(at_last, deed);
+        self.log.write_at(at, deed);
         Ok(())
     }
 }

@@ -98,7 +98,9 @@ impl Striker {
             fault => {
                 let node = fault.node().expect("a node");
                 if self.admit(node, planned.is_crowd) {
-                    self.strike(&self.bed.places[node], planned);
+                    let place = &self.bed.places[node];
+                    self.strike(place, planned);
+                    place.sight.forget();
                     self.active.lock().remove(node);
                 } else {
                     *self.counts.lock().entry("left out".into()).or_default() += 1;
