@@ -14,6 +14,7 @@ use crate::difference::differences;
 use crate::error::{Error, NodeCause};
 use crate::fleet::Peer;
 use crate::node;
+use crate::proto::lease::EPOCH_LEAP;
 use crate::proto::time::{Instant, outwait};
 use crate::proto::topology::Topology;
 use crate::proto::transition::{adopt, quarantine};
@@ -39,6 +40,19 @@ pub(crate) struct Charter {
     pub(crate) patience: Duration,
     /// The first epoch that is acceptable.
     pub(crate) least_epoch: u32,
+}
+
+impl Charter {
+    /// The same for nodes that are other incarnations now, but still say what
+    /// they served: fences go on growing.
+    fn above(&self, statuses: &[NodeStatus]) -> Self {
+        let served = statuses.iter().filter_map(|status| status.serving);
+        let next = served.map(|view| view.epoch + EPOCH_LEAP).max();
+        Self {
+            least_epoch: self.least_epoch.max(next.unwrap_or_default()),
+            ..self.clone()
+        }
+    }
 }
 
 /// Finds the view that the cluster serves, by asking `seeds`, or gives it one;
@@ -69,7 +83,8 @@ pub(crate) async fn establish(
             } else {
                 let nonces: Vec<Nonce> = seeds.iter().map(|_| fresh_nonce()).collect();
                 rival.is_not(&nonces[0]);
-                if let Some(view) = first_start(charter, seeds, &statuses, nonces).await? {
+                let charter = charter.above(&statuses);
+                if let Some(view) = first_start(&charter, seeds, &statuses, nonces).await? {
                     return Ok((view, seeds.to_vec()));
                 }
             }

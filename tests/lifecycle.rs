@@ -570,6 +570,28 @@ async fn connect_to(server: &RedisServer, is_durable: bool) -> Router {
     builder.connect().await.unwrap()
 }
 
+/// Of a cluster whose servers all restarted with their data, and whose routers
+/// were gone, the data tell where fences were.
+#[tokio::test]
+async fn fences_grow_over_a_restart_of_everything() {
+    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let router = || short(Router::builder().node("a", server.url())).init(Init::Wait);
+    let router = [router(), router()];
+    let mut last = None;
+    for router in router {
+        let router = router.connect().await.unwrap();
+        for _ in 0..5 {
+            let guard = router.acquire(KEY).await.unwrap();
+            let fence = Some(guard.fence());
+            assert!(fence > last, "{fence:?} after {last:?}");
+            last = fence;
+            guard.release().await.unwrap();
+        }
+        router.shutdown().await;
+        server.restart();
+    }
+}
+
 /// Its epoch is not above the one that a running router knows: that router
 /// cannot follow, for its fences would start anew. It says so.
 #[tokio::test]
