@@ -55,6 +55,7 @@ pub(super) async fn connect(
 ) -> Result<Connection, NodeError> {
     let mut line = Line::open(address).await?;
     let identity = line.introduce().await?;
+    identity.check_loaded()?;
     identity.check()?;
     let mut dialect = Dialect {
         key_prefix: options.key_prefix.clone().into_bytes(),
@@ -321,6 +322,18 @@ impl Identity {
             Err("it was a replica")
         } else {
             Ok(())
+        }
+    }
+
+    /// While a server reads its data, it does not say whether it is durable:
+    /// it seems to keep no append-only file.
+    fn check_loaded(&self) -> Result<(), NodeError> {
+        match self.fact("loading") {
+            Some("1") => Err(NodeError::new(
+                NodeErrorKind::Unreachable,
+                "the server is still loading its data",
+            )),
+            _ => Ok(()),
         }
     }
 
