@@ -13,6 +13,10 @@ use crate::proto::lease::{Ttl, TtlError};
 use crate::proto::topology::{Node, Override, Topology, TopologyError};
 use crate::proto::view::View;
 
+mod password;
+
+pub use self::password::Password;
+
 /// Everything that a router is told.
 ///
 /// ```
@@ -194,9 +198,16 @@ impl Default for RingConfig {
 pub struct NodeConfig {
     /// Identity of the node: its place on the ring hangs on it.
     pub name: String,
-    /// `redis://`, `rediss://`, `unix://` or `memory://`; `${NAME}` stands for
-    /// the environment variable `NAME`.
+    /// `redis://`, `rediss://`, `redis+sentinel://`, `unix://` or `memory://`;
+    /// `${NAME}` stands for the environment variable `NAME`.
     pub url: String,
+    /// The user that `password` is of; `None`: the default user.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// A password that may change, instead of one in the URL: in a file,
+    /// `password_file = "/run/secrets/redis"`.
+    #[serde(default, rename = "password_file")]
+    pub password: Option<Password>,
     /// Share of the keys, relative to the other nodes'.
     #[serde(default = "one")]
     pub weight: u32,
@@ -222,6 +233,8 @@ impl NodeConfig {
         Self {
             name,
             url,
+            username: None,
+            password: None,
             weight: one(),
             zone: None,
             host: None,
@@ -237,6 +250,8 @@ impl fmt::Debug for NodeConfig {
         let Self {
             name,
             url: _,
+            username,
+            password,
             weight,
             zone,
             host,
@@ -245,6 +260,8 @@ impl fmt::Debug for NodeConfig {
         } = self;
         f.debug_struct("NodeConfig")
             .field("name", name)
+            .field("username", username)
+            .field("password", password)
             .field("weight", weight)
             .field("zone", zone)
             .field("host", host)

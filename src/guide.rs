@@ -1,6 +1,7 @@
 //! A guide, as documentation only: choosing a mode and a ttl, waiting, fencing
 //! a resource, many keys at once, first start and lost nodes, testing your own
-//! code. [Changes of membership](membership) have a chapter to themselves.
+//! code. [Changes of membership](membership) have a chapter to themselves, and
+//! so have [the servers](servers) and their users.
 //!
 //! # Choosing a mode
 //!
@@ -169,3 +170,4 @@
 //! ```
 
 pub mod membership;
+pub mod servers;

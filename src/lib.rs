@@ -87,7 +87,8 @@ mod watchman;
 pub use acquire::Acquire;
 pub use builder::RouterBuilder;
 pub use config::{
-    Config, ConfigError, Init, NodeConfig, OnMismatch, RingConfig, RouterConfig, TlsConfig,
+    Config, ConfigError, Init, NodeConfig, OnMismatch, Password, RingConfig, RouterConfig,
+    TlsConfig,
 };
 pub use error::{Cause, Error, Loss, NodeCause};
 pub use guard::{Guard, Released};

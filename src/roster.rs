@@ -97,12 +97,13 @@ impl Roster {
         if let Some(known) = nodes.get(&node.name).filter(|known| known.is_given) {
             return Ok(known.peer(&node.name));
         }
-        // By the url as the operator has it, which may name no user.
-        let NodeConfig { url, .. } = self.config.reach_at(&node.name, &node.url);
-        let node = NodeConfig {
-            url,
-            ..node.clone()
-        };
+        let mut node = node.clone();
+        if node.password.is_none() {
+            // By the url as the operator has it, which may name no user.
+            let reached = self.config.reach_at(&node.name, &node.url);
+            node.url = reached.url;
+            (node.username, node.password) = (reached.username, reached.password);
+        }
         let made = make(&self.config, &node)?;
         let known = Known {
             address: Some(made.address()),
@@ -157,7 +158,7 @@ fn make(config: &Config, node: &NodeConfig) -> Result<Arc<dyn Node>, ConfigError
     }
     #[cfg(feature = "redis")]
     {
-        let redis = crate::node::redis::RedisNode::from_config(config, node.durable, &url);
+        let redis = crate::node::redis::RedisNode::from_config(config, node, &url);
         redis
             .map(|redis| Arc::new(redis) as Arc<dyn Node>)
             .map_err(problem)

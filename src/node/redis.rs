@@ -18,7 +18,7 @@ use self::address::Address;
 use self::lane::{Lane, Pending};
 use self::tracking::Tracker;
 use super::{Node, ReplyTo, Watch};
-use crate::config::Config;
+use crate::config::{Config, NodeConfig, Password, TlsConfig};
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::proto::wire::Request;
@@ -35,6 +35,7 @@ mod link;
 mod refusal;
 mod resp;
 mod scripts;
+mod sentinel;
 mod session;
 mod settle;
 mod stream;
@@ -68,7 +69,11 @@ pub struct RedisOptions {
     /// limit to what the server can do.
     pub encoding: Option<Encoding>,
     /// Certificates for `rediss://`.
-    pub tls: crate::config::TlsConfig,
+    pub tls: TlsConfig,
+    /// The user that `password` is of; `None`: the default user.
+    pub username: Option<String>,
+    /// A password that may change, instead of one in the URL.
+    pub password: Option<Password>,
 }
 
 impl Default for RedisOptions {
@@ -79,19 +84,23 @@ impl Default for RedisOptions {
             namespace: defaults.namespace,
             durable: false,
             encoding: None,
-            tls: crate::config::TlsConfig::default(),
+            tls: TlsConfig::default(),
+            username: None,
+            password: None,
         }
     }
 }
 
 impl RedisOptions {
-    fn from_config(config: &Config, durable: bool) -> Self {
+    fn from_config(config: &Config, node: &NodeConfig) -> Self {
         Self {
             key_prefix: config.router.key_prefix.clone(),
             namespace: config.router.namespace.clone(),
-            durable,
+            durable: node.durable,
             encoding: None,
             tls: config.tls.clone(),
+            username: node.username.clone(),
+            password: node.password.clone(),
         }
     }
 
@@ -125,6 +134,15 @@ impl RedisOptions {
         self.durable = durable;
         self
     }
+
+    /// A password that may change, and the user that it is of; `None`: the
+    /// default user.
+    #[must_use]
+    pub fn login(mut self, user: Option<&str>, password: Password) -> Self {
+        self.username = user.map(Into::into);
+        self.password = Some(password);
+        self
+    }
 }
 
 impl RedisNode {
@@ -136,7 +154,7 @@ impl RedisNode {
     /// What is wrong with the URL, as the tail of a sentence about it; the URL
     /// itself is not shown, for it may hold a password.
     pub fn new(url: &str, options: RedisOptions) -> Result<Self, String> {
-        let address = Arc::new(Address::parse(url, &options.tls)?);
+        let address = Arc::new(Address::of_node(url, &options)?);
         let lane = Arc::new(Lane::default());
         let tracker = Tracker::new(Arc::clone(&address), &options.key_prefix);
         tokio::spawn(Arc::clone(&tracker).run());
@@ -150,8 +168,12 @@ impl RedisNode {
         })
     }
 
-    pub(crate) fn from_config(config: &Config, durable: bool, url: &str) -> Result<Self, String> {
-        Self::new(url, RedisOptions::from_config(config, durable))
+    pub(crate) fn from_config(
+        config: &Config,
+        node: &NodeConfig,
+        url: &str,
+    ) -> Result<Self, String> {
+        Self::new(url, RedisOptions::from_config(config, node))
     }
 }
 

@@ -46,6 +46,48 @@ pub struct RedisServer {
     directory: TempDir,
     arguments: Vec<String>,
     environment: Vec<(String, PathBuf)>,
+    /// Routers log in as the user with the least rights.
+    has_least_user: bool,
+}
+
+/// The password of the user with the least rights.
+const LEAST_PASSWORD: &str = "least";
+
+/// That of the default user, beside it.
+const DEFAULT_PASSWORD: &str = "default";
+
+/// The user with the least rights, as the guide has it; as arguments of a
+/// server.
+pub fn least_user(password: &str) -> Vec<String> {
+    let rules = guides_rules().remove(0);
+    let words = rules.into_iter();
+    let words = words.map(|word| word.replace("PASSWORD", password));
+    std::iter::once("--user".into()).chain(words).collect()
+}
+
+/// What the guide gives operators beside it.
+pub fn operators_rights() -> Vec<String> {
+    guides_rules().remove(1).split_off(1)
+}
+
+/// The lines of the guide that are to be copied, from the name on.
+fn guides_rules() -> Vec<Vec<String>> {
+    let guide = include_str!("../../src/guide/servers.rs");
+    let lines = guide.lines();
+    lines
+        .filter_map(|line| line.strip_prefix("//! ACL SETUSER "))
+        .map(|rules| rules.split(' ').map(Into::into).collect())
+        .collect()
+}
+
+/// Whether all of a run is to be done with the least rights:
+/// `RINGLOCK_TEST_USER=least`.
+fn is_least() -> bool {
+    match std::env::var("RINGLOCK_TEST_USER").as_deref() {
+        Err(_) | Ok("") => false,
+        Ok("least") => true,
+        Ok(other) => panic!("RINGLOCK_TEST_USER is {other:?}, and may be \"least\""),
+    }
 }
 
 impl RedisServer {
@@ -74,7 +116,7 @@ impl RedisServer {
     fn start_program(program: String, arguments: &[&str]) -> Self {
         let mut server = Self::unstarted();
         server.program = program;
-        server.arguments = arguments.iter().copied().map(Into::into).collect();
+        server.take(arguments);
         server.spawn();
         server
     }
@@ -82,10 +124,22 @@ impl RedisServer {
     /// Starts a server that keeps nothing on disk, with these variables set.
     pub fn start_in(environment: Vec<(String, PathBuf)>) -> Self {
         let mut server = Self::unstarted();
-        server.arguments = ["--save", "", "--appendonly", "no"].map(Into::into).into();
+        server.take(&["--save", "", "--appendonly", "no"]);
         server.environment = environment;
         server.spawn();
         server
+    }
+
+    /// Starts it with these arguments, and the user that routers are to be.
+    fn take(&mut self, arguments: &[&str]) {
+        if is_least() {
+            self.has_least_user = true;
+            self.arguments = least_user(LEAST_PASSWORD);
+            let default = ["--requirepass", DEFAULT_PASSWORD].map(Into::into);
+            self.arguments.extend(default);
+        }
+        self.arguments
+            .extend(arguments.iter().copied().map(Into::into));
     }
 
     fn unstarted() -> Self {
@@ -95,6 +149,7 @@ impl RedisServer {
             directory: tempfile::tempdir().expect("a temporary directory"),
             arguments: Vec::new(),
             environment: Vec::new(),
+            has_least_user: false,
         }
     }
 
@@ -104,20 +159,49 @@ impl RedisServer {
 
     /// The node URL.
     pub fn url(&self) -> String {
-        format!("unix://{}", self.socket().display())
+        self.url_as("ringlock", LEAST_PASSWORD)
+    }
+
+    /// As the user with all rights.
+    pub fn admin_url(&self) -> String {
+        self.url_as("default", DEFAULT_PASSWORD)
+    }
+
+    fn url_as(&self, user: &str, password: &str) -> String {
+        let url = format!("unix://{}", self.socket().display());
+        match self.has_least_user {
+            true => format!("{url}?user={user}&pass={password}"),
+            false => url,
+        }
     }
 
     /// Starts a server that listens on a TCP port of the loopback as well, and
     /// tells the port.
     pub fn start_on_tcp(arguments: &[&str]) -> (Self, u16) {
+        Self::start_on(program(), "127.0.0.1", "--port", arguments)
+    }
+
+    /// The same on the loopback of IPv6.
+    pub fn start_on_ipv6(arguments: &[&str]) -> (Self, u16) {
+        Self::start_on(program(), "::1", "--port", arguments)
+    }
+
+    /// The same with a port for TLS.
+    pub fn start_on_tls(arguments: &[&str]) -> (Self, u16) {
+        Self::start_on(program(), "127.0.0.1", "--tls-port", arguments)
+    }
+
+    fn start_on(program: String, host: &str, kind: &str, arguments: &[&str]) -> (Self, u16) {
+        // Whoever wants a port writes the url, and with it the user.
         let mut server = Self::unstarted();
+        server.program = program;
         // A port that is free now may be taken a moment later.
         for _ in 0..10 {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let listener = std::net::TcpListener::bind((host, 0)).expect("a free port");
             let port = listener.local_addr().expect("its address").port();
             drop(listener);
             let (number, save) = (port.to_string(), ["--save", ""]);
-            let own = ["--port", &number, "--bind", "127.0.0.1"];
+            let own = [kind, &number, "--bind", host];
             let all = own.iter().chain(&save).chain(arguments);
             server.arguments = all.copied().map(Into::into).collect();
             match server.try_spawn() {
@@ -200,9 +284,34 @@ impl RedisServer {
         self.signal("-CONT");
     }
 
+    /// The commands that users were denied since this was last asked. Those
+    /// that are tried on every connection, and done without, do not count.
+    pub fn denied(&self) -> Vec<String> {
+        let mut client = self.client();
+        let entries: Vec<std::collections::HashMap<String, redis::Value>> = redis::cmd("ACL")
+            .arg("LOG")
+            .query(&mut client)
+            .expect("ACL LOG");
+        let reset = redis::cmd("ACL").arg("LOG").arg("RESET").exec(&mut client);
+        reset.expect("ACL LOG RESET");
+        let object = |entry: &std::collections::HashMap<String, redis::Value>| {
+            redis::FromRedisValue::from_redis_value(entry["object"].clone()).expect("its object")
+        };
+        let mut denied: Vec<String> = entries.iter().map(object).collect();
+        denied.retain(|object| !["msetex", "delifeq", "delex"].contains(&&**object));
+        denied
+    }
+
+    /// Has a user's rules changed by these.
+    pub fn set_user(&self, name: &str, rules: &[&str]) {
+        let mut command = redis::cmd("ACL");
+        command.arg("SETUSER").arg(name).arg(rules);
+        command.exec(&mut self.client()).expect("ACL SETUSER");
+    }
+
     /// A plain client's connection.
     pub fn client(&self) -> redis::Connection {
-        let client = redis::Client::open(self.url()).expect("a client");
+        let client = redis::Client::open(self.admin_url()).expect("a client");
         client.get_connection().expect("a connection")
     }
 }

@@ -11,15 +11,16 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::RedisOptions;
-use super::address::Address;
+use super::address::{Address, Place};
 use super::decode::{asked_status, misfit, unexpected};
 use super::encode::{Abilities, DeleteIf, Dialect, Encoding, command};
 use super::refusal::ErrorReply;
 use super::resp::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
 use super::scripts::{Script, Scripts};
-use super::stream::Stream;
+use super::stream::{Stream, remedy};
 use super::wall;
 use crate::clock;
+use crate::config::Password;
 use crate::proto::shown::shown;
 use crate::proto::time::Instant;
 use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus, Request, Standing};
@@ -56,6 +57,12 @@ pub(super) async fn connect(
     let mut line = Line::open(address).await?;
     let identity = line.introduce().await?;
     identity.check_loaded()?;
+    if matches!(address.place, Place::Service(_)) && identity.check_role().is_err() {
+        return Err(NodeError::new(
+            NodeErrorKind::Unreachable,
+            format!("{address} is a replica now: its sentinels are yet to name another"),
+        ));
+    }
     identity.check()?;
     let mut dialect = Dialect {
         key_prefix: options.key_prefix.clone().into_bytes(),
@@ -91,15 +98,33 @@ pub(super) async fn connect(
 pub(super) struct Line<'a> {
     pub(super) stream: Stream,
     address: &'a Address,
+    has_answered: bool,
 }
 
 impl<'a> Line<'a> {
     /// Opens a stream to `address` and logs in.
     pub(super) async fn open(address: &'a Address) -> Result<Self, NodeError> {
-        let stream = Stream::open(address)
-            .await
-            .map_err(|error| unreachable(address, &error))?;
-        let mut line = Self { stream, address };
+        match &address.place {
+            Place::Service(service) => Self::open_at(address, &service.primary().await?).await,
+            place => Self::open_at(address, place).await,
+        }
+    }
+
+    /// The same where it is known which server that is.
+    pub(super) async fn open_at(address: &'a Address, place: &Place) -> Result<Self, NodeError> {
+        let stream = Stream::open(place, &address.tls).await;
+        let stream = stream.map_err(|error| match &address.place {
+            Place::Service(_) => failed(
+                format!("cannot reach {address} at {place}: {error}"),
+                &error,
+            ),
+            _ => unreachable(address, &error),
+        })?;
+        let mut line = Self {
+            stream,
+            address,
+            has_answered: false,
+        };
         line.log_in().await?;
         Ok(line)
     }
@@ -130,6 +155,7 @@ impl<'a> Line<'a> {
                     if read.map_err(|error| self.broken(&error))? == 0 {
                         return Err(self.broken(&io::ErrorKind::UnexpectedEof.into()));
                     }
+                    self.has_answered = true;
                 }
                 Ok(None) | Err(Malformed) => return Err(no_reply(self.address)),
             }
@@ -141,7 +167,14 @@ impl<'a> Line<'a> {
     }
 
     fn broken(&self, error: &io::Error) -> NodeError {
-        broken(self.address, error)
+        let error = broken(self.address, error);
+        match self.address.place {
+            Place::Tcp { .. } if !self.has_answered => {
+                let hint = "before it answered: if it speaks TLS on that port, write rediss://";
+                NodeError::new(error.kind(), format!("{error}, {hint}"))
+            }
+            _ => error,
+        }
     }
 
     async fn log_in(&mut self) -> Result<(), NodeError> {
@@ -152,8 +185,12 @@ impl<'a> Line<'a> {
             ..
         } = self.address;
         let database = database.to_string();
+        // Anew for every connection: it may have changed.
+        let password = password.as_ref().map(Password::get).transpose();
+        let password =
+            password.map_err(|problem| NodeError::new(NodeErrorKind::Denied, problem))?;
         let mut greetings: Vec<Vec<&[u8]>> = Vec::new();
-        match (username, password) {
+        match (username, &password) {
             (Some(user), Some(password)) => {
                 greetings.push(vec![b"AUTH", user.as_bytes(), password.as_bytes()]);
             }
@@ -171,7 +208,7 @@ impl<'a> Line<'a> {
             match pieces.next() {
                 Some(Piece::Status(_)) => {}
                 Some(Piece::Error(line)) if index == 0 && password.is_some() => {
-                    return Err(bad_credentials(&ErrorReply::of(line)));
+                    return Err(bad_credentials(self.address, &ErrorReply::of(line)));
                 }
                 other => return Err(unexpected(other, "AUTH or SELECT")),
             }
@@ -362,9 +399,13 @@ impl Identity {
             Some("standalone") => Ok(()),
             mode => {
                 let mode = mode.unwrap_or("unknown");
-                unsuitable(format!(
-                    "the server runs in {mode} mode; ringlock spreads keys itself: use standalone servers"
-                ))
+                let advice = match mode {
+                    "sentinel" => {
+                        "write redis+sentinel://host:port/service for the server that it watches"
+                    }
+                    _ => "ringlock spreads keys itself: use standalone servers",
+                };
+                unsuitable(format!("the server runs in {mode} mode; {advice}"))
             }
         }
     }
@@ -394,18 +435,19 @@ fn unsuitable(advice: String) -> Result<(), NodeError> {
 }
 
 pub(super) fn unreachable(address: &Address, error: &io::Error) -> NodeError {
-    NodeError::new(
-        NodeErrorKind::Unreachable,
-        format!("cannot reach {address}: {error}"),
-    )
+    failed(format!("cannot reach {address}: {error}"), error)
 }
 
 /// A connection that worked before does no more.
 pub(super) fn broken(address: &Address, error: &io::Error) -> NodeError {
-    NodeError::new(
-        NodeErrorKind::Unreachable,
-        format!("the connection to {address} broke: {error}"),
-    )
+    failed(format!("the connection to {address} broke: {error}"), error)
+}
+
+fn failed(told: String, error: &io::Error) -> NodeError {
+    match remedy(error) {
+        Some((kind, remedy)) => NodeError::new(kind, format!("{told}: {remedy}")),
+        None => NodeError::new(NodeErrorKind::Unreachable, told),
+    }
 }
 
 /// The server said what no server says.
@@ -418,12 +460,11 @@ pub(super) fn no_reply(address: &Address) -> NodeError {
 
 /// A refused AUTH. A server that does not know the command quotes it: what it
 /// says is not passed on.
-fn bad_credentials(error: &ErrorReply<'_>) -> NodeError {
-    let code = error.code;
+fn bad_credentials(address: &Address, error: &ErrorReply<'_>) -> NodeError {
+    let whence = address.password.as_ref().map(Password::whence);
+    let (code, whence) = (error.code, whence.unwrap_or_default());
     NodeError::new(
         NodeErrorKind::Denied,
-        format!(
-            "the server refuses the credentials: check user and password in the node's url ({code})"
-        ),
+        format!("the server refuses the credentials: check {whence} ({code})"),
     )
 }

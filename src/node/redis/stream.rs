@@ -8,7 +8,14 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
-use super::address::{Address, Place};
+use super::address::Place;
+use crate::config::TlsConfig;
+use crate::proto::wire::NodeErrorKind;
+
+/// How long a TLS handshake may take, once the server has accepted the
+/// connection: less than connecting may in all, so that it is told of.
+#[cfg(feature = "tls")]
+const HANDSHAKE_LIMIT: std::time::Duration = std::time::Duration::from_millis(900);
 
 /// An open stream.
 #[derive(Debug)]
@@ -20,23 +27,28 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Opens a stream to `address`.
-    pub(super) async fn open(address: &Address) -> io::Result<Self> {
-        match &address.place {
+    /// Opens a stream to `place`, with these certificates where that takes any.
+    pub(super) async fn open(place: &Place, tls: &TlsConfig) -> io::Result<Self> {
+        #[cfg(not(feature = "tls"))]
+        let _ = tls;
+        match place {
             Place::Tcp { host, port } => Ok(Self::Tcp(open_tcp(host, *port).await?)),
             Place::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
             #[cfg(feature = "tls")]
             Place::Tls { host, port } => {
-                let connector = super::tls::connector(&address.tls)?;
+                let connector = super::tls::connector(tls)?;
                 let name = rustls_pki_types::ServerName::try_from(host.clone())
                     .map_err(io::Error::other)?;
-                let stream = connector
-                    .connect(name, open_tcp(host, *port).await?)
-                    .await?;
+                let shaking = connector.connect(name, open_tcp(host, *port).await?);
+                let stream = tokio::time::timeout(HANDSHAKE_LIMIT, shaking).await;
+                let stream = stream.map_err(|_| io::Error::other(
+                    "it does not answer as TLS does: if it speaks none on that port, write redis://",
+                ))??;
                 Ok(Self::Tls(Box::new(stream)))
             }
             #[cfg(not(feature = "tls"))]
             Place::Tls { .. } => Err(io::Error::other("needs the feature `tls`")),
+            Place::Service(_) => Err(io::Error::other("its primary is not known")),
         }
     }
 
@@ -58,6 +70,18 @@ impl Stream {
             }
         };
         (receiver, Sender::Socket(Arc::new(socket)))
+    }
+}
+
+/// What can be done about `error`, where that is known: as the tail of a
+/// sentence about it.
+pub(super) fn remedy(error: &io::Error) -> Option<(NodeErrorKind, &'static str)> {
+    #[cfg(feature = "tls")]
+    return super::tls::remedy(error);
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = error;
+        None
     }
 }
 

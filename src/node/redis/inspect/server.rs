@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{ANSWER_LIMIT, Look};
 use crate::clock;
-use crate::config::{Config, ConfigError, NodeConfig, TlsConfig, substitute};
+use crate::config::{Config, ConfigError, NodeConfig, Password, TlsConfig, substitute};
 use crate::node::redis::RedisOptions;
 use crate::node::redis::address::Address;
 use crate::node::redis::connect::Line;
@@ -17,7 +17,7 @@ use crate::proto::wire::{NodeError, NodeErrorKind};
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     user: Option<String>,
-    password: Option<String>,
+    password: Option<Password>,
 }
 
 impl Credentials {
@@ -25,7 +25,7 @@ impl Credentials {
     pub fn new(user: Option<&str>, password: Option<&str>) -> Self {
         Self {
             user: user.map(Into::into),
-            password: password.map(Into::into),
+            password: password.map(Password::written),
         }
     }
 
@@ -59,14 +59,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// The server at `url`. Of the options, names and certificates count.
+    /// The server at `url`. Of the options, names, certificates and login count.
     ///
     /// # Errors
     /// What is wrong with the URL, as the tail of a sentence about it; the URL
     /// itself is not shown, for it may hold a password.
     pub fn new(url: &str, options: &RedisOptions) -> Result<Self, String> {
         Ok(Self {
-            address: Address::parse(url, &options.tls)?,
+            address: Address::of_node(url, options)?,
             key_prefix: options.key_prefix.clone().into_bytes(),
             namespace: options.namespace.clone(),
         })
@@ -102,7 +102,7 @@ impl Server {
         if url.starts_with("memory://") {
             return Ok(None);
         }
-        let options = RedisOptions::from_config(config, node.durable);
+        let options = RedisOptions::from_config(config, node);
         Self::new(&url, &options).map(Some).map_err(problem)
     }
 

@@ -96,7 +96,7 @@ fn is_reached(sighting: &Sighting<'_>, report: &mut Report) -> bool {
     match error.kind() {
         NodeErrorKind::Denied => {
             report.ok("reachable", name, address);
-            let remedy = "correct user and password in the node's url, and what its ACL allows";
+            let remedy = "correct user and password of the node, and what its ACL allows";
             report.fail("credentials", name, error.to_string(), remedy);
         }
         _ => {

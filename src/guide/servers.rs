@@ -1,0 +1,170 @@
+//! The servers: which will do, as which user they are spoken to, and what
+//! that user must be allowed.
+//!
+//! # Which servers
+//!
+//! Redis 6.2 or newer, or Valkey: standalone primaries with `maxmemory-policy
+//! noeviction`. Every connection asks for that first, and a server that will
+//! not do is refused with what to change. `ringlock doctor` asks all of them
+//! at once.
+//!
+//! # The user
+//!
+//! Give ringlock a user of its own, with no more rights than it needs. On
+//! every server, and in its ACL file or configuration, so that it is still
+//! there after a restart:
+//!
+//! ```text
+//! ACL SETUSER ringlock on >PASSWORD resetkeys ~ringlock:* ~ringlock!* resetchannels -@all +select +info +script|load +evalsha +multi +exec +client|tracking +get +mget +set +del +pttl +pexpire +hget +hmget +hset +hdel +hincrby +time
+//! ```
+//!
+//! Routers then have `redis://ringlock:PASSWORD@host` for a url. What the
+//! commands are for:
+//!
+//! | commands | for what | without them |
+//! |---|---|---|
+//! | `info` | on every new connection: which server it is, and whether it may hold locks | nothing works |
+//! | `script\|load`, `evalsha` | the scripts, which extend, release and change membership | nothing works |
+//! | `get` `mget` `set` `del` `pttl` `pexpire` | the locks: a script runs with the rights of who calls it | nothing works |
+//! | `hget` `hmget` `hset` `hdel` `hincrby` | the view that is served, and the fence counters | nothing works |
+//! | `time` | whether the server's clock was stepped | nothing works |
+//! | `multi` `exec` | acquires, on servers from 7.0 on | nothing works there |
+//! | `client\|tracking` | being told when a key may be free | whoever waits polls |
+//! | `select` | a url with a database, `/3` | such a url is refused |
+//!
+//! `AUTH` and `HELLO` need no right. Nothing is published or subscribed to.
+//!
+//! Newer servers have commands that cost them less; they know no others by
+//! name, so these come in a line of their own. What the user may not use is
+//! not used:
+//!
+//! | servers | |
+//! |---|---|
+//! | Valkey 9.0 | `ACL SETUSER ringlock +delifeq` |
+//! | Valkey 9.1 | `ACL SETUSER ringlock +delifeq +msetex` |
+//! | Redis 8.4 | `ACL SETUSER ringlock +delex +msetex` |
+//!
+//! The patterns go by the configuration. `~ringlock:*` are the locks, by
+//! `key_prefix`; `~ringlock!*` is ringlock's own state, by `namespace`, always
+//! with the `!`:
+//!
+//! | configured | patterns |
+//! |---|---|
+//! | `key_prefix = "ringlock:"`, `namespace = "ringlock"` (the defaults) | `~ringlock:* ~ringlock!*` |
+//! | `key_prefix = "lock/"`, `namespace = "shop"` | `~lock/* ~shop!*` |
+//! | `key_prefix = ""`, to share keys with other Redlock clients | `~ringlock!*` and a pattern for the keys, such as `~orders/*`; `~*` allows all |
+//!
+//! A pattern is a glob: write a `*`, `?` or `[` in a prefix with a `\` before
+//! it. A user that may not touch a key is told so when it is first asked for:
+//! [`NodeErrorKind::Denied`](crate::NodeErrorKind::Denied).
+//!
+//! ## What operators need more
+//!
+//! The routers do without. The program's `status`, `doctor` and `locks` look at
+//! the server's clock and size and at single entries, `release --force` runs
+//! a script by its text, and `doctor` reads one setting of nodes that are
+//! `durable`. Give it to the same user, or to another with the same patterns
+//! and commands as above:
+//!
+//! ```text
+//! ACL SETUSER ringlock +time +dbsize +scan +getrange +eval +config|get
+//! ```
+//!
+//! | commands | for what |
+//! |---|---|
+//! | `time` `dbsize` | `status`, `doctor` |
+//! | `scan` `getrange` | `locks` |
+//! | `eval` `getrange` | `release --force` |
+//! | `config\|get` | `doctor`, of durable nodes; without it, it warns |
+//!
+//! # Passwords that change
+//!
+//! A password in the url stays as it is while a router runs. One in a file is
+//! read anew at every connection:
+//!
+//! ```toml
+//! [[node]]
+//! name = "a"
+//! url = "redis://10.0.0.1"
+//! username = "ringlock"
+//! password_file = "/run/secrets/redis"
+//! ```
+//!
+//! In code that is [`Password::file`](crate::Password::file), or
+//! [`Password::from_fn`](crate::Password::from_fn) for whatever else renews it.
+//! Connections that are open stay open when a password changes. One that is cut
+//! off logs in with what the file has then; where the server refuses that, the
+//! node is out of reach until server and file agree, and the file is read again
+//! at every try, every two seconds at the least. Leases are kept meanwhile as
+//! through any other outage. To have none, let the server know both for a
+//! while:
+//!
+//! ```text
+//! ACL SETUSER ringlock >NEW      on every server
+//!                                then change the file
+//! ACL SETUSER ringlock <OLD      when the routers have had time to read it
+//! ```
+//!
+//! A member that the configuration does not name is spoken to as the first
+//! configured one that has a user, in its url or by a file.
+//!
+//! # Addresses
+//!
+//! | url | |
+//! |---|---|
+//! | `redis://[user:password@]host[:port][/db]` | TCP; an IPv6 address in brackets, `redis://[::1]:6379` |
+//! | `rediss://…` | the same by TLS |
+//! | `unix:///path[?user=…&pass=…&db=…]` | a unix socket |
+//! | `redis+sentinel://…`, `rediss+sentinel://…` | wherever the primary is, see below |
+//! | `memory://` | a node within the process |
+//!
+//! In a url `%40` stands for an `@` in a password, `%2F` for a `/`, and so on.
+//!
+//! # TLS
+//!
+//! By the feature `tls`. Without settings the system's authorities are trusted.
+//!
+//! ```toml
+//! [tls]
+//! ca = "/etc/redis/ca.pem"              # instead of the system's
+//! certificate = "/etc/redis/client.pem" # where servers ask for one
+//! key = "/etc/redis/client.key"
+//! ```
+//!
+//! The server's certificate must be for the host as the url has it, name or
+//! IP address. The files are read anew at every connection: a renewed
+//! certificate is shown by the next one, and no router needs to be restarted.
+//!
+//! # Sentinels
+//!
+//! ```text
+//! redis+sentinel://[user:password@]host[:26379],host…/service[/db][?sentinel_user=…&sentinel_password=…]
+//! ```
+//!
+//! User and password are the servers'; sentinels that want a login have it in
+//! the query. At every connection the sentinels are asked for the primary of
+//! the service, one after the other, beginning with the one that answered last,
+//! in 0.8 seconds altogether; the server that they name is checked as every
+//! server is. One that turns out to be a replica has its sentinels asked again.
+//! `rediss+sentinel://` speaks TLS to both.
+//!
+//! **A failover is a loss of data**, for a replica may lag: the promoted server
+//! grants nothing, and is let in again unattended after `max_ttl` (see
+//! [membership](super::membership)). So sentinels do not spare the keys of a
+//! sharded node the wait, they only spare somebody to restart the server. Where
+//! keys must not wait, use three nodes and `replicas = 3`: plain servers will
+//! do for that, with nothing to fail over.
+//!
+//! Sentinels cannot keep an old primary from going on for clients that still
+//! reach it. Where there are three nodes or more that is no danger: the others
+//! have voted the promoted server in, and whoever sees them goes by that. A
+//! cluster of a *single* node has no others. Have its servers refuse writes once
+//! their replica is gone, before the sentinels promote it:
+//!
+//! ```text
+//! min-replicas-to-write 1
+//! min-replicas-max-lag 5        # no more than down-after-milliseconds
+//! ```
+//!
+//! and do not leave `init = "now"` in a configuration that routers start with:
+//! it is your word that nothing was locked.
