@@ -61,6 +61,9 @@ fi
 # own results.
 cargo test --workspace --all-features --all-targets
 
+say "tests, as the user with the least rights"
+RINGLOCK_TEST_USER=least cargo test --all-features --test lock --test leases --test lifecycle --test wakeups --test fences --test cancellation
+
 say "documentation tests"
 cargo test --workspace --all-features --doc
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use common::{Arm, Cluster, KEY, PROMPTLY, TestNode, eventually, name};
+use common::{Arm, Cluster, KEY, PROMPTLY, RedisServer, TestNode, eventually, name};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use ringlock::{Acquire, Init, MemoryNode, Released, Router, RouterBuilder};
@@ -407,12 +407,15 @@ impl Ground {
                 .inspect(|node| node.set_delay(Duration::from_millis(1)))
                 .map(Either::Memory)
                 .collect(),
-            Arm::Redis => self.urls().map(Either::Url).collect(),
+            Arm::Redis => {
+                let urls = self.servers().map(RedisServer::url);
+                urls.map(Either::Url).collect()
+            }
         };
         move || {
             let builder = Router::builder().init(Init::Now).configure(|config| {
-                config.router.key_prefix = format!("{namespace}:");
-                config.router.namespace.clone_from(&namespace);
+                config.router.key_prefix = format!("ringlock:{namespace}:");
+                config.router.namespace = format!("ringlock!{namespace}");
                 config.router.max_ttl = Duration::from_millis(200);
                 config.router.ttl = Duration::from_millis(200);
             });
@@ -424,17 +427,17 @@ impl Ground {
         }
     }
 
-    fn urls(&self) -> impl Iterator<Item = String> {
+    fn servers(&self) -> impl Iterator<Item = &RedisServer> {
         self.servers.nodes.iter().map(|node| match node {
-            TestNode::Redis(server) => server.url(),
+            TestNode::Redis(server) => server,
             TestNode::Memory(_) => unreachable!("servers are started"),
         })
     }
 
     /// Connections of routers that never came to be are closed too.
     async fn assert_closed(&self) {
-        for url in self.urls() {
-            let mut client = redis::Client::open(url).unwrap().get_connection().unwrap();
+        for server in self.servers() {
+            let mut client = server.client();
             eventually(PROMPTLY, "all connections are closed", || {
                 let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut client).unwrap();
                 list.lines().count() == 1

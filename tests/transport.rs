@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::node::{GRACE, Inbox, acquire, ask, now, serving};
-use common::{ARMS, Arm, Cluster, RedisServer, TestNode, eventually};
+use common::{ARMS, Arm, Cluster, RedisServer, TestNode, eventually, least_user};
 use ringlock::node::Node;
 use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::proto::lease::{Key, Token};
@@ -59,6 +59,31 @@ async fn tcp_and_unix_sockets() {
 }
 
 #[tokio::test]
+async fn the_newer_protocol_of_addresses() {
+    let (_server, port) = RedisServer::start_on_ipv6(&[]);
+    locks(&format!("redis://[::1]:{port}")).await;
+    locks(&format!("redis://[::1]:{port}/2")).await;
+    // What is told, and what views have, is an address again.
+    let node = RedisNode::new(
+        &format!("redis://:pw@[::1]:{port}/2"),
+        RedisOptions::default(),
+    );
+    assert_eq!(node.unwrap().address(), format!("redis://[::1]:{port}/2"));
+    // Nobody listens at the older protocol's.
+    let elsewhere = RedisNode::new(
+        &format!("redis://127.0.0.1:{port}"),
+        RedisOptions::default(),
+    );
+    let error = ask(&elsewhere.unwrap(), Request::Status, LONG)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), NodeErrorKind::Unreachable, "{error}");
+    let closed = RedisNode::new("redis://[::1]:1", RedisOptions::default()).unwrap();
+    let error = ask(&closed, Request::Status, LONG).await.unwrap_err();
+    assert!(error.to_string().contains("redis://[::1]:1: "), "{error}");
+}
+
+#[tokio::test]
 async fn passwords() {
     let (server, port) = RedisServer::start_on_tcp(&["--requirepass", "s3cret"]);
     locks(&format!("redis://:s3cret@127.0.0.1:{port}")).await;
@@ -66,42 +91,62 @@ async fn passwords() {
     locks(&format!("{}?pass=s3cret", server.url())).await;
 }
 
-/// The least rights that suffice: what the operator's guide names.
+/// A server that knows the guide's user, and its node URL.
+fn with_least_user() -> (RedisServer, String) {
+    let user = least_user("s3cret");
+    let user: Vec<&str> = user.iter().map(String::as_str).collect();
+    let (server, port) = RedisServer::start_on_tcp(&user);
+    (server, format!("redis://ringlock:s3cret@127.0.0.1:{port}"))
+}
+
+/// The guide's user can do all that a router does.
 #[tokio::test]
 async fn a_user_with_the_least_rights() {
-    let commands = [
-        "auth",
-        "select",
-        "info",
-        "script|load",
-        "evalsha",
-        "multi",
-        "exec",
-        "get",
-        "mget",
-        "set",
-        "del",
-        "pttl",
-        "pexpire",
-        "hdel",
-        "time",
-        "hget",
-        "hmget",
-        "hset",
-        "hincrby",
-    ];
-    let mut rights = vec![
-        "--user",
-        "locker",
-        "on",
-        ">s3cret",
-        "~ringlock:*",
-        "~ringlock!*",
-    ];
-    let commands: Vec<String> = commands.iter().map(|name| format!("+{name}")).collect();
-    rights.extend(commands.iter().map(String::as_str));
-    let (_server, port) = RedisServer::start_on_tcp(&rights);
-    locks(&format!("redis://locker:s3cret@127.0.0.1:{port}")).await;
+    let (server, url) = with_least_user();
+    locks(&url).await;
+    locks(&format!("{url}/3")).await;
+    assert_eq!(server.denied(), [""; 0]);
+}
+
+/// There is a use for every right of the guide's user.
+#[tokio::test]
+async fn no_user_has_fewer_rights() {
+    let (server, url) = with_least_user();
+    let url = format!("{url}/3");
+    let connect = || {
+        let builder = Router::builder().init(Init::Now).node("a", &url);
+        let builder = builder.configure(|config| {
+            config.router.connect_timeout = Duration::from_millis(300);
+        });
+        builder.connect()
+    };
+    // What locks with a rival, as far as it gets.
+    let lock = || async {
+        let (holder, rival) = (connect().await?, connect().await?);
+        let guard = holder.try_acquire("k").await?;
+        let waiting = rival.acquire("k").wait(Duration::from_millis(300));
+        drop(waiting.await);
+        guard.extend().await?;
+        guard.release().await
+    };
+    let flush = || redis::cmd("FLUSHALL").exec(&mut server.client()).unwrap();
+    let rights = least_user("");
+    for right in rights.iter().filter_map(|word| word.strip_prefix('+')) {
+        flush();
+        server.set_user("ringlock", &[&format!("-{right}")]);
+        let outcome = lock().await;
+        let denied = server.denied();
+        let command = right.split('|').next().unwrap();
+        assert!(
+            denied
+                .iter()
+                .any(|object| object == right || object == command),
+            "nobody needs {right}: {outcome:?}, {denied:?}"
+        );
+        server.set_user("ringlock", &[&format!("+{right}")]);
+    }
+    flush();
+    assert_eq!(lock().await.unwrap(), Released::InTime);
 }
 
 /// A lease that a disturbance does not outlast.

@@ -18,3 +18,4 @@ mod locks;
 mod look;
 mod membership;
 mod planning;
+mod rights;
