@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use crate::contend::Patience;
 use crate::error::Error;
+use crate::events;
 use crate::guard::Guard;
 use crate::proto::lease::{Key, KeyError, MAX_LABEL_BYTES};
 use crate::proto::time::Instant;
@@ -201,7 +202,17 @@ impl IntoFuture for Acquire {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let span = self.key.as_ref().ok().and_then(|key| {
+            let replicas = || self.router.view().replicas(key);
+            events::acquire(1, Some((key, &replicas)))
+        });
+        match span {
+            None => Box::pin(self.run()),
+            Some(span) => {
+                let fence = |guard: &Guard| Some(guard.fence());
+                Box::pin(events::traced(span, self.run(), fence))
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::config::{Init, OnMismatch};
 use crate::coordinate::{self, fresh_nonce};
 use crate::difference::differences;
 use crate::error::{Error, NodeCause};
+use crate::events;
 use crate::fleet::Peer;
 use crate::node;
 use crate::proto::lease::EPOCH_LEAP;
@@ -127,7 +128,7 @@ fn compare(charter: &Charter, view: &View) -> Result<(), Error> {
             differences,
         });
     }
-    tracing::warn!(view = %view.id(), differences, "the cluster serves another topology than configured, and that is gone by");
+    events::mismatch(view.id(), &differences);
     Ok(())
 }
 
@@ -207,10 +208,7 @@ async fn first_start(
     let is_first = charter.least_epoch == 1;
     if charter.init == Init::Wait && !(is_embedded && is_first) {
         let wait = outwait(charter.topology.max_ttl());
-        tracing::info!(
-            ?wait,
-            "first start: waiting until whatever was locked before has expired"
-        );
+        events::first_start_waits(wait);
         clock::sleep_until(clock::now() + wait).await;
     }
     let answers = ask_all(peers, |_| Request::Status).await;
@@ -238,6 +236,6 @@ async fn first_start(
         .into_iter()
         .filter(|answer| *answer == Ok(Reply::Done))
         .count();
-    tracing::info!(view = %view.id(), adopted, nodes = peers.len(), "first start");
+    events::first_start(view.id(), adopted, peers.len());
     Ok((adopted >= view.majority()).then_some(view))
 }

@@ -7,6 +7,7 @@ use crate::acquire::Acquire;
 use crate::clock;
 use crate::drive::Operation;
 use crate::error::Error;
+use crate::events;
 use crate::fleet::Fleet;
 use crate::gate::{Ahead, Turn};
 use crate::guard::Guard;
@@ -16,6 +17,7 @@ use crate::proto::backoff::Backoff;
 use crate::proto::lease::{Fence, Holder, Key, Token, Ttl};
 use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
+use crate::stats::Call;
 use crate::waiting::{Pauses, Rivals, way};
 
 /// Extends of one lease follow each other no faster.
@@ -49,11 +51,14 @@ pub(crate) struct Terms {
 
 impl Acquire {
     pub(crate) async fn run(self) -> Result<Guard, Error> {
-        let key = self.key.clone().map_err(|error| *error)?;
-        let terms = self.terms(self.started.unwrap_or_else(clock::now))?;
+        let mut call = Call::begin(self.router.counters());
+        let key = self.key.clone();
+        let key = key.map_err(|error| call.failed((*error).into()))?;
+        let terms = self.terms(self.started.unwrap_or_else(clock::now));
+        let terms = terms.map_err(|error| call.failed(error))?;
         let mut turn = match self.turn(&key, terms.deadline).await {
             Ok(turn) => turn,
-            Err(busy) => return Err(self.give_up(0, terms.started, busy)),
+            Err(busy) => return Err(call.failed(self.give_up(0, terms.started, busy))),
         };
         if let Some(turn) = &mut turn
             && turn.streak.grants > self.router.defaults().hand_overs
@@ -61,9 +66,16 @@ impl Acquire {
             self.give_way(turn, terms.deadline).await;
         }
         let guard = match self.attempt(&key, terms).await {
-            Ok(won) => Guard::new(won, self.router),
-            Err(failed) => self.persist(&key, terms, turn.as_mut(), failed).await?,
+            Ok(won) => {
+                events::attempts(1);
+                Guard::new(won, self.router)
+            }
+            Err(failed) => {
+                let persisting = self.persist(&key, terms, turn.as_mut(), failed);
+                persisting.await.map_err(|error| call.failed(error))?
+            }
         };
+        call.granted(|| guard.waited_since(terms.started));
         guard.begin(turn);
         Ok(guard)
     }
@@ -108,6 +120,7 @@ impl Acquire {
         mut turn: Option<&mut Turn>,
         mut failed: Box<Failed>,
     ) -> Result<Guard, Error> {
+        let _waiting = self.router.counters().waiting.enter();
         let deadline = terms.deadline;
         let mut pauses = self.patience.pauses();
         let mut attempts = 1;
@@ -147,13 +160,17 @@ impl Acquire {
                     pauses.wait(fleet, key, rivals, deadline).await
                 };
                 if !goes_on {
+                    events::attempts(attempts);
                     return Err(self.give_up(attempts, terms.started, error));
                 }
                 last = Some(error);
                 attempts += 1;
             }
             failed = match self.attempt(key, terms).await {
-                Ok(won) => return Ok(self.guard(won)),
+                Ok(won) => {
+                    events::attempts(attempts);
+                    return Ok(self.guard(won));
+                }
                 Err(failed) => failed,
             };
         }
@@ -228,7 +245,11 @@ impl Acquire {
                 let fence = grant.fence;
                 Ok(Won { held, fence })
             }
-            Err(refused) => Err(Box::new(Failed::explain(&held, refused))),
+            Err(refused) => {
+                let failed = Box::new(Failed::explain(&held, refused));
+                events::refused(key, &failed.error);
+                Err(failed)
+            }
         }
     }
 

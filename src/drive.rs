@@ -16,6 +16,7 @@ use crate::error::Loss;
 use crate::fleet::Fleet;
 use crate::held::Held;
 use crate::keeper::Owed;
+use crate::meters;
 use crate::node::{ReplyTo, Sink};
 use crate::proto::attempt::Attempt;
 use crate::proto::quorum::{Placement, Seat, Seats};
@@ -54,7 +55,7 @@ impl Operates for Attempt {
     }
 
     fn abandoned(held: &Arc<Held>) {
-        held.end(Loss::Released);
+        held.end(Loss::Released, clock::now());
     }
 }
 
@@ -281,11 +282,10 @@ impl<M: Operates> Operation<M> {
     fn ask(self: &Arc<Self>, node: NodeIndex, step: Step, request: Request, now: Instant) {
         let deadline = Fleet::deadline(self.site.held.ttl, now, self.limit);
         let sink = Arc::clone(self) as Arc<dyn Sink>;
-        let reply = ReplyTo::new(sink, ticket(node, step));
-        self.fleet()
-            .peer(node)
-            .node
-            .submit(request, deadline, reply);
+        let reply = ReplyTo::new(sink, ticket(node, step, now > self.t0));
+        let peer = self.fleet().peer(node);
+        peer.meter.asked(&request);
+        peer.node.submit(request, deadline, reply);
     }
 }
 
@@ -302,19 +302,31 @@ impl<M: Operates> Sink for Operation<M> {
             self.fleet().lookout.wake();
         }
         M::answered(&self.site, from, &answer);
-        let now = if M::MINDS_TIME { clock::now() } else { self.t0 };
+        let now = if M::MINDS_TIME || meters::ARE_ON {
+            clock::now()
+        } else {
+            self.t0
+        };
+        // When others were sent is not known any more.
+        let was_first = ticket & LATER == 0;
+        let took = was_first.then(|| now.saturating_since(self.t0));
+        self.fleet().peer(from).meter.answered(&answer, took);
         self.feed(now, Event::Answered { from, step, answer });
     }
 }
 
 const STEPS: [Step; 3] = [Step::Main, Step::WriteBack, Step::Probe];
 
-fn ticket(node: NodeIndex, step: Step) -> u32 {
-    (node.get() as u32) << 8 | step as u32
+/// Marks, beside the step, a request that was not sent when its operation began.
+const LATER: u32 = 0x80;
+
+fn ticket(node: NodeIndex, step: Step, is_later: bool) -> u32 {
+    let mark = if is_later { LATER } else { 0 };
+    (node.get() as u32) << 8 | mark | step as u32
 }
 
 fn step(ticket: u32) -> Step {
-    STEPS[(ticket & 0xff) as usize]
+    STEPS[(ticket & 0x7f) as usize]
 }
 
 /// An operation that its caller waits for. Dropped, it is abandoned: what it

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::error::{Cause, Error, NodeCause};
 use crate::keeper::Keeper;
 use crate::lookout::Lookout;
+use crate::meters::NodeMeter;
 use crate::node::Node;
 use crate::proto::lease::{Key, Ttl};
 use crate::proto::quorum::{Placement, majority};
@@ -32,6 +33,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) struct Peer {
     pub(crate) name: Arc<str>,
     pub(crate) node: Arc<dyn Node>,
+    pub(crate) meter: NodeMeter,
 }
 
 /// The nodes of one view, in the view's order.

@@ -22,6 +22,7 @@ use crate::clock;
 use crate::held::Held;
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
+use crate::stats::Counters;
 
 /// Locks that the keys are spread over.
 const SHARDS: usize = 64;
@@ -36,6 +37,7 @@ pub(crate) struct Gate {
     hasher: RandomState,
     shards: Vec<Mutex<Queues>>,
     turns: AtomicU64,
+    counters: Arc<Counters>,
 }
 
 type Queues = HashMap<Place, Queue, BuildHasherDefault<GivenHash>>;
@@ -149,12 +151,13 @@ pub(crate) enum Ahead {
 }
 
 impl Gate {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(counters: Arc<Counters>) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         Arc::new(Self {
             hasher: RandomState::new(),
             shards,
             turns: AtomicU64::new(0),
+            counters,
         })
     }
 
@@ -200,6 +203,7 @@ impl Gate {
             }
             Entry::Occupied(mut queue) => queue.get_mut().line_up(),
         };
+        let _waiting = self.counters.waiting.enter();
         // One `select!` and no future within a future: there may be very many
         // who wait.
         loop {

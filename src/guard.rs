@@ -8,6 +8,7 @@ use crate::clock;
 use crate::contend::Won;
 use crate::drive::Operation;
 use crate::error::{Error, Loss};
+use crate::events;
 use crate::gate::Turn;
 use crate::held::Held;
 use crate::proto::lease::{Fence, Key, Ttl};
@@ -62,6 +63,7 @@ impl Guard {
     /// The lease goes to its caller: from now on it is kept alive, where that
     /// was asked for, and others of this process line up behind it.
     pub(crate) fn begin(&self, turn: Option<Turn>) {
+        events::granted(&self.held.key, self.fence, self.held.ttl.get());
         if let Some(mut turn) = turn {
             turn.count_grant(self.held.trip());
             self.held.keep_turn(turn);
@@ -69,6 +71,11 @@ impl Guard {
         if self.held.keep_alive.is_some() {
             self.held.fleet.keeper.keep(Arc::clone(&self.held));
         }
+    }
+
+    /// The time from `started` to the grant.
+    pub(crate) fn waited_since(&self, started: Instant) -> Duration {
+        self.held.granted_at().saturating_since(started)
     }
 
     /// What is locked.
@@ -186,8 +193,9 @@ impl Guard {
         // By the own clock, whatever the nodes still have.
         let now = clock::now();
         let was_lost = held.check(now).is_some();
-        held.end(Loss::Released);
-        held.fleet.counters.released.add_one();
+        held.end(Loss::Released, now);
+        held.count_release(was_lost);
+        events::released(&held.key, self.fence);
         let (stance, placement) = held.standing();
         let machine = Release::new(held.key.clone(), held.token.clone(), placement, now);
         let running = Operation::start_from(machine, &held, stance.clone(), None);
@@ -195,6 +203,11 @@ impl Guard {
         held.pass_turn();
         match running.await {
             Farewell::Released if !was_lost => Ok(Released::InTime),
+            Farewell::TooLate if !was_lost => {
+                held.fleet.counters.gone.add_one();
+                events::released_too_late(&held.key, self.fence);
+                Ok(Released::TooLate)
+            }
             Farewell::Released | Farewell::TooLate => Ok(Released::TooLate),
             Farewell::Unknown { refusals } => {
                 let fleet = stance.as_ref().map_or(&held.fleet, |stance| &stance.fleet);
@@ -209,9 +222,11 @@ impl Drop for Guard {
         if self.is_released {
             return;
         }
-        self.held.check(clock::now());
-        self.held.end(Loss::Released);
-        self.held.fleet.counters.released.add_one();
+        let now = clock::now();
+        let was_lost = self.held.check(now).is_some();
+        self.held.end(Loss::Released, now);
+        self.held.count_release(was_lost);
+        events::released(&self.held.key, self.fence);
         self.held.release();
         // After the releases: the next turn's requests queue up behind them.
         self.held.pass_turn();

@@ -1,7 +1,7 @@
 //! A guide, as documentation only: choosing a mode and a ttl, waiting, fencing
 //! a resource, many keys at once, first start and lost nodes, testing your own
-//! code. [Changes of membership](membership) have a chapter to themselves, and
-//! so have [the servers](servers) and their users.
+//! code. [Changes of membership](membership), [the servers](servers) and their
+//! users, and [watching it](observability) have chapters to themselves.
 //!
 //! # Choosing a mode
 //!
@@ -170,4 +170,5 @@
 //! ```
 
 pub mod membership;
+pub mod observability;
 pub mod servers;

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use crate::clock;
 use crate::drive::{Operation, Running};
 use crate::error::{Error, Loss};
+use crate::events;
 use crate::fleet::Fleet;
 use crate::gate::Turn;
 use crate::keeper::DueRelease;
@@ -123,6 +124,7 @@ impl Held {
         let trip = now.saturating_since(self.asked_at).as_micros();
         state.trip = u32::try_from(trip).unwrap_or(u32::MAX);
         state.fence = Some(grant.fence);
+        self.fleet.counters.held.came();
         if let Some(keep_alive) = &self.keep_alive {
             // The first one anywhere in the second half: many leases are
             // often taken at once.
@@ -137,6 +139,11 @@ impl Held {
     pub(crate) fn keep_turn(self: &Arc<Self>, turn: Turn) {
         turn.hold(self);
         self.state.lock().turn = Some(turn);
+    }
+
+    /// When its attempt had won.
+    pub(crate) fn granted_at(&self) -> Instant {
+        self.asked_at + self.trip()
     }
 
     /// How long its attempt took.
@@ -168,8 +175,8 @@ impl Held {
             } else {
                 return None;
             };
-            self.finish(&mut state, loss);
-            self.fleet.counters.lost.add_one();
+            self.finish(&mut state, loss, now);
+            self.lost(loss, state.fence);
         }
         state.ended
     }
@@ -181,20 +188,45 @@ impl Held {
     }
 
     /// Ends the lease for `loss`, unless it has ended before.
-    pub(crate) fn end(&self, loss: Loss) -> Option<Loss> {
+    pub(crate) fn end(&self, loss: Loss, now: Instant) -> Option<Loss> {
         let mut state = self.state.lock();
         let before = state.ended;
         if before.is_none() {
-            self.finish(&mut state, loss);
+            self.finish(&mut state, loss, now);
         }
         before
     }
 
     /// The end is for good: nothing makes a lease valid again.
-    fn finish(&self, state: &mut State, loss: Loss) {
+    fn finish(&self, state: &mut State, loss: Loss, now: Instant) {
         state.ended = Some(loss);
+        // An attempt that was abandoned ends too, and was never held.
+        if state.fence.is_some() {
+            let counters = &self.fleet.counters;
+            counters.held.went();
+            let granted_at = self.asked_at + Duration::from_micros(state.trip.into());
+            counters
+                .meter
+                .hold
+                .note_span(now.saturating_since(granted_at));
+        }
         if let Some(waiting) = self.ended.get() {
             waiting.notify_waiters();
+        }
+    }
+
+    /// It ended while it was held.
+    fn lost(&self, loss: Loss, fence: Option<Fence>) {
+        self.fleet.counters.lost(loss);
+        events::lease_lost(&self.key, fence, loss);
+    }
+
+    /// Its holder gives it back, which was over before or not.
+    pub(crate) fn count_release(&self, was_lost: bool) {
+        let counters = &self.fleet.counters;
+        match was_lost {
+            false => counters.released_in_time.add_one(),
+            true => counters.released_too_late.add_one(),
         }
     }
 
@@ -321,14 +353,15 @@ impl Held {
                 }
             }
             Extension::Unchanged { refusals, .. } => {
+                events::extend_failed(&self.key, refusals.len());
                 let is_stale = |(_, refusal): &(_, Refusal)| refusal.is_stale();
                 self.state.lock().awaits_view |= refusals.iter().any(is_stale);
-                counters.extend_failures.add_one();
+                counters.extend_unchanged.add_one();
             }
             Extension::Lost { .. } => {
-                counters.extend_failures.add_one();
-                if self.end(Loss::TakenOver).is_none() {
-                    counters.lost.add_one();
+                counters.extend_lost.add_one();
+                if self.end(Loss::TakenOver, now).is_none() {
+                    self.lost(Loss::TakenOver, self.state.lock().fence);
                 }
             }
         }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock;
+use crate::events;
 use crate::fleet::Fleet;
 use crate::held::Held;
 use crate::node::{ReplyTo, Sink};
@@ -263,7 +264,11 @@ impl DueRelease {
         let deadline = Fleet::deadline(self.held.ttl, clock::now(), None);
         let reply = ReplyTo::new(self as Arc<dyn Sink>, 0);
         match target {
-            Target::Member(node) => fleet.peer(node).node.submit(request, deadline, reply),
+            Target::Member(node) => {
+                let peer = fleet.peer(node);
+                peer.meter.asked(&request);
+                peer.node.submit(request, deadline, reply);
+            }
             Target::Node(node) => node.submit(request, deadline, reply),
         }
     }
@@ -274,7 +279,9 @@ impl DueRelease {
         self.attempts.fetch_add(1, Ordering::Relaxed);
         let is_worth_it =
             clock::now() < self.until && keeper.releases.load(Ordering::Relaxed) <= MAX_DEFERRED;
+        let key = self.held.key.clone();
         if !(is_worth_it && keeper.push(Work::Release(self))) {
+            events::release_given_up(&key);
             keeper.counters.release_failures.add_one();
         }
     }
@@ -287,6 +294,9 @@ impl DueRelease {
 
 impl Sink for DueRelease {
     fn accept(self: Arc<Self>, _: u32, answer: Answer) {
+        if let Target::Member(node) = &self.target {
+            self.held.fleet.peer(*node).meter.answered(&answer, None);
+        }
         if answer.is_err() {
             self.defer();
         }

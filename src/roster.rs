@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::config::{Config, ConfigError, NodeConfig, substitute};
 use crate::fleet::Peer;
+use crate::meters::NodeMeter;
 use crate::node::{MemoryNode, Node};
 use crate::proto::view::View;
 
@@ -20,6 +21,7 @@ pub(crate) struct Roster {
 
 struct Known {
     node: Arc<dyn Node>,
+    meter: NodeMeter,
     /// Where the newest view says that it is; `None` before one has.
     address: Option<String>,
     /// Handed over by the caller: never made anew or dropped.
@@ -32,19 +34,24 @@ impl Roster {
         config: &Config,
         given: Vec<(String, Arc<dyn Node>)>,
     ) -> Result<Self, ConfigError> {
-        let known = |node, is_given| Known {
+        let known = |name: &str, node, is_given| Known {
             node,
+            meter: NodeMeter::of(name),
             address: None,
             is_given,
         };
         let mut nodes: BTreeMap<String, Known> = given
             .into_iter()
-            .map(|(name, node)| (name, known(node, true)))
+            .map(|(name, node)| {
+                let known = known(&name, node, true);
+                (name, known)
+            })
             .collect();
         for node in &config.nodes {
             if !nodes.contains_key(&node.name) {
                 let made = make(config, node)?;
-                nodes.insert(node.name.clone(), known(made, false));
+                let known = known(&node.name, made, false);
+                nodes.insert(node.name.clone(), known);
             }
         }
         Ok(Self {
@@ -83,6 +90,7 @@ impl Roster {
         let node = self.config.reach_at(name, address);
         let known = Known {
             node: make(&self.config, &node)?,
+            meter: NodeMeter::of(name),
             address: Some(address.into()),
             is_given: false,
         };
@@ -108,6 +116,7 @@ impl Roster {
         let known = Known {
             address: Some(made.address()),
             node: made,
+            meter: NodeMeter::of(&node.name),
             is_given: false,
         };
         let peer = known.peer(&node.name);
@@ -121,7 +130,12 @@ impl Roster {
         let is_wanted =
             |name: &str| view.index_of(name).is_some() || self.config.named(name).is_some();
         let mut nodes = self.known.lock();
-        nodes.retain(|name, known| known.is_given || is_wanted(name));
+        nodes.retain(|name, known| {
+            if view.index_of(name).is_none() {
+                known.meter.left();
+            }
+            known.is_given || is_wanted(name)
+        });
     }
 
     /// Closes every node.
@@ -136,6 +150,7 @@ impl Known {
         Peer {
             name: name.into(),
             node: Arc::clone(&self.node),
+            meter: self.meter.clone(),
         }
     }
 }

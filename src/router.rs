@@ -13,6 +13,7 @@ use crate::builder::RouterBuilder;
 use crate::clock;
 use crate::config::Config;
 use crate::error::Error;
+use crate::events;
 use crate::fleet::{Fleet, Peer};
 use crate::gate::Gate;
 use crate::guard::Guard;
@@ -25,7 +26,7 @@ use crate::proto::view::View;
 use crate::proto::wire::ViewId;
 use crate::rebalancer::Rebalancer;
 use crate::roster::Roster;
-use crate::stats::Stats;
+use crate::stats::{Counters, Stats};
 use crate::watchman::Watchman;
 
 /// How long a shutdown waits for releases that are under way.
@@ -137,6 +138,8 @@ impl Router {
             None => clean_label(&host_and_pid()),
         };
         closing.keep();
+        let view = &fleet.view;
+        fleet.counters.meter.moved(view.id(), view.next().is_some());
         let router = Self {
             shared: Arc::new(Shared {
                 defaults: Defaults {
@@ -148,7 +151,7 @@ impl Router {
                 },
                 roster: Arc::clone(&roster),
                 fleet: RwLock::new(Arc::new(fleet)),
-                gate: Gate::new(),
+                gate: Gate::new(Arc::clone(keeper.counters())),
                 keeper,
                 watchman: Mutex::default(),
                 reserved: config.router.reserved_keys(),
@@ -246,9 +249,11 @@ impl Router {
         Rebalancer::new(self.clone())
     }
 
-    /// What the router has done so far.
+    /// What the router has done so far, and what it is at. The same and more
+    /// is reported with the feature `metrics`: see
+    /// [`guide::observability`](crate::guide::observability).
     pub fn stats(&self) -> Stats {
-        self.shared.keeper.counters().snapshot()
+        self.counters().snapshot()
     }
 
     /// Waits until releases that are under way have been answered, for two
@@ -262,6 +267,10 @@ impl Router {
             .keeper
             .drained(clock::now() + SHUTDOWN_LIMIT)
             .await
+    }
+
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        self.shared.keeper.counters()
     }
 
     pub(crate) fn defaults(&self) -> &Defaults {
@@ -312,7 +321,9 @@ impl Shared {
         if fleet.view.id().epoch >= view.id().epoch {
             return;
         }
-        tracing::info!(from = %fleet.view.id(), to = %view.id(), "the cluster has a new view");
+        events::moved(fleet.view.id(), view.id(), view.next().is_some());
+        let meter = &self.keeper.counters().meter;
+        meter.moved(view.id(), view.next().is_some());
         self.roster.retire(&view);
         *fleet = fleet.followed_by(Arc::new(view), peers);
         drop(fleet);

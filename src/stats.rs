@@ -1,6 +1,14 @@
 //! Counts of what a router has done.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::error::{Error, Loss};
+#[cfg(feature = "metrics")]
+use crate::meters::Outcome;
+use crate::meters::metric::{self, Metric};
+use crate::meters::{Count, Level, RouterMeter};
 
 /// What a router has done since it was made; see [`Router::stats`](crate::Router::stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,42 +34,156 @@ pub struct Stats {
     pub released: u64,
     /// Releases given up: the entry's ttl ran out before its node came back.
     pub release_failures: u64,
+    /// Leases that are held now. One that has run out counts until its guard
+    /// is looked at or dropped.
+    pub held: u64,
+    /// Calls that wait now: behind others of this router, or for a holder.
+    pub waiting: u64,
 }
 
-macro_rules! counters {
-    ($($name:ident),* $(,)?) => {
-        /// The live counts.
-        #[derive(Debug, Default)]
-        pub(crate) struct Counters { $(pub(crate) $name: Counter),* }
+/// The live counts, and what is reported beside them.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    pub(crate) attempts: Counter,
+    pub(crate) granted: Counter,
+    pub(crate) contended: Counter,
+    pub(crate) failed: Counter,
+    pub(crate) write_backs: Counter,
+    pub(crate) extended: Counter,
+    pub(crate) extend_unchanged: Counter,
+    pub(crate) extend_lost: Counter,
+    expired: Counter,
+    taken_over: Counter,
+    max_hold: Counter,
+    pub(crate) released_in_time: Counter,
+    pub(crate) released_too_late: Counter,
+    /// Of those in time, what the nodes had no more.
+    pub(crate) gone: Counter,
+    pub(crate) release_failures: Counter,
+    pub(crate) held: Stock,
+    pub(crate) waiting: Stock,
+    pub(crate) meter: RouterMeter,
+}
 
-        impl Counters {
-            pub(crate) fn snapshot(&self) -> Stats {
-                Stats { $($name: self.$name.sum()),* }
-            }
+impl Default for Counters {
+    fn default() -> Self {
+        let meter = RouterMeter::default();
+        let attempts = |outcome| Counter::of(&metric::ATTEMPTS, &[("outcome", outcome)]);
+        let extends = |outcome| Counter::of(&metric::EXTENDS, &[("outcome", outcome)]);
+        let losses = |reason| Counter::of(&metric::LOST, &[("reason", reason)]);
+        let releases = |outcome| Counter::of(&metric::RELEASES, &[("outcome", outcome)]);
+        Self {
+            attempts: Counter::default(),
+            granted: attempts("granted"),
+            contended: attempts("contended"),
+            failed: attempts("failed"),
+            write_backs: Counter::of(&metric::WRITE_BACKS, &[]),
+            extended: extends("extended"),
+            extend_unchanged: extends("unchanged"),
+            extend_lost: extends("lost"),
+            expired: losses("expired"),
+            taken_over: losses("taken_over"),
+            max_hold: losses("max_hold"),
+            released_in_time: releases("in_time"),
+            released_too_late: releases("too_late"),
+            gone: Counter::of(&metric::GONE, &[]),
+            release_failures: Counter::of(&metric::GIVEN_UP, &[]),
+            held: Stock::of(&metric::HELD),
+            waiting: Stock::of(&metric::WAITING),
+            meter,
         }
-    };
+    }
 }
 
-counters!(
-    attempts,
-    granted,
-    contended,
-    failed,
-    write_backs,
-    extended,
-    extend_failures,
-    lost,
-    released,
-    release_failures,
-);
+impl Counters {
+    /// A lease was lost while it was held.
+    pub(crate) fn lost(&self, loss: Loss) {
+        match loss {
+            Loss::Expired => self.expired.add_one(),
+            Loss::TakenOver => self.taken_over.add_one(),
+            Loss::MaxHold => self.max_hold.add_one(),
+            Loss::Released => {}
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Stats {
+        Stats {
+            attempts: self.attempts.sum(),
+            granted: self.granted.sum(),
+            contended: self.contended.sum(),
+            failed: self.failed.sum(),
+            write_backs: self.write_backs.sum(),
+            extended: self.extended.sum(),
+            extend_failures: self.extend_unchanged.sum() + self.extend_lost.sum(),
+            lost: self.expired.sum() + self.taken_over.sum() + self.max_hold.sum(),
+            released: self.released_in_time.sum() + self.released_too_late.sum(),
+            release_failures: self.release_failures.sum(),
+            held: self.held.level(),
+            waiting: self.waiting.level(),
+        }
+    }
+}
+
+/// A call under way. It counts when it is dropped; as abandoned, unless its end
+/// has been noted.
+#[derive(Debug)]
+pub(crate) struct Call {
+    #[cfg(feature = "metrics")]
+    counters: Arc<Counters>,
+    #[cfg(feature = "metrics")]
+    outcome: Outcome,
+}
+
+impl Call {
+    pub(crate) fn begin(counters: &Arc<Counters>) -> Self {
+        #[cfg(not(feature = "metrics"))]
+        let _ = counters;
+        Self {
+            #[cfg(feature = "metrics")]
+            counters: Arc::clone(counters),
+            #[cfg(feature = "metrics")]
+            outcome: Outcome::Abandoned,
+        }
+    }
+
+    /// It was granted, after this time.
+    pub(crate) fn granted(&mut self, waited: impl FnOnce() -> Duration) {
+        #[cfg(feature = "metrics")]
+        {
+            self.outcome = Outcome::Granted;
+            self.counters.meter.waited(waited());
+        }
+        #[cfg(not(feature = "metrics"))]
+        let _ = waited;
+    }
+
+    /// It failed.
+    pub(crate) fn failed(&mut self, error: Error) -> Error {
+        #[cfg(feature = "metrics")]
+        {
+            self.outcome = Outcome::of(&error);
+        }
+        error
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.counters.meter.ended(self.outcome);
+    }
+}
 
 /// Parts of one count, so that threads that add at the same time seldom touch
 /// the same memory.
 const STRIPES: usize = 8;
 
-/// One count.
+/// One count, and the metric that it is reported as.
 #[derive(Debug, Default)]
-pub(crate) struct Counter([Stripe; STRIPES]);
+pub(crate) struct Counter {
+    stripes: [Stripe; STRIPES],
+    metric: Count,
+}
 
 /// As far from the next one as processors fetch at a time.
 #[derive(Debug, Default)]
@@ -69,15 +191,72 @@ pub(crate) struct Counter([Stripe; STRIPES]);
 struct Stripe(AtomicU64);
 
 impl Counter {
+    fn of(metric: &Metric, labels: &[(&'static str, &str)]) -> Self {
+        Self {
+            stripes: <[Stripe; STRIPES]>::default(),
+            metric: Count::of(metric, labels),
+        }
+    }
+
     pub(crate) fn add_one(&self) {
-        self.0[own_stripe()].0.fetch_add(1, Ordering::Relaxed);
+        self.stripes[own_stripe()].0.fetch_add(1, Ordering::Relaxed);
+        self.metric.add_one();
     }
 
     fn sum(&self) -> u64 {
-        self.0
+        self.stripes
             .iter()
             .map(|stripe| stripe.0.load(Ordering::Relaxed))
             .sum()
+    }
+}
+
+/// How many there are of what comes and goes.
+#[derive(Debug, Default)]
+pub(crate) struct Stock {
+    came: Counter,
+    went: Counter,
+    metric: Level,
+}
+
+impl Stock {
+    fn of(metric: &Metric) -> Self {
+        Self {
+            metric: Level::of(metric, &[]),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn came(&self) {
+        self.came.add_one();
+        self.metric.add_one();
+    }
+
+    pub(crate) fn went(&self) {
+        self.went.add_one();
+        self.metric.take_one();
+    }
+
+    /// One that stays until the presence is dropped.
+    pub(crate) fn enter(&self) -> Presence<'_> {
+        self.came();
+        Presence(self)
+    }
+
+    fn level(&self) -> u64 {
+        // Who went came before: in this order none is seen to go that did not.
+        let went = self.went.sum();
+        self.came.sum().saturating_sub(went)
+    }
+}
+
+/// One of a [`Stock`].
+#[derive(Debug)]
+pub(crate) struct Presence<'a>(&'a Stock);
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        self.0.went();
     }
 }
 

@@ -9,6 +9,7 @@ use futures_util::stream::FuturesUnordered;
 
 use crate::clock;
 use crate::error::{Cause, Error, NodeCause};
+use crate::events;
 use crate::fleet::Peer;
 use crate::node;
 use crate::proto::quorum::majority;
@@ -200,7 +201,7 @@ impl<'p> Survey<'p> {
             if view.cluster() == known.cluster() || serving.count() >= majority(self.peers.len()) {
                 return Some(view);
             }
-            tracing::warn!(view = %id, "a node of this cluster is in another one");
+            events::foreign(id);
         }
         None
     }
@@ -251,7 +252,7 @@ impl<'p> Survey<'p> {
             };
             match View::read(view, &document) {
                 Ok(read) => return Some(read),
-                Err(error) => tracing::warn!(node = &*peer.name, %error, "unreadable view"),
+                Err(error) => events::unreadable(&peer.name, &error),
             }
         }
         None

@@ -14,6 +14,7 @@ use crate::clock;
 use crate::config::Init;
 use crate::coordinate::{self, Vote};
 use crate::error::Error;
+use crate::events;
 use crate::fleet::{Fleet, Peer};
 use crate::lookout::Lookout;
 use crate::proto::lease::EPOCH_LEAP;
@@ -87,7 +88,7 @@ impl Watchman {
                 Some(started) = self.start.join_next() => {
                     match started {
                         Ok(Ok((view, peers))) => self.move_up(view, peers),
-                        Ok(Err(error)) => tracing::error!(%error, "first start failed"),
+                        Ok(Err(error)) => events::first_start_failed(&error),
                         Err(_) => {}
                     }
                     true
@@ -98,6 +99,7 @@ impl Watchman {
             let since = clock::now() - fleet.view.view_lease() / 2;
             let is_idle_look = !is_wanted && self.propose_at.is_none();
             if is_idle_look && fleet.has_seen_all(since) && fleet.returning.lock().is_empty() {
+                fleet.peers().iter().for_each(|peer| peer.meter.serves());
                 due = idle_until(&fleet);
                 continue;
             }
@@ -184,7 +186,7 @@ impl Watchman {
         if !self.start.is_empty() {
             return;
         }
-        tracing::error!(view = %fleet.view.id(), "all nodes lost their data; first start applies again");
+        events::all_lost(fleet.view.id());
         let charter = Charter {
             topology: fleet.view.topology().clone(),
             // That nothing was locked was said of the first time.
@@ -210,6 +212,7 @@ impl Watchman {
             if serving == Some(Standing::Serving(fleet.view.id())) {
                 fleet.saw(NodeIndex::new(index as u16), survey.asked_at);
             }
+            peer.meter.seen(status.as_ref(), fleet.view.id());
             guide.saw(now, &peer.name, status.clone());
         }
         let returning = guide.returning();
@@ -252,7 +255,7 @@ impl Watchman {
     async fn readmit(&self, fleet: &Fleet, view: View) -> Result<Sequel, Error> {
         match coordinate::decide(&fleet.view, fleet.peers(), &view).await? {
             Vote::Decided(view) => {
-                tracing::info!(view = %view.id(), "nodes that lost their data are voted in again");
+                events::readmitted(view.id());
                 let sequel = self.follow(*view)?;
                 if let Some((view, peers)) = &sequel.newer {
                     coordinate::spread(view, peers, Some((&fleet.view, fleet.peers())));
@@ -264,11 +267,7 @@ impl Watchman {
                 Ok(Sequel::default())
             }
             Vote::TooFew { voted, .. } => {
-                tracing::error!(
-                    voted,
-                    needed = majority(fleet.view.deciders().len()),
-                    "too few nodes keep their data to let any in again: see `ringlock force`"
-                );
+                events::not_readmitted(voted, majority(fleet.view.deciders().len()));
                 Ok(Sequel::default())
             }
         }
@@ -301,9 +300,9 @@ async fn help(fleet: &Fleet, letters: Vec<(String, Request)>) -> Help {
         };
         let is_adoption = matches!(request, Request::Adopt { .. });
         if is_adoption {
-            tracing::debug!(node = %name, view = %fleet.view.id(), "helping a node that is behind");
+            events::behind(&name, fleet.view.id());
         } else {
-            tracing::warn!(node = %name, "the node lost its data: it is kept out until all that was locked on it has expired");
+            events::quarantined(&name);
         }
         adoptions.push(is_adoption);
         addressed.push((fleet.peer(node).clone(), request));

@@ -19,12 +19,13 @@ use std::path::{Path, PathBuf};
 const MAX_LINES: usize = 400;
 
 /// Crates that other crates need not know we use. `ringlock_ring` is ours.
-const DEPENDENCIES: [&str; 18] = [
+const DEPENDENCIES: [&str; 19] = [
     "bytes",
     "combine",
     "crc32fast",
     "humantime",
     "md5",
+    "metrics",
     "parking_lot",
     "rand",
     "redis",
@@ -72,7 +73,7 @@ fn floor(module: &str) -> usize {
     match module {
         "proto" => 2,
         // Values and the clock, which nodes are told and told by.
-        "clock" | "config" | "error" | "stats" => 3,
+        "clock" | "config" | "error" | "events" | "meters" | "stats" => 3,
         "node" => 4,
         "bin" => 6,
         _ => 5,

@@ -15,11 +15,13 @@ use crate::acquire::Acquire;
 use crate::clock;
 use crate::contend::Terms;
 use crate::error::Error;
+use crate::events;
 use crate::fleet::Fleet;
 use crate::gate::Turn;
 use crate::guard::Guard;
 use crate::proto::lease::Key;
 use crate::router::Router;
+use crate::stats::Call;
 
 /// Attempts that a round behind a busy key begins with: where many are busy,
 /// most of what is taken behind the next one is given back.
@@ -135,18 +137,23 @@ impl AcquireAll {
     }
 
     async fn run(self) -> Result<GuardSet, Error> {
-        let keys = self.keys?;
+        let mut call = Call::begin(self.each.router.counters());
+        let keys = self.keys.map_err(|error| call.failed(error))?;
+        let terms = self.each.terms(clock::now());
         let contest = Contest {
-            terms: self.each.terms(clock::now())?,
+            terms: terms.map_err(|error| call.failed(error))?,
             each: self.each,
         };
         loop {
             // Declared first, dropped last: the next turn's requests queue up
             // behind the releases.
-            let turns = contest.turns(&keys).await?;
+            let turns = contest.turns(&keys).await;
+            let turns = turns.map_err(|error| call.failed(error))?;
             // All turns were given back before it begins anew: they too are
             // waited for in order. Bounded by the wait.
-            if let Some(guards) = contest.win(&keys).await? {
+            let won = contest.win(&keys).await;
+            if let Some(guards) = won.map_err(|error| call.failed(error))? {
+                call.granted(|| clock::now().saturating_since(contest.terms.started));
                 guards
                     .iter()
                     .zip(turns)
@@ -162,7 +169,11 @@ impl IntoFuture for AcquireAll {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let keys = self.keys.as_ref().map_or(0, Vec::len);
+        match events::acquire(keys, None) {
+            None => Box::pin(self.run()),
+            Some(span) => Box::pin(events::traced(span, self.run(), |_| None)),
+        }
     }
 }
 

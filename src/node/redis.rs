@@ -19,6 +19,7 @@ use self::lane::{Lane, Pending};
 use self::tracking::Tracker;
 use super::{Node, ReplyTo, Watch};
 use crate::config::{Config, NodeConfig, Password, TlsConfig};
+use crate::meters::LaneMeter;
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::proto::wire::Request;
@@ -146,7 +147,8 @@ impl RedisOptions {
 }
 
 impl RedisNode {
-    /// A node at `url`; it connects by itself, again and again.
+    /// A node at `url`; it connects by itself, again and again. Events and
+    /// metrics name it by its address.
     ///
     /// Must be called within a tokio runtime with timers and I/O enabled.
     ///
@@ -155,17 +157,23 @@ impl RedisNode {
     /// itself is not shown, for it may hold a password.
     pub fn new(url: &str, options: RedisOptions) -> Result<Self, String> {
         let address = Arc::new(Address::of_node(url, &options)?);
-        let lane = Arc::new(Lane::default());
+        let name = address.to_string();
+        Ok(Self::start(&name, address, options))
+    }
+
+    /// A node that is reported by its name.
+    fn start(name: &str, address: Arc<Address>, options: RedisOptions) -> Self {
+        let lane = Arc::new(Lane::new(LaneMeter::of(name)));
         let tracker = Tracker::new(Arc::clone(&address), &options.key_prefix);
         tokio::spawn(Arc::clone(&tracker).run());
-        let driver = driver::Driver::new(Arc::clone(&address), options, Arc::clone(&lane));
+        let driver = driver::Driver::new(name, Arc::clone(&address), options, Arc::clone(&lane));
         let driver = tokio::spawn(driver.run());
-        Ok(Self {
+        Self {
             address,
             lane,
             driver,
             tracker,
-        })
+        }
     }
 
     pub(crate) fn from_config(
@@ -173,7 +181,9 @@ impl RedisNode {
         node: &NodeConfig,
         url: &str,
     ) -> Result<Self, String> {
-        Self::new(url, RedisOptions::from_config(config, node))
+        let options = RedisOptions::from_config(config, node);
+        let address = Arc::new(Address::of_node(url, &options)?);
+        Ok(Self::start(&node.name, address, options))
     }
 }
 

@@ -9,6 +9,7 @@ use ringlock_ring::NodeIndex;
 use super::{Change, Phase, Progress, RebalanceError, Rebalancer, Report};
 use crate::clock;
 use crate::coordinate::fresh_nonce;
+use crate::events;
 use crate::fleet::Peer;
 use crate::proto::lease::EPOCH_LEAP;
 use crate::proto::time::{Instant, outwait};
@@ -66,7 +67,7 @@ impl Rebalancer {
         let is_left = |peer: &&Peer| !abandoned.contains(&*peer.name);
         let left: Vec<Peer> = peers.filter(is_left).cloned().collect();
         let highest = stop_all(&left, &before, &nonces).await?;
-        tracing::warn!(?abandoned, "going on without nodes that were given up");
+        events::forced(&abandoned);
         let span = before.longest_ttl().max(topology.max_ttl()) + before.longest_view_lease();
         let until = clock::now() + outwait(span);
         while clock::now() < until {

@@ -21,6 +21,7 @@ use super::stream::{Stream, remedy};
 use super::wall;
 use crate::clock;
 use crate::config::Password;
+use crate::events;
 use crate::proto::shown::shown;
 use crate::proto::time::Instant;
 use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus, Request, Standing};
@@ -303,7 +304,7 @@ impl<'a> Line<'a> {
             return Ok(());
         };
         if let Err(reason) = identity.check_durable() {
-            tracing::warn!(node = %self.address, reason, "not durable: its data counts as lost");
+            events::not_durable(self.address, reason);
             return Ok(());
         }
         let restamp = Request::Restamp { expected };

@@ -12,6 +12,7 @@ use super::lane::Lane;
 use super::session::Session;
 use super::wall::Wall;
 use crate::clock;
+use crate::events;
 use crate::proto::backoff::Backoff;
 use crate::proto::wire::{NodeError, NodeErrorKind};
 
@@ -20,6 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The task's own state.
 pub(super) struct Driver {
+    name: Box<str>,
     address: Arc<Address>,
     options: RedisOptions,
     lane: Arc<Lane>,
@@ -27,8 +29,14 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(address: Arc<Address>, options: RedisOptions, lane: Arc<Lane>) -> Self {
+    pub(super) fn new(
+        name: &str,
+        address: Arc<Address>,
+        options: RedisOptions,
+        lane: Arc<Lane>,
+    ) -> Self {
         Self {
+            name: name.into(),
             address,
             options,
             lane,
@@ -39,18 +47,24 @@ impl Driver {
     /// Runs until the lane is closed and everything in it is answered.
     pub(super) async fn run(mut self) {
         let mut failures = 0;
+        let mut told = None;
         loop {
             let error = match self.connect().await {
                 Ok(connection) => {
                     failures = 0;
+                    told = None;
+                    events::connected(&self.name, &self.address);
                     let error =
                         Session::serve(&self.lane, &self.address, &mut self.wall, connection).await;
-                    tracing::warn!(node = %self.address, %error, "connection lost");
+                    if error.kind() != NodeErrorKind::Closed {
+                        self.lane.lost();
+                        events::connection_lost(&self.name, &self.address, &error);
+                    }
                     error
                 }
                 Err(error) => {
                     failures += 1;
-                    tracing::debug!(node = %self.address, %error, "cannot connect");
+                    self.tell(&error, told.replace(error.kind()));
                     self.lane.fail(&error);
                     let wait = Backoff::RECONNECT.wait(failures, rand::random());
                     self.pause(wait).await;
@@ -60,6 +74,18 @@ impl Driver {
             if self.lane.is_closed() {
                 return self.lane.fail(&error);
             }
+        }
+    }
+
+    /// Tells why there is no connection; the same trouble is told loudly once.
+    fn tell(&self, error: &NodeError, told: Option<NodeErrorKind>) {
+        let (name, address) = (&self.name, &self.address);
+        match error.kind() {
+            kind if told == Some(kind) => events::still_out(name, address, error),
+            NodeErrorKind::Denied | NodeErrorKind::Unsuitable => {
+                events::unsuitable(name, address, error);
+            }
+            _ => events::unreachable(name, address, error),
         }
     }
 

@@ -13,6 +13,7 @@ use super::batch::Section;
 use super::link::Link;
 use super::wall::Bench;
 use crate::config::RouterConfig;
+use crate::meters::LaneMeter;
 use crate::node::ReplyTo;
 use crate::proto::time::Instant;
 use crate::proto::wire::{Answer, NodeError, NodeErrorKind, NodeStatus, Request};
@@ -45,6 +46,7 @@ pub(super) struct Lane {
     attention: Notify,
     /// In milliseconds; 0: nobody has said, it is the default.
     longest_ttl: AtomicU64,
+    meter: LaneMeter,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +114,13 @@ impl State {
 }
 
 impl Lane {
+    pub(super) fn new(meter: LaneMeter) -> Self {
+        Self {
+            meter,
+            ..Self::default()
+        }
+    }
+
     /// Queues a request, or says at once why not; sends it if the line is free.
     pub(super) fn submit(&self, pending: Pending) {
         let mut state = self.state.lock();
@@ -141,7 +150,7 @@ impl Lane {
             led += 1;
             let State { line, queue, .. } = &mut *state;
             let Line::Up(link) = line else { break };
-            link.fill(queue, &mut answers);
+            link.fill(queue, &mut answers, &self.meter.batch);
             let Some(socket) = link.socket_for_output() else {
                 if link.has_backlog() {
                     self.attention.notify_one();
@@ -155,6 +164,7 @@ impl Lane {
             let Some(link) = link else { break };
             link.end_sending(bytes, sent.unwrap_or_else(give_up));
         }
+        self.meter.queue.set(state.queue.len() as u32);
         drop(state);
         deliver(&mut answers);
     }
@@ -181,6 +191,7 @@ impl Lane {
     pub(super) fn connected(&self, link: Link) {
         let mut state = self.state.lock();
         state.line = Line::Up(Box::new(link));
+        self.meter.connected.set(1);
         self.lead(state);
     }
 
@@ -188,10 +199,16 @@ impl Lane {
     /// requests wait for the next one.
     pub(super) fn disconnected(&self) -> VecDeque<Section> {
         let line = std::mem::take(&mut self.state.lock().line);
+        self.meter.connected.set(0);
         match line {
             Line::Up(link) => link.sent,
             _ => VecDeque::new(),
         }
+    }
+
+    /// A connection that had been found fit has broken.
+    pub(super) fn lost(&self) {
+        self.meter.lost.add_one();
     }
 
     /// Fails what waits, and what comes until there is a connection.
@@ -199,6 +216,7 @@ impl Lane {
         let mut state = self.state.lock();
         let failed = std::mem::take(&mut state.queue);
         state.line = Line::Down(error.clone());
+        self.meter.queue.set(0);
         drop(state);
         for pending in failed {
             pending.reply.send(Err(error.clone()));
@@ -256,6 +274,7 @@ impl Lane {
         let earliest = waiting.iter().map(|pending| pending.deadline).min();
         state.expires = earliest.unwrap_or_default();
         state.queue = waiting;
+        self.meter.queue.set(state.queue.len() as u32);
         drop(state);
         for pending in expired {
             pending.reply.send(Err(timeout()));

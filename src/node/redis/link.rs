@@ -10,6 +10,7 @@ use super::lane::{Answers, Pending};
 use super::stream::Socket;
 use super::wall::{Bench, READ_EVERY};
 use crate::clock;
+use crate::meters::Spread;
 use crate::proto::time::Instant;
 use crate::proto::wire::{NodeStatus, Reply, Standing};
 
@@ -84,7 +85,12 @@ impl Link {
     }
 
     /// Encodes what waits in `queue`, as far as it is to go out now.
-    pub(super) fn fill(&mut self, queue: &mut VecDeque<Pending>, answers: &mut Answers) {
+    pub(super) fn fill(
+        &mut self,
+        queue: &mut VecDeque<Pending>,
+        answers: &mut Answers,
+        sizes: &Spread,
+    ) {
         while self.writer == Writer::Free && self.may_send(queue.len()) {
             let now = clock::now();
             let mut batch = gather(queue, self.abilities, &self.in_flight, now);
@@ -106,8 +112,10 @@ impl Link {
             }
             if let Some(last) = batch.sections.last_mut() {
                 last.ends_batch = true;
-                let sizes = batch.sections.iter().map(|section| section.requests.len());
-                self.in_flight.begin(sizes.sum(), batch.transactions);
+                let requests = batch.sections.iter().map(|section| section.requests.len());
+                let size = requests.sum();
+                sizes.note(size as u32);
+                self.in_flight.begin(size, batch.transactions);
             }
             for section in batch.sections {
                 self.push(section);

@@ -17,6 +17,7 @@ use super::settle::{Server, settle};
 use super::stream::{Receiver, Sender};
 use super::wall::{self, Bench, Verdict, Wall};
 use crate::clock;
+use crate::events;
 use crate::proto::time::{Instant, outwait};
 use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus};
 
@@ -231,12 +232,9 @@ impl<'a> Session<'a> {
         match self.wall.read(asked_at, clock::now(), time, longest_ttl) {
             Verdict::Steady => return None,
             Verdict::Ahead(step) => {
-                let until = outwait(longest_ttl);
-                tracing::warn!(%node, ?step, bench = ?until, "the server's wall clock was stepped forward: it is asked for no lock for a while");
+                events::clock_stepped(node, step, outwait(longest_ttl));
             }
-            Verdict::Back(step) => {
-                tracing::warn!(%node, ?step, "the server's wall clock was stepped back: what is locked lasts longer there");
-            }
+            Verdict::Back(step) => events::clock_stepped_back(node, step),
         }
         self.wall.bench()
     }

@@ -23,6 +23,7 @@ use super::refusal::ErrorReply;
 use super::resp::{MAX_REPLY, Piece, Pieces, reply_len};
 use super::stream::Stream;
 use crate::clock;
+use crate::events;
 use crate::node::{Sight, Watch, Watchlist};
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
@@ -148,9 +149,9 @@ impl Tracker {
         state.is_refusal_told |= is_news;
         drop(state);
         if is_news {
-            tracing::warn!(node = %self.address, %error, "no client tracking: whoever waits for a key polls");
+            events::untracked(&self.address, error);
         } else {
-            tracing::debug!(node = %self.address, %error, "no client tracking");
+            events::tracking_lost(&self.address, error);
         }
         self.watchlist.tell_all(Sight::Lost);
     }

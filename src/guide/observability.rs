@@ -1,0 +1,108 @@
+//! Watching it: the metrics, the events, what to be woken by, and where to look
+//! then. Names, labels, fields and levels are part of the crate's public
+//! contract: they change as its types do.
+//!
+//! # Metrics
+//!
+//! With the feature `metrics`, routers report to the recorder of the crate
+//! `metrics`. Install it *before* the router connects: handles are registered
+//! once, then, and kept; an operation costs a few atomic additions and no
+//! allocation. Without the feature
+//! [`Router::stats`](crate::Router::stats) has the most important counts.
+//!
+//! Counters count since the process began, times are in seconds, everything else
+//! is a number of things. No label has a lock key as its value: there may be
+//! millions. `node` is the node's name in the view. Routers of one process add
+//! up; if it has routers of several clusters, name nodes differently in each.
+//!
+//! | name | kind | labels | what it is |
+//! |---|---|---|---|
+//! | `ringlock_acquires_total` | counter | `outcome`: `granted`, `contended`, `timed_out`, `no_quorum`, `refused`, `abandoned` | calls that ended: `acquire`, `try_acquire`, `acquire_all`, and each key of `acquire_many` |
+//! | `ringlock_acquire_wait_seconds` | histogram |  | from a call to its grant, of calls that were granted |
+//! | `ringlock_attempts_total` | counter | `outcome`: `granted`, `contended`, `failed` | attempts of these calls at the nodes, by what the nodes said |
+//! | `ringlock_write_backs_total` | counter |  | grants whose fence took a second round |
+//! | `ringlock_waiting` | gauge |  | calls that wait: behind others of the process, or for another holder |
+//! | `ringlock_held` | gauge |  | leases that are held |
+//! | `ringlock_hold_seconds` | histogram |  | from a grant to the end of its lease, whatever ended it |
+//! | `ringlock_lost_total` | counter | `reason`: `expired`, `taken_over`, `max_hold` | leases that ended while they were held |
+//! | `ringlock_extends_total` | counter | `outcome`: `extended`, `unchanged`, `lost` | extends, by hand and by keep-alive |
+//! | `ringlock_releases_total` | counter | `outcome`: `in_time`, `too_late` | leases given back, by whether they still held by the holder's own clock |
+//! | `ringlock_gone_total` | counter |  | releases in time that found too many entries gone: deleted by hand, or a clock that jumped |
+//! | `ringlock_releases_given_up_total` | counter |  | releases that did not reach their node before the entry's ttl ran out |
+//! | `ringlock_epoch` | gauge |  | epoch of the view that the router goes by |
+//! | `ringlock_view_joint` | gauge |  | 1 while a change of membership is under way |
+//! | `ringlock_node_state` | gauge | `node`; `state`: `serving`, `behind`, `quarantined`, `absent`, `silent` | 1 for the state that the router last saw the node in, 0 for the others |
+//! | `ringlock_node_requests_total` | counter | `node`; `request`: `acquire`, `extend`, `release` | requests about locks that were handed to the node |
+//! | `ringlock_node_errors_total` | counter | `node`; `kind`: `unreachable`, `timeout`, `overloaded`, `denied`, `unsuitable`, `lost_data`, `wrong_type`, `protocol`, `closed`, `clock_stepped` | those of them that got no answer |
+//! | `ringlock_node_round_trip_seconds` | histogram | `node` | from handing a request to the node to its answer, time in its queue included |
+//! | `ringlock_node_connected` | gauge | `node` | 1 while there is a connection to the server, and it may hold locks |
+//! | `ringlock_node_connections_lost_total` | counter | `node` | connections to the server that broke |
+//! | `ringlock_batch_size` | histogram | `node` | requests that went to the server together |
+//! | `ringlock_queue` | gauge | `node` | requests that wait to be sent to the server |
+//!
+//! A lease that has run out counts as held until its guard is looked at or
+//! dropped. What a node is seen as is noted whenever the router looks, that is,
+//! at the latest after half a `view_lease`; whether it is connected, at once.
+//! The last four are of Redis and Valkey servers alone. A router's questions
+//! about membership are not among the requests.
+//!
+//! # What to be woken by
+//!
+//! | when | what it means |
+//! |---|---|
+//! | `increase(ringlock_lost_total{reason!="max_hold"}[5m]) > 0` | work went on without its lock; the fence protects what checks it |
+//! | `increase(ringlock_gone_total[5m]) > 0` | locks vanish from servers: somebody deletes them, or a clock jumps |
+//! | `rate(ringlock_acquires_total{outcome="no_quorum"}[5m]) > 0` | keys cannot be locked for want of nodes |
+//! | `max_over_time(ringlock_node_state{state="serving"}[2m]) == 0` | a node has been out for two minutes; look at `ringlock status` |
+//! | `min_over_time(ringlock_view_joint[1h]) == 1` | a change of membership hangs: `ringlock resume` or `abort` |
+//! | `max by (node) (ringlock_queue) > 1000` | a server is slower than its callers |
+//!
+//! Contention is no fault: `outcome="timed_out"` says that calls waited in vain
+//! behind other holders.
+//!
+//! # Events
+//!
+//! Events and spans go to the crate `tracing`. An event's field `event` has its
+//! name; the message beside it is for people, and may change. At INFO nothing is
+//! told while nothing happens to nodes or views; WARN means: look; ERROR: it does
+//! not mend itself. Keys are escaped, and so are texts of servers; neither
+//! tokens nor passwords are told.
+//!
+//! | target | event | level | fields | when |
+//! |---|---|---|---|---|
+//! | `ringlock::acquire` | `refused` | DEBUG | `key`, `error` | an attempt failed; its call may go on |
+//! | `ringlock::lease` | `granted` | DEBUG | `key`, `fence`, `ttl_ms` | a lease begins |
+//! | `ringlock::lease` | `extend_failed` | DEBUG | `key`, `refused` | an extend failed; the lease goes on as long as it was to |
+//! | `ringlock::lease` | `lost` | WARN | `key`, `fence`, `reason` | a lease ended while it was held |
+//! | `ringlock::lease` | `released` | DEBUG | `key`, `fence` | its holder gives a lease back |
+//! | `ringlock::lease` | `released_too_late` | WARN | `key`, `fence` | the nodes had a lease no more that should have lasted |
+//! | `ringlock::lease` | `release_given_up` | DEBUG | `key` | a release did not get through; the entry's ttl frees the key |
+//! | `ringlock::node` | `connected` | INFO | `node`, `address` | a server was reached and may hold locks |
+//! | `ringlock::node` | `lost` | WARN | `node`, `address`, `error` | a connection broke |
+//! | `ringlock::node` | `unreachable` | WARN | `node`, `address`, `error` | a server cannot be reached; told once in a row |
+//! | `ringlock::node` | `unsuitable` | WARN | `node`, `address`, `error` | a server refuses the user, or must not hold locks; told once in a row |
+//! | `ringlock::node` | `still_out` | DEBUG | `node`, `address`, `error` | the same again |
+//! | `ringlock::node` | `not_durable` | WARN | `address`, `reason` | an operator's word cannot be true |
+//! | `ringlock::node` | `clock_stepped` | WARN | `address`, `step`, `bench` | a server's wall clock was stepped forward; it is asked for no lock for as long as `bench` |
+//! | `ringlock::node` | `clock_stepped_back` | WARN | `address`, `step` | it was stepped back: what is locked there lasts longer |
+//! | `ringlock::node` | `untracked` | WARN | `address`, `error` | the server tells nobody who waits; told once |
+//! | `ringlock::node` | `tracking_lost` | DEBUG | `address`, `error` | the connection broke that tells who waits |
+//! | `ringlock::node` | `behind` | DEBUG | `node`, `view` | a node is handed the view |
+//! | `ringlock::node` | `quarantined` | WARN | `node` | a node lost its data and is kept out |
+//! | `ringlock::node` | `readmitted` | INFO | `view` | nodes are let in again |
+//! | `ringlock::node` | `not_readmitted` | ERROR | `voted`, `needed` | too few nodes can vote |
+//! | `ringlock::node` | `unreadable` | WARN | `node`, `error` | a node serves a view that is none |
+//! | `ringlock::view` | `moved` | INFO | `from`, `to`, `joint` | the router goes by a new view |
+//! | `ringlock::view` | `first_start_waits` | INFO | `wait_ms` | a first start waits |
+//! | `ringlock::view` | `first_start` | INFO | `view`, `adopted`, `nodes` | a new cluster has its first view |
+//! | `ringlock::view` | `first_start_failed` | ERROR | `error` | a cluster that lost everything has no view yet |
+//! | `ringlock::view` | `all_lost` | ERROR | `view` | every node lost its data |
+//! | `ringlock::view` | `mismatch` | WARN | `view`, `differences` | the configuration is not what is served |
+//! | `ringlock::view` | `foreign` | WARN | `view` | a node belongs to another cluster |
+//! | `ringlock::view` | `forced` | WARN | `abandoned` | an operator gives nodes up |
+//!
+//! A call of [`acquire`](crate::Router::acquire), or of its kin, has the span
+//! `acquire` with target `ringlock::acquire` at DEBUG, and the fields `keys` (how
+//! many), `key` (of one), `mode` (`sharded` or `quorum`), `attempts`, `outcome`
+//! (as the metric has it) and `fence`; the last three when they are known. What
+//! is not enabled costs a check of a number.
