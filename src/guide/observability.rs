@@ -7,7 +7,7 @@
 //! With the feature `metrics`, routers report to the recorder of the crate
 //! `metrics`. Install it *before* the router connects: handles are registered
 //! once, then, and kept; an operation costs a few atomic additions and no
-//! allocation. Without the feature
+//! allocation. `examples/prometheus.rs` is a whole service. Without the feature
 //! [`Router::stats`](crate::Router::stats) has the most important counts.
 //!
 //! Counters count since the process began, times are in seconds, everything else
@@ -45,6 +45,9 @@
 //! at the latest after half a `view_lease`; whether it is connected, at once.
 //! The last four are of Redis and Valkey servers alone. A router's questions
 //! about membership are not among the requests.
+//!
+//! `dashboards/ringlock.json` shows all of them in Grafana: health, traffic,
+//! latency, leases, batching.
 //!
 //! # What to be woken by
 //!
