@@ -352,6 +352,9 @@ impl Failed {
         let counters = &fleet.counters;
         let is_contended = shortfall == Shortfall::Votes && !is_outage;
         if is_contended {
+            counters.hot.note(&key);
+        }
+        if is_contended {
             &counters.contended
         } else {
             &counters.failed

@@ -182,7 +182,10 @@ impl Gate {
                 vacant.insert(Queue::of(&turn));
                 Ok(turn)
             }
-            Entry::Occupied(queue) => Err(Ahead::of(queue.get())),
+            Entry::Occupied(queue) => {
+                self.counters.hot.note(key);
+                Err(Ahead::of(queue.get()))
+            }
         }
     }
 
@@ -203,6 +206,7 @@ impl Gate {
             }
             Entry::Occupied(mut queue) => queue.get_mut().line_up(),
         };
+        self.counters.hot.note(key);
         let _waiting = self.counters.waiting.enter();
         // One `select!` and no future within a future: there may be very many
         // who wait.

@@ -103,4 +103,4 @@ pub use proto::wire::{NodeError, NodeErrorKind, ViewId};
 pub use rebalancer::{Change, Plan, Rebalancer};
 pub use ringlock_ring::{Format, RingError};
 pub use router::{Route, Router};
-pub use stats::Stats;
+pub use stats::{HotKey, Stats};

@@ -26,7 +26,7 @@ use crate::proto::view::View;
 use crate::proto::wire::ViewId;
 use crate::rebalancer::Rebalancer;
 use crate::roster::Roster;
-use crate::stats::{Counters, Stats};
+use crate::stats::{Counters, HotKey, Stats};
 use crate::watchman::Watchman;
 
 /// How long a shutdown waits for releases that are under way.
@@ -254,6 +254,17 @@ impl Router {
     /// [`guide::observability`](crate::guide::observability).
     pub fn stats(&self) -> Stats {
         self.counters().snapshot()
+    }
+
+    /// The keys that calls of this router found taken the most in the last one
+    /// to two minutes, the hottest first: 128 at the most.
+    ///
+    /// Of all such occasions in a minute, a key with more than a 128th is
+    /// always among them. Only calls that cannot have a key at once are
+    /// counted: the others cost nothing. Asks no server; what other processes
+    /// fight over, `ringlock status --hot` tells.
+    pub fn hot_keys(&self) -> Vec<HotKey> {
+        self.counters().hot.list()
     }
 
     /// Waits until releases that are under way have been answered, for two

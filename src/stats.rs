@@ -1,4 +1,4 @@
-//! Counts of what a router has done.
+//! Counts of what a router has done, and which keys were fought over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,6 +9,11 @@ use crate::error::{Error, Loss};
 use crate::meters::Outcome;
 use crate::meters::metric::{self, Metric};
 use crate::meters::{Count, Level, RouterMeter};
+
+mod hot;
+
+pub use self::hot::HotKey;
+pub(crate) use self::hot::HotKeys;
 
 /// What a router has done since it was made; see [`Router::stats`](crate::Router::stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +67,7 @@ pub(crate) struct Counters {
     pub(crate) release_failures: Counter,
     pub(crate) held: Stock,
     pub(crate) waiting: Stock,
+    pub(crate) hot: HotKeys,
     pub(crate) meter: RouterMeter,
 }
 
@@ -90,6 +96,7 @@ impl Default for Counters {
             release_failures: Counter::of(&metric::GIVEN_UP, &[]),
             held: Stock::of(&metric::HELD),
             waiting: Stock::of(&metric::WAITING),
+            hot: HotKeys::default(),
             meter,
         }
     }

@@ -533,3 +533,30 @@ async fn who_stood_in_line_until_the_end_is_told_that_the_key_was_held() {
     assert!(error.is_contention(), "{error}");
     assert_eq!(router.stats().attempts, 2, "it had its turn");
 }
+
+#[tokio::test]
+async fn keys_that_are_fought_over_are_told() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 3);
+        let (router, rival) = (cluster.router(3).await, cluster.router(3).await);
+        drop(router.acquire("quiet").await.unwrap());
+        assert!(router.hot_keys().is_empty(), "a free key costs nothing");
+
+        let guard = router.acquire(KEY).await.unwrap();
+        for _ in 0..5 {
+            router.try_acquire(KEY).await.unwrap_err();
+        }
+        rival.try_acquire(KEY).await.unwrap_err();
+        let waiting = timeout(ms(20), router.acquire(KEY).into_future());
+        waiting.await.unwrap_err();
+        drop(guard);
+        let told = |router: &Router| {
+            let hot = router.hot_keys();
+            assert_eq!(hot.len(), 1, "{hot:?}");
+            assert_eq!((hot[0].key.as_bytes(), hot[0].excess), (KEY.as_bytes(), 0));
+            hot[0].times
+        };
+        // In line behind its own holder; and at the nodes, in vain.
+        assert_eq!((told(&router), told(&rival)), (6, 1));
+    }
+}

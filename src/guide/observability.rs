@@ -61,7 +61,25 @@
 //! | `max by (node) (ringlock_queue) > 1000` | a server is slower than its callers |
 //!
 //! Contention is no fault: `outcome="timed_out"` says that calls waited in vain
-//! behind other holders.
+//! behind other holders. Which keys these are,
+//! [`Router::hot_keys`](crate::Router::hot_keys) tells of one process.
+//!
+//! # Hot keys and hot nodes
+//!
+//! `ringlock status --hot` looks at the servers again and again for some
+//! seconds, `--for` says how long, and tells
+//!
+//! - of each node the attempts per second, by how much its fence counters have
+//!   grown (they count every attempt, granted or not; a write-back may raise
+//!   them by more), beside what its place on the ring would make of them; one
+//!   with half as much again is marked. Of keys with several replicas also the
+//!   part of the ring with the most attempts: a single hot key shows there;
+//! - of up to 500 locked keys, a sample, which of them changed hands between two
+//!   looks, how often, and between whom.
+//!
+//! No change of membership helps against a hot key, which only moves: split it,
+//! hold it for less long, or let fewer callers want it. A node with more than its
+//! share and no hot key has too much weight.
 //!
 //! # Events
 //!

@@ -14,6 +14,7 @@ mod common;
 
 mod bed;
 mod exec;
+mod hot;
 mod locks;
 mod look;
 mod membership;

@@ -55,8 +55,7 @@ enum Command {
     Locks(locks::Options),
     Release(release::Options),
     Exec(exec::Options),
-    /// Tells what each node is and serves.
-    Status,
+    Status(status::Options),
     /// Checks configuration and servers, and says how to remedy what is wrong.
     Doctor,
     #[command(after_help = exit_codes())]
@@ -111,7 +110,7 @@ fn run(command: Command, path: &PathBuf, output: Output) -> Result<ExitCode, Fai
             Command::Locks(options) => locks::run(&options, &config()?, output).await,
             Command::Release(options) => release::run(&options, &config()?, output).await,
             Command::Exec(options) => exec::run(&options, config()?, output).await,
-            Command::Status => status::run(&config()?, output).await,
+            Command::Status(options) => status::run(&options, &config()?, output).await,
             Command::Doctor => doctor::run(path, output).await,
             Command::Bench(_) | Command::BenchWorker => Ok(ExitCode::SUCCESS),
         }

@@ -22,9 +22,11 @@ use crate::proto::shown::shown;
 use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus, Reply, Slot, ViewId};
 
 mod facts;
+mod pulse;
 mod server;
 
 pub use self::facts::Facts;
+pub use self::pulse::{Cursor, Pulse};
 pub use self::server::{Credentials, Server};
 
 /// How long connecting may take, and each answer.
@@ -135,13 +137,11 @@ impl Look<'_> {
     /// # Cancel safety
     /// A dropped call changes nothing on the server.
     pub async fn scan(&mut self, prefix: &[u8], most: usize) -> Result<Scan, NodeError> {
-        let pattern = [&escaped(self.server.key_prefix()), &*escaped(prefix), b"*"].concat();
+        let pattern = self.pattern(prefix);
         let mut keys = BTreeSet::new();
         let mut cursor = b"0".to_vec();
         for _ in 0..MAX_SCAN_ROUNDS {
-            let mut write = vec![&b"SCAN"[..], &cursor, b"MATCH", &pattern];
-            write.extend([&b"COUNT"[..], SCAN_COUNT, b"TYPE", b"string"]);
-            let answer = self.ask(|out| command(out, &write), 1).await?;
+            let answer = self.page(&cursor, &pattern).await?;
             let (next, names) = page(&answer).ok_or_else(|| unexpected_of(&answer, "SCAN"))?;
             keys.extend(names.into_iter().filter_map(|name| self.server.key(name)));
             if keys.len() > most || next == b"0" {
@@ -153,6 +153,18 @@ impl Look<'_> {
         }
         let keys = keys.into_iter().collect();
         Ok(Scan { keys, is_cut: true })
+    }
+
+    /// What the names of keys look like that begin with `prefix`.
+    fn pattern(&self, prefix: &[u8]) -> Vec<u8> {
+        [&escaped(self.server.key_prefix()), &*escaped(prefix), b"*"].concat()
+    }
+
+    /// One round of a scan.
+    async fn page(&mut self, cursor: &[u8], pattern: &[u8]) -> Result<Vec<u8>, NodeError> {
+        let mut write = vec![&b"SCAN"[..], cursor, b"MATCH", pattern];
+        write.extend([&b"COUNT"[..], SCAN_COUNT, b"TYPE", b"string"]);
+        self.ask(|out| command(out, &write), 1).await
     }
 
     /// What is under each of `keys`, in their order.

@@ -1,7 +1,9 @@
 //! `ringlock status`: what each node is and serves.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use clap::Args;
 use ringlock::Config;
 use ringlock::proto::topology::Topology;
 use ringlock::proto::view::View;
@@ -9,6 +11,34 @@ use serde::Serialize;
 
 use crate::cluster::{Cluster, Seen, State};
 use crate::output::{Exit, Failure, Output, or_dash, table};
+
+mod hot;
+
+/// How long may be looked for what is hot.
+const SHORTEST_LOOK: Duration = Duration::from_millis(200);
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// Tells what each node is and serves.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Looks for a moment longer: which nodes do more than their share, and
+    /// which keys are fought over. Of the keys it is a sample; each server is
+    /// asked up to some thousand quick questions a second for it.
+    #[arg(long)]
+    hot: bool,
+
+    /// How long to look, from 200ms to 1m.
+    #[arg(long = "for", requires = "hot", default_value = "3s", value_name = "DURATION", value_parser = time_to_look)]
+    time: Duration,
+}
+
+fn time_to_look(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match (SHORTEST_LOOK..=LONGEST_LOOK).contains(&time) {
+        true => Ok(time),
+        false => Err("look for 200ms to 1m".into()),
+    }
+}
 
 #[derive(Serialize)]
 struct Status {
@@ -21,6 +51,9 @@ struct Status {
     unconfigured: Vec<String>,
     /// The change that is under way; `null`: the view is stable.
     joint: Option<Joint>,
+    /// What `--hot` found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hot: Option<hot::Hot>,
 }
 
 /// A change of membership that is half made.
@@ -77,9 +110,13 @@ struct Facts {
     used_memory_bytes: Option<u64>,
 }
 
-pub(crate) async fn run(config: &Config, output: Output) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(
+    options: &Options,
+    config: &Config,
+    output: Output,
+) -> Result<ExitCode, Failure> {
     let cluster = Cluster::new(config)?;
-    let survey = cluster.survey().await?;
+    let mut survey = cluster.survey().await?;
     let sightings = survey.sightings.iter().zip(survey.states());
     let nodes = sightings.map(|(sighting, (state, reason))| Node {
         node: sighting.node.name.clone(),
@@ -92,6 +129,10 @@ pub(crate) async fn run(config: &Config, output: Output) -> Result<ExitCode, Fai
     let unconfigured = survey.unconfigured();
     let joint = survey.view.as_ref().and_then(Joint::of);
     let view = survey.view.as_ref().map(|view| view.id());
+    let hot = match options.hot {
+        true => Some(hot::look(&mut survey, options.time).await),
+        false => None,
+    };
     let status = Status {
         view: view.map(|view| view.to_string()),
         epoch: view.map(|view| view.epoch),
@@ -101,6 +142,7 @@ pub(crate) async fn run(config: &Config, output: Output) -> Result<ExitCode, Fai
         nodes,
         unconfigured,
         joint,
+        hot,
     };
     output.tell(&status, human)?;
     Ok(match status.is_degraded {
@@ -184,7 +226,7 @@ fn human(status: &Status) -> String {
     for name in &status.unconfigured {
         text += &format!("\nnode {name} is in the view and not in the configuration: add it");
     }
-    text
+    text + &status.hot.as_ref().map_or_else(String::new, hot::human)
 }
 
 fn mebibytes(bytes: u64) -> String {

@@ -1,0 +1,385 @@
+//! Which nodes do more than their share, and which keys are fought over: what
+//! the servers show when they are looked at again and again for a moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use ringlock::node::redis::inspect::{Cursor, Entry, Pulse};
+use ringlock::proto::view::View;
+use ringlock::proto::wire::Slot;
+use ringlock::{Key, ViewId};
+use ringlock_ring::fraction;
+use serde::Serialize;
+
+use crate::cluster::Survey;
+use crate::holdings::Holdings;
+use crate::output::{or_dash, printable, span, table};
+
+/// Time from one look to the next; and how many there are, at the most.
+const PACE: Duration = Duration::from_millis(250);
+const MOST_LOOKS: u32 = 30;
+
+/// Keys that are followed, at the most, and those that are told of.
+const SAMPLE: usize = 500;
+const TOLD: usize = 10;
+
+/// Holders that are told of each.
+const TOLD_HOLDERS: usize = 3;
+
+/// What makes a node hot: so many times its share, of so many attempts at the
+/// least. Fewer say nothing.
+const HOT_RATIO: f64 = 1.5;
+const LEAST_ATTEMPTS: u64 = 100;
+
+#[derive(Serialize)]
+pub(super) struct Hot {
+    looked_for_ms: u64,
+    looks: u32,
+    nodes: Vec<Node>,
+    /// Keys that changed hands, the most often first; then keys that were held
+    /// at every look.
+    keys: Vec<Hotkey>,
+    /// Locked keys that were followed. It is a sample: what is held for less
+    /// than a moment is seen by chance, and of very many keys only some are.
+    sampled_keys: usize,
+}
+
+#[derive(Default, Serialize)]
+struct Node {
+    node: String,
+    /// Attempts at keys, granted or not; `null`: the node does not serve the
+    /// view, or came to another one meanwhile.
+    attempts_per_second: Option<f64>,
+    /// Of the attempts at all nodes.
+    share: Option<f64>,
+    /// What its place on the ring would make of them; `null` while a change of
+    /// membership is under way.
+    expected_share: Option<f64>,
+    is_hot: bool,
+    commands_per_second: Option<f64>,
+    /// Of one processor.
+    cpu: Option<f64>,
+    /// The part of the ring with the most attempts, where parts are counted.
+    hottest_arc: Option<HottestArc>,
+}
+
+#[derive(Serialize)]
+struct HottestArc {
+    arc: u32,
+    part: u16,
+    replicas: u8,
+    /// Of the node's attempts.
+    share: f64,
+}
+
+#[derive(Serialize)]
+struct Hotkey {
+    key: String,
+    /// How often another lease was found than at the look before.
+    changes: u32,
+    seen: u32,
+    /// Labels of those who were seen to hold it, some of them.
+    holders: Vec<String>,
+    nodes: Vec<String>,
+}
+
+/// What was seen of one key.
+#[derive(Default)]
+struct Trace {
+    last: Option<Entry>,
+    changes: u32,
+    seen: u32,
+    holders: BTreeSet<String>,
+    on: BTreeSet<usize>,
+}
+
+/// A pulse and when it was felt.
+type Felt = Option<(Instant, Pulse)>;
+
+/// Looks for `time`.
+pub(super) async fn look(survey: &mut Survey<'_>, time: Duration) -> Hot {
+    let names: Vec<String> = survey
+        .sightings
+        .iter()
+        .map(|s| s.node.name.clone())
+        .collect();
+    let view = survey.view.clone();
+    let id = view.as_ref().map(View::id);
+    // Who must not hold locks is not asked.
+    let _ = survey.leave_unfit();
+    let began = Instant::now();
+    let before = pulses(survey, id).await;
+    let looks = (time.as_millis() / PACE.as_millis()) as u32;
+    let looks = looks.clamp(2, MOST_LOOKS);
+    let mut traces = BTreeMap::new();
+    let mut cursors = vec![Cursor::default(); names.len()];
+    for look in 0..looks {
+        sample(survey, &mut cursors, &mut traces).await;
+        let next = began + time * (look + 1) / looks;
+        tokio::time::sleep(next.saturating_duration_since(Instant::now())).await;
+    }
+    let after = pulses(survey, id).await;
+    let felt: Vec<(Felt, Felt)> = before.into_iter().zip(after).collect();
+    Hot {
+        looked_for_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        looks,
+        nodes: nodes(&names, view.as_ref(), &felt),
+        sampled_keys: traces.len(),
+        keys: hottest(traces, looks, &names),
+    }
+}
+
+async fn pulses(survey: &mut Survey<'_>, view: Option<ViewId>) -> Vec<Felt> {
+    let felt = survey.ask_all(async |sighting| {
+        let seen = sighting.seen.as_mut().ok()?;
+        let pulse = seen.look.pulse(view?).await.ok()?;
+        Some((Instant::now(), pulse))
+    });
+    felt.await
+}
+
+/// One look at the keys that are followed, and at some more.
+async fn sample(
+    survey: &mut Survey<'_>,
+    cursors: &mut [Cursor],
+    traces: &mut BTreeMap<Key, Trace>,
+) {
+    let left = SAMPLE.saturating_sub(traces.len());
+    if left > 0 {
+        let most = left.div_ceil(cursors.len().max(1));
+        let asked = survey.sightings.iter_mut().zip(cursors);
+        let samples = asked.map(async |(sighting, cursor)| {
+            let seen = sighting.seen.as_mut().ok()?;
+            let (keys, next) = seen.look.sample(cursor.clone(), most).await.ok()?;
+            *cursor = next;
+            Some(keys)
+        });
+        let samples = futures_util::future::join_all(samples).await;
+        for key in samples.into_iter().flatten().flatten() {
+            if traces.len() < SAMPLE {
+                traces.entry(key).or_default();
+            }
+        }
+    }
+    let keys: Vec<Key> = traces.keys().cloned().collect();
+    note(traces, &survey.find(&keys).await);
+}
+
+fn note(traces: &mut BTreeMap<Key, Trace>, found: &Holdings) {
+    for (key, trace) in traces {
+        let own = found.all.iter().filter(|holding| holding.key == *key);
+        // Of several, who has the most nodes.
+        let Some(holding) = own.max_by_key(|holding| holding.on.len()) else {
+            continue;
+        };
+        let entry = &holding.entry;
+        let is_new = trace
+            .last
+            .as_ref()
+            .is_some_and(|last| !last.is_of_lease(entry));
+        trace.changes += u32::from(is_new);
+        trace.seen += 1;
+        trace.on.extend(&holding.on);
+        let holder = entry.holder();
+        if let Some(label) = holder
+            .label()
+            .filter(|_| trace.holders.len() < TOLD_HOLDERS)
+        {
+            trace.holders.insert(printable(label.as_bytes()));
+        }
+        trace.last = Some(entry.clone());
+    }
+}
+
+fn hottest(traces: BTreeMap<Key, Trace>, looks: u32, names: &[String]) -> Vec<Hotkey> {
+    let is_told = |trace: &Trace| trace.changes > 0 || trace.seen == looks;
+    let mut traces: Vec<(Key, Trace)> = traces.into_iter().collect();
+    traces.retain(|(_, trace)| is_told(trace));
+    traces.sort_by_key(|(_, trace)| std::cmp::Reverse((trace.changes, trace.seen)));
+    let hottest = traces.into_iter().take(TOLD);
+    let keys = hottest.map(|(key, trace)| Hotkey {
+        key: printable(key.as_bytes()),
+        changes: trace.changes,
+        seen: trace.seen,
+        holders: trace.holders.into_iter().collect(),
+        nodes: trace
+            .on
+            .into_iter()
+            .map(|index| names[index].clone())
+            .collect(),
+    });
+    keys.collect()
+}
+
+/// By how much each slot's counter of a node has grown.
+type Growth = BTreeMap<Slot, u64>;
+
+fn growth((before, after): &(Felt, Felt)) -> Option<Growth> {
+    let before = before.as_ref()?.1.counters.as_ref()?;
+    let after = after.as_ref()?.1.counters.as_ref()?;
+    let grown = after.iter().map(|(slot, count)| {
+        let known = before.get(slot).copied().unwrap_or_default();
+        (*slot, count.saturating_sub(known))
+    });
+    Some(grown.filter(|(_, grown)| *grown > 0).collect())
+}
+
+fn nodes(names: &[String], view: Option<&View>, felt: &[(Felt, Felt)]) -> Vec<Node> {
+    let grown: Vec<Option<Growth>> = felt.iter().map(growth).collect();
+    let total: u64 = grown.iter().flatten().flat_map(BTreeMap::values).sum();
+    let expected = view.and_then(|view| expected(names, view, &grown));
+    let of_all = |count: f64| (total > 0).then(|| count / total as f64);
+    let nodes = names.iter().enumerate().map(|(index, name)| {
+        let attempts = grown[index]
+            .as_ref()
+            .map(|grown| grown.values().sum::<u64>());
+        let due = expected.as_ref().map(|expected| expected[index]);
+        let due = due.filter(|_| attempts.is_some());
+        let is_hot = attempts.zip(due).is_some_and(|(attempts, due)| {
+            attempts >= LEAST_ATTEMPTS && attempts as f64 > HOT_RATIO * due
+        });
+        let rate = Rate::of(&felt[index]);
+        Node {
+            node: name.clone(),
+            attempts_per_second: rate
+                .as_ref()
+                .zip(attempts)
+                .map(|(rate, n)| rate.per_second(n as f64)),
+            share: attempts.and_then(|attempts| of_all(attempts as f64)),
+            expected_share: due.and_then(of_all),
+            is_hot,
+            commands_per_second: rate.as_ref().and_then(Rate::commands),
+            cpu: rate.as_ref().and_then(Rate::cpu),
+            hottest_arc: grown[index].as_ref().and_then(hottest_arc),
+        }
+    });
+    nodes.collect()
+}
+
+/// How many of the attempts each node should have had, by the ring: those with
+/// one owner by the share of keys that it owns, those with more replicas by
+/// the share that it is one of. Nodes whose counters are unknown are left out.
+fn expected(names: &[String], view: &View, grown: &[Option<Growth>]) -> Option<Vec<f64>> {
+    if view.next().is_some() {
+        return None;
+    }
+    let mut totals: BTreeMap<u8, u64> = BTreeMap::new();
+    for (slot, count) in grown.iter().flatten().flatten() {
+        *totals.entry(slot.replicas).or_default() += count;
+    }
+    let mut expected = vec![0.0; names.len()];
+    for (replicas, total) in totals {
+        let loads = view
+            .ring()
+            .replica_sets(usize::from(replicas))
+            .ok()?
+            .loads();
+        let load = |index: usize| {
+            let member = view.index_of(&names[index])?;
+            grown[index].as_ref().map(|_| fraction(loads[member.get()]))
+        };
+        let sum: f64 = (0..names.len()).filter_map(load).sum();
+        for (index, expected) in expected.iter_mut().enumerate() {
+            *expected += total as f64 * load(index).unwrap_or_default() / sum;
+        }
+    }
+    Some(expected)
+}
+
+fn hottest_arc(grown: &Growth) -> Option<HottestArc> {
+    let total: u64 = grown.values().sum();
+    let counted = grown.iter().filter(|(slot, _)| slot.replicas > 1);
+    let (slot, most) = counted.max_by_key(|(_, count)| **count)?;
+    Some(HottestArc {
+        arc: slot.arc,
+        part: slot.part,
+        replicas: slot.replicas,
+        share: *most as f64 / total as f64,
+    })
+}
+
+/// What came of a node between two pulses.
+struct Rate<'a> {
+    before: &'a Pulse,
+    after: &'a Pulse,
+    seconds: f64,
+}
+
+impl<'a> Rate<'a> {
+    fn of((before, after): &'a (Felt, Felt)) -> Option<Self> {
+        let ((begun, before), (ended, after)) = (before.as_ref()?, after.as_ref()?);
+        let seconds = ended.duration_since(*begun).as_secs_f64();
+        (seconds > 0.0).then_some(Self {
+            before,
+            after,
+            seconds,
+        })
+    }
+
+    fn per_second(&self, count: f64) -> f64 {
+        count / self.seconds
+    }
+
+    fn commands(&self) -> Option<f64> {
+        let grown = self.after.commands?.checked_sub(self.before.commands?)?;
+        Some(self.per_second(grown as f64))
+    }
+
+    fn cpu(&self) -> Option<f64> {
+        Some(self.per_second(self.after.cpu_seconds? - self.before.cpu_seconds?))
+    }
+}
+
+pub(super) fn human(hot: &Hot) -> String {
+    let percent = |part: f64| format!("{:.1} %", part * 100.0);
+    let rate = |rate: f64| format!("{rate:.0}/s");
+    let heads = [
+        "node",
+        "attempts",
+        "share",
+        "by the ring",
+        "",
+        "commands",
+        "cpu",
+        "hottest arc",
+    ];
+    let mut rows = table(heads);
+    for node in &hot.nodes {
+        let arc = node.hottest_arc.as_ref();
+        rows.add_row([
+            node.node.clone(),
+            or_dash(node.attempts_per_second.map(rate)),
+            or_dash(node.share.map(percent)),
+            or_dash(node.expected_share.map(percent)),
+            if node.is_hot {
+                "HOT".into()
+            } else {
+                String::new()
+            },
+            or_dash(node.commands_per_second.map(rate)),
+            or_dash(node.cpu.map(percent)),
+            or_dash(arc.map(|arc| format!("{}.{}: {}", arc.arc, arc.part, percent(arc.share)))),
+        ]);
+    }
+    let time = span(Duration::from_millis(hot.looked_for_ms));
+    let mut text = format!("\n\nfor {time}, {} looks\n{rows}", hot.looks);
+    if hot.keys.is_empty() {
+        text += "\nno key was seen to change hands, or to be held all the time";
+    } else {
+        let mut rows = table(["key", "changed hands", "seen held", "holders", "on"]);
+        for key in &hot.keys {
+            rows.add_row([
+                key.key.clone(),
+                key.changes.to_string(),
+                format!("{} of {}", key.seen, hot.looks),
+                key.holders.join(", "),
+                key.nodes.join(", "),
+            ]);
+        }
+        text += &format!("\n{rows}");
+    }
+    text + &format!(
+        "\na sample: {} locked keys were followed; a router tells its own with hot_keys()",
+        hot.sampled_keys
+    )
+}

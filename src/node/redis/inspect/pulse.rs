@@ -1,0 +1,170 @@
+//! What a server has done so far, and a sample of what is locked on it: to be
+//! asked for twice and compared.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use super::{Look, page, text, unexpected_of};
+use crate::node::redis::encode::command;
+use crate::node::redis::resp::{Piece, Pieces};
+use crate::proto::lease::Key;
+use crate::proto::wire::{NodeError, Slot, ViewId};
+
+/// Fence counters that are read at the most: a megabyte. A view has a few
+/// thousand, except while a change of membership is under way.
+const MOST_COUNTERS: i64 = 30_000;
+
+/// Rounds of one sample: twenty thousand names that the server passes over.
+const SAMPLE_ROUNDS: usize = 20;
+
+/// How far a server has come.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Pulse {
+    /// The fence counters under the view that was asked about, which count
+    /// every attempt at a key, granted or not; `None`: another view is served,
+    /// or none, or there are too many of them.
+    pub counters: Option<BTreeMap<Slot, u64>>,
+    /// Commands that it has carried out since it was started.
+    pub commands: Option<u64>,
+    /// Seconds of processor time that it has taken since.
+    pub cpu_seconds: Option<f64>,
+}
+
+/// Where the next sample goes on.
+#[derive(Clone, Debug)]
+pub struct Cursor(Vec<u8>);
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self(b"0".to_vec())
+    }
+}
+
+impl Look<'_> {
+    /// How far the server has come; the counters are those under `view`.
+    ///
+    /// # Errors
+    /// As [`facts`](Self::facts).
+    ///
+    /// # Cancel safety
+    /// A dropped call changes nothing on the server.
+    pub async fn pulse(&mut self, view: ViewId) -> Result<Pulse, NodeError> {
+        let (id, counters) = (self.server.state("id"), self.server.state("c"));
+        let answer = self
+            .ask(|out| command(out, &[b"HLEN", &counters]), 1)
+            .await?;
+        let len = Pieces::of(&answer).int();
+        let are_few = len.ok_or_else(|| unexpected_of(&answer, "HLEN"))? <= MOST_COUNTERS;
+        let write = |out: &mut Vec<u8>| {
+            command(out, &[b"INFO", b"stats"]);
+            command(out, &[b"INFO", b"cpu"]);
+            if are_few {
+                command(out, &[b"HGETALL", &counters]);
+            }
+            // As for `counters`: the view that is served after they were read.
+            command(out, &[b"GET", &id]);
+        };
+        let answers = self.ask(write, 3 + usize::from(are_few)).await?;
+        let read = || {
+            let mut pieces = Pieces::of(&answers);
+            let (stats, cpu) = (text(&mut pieces)??, text(&mut pieces)??);
+            let counters = match are_few {
+                true => Some(counted(&mut pieces)?),
+                false => None,
+            };
+            let is_served = text(&mut pieces)?.as_deref() == Some(&*view.to_string());
+            let (user, system) = (fact(&cpu, "used_cpu_user"), fact(&cpu, "used_cpu_sys"));
+            Some(Pulse {
+                counters: counters.filter(|_| is_served),
+                commands: fact(&stats, "total_commands_processed"),
+                cpu_seconds: user
+                    .zip(system)
+                    .map(|(user, system): (f64, f64)| user + system),
+            })
+        };
+        read().ok_or_else(|| unexpected_of(&answers, "INFO, HGETALL and GET"))
+    }
+
+    /// Some of the keys that are locked, about `most`, from where the last
+    /// sample ended; the server is asked in a few rounds.
+    ///
+    /// # Errors
+    /// As [`facts`](Self::facts).
+    ///
+    /// # Cancel safety
+    /// A dropped call changes nothing on the server.
+    pub async fn sample(
+        &mut self,
+        from: Cursor,
+        most: usize,
+    ) -> Result<(Vec<Key>, Cursor), NodeError> {
+        let pattern = self.pattern(b"");
+        let (mut keys, mut cursor) = (Vec::new(), from.0);
+        for _ in 0..SAMPLE_ROUNDS {
+            let answer = self.page(&cursor, &pattern).await?;
+            let (next, names) = page(&answer).ok_or_else(|| unexpected_of(&answer, "SCAN"))?;
+            keys.extend(names.into_iter().filter_map(|name| self.server.key(name)));
+            cursor = next.to_vec();
+            if keys.len() >= most || cursor == b"0" {
+                break;
+            }
+        }
+        Ok((keys, Cursor(cursor)))
+    }
+}
+
+/// A line of INFO.
+fn fact<T: FromStr>(info: &str, name: &str) -> Option<T> {
+    let lines = info.lines().filter_map(|line| line.split_once(':'));
+    let mut values = lines.filter(|(known, _)| *known == name);
+    values.next()?.1.trim().parse().ok()
+}
+
+/// The fields of the counters, and their values.
+fn counted(pieces: &mut Pieces<'_>) -> Option<BTreeMap<Slot, u64>> {
+    let Piece::List(len) = pieces.next()? else {
+        return None;
+    };
+    let mut counters = BTreeMap::new();
+    for _ in 0..len / 2 {
+        let (slot, count) = (text(pieces)??, text(pieces)??);
+        counters.insert(slot_of(&slot)?, count.parse().ok()?);
+    }
+    Some(counters)
+}
+
+fn slot_of(text: &str) -> Option<Slot> {
+    let mut parts = text.split('/');
+    let slot = Slot {
+        replicas: parts.next()?.parse().ok()?,
+        arc: parts.next()?.parse().ok()?,
+        part: parts.next()?.parse().ok()?,
+    };
+    parts.next().is_none().then_some(slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_read_as_they_are_written() {
+        let slot = Slot {
+            replicas: 3,
+            arc: 70_000,
+            part: 4,
+        };
+        assert_eq!(slot_of(&slot.to_string()), Some(slot));
+        for text in ["", "1/0", "1/0/0/0", "x/0/0", "300/0/0"] {
+            assert_eq!(slot_of(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn facts_are_found_by_their_whole_name() {
+        let info = "# CPU\r\nused_cpu_user_children:9\r\nused_cpu_user:1.5\r\n";
+        assert_eq!(fact(info, "used_cpu_user"), Some(1.5));
+        assert_eq!(fact::<f64>(info, "used_cpu_sys"), None);
+    }
+}
