@@ -1,47 +1,130 @@
-//! What is wrong with a history.
+//! Whether a history keeps every claim, and what it was worth.
+//!
+//! Pure: records in, a report out. A claim is judged so that neither a machine
+//! that is slow nor the order in which two processes write down what happens
+//! at once can break it; each allowance is a constant with its reason.
+//!
+//! * `spans`, `cast`, `story`: the history by subject
+//! * `exclusion`, `leases`, `quorums`, `waits`, `closing`: claims on the records of those who lock
+//! * `looks`, `continuity`, `orphans`: claims on what was seen in the servers
+//! * `availability`: who gets a lease while what is wrong
+//! * `board`, `report`: what is found, and how it is told
 
-use std::fmt;
+mod availability;
+mod board;
+mod cast;
+mod closing;
+mod continuity;
+mod exclusion;
+mod leases;
+mod looks;
+mod orphans;
+mod quorums;
+mod report;
+mod spans;
+mod story;
+#[cfg(test)]
+mod tests;
+mod waits;
+
+use std::collections::HashMap;
 
 use crate::history::{Deed, Record, Time};
+use crate::judge::board::Board;
+pub(crate) use crate::judge::board::{Claim, Violation};
+pub(crate) use crate::judge::report::Report;
+use crate::judge::story::Story;
 
-/// What held in a run.
+/// The most records of one call that are told beside a violation.
+const MAX_RECORDS: usize = 40;
+
+/// What the run went by.
 #[derive(Clone, Debug)]
-#[expect(dead_code, reason = "nothing is judged yet")]
 pub(crate) struct Rules {
+    /// How many nodes hold a key.
     pub(crate) replicas: usize,
     pub(crate) max_ttl: Time,
     pub(crate) view_lease: Time,
+    /// Those at the start.
     pub(crate) nodes: Vec<String>,
 }
 
-/// Something that must not be.
-#[derive(Clone, Debug)]
-pub(crate) struct Violation(pub(crate) String);
-
-/// What came of it.
-#[derive(Clone, Debug)]
-pub(crate) struct Report {
-    pub(crate) violations: Vec<Violation>,
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Violation(what) in &self.violations {
-            writeln!(f, "{what}")?;
-        }
-        Ok(())
+/// Judges a history. The records of one process must be in its order; those of
+/// several need not be.
+pub(crate) fn judge(records: &[Record], rules: &Rules) -> Report {
+    let story = Story::read(records, rules);
+    let mut board = Board::default();
+    let sights = looks::judge(&story, &mut board);
+    exclusion::judge(&story, &mut board);
+    let told_late = leases::judge(&story, &mut board);
+    quorums::judge(&story, &sights, &mut board);
+    let availability = availability::judge(&story, &sights, &mut board);
+    let waits = waits::judge(&story, &mut board);
+    let counts = closing::judge(&story, &mut board);
+    let start = story.order.first().map_or(0, |record| record.at);
+    Report {
+        lasted: story.horizon - start,
+        counts,
+        availability,
+        waits,
+        told_late,
+        violations: violations(&story, &board),
+        claims: board.tallies,
     }
 }
 
-pub(crate) fn judge(records: &[Record], _: &Rules) -> Report {
-    let violations = records.iter().filter_map(|record| match &record.deed {
-        Deed::Swept {
-            key,
-            error: Some(error),
-        } => Some(Violation(format!("{key}: {error}"))),
+/// The findings, each with the records of the calls that it is about and with
+/// the troubles of that time.
+fn violations(story: &Story<'_>, board: &Board) -> Vec<Violation> {
+    let told = board.findings.iter().flat_map(|finding| &finding.calls);
+    let mut of_call: HashMap<usize, Vec<&Record>> = told.map(|&it| (it, Vec::new())).collect();
+    for &record in &story.order {
+        let place = asked_by(&record.deed).and_then(|ask| story.place(ask));
+        if let Some(records) = place.and_then(|place| of_call.get_mut(&place)) {
+            records.push(record);
+        }
+    }
+    let write = |finding: &board::Finding| {
+        let mut lines = vec![finding.text.clone()];
+        for call in &finding.calls {
+            let records = of_call.get(call).into_iter().flatten().take(MAX_RECORDS);
+            lines.extend(records.map(|record| format!("  {record:?}")));
+        }
+        let from = finding
+            .calls
+            .iter()
+            .map(|&call| story.calls[call].asked)
+            .min();
+        let from = from.unwrap_or(finding.at);
+        let is_of_then = |it: &&cast::Trouble<'_>| it.struck <= finding.at && from <= it.mended;
+        let troubles = story.troubles.iter().filter(is_of_then);
+        lines.extend(
+            troubles.map(|it| format!("  {:?} from {} to {}", it.fault, it.struck, it.mended)),
+        );
+        Violation {
+            claim: finding.claim,
+            at: finding.at,
+            detail: lines.join("\n"),
+        }
+    };
+    let mut violations: Vec<Violation> = board.findings.iter().map(write).collect();
+    violations.sort_by_key(|violation| violation.at);
+    violations
+}
+
+/// Which call a record is about.
+fn asked_by(deed: &Deed) -> Option<crate::history::Ask> {
+    match deed {
+        Deed::Asked { ask, .. }
+        | Deed::Granted { ask, .. }
+        | Deed::Refused { ask, .. }
+        | Deed::Abandoned { ask }
+        | Deed::Kept { ask, .. }
+        | Deed::Extended { ask, .. }
+        | Deed::Lost { ask }
+        | Deed::Ended { ask }
+        | Deed::Released { ask, .. }
+        | Deed::Offered { ask, .. } => Some(*ask),
         _ => None,
-    });
-    Report {
-        violations: violations.collect(),
     }
 }

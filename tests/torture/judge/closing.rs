@@ -1,0 +1,133 @@
+//! Views rise, stale writes are refused, everything ends well, and there was
+//! something to see.
+
+use std::collections::BTreeMap;
+
+use crate::history::{Ask, Deed, SECOND, Time};
+use crate::judge::board::{Board, Claim};
+use crate::judge::report::Counts;
+use crate::judge::story::Story;
+
+/// A run that is longer must have given every claim something to examine.
+const LONG: Time = 60 * SECOND;
+
+/// The resource: of each key, the highest fence it has taken, and whose.
+#[derive(Default)]
+struct Resource<'a>(BTreeMap<&'a str, (u64, Ask)>);
+
+impl<'a> Resource<'a> {
+    /// Whether a write with `fence` is stale, and who overtook it.
+    fn write(&mut self, key: &'a str, fence: u64, ask: Ask) -> Option<Ask> {
+        let highest = self.0.entry(key).or_insert((fence, ask));
+        if fence < highest.0 {
+            return Some(highest.1);
+        }
+        *highest = (fence, ask);
+        None
+    }
+}
+
+pub(super) fn judge(story: &Story<'_>, board: &mut Board) -> Counts {
+    let mut counts = Counts::default();
+    let mut resource = Resource::default();
+    let mut views: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut calm = None;
+    let mut swept: BTreeMap<&str, Option<&str>> = BTreeMap::new();
+    for record in &story.order {
+        let at = record.at;
+        counts.take(&record.deed);
+        match &record.deed {
+            Deed::Moved { epoch } => {
+                board.examined(Claim::ViewsRise, 1);
+                if let Some(known) = views.insert(record.by, *epoch).filter(|it| it >= epoch) {
+                    let by = record.by;
+                    let text = format!("worker {by} goes from epoch {known} to {epoch}");
+                    board.broken(Claim::ViewsRise, at, &[], text);
+                }
+            }
+            Deed::Offered {
+                ask,
+                key,
+                fence,
+                is_taken,
+                believed,
+            } => {
+                board.examined(Claim::Register, 1);
+                let overtaken = resource.write(key, *fence, *ask);
+                if overtaken.is_some() {
+                    counts.stale += 1;
+                    counts.stale_believed += u64::from(*believed);
+                }
+                if let (Some(by), true) = (overtaken, is_taken) {
+                    let calls: Vec<usize> = [by, *ask]
+                        .iter()
+                        .filter_map(|&ask| story.place(ask))
+                        .collect();
+                    let text = format!("a stale write of {key:?} with fence {fence} was taken");
+                    board.broken(Claim::Register, at, &calls, text);
+                }
+            }
+            Deed::Calm => calm = Some(at),
+            Deed::Swept { key, error } => {
+                swept.insert(key, error.as_deref());
+            }
+            _ => {}
+        }
+    }
+    board.worst(Claim::Register, format!("{} stale writes", counts.stale));
+    liveness(story, board, calm, &swept);
+    worth(story, board, &counts);
+    counts
+}
+
+fn liveness(
+    story: &Story<'_>,
+    board: &mut Board,
+    calm: Option<Time>,
+    swept: &BTreeMap<&str, Option<&str>>,
+) {
+    let Some(calm) = calm else {
+        let text = "it never became calm".to_owned();
+        return board.broken(Claim::Liveness, story.horizon, &[], text);
+    };
+    for (key, calls) in story.by_key.iter().enumerate() {
+        if calls.is_empty() {
+            continue;
+        }
+        let name = story.keys.name(key as u32);
+        board.examined(Claim::Liveness, 1);
+        let text = match swept.get(name) {
+            Some(None) => continue,
+            Some(Some(error)) => format!("{name:?} cannot be had in the end: {error}"),
+            None => format!("{name:?} was not asked for in the end"),
+        };
+        board.broken(Claim::Liveness, calm, &[], text);
+    }
+}
+
+fn worth(story: &Story<'_>, board: &mut Board, counts: &Counts) {
+    let claim = Claim::Worth;
+    if !story.strays.is_empty() {
+        let text = format!("records of calls that nobody made: {:x?}", story.strays);
+        board.broken(claim, story.horizon, &[], text);
+    }
+    board.examined(claim, story.order.len() as u64);
+    let start = story.order.first().map_or(0, |record| record.at);
+    if story.horizon - start < LONG {
+        return;
+    }
+    for (what, count) in counts.needed() {
+        if count == 0 {
+            let text = format!("no {what} in the whole run");
+            board.broken(claim, story.horizon, &[], text);
+        }
+    }
+    // Most runs are spared a time in which most nodes are silent.
+    let needed = Claim::ALL.into_iter().filter(|&it| it != Claim::Minority);
+    for bitten in needed {
+        if board.tally(bitten).examined == 0 {
+            let text = format!("{bitten:?} had nothing to examine");
+            board.broken(claim, story.horizon, &[], text);
+        }
+    }
+}

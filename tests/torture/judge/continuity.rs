@@ -1,0 +1,195 @@
+//! While a lease is valid, nobody else could be granted its key.
+//!
+//! Seen from outside: of the nodes that the key lives on, those that serve the
+//! view and are free of the lease's entry never are a quorum. A node that was
+//! not seen, or whose clock was stepped, is not counted among them.
+
+use crate::history::{Back, Fault, MS, Time};
+use crate::judge::board::{Board, Claim};
+use crate::judge::cast::Call;
+use crate::judge::looks::{Look, Whose};
+use crate::judge::story::Story;
+
+/// Looks that lie within this are taken together.
+const ROUND: Time = 60 * MS;
+
+pub(super) struct Rounds {
+    /// The newest look of each node.
+    newest: Vec<Option<Look>>,
+    /// Nodes that were looked at since the last round was judged.
+    fresh: Vec<bool>,
+    /// Granted leases in the order of their grants, and how many have begun.
+    grants: Vec<u32>,
+    begun: usize,
+    /// Those that have begun and may be valid.
+    valid: Vec<u32>,
+    /// Of each node: which epoch it served last, and up to which it is not
+    /// believed: with the data of before, it serves nothing.
+    served: Vec<Option<u32>>,
+    doubted: Vec<Option<u32>>,
+    rounds: u64,
+    /// The fewest nodes that stood between a lease and somebody else.
+    closest: Option<usize>,
+}
+
+impl Rounds {
+    pub(super) fn new(story: &Story<'_>) -> Self {
+        let granted = (0..story.calls.len()).filter(|&place| story.calls[place].is_granted());
+        let mut grants: Vec<u32> = granted.map(|place| place as u32).collect();
+        grants.sort_by_key(|&place| story.calls[place as usize].done);
+        let nodes = story.nodes.len();
+        Self {
+            newest: (0..nodes).map(|_| None).collect(),
+            fresh: vec![false; nodes],
+            grants,
+            begun: 0,
+            valid: Vec::new(),
+            served: vec![None; nodes],
+            doubted: vec![None; nodes],
+            rounds: 0,
+            closest: None,
+        }
+    }
+
+    /// A node that comes back with less data than it had still has the view's
+    /// id, but routers see that it is not the one that they knew: it serves
+    /// nothing until a newer view lets it in.
+    pub(super) fn struck(&mut self, story: &Story<'_>, fault: &Fault) {
+        let truncated = Back::Truncated;
+        let is_less = matches!(fault, Fault::Promoted { .. })
+            || matches!(fault, Fault::Killed { back, .. } if *back == truncated);
+        let node = fault.node().and_then(|node| story.nodes.find(node));
+        if let (Some(node), true) = (node, is_less) {
+            self.doubted[node as usize] = self.served[node as usize];
+        }
+    }
+
+    pub(super) fn take(&mut self, story: &Story<'_>, board: &mut Board, mut look: Look) {
+        let node = look.node as usize;
+        if let Some(epoch) = look.serves.and_then(|view| epoch(story.views.name(view))) {
+            if self.doubted[node].is_some_and(|doubted| epoch <= doubted) {
+                look.serves = None;
+            } else {
+                self.served[node] = Some(epoch);
+            }
+        }
+        let is_long = |it: &Look| it.from + ROUND < look.at;
+        let mut fresh = self.fresh.iter().zip(&self.newest).filter(|(is, _)| **is);
+        let is_over = self.fresh[node] || fresh.any(|(_, it)| it.as_ref().is_some_and(is_long));
+        if is_over {
+            self.judge(story, board);
+            self.fresh.fill(false);
+        }
+        self.fresh[node] = true;
+        self.newest[node] = Some(look);
+    }
+
+    pub(super) fn end(&mut self, story: &Story<'_>, board: &mut Board) {
+        self.judge(story, board);
+        let closest = self.closest.map_or_else(String::new, |closest| {
+            format!(", at least {closest} short of another grant")
+        });
+        let worst = format!("{} rounds of looks{closest}", self.rounds);
+        board.worst(Claim::Continuity, worst);
+    }
+
+    fn judge(&mut self, story: &Story<'_>, board: &mut Board) {
+        let seen = self.newest.iter().flatten();
+        let Some(to) = seen.clone().map(|look| look.at).max() else {
+            return;
+        };
+        let is_recent = |look: &&Look| to <= look.from + ROUND;
+        let looks: Vec<Option<&Look>> = self
+            .newest
+            .iter()
+            .map(|look| look.as_ref().filter(is_recent))
+            .collect();
+        let from = looks.iter().flatten().map(|look| look.from).min();
+        let from = from.unwrap_or(to);
+        self.rounds += 1;
+        while let Some(&place) = self.grants.get(self.begun) {
+            if story.calls[place as usize].done >= from {
+                break;
+            }
+            self.valid.push(place);
+            self.begun += 1;
+        }
+        let ends = |place: u32| story.calls[place as usize].end();
+        self.valid.retain(|&place| ends(place) > from);
+        for &place in &self.valid {
+            let call = &story.calls[place as usize];
+            // What was known when the round began must outlast it: a lease
+            // that is prolonged meanwhile may move to other nodes.
+            if ends(place) <= to || call.until_at(from) <= to {
+                continue;
+            }
+            let Some(room) = look_at(story, board, call, place, &looks) else {
+                continue;
+            };
+            self.closest = Some(self.closest.map_or(room, |closest| closest.min(room)));
+        }
+    }
+}
+
+/// The number that a view's id begins with.
+fn epoch(view: &str) -> Option<u32> {
+    view.split(':').next()?.parse().ok()
+}
+
+/// How many more nodes would have to be free for somebody else to be granted
+/// the lease's key. None where the looks cannot tell.
+fn look_at(
+    story: &Story<'_>,
+    board: &mut Board,
+    call: &Call,
+    place: u32,
+    looks: &[Option<&Look>],
+) -> Option<usize> {
+    let set = &story.sets[call.set as usize];
+    if set.len() != story.rules.replicas {
+        return None;
+    }
+    let seen = || set.iter().filter_map(|&node| looks[node as usize]);
+    let serving = || seen().filter(|look| look.serves.is_some());
+    let view = serving().next()?.serves?;
+    let is_one = serving().all(|look| look.serves == Some(view));
+    let is_placed_alike =
+        view == call.view || story.placed.get(&(call.key, view)) == Some(&call.set);
+    if !is_one || !is_placed_alike || serving().count() < story.quorum() {
+        return None;
+    }
+    board.examined(Claim::Continuity, 1);
+    let is_free = |look: &&Look| {
+        let is_own = look
+            .entry(call.key)
+            .is_some_and(|(whose, _)| whose == Whose::Of(place));
+        !is_own && !story.stepped[look.node as usize].touch(look.from, look.at)
+    };
+    let free: Vec<&Look> = serving().filter(is_free).collect();
+    if free.len() >= story.quorum() {
+        let at = free.iter().map(|look| look.at).max()?;
+        let seen: Vec<String> = seen().map(|look| tell(story, look, call.key)).collect();
+        let text = format!(
+            "somebody else could be granted {:?}: {}",
+            story.keys.name(call.key),
+            seen.join("; "),
+        );
+        board.broken(Claim::Continuity, at, &[place as usize], text);
+    }
+    Some(story.quorum().saturating_sub(free.len()))
+}
+
+fn tell(story: &Story<'_>, look: &Look, key: u32) -> String {
+    let node = story.nodes.name(look.node);
+    let serves = look.serves.map(|view| story.views.name(view));
+    let entry = look.entry(key).map(|(whose, remaining)| {
+        let whose = match whose {
+            Whose::Of(place) => format!("{:x}", story.calls[place as usize].ask),
+            Whose::Stray(ask) => format!("{ask:x}"),
+            Whose::Nobodys => "another".to_owned(),
+        };
+        (whose, remaining)
+    });
+    let (from, at) = (look.from, look.at);
+    format!("{node} looked at from {from} to {at} serves {serves:?}, holds {entry:?}")
+}

@@ -1,0 +1,121 @@
+//! Whoever has a lease knows how long: never longer than it is true, and told
+//! at the latest when it is over.
+
+use crate::history::{MS, Time};
+use crate::judge::board::{Board, Claim};
+use crate::judge::cast::Call;
+use crate::judge::report::{Figures, show};
+use crate::judge::story::Story;
+
+/// How late the news may be, of the time in which the worker ran.
+const LATE: Time = 25 * MS;
+
+/// Between the library's reading of the clock and the worker's own.
+const READING: Time = 10 * MS;
+
+/// A lost lease, as its holder learnt of it.
+#[derive(Default)]
+struct News {
+    /// How late it was told.
+    late: Vec<Time>,
+    /// Told before the lease was over.
+    early: u64,
+}
+
+pub(super) fn judge(story: &Story<'_>, board: &mut Board) -> Figures {
+    let mut news = News::default();
+    let mut latest = 0;
+    for place in 0..story.calls.len() {
+        if story.calls[place].is_granted() {
+            news.look(story, board, place);
+            latest = latest.max(hopes(story, board, place));
+        }
+    }
+    let late = Figures::of(news.late);
+    let early = news.early;
+    board.worst(
+        Claim::Loss,
+        format!("told late by {late}; {early} told before the end"),
+    );
+    let worst = format!("prolonged up to {} after the end was due", show(latest));
+    board.worst(Claim::FalseHope, worst);
+    late
+}
+
+impl News {
+    fn look(&mut self, story: &Story<'_>, board: &mut Board, place: usize) {
+        let call = &story.calls[place];
+        let until = call.last_until;
+        let running = |to: Time| story.running(call.by, until, to);
+        if call.lost.is_some_and(|lost| lost < until) {
+            board.examined(Claim::Loss, 1);
+            self.early += 1;
+            return;
+        }
+        if call.ended.is_some_and(|ended| ended < until) {
+            return;
+        }
+        // Who let go within the time had no need to be told any more, and who
+        // died could not be.
+        let last = match (call.ended, call.slain) {
+            (Some(ended), _) => ended,
+            (None, Some(_)) => story.workers.get(&call.by).map_or(0, |worker| worker.last),
+            (None, None) => story.horizon,
+        };
+        let late = running(call.lost.unwrap_or(last));
+        if call.lost.is_some() {
+            board.examined(Claim::Loss, 1);
+            self.late.push(late);
+        }
+        if late > LATE {
+            let text = match call.lost {
+                Some(_) => format!("told {} after the lease was over", show(late)),
+                None => format!("not told for {} that the lease is over", show(late)),
+            };
+            board.broken(Claim::Loss, until, &[place], text);
+        }
+    }
+}
+
+/// How late a lease was prolonged at most.
+fn hopes(story: &Story<'_>, board: &mut Board, place: usize) -> Time {
+    let call = &story.calls[place];
+    let mut broken = |at, text| board.broken(Claim::FalseHope, at, &[place], text);
+    if call.until <= call.done && story.running(call.by, call.until, call.done) > READING
+        || call.until <= call.asked
+    {
+        broken(call.done, "granted when it was over".to_owned());
+    }
+    if call.until > call.done.saturating_add(call.ttl) {
+        broken(call.done, "granted for longer than was asked".to_owned());
+    }
+    let mut latest = 0;
+    let mut until = call.until;
+    for &(at, next) in &call.moves {
+        if next > at.saturating_add(story.rules.max_ttl) {
+            broken(at, "prolonged beyond the longest ttl".to_owned());
+        }
+        let late = story.running(call.by, until, at);
+        latest = latest.max(late);
+        if late > LATE {
+            broken(at, format!("prolonged {} after it was over", show(late)));
+        } else if next > at && is_raised(call, at, until) {
+            broken(
+                at,
+                "prolonged after its holder was told that it is lost".to_owned(),
+            );
+        }
+        until = until.max(next);
+    }
+    board.examined(Claim::FalseHope, 1 + call.moves.len() as u64);
+    latest
+}
+
+/// Whether it was prolonged at `at` although it was lost. (One that was
+/// prolonged to a moment that has passed was prolonged before.) What was told and
+/// what was prolonged may be written down in another order than they happened,
+/// unless it was told because time was up.
+fn is_raised(call: &Call, at: Time, until: Time) -> bool {
+    call.lost
+        .is_some_and(|lost| lost < at && (lost >= until || lost + LATE < at))
+}

@@ -1,0 +1,220 @@
+//! What the looker saw: handed on look by look, and kept where others need it.
+
+use crate::history::{Ask, Deed, MS, Record, SECOND, Time};
+use crate::judge::board::Board;
+use crate::judge::continuity::Rounds;
+use crate::judge::orphans::Orphans;
+use crate::judge::spans::Spans;
+use crate::judge::story::{MARGIN, Story};
+
+/// Looks further apart than this leave open what was in between.
+const LOOK_GAP: Time = MARGIN;
+
+/// So long before most nodes are seen to serve another view some may do so.
+const CHANGE: Time = SECOND;
+
+/// Sightings of a key's entries closer together than this are one.
+const SIGHT_GAP: Time = 500 * MS;
+
+/// How long a router may take to be connected again: its pauses grow to two
+/// seconds.
+pub(super) const RECONNECT: Time = 3 * SECOND;
+
+/// Whose an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    Nobodys,
+    Stray(Ask),
+    /// By the call's place.
+    Of(u32),
+}
+
+/// One look into one node.
+pub(super) struct Look {
+    pub(super) node: u32,
+    pub(super) from: Time,
+    pub(super) at: Time,
+    pub(super) serves: Option<u32>,
+    /// Key, whose it is, how long it lasts; in order of key.
+    pub(super) entries: Vec<(u32, Whose, Time)>,
+}
+
+impl Look {
+    fn read(story: &Story<'_>, record: &Record) -> Option<Self> {
+        let Deed::Looked {
+            node,
+            from,
+            serves,
+            entries,
+        } = &record.deed
+        else {
+            return None;
+        };
+        let whose = |ask: Option<Ask>| match ask {
+            None => Whose::Nobodys,
+            Some(ask) => {
+                let place = story.place(ask);
+                place.map_or(Whose::Stray(ask), |place| Whose::Of(place as u32))
+            }
+        };
+        let entry = |(key, ask, remaining): &(String, Option<Ask>, Time)| {
+            Some((story.keys.find(key)?, whose(*ask), *remaining))
+        };
+        let mut entries: Vec<(u32, Whose, Time)> = entries.iter().filter_map(entry).collect();
+        entries.sort_unstable_by_key(|&(key, ..)| key);
+        Some(Self {
+            node: story.nodes.find(node)?,
+            from: *from,
+            at: record.at,
+            serves: serves.as_deref().and_then(|view| story.views.find(view)),
+            entries,
+        })
+    }
+
+    pub(super) fn entry(&self, key: u32) -> Option<(Whose, Time)> {
+        let place = self.entries.binary_search_by_key(&key, |&(key, ..)| key);
+        place
+            .ok()
+            .map(|place| (self.entries[place].1, self.entries[place].2))
+    }
+}
+
+/// What the looks say of whole stretches.
+pub(super) struct Sights {
+    pub(super) looks: u64,
+    /// Of each key: while somebody's entry was seen on any node.
+    pub(super) held: Vec<Spans>,
+    /// Of each node: when it was looked at.
+    pub(super) looked: Vec<Vec<Time>>,
+    /// Of each node: while it cannot be relied upon to answer as most do.
+    pub(super) unwell: Vec<Spans>,
+    /// Around each moment at which most nodes came to serve another view.
+    pub(super) changing: Spans,
+}
+
+/// Judges every look by itself and together with its neighbours.
+pub(super) fn judge(story: &Story<'_>, board: &mut Board) -> Sights {
+    let mut rounds = Rounds::new(story);
+    let mut orphans = Orphans::default();
+    let mut gathering = Gathering::new(story);
+    for record in &story.order {
+        if let Deed::Struck { fault, .. } = &record.deed {
+            rounds.struck(story, fault);
+        }
+        let Some(look) = Look::read(story, record) else {
+            continue;
+        };
+        orphans.take(story, board, &look);
+        gathering.take(&look);
+        rounds.take(story, board, look);
+    }
+    rounds.end(story, board);
+    orphans.end(board);
+    gathering.end(story)
+}
+
+/// Sights in the making.
+struct Gathering {
+    looks: u64,
+    held: Vec<Vec<(Time, Time)>>,
+    looked: Vec<Vec<Time>>,
+    serves: Vec<Option<u32>>,
+    prevailing: Option<u32>,
+    /// When a node was seen to serve what prevailed.
+    good: Vec<Vec<Time>>,
+    changes: Vec<Time>,
+}
+
+impl Gathering {
+    fn new(story: &Story<'_>) -> Self {
+        let nodes = story.nodes.len();
+        Self {
+            looks: 0,
+            held: vec![Vec::new(); story.keys.len()],
+            looked: vec![Vec::new(); nodes],
+            serves: vec![None; nodes],
+            prevailing: None,
+            good: vec![Vec::new(); nodes],
+            changes: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, look: &Look) {
+        self.looks += 1;
+        let node = look.node as usize;
+        self.looked[node].push(look.at);
+        for &(key, ..) in &look.entries {
+            let held = &mut self.held[key as usize];
+            match held.last_mut() {
+                Some(last) if look.from <= last.1 + SIGHT_GAP => last.1 = look.at,
+                _ => held.push((look.from, look.at)),
+            }
+        }
+        if self.serves[node] != look.serves {
+            self.serves[node] = look.serves;
+            let prevailing = self.most_served();
+            if prevailing != self.prevailing {
+                self.prevailing = prevailing;
+                self.changes.push(look.at);
+            }
+        }
+        if look.serves.is_some() && look.serves == self.prevailing {
+            self.good[node].push(look.at);
+        }
+    }
+
+    /// What most of those that serve anything serve; the newest known stays
+    /// where nothing has more.
+    fn most_served(&self) -> Option<u32> {
+        let count = |view| self.serves.iter().filter(|&&it| it == view).count();
+        let known = self.prevailing;
+        let served = self.serves.iter().copied().filter(Option::is_some);
+        served.max_by_key(|&view| (count(view), view == known))?
+    }
+
+    fn end(self, story: &Story<'_>) -> Sights {
+        let mut unwell: Vec<Vec<(Time, Time)>> = Vec::new();
+        for good in &self.good {
+            let mut last = 0;
+            let mut spans = Vec::new();
+            for &at in good {
+                if last == 0 || at > last + LOOK_GAP {
+                    spans.push((last, at + RECONNECT));
+                }
+                last = at;
+            }
+            spans.push((last, Time::MAX));
+            unwell.push(spans);
+        }
+        for trouble in &story.troubles {
+            let Some(node) = trouble.fault.node().and_then(|node| story.nodes.find(node)) else {
+                continue;
+            };
+            let good = &self.good[node as usize];
+            let next = good.get(good.partition_point(|&at| at < trouble.mended));
+            let well = next.map_or(Time::MAX, |&at| at + RECONNECT);
+            unwell[node as usize].push((trouble.struck, well));
+        }
+        let changing = |&at: &Time| (at.saturating_sub(CHANGE), at + RECONNECT);
+        Sights {
+            looks: self.looks,
+            held: self.held.into_iter().map(Spans::from_iter).collect(),
+            looked: self.looked,
+            unwell: unwell.into_iter().map(Spans::from_iter).collect(),
+            changing: self.changes.iter().map(changing).collect(),
+        }
+    }
+}
+
+impl Sights {
+    /// The first time from `from` on that `node` was looked at.
+    pub(super) fn next_look(&self, node: u32, from: Time) -> Option<Time> {
+        let looked = &self.looked[node as usize];
+        looked.get(looked.partition_point(|&at| at < from)).copied()
+    }
+
+    /// Whether `node` was looked at between the two.
+    pub(super) fn looked(&self, node: u32, from: Time, to: Time) -> bool {
+        self.next_look(node, from).is_some_and(|at| at <= to)
+    }
+}

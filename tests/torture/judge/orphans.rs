@@ -1,0 +1,105 @@
+//! What a call leaves behind blocks its key no longer than it asked for,
+//! counted from when its last request arrived.
+
+use std::collections::HashSet;
+
+use crate::history::{MS, Time};
+use crate::judge::board::{Board, Claim};
+use crate::judge::cast::Call;
+use crate::judge::looks::{Look, Whose};
+use crate::judge::report::show;
+use crate::judge::story::{MARGIN, Story};
+
+/// Servers count in milliseconds.
+const ROUNDING: Time = 2 * MS;
+
+#[derive(Default)]
+pub(super) struct Orphans {
+    /// Seen more than a moment after the end, on a node.
+    seen: HashSet<(u32, u32)>,
+    /// Told already.
+    told: HashSet<(u32, u32)>,
+    longest: Time,
+    beyond_landing: Time,
+    unknown: u64,
+}
+
+impl Orphans {
+    pub(super) fn take(&mut self, story: &Story<'_>, board: &mut Board, look: &Look) {
+        if story.stepped[look.node as usize].touch(look.from, look.at) {
+            return;
+        }
+        for &(key, whose, remaining) in &look.entries {
+            match whose {
+                Whose::Nobodys => {}
+                Whose::Of(place) => self.entry(story, board, look, (place, remaining)),
+                Whose::Stray(ask) => {
+                    // One that was slain may not have got to write it down.
+                    let worker = story.workers.get(&((ask >> 32) as u32));
+                    self.unknown += 1;
+                    if worker.is_none_or(|worker| worker.slain.is_none()) {
+                        let key = story.keys.name(key);
+                        let text = format!("{key:?} is locked by {ask:x}, who never asked");
+                        board.broken(Claim::Orphans, look.at, &[], text);
+                    }
+                }
+            }
+        }
+    }
+
+    fn entry(
+        &mut self,
+        story: &Story<'_>,
+        board: &mut Board,
+        look: &Look,
+        (place, remaining): (u32, Time),
+    ) {
+        board.examined(Claim::Orphans, 1);
+        let call = &story.calls[place as usize];
+        let node = story.nodes.name(look.node);
+        if remaining > call.ttl + ROUNDING && self.told.insert((place, look.node)) {
+            let text = format!("an entry on {node} lasts {} more", show(remaining));
+            board.broken(Claim::Orphans, look.at, &[place as usize], text);
+        }
+        let over = story.over(call);
+        let age = look.from.saturating_sub(over);
+        if age <= MARGIN {
+            return;
+        }
+        self.seen.insert((place, look.node));
+        self.longest = self.longest.max(age);
+        let landed = landing(story, call, look.node, over);
+        let since = look.from.saturating_sub(landed);
+        self.beyond_landing = self.beyond_landing.max(since);
+        if since > call.ttl + MARGIN && self.told.insert((place, look.node)) {
+            let text = format!(
+                "an entry on {node} is there {} after its call was over, {} after anything \
+                 of it could arrive",
+                show(age),
+                show(since),
+            );
+            board.broken(Claim::Orphans, look.at, &[place as usize], text);
+        }
+    }
+
+    pub(super) fn end(&self, board: &mut Board) {
+        let worst = format!(
+            "{} orphans, keys blocked {} at most, {} after arrival; {} sightings of what the slain \
+             did not write down",
+            self.seen.len(),
+            show(self.longest),
+            show(self.beyond_landing),
+            self.unknown,
+        );
+        board.worst(Claim::Orphans, worst);
+    }
+}
+
+/// When the last that a call that was over at `over` has sent to `node`
+/// arrived at the latest.
+fn landing(story: &Story<'_>, call: &Call, node: u32, over: Time) -> Time {
+    let worker = story.workers.get(&call.by);
+    let sent = worker.map_or(over, |worker| worker.away.end(over, over));
+    // What is on its way when the trouble begins is held up as well.
+    story.held[node as usize].end(sent, sent.saturating_add(MARGIN))
+}

@@ -1,0 +1,86 @@
+//! How long calls take, and how long a key lies idle between two holders.
+
+use crate::history::{MS, SECOND, Time};
+use crate::judge::board::{Board, Claim};
+use crate::judge::cast::Answer;
+use crate::judge::report::{Figures, show};
+use crate::judge::story::Story;
+
+/// How late a call may come back, of the time in which its worker ran.
+const LATE: Time = 100 * MS;
+
+/// What a single attempt may take: the longest that a node is waited for.
+const ATTEMPT: Time = SECOND;
+
+/// Durations that are told.
+#[derive(Debug, Default)]
+pub(crate) struct Waits {
+    /// By how much refusals after a wait came after its end.
+    pub(crate) late: Figures,
+    /// From a holder's release to the next one's grant.
+    pub(crate) released: Figures,
+    /// From the end of a lease that ran out, or whose holder died.
+    pub(crate) lapsed: Figures,
+}
+
+pub(super) fn judge(story: &Story<'_>, board: &mut Board) -> Waits {
+    let mut late = Vec::new();
+    for (place, call) in story.calls.iter().enumerate() {
+        let (done, is_slain) = match call.answer {
+            Answer::Abandoned => continue,
+            Answer::None => (story.horizon, call.slain.is_some()),
+            _ => (call.done, false),
+        };
+        if is_slain {
+            continue;
+        }
+        let patience = if call.wait == 0 { ATTEMPT } else { call.wait };
+        let over = story.running(call.by, call.asked.saturating_add(patience), done);
+        let is_answered = call.answer != Answer::None;
+        if is_answered {
+            board.examined(Claim::Punctuality, 1);
+        }
+        if is_answered && call.wait > 0 && over > 0 {
+            late.push(over);
+        }
+        if over > LATE {
+            let what = if is_answered {
+                "came back"
+            } else {
+                "did not come back for"
+            };
+            let text = format!("{what} {} after its wait", show(over));
+            board.broken(Claim::Punctuality, call.asked, &[place], text);
+        }
+    }
+    let late = Figures::of(late);
+    board.worst(Claim::Punctuality, format!("back after the wait by {late}"));
+    let (released, lapsed) = hand_offs(story);
+    Waits {
+        late,
+        released,
+        lapsed,
+    }
+}
+
+/// From the end of a lease to the grant of one who had been waiting.
+fn hand_offs(story: &Story<'_>) -> (Figures, Figures) {
+    let (mut released, mut lapsed) = (Vec::new(), Vec::new());
+    for calls in &story.by_key {
+        let calls = calls.iter().map(|&place| &story.calls[place as usize]);
+        let mut grants: Vec<_> = calls.filter(|call| call.is_granted()).collect();
+        grants.sort_by_key(|call| call.done);
+        for pair in grants.windows(2) {
+            let end = pair[0].end();
+            if pair[1].asked >= end || pair[1].done < end {
+                continue;
+            }
+            let idle = pair[1].done - end;
+            match pair[0].ended == Some(end) {
+                true => released.push(idle),
+                false => lapsed.push(idle),
+            }
+        }
+    }
+    (Figures::of(released), Figures::of(lapsed))
+}
