@@ -1,12 +1,13 @@
 //! What is written down of a lease, from the ask to the release.
 
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use ringlock::{Error, Guard, GuardSet, Key, Released, Router};
+use ringlock::{Error, Guard, GuardSet, Key, Loss, Released, Router};
 use tokio::time::Instant;
 
 use crate::history::{Ask, Deed, Refusal, Release};
@@ -146,43 +147,19 @@ impl Desk {
 
     /// Writes, holds it, and writes again; tells what becomes of it.
     pub(crate) async fn hold(&self, ask: Ask, guard: &Guard, manner: &Manner) {
-        self.offer(ask, guard).await;
-        let (begin, mut extended) = (Instant::now(), 0);
-        let end = begin + manner.hold;
-        let mut lost = std::pin::pin!(guard.lost());
-        let mut is_lost = false;
-        let mut until = guard.valid_until();
-        loop {
-            let is_told = tokio::select! {
-                biased;
-                _ = &mut lost, if !is_lost => true,
-                () = tokio::time::sleep_until(end.min(Instant::now() + GLANCE)) => false,
-            };
-            // Before the loss is told of: it may have moved unseen until then.
-            let moved = guard.valid_until();
-            if moved > until {
-                until = moved;
-                let until = until.as_nanos();
-                self.log.write(Deed::Kept { ask, until });
-            }
-            if is_told {
-                is_lost = true;
-                self.log.write(Deed::Lost { ask });
-            }
-            if Instant::now() >= end {
-                break;
-            }
-            let share = manner.hold * (extended + 1) / (manner.extends + 1);
-            if extended < manner.extends && begin.elapsed() > share {
-                extended += 1;
-                let result = guard.extend().await;
-                until = guard.valid_until();
-                let until = result.ok().map(|()| until.as_nanos());
+        let mut eye = Eye::new(self, ask, guard);
+        eye.during(self.offer(ask, guard)).await;
+        let share = manner.hold / (manner.extends + 1);
+        for extends in (0..=manner.extends).rev() {
+            eye.during(tokio::time::sleep(share)).await;
+            if extends > 0 {
+                let extended = eye.during(guard.extend()).await;
+                let until = extended.ok().map(|()| guard.valid_until().as_nanos());
                 self.log.write(Deed::Extended { ask, until });
             }
         }
         if manner.writes_late {
-            self.offer(ask, guard).await;
+            eye.during(self.offer(ask, guard)).await;
         }
     }
 
@@ -221,6 +198,61 @@ impl Desk {
         // Of a set it is told once, and of which lease is not told.
         if keys.len() == 1 || how == Release::InTime {
             asks().for_each(|(ask, _)| self.log.write(Deed::Released { ask, how }));
+        }
+    }
+}
+
+/// Looks at a lease, whatever its holder does meanwhile.
+struct Eye<'a> {
+    desk: &'a Desk,
+    ask: Ask,
+    guard: &'a Guard,
+    until: ringlock::Instant,
+    lost: Pin<Box<dyn Future<Output = Loss> + Send>>,
+    is_lost: bool,
+}
+
+impl<'a> Eye<'a> {
+    fn new(desk: &'a Desk, ask: Ask, guard: &'a Guard) -> Self {
+        Self {
+            desk,
+            ask,
+            guard,
+            until: guard.valid_until(),
+            lost: Box::pin(guard.lost()),
+            is_lost: false,
+        }
+    }
+
+    /// Does something, and tells what becomes of the lease until it is done.
+    async fn during<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        loop {
+            let (is_told, output) = tokio::select! {
+                biased;
+                _ = &mut self.lost, if !self.is_lost => (true, None),
+                output = &mut future => (false, Some(output)),
+                () = tokio::time::sleep(GLANCE) => (false, None),
+            };
+            self.glance(is_told);
+            if let Some(output) = output {
+                return output;
+            }
+        }
+    }
+
+    fn glance(&mut self, is_told: bool) {
+        let ask = self.ask;
+        // Before the loss is told of: it may have moved unseen until then.
+        let moved = self.guard.valid_until();
+        if moved > self.until {
+            self.until = moved;
+            let until = moved.as_nanos();
+            self.desk.log.write(Deed::Kept { ask, until });
+        }
+        if is_told {
+            self.is_lost = true;
+            self.desk.log.write(Deed::Lost { ask });
         }
     }
 }

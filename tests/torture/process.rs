@@ -170,14 +170,7 @@ pub(crate) fn live() {
         let _ = std::io::stdin().read(&mut [0]);
         ended.store(true, Ordering::Relaxed);
     });
-    let beaten = Arc::clone(&log);
-    std::thread::spawn(move || {
-        let mut heart = Heart::new(beaten);
-        loop {
-            std::thread::sleep(BEAT);
-            heart.beat();
-        }
-    });
+    watch_over(Arc::clone(&log));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -187,6 +180,17 @@ pub(crate) fn live() {
         Role::Worker => runtime.block_on(worker::work(told, log, is_over)),
         Role::Changer => runtime.block_on(changer::change(told, log, is_over)),
     }
+}
+
+/// Writes down when this process stands still.
+pub(crate) fn watch_over(log: Arc<Log>) {
+    std::thread::spawn(move || {
+        let mut heart = Heart::new(log);
+        loop {
+            std::thread::sleep(BEAT);
+            heart.beat();
+        }
+    });
 }
 
 /// Notices when its process stood still.

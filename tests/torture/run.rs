@@ -13,7 +13,7 @@ use crate::faults::plan;
 use crate::history::{Deed, Record, Time};
 use crate::judge::{Rules, judge};
 use crate::log::{Log, read_all};
-use crate::process::Role;
+use crate::process::{self, Role};
 use crate::settings::{CALM, KEYS, MAX_TTL, MEMBERS, Settings, VIEW_LEASE, WORKERS, key, names};
 use crate::staff::Staff;
 use crate::strike::Striker;
@@ -102,6 +102,7 @@ fn torture(settings: &Settings, directory: &Path, sockets: &Path) -> Vec<String>
         .expect("a runtime");
     let _inside = runtime.enter();
     let log = Log::create(directory, 0);
+    process::watch_over(Arc::clone(&log));
     register::start(sockets, Arc::clone(&log));
     let bed = Arc::new(runtime.block_on(Bed::start(sockets, settings, &log)));
     let plan = plan(settings, bed.has_shim);
