@@ -32,6 +32,7 @@ pub struct Password(Source);
 
 #[derive(Clone)]
 enum Source {
+    #[cfg(feature = "redis")]
     Written(String),
     File(PathBuf),
     Code(Arc<Provider>),
@@ -116,6 +117,7 @@ impl PartialEq for Password {
     /// Whether both are from one place, or written alike.
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
+            #[cfg(feature = "redis")]
             (Source::Written(own), Source::Written(other)) => own == other,
             (Source::File(own), Source::File(other)) => own == other,
             (Source::Code(own), Source::Code(other)) => Arc::ptr_eq(own, other),
@@ -137,10 +139,9 @@ impl fmt::Debug for Password {
     }
 }
 
+#[cfg(feature = "redis")]
 #[cfg(test)]
 mod tests {
-    #![cfg(feature = "redis")]
-
     use super::*;
 
     #[test]
