@@ -33,6 +33,7 @@ mod encode;
 pub mod inspect;
 mod lane;
 mod link;
+mod queue;
 mod refusal;
 mod resp;
 mod scripts;

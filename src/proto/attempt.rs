@@ -73,6 +73,8 @@ pub struct Attempt {
     valid_until: Instant,
     stage: Stage,
     asked: Seats,
+    /// Those of the asked that no request went out to.
+    unsent: Seats,
     granted: Seats,
     refused: Seats,
     /// Those of the refused where somebody else holds the key.
@@ -114,6 +116,7 @@ impl Attempt {
             claim,
             stage: Stage::Open,
             asked: Seats::NONE,
+            unsent: Seats::NONE,
             granted: Seats::NONE,
             refused: Seats::NONE,
             busy: Seats::NONE,
@@ -184,6 +187,9 @@ impl Attempt {
         if matches!(answer, Ok(Reply::Busy(_) | Reply::Lost(_))) {
             self.busy = self.busy.with(seat);
         }
+        if matches!(&answer, Err(error) if error.is_unsent()) {
+            self.unsent = self.unsent.with(seat);
+        }
         self.refusals.push((from, Refusal::of(answer)));
     }
 
@@ -227,11 +233,7 @@ impl Attempt {
         if is_clear {
             return self.refuse(Shortfall::Votes);
         }
-        let release = if self.is_doomed {
-            Seats::NONE
-        } else {
-            self.asked
-        };
+        let release = self.owed_releases();
         self.is_doomed = true;
         Effects {
             release,
@@ -324,6 +326,15 @@ impl Attempt {
             .unwrap_or(0)
     }
 
+    /// Where the request may have arrived; asked for once.
+    fn owed_releases(&self) -> Seats {
+        if self.is_doomed {
+            Seats::NONE
+        } else {
+            self.asked.minus(self.unsent)
+        }
+    }
+
     fn unanswered(&self) -> Seats {
         self.asked.minus(self.granted).minus(self.refused)
     }
@@ -353,11 +364,7 @@ impl Attempt {
             refusals: std::mem::take(&mut self.refusals),
         };
         // Silent nodes too: the request may have reached them.
-        let release = if self.is_doomed {
-            Seats::NONE
-        } else {
-            self.asked
-        };
+        let release = self.owed_releases();
         Effects {
             release,
             outcome: Some(Err(refused)),
@@ -563,6 +570,17 @@ mod tests {
 
     fn nothing(effects: &AttemptEffects) -> bool {
         *effects == AttemptEffects::default()
+    }
+
+    #[test]
+    fn where_nothing_was_sent_nothing_is_taken_back() {
+        let mut script = Script::among(3);
+        let unsent = NodeError::new(NodeErrorKind::Timeout, "never sent").unsent();
+        let effects = script.hears(0, Step::Main, Err(unsent));
+        assert_eq!(effects.outcome, None);
+        let effects = script.silent(1, Step::Main);
+        assert!(matches!(effects.outcome, Some(Err(_))));
+        assert_eq!(effects.release, script.seats(&[1, 2]));
     }
 
     #[test]

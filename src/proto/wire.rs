@@ -369,6 +369,7 @@ pub enum NodeErrorKind {
 pub struct NodeError {
     kind: NodeErrorKind,
     message: Arc<str>,
+    is_unsent: bool,
 }
 
 impl NodeError {
@@ -377,7 +378,23 @@ impl NodeError {
         Self {
             kind,
             message: message.into(),
+            is_unsent: false,
         }
+    }
+
+    /// The same of a request that was never sent: nothing can come of it.
+    #[must_use]
+    pub fn unsent(self) -> Self {
+        Self {
+            is_unsent: true,
+            ..self
+        }
+    }
+
+    /// Whether the request was never sent, so that there is nothing to be
+    /// taken back.
+    pub fn is_unsent(&self) -> bool {
+        self.is_unsent
     }
 
     /// What kind of trouble it is.

@@ -7,6 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::encode::{Abilities, DeleteIf};
 use super::lane::{Answers, Pending};
+use super::queue::Queue;
 use crate::proto::lease::{Holder, Key};
 use crate::proto::time::Instant;
 use crate::proto::wire::{Absent, Answer, NodeError, Request, Slot, ViewId};
@@ -257,7 +258,7 @@ impl InFlight {
 /// are for one key, and one that changes what the node serves goes alone. What
 /// must wait for batches in flight, and all behind it, stays.
 pub(super) fn gather(
-    queue: &mut VecDeque<Pending>,
+    queue: &mut Queue,
     abilities: Abilities,
     in_flight: &InFlight,
     now: Instant,
@@ -273,7 +274,7 @@ pub(super) fn gather(
         if !fits || in_flight.must_wait(request, hash) {
             break;
         }
-        if let Some(pending) = queue.pop_front() {
+        if let Some(pending) = queue.pop() {
             let room = (1 + queue.len()).min(MAX_BATCH - taken);
             batch.add(pending, abilities, hash, now, room);
         }
@@ -428,7 +429,13 @@ mod tests {
         }
     }
 
-    fn taken(queue: &mut VecDeque<Pending>) -> usize {
+    fn queued(requests: impl IntoIterator<Item = Pending>) -> Queue {
+        let mut queue = Queue::default();
+        requests.into_iter().for_each(|pending| queue.push(pending));
+        queue
+    }
+
+    fn taken(queue: &mut Queue) -> usize {
         let batch = gather(
             queue,
             Abilities::default(),
@@ -444,7 +451,7 @@ mod tests {
 
     #[test]
     fn a_key_is_in_a_batch_once() {
-        let mut queue: VecDeque<Pending> = ["a", "b", "a", "c"].map(release).into();
+        let mut queue = queued(["a", "b", "a", "c"].map(release));
         assert_eq!(taken(&mut queue), 2);
         assert_eq!(taken(&mut queue), 2);
         assert!(queue.is_empty());
@@ -452,7 +459,7 @@ mod tests {
 
     #[test]
     fn a_batch_has_its_limit() {
-        let mut queue: VecDeque<Pending> = (0..100).map(|i| release(&format!("k{i}"))).collect();
+        let mut queue = queued((0..100).map(|i| release(&format!("k{i}"))));
         assert_eq!(taken(&mut queue), MAX_BATCH);
         assert_eq!(taken(&mut queue), 100 - MAX_BATCH);
     }
@@ -485,10 +492,15 @@ mod tests {
                 expected: "run".into(),
             })
         };
-        let mut queue: VecDeque<Pending> =
-            [release("a"), restamp(), restamp(), release("b")].into();
-        for _ in 0..4 {
+        let restamps = || [restamp(), restamp()];
+        let mut queue = queued(restamps());
+        for _ in 0..2 {
             assert_eq!(taken(&mut queue), 1);
+        }
+        // Whatever waits beside.
+        let mut queue = queued(restamps().into_iter().chain([release("a"), release("b")]));
+        for expected in [1, 1, 2] {
+            assert_eq!(taken(&mut queue), expected);
         }
     }
 }

@@ -11,15 +11,13 @@ use tokio::sync::Notify;
 
 use super::batch::Section;
 use super::link::Link;
+use super::queue::Queue;
 use super::wall::Bench;
 use crate::config::RouterConfig;
 use crate::meters::LaneMeter;
 use crate::node::ReplyTo;
 use crate::proto::time::Instant;
 use crate::proto::wire::{Answer, NodeError, NodeErrorKind, NodeStatus, Request};
-
-/// Requests that may wait for a node; one more is refused.
-const MAX_QUEUE: usize = 65_536;
 
 /// Times that one caller writes for others, at the most, before it leaves that
 /// to the node's task.
@@ -51,9 +49,7 @@ pub(super) struct Lane {
 
 #[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<Pending>,
-    /// No request in the queue has an earlier deadline.
-    expires: Instant,
+    queue: Queue,
     /// When the node's task looks at the clock, at the latest.
     timer: Option<Instant>,
     line: Line,
@@ -84,25 +80,18 @@ pub(super) struct Duties {
 }
 
 impl State {
-    /// A request with this deadline is about to be queued.
-    fn expect(&mut self, deadline: Instant) {
-        self.expires = if self.queue.is_empty() {
-            deadline
-        } else {
-            self.expires.min(deadline)
-        };
-    }
-
-    fn refusal(&self) -> Option<NodeError> {
-        match &self.line {
-            _ if self.is_closed => Some(closed()),
-            Line::Down(error) => Some(error.clone()),
-            _ if self.queue.len() >= MAX_QUEUE => Some(NodeError::new(
+    /// Why `request` is not even queued.
+    fn refusal(&self, request: &Request) -> Option<NodeError> {
+        let error = match &self.line {
+            _ if self.is_closed => closed(),
+            Line::Down(error) => error.clone(),
+            _ if self.queue.is_full_for(request) => NodeError::new(
                 NodeErrorKind::Overloaded,
                 "too many requests wait for this node: it is slower than its callers",
-            )),
-            Line::Connecting | Line::Up(_) => None,
-        }
+            ),
+            Line::Connecting | Line::Up(_) => return None,
+        };
+        Some(error.unsent())
     }
 
     fn link(&mut self) -> Option<&mut Link> {
@@ -124,13 +113,12 @@ impl Lane {
     /// Queues a request, or says at once why not; sends it if the line is free.
     pub(super) fn submit(&self, pending: Pending) {
         let mut state = self.state.lock();
-        if let Some(error) = state.refusal() {
+        if let Some(error) = state.refusal(&pending.request) {
             drop(state);
             return pending.reply.send(Err(error));
         }
         let deadline = pending.deadline;
-        state.expect(deadline);
-        state.queue.push_back(pending);
+        state.queue.push(pending);
         if state.timer.is_none_or(|timer| deadline < timer) {
             self.attention.notify_one();
         }
@@ -219,7 +207,7 @@ impl Lane {
         self.meter.queue.set(0);
         drop(state);
         for pending in failed {
-            pending.reply.send(Err(error.clone()));
+            pending.reply.send(Err(error.clone().unsent()));
         }
     }
 
@@ -247,7 +235,7 @@ impl Lane {
             link.take_backlog()
         });
         let is_idle = state.queue.is_empty() && in_flight.is_empty();
-        let queued = (!state.queue.is_empty()).then_some(state.expires);
+        let queued = state.queue.expires();
         let sent = in_flight.iter().map(Section::due).min();
         // A timer that is early is left alone: otherwise an idle lane would
         // set one with every request.
@@ -264,20 +252,11 @@ impl Lane {
     pub(super) fn expire(&self, now: Instant) {
         let mut state = self.state.lock();
         state.timer = None;
-        if state.queue.is_empty() || now < state.expires {
-            return;
-        }
-        let queued = std::mem::take(&mut state.queue);
-        let (expired, waiting): (VecDeque<_>, VecDeque<_>) = queued
-            .into_iter()
-            .partition(|pending| pending.deadline <= now);
-        let earliest = waiting.iter().map(|pending| pending.deadline).min();
-        state.expires = earliest.unwrap_or_default();
-        state.queue = waiting;
+        let expired = state.queue.expire(now);
         self.meter.queue.set(state.queue.len() as u32);
         drop(state);
         for pending in expired {
-            pending.reply.send(Err(timeout()));
+            pending.reply.send(Err(unsent_in_time()));
         }
     }
 
@@ -300,10 +279,7 @@ impl Lane {
     /// Batches are answered: sends what follows from it, then what waits.
     pub(super) fn settled(&self, settlement: Settlement) {
         let mut state = self.state.lock();
-        for pending in settlement.again.into_iter().rev() {
-            state.expect(pending.deadline);
-            state.queue.push_front(pending);
-        }
+        state.queue.push_again(settlement.again);
         if let Some(link) = state.link() {
             if let Some(status) = settlement.status {
                 link.status = status;
@@ -357,6 +333,11 @@ pub(super) fn deliver(answers: &mut Answers) {
 /// task finds out when it writes.
 fn give_up(_: io::Error) -> usize {
     0
+}
+
+fn unsent_in_time() -> NodeError {
+    let message = "the node was not even asked within the node timeout: too much waits for it";
+    NodeError::new(NodeErrorKind::Timeout, message).unsent()
 }
 
 pub(super) fn timeout() -> NodeError {

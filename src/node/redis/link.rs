@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::batch::{Caution, InFlight, Kind, MAX_BATCH, Section, gather};
 use super::encode::{Abilities, Dialect};
-use super::lane::{Answers, Pending};
+use super::lane::Answers;
+use super::queue::Queue;
 use super::stream::Socket;
 use super::wall::{Bench, READ_EVERY};
 use crate::clock;
@@ -85,12 +86,7 @@ impl Link {
     }
 
     /// Encodes what waits in `queue`, as far as it is to go out now.
-    pub(super) fn fill(
-        &mut self,
-        queue: &mut VecDeque<Pending>,
-        answers: &mut Answers,
-        sizes: &Spread,
-    ) {
+    pub(super) fn fill(&mut self, queue: &mut Queue, answers: &mut Answers, sizes: &Spread) {
         while self.writer == Writer::Free && self.may_send(queue.len()) {
             let now = clock::now();
             let mut batch = gather(queue, self.abilities, &self.in_flight, now);
