@@ -74,7 +74,7 @@ say "examples"
 cargo run --quiet --all-features --example quickstart
 cargo run --quiet --all-features --example fenced_writer
 cargo run --quiet --all-features --example rebalance
-timeout 60 cargo run --quiet --all-features --example prometheus -- --once
+cargo run --quiet --all-features --example prometheus -- --once
 
 say "dependencies"
 scripts/deny.sh

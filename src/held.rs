@@ -176,7 +176,11 @@ impl Held {
                 return None;
             };
             self.finish(&mut state, loss, now);
-            self.lost(loss, state.fence);
+            let fence = state.fence;
+            // Who listens may look at the lease.
+            drop(state);
+            self.lost(loss, fence);
+            return Some(loss);
         }
         state.ended
     }

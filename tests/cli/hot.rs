@@ -129,7 +129,8 @@ fn what_is_merely_held_is_told_as_that_and_nothing_else_is_made_up() {
     assert_eq!(nodes(&json)[0]["attempts_per_second"], 0.0);
     assert_eq!(bed.run(&["status", "--json"]).json()["hot"], Value::Null);
 
-    let job = Job::start(&bed, &["k\n", "--label", "me"], "echo; cat");
+    let job = Job::start(&bed, &["k\n"], "echo held; cat");
+    assert_eq!(job.first, "held");
     let (human, json) = bed.both(&["status", "--hot", "--for", "600ms"], 0);
     let key = &json["hot"]["keys"][0];
     assert_eq!(
@@ -138,7 +139,7 @@ fn what_is_merely_held_is_told_as_that_and_nothing_else_is_made_up() {
         "{json:#}"
     );
     assert_eq!(key["seen"], json["hot"]["looks"]);
-    assert_eq!(names(&key["holders"]), ["me"]);
+    assert_eq!(names(&key["holders"]).len(), 1, "{json:#}");
     assert!(human.contains("k\\n"), "{human}");
     assert_eq!(job.end(true).code, 0);
 }
