@@ -110,7 +110,11 @@ async fn latest(mut view: View, roster: &Roster) -> Result<(View, Vec<Peer>), Er
         let survey = Survey::of_most(&peers).await;
         match survey.check()?.successor(&view).await {
             Some(newer) => view = newer,
-            None => return Ok((view, peers)),
+            None => {
+                survey.check_form(Some(view.id()))?;
+                survey.recognise(&view)?;
+                return Ok((view, peers));
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use ringlock_ring::{DEFAULT_VNODES, Format};
 use serde::Deserialize;
 
 use crate::proto::lease::{Ttl, TtlError};
-use crate::proto::topology::{Node, Override, Topology, TopologyError};
+use crate::proto::topology::{LONGEST_SPAN, Node, Override, Topology, TopologyError};
 use crate::proto::view::View;
 
 mod password;
@@ -434,13 +434,9 @@ impl Config {
     }
 }
 
-/// The longest max_ttl and view_lease: every change of membership waits for
-/// both.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
-
 /// Refuses a max_ttl or view_lease that no cluster may have.
 pub(crate) fn bounded(setting: &'static str, value: Duration) -> Result<(), ConfigError> {
-    if (Duration::from_millis(100)..=LONGEST).contains(&value) {
+    if (Duration::from_millis(100)..=LONGEST_SPAN).contains(&value) {
         return Ok(());
     }
     Err(ConfigError::Setting {
@@ -477,6 +473,11 @@ pub(crate) fn substitute(
         let (name, tail) = after
             .split_once('}')
             .ok_or("has a ${ without its }: write ${NAME}")?;
+        let is_name = |char: char| char == '_' || char.is_ascii_alphanumeric();
+        if name.is_empty() || !name.chars().all(is_name) {
+            // It may be part of a password: not shown.
+            return Err("has a ${…} that names no environment variable: write ${NAME}".into());
+        }
         let value = lookup(name)
             .ok_or_else(|| format!("names the environment variable {name}, which is not set"))?;
         out.push_str(before);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 
 use crate::clock;
 use crate::error::{Cause, Error, NodeCause};
@@ -14,6 +15,7 @@ use crate::fleet::Peer;
 use crate::node;
 use crate::proto::quorum::majority;
 use crate::proto::time::Instant;
+use crate::proto::topology::TopologyError;
 use crate::proto::view::View;
 use crate::proto::wire::{
     Answer, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Standing, ViewId,
@@ -68,6 +70,8 @@ pub(crate) struct Survey<'p> {
     pub(crate) asked_at: Instant,
     pub(crate) statuses: Vec<Option<NodeStatus>>,
     silent: Vec<NodeCause>,
+    /// A view in a form that another version of ringlock writes.
+    unreadable: Mutex<Option<(ViewId, TopologyError)>>,
 }
 
 impl<'p> Survey<'p> {
@@ -90,6 +94,7 @@ impl<'p> Survey<'p> {
             asked_at,
             statuses: Vec::new(),
             silent: Vec::new(),
+            unreadable: Mutex::default(),
         };
         for (peer, answer) in peers.iter().zip(answers) {
             let status = match answer {
@@ -133,6 +138,22 @@ impl<'p> Survey<'p> {
             known.push((peer, status));
         }
         Ok(self)
+    }
+
+    /// Refuses a server that serves `view` as another member than the one that
+    /// it is taken for: it would grant what that one may have granted.
+    pub(crate) fn recognise(&self, view: &View) -> Result<&Self, Error> {
+        let is_other = |(peer, status): &(&Peer, &NodeStatus)| {
+            let listed = view.index_of(&peer.name).map(|node| view.nonce(node));
+            status.served() == Some(view.id()) && status.nonce.as_ref() != listed
+        };
+        match self.answers().find(is_other) {
+            Some((peer, _)) => Err(Error::Node(NodeCause {
+                node: Arc::clone(&peer.name),
+                cause: Cause::Failed(NodeError::another_member()),
+            })),
+            None => Ok(self),
+        }
     }
 
     /// Those that answered, and what.
@@ -209,7 +230,8 @@ impl<'p> Survey<'p> {
     /// The newest view that any node serves, not below `least_epoch`.
     ///
     /// # Errors
-    /// [`Error::TwoClusters`].
+    /// [`Error::TwoClusters`]; [`TopologyError::Form`] where the newest is not
+    /// one that can be read.
     pub(crate) async fn newest_view(&self, least_epoch: u32) -> Result<Option<View>, Error> {
         let mut newest: Option<View> = None;
         for id in self.served() {
@@ -235,7 +257,19 @@ impl<'p> Survey<'p> {
                 None => newest = Some(view),
             }
         }
+        self.check_form(newest.as_ref().map(View::id))?;
         Ok(newest)
+    }
+
+    /// Refuses to go on by `known`, or by none, where a newer view was found that
+    /// this version of ringlock cannot read.
+    pub(crate) fn check_form(&self, known: Option<ViewId>) -> Result<(), Error> {
+        match &*self.unreadable.lock() {
+            Some((view, error)) if known.is_none_or(|known| view.epoch > known.epoch) => {
+                Err(error.clone().into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads the document of `view` from a node that serves it. `None`: nobody
@@ -252,7 +286,12 @@ impl<'p> Survey<'p> {
             };
             match View::read(view, &document) {
                 Ok(read) => return Some(read),
-                Err(error) => events::unreadable(&peer.name, &error),
+                Err(error) => {
+                    events::unreadable(&peer.name, &error);
+                    if matches!(error, TopologyError::Form { .. }) {
+                        *self.unreadable.lock() = Some((view, error));
+                    }
+                }
             }
         }
         None

@@ -142,6 +142,7 @@ impl Watchman {
         if let Some(newer) = survey.successor(&fleet.view).await {
             return self.follow(newer);
         }
+        survey.check_form(Some(known))?;
         if survey.newest(known.epoch).is_none() && survey.complete().is_some() {
             self.start_again(fleet);
             return Ok(Sequel::default());

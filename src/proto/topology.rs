@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringlock_ring::{Format, Member, NodeIndex, ReplicaSets, Ring, RingError, Segment};
 use serde::{Deserialize, Serialize};
 
-use super::lease::Key;
+use super::lease::{Key, MAX_KEY_BYTES};
 use super::quorum::MAX_REPLICAS;
 use super::wire::ViewId;
 
@@ -69,6 +69,13 @@ pub struct Topology {
     pub view_lease_ms: u64,
 }
 
+/// The longest text of a topology that people are shown, in bytes.
+pub const MAX_TEXT: usize = 512;
+
+/// The longest max_ttl and view_lease: every change of membership waits for
+/// both.
+pub const LONGEST_SPAN: Duration = Duration::from_secs(24 * 3600);
+
 /// Why a topology is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -90,16 +97,44 @@ pub enum TopologyError {
         /// The number that was refused.
         replicas: usize,
     },
-    /// Two overrides of one prefix, or an empty one.
+    /// Two overrides of one prefix, an empty one, or one longer than any key.
     #[error(
-        "override prefix {prefix:?} is empty or stands twice: give each prefix once, and the default as router.replicas"
+        "override prefix {prefix:?} is empty, stands twice or is longer than any key: give each prefix once, and the default as router.replicas"
     )]
     Prefix {
         /// The prefix that was refused.
         prefix: String,
     },
+    /// A text that is shown to people and put into log lines is not fit for it.
+    #[error("{what} {text:?} is longer than {MAX_TEXT} bytes or has control characters in it")]
+    Text {
+        /// Whose text.
+        what: &'static str,
+        /// Its beginning.
+        text: String,
+    },
+    /// A span that no cluster may have: every change of membership waits it out.
+    #[error("{what} = {span:?} is more than {LONGEST_SPAN:?}")]
+    Span {
+        /// Which one.
+        what: &'static str,
+        /// How long it is.
+        span: Duration,
+    },
+    /// The view document is in a form of another version of ringlock.
+    #[error(
+        "view {view}: its document has form {form}, and this version of ringlock reads form {known}: upgrade what is older, this program or those that wrote it"
+    )]
+    Form {
+        /// The view.
+        view: ViewId,
+        /// The form that it has.
+        form: u32,
+        /// The form that is read.
+        known: u32,
+    },
     /// The view document is not what its id says.
-    #[error("view {view}: its document is damaged or of another version ({detail})")]
+    #[error("view {view}: its document is damaged ({detail})")]
     Document {
         /// The view.
         view: ViewId,
@@ -195,6 +230,8 @@ pub(super) struct Layout {
 
 impl Layout {
     pub(super) fn new(topology: Topology) -> Result<Self, TopologyError> {
+        check_texts(&topology)?;
+        check_spans(&topology)?;
         let ring = topology.ring()?;
         let mut sets = BTreeMap::new();
         let overridden = topology
@@ -211,9 +248,9 @@ impl Layout {
             let is_double = topology.overrides[..index]
                 .iter()
                 .any(|o| o.prefix == exception.prefix);
-            if exception.prefix.is_empty() || is_double {
+            if exception.prefix.is_empty() || exception.prefix.len() > MAX_KEY_BYTES || is_double {
                 return Err(TopologyError::Prefix {
-                    prefix: exception.prefix.clone(),
+                    prefix: exception.prefix.chars().take(64).collect(),
                 });
             }
         }
@@ -252,6 +289,50 @@ pub(super) struct Spot {
     pub(super) replicas: usize,
     pub(super) position: u64,
     pub(super) segment: Segment,
+}
+
+fn check_texts(topology: &Topology) -> Result<(), TopologyError> {
+    let of_node = |node: &Node| {
+        let Node {
+            name,
+            address,
+            zone,
+            host,
+            anchor,
+            ..
+        } = node.clone();
+        [
+            ("node name", Some(name)),
+            ("address", Some(address)),
+            ("zone", zone),
+            ("host", host),
+            ("anchor", anchor),
+        ]
+    };
+    let of_nodes = topology.nodes.iter().flat_map(of_node);
+    let own = ("cluster name", Some(topology.cluster.clone()));
+    let mut texts = of_nodes
+        .chain([own])
+        .filter_map(|(what, text)| Some((what, text?)));
+    let is_unfit = |text: &str| text.len() > MAX_TEXT || text.chars().any(char::is_control);
+    match texts.find(|(_, text)| is_unfit(text)) {
+        Some((what, text)) => Err(TopologyError::Text {
+            what,
+            text: text.chars().take(64).collect(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn check_spans(topology: &Topology) -> Result<(), TopologyError> {
+    let spans = [
+        ("max_ttl", topology.max_ttl()),
+        ("view_lease", topology.view_lease()),
+    ];
+    match spans.into_iter().find(|(_, span)| *span > LONGEST_SPAN) {
+        Some((what, span)) => Err(TopologyError::Span { what, span }),
+        None => Ok(()),
+    }
 }
 
 fn check_replicas(replicas: usize) -> Result<(), TopologyError> {

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::lease::{EPOCH_LIMIT, Key};
 use super::quorum::{Placement, majority};
+use super::shown::shown;
 use super::topology::{Layout, Node, Spot, Topology, TopologyError};
 use super::wire::{Nonce, Slot, ViewId};
 
@@ -26,7 +27,7 @@ const QUORUM_SLOTS: usize = 4096;
 const JOINT_ARCS: u64 = 1 << 16;
 
 /// Version of the document's form. A reader refuses any other.
-const DOCUMENT_FORM: u32 = 1;
+pub const DOCUMENT_FORM: u32 = 1;
 
 /// The nonce of every member, by name.
 pub type Nonces = BTreeMap<String, Nonce>;
@@ -66,6 +67,12 @@ struct Document<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     joint: Option<Passage<'a>>,
     nonces: Cow<'a, Nonces>,
+}
+
+/// What the documents of every version have.
+#[derive(Deserialize)]
+struct Form {
+    ringlock: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -138,11 +145,18 @@ impl View {
         if xxh3_128(text.as_bytes()) != id.digest {
             return Err(damaged(id, &"the digest differs"));
         }
+        // The form first: what another one has more is no damage.
+        let Form { ringlock: form } =
+            serde_json::from_str(text).map_err(|error| damaged(id, &error))?;
+        if form != DOCUMENT_FORM {
+            return Err(TopologyError::Form {
+                view: id,
+                form,
+                known: DOCUMENT_FORM,
+            });
+        }
         let sheet: Document<'_> =
             serde_json::from_str(text).map_err(|error| damaged(id, &error))?;
-        if sheet.ringlock != DOCUMENT_FORM {
-            return Err(damaged(id, &format_args!("form {}", sheet.ringlock)));
-        }
         if sheet.epoch != id.epoch {
             return Err(damaged(id, &format_args!("epoch {}", sheet.epoch)));
         }
@@ -455,10 +469,13 @@ impl fmt::Debug for View {
     }
 }
 
+/// Bytes that are shown of what is wrong with a document: it may quote it.
+const MAX_DETAIL: usize = 300;
+
 fn damaged(view: ViewId, detail: &dyn fmt::Display) -> TopologyError {
     TopologyError::Document {
         view,
-        detail: detail.to_string(),
+        detail: shown(detail.to_string().as_bytes(), MAX_DETAIL),
     }
 }
 
@@ -646,7 +663,6 @@ mod tests {
             ("\"since\":2", "\"since\":3"),
             ("\"since\":2", "\"since\":0"),
             ("\"epoch\":2", "\"epoch\":3"),
-            ("\"ringlock\":1", "\"ringlock\":2"),
             ("nonces\":{\"a\"", "nonces\":{\"x\""),
             ("nonces\":{", "nonces\":{\"x\":\"y\","),
         ] {
@@ -662,5 +678,61 @@ mod tests {
                 "{other}"
             );
         }
+    }
+
+    #[test]
+    fn a_document_of_another_form_is_told_by_its_form() {
+        let view = stable(&["a", "b", "c"], 1).unwrap();
+        for (part, other) in [
+            ("\"ringlock\":1", "\"ringlock\":2"),
+            ("\"ringlock\":1", "\"ringlock\":2,\"quorums\":{\"a\":[1]}"),
+            ("{\"ringlock\":1", "{\"shards\":null,\"ringlock\":2"),
+        ] {
+            let text = view.document().replacen(part, other, 1);
+            let id = ViewId {
+                digest: xxh3_128(text.as_bytes()),
+                ..view.id()
+            };
+            let refused = View::read(id, &text).unwrap_err();
+            assert!(
+                matches!(
+                    refused,
+                    TopologyError::Form {
+                        form: 2,
+                        known: 1,
+                        ..
+                    }
+                ),
+                "{refused}"
+            );
+            assert!(refused.to_string().contains("form 2"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_fit_to_be_shown_is_refused() {
+        let with = |change: fn(&mut Topology)| {
+            let mut topology = topology(&["a", "b", "c"], 1);
+            change(&mut topology);
+            let nonces = topology.nodes.iter();
+            let nonces = nonces.map(|node| (node.name.clone(), "n".into())).collect();
+            View::stable(1, topology, &nonces).unwrap_err()
+        };
+        let unfit: [fn(&mut Topology); 6] = [
+            |topology| topology.nodes[0].name = "a\u{1b}[31m".into(),
+            |topology| topology.nodes[0].name = "a".repeat(1000),
+            |topology| topology.nodes[1].address = "redis://h\r\n".into(),
+            |topology| topology.nodes[1].zone = Some("\u{9b}".into()),
+            |topology| topology.cluster = "\0".into(),
+            |topology| topology.nodes[2].host = Some("\t".into()),
+        ];
+        for change in unfit {
+            let error = with(change);
+            assert!(matches!(error, TopologyError::Text { .. }), "{error}");
+            let message = error.to_string();
+            assert!(message.len() < 700 && !message.contains(char::is_control));
+        }
+        let endless = with(|topology| topology.max_ttl_ms = u64::MAX);
+        assert!(matches!(endless, TopologyError::Span { .. }), "{endless}");
     }
 }

@@ -397,6 +397,14 @@ impl NodeError {
         self.is_unsent
     }
 
+    /// The server at the node's address is another member of the cluster.
+    pub(crate) fn another_member() -> Self {
+        Self::new(
+            NodeErrorKind::Unsuitable,
+            "another node of the cluster answers at this one's address: correct the node's url, or what leads there",
+        )
+    }
+
     /// What kind of trouble it is.
     pub fn kind(&self) -> NodeErrorKind {
         self.kind

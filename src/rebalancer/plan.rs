@@ -11,6 +11,7 @@ use super::RebalanceError;
 use crate::config::{ConfigError, bounded};
 use crate::proto::lease::Key;
 use crate::proto::quorum::majority;
+use crate::proto::shown::shown;
 use crate::proto::time::outwait;
 use crate::proto::topology::{Node, Topology, TopologyError};
 use crate::proto::view::{Nonces, View};
@@ -18,6 +19,15 @@ use crate::proto::wire::ViewId;
 
 /// Version of a plan's form. A reader refuses any other.
 const PLAN_FORM: u32 = 1;
+
+/// Bytes that are shown of what is wrong with a plan: it may quote it.
+const MAX_DETAIL: usize = 300;
+
+/// What the plans of every version have.
+#[derive(Deserialize)]
+struct Form {
+    ringlock_plan: u32,
+}
 
 /// Shares are told in trillionths.
 const SHARE_GRAIN: f64 = 1e12;
@@ -110,12 +120,18 @@ impl Plan {
     /// not lead to what it says that it moves.
     pub fn from_json(text: &str) -> Result<Self, RebalanceError> {
         let unreadable = |detail: String| RebalanceError::Unreadable { detail };
-        let plan: Self =
-            serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))?;
-        if plan.ringlock_plan != PLAN_FORM {
-            let form = plan.ringlock_plan;
-            return Err(unreadable(format!("it has the unknown form {form}")));
+        let quoted =
+            |error: serde_json::Error| unreadable(shown(error.to_string().as_bytes(), MAX_DETAIL));
+        // The form first: what another one has more is no mistake.
+        let Form {
+            ringlock_plan: form,
+        } = serde_json::from_str(text).map_err(quoted)?;
+        if form != PLAN_FORM {
+            return Err(unreadable(format!(
+                "it has form {form}, and this version of ringlock reads form {PLAN_FORM}: plan anew with this one"
+            )));
         }
+        let plan: Self = serde_json::from_str(text).map_err(quoted)?;
         let consequences = consequences(&plan.from, &plan.to);
         if consequences.map_err(|error| unreadable(error.to_string()))? != plan.moves {
             return Err(unreadable(

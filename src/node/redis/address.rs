@@ -64,7 +64,15 @@ impl Address {
             "unix" | "redis+unix" if of_service.is_none() => {}
             "rediss" if cfg!(feature = "tls") => {}
             "rediss" => return Err("needs the feature `tls`".into()),
-            _ => return Err(format!("has the unknown scheme {scheme:?}: {HELP}")),
+            // Shown only if it can be one: it may be a password.
+            _ if scheme
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'+')
+                && scheme.len() < 16 =>
+            {
+                return Err(format!("has the unknown scheme {scheme:?}: {HELP}"));
+            }
+            _ => return Err(format!("has an unknown scheme: {HELP}")),
         }
         if url.contains('#') {
             return Err("has a fragment (#…), which ringlock knows none of".into());

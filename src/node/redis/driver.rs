@@ -14,7 +14,7 @@ use super::wall::Wall;
 use crate::clock;
 use crate::events;
 use crate::proto::backoff::Backoff;
-use crate::proto::wire::{NodeError, NodeErrorKind};
+use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus};
 
 /// How long connecting and all its questions may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,14 +48,20 @@ impl Driver {
     pub(super) async fn run(mut self) {
         let mut failures = 0;
         let mut told = None;
+        let mut known = None;
         loop {
-            let error = match self.connect().await {
+            let connected = match self.connect().await {
+                Ok(connection) => recognise(connection, known.as_ref()),
+                Err(error) => Err(error),
+            };
+            let error = match connected {
                 Ok(connection) => {
                     failures = 0;
                     told = None;
                     events::connected(&self.name, &self.address);
-                    let error =
+                    let (error, status) =
                         Session::serve(&self.lane, &self.address, &mut self.wall, connection).await;
+                    known = Some(status);
                     if error.kind() != NodeErrorKind::Closed {
                         self.lane.lost();
                         events::connection_lost(&self.name, &self.address, &error);
@@ -116,4 +122,18 @@ impl Driver {
             }
         }
     }
+}
+
+/// Refuses a server that serves the view that the one before served, but is
+/// another member: addresses are given anew, and proxies pointed elsewhere. It
+/// would grant what the node itself may have granted to others.
+fn recognise(connection: Connection, known: Option<&NodeStatus>) -> Result<Connection, NodeError> {
+    let status = &connection.status;
+    let is_other = known.is_some_and(|known| {
+        known.serving.is_some() && known.serving == status.serving && known.nonce != status.nonce
+    });
+    if is_other {
+        return Err(NodeError::another_member());
+    }
+    Ok(connection)
 }

@@ -60,13 +60,14 @@ struct Backlog {
 
 impl<'a> Session<'a> {
     /// Serves the lane until the connection breaks or the lane is closed and
-    /// empty; says why it ended. Whatever is unanswered then is failed.
+    /// empty; says why it ended, and what the server was last known to be.
+    /// Whatever is unanswered then is failed.
     pub(super) async fn serve(
         lane: &'a Lane,
         address: &'a Address,
         wall: &'a mut Wall,
         connection: Connection,
-    ) -> NodeError {
+    ) -> (NodeError, NodeStatus) {
         let Connection {
             stream,
             dialect,
@@ -96,7 +97,7 @@ impl<'a> Session<'a> {
         for section in session.in_flight {
             section.fail(&error);
         }
-        error
+        (error, session.status)
     }
 
     async fn pump(&mut self, mut receiver: Receiver, mut sender: Sender) -> NodeError {
@@ -247,7 +248,11 @@ impl<'a> Session<'a> {
 impl Section {
     /// The length of its replies at the beginning of `bytes`; `None`: more is
     /// to come. What has been looked at is not looked at again.
-    fn whole(&mut self, bytes: &[u8], scanned: &mut usize) -> Result<Option<usize>, Malformed> {
+    pub(super) fn whole(
+        &mut self,
+        bytes: &[u8],
+        scanned: &mut usize,
+    ) -> Result<Option<usize>, Malformed> {
         while self.replies_due > 0 {
             match reply_len(&bytes[*scanned..])? {
                 Some(len) => {

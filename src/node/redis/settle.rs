@@ -10,7 +10,9 @@ use super::resp::{Piece, Pieces};
 use super::wall::Bench;
 use crate::clock;
 use crate::node::ReplyTo;
-use crate::proto::wire::{Absent, NodeError, NodeStatus, Reply, Request, Rival};
+use crate::proto::wire::{
+    Absent, Incarnation, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival,
+};
 
 /// What is known of the server that replies.
 pub(super) struct Server<'a> {
@@ -90,6 +92,12 @@ fn control(
     let mut fits = Ok(());
     for pending in section.requests {
         let answer = decode::control(&pending.request, replies, section.mark, incarnation);
+        let answer = answer.and_then(|answer| match &answer {
+            Ok(Reply::Status(now) | Reply::Refused(now)) if is_another(now, status) => {
+                Err(another_server())
+            }
+            _ => Ok(answer),
+        });
         let answer = answer.unwrap_or_else(|error| {
             fits = Err(error.clone());
             Err(error)
@@ -111,6 +119,24 @@ fn control(
         answers.push((pending.reply, answer));
     }
     fits
+}
+
+/// Whether what a server says `now` cannot be of the one that was connected to:
+/// it was let in anew, but by another incarnation, and as long as a connection
+/// lasts that does not change. Who took the state of another server for this
+/// one's would have it wiped, as that of one that forgot.
+fn is_another(now: &NodeStatus, before: &NodeStatus) -> bool {
+    let is_own = |stamped: &Incarnation| *stamped == before.incarnation;
+    before.stamped.as_ref().is_some_and(is_own)
+        && now.nonce != before.nonce
+        && !now.stamped.as_ref().is_none_or(is_own)
+}
+
+fn another_server() -> NodeError {
+    NodeError::new(
+        NodeErrorKind::Unreachable,
+        "another server answers all of a sudden, or it has become another: it is looked at anew",
+    )
 }
 
 fn batch(
