@@ -66,6 +66,9 @@ mod drive;
 mod error;
 mod events;
 mod fleet;
+#[cfg(all(any(test, fuzzing), feature = "redis"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod guard;
 pub mod guide;

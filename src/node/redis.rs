@@ -30,6 +30,8 @@ mod connect;
 mod decode;
 mod driver;
 mod encode;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod inspect;
 mod lane;
 mod link;

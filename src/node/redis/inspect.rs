@@ -437,6 +437,17 @@ fn counts(answers: &[u8], len: usize) -> Option<(Vec<u64>, Option<Arc<str>>)> {
     Some((counts, text(&mut pieces)?))
 }
 
+/// Reads whole replies as if each were the answer to each question.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(replies: &[u8]) {
+    let _ = (time(replies), page(replies), counts(replies, 2));
+    let mut pieces = Pieces::of(replies);
+    while let Some(found) = found(&mut pieces) {
+        let _ = format!("{found:?}");
+    }
+    let _ = unexpected_of(replies, "a question");
+}
+
 fn found(pieces: &mut Pieces<'_>) -> Option<Found> {
     let value = pieces.next()?;
     let left = pieces.int()?;

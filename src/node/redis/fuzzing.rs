@@ -1,0 +1,355 @@
+//! What a server may be sent and may say, for any bytes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use self::sections::{control, dialect, section};
+use super::batch::Section;
+use super::connect::Identity;
+use super::lane::{Settlement, deliver};
+use super::refusal::ErrorReply;
+use super::resp::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
+use super::settle::settle;
+use super::{decode, inspect};
+use crate::config::RouterConfig;
+use crate::node::{ReplyTo, Sink};
+use crate::proto::lease::{Holder, Key};
+use crate::proto::wire::{Answer, Ballot, NodeStatus, ViewId};
+
+pub(super) mod sections;
+
+/// Bytes that say what to do, taken from the front.
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Bytes<'a> {
+    /// The next one; 0 behind the last.
+    pub(crate) fn byte(&mut self) -> u8 {
+        let (first, rest) = self
+            .0
+            .split_first()
+            .map_or((0, self.0), |(&first, rest)| (first, rest));
+        self.0 = rest;
+        first
+    }
+
+    /// From 1 to `most` of them, as the first says; fewer at the end.
+    pub(crate) fn some(&mut self, most: usize) -> &'a [u8] {
+        let len = 1 + usize::from(self.byte()) % most;
+        let (some, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        some
+    }
+
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+}
+
+/// More than any message of ours, with all that it shows of what others wrote.
+const LONGEST_MESSAGE: usize = 2048;
+
+/// Notes what each request was answered.
+#[derive(Default)]
+struct Notes(Mutex<Vec<(u32, Answer)>>);
+
+impl Sink for Notes {
+    fn accept(self: Arc<Self>, ticket: u32, answer: Answer) {
+        self.0.lock().push((ticket, answer));
+    }
+}
+
+/// What comes of sections in flight when the server says `said`, piece by
+/// piece; what is unanswered then is failed, as when it hangs up.
+fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, Answer)> {
+    let notes = Arc::new(Notes::default());
+    let dialect = dialect(&RouterConfig::default());
+    let status = NodeStatus {
+        incarnation: "run-1/replid-1".into(),
+        ..NodeStatus::default()
+    };
+    let keys = ["a", "b"].map(|key| Key::new(key).expect("a key"));
+    let mut tickets = 0..;
+    let mut sink = || {
+        ReplyTo::new(
+            Arc::clone(&notes) as Arc<dyn Sink>,
+            tickets.next().unwrap_or(0),
+        )
+    };
+    let mut in_flight = VecDeque::new();
+    for (mark, &kind) in kinds.iter().enumerate() {
+        let count = 1 + usize::from(kind >> 7);
+        let mut section = section(kind & 127, &keys[..count], &mut sink);
+        section.mark = mark as u32 + 1;
+        dialect.encode(&mut section, &mut Vec::new());
+        in_flight.push_back(section);
+    }
+    let (mut inbox, mut scanned) = (Vec::new(), 0);
+    let mut fault = None;
+    for piece in said {
+        inbox.extend_from_slice(piece);
+        while fault.is_none() {
+            let Some(front): Option<&mut Section> = in_flight.front_mut() else {
+                break;
+            };
+            let len = match front.whole(&inbox, &mut scanned) {
+                Ok(Some(len)) => len,
+                Ok(None) => break,
+                Err(Malformed) => {
+                    fault = Some(decode::misfit("anything"));
+                    break;
+                }
+            };
+            assert!(len <= inbox.len(), "it read beyond what was there");
+            let Some(section) = in_flight.pop_front() else {
+                break;
+            };
+            let (mut settlement, mut answers) = (Settlement::default(), Vec::new());
+            let settled = settle(
+                section,
+                &inbox[..len],
+                &dialect,
+                &status,
+                &mut settlement,
+                &mut answers,
+            );
+            fault = settled.err();
+            deliver(&mut answers);
+            inbox.drain(..len);
+        }
+    }
+    let fault = fault.unwrap_or_else(|| decode::misfit("silence"));
+    in_flight
+        .into_iter()
+        .for_each(|section| section.fail(&fault));
+    let answers = std::mem::take(&mut *notes.0.lock());
+    answers
+}
+
+/// Replies: whatever a server says, cut wherever it may be, has one meaning;
+/// every request is answered once at the most, and what is said of it is short.
+pub(crate) fn replies(bytes: &mut Bytes<'_>) {
+    let kinds = bytes.some(8);
+    let cut = usize::from(bytes.byte()) + 1;
+    let said = bytes.rest();
+    assert!(
+        reply_len(said).is_ok_and(|len| len.is_none_or(|len| len <= said.len()))
+            || reply_len(said).is_err()
+    );
+    let whole = outcome(kinds, std::iter::once(said));
+    let pieces = outcome(kinds, said.chunks(cut));
+    assert_eq!(whole, pieces, "what it means hangs on where it is cut");
+    let mut tickets: Vec<u32> = whole.iter().map(|(ticket, _)| *ticket).collect();
+    tickets.sort_unstable();
+    tickets
+        .windows(2)
+        .for_each(|pair| assert_ne!(pair[0], pair[1], "answered twice"));
+    for (_, answer) in &whole {
+        if let Err(error) = answer {
+            is_fit_to_show(&error.to_string());
+        }
+    }
+}
+
+/// Asserts that `message` does no harm on a terminal and in a log.
+#[track_caller]
+fn is_fit_to_show(message: &str) {
+    assert!(message.len() < LONGEST_MESSAGE, "{} bytes", message.len());
+    assert!(!message.chars().any(char::is_control), "{message:?}");
+}
+
+/// What a server tells of itself, by INFO and to `Look`.
+pub(crate) fn facts(bytes: &mut Bytes<'_>) {
+    let said = bytes.rest();
+    let mut identity = Identity::default();
+    identity.take_in(said);
+    identity.take_in(said);
+    let checks = [
+        identity.check(),
+        identity.check_version(),
+        identity.check_mode(),
+        identity.check_role(),
+        identity.check_eviction(),
+        identity.incarnation().map(drop),
+    ];
+    checks
+        .into_iter()
+        .filter_map(Result::err)
+        .for_each(|error| is_fit_to_show(&error.to_string()));
+    let _ = identity.check_durable();
+    for name in [
+        "run_id",
+        "redis_version",
+        "valkey_version",
+        "maxmemory_policy",
+    ] {
+        identity.fact(name).into_iter().for_each(is_fit_to_show);
+    }
+    // As `Line` hands it on: whole replies.
+    let mut whole = 0;
+    while let Ok(Some(len @ 1..)) = reply_len(&said[whole..]) {
+        whole += len;
+    }
+    inspect::fuzz(&said[..whole]);
+}
+
+/// Values that are stored on a server: numbers, ids, ballots, tokens, errors.
+pub(crate) fn stored(bytes: &mut Bytes<'_>) {
+    let value = bytes.rest();
+    let holder = Holder::of_stored(value);
+    is_fit_to_show(&holder.to_string());
+    is_fit_to_show(holder.label().unwrap_or_default());
+    is_fit_to_show(&ErrorReply::of(value).explain().to_string());
+    is_fit_to_show(&ErrorReply::of(value).explain_state().to_string());
+    let Ok(text) = std::str::from_utf8(value) else {
+        return;
+    };
+    if let Ok(view) = text.parse::<ViewId>() {
+        assert_eq!(view.to_string(), text);
+    }
+    if let Ok(ballot) = text.parse::<Ballot>() {
+        assert_eq!(ballot.to_string(), text);
+    }
+    // In the places where members of hashes come back.
+    let bulk = [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat();
+    for parts in 1..=4 {
+        let reply = [
+            format!("*2\r\n$1\r\n1\r\n*{parts}\r\n").into_bytes(),
+            bulk.repeat(parts),
+        ]
+        .concat();
+        for which in 11..=17 {
+            let _ = decode::control(&control(which), &reply, 1, b"run-1");
+        }
+    }
+    if bulk.len() < MAX_REPLY {
+        assert_eq!(reply_len(&bulk), Ok(Some(bulk.len())));
+    }
+}
+
+/// Lock keys: whatever a router lets through names, on the server, that key and
+/// nothing of ringlock's own; and what is sent is what can be read back.
+pub(crate) fn keys(bytes: &mut Bytes<'_>) {
+    let prefixes = ["ringlock:", "", "ringlock", "r", "ringlock!", "other!m"];
+    let namespaces = ["ringlock", "r", "other"];
+    let config = RouterConfig {
+        key_prefix: prefixes[usize::from(bytes.byte()) % prefixes.len()].into(),
+        namespace: namespaces[usize::from(bytes.byte()) % namespaces.len()].into(),
+        ..RouterConfig::default()
+    };
+    let own = format!("{}!", config.namespace);
+    if config.key_prefix.starts_with(&own) {
+        return;
+    }
+    let kind = bytes.byte();
+    let (reserved, rest) = (config.reserved_keys(), bytes.rest());
+    let is_allowed = |key: &Key| {
+        reserved
+            .as_ref()
+            .is_none_or(|reserved| !key.as_bytes().starts_with(reserved.as_bytes()))
+    };
+    let parts = rest.split(|&byte| byte == 0xfe).take(4);
+    let keys: Vec<Key> = parts
+        .filter_map(|key| Key::new(key).ok())
+        .filter(is_allowed)
+        .collect();
+    if keys.is_empty() {
+        return;
+    }
+    let dialect = dialect(&config);
+    let mut section = section(kind % 9, &keys, &mut ReplyTo::nobody);
+    let mut out = Vec::new();
+    dialect.encode(&mut section, &mut out);
+    let names: Vec<Vec<u8>> = keys
+        .iter()
+        .map(|key| [config.key_prefix.as_bytes(), key.as_bytes()].concat())
+        .collect();
+    for name in &names {
+        assert!(!name.starts_with(own.as_bytes()), "{}", name.escape_ascii());
+    }
+    let commands = commands(&out);
+    for name in &names {
+        let naming = commands.iter().flatten().filter(|part| part == &name);
+        assert_eq!(naming.count() >= 1, true, "{}", name.escape_ascii());
+    }
+    // Nothing else is named but ringlock's own.
+    for command in &commands {
+        for name in keys_of(command) {
+            let is_own = [&dialect.id, &dialect.member, &dialect.counters].contains(&name);
+            assert!(is_own || names.contains(name), "{}", name.escape_ascii());
+        }
+    }
+}
+
+/// Commands as a server reads them.
+fn commands(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
+    let mut pieces = Pieces::of(bytes);
+    let mut commands = Vec::new();
+    while let Some(piece) = pieces.next() {
+        let Piece::List(len) = piece else {
+            panic!("a command is a list: {piece:?}")
+        };
+        let parts = (0..len).map(|_| pieces.bulk().expect("a part").to_vec());
+        commands.push(parts.collect());
+    }
+    assert_eq!(pieces.rest(), b"", "the last command is whole");
+    commands
+}
+
+/// Which parts of a command a server takes for keys.
+fn keys_of(command: &[Vec<u8>]) -> &[Vec<u8>] {
+    let count = |at: usize| -> usize {
+        let text = std::str::from_utf8(&command[at]).expect("a number");
+        text.parse().expect("a number")
+    };
+    match command[0].as_slice() {
+        b"MULTI" | b"EXEC" => &[],
+        b"EVALSHA" => &command[3..3 + count(2)],
+        // Key and value by turns.
+        b"MSETEX" => &command[2..3],
+        _ => &command[1..2],
+    }
+}
+
+/// Node URLs: a password shows nowhere.
+pub(crate) fn urls(bytes: &mut Bytes<'_>) {
+    const SECRET: &str = "pa55W0Rdpa55";
+    let text = String::from_utf8_lossy(bytes.rest()).into_owned();
+    // As long as it has not begun where a host or a scheme is written.
+    let is_secret = |text: &str| {
+        let before = text.split(SECRET).next().unwrap_or_default();
+        text.contains(SECRET) && before.contains(':')
+    };
+    let url = match crate::config::substitute(&text, |name| (name == "PW").then(|| SECRET.into())) {
+        Ok(url) => url,
+        Err(problem) => {
+            // The name of a variable is none.
+            let is_name = problem.contains("names the environment variable");
+            assert!(
+                is_name || !is_secret(&text) || !problem.contains(SECRET),
+                "{problem}"
+            );
+            is_fit_to_show(&problem);
+            return;
+        }
+    };
+    match super::address::Address::parse(&url, &crate::config::TlsConfig::default()) {
+        Ok(address) => {
+            let is_kept = address
+                .password
+                .as_ref()
+                .is_some_and(|password| password.contains(SECRET));
+            let shown = address.to_string();
+            let times = url.matches(SECRET).count();
+            assert!(
+                !(is_kept && times == 1) || !shown.contains(SECRET),
+                "{shown}"
+            );
+        }
+        Err(problem) => {
+            assert!(!is_secret(&url) || !problem.contains(SECRET), "{problem}");
+            is_fit_to_show(&problem);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! A section of each kind, and the requests in it.
+
+use std::time::Duration;
+
+use crate::config::RouterConfig;
+use crate::node::ReplyTo;
+use crate::node::redis::batch::{Kind, Section};
+use crate::node::redis::encode::{Abilities, DeleteIf, Dialect};
+use crate::node::redis::lane::Pending;
+use crate::node::redis::scripts::{Script, Scripts};
+use crate::proto::lease::{Holder, Key, Token, Ttl};
+use crate::proto::time::Instant;
+use crate::proto::wire::{Absent, Ballot, Request, Slot, ViewId};
+
+const VIEW: ViewId = ViewId {
+    epoch: 1,
+    digest: 7,
+};
+
+pub(crate) fn dialect(config: &RouterConfig) -> Dialect {
+    let mut scripts = Scripts::default();
+    for script in Script::ALL {
+        scripts.loaded(script, &[b'a' + script as u8; 40]);
+    }
+    Dialect {
+        key_prefix: config.key_prefix.clone().into_bytes(),
+        id: format!("{}!id", config.namespace).into_bytes(),
+        member: format!("{}!m", config.namespace).into_bytes(),
+        counters: format!("{}!c", config.namespace).into_bytes(),
+        scripts,
+        abilities: Abilities::default(),
+        incarnation: b"run-1/replid-1".to_vec(),
+    }
+}
+
+/// One of each kind of section, for so many of these keys.
+pub(crate) fn section(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo) -> Section {
+    let token = |index: usize| Token::new(index as u128 + 1, Some("me:1"));
+    let second = Duration::from_secs(1);
+    let ttl = Ttl::new(second, second).expect("it is long enough");
+    let slot = |index: usize| match index % 2 {
+        0 => Slot::SINGLE,
+        _ => Slot {
+            replicas: 3,
+            arc: 5,
+            part: 2,
+        },
+    };
+    let acquire = |index: usize, key: &Key| Request::Acquire {
+        view: VIEW,
+        key: key.clone(),
+        token: token(index),
+        ttl,
+        slot: slot(index),
+        floor: 0,
+    };
+    let extend = |index: usize, key: &Key| Request::Extend {
+        view: VIEW,
+        key: key.clone(),
+        token: token(index),
+        ttl,
+        slot: slot(index),
+        floor: 9,
+        absent: if index == 0 {
+            Absent::Heal
+        } else {
+            Absent::Keep
+        },
+    };
+    let release = |index: usize, key: &Key| Request::Release {
+        key: key.clone(),
+        token: token(index),
+    };
+    let all = |request: &dyn Fn(usize, &Key) -> Request| -> Vec<Request> {
+        let keys = keys.iter().enumerate();
+        keys.map(|(index, key)| request(index, key)).collect()
+    };
+    let holders = || keys.iter().map(|_| Holder::default()).collect();
+    let (kind, requests) = match kind % 18 {
+        0 => (Kind::AcquireTransaction(VIEW, Vec::new()), all(&acquire)),
+        1 => (Kind::AcquireTogether(VIEW, Vec::new()), all(&acquire)),
+        2 => (Kind::AcquireScript(VIEW), all(&acquire)),
+        3 => (Kind::Extend(VIEW), all(&extend)),
+        4 => (Kind::ReleaseScript, all(&release)),
+        5 => (Kind::ReleaseCommands(DeleteIf::Delifeq), all(&release)),
+        6 => (Kind::ReleaseCommands(DeleteIf::Delex), all(&release)),
+        7 => (Kind::Found, all(&release)),
+        8 => (Kind::Remaining(holders()), all(&acquire)),
+        9 => (Kind::Recheck, Vec::new()),
+        10 => (Kind::Load(Script::Acquire), Vec::new()),
+        other => (Kind::Control, vec![control(other)]),
+    };
+    let pending = |request| Pending {
+        request,
+        deadline: Instant::default(),
+        reply: sink(),
+    };
+    let requests = requests.into_iter().map(pending).collect();
+    Section::new(kind, requests, Instant::default())
+}
+
+pub(super) fn control(which: u8) -> Request {
+    let ballot = Ballot {
+        round: 1,
+        proposer: 2,
+    };
+    match which {
+        11 => Request::Status,
+        12 => Request::Document,
+        13 => Request::Quarantine {
+            expected_nonce: None,
+            expected_view: Some(VIEW),
+            nonce: "n".into(),
+        },
+        14 => Request::Prepare { view: VIEW, ballot },
+        15 => Request::Accept {
+            view: VIEW,
+            ballot,
+            next: VIEW,
+            document: "{}".into(),
+        },
+        16 => Request::Adopt {
+            view: VIEW,
+            document: "{}".into(),
+            nonce: "n".into(),
+        },
+        _ => Request::Restamp {
+            expected: "run-0".into(),
+        },
+    }
+}
