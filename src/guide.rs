@@ -1,7 +1,8 @@
 //! A guide, as documentation only: choosing a mode and a ttl, waiting, fencing
 //! a resource, many keys at once, first start and lost nodes, testing your own
 //! code. [Changes of membership](membership), [the servers](servers) and their
-//! users, and [watching it](observability) have chapters to themselves.
+//! users, [watching it](observability) and what [versions](compatibility) have in
+//! common have chapters to themselves.
 //!
 //! # Choosing a mode
 //!
@@ -169,6 +170,7 @@
 //! # Ok(()) }
 //! ```
 
+pub mod compatibility;
 pub mod membership;
 pub mod observability;
 pub mod servers;

@@ -431,3 +431,61 @@ fn bulk_slot(out: &mut Vec<u8>, slot: Slot) {
 fn stored(out: &mut Vec<u8>, token: &Token) {
     bulk(out, token.as_stored());
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::fuzzing::sections::{dialect, section};
+    use super::*;
+    use crate::config::RouterConfig;
+    use crate::node::ReplyTo;
+
+    /// Sections by their number there; what loads a script is left out: that is
+    /// the script.
+    const NAMES: [(u8, &str); 17] = [
+        (0, "acquire-by-transaction"),
+        (1, "acquire-together"),
+        (2, "acquire-by-script"),
+        (3, "extend"),
+        (4, "release-by-script"),
+        (5, "release-by-delifeq"),
+        (6, "release-by-delex"),
+        (7, "found"),
+        (8, "remaining"),
+        (9, "recheck"),
+        (11, "status"),
+        (12, "document"),
+        (13, "quarantine"),
+        (14, "prepare"),
+        (15, "accept"),
+        (16, "adopt"),
+        (17, "restamp"),
+    ];
+
+    #[test]
+    fn requests_are_as_they_were_recorded() {
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/upgrade/recordings/requests");
+        let keys = ["orders/1", "a\r\n\0b"].map(|key| Key::new(key).unwrap());
+        for (kind, name) in NAMES {
+            let mut section = section(kind, &keys, &mut ReplyTo::nobody);
+            section.mark = 4_294_967_295;
+            let mut written = Vec::new();
+            dialect(&RouterConfig::default()).encode(&mut section, &mut written);
+            let file = folder.join(format!("{name}.resp"));
+            if std::env::var_os("RINGLOCK_RECORD").is_some() {
+                std::fs::create_dir_all(&folder).unwrap();
+                std::fs::write(&file, &written).unwrap();
+            }
+            let recorded = std::fs::read(&file).unwrap();
+            assert!(
+                recorded == written,
+                "{name}: what servers are sent has changed; guide::compatibility says what that demands.\n\
+                 recorded: {}\nwritten:  {}",
+                recorded.escape_ascii(),
+                written.escape_ascii()
+            );
+        }
+    }
+}
