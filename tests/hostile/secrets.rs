@@ -155,7 +155,20 @@ async fn in_logs_errors_and_what_is_stored() {
     is_clean("a label", &format!("{contended} {contended:?}"));
     guard.release().await.unwrap();
 
-    // A plan, and a change by it.
+    changes(&router, &servers).await;
+    failures(&unix, second).await;
+    syntax_errors();
+    panics(router).await;
+    let log = log.0.lock();
+    is_clean("the log", &log);
+    assert!(
+        log.contains("cannot connect"),
+        "it has been captured: {log}"
+    );
+}
+
+/// A plan, and a change by it.
+async fn changes(router: &Router, servers: &[(RedisServer, u16)]) {
     let (spare, port) = locked();
     let url = format!("redis://:{ENCODED}@127.0.0.1:{port}");
     let rebalancer = router.rebalancer();
@@ -172,8 +185,10 @@ async fn in_logs_errors_and_what_is_stored() {
     for server in servers.iter().map(|(server, _)| server).chain([&spare]) {
         is_clean("a server", &everything_on(server));
     }
+}
 
-    // What fails, with passwords that are wrong or at the wrong place.
+/// What fails, with passwords that are wrong or at the wrong place.
+async fn failures(unix: &str, second: u16) {
     let bad = [
         format!("redis://:{WRONG}@127.0.0.1:{second}"),
         format!("redis://nobody:{WRONG}@127.0.0.1:{second}"),
@@ -214,6 +229,10 @@ async fn in_logs_errors_and_what_is_stored() {
         is_clean("a look", &shown);
         is_clean("credentials", &format!("{:?}", Credentials::of_url(&url)));
     }
+}
+
+/// A file that cannot be read, at the very line.
+fn syntax_errors() {
     let syntax = format!("[[node]]\nname = \"a\"\nurl = \"redis://:{SECRET}@h\" x\n");
     for text in [
         syntax.clone(),
@@ -227,7 +246,10 @@ async fn in_logs_errors_and_what_is_stored() {
             is_clean("a syntax error", &format!("{error} {error:?}"));
         }
     }
-    // The same where a task that was at it panics.
+}
+
+/// The same where a task that was at it panics.
+async fn panics(router: Router) {
     let panicked = tokio::spawn(async move {
         let guard = router.acquire("k").await?;
         std::panic::panic_any(format!("{guard:?} {router:?}"));
@@ -236,12 +258,6 @@ async fn in_logs_errors_and_what_is_stored() {
     });
     let panic = panicked.await.unwrap_err().into_panic();
     is_clean("a panic", panic.downcast_ref::<String>().unwrap());
-    let log = log.0.lock();
-    is_clean("the log", &log);
-    assert!(
-        log.contains("cannot connect"),
-        "it has been captured: {log}"
-    );
 }
 
 /// Everything that the program prints, with the configuration's URLs out of

@@ -141,6 +141,28 @@ async fn at_random() {
     }
 }
 
+/// After `until` replies: one is left out, comes twice, is added or is swapped
+/// with the next.
+fn twist(how: i32, mut until: i32) -> impl FnMut(Vec<u8>) -> Vec<u8> + Send {
+    let mut held_back = None;
+    move |reply| {
+        until -= 1;
+        if until > 0 {
+            return reply;
+        }
+        match (how, until) {
+            (0, 0) => Vec::new(),
+            (1, 0) => reply.repeat(2),
+            (2, 0) => [&b"*1\r\n:1\r\n"[..], &reply].concat(),
+            (_, 0) => {
+                held_back = Some(reply);
+                Vec::new()
+            }
+            _ => [reply, held_back.take().unwrap_or_default()].concat(),
+        }
+    }
+}
+
 async fn twisted(
     server: &RedisServer,
     encoding: Encoding,
@@ -152,25 +174,8 @@ async fn twisted(
     let options = RedisOptions::default().encoding(encoding);
     let node = RedisNode::new(&liar.url(), options).unwrap();
     ask(&node, Request::Status, GRACE).await.unwrap();
-    let (how, mut until) = (rng.random_range(0..4), rng.random_range(0..30));
-    let mut held_back = None;
-    liar.lie(move |reply| {
-        until -= 1;
-        if until > 0 {
-            return reply;
-        }
-        match (how, until) {
-            // Left out, twice, added, swapped with the next.
-            (0, 0) => Vec::new(),
-            (1, 0) => reply.repeat(2),
-            (2, 0) => [&b"*1\r\n:1\r\n"[..], &reply].concat(),
-            (_, 0) => {
-                held_back = Some(reply);
-                Vec::new()
-            }
-            _ => [reply, held_back.take().unwrap_or_default()].concat(),
-        }
-    });
+    let (how, until) = (rng.random_range(0..4), rng.random_range(0..30));
+    liar.lie(twist(how, until));
     // Keys are taken by one of two, and none is given back: who is told that
     // it has one must have it in the end.
     let inbox = Inbox::new(REQUESTS);

@@ -288,14 +288,12 @@ impl Dialect {
 
     pub(super) fn control(&self, request: &Request, mark: u32, out: &mut Vec<u8>) {
         let incarnation = &self.incarnation;
-        let Self {
-            id,
-            member,
-            counters,
-            ..
-        } = self;
+        let (id, member, counters) = (&self.id, &self.member, &self.counters);
+        let mut call = |script, keys: &[&[u8]], arguments: &[&[u8]]| {
+            self.call(script, keys, arguments, mark, out);
+        };
         match request {
-            Request::Status => self.call(Script::Status, &[id, member], &[], mark, out),
+            Request::Status => call(Script::Status, &[id, member], &[]),
             Request::Document => command(out, &[b"HGET", member, b"doc"]),
             Request::Quarantine {
                 expected_nonce,
@@ -312,18 +310,12 @@ impl Dialect {
                     nonce.as_bytes(),
                     incarnation,
                 ];
-                self.call(
-                    Script::Quarantine,
-                    &[id, member, counters],
-                    &arguments,
-                    mark,
-                    out,
-                );
+                call(Script::Quarantine, &[id, member, counters], &arguments);
             }
             Request::Prepare { view, ballot } => {
                 let (view, ballot) = (view.to_string(), ballot.to_string());
                 let arguments = [view.as_bytes(), ballot.as_bytes(), incarnation];
-                self.call(Script::Prepare, &[id, member], &arguments, mark, out);
+                call(Script::Prepare, &[id, member], &arguments);
             }
             Request::Accept {
                 view,
@@ -340,7 +332,7 @@ impl Dialect {
                     document.as_bytes(),
                     incarnation,
                 ];
-                self.call(Script::Accept, &[id, member], &arguments, mark, out);
+                call(Script::Accept, &[id, member], &arguments);
             }
             Request::Adopt {
                 view,
@@ -355,17 +347,11 @@ impl Dialect {
                     nonce.as_bytes(),
                     incarnation,
                 ];
-                self.call(
-                    Script::Adopt,
-                    &[id, member, counters],
-                    &arguments,
-                    mark,
-                    out,
-                );
+                call(Script::Adopt, &[id, member, counters], &arguments);
             }
             Request::Restamp { expected } => {
                 let arguments = [expected.as_bytes(), incarnation];
-                self.call(Script::Restamp, &[id, member], &arguments, mark, out);
+                call(Script::Restamp, &[id, member], &arguments);
             }
             // These have sections of their own.
             Request::Acquire { .. } | Request::Extend { .. } | Request::Release { .. } => {}

@@ -75,7 +75,7 @@ impl<'a> ErrorReply<'a> {
     /// own.
     pub(super) fn explain_state(&self) -> NodeError {
         let is_damage = |sign: &&str| self.code == *sign || self.details.contains(sign);
-        if self.is_denial() || !DAMAGE.iter().any(|sign| is_damage(&sign)) {
+        if self.is_denial() || !DAMAGE.iter().any(is_damage) {
             return self.explain();
         }
         self.with(
