@@ -17,7 +17,7 @@ use super::connect::Identity;
 use super::lane::{Settlement, deliver};
 use super::refusal::ErrorReply;
 use super::resp::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
-use super::settle::settle;
+use super::settle::{Server, settle};
 use super::{decode, inspect};
 use crate::config::RouterConfig;
 use crate::node::{ReplyTo, Sink};
@@ -112,14 +112,13 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
                 break;
             };
             let (mut settlement, mut answers) = (Settlement::default(), Vec::new());
-            let settled = settle(
-                section,
-                &inbox[..len],
-                &dialect,
-                &status,
-                &mut settlement,
-                &mut answers,
-            );
+            let server = Server {
+                dialect: &dialect,
+                status: &status,
+                bench: None,
+            };
+            let replies = &inbox[..len];
+            let settled = settle(section, replies, &server, &mut settlement, &mut answers);
             fault = settled.err();
             deliver(&mut answers);
             inbox.drain(..len);
@@ -344,6 +343,7 @@ pub(crate) fn urls(bytes: &mut Bytes<'_>) {
             let is_kept = address
                 .password
                 .as_ref()
+                .and_then(|password| password.get().ok())
                 .is_some_and(|password| password.contains(SECRET));
             let shown = address.to_string();
             let times = url.matches(SECRET).count();

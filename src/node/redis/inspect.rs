@@ -440,7 +440,7 @@ fn counts(answers: &[u8], len: usize) -> Option<(Vec<u64>, Option<Arc<str>>)> {
 /// Reads whole replies as if each were the answer to each question.
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(replies: &[u8]) {
-    let _ = (time(replies), page(replies), counts(replies, 2));
+    let _ = (wall::time(replies), page(replies), counts(replies, 2));
     let mut pieces = Pieces::of(replies);
     while let Some(found) = found(&mut pieces) {
         let _ = format!("{found:?}");
