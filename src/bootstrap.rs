@@ -207,10 +207,11 @@ async fn first_start(
             return Ok(None);
         }
     }
-    // In memory nothing was locked before; unless this is not the first start.
+    // In memory nothing was locked before. That nothing was is also what
+    // `init = "now"` says, but not of nodes that have served.
     let is_embedded = peers.iter().all(|peer| peer.node.is_embedded());
     let is_first = charter.least_epoch == 1;
-    if charter.init == Init::Wait && !(is_embedded && is_first) {
+    if !is_first || (charter.init == Init::Wait && !is_embedded) {
         let wait = outwait(charter.topology.max_ttl());
         events::first_start_waits(wait);
         clock::sleep_until(clock::now() + wait).await;

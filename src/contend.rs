@@ -71,7 +71,8 @@ impl Acquire {
                 Guard::new(won, self.router)
             }
             Err(failed) => {
-                let persisting = self.persist(&key, terms, turn.as_mut(), failed);
+                let last = waited_for(&key, turn.as_ref());
+                let persisting = self.persist(&key, terms, turn.as_mut(), failed, last);
                 persisting.await.map_err(|error| call.failed(error))?
             }
         };
@@ -94,10 +95,16 @@ impl Acquire {
     }
 
     /// Tries until it is granted or in vain, the turn being another's care.
-    pub(crate) async fn contend(&self, key: &Key, terms: Terms) -> Result<Guard, Error> {
+    /// `last` is what stood in its way so far.
+    pub(crate) async fn contend(
+        &self,
+        key: &Key,
+        terms: Terms,
+        last: Option<Error>,
+    ) -> Result<Guard, Error> {
         match self.attempt(key, terms).await {
             Ok(won) => Ok(self.guard(won)),
-            Err(failed) => self.persist(key, terms, None, failed).await,
+            Err(failed) => self.persist(key, terms, None, failed, last).await,
         }
     }
 
@@ -108,9 +115,10 @@ impl Acquire {
         terms: Terms,
         turn: Option<&mut Turn>,
         failed: Box<Failed>,
+        last: Option<Error>,
     ) -> Result<Guard, Error> {
         // On the heap: who is granted a free key needs no room for it.
-        Box::pin(self.try_again(key, terms, turn, failed)).await
+        Box::pin(self.try_again(key, terms, turn, failed, last)).await
     }
 
     async fn try_again(
@@ -119,6 +127,7 @@ impl Acquire {
         terms: Terms,
         mut turn: Option<&mut Turn>,
         mut failed: Box<Failed>,
+        mut last: Option<Error>,
     ) -> Result<Guard, Error> {
         let _waiting = self.router.counters().waiting.enter();
         let deadline = terms.deadline;
@@ -128,14 +137,6 @@ impl Acquire {
         // A single attempt goes by a newer view too, but not for ever.
         let restart_by =
             deadline.unwrap_or_else(|| terms.started + LOOKS * Fleet::node_timeout(terms.ttl));
-        // Who stood in line knows that the key was held, whatever an attempt
-        // in the last moments comes to.
-        let has_waited = turn.as_ref().is_some_and(|turn| turn.has_waited);
-        let mut last = has_waited.then(|| Error::Contended {
-            key: key.clone(),
-            holder: None,
-            remaining: None,
-        });
         loop {
             let can_restart =
                 failed.is_outdated && restarts < MAX_RESTARTS && clock::now() < restart_by;
@@ -306,6 +307,17 @@ impl Patience {
     }
 }
 
+/// Who stood in line knows that the key was held, whatever an attempt in the
+/// last moments comes to.
+pub(crate) fn waited_for(key: &Key, turn: Option<&Turn>) -> Option<Error> {
+    turn.filter(|turn| turn.has_waited)
+        .map(|_| Error::Contended {
+            key: key.clone(),
+            holder: None,
+            remaining: None,
+        })
+}
+
 /// An attempt that won.
 #[derive(Debug)]
 pub(crate) struct Won {
@@ -317,7 +329,7 @@ pub(crate) struct Won {
 pub(crate) struct Failed {
     /// The nodes that it was made on.
     fleet: Arc<Fleet>,
-    error: Error,
+    pub(crate) error: Error,
     /// Who stood in the way.
     rivals: Rivals,
     /// Nodes serve another view, or none.

@@ -13,7 +13,7 @@ use super::guard_set::{GuardSet, extend_each};
 use super::{WINDOW, check_count};
 use crate::acquire::Acquire;
 use crate::clock;
-use crate::contend::Terms;
+use crate::contend::{Terms, waited_for};
 use crate::error::Error;
 use crate::events;
 use crate::fleet::Fleet;
@@ -151,7 +151,7 @@ impl AcquireAll {
             let turns = turns.map_err(|error| call.failed(error))?;
             // All turns were given back before it begins anew: they too are
             // waited for in order. Bounded by the wait.
-            let won = contest.win(&keys).await;
+            let won = contest.win(&keys, &turns).await;
             if let Some(guards) = won.map_err(|error| call.failed(error))? {
                 call.granted(|| clock::now().saturating_since(contest.terms.started));
                 guards
@@ -206,12 +206,12 @@ impl Contest {
     }
 
     /// Locks all keys; `None` if a lease was lost before the last was granted.
-    async fn win(&self, keys: &[Key]) -> Result<Option<Vec<Guard>>, Error> {
+    async fn win(&self, keys: &[Key], turns: &[Option<Turn>]) -> Result<Option<Vec<Guard>>, Error> {
         let mut guards = Vec::with_capacity(keys.len());
         let mut width = WINDOW;
         loop {
             let round = self.round(&keys[guards.len()..], width);
-            let Some(more) = self.keeping(&guards, round).await else {
+            let Some((more, failed)) = self.keeping(&guards, round).await else {
                 return Ok(None);
             };
             width = (2 * more.len()).clamp(LEAST_WINDOW, WINDOW);
@@ -219,7 +219,10 @@ impl Contest {
             let Some(busy) = keys.get(guards.len()) else {
                 break;
             };
-            let contending = self.each.contend(busy, self.terms);
+            let turn = turns.get(guards.len()).and_then(Option::as_ref);
+            let last = failed.filter(Error::is_contention);
+            let last = last.or_else(|| waited_for(busy, turn));
+            let contending = self.each.contend(busy, self.terms, last);
             let Some(guard) = self.keeping(&guards, contending).await else {
                 return Ok(None);
             };
@@ -244,12 +247,14 @@ impl Contest {
     }
 
     /// One attempt at each of `keys`, at most `width` at once. What was granted
-    /// before the first that failed comes back; what was behind it is released.
-    async fn round(&self, keys: &[Key], width: usize) -> Vec<Guard> {
+    /// before the first that failed comes back, and why that one did; what was
+    /// behind it is released.
+    async fn round(&self, keys: &[Key], width: usize) -> (Vec<Guard>, Option<Error>) {
         let mut won: Vec<Option<Guard>> = Vec::new();
         won.resize_with(keys.len(), || None);
         // Behind it nothing is worth an attempt, or waiting for an answer.
         let mut end = keys.len();
+        let mut reason = None;
         let (mut begun, mut granted) = (0, 0);
         let mut under_way = FuturesUnordered::new();
         while granted < end {
@@ -261,14 +266,18 @@ impl Contest {
             begun = begun.max(most);
             match under_way.next().await {
                 Some((index, Ok(guard))) => won[index] = Some(guard),
-                Some((index, Err(_))) => end = end.min(index),
+                Some((index, Err(failed))) if index < end => {
+                    end = index;
+                    reason = Some(failed.error);
+                }
+                Some((_, Err(_))) => {}
                 None => break,
             }
             while granted < end && won[granted].is_some() {
                 granted += 1;
             }
         }
-        won.into_iter().map_while(|guard| guard).collect()
+        (won.into_iter().map_while(|guard| guard).collect(), reason)
     }
 
     /// Carries `work` out while `guards` are kept alive; `None`: one was lost.

@@ -81,7 +81,6 @@ impl Look {
 
 /// What the looks say of whole stretches.
 pub(super) struct Sights {
-    pub(super) looks: u64,
     /// Of each key: while somebody's entry was seen on any node.
     pub(super) held: Vec<Spans>,
     /// Of each node: when it was looked at.
@@ -115,7 +114,6 @@ pub(super) fn judge(story: &Story<'_>, board: &mut Board) -> Sights {
 
 /// Sights in the making.
 struct Gathering {
-    looks: u64,
     held: Vec<Vec<(Time, Time)>>,
     looked: Vec<Vec<Time>>,
     serves: Vec<Option<u32>>,
@@ -129,7 +127,6 @@ impl Gathering {
     fn new(story: &Story<'_>) -> Self {
         let nodes = story.nodes.len();
         Self {
-            looks: 0,
             held: vec![Vec::new(); story.keys.len()],
             looked: vec![Vec::new(); nodes],
             serves: vec![None; nodes],
@@ -140,7 +137,6 @@ impl Gathering {
     }
 
     fn take(&mut self, look: &Look) {
-        self.looks += 1;
         let node = look.node as usize;
         self.looked[node].push(look.at);
         for &(key, ..) in &look.entries {
@@ -197,7 +193,6 @@ impl Gathering {
         }
         let changing = |&at: &Time| (at.saturating_sub(CHANGE), at + RECONNECT);
         Sights {
-            looks: self.looks,
             held: self.held.into_iter().map(Spans::from_iter).collect(),
             looked: self.looked,
             unwell: unwell.into_iter().map(Spans::from_iter).collect(),
