@@ -254,7 +254,7 @@ pub(crate) struct NodeMeter {
 struct NodeParts {
     states: [Level; 5],
     requests: [Count; 3],
-    errors: [Count; 9],
+    errors: [Count; 10],
     round_trip: Spread,
 }
 

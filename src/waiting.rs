@@ -15,6 +15,7 @@ use crate::proto::lease::Key;
 use crate::proto::quorum::{Placement, Seat, Seats};
 use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
+use crate::proto::wire::NodeErrorKind;
 
 /// An attempt is made after so long at the most, told or not: a watch may have
 /// died without a word. Up to a quarter earlier, lest all come at once.
@@ -41,6 +42,10 @@ const TRIPS_OF_WAY: u32 = 1 + MOST_LOOKS;
 /// tell those who wait always in the same order.
 const MOST_LOOKS: u32 = 3;
 
+fn is_overload(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Failed(error) if error.kind() == NodeErrorKind::Overloaded)
+}
+
 /// How long to leave a key to others that have waited for it too; `trip` is
 /// how long this process's last attempt took.
 pub(crate) fn way(trip: Duration) -> Duration {
@@ -59,6 +64,8 @@ pub(crate) struct Rivals {
     free_in: Option<Duration>,
     /// The attempt had something itself, which others may have missed.
     was_split: bool,
+    /// Nodes had no time for it.
+    is_overload: bool,
 }
 
 impl Rivals {
@@ -94,6 +101,7 @@ impl Rivals {
                 })
                 .min(),
             was_split: granted > 0,
+            is_overload: refusals.iter().any(|(_, refusal)| is_overload(refusal)),
         }
     }
 
@@ -257,6 +265,7 @@ impl Pauses {
                 base: delay,
                 cap: delay,
             },
+            None if rivals.is_overload => Backoff::OVERLOAD,
             None => Backoff::CONTENTION,
         };
         let resume = clock::now() + bounds.wait(self.untold, rand::random());

@@ -47,6 +47,7 @@ mod stream;
 mod tls;
 mod tracking;
 mod wall;
+mod window;
 
 pub use self::encode::Encoding;
 

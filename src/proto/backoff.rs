@@ -26,6 +26,13 @@ impl Backoff {
         cap: Duration::from_millis(64),
     };
 
+    /// For nodes that more is asked of than they can serve: whoever tries again
+    /// soon only adds to it.
+    pub const OVERLOAD: Self = Self {
+        base: Duration::from_millis(128),
+        cap: Duration::from_secs(1),
+    };
+
     /// For a server that cannot be reached.
     pub const RECONNECT: Self = Self {
         base: Duration::from_millis(50),

@@ -1,8 +1,8 @@
-//! A proxy that holds back what a server answers.
+//! Proxies: one holds back what a server answers, one lets only so much reach it.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -16,15 +16,32 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy before the server at `target`.
+    /// A proxy before the server at `target` that delays its answers.
     pub fn start(target: PathBuf, delay: Duration) -> Self {
+        Self::run(target, move |client, server| {
+            let (to_client, to_server) = (handle(&client), handle(&server));
+            std::thread::spawn(move || copy(client, to_server, Duration::ZERO));
+            std::thread::spawn(move || copy(server, to_client, delay));
+        })
+    }
+
+    /// One that passes so many bytes on to it in a second, and no more.
+    pub fn throttled(target: PathBuf, bytes_per_second: u32) -> Self {
+        Self::run(target, move |client, server| {
+            let (to_client, to_server) = (handle(&client), handle(&server));
+            std::thread::spawn(move || drip(client, to_server, bytes_per_second));
+            std::thread::spawn(move || copy(server, to_client, Duration::ZERO));
+        })
+    }
+
+    fn run(target: PathBuf, serve: impl Fn(UnixStream, UnixStream) + Send + 'static) -> Self {
         let proxy = Self {
             directory: tempfile::tempdir().expect("a temporary directory"),
         };
         let listener = UnixListener::bind(proxy.socket()).expect("a socket");
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                serve(client, &target, delay);
+                serve(client, UnixStream::connect(&target).expect("the server"));
             }
         });
         proxy
@@ -40,14 +57,23 @@ impl Proxy {
     }
 }
 
-fn serve(client: UnixStream, target: &Path, delay: Duration) {
-    let server = UnixStream::connect(target).expect("the server");
-    let (to_client, to_server) = (
-        client.try_clone().expect("a handle"),
-        server.try_clone().expect("a handle"),
-    );
-    std::thread::spawn(move || copy(client, to_server, Duration::ZERO));
-    std::thread::spawn(move || copy(server, to_client, delay));
+fn handle(stream: &UnixStream) -> UnixStream {
+    stream.try_clone().expect("a handle")
+}
+
+/// Copies bytes, a few at a time, as slowly as said.
+fn drip(mut from: UnixStream, mut to: UnixStream, bytes_per_second: u32) {
+    let mut buffer = [0; 1024];
+    let mut due = Instant::now();
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let span = Duration::from_secs(1) * read as u32 / bytes_per_second;
+        due = due.max(Instant::now() - Duration::from_millis(5)) + span;
+        if to.write_all(&buffer[..read]).is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Write);
 }
 
 /// Copies bytes, each held back for `delay` from when it was read: a delay

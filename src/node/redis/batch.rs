@@ -203,9 +203,9 @@ impl Caution {
 /// The batches that are in flight, as far as others must heed them.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    /// Each one's transactions and how many requests it consists of, the
-    /// oldest first.
-    batches: VecDeque<(Transactions, usize)>,
+    /// Each one's transactions, how many requests it consists of, and when it
+    /// went out, the oldest first.
+    batches: VecDeque<(Transactions, usize, Instant)>,
     requests: usize,
 }
 
@@ -221,16 +221,16 @@ impl InFlight {
     }
 
     /// A batch of so many requests goes out, with these transactions.
-    pub(super) fn begin(&mut self, requests: usize, transactions: Transactions) {
-        self.batches.push_back((transactions, requests));
+    pub(super) fn begin(&mut self, requests: usize, transactions: Transactions, now: Instant) {
+        self.batches.push_back((transactions, requests, now));
         self.requests += requests;
     }
 
-    /// The oldest batch is answered.
-    pub(super) fn end(&mut self) {
-        if let Some((_, requests)) = self.batches.pop_front() {
-            self.requests -= requests;
-        }
+    /// The oldest batch is answered; how large it was, and when it went out.
+    pub(super) fn end(&mut self) -> Option<(usize, Instant)> {
+        let (_, requests, sent_at) = self.batches.pop_front()?;
+        self.requests -= requests;
+        Some((requests, sent_at))
     }
 
     /// Whether a request must not be sent before what is in flight is settled.
@@ -242,7 +242,7 @@ impl InFlight {
     /// But one that may have to be sent again must not be overtaken by
     /// anything for its key, least of all by the release that cleans up after.
     fn must_wait(&self, request: &Request, hash: Option<u64>) -> bool {
-        let mut batches = self.batches.iter().map(|(transactions, _)| transactions);
+        let mut batches = self.batches.iter().map(|(transactions, ..)| transactions);
         match (request, hash) {
             (Request::Extend { .. }, Some(hash)) => batches.any(|batch| batch.keys.has(hash)),
             (_, Some(hash)) => batches.any(|batch| batch.are_together && batch.keys.has(hash)),

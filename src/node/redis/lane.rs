@@ -81,14 +81,17 @@ pub(super) struct Duties {
 
 impl State {
     /// Why `request` is not even queued.
-    fn refusal(&self, request: &Request) -> Option<NodeError> {
+    fn refusal(&self, request: &Request, deadline: Instant) -> Option<NodeError> {
         let error = match &self.line {
             _ if self.is_closed => closed(),
             Line::Down(error) => error.clone(),
-            _ if self.queue.is_full_for(request) => NodeError::new(
-                NodeErrorKind::Overloaded,
-                "too many requests wait for this node: it is slower than its callers",
-            ),
+            _ if self.queue.is_full_for(request) => overloaded(),
+            Line::Up(link)
+                if matches!(request, Request::Acquire { .. })
+                    && link.is_in_vain(deadline, self.queue.acquires()) =>
+            {
+                overloaded()
+            }
             Line::Connecting | Line::Up(_) => return None,
         };
         Some(error.unsent())
@@ -113,7 +116,7 @@ impl Lane {
     /// Queues a request, or says at once why not; sends it if the line is free.
     pub(super) fn submit(&self, pending: Pending) {
         let mut state = self.state.lock();
-        if let Some(error) = state.refusal(&pending.request) {
+        if let Some(error) = state.refusal(&pending.request, pending.deadline) {
             drop(state);
             return pending.reply.send(Err(error));
         }
@@ -296,8 +299,8 @@ impl Lane {
             for section in settlement.follow_ups {
                 link.push(section);
             }
-            for _ in 0..settlement.batches {
-                link.in_flight.end();
+            if settlement.batches > 0 {
+                link.end_batches(settlement.batches);
             }
         }
         self.lead(state);
@@ -335,9 +338,14 @@ fn give_up(_: io::Error) -> usize {
     0
 }
 
-fn unsent_in_time() -> NodeError {
-    let message = "the node was not even asked within the node timeout: too much waits for it";
-    NodeError::new(NodeErrorKind::Timeout, message).unsent()
+fn overloaded() -> NodeError {
+    let message = "too many requests wait for this node: it is slower than its callers";
+    NodeError::new(NodeErrorKind::Overloaded, message)
+}
+
+pub(super) fn unsent_in_time() -> NodeError {
+    let message = "the node was not asked in time: too many requests wait for it";
+    NodeError::new(NodeErrorKind::Overloaded, message).unsent()
 }
 
 pub(super) fn timeout() -> NodeError {

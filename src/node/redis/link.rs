@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use super::batch::{Caution, InFlight, Kind, MAX_BATCH, Section, gather};
 use super::encode::{Abilities, Dialect};
-use super::lane::Answers;
+use super::lane::{Answers, unsent_in_time};
 use super::queue::Queue;
 use super::stream::Socket;
 use super::wall::{Bench, READ_EVERY};
+use super::window::Window;
 use crate::clock;
 use crate::meters::Spread;
 use crate::proto::time::Instant;
 use crate::proto::wire::{NodeStatus, Reply, Standing};
 
-/// Batches that may be in flight at once.
-const MAX_IN_FLIGHT: usize = 16;
+/// By how much longer an answer may take than expected: a grant that comes too
+/// late costs the server twice, for it must be taken back.
+const CAUTION: u32 = 2;
 
 /// Bytes that a request mostly takes.
 const COMMAND_SIZE: usize = 160;
@@ -33,7 +35,8 @@ pub(super) struct Link {
     pub(super) bench: Option<Bench>,
     /// When its clock is to be read before anything else is asked.
     read_clock_at: Instant,
-    pub(super) in_flight: InFlight,
+    window: Window,
+    in_flight: InFlight,
     /// What the node's task has not taken over yet, in the order of the bytes.
     pub(super) sent: VecDeque<Section>,
     socket: Option<Arc<Socket>>,
@@ -70,6 +73,7 @@ impl Link {
             status,
             bench: None,
             read_clock_at: clock::now() + READ_EVERY,
+            window: Window::default(),
             in_flight: InFlight::default(),
             sent: VecDeque::new(),
             socket,
@@ -89,6 +93,7 @@ impl Link {
     pub(super) fn fill(&mut self, queue: &mut Queue, answers: &mut Answers, sizes: &Spread) {
         while self.writer == Writer::Free && self.may_send(queue.len()) {
             let now = clock::now();
+            self.drop_hopeless(queue, now, answers);
             let mut batch = gather(queue, self.abilities, &self.in_flight, now);
             if batch.sections.is_empty() {
                 return;
@@ -111,7 +116,7 @@ impl Link {
                 let requests = batch.sections.iter().map(|section| section.requests.len());
                 let size = requests.sum();
                 sizes.note(size as u32);
-                self.in_flight.begin(size, batch.transactions);
+                self.in_flight.begin(size, batch.transactions, now);
             }
             for section in batch.sections {
                 self.push(section);
@@ -124,7 +129,36 @@ impl Link {
     /// then while the other gathers.
     fn may_send(&self, waiting: usize) -> bool {
         let enough = self.in_flight.requests().clamp(1, MAX_BATCH);
-        waiting >= enough && self.in_flight.batches() < MAX_IN_FLIGHT
+        waiting >= enough && self.window.has_room(self.in_flight.batches())
+    }
+
+    /// Answers acquires whose time would be over before the server's answer.
+    /// What is sent to a server that owes none shows how quick it is now.
+    fn drop_hopeless(&self, queue: &mut Queue, now: Instant, answers: &mut Answers) {
+        if self.in_flight.batches() == 0 {
+            return;
+        }
+        let answered_at = now + CAUTION * self.window.expected();
+        while let Some(hopeless) = queue.pop_hopeless(answered_at) {
+            answers.push((hopeless.reply, Err(unsent_in_time())));
+        }
+    }
+
+    /// Whether an acquire with this deadline would wait in vain behind those
+    /// that wait already.
+    pub(super) fn is_in_vain(&self, deadline: Instant, acquires: usize) -> bool {
+        acquires >= MAX_BATCH
+            && clock::now() + CAUTION * self.window.wait_behind(acquires) > deadline
+    }
+
+    /// This many batches are answered.
+    pub(super) fn end_batches(&mut self, batches: usize) {
+        let now = clock::now();
+        for _ in 0..batches {
+            if let Some((requests, sent_at)) = self.in_flight.end() {
+                self.window.answered(requests, sent_at, now);
+            }
+        }
     }
 
     /// Encodes a section, behind what has been encoded before.

@@ -1,14 +1,16 @@
 //! What waits for a connection: who holds a lock before who wants one.
 //!
 //! A node that is slower than its callers would keep renewals waiting behind
-//! acquires until their leases lapse. So requests that prolong what is held,
-//! and those that keep the cluster together, go ahead. Only one order matters
-//! beside that: a release never overtakes the acquire that it cleans up after,
-//! and both wait in one line.
+//! acquires until their leases lapse, and releases until they are given up. So
+//! requests that prolong what is held, and those that keep the cluster
+//! together, go first, and releases before acquires. Only one order matters
+//! beside that: a release never overtakes the acquire that it cleans up after;
+//! where that waits still, it waits behind it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use super::lane::Pending;
+use crate::proto::lease::Token;
 use crate::proto::time::Instant;
 use crate::proto::wire::Request;
 
@@ -22,8 +24,12 @@ pub(super) struct Queue {
     again: VecDeque<Pending>,
     /// Extends, and whatever is about the node and not about a key.
     urgent: VecDeque<Pending>,
-    /// Acquires and releases.
+    /// Releases of what is not in the next line.
+    releases: VecDeque<Pending>,
+    /// Acquires, and releases of acquires that wait there.
     ordinary: VecDeque<Pending>,
+    /// The tokens of these acquires.
+    wanted: HashSet<Token>,
     /// No request has an earlier deadline.
     expires: Instant,
 }
@@ -31,16 +37,26 @@ pub(super) struct Queue {
 impl Queue {
     /// Whether `request` must be refused, for too many wait already.
     pub(super) fn is_full_for(&self, request: &Request) -> bool {
-        let line = if is_urgent(request) {
-            &self.urgent
-        } else {
-            &self.ordinary
-        };
-        line.len() >= MAX_LINE
+        self.line(request).len() >= MAX_LINE
+    }
+
+    fn line(&self, request: &Request) -> &VecDeque<Pending> {
+        match request {
+            Request::Acquire { .. } => &self.ordinary,
+            Request::Release { token, .. } if self.wanted.contains(token) => &self.ordinary,
+            Request::Release { .. } => &self.releases,
+            _ => &self.urgent,
+        }
+    }
+
+    /// Acquires that wait.
+    pub(super) fn acquires(&self) -> usize {
+        self.wanted.len()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.again.len() + self.urgent.len() + self.ordinary.len()
+        let waiting = self.again.len() + self.urgent.len();
+        waiting + self.releases.len() + self.ordinary.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -50,11 +66,16 @@ impl Queue {
     /// Queues a request.
     pub(super) fn push(&mut self, pending: Pending) {
         self.expect(pending.deadline);
-        if is_urgent(&pending.request) {
-            self.urgent.push_back(pending);
-        } else {
-            self.ordinary.push_back(pending);
-        }
+        let line = match &pending.request {
+            Request::Acquire { token, .. } => {
+                self.wanted.insert(token.clone());
+                &mut self.ordinary
+            }
+            Request::Release { token, .. } if self.wanted.contains(token) => &mut self.ordinary,
+            Request::Release { .. } => &mut self.releases,
+            _ => &mut self.urgent,
+        };
+        line.push_back(pending);
     }
 
     /// Queues requests ahead of all that wait, the first of them first.
@@ -67,14 +88,35 @@ impl Queue {
 
     /// The next one.
     pub(super) fn front(&self) -> Option<&Pending> {
-        let lines = [&self.again, &self.urgent, &self.ordinary];
+        let lines = [&self.again, &self.urgent, &self.releases, &self.ordinary];
         lines.into_iter().find_map(VecDeque::front)
     }
 
     /// Takes the next one.
     pub(super) fn pop(&mut self) -> Option<Pending> {
-        let lines = [&mut self.again, &mut self.urgent, &mut self.ordinary];
-        lines.into_iter().find_map(VecDeque::pop_front)
+        let first = [&mut self.again, &mut self.urgent, &mut self.releases];
+        let next = first.into_iter().find_map(VecDeque::pop_front);
+        next.or_else(|| self.pop_ordinary())
+    }
+
+    fn pop_ordinary(&mut self) -> Option<Pending> {
+        let next = self.ordinary.pop_front()?;
+        if let Request::Acquire { token, .. } = &next.request {
+            self.wanted.remove(token);
+        }
+        Some(next)
+    }
+
+    /// Takes the next one, if it is an acquire whose answer would come too late
+    /// though it were sent now: its grant would only have to be taken back.
+    pub(super) fn pop_hopeless(&mut self, answered_at: Instant) -> Option<Pending> {
+        if self.len() > self.ordinary.len() {
+            return None;
+        }
+        let front = self.ordinary.front()?;
+        let is_hopeless =
+            front.deadline < answered_at && matches!(front.request, Request::Acquire { .. });
+        is_hopeless.then(|| self.pop_ordinary())?
     }
 
     /// When the first deadline is, at the earliest.
@@ -89,7 +131,8 @@ impl Queue {
             return expired;
         }
         let mut earliest = Instant::MAX;
-        for line in [&mut self.again, &mut self.urgent, &mut self.ordinary] {
+        let first = [&mut self.again, &mut self.urgent, &mut self.releases];
+        for line in first.into_iter().chain([&mut self.ordinary]) {
             let queued = std::mem::take(line);
             line.reserve(queued.len());
             for pending in queued {
@@ -102,6 +145,11 @@ impl Queue {
             }
         }
         self.expires = earliest;
+        for pending in &expired {
+            if let Request::Acquire { token, .. } = &pending.request {
+                self.wanted.remove(token);
+            }
+        }
         expired
     }
 
@@ -116,21 +164,13 @@ impl Queue {
 
 impl IntoIterator for Queue {
     type Item = Pending;
-    type IntoIter = std::iter::Flatten<std::array::IntoIter<VecDeque<Pending>, 3>>;
+    type IntoIter = std::iter::Flatten<std::array::IntoIter<VecDeque<Pending>, 4>>;
 
     /// All of them, the next one first.
     fn into_iter(self) -> Self::IntoIter {
-        [self.again, self.urgent, self.ordinary]
+        [self.again, self.urgent, self.releases, self.ordinary]
             .into_iter()
             .flatten()
-    }
-}
-
-fn is_urgent(request: &Request) -> bool {
-    match request {
-        Request::Acquire { .. } | Request::Release { .. } => false,
-        Request::Extend { .. } => true,
-        about_the_node => about_the_node.key().is_none(),
     }
 }
 
@@ -140,7 +180,7 @@ mod tests {
 
     use super::*;
     use crate::node::ReplyTo;
-    use crate::proto::lease::{Key, Token, Ttl};
+    use crate::proto::lease::{Key, Ttl};
     use crate::proto::wire::{Absent, Slot, ViewId};
 
     const VIEW: ViewId = ViewId {
@@ -218,6 +258,30 @@ mod tests {
     }
 
     #[test]
+    fn a_release_goes_before_all_acquires_but_its_own() {
+        let mut queue = Queue::default();
+        let other = Request::Release {
+            key: Key::new("b").unwrap(),
+            token: Token::new(7, None),
+        };
+        for request in [acquire("a"), release("a"), other.clone()] {
+            queue.push(pending(request, 9));
+        }
+        for expected in [other, acquire("a"), release("a")] {
+            assert_eq!(queue.pop().map(|next| next.request), Some(expected));
+        }
+        // What was taken out is not waited for.
+        queue.push(pending(acquire("a"), 5));
+        assert_eq!(queue.expire(at(5)).len(), 1);
+        queue.push(pending(acquire("c"), 9));
+        queue.push(pending(release("a"), 9));
+        assert!(matches!(
+            queue.front().map(|next| &next.request),
+            Some(Request::Acquire { .. })
+        ));
+    }
+
+    #[test]
     fn a_flood_of_acquires_leaves_room_for_renewals() {
         let mut queue = Queue::default();
         for _ in 0..MAX_LINE {
@@ -225,6 +289,21 @@ mod tests {
         }
         assert!(queue.is_full_for(&acquire("b")) && queue.is_full_for(&release("b")));
         assert!(!queue.is_full_for(&extend("b")) && !queue.is_full_for(&Request::Status));
+    }
+
+    #[test]
+    fn acquires_that_cannot_be_answered_in_time_are_not_sent() {
+        let mut queue = Queue::default();
+        for (request, deadline) in [(acquire("a"), 5), (release("b"), 5), (acquire("c"), 5)] {
+            queue.push(pending(request, deadline));
+        }
+        assert!(queue.pop_hopeless(at(5)).is_none());
+        let hopeless = queue.pop_hopeless(at(6)).map(|pending| pending.request);
+        assert_eq!(hopeless, Some(acquire("a")));
+        assert!(queue.pop_hopeless(at(6)).is_none(), "a release is sent");
+        queue.pop();
+        queue.push(pending(extend("d"), 5));
+        assert!(queue.pop_hopeless(at(6)).is_none(), "a renewal goes first");
     }
 
     #[test]

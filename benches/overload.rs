@@ -1,0 +1,338 @@
+//! What many more callers than the nodes can serve do to each other, and to
+//! those who hold a lock already.
+//!
+//! ```sh
+//! cargo bench --bench overload
+//! cargo bench --bench overload -- --times 10 --replicas 3
+//! ```
+//!
+//! Real servers behind proxies that pass little on. First a crowd that just
+//! keeps them busy tells what they can serve; then callers come at a multiple
+//! of that rate for some seconds, each for a key of its own, while other leases
+//! are kept alive; then all at once they are gone. Fails if a lease that is
+//! kept alive is lost, if what is served breaks down, if an error comes late,
+//! or if it takes more than a second until the nodes answer as before.
+
+#![allow(missing_docs, reason = "a program")]
+#![allow(clippy::print_stdout, reason = "it reports")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed bench stops"
+)]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::proxy::Proxy;
+use common::{RedisServer, name};
+use parking_lot::Mutex;
+use ringlock::{Guard, Init, Router};
+use tokio::task::JoinSet;
+
+const NODES: usize = 5;
+
+/// Of leases, kept or not; renewed every third of it.
+const TTL: Duration = Duration::from_secs(6);
+
+/// How long a caller waits for its lock.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// Tasks that keep the nodes busy without overloading them.
+const BUSY: usize = 200;
+
+/// By how much an error may come after the wait, at the 99th percentile.
+const LATE: Duration = Duration::from_millis(100);
+
+/// The share of what the nodes can serve that must be served under overload.
+const LEAST_SERVED: f64 = 0.5;
+
+/// Within which the nodes must answer as before.
+const RECOVERY: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    replicas: usize,
+    /// How many times as many callers as can be served.
+    times: f64,
+    leases: usize,
+    /// What each node's proxy passes on.
+    bytes_per_second: u32,
+    span: Duration,
+}
+
+impl Plan {
+    fn of_arguments() -> Self {
+        let arguments: Vec<String> = std::env::args().collect();
+        let option = |name: &str| -> Option<f64> {
+            let at = arguments.iter().position(|argument| argument == name)?;
+            let value = arguments.get(at + 1).and_then(|text| text.parse().ok());
+            Some(value.unwrap_or_else(|| panic!("{name} takes a number")))
+        };
+        // As criterion has it: cargo says --bench when it is to be measured.
+        let is_bench = arguments.iter().any(|argument| argument == "--bench");
+        let number = |name, bench: f64, quick: f64| {
+            option(name).unwrap_or(if is_bench { bench } else { quick })
+        };
+        Self {
+            replicas: number("--replicas", 1.0, 1.0) as usize,
+            times: number("--times", 10.0, 4.0),
+            leases: number("--leases", 500.0, 50.0) as usize,
+            bytes_per_second: number("--bytes", 100_000.0, 60_000.0) as u32,
+            span: Duration::from_secs_f64(number("--seconds", 15.0, 2.0)),
+        }
+    }
+}
+
+/// What became of some callers.
+#[derive(Debug, Default)]
+struct Tally {
+    began: AtomicU64,
+    served: AtomicU64,
+    refused: AtomicU64,
+    /// Microseconds by which errors came after the wait.
+    late: Mutex<Vec<u64>>,
+    /// Microseconds until a lock was had.
+    waits: Mutex<Vec<u64>>,
+}
+
+impl Tally {
+    async fn call(&self, router: &Router, key: u64) {
+        self.began.fetch_add(1, Ordering::Relaxed);
+        let start = Instant::now();
+        let acquired = router.acquire(format!("crowd-{key}")).wait(WAIT).await;
+        let took = start.elapsed();
+        match acquired {
+            Ok(guard) => {
+                self.waits.lock().push(took.as_micros() as u64);
+                if guard.release().await.is_ok() {
+                    self.served.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Err(_) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                let late = took.saturating_sub(WAIT);
+                self.late.lock().push(late.as_micros() as u64);
+            }
+        }
+    }
+}
+
+fn percentile(values: &mut [u64], share: f64) -> Duration {
+    values.sort_unstable();
+    let at = ((values.len() as f64 * share) as usize).min(values.len().saturating_sub(1));
+    Duration::from_micros(values.get(at).copied().unwrap_or_default())
+}
+
+/// Kept leases, and how far apart their renewals are.
+#[derive(Debug)]
+struct Keep {
+    guards: Arc<Vec<Guard>>,
+    gaps: Arc<Mutex<Vec<u64>>>,
+    watch: tokio::task::JoinHandle<()>,
+}
+
+impl Keep {
+    async fn hold(router: &Router, leases: usize) -> Self {
+        let mut guards = Vec::new();
+        for lease in 0..leases {
+            let acquire = router.acquire(format!("kept-{lease}"));
+            guards.push(acquire.wait(4 * WAIT).keep_alive().await.expect("a lease"));
+        }
+        let (guards, gaps) = (Arc::new(guards), Arc::new(Mutex::new(Vec::new())));
+        let watch = tokio::spawn({
+            let (guards, gaps) = (Arc::clone(&guards), Arc::clone(&gaps));
+            async move {
+                let mut known: Vec<_> = guards
+                    .iter()
+                    .map(|guard| (guard.valid_until(), Instant::now()))
+                    .collect();
+                loop {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    for (guard, (until, since)) in guards.iter().zip(&mut known) {
+                        if guard.valid_until() != *until {
+                            *until = guard.valid_until();
+                            gaps.lock().push(since.elapsed().as_micros() as u64);
+                            *since = Instant::now();
+                        }
+                    }
+                }
+            }
+        });
+        Self {
+            guards,
+            gaps,
+            watch,
+        }
+    }
+
+    fn lost(&self) -> usize {
+        let lost = self.guards.iter().filter(|guard| guard.loss().is_some());
+        lost.count()
+    }
+
+    /// Renewals since the last call, and how far apart they were: the 50th and
+    /// 99th percentile, and the most.
+    fn renewals(&self) -> (usize, [Duration; 3]) {
+        let mut gaps = std::mem::take(&mut *self.gaps.lock());
+        let shares = [0.5, 0.99, 1.0].map(|share| percentile(&mut gaps, share));
+        (gaps.len(), shares)
+    }
+}
+
+impl Drop for Keep {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+/// Bytes of memory in use; 0 where it cannot be told.
+fn memory() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0_u64) * 4096
+}
+
+/// So many that keep at it for `span`; what they had a second.
+async fn busy(router: &Router, span: Duration, keys: &Arc<AtomicU64>) -> (f64, Duration) {
+    let (tally, end) = (Arc::new(Tally::default()), Instant::now() + span);
+    let mut tasks = JoinSet::new();
+    for _ in 0..BUSY {
+        let (router, tally, keys) = (router.clone(), Arc::clone(&tally), Arc::clone(keys));
+        tasks.spawn(async move {
+            while Instant::now() < end {
+                let key = keys.fetch_add(1, Ordering::Relaxed);
+                tally.call(&router, key).await;
+            }
+        });
+    }
+    tasks.join_all().await;
+    let rate = tally.served.load(Ordering::Relaxed) as f64 / span.as_secs_f64();
+    let p50 = percentile(&mut tally.waits.lock(), 0.5);
+    (rate, p50)
+}
+
+/// Callers that come at `rate` for `span`, and are then gone; the most memory.
+async fn flood(
+    router: &Router,
+    rate: f64,
+    span: Duration,
+    tally: &Arc<Tally>,
+    keys: &Arc<AtomicU64>,
+) -> u64 {
+    let (start, mut came, mut most) = (Instant::now(), 0_u64, 0);
+    let mut tasks = JoinSet::new();
+    while start.elapsed() < span {
+        let due = (start.elapsed().as_secs_f64() * rate) as u64;
+        for _ in came..due {
+            let (router, tally) = (router.clone(), Arc::clone(tally));
+            let key = keys.fetch_add(1, Ordering::Relaxed);
+            tasks.spawn(async move { tally.call(&router, key).await });
+        }
+        came = due;
+        while tasks.try_join_next().is_some() {}
+        most = most.max(memory());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tasks.abort_all();
+    while tasks.join_next().await.is_some() {}
+    most
+}
+
+/// How long until a free key is had as quickly as ever, ten times in a row.
+async fn recovery(router: &Router, usual: Duration, keys: &Arc<AtomicU64>) -> Duration {
+    let relief = Instant::now();
+    let mut in_a_row = 0;
+    while in_a_row < 10 && relief.elapsed() < 10 * RECOVERY {
+        let key = keys.fetch_add(1, Ordering::Relaxed);
+        let start = Instant::now();
+        let acquired = router.acquire(format!("crowd-{key}")).wait(WAIT).await;
+        let is_usual = start.elapsed() <= usual;
+        if let Ok(guard) = acquired {
+            let _ = guard.release().await;
+            in_a_row = if is_usual { in_a_row + 1 } else { 0 };
+        }
+    }
+    relief.elapsed()
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    let plan = Plan::of_arguments();
+    let servers: Vec<RedisServer> = (0..NODES).map(|_| RedisServer::start()).collect();
+    let throttled = |server: &RedisServer| Proxy::throttled(server.socket(), plan.bytes_per_second);
+    let proxies: Vec<Proxy> = servers.iter().map(throttled).collect();
+    let builder = Router::builder()
+        .init(Init::Now)
+        .replicas(plan.replicas)
+        .ttl(TTL);
+    let nodes = proxies.iter().enumerate();
+    let builder = nodes.fold(builder, |builder, (index, proxy)| {
+        builder.node(name(index), proxy.url())
+    });
+    let router = builder.connect().await.expect("a router");
+    let keys = Arc::new(AtomicU64::new(0));
+    let keep = Keep::hold(&router, plan.leases).await;
+
+    let (capacity, usual) = busy(&router, plan.span / 2, &keys).await;
+    let (renewals, calm) = keep.renewals();
+    println!(
+        "{NODES} nodes, n = {}, {} bytes/s each; {} leases kept alive, ttl {TTL:?}",
+        plan.replicas, plan.bytes_per_second, plan.leases
+    );
+    println!("{BUSY} callers at a time: {capacity:.0} locks/s, had after {usual:.1?} (p50)");
+    println!("renewals: {renewals}, apart by p50, p99, most: {calm:.2?}");
+
+    let earlier = router.stats();
+    let (before, tally) = (memory(), Arc::new(Tally::default()));
+    let rate = capacity * plan.times;
+    let most = flood(&router, rate, plan.span, &tally, &keys).await;
+    let recovered = recovery(&router, usual.max(Duration::from_millis(20)), &keys).await;
+    let (renewals, kept) = keep.renewals();
+    let began = tally.began.load(Ordering::Relaxed);
+    let served = tally.served.load(Ordering::Relaxed) as f64 / plan.span.as_secs_f64();
+    let late = [0.5, 0.99, 1.0].map(|share| percentile(&mut tally.late.lock(), share));
+    let waits = [0.5, 0.99].map(|share| percentile(&mut tally.waits.lock(), share));
+    let lost = keep.lost();
+    println!("\n{} times as many, for {:?}:", plan.times, plan.span);
+    println!(
+        "offered {:.0}/s, served {served:.0}/s: {:.2} of what can be; had after p50, p99: {waits:.1?}",
+        began as f64 / plan.span.as_secs_f64(),
+        served / capacity,
+    );
+    println!(
+        "refused {}, after their wait by p50, p99, most: {late:.1?}",
+        tally.refused.load(Ordering::Relaxed)
+    );
+    println!("renewals: {renewals}, apart by p50, p99, most: {kept:.2?}; leases lost: {lost}");
+    println!(
+        "memory: {} MB before, {} MB at the most: {} bytes for each caller that came within a wait",
+        before >> 20,
+        most >> 20,
+        most.saturating_sub(before) / ((rate * WAIT.as_secs_f64()) as u64).max(1),
+    );
+    let (stats, per) = (router.stats(), plan.span.as_secs_f64());
+    println!(
+        "attempts: {:.0}/s, of which granted {:.0}/s",
+        (stats.attempts - earlier.attempts) as f64 / per,
+        (stats.granted - earlier.granted) as f64 / per,
+    );
+    println!("as before after {recovered:.2?}");
+    let is_good = lost == 0
+        && served >= LEAST_SERVED * capacity
+        && late[1] <= LATE
+        && recovered <= RECOVERY
+        && renewals > 0;
+    if is_good {
+        ExitCode::SUCCESS
+    } else {
+        println!("NOT GOOD: see what is told above against the head of the program");
+        ExitCode::FAILURE
+    }
+}
