@@ -176,7 +176,11 @@ impl Striker {
                 let mut id = 0;
                 let lag = span.min(MOST_LAG);
                 let promoted = place.server.lock().promote(lag, || id = self.struck(fault));
-                promoted.expect("a replica");
+                if let Err(error) = promoted {
+                    println!("no replica to promote: {error}");
+                    *self.counts.lock().entry("left out".into()).or_default() += 1;
+                    return;
+                }
                 place.proxy.hang_up();
                 self.log.write(Deed::Mended { id });
             }
