@@ -147,15 +147,13 @@ impl Acquire {
                 if let Some(turn) = &mut turn {
                     turn.end_streak();
                 }
-                // An attempt that the wait has cut short tells less than the
-                // last one that had its time.
-                let is_cut_short = deadline.is_some_and(|deadline| clock::now() >= deadline);
                 let error = match last.take() {
-                    Some(last) if is_cut_short && failed.error.is_transient() => last,
+                    Some(last) if failed.tells_less(terms) => last,
                     _ => failed.error,
                 };
                 let limit = self.patience.attempts;
-                let is_exhausted = is_cut_short || limit.is_some_and(|limit| attempts >= limit);
+                let is_exhausted = deadline.is_some_and(|deadline| clock::now() >= deadline)
+                    || limit.is_some_and(|limit| attempts >= limit);
                 let goes_on = !is_exhausted && error.is_transient() && {
                     let (fleet, rivals) = (&failed.fleet, &failed.rivals);
                     pauses.wait(fleet, key, rivals, deadline).await
@@ -329,6 +327,7 @@ pub(crate) struct Won {
 pub(crate) struct Failed {
     /// The nodes that it was made on.
     fleet: Arc<Fleet>,
+    began: Instant,
     pub(crate) error: Error,
     /// Who stood in the way.
     rivals: Rivals,
@@ -337,6 +336,16 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
+    /// Whether it was an outage, as far as it could tell in what was left of
+    /// the wait: one that had its time tells more.
+    fn tells_less(&self, terms: Terms) -> bool {
+        let needed = Fleet::node_timeout(terms.ttl);
+        let is_cut_short = terms
+            .deadline
+            .is_some_and(|deadline| self.began + needed > deadline);
+        is_cut_short && self.error.is_transient() && !self.error.is_contention()
+    }
+
     fn explain(held: &Held, refused: Refused) -> Self {
         let fleet = &held.fleet;
         let Refused {
@@ -397,6 +406,7 @@ impl Failed {
         };
         Self {
             fleet: Arc::clone(fleet),
+            began: held.asked_at,
             error,
             rivals: obstacles,
             is_outdated,

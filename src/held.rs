@@ -47,7 +47,7 @@ pub(crate) struct Held {
     pub(crate) placement: Placement,
     pub(crate) keep_alive: Option<KeepAlive>,
     /// When its attempt began.
-    asked_at: Instant,
+    pub(crate) asked_at: Instant,
     acknowledged: AtomicU32,
     state: Mutex<State>,
     /// Wakes those who wait for its end, once there are any.

@@ -132,10 +132,11 @@ impl Link {
         waiting >= enough && self.window.has_room(self.in_flight.batches())
     }
 
-    /// Answers acquires whose time would be over before the server's answer.
-    /// What is sent to a server that owes none shows how quick it is now.
+    /// Where more wait than one batch takes: answers acquires whose time would
+    /// be over before the server's answer. What is sent to a server that owes
+    /// none shows how quick it is now.
     fn drop_hopeless(&self, queue: &mut Queue, now: Instant, answers: &mut Answers) {
-        if self.in_flight.batches() == 0 {
+        if self.in_flight.batches() == 0 || queue.acquires() <= MAX_BATCH {
             return;
         }
         let answered_at = now + CAUTION * self.window.expected();
@@ -147,7 +148,7 @@ impl Link {
     /// Whether an acquire with this deadline would wait in vain behind those
     /// that wait already.
     pub(super) fn is_in_vain(&self, deadline: Instant, acquires: usize) -> bool {
-        acquires >= MAX_BATCH
+        acquires > MAX_BATCH
             && clock::now() + CAUTION * self.window.wait_behind(acquires) > deadline
     }
 
