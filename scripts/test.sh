@@ -62,7 +62,7 @@ fi
 cargo test --workspace --all-features --all-targets
 
 say "tests, as the user with the least rights"
-RINGLOCK_TEST_USER=least cargo test --all-features --test lock --test leases --test lifecycle --test wakeups --test fences --test cancellation
+RINGLOCK_TEST_USER=least cargo test --all-features --test lock --test leases --test lifecycle --test wakeups
 
 say "documentation tests"
 cargo test --workspace --all-features --doc

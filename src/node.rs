@@ -22,8 +22,10 @@ pub use watch::{Sight, Watch, Watchlist};
 
 /// One lock server.
 ///
-/// Requests for one key, and requests that change what the node serves, take
-/// effect in the order in which they were submitted. Each request is answered
+/// A release takes effect after the acquire of the same token, and requests
+/// that change what the node serves take effect one after the other, in the
+/// order in which they were submitted; beside that a node may carry out first
+/// what it holds more urgent. Each request is answered
 /// exactly once, by its deadline. Neither call blocks: `submit` may be made
 /// from a destructor. The answer may come before `submit` returns.
 pub trait Node: fmt::Debug + Send + Sync {

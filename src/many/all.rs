@@ -219,9 +219,10 @@ impl Contest {
             let Some(busy) = keys.get(guards.len()) else {
                 break;
             };
-            let turn = turns.get(guards.len()).and_then(Option::as_ref);
-            let last = failed.filter(Error::is_contention);
-            let last = last.or_else(|| waited_for(busy, turn));
+            // Whichever key it stood in line for, that took the time.
+            let mut lines = keys.iter().zip(turns);
+            let in_line = || lines.find_map(|(key, turn)| waited_for(key, turn.as_ref()));
+            let last = failed.filter(Error::is_contention).or_else(in_line);
             let contending = self.each.contend(busy, self.terms, last);
             let Some(guard) = self.keeping(&guards, contending).await else {
                 return Ok(None);

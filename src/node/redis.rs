@@ -1,7 +1,7 @@
 //! A node that is a Redis or Valkey server.
 //!
-//! One connection, strict order: what is submitted first reaches the server
-//! first, so that a release can never overtake the acquire it cleans up after.
+//! One connection. What is submitted first mostly reaches the server first, and
+//! a release never overtakes the acquire that it cleans up after (see `queue`).
 //! Who finds the connection idle sends at once, in its own call; while batches
 //! are in flight the next gathers (group commit), and whoever settles one sends
 //! it. The node's task reads, watches the clock, connects anew, and writes what
