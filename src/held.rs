@@ -180,6 +180,7 @@ impl Held {
             // Who listens may look at the lease.
             drop(state);
             self.lost(loss, fence);
+            self.pass_turn();
             return Some(loss);
         }
         state.ended
@@ -365,7 +366,10 @@ impl Held {
             Extension::Lost { .. } => {
                 counters.extend_lost.add_one();
                 if self.end(Loss::TakenOver, now).is_none() {
-                    self.lost(Loss::TakenOver, self.state.lock().fence);
+                    let fence = self.state.lock().fence;
+                    self.lost(Loss::TakenOver, fence);
+                    // Whoever waits need not wait for the guard to go.
+                    self.pass_turn();
                 }
             }
         }

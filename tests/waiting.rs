@@ -560,3 +560,31 @@ async fn keys_that_are_fought_over_are_told() {
         assert_eq!((told(&router), told(&rival)), (6, 1));
     }
 }
+
+/// A lease that is lost before its time is nobody's: who waits in line need
+/// not wait until its holder lets go, nor until it would have been over.
+#[tokio::test]
+async fn a_lost_lease_gives_its_turn_to_the_next() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 1);
+        let router = cluster.router(1).await;
+        let ttl = Duration::from_secs(30);
+        let guard = router.acquire(KEY).ttl(ttl).await.unwrap();
+        let waiting = router.acquire(KEY).wait(PROMPTLY);
+        let waiting = tokio::spawn(waiting.into_future());
+        let_others_run().await;
+        match &cluster.nodes[0] {
+            TestNode::Memory(node) => node.delete(guard.key()),
+            TestNode::Redis(server) => {
+                let name = format!("ringlock:{KEY}");
+                redis::cmd("DEL")
+                    .arg(name)
+                    .exec(&mut server.client())
+                    .unwrap();
+            }
+        }
+        assert!(guard.extend().await.is_err(), "{arm:?}");
+        let next = waiting.await.unwrap().unwrap();
+        assert!(next.fence() > guard.fence());
+    }
+}
