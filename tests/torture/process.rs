@@ -21,7 +21,7 @@ const TOLD: &str = "TORTURE_PROCESS";
 
 /// A runtime or a process that was not heard of for so long stood still.
 const BEAT: Duration = Duration::from_millis(10);
-const MISSED: u64 = 50 * MS;
+const MISSED: u64 = 25 * MS;
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,6 +14,10 @@ use crate::judge::story::Story;
 /// Who does not wait at least so long may be refused by chance.
 const LEAST_WAIT: Time = 300 * MS;
 
+/// Within so long before its end a call made its last attempt; a machine that
+/// stood still then is to blame.
+const LAST_ATTEMPT: Time = 300 * MS;
+
 /// How a key's nodes were, all through a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct State {
@@ -205,7 +209,9 @@ fn is_well(story: &Story<'_>, sights: &Sights, call: &Call) -> bool {
     let all_well = (0..nodes).filter(is_well).count();
     let worker = story.workers.get(&call.by);
     let was_away = worker.is_some_and(|worker| worker.away.touch(call.asked, call.done));
+    let last_attempt = call.done.saturating_sub(LAST_ATTEMPT);
     call.wait >= LEAST_WAIT
+        && !story.stalls.touch(last_attempt, call.done)
         && well >= story.quorum()
         && all_well * 2 > nodes
         && !was_away

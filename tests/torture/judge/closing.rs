@@ -11,6 +11,9 @@ use crate::judge::story::Story;
 /// A run that is longer must have given every claim something to examine.
 const LONG: Time = 60 * SECOND;
 
+/// In a run of so long some call is made while most nodes are well.
+const ENOUGH_TO_BE_WELL: Time = 180 * SECOND;
+
 /// The resource: of each key, the highest fence it has taken, and whose.
 #[derive(Default)]
 struct Resource<'a>(BTreeMap<&'a str, (u64, Ask)>);
@@ -122,8 +125,12 @@ fn worth(story: &Story<'_>, board: &mut Board, counts: &Counts) {
             board.broken(claim, story.horizon, &[], text);
         }
     }
-    // Most runs are spared a time in which most nodes are silent.
-    let needed = Claim::ALL.into_iter().filter(|&it| it != Claim::Minority);
+    // Most runs are spared a time in which most nodes are silent, and in a
+    // short one most may never be well at once.
+    let is_short = story.horizon - start < ENOUGH_TO_BE_WELL;
+    let needed = Claim::ALL
+        .into_iter()
+        .filter(|&it| it != Claim::Minority && !(is_short && it == Claim::Availability));
     for bitten in needed {
         if board.tally(bitten).examined == 0 {
             let text = format!("{bitten:?} had nothing to examine");

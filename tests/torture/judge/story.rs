@@ -27,6 +27,9 @@ pub(super) struct Story<'a> {
     /// Which set a view gives a key.
     pub(super) placed: HashMap<(u32, u32), u32>,
     pub(super) workers: BTreeMap<u32, Worker>,
+    /// While any process stood still that was not stopped: the machine had no
+    /// time for it, and perhaps not for the servers.
+    pub(super) stalls: Spans,
     pub(super) troubles: Vec<Trouble<'a>>,
     /// Of each node: while requests to it can be held on their way.
     pub(super) held: Vec<Spans>,
@@ -43,6 +46,7 @@ struct Reading<'a> {
     sets: HashMap<&'a [String], u32>,
     sorted: HashMap<Vec<u32>, u32>,
     away: BTreeMap<u32, Vec<(Time, Time)>>,
+    stalls: Vec<(Time, Time)>,
     /// Of each node: when it was last looked at, and the gaps.
     looked: HashMap<&'a str, Time>,
     blind: Vec<(&'a str, (Time, Time))>,
@@ -67,6 +71,7 @@ impl<'a> Story<'a> {
             sets: vec![Vec::new()],
             placed: HashMap::new(),
             workers: BTreeMap::new(),
+            stalls: Spans::default(),
             troubles: Vec::new(),
             held: Vec::new(),
             stepped: Vec::new(),
@@ -140,6 +145,7 @@ impl<'a> Story<'a> {
             Deed::Stalled { from } => {
                 let away = reading.away.entry(record.by).or_default();
                 away.push((*from, at));
+                reading.stalls.push((*from, at));
             }
             Deed::Looked { node, .. } => {
                 // One that does not answer the looker holds the others' requests
@@ -294,6 +300,7 @@ impl<'a> Story<'a> {
                 _ => {}
             }
         }
+        self.stalls = reading.stalls.into_iter().collect();
         for (by, away) in reading.away {
             self.workers.entry(by).or_default().away = away.into_iter().collect();
         }
