@@ -37,9 +37,10 @@
 //!
 //! The first guarantee needs clocks of clients and servers that run alike
 //! within 1 % and 2 ms over a ttl, and servers whose wall clock makes no step
-//! forward: expiry follows it. A router notices such a step before the next
-//! lock that it asks for, if its last one was half a second ago or more, and
-//! asks that server for none until what it may have forgotten is over. Data loss must show (as an absent state,
+//! forward: expiry follows it. A router that was connected before notices such
+//! a step ahead of the next lock that it asks for (its last reading of the
+//! server's clock is then a millisecond old at the most), and asks that server
+//! for none until what it may have forgotten is over. Data loss must show (as an absent state,
 //! another `run_id` or another replication history): single lock keys deleted
 //! by hand, or a virtual machine rolled back under its connections, do not. A
 //! lease is advice to its holder; the fence, checked at the resource, is the
