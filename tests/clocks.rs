@@ -14,9 +14,10 @@ mod common;
 use std::time::Duration;
 
 use common::node::now;
-use common::shim::Shim;
+use common::shim::{self, Shim};
 use common::{KEY, PROMPTLY, RedisServer, ms, name};
 use ringlock::{Cause, Error, Init, NodeErrorKind, Router};
+use tempfile::TempDir;
 
 /// Long enough for a busy machine, short enough to be waited out.
 const MAX_TTL: Duration = Duration::from_secs(3);
@@ -25,13 +26,19 @@ const MAX_TTL: Duration = Duration::from_secs(3);
 struct Clockwork {
     server: RedisServer,
     shim: Shim,
+    _directory: TempDir,
 }
 
 impl Clockwork {
     fn start() -> Option<Self> {
-        let shim = Shim::new()?;
-        let server = RedisServer::start_in(shim.environment());
-        Some(Self { server, shim })
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let library = shim::compile(directory.path())?;
+        let shim = Shim::new(library, directory.path().join("told"));
+        Some(Self {
+            server: RedisServer::start_in(shim.environment()),
+            shim,
+            _directory: directory,
+        })
     }
 }
 

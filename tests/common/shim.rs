@@ -3,55 +3,52 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-
-use tempfile::TempDir;
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/shim.c");
 
-/// The library, and what one server is told.
+/// Compiles it into `directory`; `None` where it cannot be had, which it says.
+pub fn compile(directory: &Path) -> Option<PathBuf> {
+    if !cfg!(target_os = "linux") {
+        println!("NOT RUN: stepped clocks and full disks, which are had on Linux only");
+        return None;
+    }
+    let library = directory.join("shim.so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O2", "-Wall", "-o"]);
+    let status = compiler.arg(&library).arg(SOURCE).status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "a C compiler, `cc`, must be installed"
+    );
+    Some(library)
+}
+
+/// What one server is told.
 #[derive(Debug)]
 pub struct Shim {
-    directory: TempDir,
+    library: PathBuf,
+    told: PathBuf,
     step_millis: i64,
 }
 
 impl Shim {
-    /// Compiles it; `None` where it cannot be had, which it says.
-    pub fn new() -> Option<Self> {
-        if !cfg!(target_os = "linux") {
-            println!("NOT RUN: stepped clocks and full disks, which are had on Linux only");
-            return None;
-        }
-        let shim = Self {
-            directory: tempfile::tempdir().expect("a temporary directory"),
+    /// Of the compiled `library`; `told` is a file of its own.
+    pub fn new(library: PathBuf, told: PathBuf) -> Self {
+        std::fs::write(&told, [0; 16]).expect("a file");
+        Self {
+            library,
+            told,
             step_millis: 0,
-        };
-        std::fs::write(shim.told(), [0; 16]).expect("a file");
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O2", "-Wall", "-o"]);
-        let status = compiler.arg(shim.library()).arg(SOURCE).status();
-        assert!(
-            status.is_ok_and(|status| status.success()),
-            "a C compiler, `cc`, must be installed"
-        );
-        Some(shim)
-    }
-
-    fn library(&self) -> PathBuf {
-        self.directory.path().join("shim.so")
-    }
-
-    fn told(&self) -> PathBuf {
-        self.directory.path().join("told")
+        }
     }
 
     /// The variables of a server that is to have it.
     pub fn environment(&self) -> Vec<(String, PathBuf)> {
         vec![
-            ("LD_PRELOAD".into(), self.library()),
-            ("RINGLOCK_SHIM".into(), self.told()),
+            ("LD_PRELOAD".into(), self.library.clone()),
+            ("RINGLOCK_SHIM".into(), self.told.clone()),
         ]
     }
 
@@ -67,7 +64,7 @@ impl Shim {
     }
 
     fn tell(&self, at: u64, number: i64) {
-        let file = OpenOptions::new().write(true).open(self.told());
+        let file = OpenOptions::new().write(true).open(&self.told);
         file.expect("the file")
             .write_all_at(&number.to_ne_bytes(), at)
             .expect("a write");

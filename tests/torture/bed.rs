@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use ringlock::{Init, Router};
 
+use crate::common::shim::{self, Shim};
 use crate::log::Log;
 use crate::looker::{self, Sight};
 use crate::process::{Role, Told, url};
 use crate::proxy::{Proxy, Target};
 use crate::server::Server;
 use crate::settings::{MEMBERS, Settings, is_durable, names};
-use crate::shim::{self, Shim};
 
 /// How long it may take that all members serve one view, when nothing goes
 /// wrong any more: votes, and a quarantine or two.

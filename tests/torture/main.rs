@@ -26,7 +26,6 @@ mod register;
 mod run;
 mod server;
 mod settings;
-mod shim;
 mod staff;
 mod strike;
 mod worker;

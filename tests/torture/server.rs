@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, Connection, RedisResult, cmd};
 
+use crate::common::shim::Shim;
 use crate::proxy::Target;
-use crate::shim::Shim;
 
 /// A start, or the copying of a few keys, takes no longer on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -75,7 +75,7 @@ impl Server {
         let log = log.expect("a file");
         let mut command = Command::new(program);
         if let Some(shim) = &self.shim {
-            shim.preload(&mut command);
+            command.envs(shim.environment());
         }
         let fsync = if self.is_durable {
             "always"

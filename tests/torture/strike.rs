@@ -186,7 +186,10 @@ impl Striker {
             }
             Fault::Stepped { millis, .. } => {
                 let id = self.struck(fault);
-                let step = |it: &mut Server| it.shim.as_mut().expect("a shim").step(*millis);
+                let step = |it: &mut Server| {
+                    let millis = i64::try_from(*millis).expect("a short step");
+                    it.shim.as_mut().expect("a shim").step(millis);
+                };
                 step(&mut place.server.lock());
                 // So long entries of before may be shorter than they were.
                 std::thread::sleep(span);
