@@ -115,7 +115,7 @@ async fn scene(trouble: Trouble, count: usize, span: Duration) -> bool {
         builder.node(name(index), url)
     });
     let router = builder.connect().await.expect("a router");
-    router.try_acquire("first").await.expect("a lease");
+    drop(router.try_acquire("first").await.expect("a lease"));
     for server in servers.iter_mut().take(count) {
         match trouble {
             Trouble::Down => server.kill(),
