@@ -71,7 +71,7 @@ impl Acquire {
                 Guard::new(won, self.router)
             }
             Err(failed) => {
-                let last = waited_for(&key, turn.as_ref());
+                let last = self.waited_for(&key, turn.as_ref());
                 let persisting = self.persist(&key, terms, turn.as_mut(), failed, last);
                 persisting.await.map_err(|error| call.failed(error))?
             }
@@ -173,6 +173,18 @@ impl Acquire {
                 Err(failed) => failed,
             };
         }
+    }
+
+    /// Who stood in line knows that the key was held, whatever an attempt in the
+    /// last moments comes to. Only who waited to the end, behind a lease that
+    /// was over by then, has no turn; or who does not wait.
+    pub(crate) fn waited_for(&self, key: &Key, turn: Option<&Turn>) -> Option<Error> {
+        let has_waited = turn.map_or(!self.patience.is_single, |turn| turn.has_waited);
+        has_waited.then(|| Error::Contended {
+            key: key.clone(),
+            holder: None,
+            remaining: None,
+        })
     }
 
     /// Leaves the key to other processes for a moment, for this one has had it
@@ -303,17 +315,6 @@ impl Patience {
     fn pauses(&self) -> Pauses {
         Pauses::new(self.retry_delay, self.attempts.is_some())
     }
-}
-
-/// Who stood in line knows that the key was held, whatever an attempt in the
-/// last moments comes to.
-pub(crate) fn waited_for(key: &Key, turn: Option<&Turn>) -> Option<Error> {
-    turn.filter(|turn| turn.has_waited)
-        .map(|_| Error::Contended {
-            key: key.clone(),
-            holder: None,
-            remaining: None,
-        })
 }
 
 /// An attempt that won.

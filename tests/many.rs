@@ -299,7 +299,7 @@ async fn a_failure_leaves_nothing_locked() {
         let keys = names(300);
         for (holder, busy) in [(&other, 0), (&other, 150), (&router, 299)] {
             let theirs = holder.acquire(&keys[busy]).await.unwrap();
-            let error = router.acquire_all(&keys).wait(ms(100)).await.unwrap_err();
+            let error = router.acquire_all(&keys).wait(ms(500)).await.unwrap_err();
             let Error::TimedOut { last, .. } = &error else {
                 panic!("{arm:?}: {error}");
             };

@@ -13,7 +13,7 @@ use super::guard_set::{GuardSet, extend_each};
 use super::{WINDOW, check_count};
 use crate::acquire::Acquire;
 use crate::clock;
-use crate::contend::{Terms, waited_for};
+use crate::contend::Terms;
 use crate::error::Error;
 use crate::events;
 use crate::fleet::Fleet;
@@ -221,7 +221,7 @@ impl Contest {
             };
             // Whichever key it stood in line for, that took the time.
             let mut lines = keys.iter().zip(turns);
-            let in_line = || lines.find_map(|(key, turn)| waited_for(key, turn.as_ref()));
+            let in_line = || lines.find_map(|(key, turn)| self.each.waited_for(key, turn.as_ref()));
             let last = failed.filter(Error::is_contention).or_else(in_line);
             let contending = self.each.contend(busy, self.terms, last);
             let Some(guard) = self.keeping(&guards, contending).await else {
