@@ -259,7 +259,7 @@ impl Lane {
         self.meter.queue.set(state.queue.len() as u32);
         drop(state);
         for pending in expired {
-            pending.reply.send(Err(unsent_in_time()));
+            pending.reply.send(Err(unasked()));
         }
     }
 
@@ -336,6 +336,13 @@ pub(super) fn deliver(answers: &mut Answers) {
 /// task finds out when it writes.
 fn give_up(_: io::Error) -> usize {
     0
+}
+
+/// Its time was over before the connection was ready for it.
+fn unasked() -> NodeError {
+    let message =
+        "no answer within the node timeout: the node has not answered what it was asked before";
+    NodeError::new(NodeErrorKind::Timeout, message).unsent()
 }
 
 fn overloaded() -> NodeError {
