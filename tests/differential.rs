@@ -267,6 +267,7 @@ impl Pair {
     fn new(encoding: Encoding, server: RedisServer) -> Self {
         let mut options = RedisOptions::default();
         options.encoding = Some(encoding);
+        options.literal = true;
         let node = RedisNode::new(&server.url(), options).expect("a node");
         let mut client = server.client();
         let table = LockTable::new(incarnation(&mut client));

@@ -73,6 +73,10 @@ pub struct RedisOptions {
     /// The most that acquires and releases may be encoded with; `None` sets no
     /// limit to what the server can do.
     pub encoding: Option<Encoding>,
+    /// Requests go out in the order in which they come, and the server is
+    /// believed what it says of itself: to compare it with the specification.
+    #[doc(hidden)]
+    pub literal: bool,
     /// Certificates for `rediss://`.
     pub tls: TlsConfig,
     /// The user that `password` is of; `None`: the default user.
@@ -89,6 +93,7 @@ impl Default for RedisOptions {
             namespace: defaults.namespace,
             durable: false,
             encoding: None,
+            literal: false,
             tls: TlsConfig::default(),
             username: None,
             password: None,
@@ -103,6 +108,7 @@ impl RedisOptions {
             namespace: config.router.namespace.clone(),
             durable: node.durable,
             encoding: None,
+            literal: false,
             tls: config.tls.clone(),
             username: node.username.clone(),
             password: node.password.clone(),
@@ -167,7 +173,7 @@ impl RedisNode {
 
     /// A node that is reported by its name.
     fn start(name: &str, address: Arc<Address>, options: RedisOptions) -> Self {
-        let lane = Arc::new(Lane::new(LaneMeter::of(name)));
+        let lane = Arc::new(Lane::new(LaneMeter::of(name), options.literal));
         let tracker = Tracker::new(Arc::clone(&address), &options.key_prefix);
         tokio::spawn(Arc::clone(&tracker).run());
         let driver = driver::Driver::new(name, Arc::clone(&address), options, Arc::clone(&lane));

@@ -73,6 +73,7 @@ pub(super) async fn connect(
         scripts: Scripts::default(),
         abilities: Abilities::default(),
         incarnation: identity.incarnation()?.into_bytes(),
+        literal: options.literal,
     };
     let encoding = options.encoding.unwrap_or(Encoding::Command);
     dialect.scripts = line.load().await?;

@@ -59,6 +59,8 @@ pub(super) struct Dialect {
     pub(super) scripts: Scripts,
     pub(super) abilities: Abilities,
     pub(super) incarnation: Vec<u8>,
+    /// See `RedisOptions::literal`.
+    pub(super) literal: bool,
 }
 
 /// Appends one command.

@@ -106,9 +106,14 @@ impl State {
 }
 
 impl Lane {
-    pub(super) fn new(meter: LaneMeter) -> Self {
+    pub(super) fn new(meter: LaneMeter, is_literal: bool) -> Self {
+        let state = State {
+            queue: Queue::new(is_literal),
+            ..State::default()
+        };
         Self {
             meter,
+            state: Mutex::new(state),
             ..Self::default()
         }
     }
@@ -205,7 +210,7 @@ impl Lane {
     /// Fails what waits, and what comes until there is a connection.
     pub(super) fn fail(&self, error: &NodeError) {
         let mut state = self.state.lock();
-        let failed = std::mem::take(&mut state.queue);
+        let failed = state.queue.take_all();
         state.line = Line::Down(error.clone());
         self.meter.queue.set(0);
         drop(state);

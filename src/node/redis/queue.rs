@@ -20,6 +20,8 @@ const MAX_LINE: usize = 65_536;
 /// Requests that are yet to be sent.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
+    /// All wait in one line.
+    is_literal: bool,
     /// Sent before, and to be sent in another form.
     again: VecDeque<Pending>,
     /// Extends, and whatever is about the node and not about a key.
@@ -35,6 +37,19 @@ pub(super) struct Queue {
 }
 
 impl Queue {
+    pub(super) fn new(is_literal: bool) -> Self {
+        Self {
+            is_literal,
+            ..Self::default()
+        }
+    }
+
+    /// Takes out all, the next one first.
+    pub(super) fn take_all(&mut self) -> Self {
+        let empty = Self::new(self.is_literal);
+        std::mem::replace(self, empty)
+    }
+
     /// Whether `request` must be refused, for too many wait already.
     pub(super) fn is_full_for(&self, request: &Request) -> bool {
         self.line(request).len() >= MAX_LINE
@@ -67,6 +82,7 @@ impl Queue {
     pub(super) fn push(&mut self, pending: Pending) {
         self.expect(pending.deadline);
         let line = match &pending.request {
+            _ if self.is_literal => &mut self.ordinary,
             Request::Acquire { token, .. } => {
                 self.wanted.insert(token.clone());
                 &mut self.ordinary

@@ -60,7 +60,7 @@ pub(super) fn settle(
             }
             Ok(())
         }
-        Kind::Control => control(section, replies, server.status, settlement, answers),
+        Kind::Control => control(section, replies, server, settlement, answers),
         _ => batch(section, replies, server.bench, settlement, answers),
     };
     fits?;
@@ -84,16 +84,19 @@ pub(super) fn settle(
 fn control(
     section: Section,
     replies: &[u8],
-    status: &NodeStatus,
+    server: &Server<'_>,
     settlement: &mut Settlement,
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
+    let (status, is_literal) = (server.status, server.dialect.literal);
     let incarnation = status.incarnation.as_bytes();
     let mut fits = Ok(());
     for pending in section.requests {
         let answer = decode::control(&pending.request, replies, section.mark, incarnation);
         let answer = answer.and_then(|answer| match &answer {
-            Ok(Reply::Status(now) | Reply::Refused(now)) if is_another(now, status) => {
+            Ok(Reply::Status(now) | Reply::Refused(now))
+                if !is_literal && is_another(now, status) =>
+            {
                 Err(another_server())
             }
             _ => Ok(answer),

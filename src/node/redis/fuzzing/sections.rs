@@ -30,6 +30,7 @@ pub(crate) fn dialect(config: &RouterConfig) -> Dialect {
         scripts,
         abilities: Abilities::default(),
         incarnation: b"run-1/replid-1".to_vec(),
+        literal: false,
     }
 }
 
