@@ -50,9 +50,6 @@ const BUSY: usize = 200;
 /// By how much an error may come after the wait, at the 99th percentile.
 const LATE: Duration = Duration::from_millis(100);
 
-/// The share of what the nodes can serve that must be served under overload.
-const LEAST_SERVED: f64 = 0.5;
-
 /// Within which the nodes must answer as before.
 const RECOVERY: Duration = Duration::from_secs(1);
 
@@ -65,6 +62,8 @@ struct Plan {
     /// What each node's proxy passes on.
     bytes_per_second: u32,
     span: Duration,
+    /// The share of what the nodes can serve that must be served under overload.
+    least_served: f64,
 }
 
 impl Plan {
@@ -86,6 +85,8 @@ impl Plan {
             leases: number("--leases", 500.0, 50.0) as usize,
             bytes_per_second: number("--bytes", 100_000.0, 60_000.0) as u32,
             span: Duration::from_secs_f64(number("--seconds", 15.0, 2.0)),
+            // A build without optimization is its own bottleneck.
+            least_served: number("--least-served", 0.5, 0.1),
         }
     }
 }
@@ -325,7 +326,7 @@ async fn main() -> ExitCode {
     );
     println!("as before after {recovered:.2?}");
     let is_good = lost == 0
-        && served >= LEAST_SERVED * capacity
+        && served >= plan.least_served * capacity
         && late[1] <= LATE
         && recovered <= RECOVERY
         && renewals > 0;

@@ -21,6 +21,9 @@ const SOCKETS: usize = 8;
 /// ringlock's own release script: one MGET, one DEL of what is ours.
 const RELEASE: &str = include_str!("../../../../node/redis/lua/release.lua");
 
+/// What the script repeats in its reply.
+const MARK: &str = "1234567";
+
 /// As long as the name of a view.
 const ID: &str = "1:0123456789abcdef0123456789abcdef";
 
@@ -143,6 +146,7 @@ impl Ceiling {
         let mut parts = vec!["EVALSHA", &self.release, &count];
         parts.extend(socket.batch.iter().map(|(key, _)| self.keys.get(*key)));
         parts.extend(socket.batch.iter().map(|(_, token)| token.as_str()));
+        parts.push(MARK);
         command(&mut socket.out, &parts);
         socket.is_acquiring = false;
         socket.send()
@@ -153,7 +157,8 @@ impl Ceiling {
     fn expected(&self, socket: &Socket) -> (String, String) {
         let count = socket.batch.len();
         if !socket.is_acquiring {
-            return (format!("*{count}\r\n"), ":1\r\n".repeat(count));
+            let head = format!("*2\r\n${}\r\n{MARK}\r\n*{count}\r\n", MARK.len());
+            return (head, ":1\r\n".repeat(count));
         }
         let queued = "+QUEUED\r\n".repeat(count + 2);
         let free = "$-1\r\n".repeat(count);
