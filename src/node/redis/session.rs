@@ -205,7 +205,11 @@ impl<'a> Session<'a> {
             outcome = if section.kind == Kind::Clock {
                 let asked_at = section.sent_at;
                 let time = wall::time(replies);
-                time.map(|time| settlement.bench = self.read_clock(asked_at, time))
+                time.map(|time| {
+                    // Of several readings the first may have told of a step.
+                    let bench = self.read_clock(asked_at, time);
+                    settlement.bench = bench.or(settlement.bench);
+                })
             } else {
                 let server = Server {
                     dialect: &self.dialect,
