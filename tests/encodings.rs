@@ -14,6 +14,7 @@ mod common;
 use std::time::Duration;
 
 use common::RedisServer;
+use common::edition::Edition;
 use common::node::{Inbox, VIEW, acquire, ask, now, release, serving};
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
@@ -23,10 +24,10 @@ use ringlock::proto::wire::{Answer, Reply, Request, ViewId};
 const LONG: Duration = Duration::from_secs(60);
 
 /// A server with the newest commands and a node on it.
-async fn newest() -> Option<(RedisServer, RedisNode)> {
-    let server = RedisServer::start_valkey_with(&["--save", ""])?;
+async fn newest() -> (RedisServer, RedisNode) {
+    let server = RedisServer::start_edition(Edition::Valkey, &["--save", ""]);
     let node = serving(&server.url(), RedisOptions::default()).await;
-    Some((server, node))
+    (server, node)
 }
 
 /// Requests that are put in flight so that as many others wait for the same
@@ -85,9 +86,7 @@ fn keys(server: &RedisServer) -> Vec<String> {
 
 #[tokio::test]
 async fn a_release_by_command_tells_what_is_there() {
-    let Some((server, node)) = newest().await else {
-        return;
-    };
+    let (server, node) = newest().await;
     ask(&node, acquire("mine", 1), LONG).await.unwrap();
     ask(&node, acquire("theirs", 2), LONG).await.unwrap();
     redis::cmd("RPUSH")
@@ -110,9 +109,7 @@ async fn a_release_by_command_tells_what_is_there() {
 
 #[tokio::test]
 async fn free_keys_are_set_together() {
-    let Some((server, node)) = newest().await else {
-        return;
-    };
+    let (server, node) = newest().await;
     calls(&server, "msetex");
     let names: Vec<_> = (0..64).map(|key| format!("k{key}")).collect();
     let answers = together(&node, names.iter().map(|name| acquire(name, 1))).await;
@@ -130,9 +127,7 @@ async fn free_keys_are_set_together() {
 
 #[tokio::test]
 async fn one_held_key_keeps_no_other_from_being_set() {
-    let Some((server, node)) = newest().await else {
-        return;
-    };
+    let (server, node) = newest().await;
     ask(&node, acquire("held", 1), LONG).await.unwrap();
     calls(&server, "msetex");
     let names = ["a", "held", "b", "c"];
@@ -152,9 +147,7 @@ async fn one_held_key_keeps_no_other_from_being_set() {
 
 #[tokio::test]
 async fn an_own_entry_is_found_again() {
-    let Some((_server, node)) = newest().await else {
-        return;
-    };
+    let (_server, node) = newest().await;
     ask(&node, acquire("a", 1), LONG).await.unwrap();
     let answers = together(&node, ["a", "b"].map(|name| acquire(name, 1))).await;
     assert!(answers.iter().all(is_granted), "{answers:?}");
@@ -162,9 +155,7 @@ async fn an_own_entry_is_found_again() {
 
 #[tokio::test]
 async fn keys_of_different_ttls_are_set_one_by_one() {
-    let Some((server, node)) = newest().await else {
-        return;
-    };
+    let (server, node) = newest().await;
     calls(&server, "msetex");
     let mut longer = acquire("longer", 1);
     if let Request::Acquire { ttl, .. } = &mut longer {
@@ -182,9 +173,7 @@ async fn keys_of_different_ttls_are_set_one_by_one() {
 
 #[tokio::test]
 async fn counters_of_quorums_take_no_count_in_vain() {
-    let Some((server, node)) = newest().await else {
-        return;
-    };
+    let (server, node) = newest().await;
     calls(&server, "msetex");
     let of_quorum = |name| {
         let mut request = acquire(name, 1);
@@ -200,9 +189,7 @@ async fn counters_of_quorums_take_no_count_in_vain() {
 
 #[tokio::test]
 async fn a_key_is_granted_once_however_often_it_is_asked_for() {
-    let Some((server, node)) = newest().await else {
-        return;
-    };
+    let (server, node) = newest().await;
     calls(&server, "msetex");
     let wanted = [("a", 1), ("b", 1), ("b", 2), ("c", 2), ("b", 3), ("d", 3)];
     let answers = together(&node, wanted.map(|(name, token)| acquire(name, token))).await;
@@ -217,9 +204,7 @@ async fn a_key_is_granted_once_however_often_it_is_asked_for() {
 
 #[tokio::test]
 async fn no_release_overtakes_an_acquire_that_is_sent_again() {
-    let Some((server, node)) = newest().await else {
-        return;
-    };
+    let (server, node) = newest().await;
     ask(&node, acquire("held", 1), LONG).await.unwrap();
     let requests = [
         acquire("a", 2),
@@ -240,9 +225,7 @@ async fn no_release_overtakes_an_acquire_that_is_sent_again() {
 
 #[tokio::test]
 async fn entries_made_under_another_view_are_released() {
-    let Some((server, node)) = newest().await else {
-        return;
-    };
+    let (server, node) = newest().await;
     calls(&server, "msetex");
     let other = ViewId { epoch: 2, ..VIEW };
     let stale = |name| {
@@ -281,9 +264,7 @@ async fn works(server: &RedisServer, node: &RedisNode) {
 
 #[tokio::test]
 async fn commands_that_the_user_may_not_use_are_done_without() {
-    let Some((server, node)) = newest().await else {
-        return;
-    };
+    let (server, node) = newest().await;
     drop(node);
     let rights = |rights: &str| {
         redis::cmd("ACL")
@@ -310,9 +291,7 @@ async fn commands_that_the_user_may_not_use_are_done_without() {
 
 #[tokio::test]
 async fn an_encoding_is_a_limit() {
-    let Some(server) = RedisServer::start_valkey_with(&["--save", ""]) else {
-        return;
-    };
+    let server = RedisServer::start_edition(Edition::Valkey, &["--save", ""]);
     drop(serving(&server.url(), RedisOptions::default()).await);
     for (encoding, used) in [
         (Encoding::Script, [true, false, false, false]),

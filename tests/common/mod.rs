@@ -11,6 +11,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+pub mod edition;
 pub mod fake;
 pub mod node;
 pub mod proxy;
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 
 use ringlock::{Init, MemoryNode, Router, RouterBuilder};
 use tempfile::TempDir;
+
+use self::edition::Edition;
 
 /// A key to contend for.
 pub const KEY: &str = "orders/42";
@@ -101,16 +104,15 @@ impl RedisServer {
         Self::start_program(program(), arguments)
     }
 
-    /// Starts a server with the newest commands: the one that the environment
-    /// variable `RINGLOCK_VALKEY_SERVER` names, which scripts/test.sh sets.
-    /// Without it, says that the test does not run.
-    pub fn start_valkey_with(arguments: &[&str]) -> Option<Self> {
-        let program = std::env::var("RINGLOCK_VALKEY_SERVER").unwrap_or_default();
-        if program.is_empty() {
-            println!("NOT RUN: RINGLOCK_VALKEY_SERVER names no server, see scripts/valkey.sh");
-            return None;
-        }
-        Some(Self::start_program(program, arguments))
+    /// Starts a server of this edition with these arguments beside socket and
+    /// directory.
+    pub fn start_edition(edition: Edition, arguments: &[&str]) -> Self {
+        Self::start_program(edition.program(), arguments)
+    }
+
+    /// The same, listening on a TCP port of the loopback as well.
+    pub fn start_edition_on_tcp(edition: Edition, arguments: &[&str]) -> (Self, u16) {
+        Self::start_on(edition.program(), "127.0.0.1", "--port", arguments)
     }
 
     fn start_program(program: String, arguments: &[&str]) -> Self {
@@ -438,7 +440,7 @@ impl Cluster {
 }
 
 fn program() -> String {
-    std::env::var("RINGLOCK_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into())
+    Edition::System.program()
 }
 
 /// The name of node `index`: one letter.

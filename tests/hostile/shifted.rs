@@ -11,6 +11,7 @@ use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::wire::{Absent, Reply, Request};
 
+use crate::common::edition::Edition;
 use crate::common::node::{GRACE, Inbox, acquire, ask, now, release, serving};
 use crate::common::{RedisServer, ms, seed};
 use crate::liar::Liar;
@@ -128,8 +129,8 @@ async fn a_vote_is_not_taken_for_the_one_before() {
 async fn at_random() {
     let seed = seed();
     let mut rng = StdRng::seed_from_u64(seed);
-    let newest = RedisServer::start_valkey_with(&["--save", ""]);
-    for server in [Some(RedisServer::start()), newest].into_iter().flatten() {
+    for edition in Edition::ALL {
+        let server = RedisServer::start_edition(edition, &["--save", ""]);
         drop(serving(&server.url(), RedisOptions::default()).await);
         let mut believed = 0;
         for round in 0..60 {
