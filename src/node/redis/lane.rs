@@ -292,9 +292,7 @@ impl Lane {
             if let Some(status) = settlement.status {
                 link.status = status;
             }
-            if let Some(bench) = settlement.bench {
-                link.bench = Some(bench);
-            }
+            link.bench = settlement.bench.or(link.bench);
             if settlement.is_denied {
                 link.abilities.forget_commands();
             }

@@ -15,7 +15,7 @@ use super::link::{Link, is_absent};
 use super::resp::{MAX_REPLY, Malformed, reply_len};
 use super::settle::{Server, settle};
 use super::stream::{Receiver, Sender};
-use super::wall::{self, Bench, Verdict, Wall};
+use super::wall::{self, Verdict, Wall};
 use crate::clock;
 use crate::events;
 use crate::proto::time::{Instant, outwait};
@@ -205,11 +205,7 @@ impl<'a> Session<'a> {
             outcome = if section.kind == Kind::Clock {
                 let asked_at = section.sent_at;
                 let time = wall::time(replies);
-                time.map(|time| {
-                    // Of several readings the first may have told of a step.
-                    let bench = self.read_clock(asked_at, time);
-                    settlement.bench = bench.or(settlement.bench);
-                })
+                time.map(|time| self.read_clock(asked_at, time))
             } else {
                 let server = Server {
                     dialect: &self.dialect,
@@ -224,6 +220,7 @@ impl<'a> Session<'a> {
         if let Some(status) = &settlement.status {
             self.status = status.clone();
         }
+        settlement.bench = self.wall.bench();
         self.lane.settled(settlement);
         deliver(&mut answers);
         self.answers = answers;
@@ -231,17 +228,16 @@ impl<'a> Session<'a> {
     }
 
     /// Compares the server's clock, as asked for at `asked_at`, with one's own.
-    fn read_clock(&mut self, asked_at: Instant, time: Duration) -> Option<Bench> {
+    fn read_clock(&mut self, asked_at: Instant, time: Duration) {
         let longest_ttl = self.lane.longest_ttl();
         let node = self.address;
         match self.wall.read(asked_at, clock::now(), time, longest_ttl) {
-            Verdict::Steady => return None,
+            Verdict::Steady => {}
             Verdict::Ahead(step) => {
                 events::clock_stepped(node, step, outwait(longest_ttl));
             }
             Verdict::Back(step) => events::clock_stepped_back(node, step),
         }
-        self.wall.bench()
     }
 
     fn broken(&self, error: &io::Error) -> NodeError {
