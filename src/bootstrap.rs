@@ -122,10 +122,15 @@ async fn latest(mut view: View, roster: &Roster) -> Result<(View, Vec<Peer>), Er
 /// What to do where another topology is served than configured.
 fn compare(charter: &Charter, view: &View) -> Result<(), Error> {
     let served = view.next().unwrap_or(view.topology());
-    if served.agrees_with(&charter.topology) || view.topology().agrees_with(&charter.topology) {
+    let configured = &charter.topology;
+    let found = differences(served, configured);
+    let agrees = |topology: &Topology| topology.agrees_with(configured);
+    if found.is_empty() && agrees(served)
+        || agrees(view.topology()) && differences(view.topology(), configured).is_empty()
+    {
         return Ok(());
     }
-    let differences = differences(served, &charter.topology).join("; ");
+    let differences = found.join("; ");
     if charter.on_mismatch == OnMismatch::Refuse {
         return Err(Error::TopologyMismatch {
             serving: view.id(),
@@ -133,6 +138,11 @@ fn compare(charter: &Charter, view: &View) -> Result<(), Error> {
         });
     }
     events::mismatch(view.id(), &differences);
+    if let (Some(served), Some(own)) = (served.key_prefix(), configured.key_prefix())
+        && served != own
+    {
+        events::other_key_prefix(view.id(), served, own);
+    }
     Ok(())
 }
 
@@ -228,10 +238,7 @@ async fn first_start(
     // Never used again: what is late from an earlier try cannot pass for this.
     let names = peers.iter().map(|peer| peer.name.to_string());
     let nonces = names.zip(nonces).collect();
-    let mut topology = charter.topology.clone();
-    if topology.cluster.is_empty() {
-        topology.cluster = fresh_nonce().to_string();
-    }
+    let topology = charter.topology.clone().named(&fresh_nonce());
     let view = View::stable(charter.least_epoch, topology, &nonces)?;
     let answers = ask_all(peers, |index| {
         adopt(&view, ringlock_ring::NodeIndex::new(index as u16))

@@ -379,6 +379,7 @@ impl Config {
             max_ttl_ms: millis(self.router.max_ttl),
             view_lease_ms: millis(self.router.view_lease),
         }
+        .with_key_prefix(&self.router.key_prefix)
         .canonical()
     }
 

@@ -75,9 +75,19 @@ impl Sides {
             ]
         };
         let pairs = settings(old).into_iter().zip(settings(new));
-        pairs
-            .filter_map(|((what, old), (_, new))| self.differ(what, &old, &new))
-            .collect()
+        let found = pairs.filter_map(|((what, old), (_, new))| self.differ(what, &old, &new));
+        found.chain(self.key_prefix(old, new)).collect()
+    }
+
+    /// Unlike the rest, it is not gone by as it is served: each router keeps
+    /// its own.
+    fn key_prefix(&self, old: &Topology, new: &Topology) -> Option<String> {
+        let quoted = |prefix| format!("\"{prefix}\"");
+        let (before, after) = (old.key_prefix()?, new.key_prefix()?);
+        let differs = self.differ("router.key_prefix", &quoted(before), &quoted(after))?;
+        Some(format!(
+            "{differs}: routers that differ in it both hold one key"
+        ))
     }
 
     fn nodes(&self, old: &[Node], new: &[Node]) -> Vec<String> {
@@ -103,12 +113,21 @@ impl Sides {
             true => node.address.clone(),
             false => String::new(),
         };
+        // A node may be reached by different addresses, but not in another
+        // database of its server: nothing that is locked is there.
+        let databases = match (database(&old.address), database(&new.address)) {
+            (Some(before), Some(after)) if !self.with_addresses => {
+                (before.to_owned(), after.to_owned())
+            }
+            _ => Default::default(),
+        };
         let sides = [
             ("weight", old.weight.to_string(), new.weight.to_string()),
             ("zone", label(&old.zone), label(&new.zone)),
             ("anchor", label(&old.anchor), label(&new.anchor)),
             ("host", label(&old.host), label(&new.host)),
             ("address", address(old), address(new)),
+            ("database", databases.0, databases.1),
         ];
         sides
             .into_iter()
@@ -137,6 +156,19 @@ impl Sides {
     fn differ(&self, what: &str, old: &str, new: &str) -> Option<String> {
         (old != new).then(|| format!("{what} is {old} {} and {new} {}", self.old, self.new))
     }
+}
+
+/// The database that an address names; `None`: there is no address, or none
+/// that could name one.
+fn database(address: &str) -> Option<&str> {
+    let (scheme, place) = address.split_once("://")?;
+    let named = match scheme {
+        "memory" => return None,
+        _ if scheme.ends_with("sentinel") => return None,
+        "unix" => place.split_once("?db=").map(|(_, database)| database),
+        _ => place.rsplit_once('/').map(|(_, database)| database),
+    };
+    Some(named.unwrap_or("0"))
 }
 
 #[cfg(test)]
@@ -179,6 +211,45 @@ mod tests {
             "the override of prefix \"y/\" is none as served and 1 as configured",
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn another_key_prefix_and_another_database_are_told() {
+        let cluster = |prefix: &str, address: &str| {
+            let text = format!(
+                "[router]\nkey_prefix = {prefix:?}\n[[node]]\nname = \"a\"\nurl = \"memory://\"\n"
+            );
+            let mut topology = config(&text).layout().named("c0ffee");
+            topology.nodes[0].address = address.into();
+            topology
+        };
+        let served = cluster("app:", "redis://one");
+        for (configured, expected) in [
+            (cluster("app:", "redis://two"), ""),
+            (cluster("app:", "unix:///s"), ""),
+            (cluster("app:", ""), ""),
+            (
+                cluster("shop:", "redis://one"),
+                "router.key_prefix is \"app:\" as served and \"shop:\" as configured: \
+                 routers that differ in it both hold one key",
+            ),
+            (
+                cluster("app:", "redis://two/3"),
+                "the database of node a is 0 as served and 3 as configured",
+            ),
+            (
+                cluster("app:", "unix:///s?db=3"),
+                "the database of node a is 0 as served and 3 as configured",
+            ),
+        ] {
+            assert_eq!(differences(&served, &configured).join("; "), expected);
+            let shares = !expected.contains("key_prefix");
+            assert_eq!(served.agrees_with(&configured), shares, "{expected}");
+        }
+        // What an earlier version set in force has no prefix to compare.
+        let mut old = served;
+        old.cluster = "c0ffee".into();
+        assert!(differences(&old, &cluster("shop:", "")).is_empty());
     }
 
     #[test]

@@ -169,6 +169,11 @@ pub(crate) fn mismatch(view: ViewId, differences: &str) {
     warn!(target: VIEW, event = "mismatch", %view, differences = %Plain(differences), "the cluster serves another topology than configured, and that is gone by");
 }
 
+/// The cluster's first router had another prefix: each keeps its own.
+pub(crate) fn other_key_prefix(view: ViewId, served: &str, own: &str) {
+    error!(target: VIEW, event = "other_key_prefix", %view, served = %Plain(served), own = %Plain(own), "routers of this cluster name keys otherwise: they and this one do not exclude each other");
+}
+
 /// A node belongs to another cluster.
 pub(crate) fn foreign(view: ViewId) {
     warn!(target: VIEW, event = "foreign", %view, "a node of this cluster is in another one");

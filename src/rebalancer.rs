@@ -13,7 +13,9 @@
 mod change;
 mod course;
 mod force;
+mod note;
 mod plan;
+mod readmit;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use change::Change;
+pub use force::ForceOutlook;
 pub use plan::{Detour, Moves, Plan};
 
 use self::course::Course;
@@ -45,6 +48,7 @@ pub struct Rebalancer {
     router: Router,
     patience: Duration,
     fenced: BTreeSet<String>,
+    risks: force::Risks,
 }
 
 /// How far a change has come.
@@ -152,6 +156,33 @@ pub enum RebalanceError {
         /// The view in force.
         view: ViewId,
     },
+    /// The change was taken back while it was carried out. Nothing of it is
+    /// left, and it is not begun again.
+    #[error("the change was taken back{}: view {view} is in force; plan anew if it is still wanted", By(by.as_deref()))]
+    Aborted {
+        /// The view by which that is known.
+        view: ViewId,
+        /// Who did it, by the label of its router, where that could be read.
+        by: Option<String>,
+    },
+    /// [`Rebalancer::force`]: enough nodes keep their data to vote. Nothing was
+    /// done.
+    #[error(
+        "nothing was done: {voters} nodes can vote, {needed} must: a plan is decided by them, and no lock stands still meanwhile"
+    )]
+    VotePossible {
+        /// Nodes that can.
+        voters: usize,
+        /// Nodes that must.
+        needed: usize,
+    },
+    /// [`Rebalancer::force`]: nodes that are to be abandoned answer. Nothing was
+    /// done.
+    #[error("nothing was done: {} {} although to be abandoned: what clients lock there, others would lock elsewhere", nodes.join(", "), answer(nodes.len()))]
+    StillAnswering {
+        /// Their names.
+        nodes: Vec<String>,
+    },
     /// Nodes stand in the way. What was done so far stays; `resume` goes on.
     #[error("{} in the way: {}; mend that and resume, or abort", are(nodes.len()), obstacles(nodes))]
     Blocked {
@@ -194,6 +225,7 @@ impl Rebalancer {
             router,
             patience: PATIENCE,
             fenced: BTreeSet::new(),
+            risks: force::Risks::default(),
         }
     }
 
@@ -329,6 +361,8 @@ impl Rebalancer {
     ///
     /// # Errors
     /// [`RebalanceError::Outdated`]: nothing was done.
+    /// [`Aborted`](RebalanceError::Aborted): it was taken back meanwhile, and
+    /// nothing of it is left.
     /// [`Superseded`](RebalanceError::Superseded),
     /// [`Blocked`](RebalanceError::Blocked),
     /// [`TooFewVotes`](RebalanceError::TooFewVotes) and
@@ -399,7 +433,31 @@ impl Rebalancer {
             let view = fleet.view.id();
             return Err(RebalanceError::NothingUnderWay { view });
         }
+        let _note = note::Note::leave(&self.router).await;
         Course::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
+            .run(progress)
+            .await
+    }
+
+    /// Takes back a change that is half made, as [`abort`](Self::abort) does;
+    /// where none is, decides the same topology once more, so that no plan for
+    /// the view in force is begun. An [`apply`](Self::apply) that still waits
+    /// for its new nodes cannot be seen from elsewhere: this stops it.
+    ///
+    /// # Errors
+    /// Those of [`abort`](Self::abort), but for
+    /// [`NothingUnderWay`](RebalanceError::NothingUnderWay).
+    ///
+    /// # Cancel safety
+    /// As [`apply`](Self::apply).
+    pub async fn outdate_plans(
+        &self,
+        progress: impl FnMut(&Progress),
+    ) -> Result<Report, RebalanceError> {
+        let fleet = self.refreshed().await?;
+        let _note = note::Note::leave(&self.router).await;
+        Course::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
+            .outdating()
             .run(progress)
             .await
     }
@@ -421,6 +479,19 @@ fn are(nodes: usize) -> &'static str {
         "a node stands"
     } else {
         "nodes stand"
+    }
+}
+
+fn answer(nodes: usize) -> &'static str {
+    if nodes == 1 { "answers" } else { "answer" }
+}
+
+/// Who did something, where that is known.
+struct By<'a>(Option<&'a str>);
+
+impl fmt::Display for By<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |label| write!(f, " by {label}"))
     }
 }
 

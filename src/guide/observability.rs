@@ -119,6 +119,7 @@
 //! | `ringlock::view` | `first_start_failed` | ERROR | `error` | a cluster that lost everything has no view yet |
 //! | `ringlock::view` | `all_lost` | ERROR | `view` | every node lost its data |
 //! | `ringlock::view` | `mismatch` | WARN | `view`, `differences` | the configuration is not what is served |
+//! | `ringlock::view` | `other_key_prefix` | ERROR | `view`, `served`, `own` | the cluster's first router has another `key_prefix`: routers with the one and with the other do not exclude each other |
 //! | `ringlock::view` | `foreign` | WARN | `view` | a node belongs to another cluster |
 //! | `ringlock::view` | `forced` | WARN | `abandoned` | an operator gives nodes up |
 //!

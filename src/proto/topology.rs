@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ringlock_ring::{Format, Member, NodeIndex, ReplicaSets, Ring, RingError, Segment};
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::lease::{Key, MAX_KEY_BYTES};
 use super::quorum::MAX_REPLICAS;
@@ -46,8 +47,9 @@ pub struct Override {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Topology {
-    /// Name of the cluster, drawn at random at its first start. Servers that
-    /// were put to use elsewhere are told apart by it.
+    /// Name of the cluster, drawn at random at its first start, and behind a
+    /// stroke the prefix of its keys: see [`key_prefix`](Self::key_prefix).
+    /// Servers that were put to use elsewhere are told apart by it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cluster: String,
     /// The members, in the order of their names' bytes.
@@ -68,6 +70,12 @@ pub struct Topology {
     /// milliseconds.
     pub view_lease_ms: u64,
 }
+
+/// What stands between a cluster's name and the prefix of its keys.
+const PREFIX_MARK: char = '/';
+
+/// Of an escaped prefix, so much is noted; far below [`MAX_TEXT`].
+const LONGEST_PREFIX: usize = 256;
 
 /// The longest text of a topology that people are shown, in bytes.
 pub const MAX_TEXT: usize = 512;
@@ -154,8 +162,49 @@ impl Topology {
         self
     }
 
-    /// Whether both place every key alike and wait alike. Addresses are left
-    /// out: a node may be reached by different ones.
+    /// What keys' names on the servers begin with, as the cluster's first router
+    /// had it; two routers that differ in it do not exclude each other. It is
+    /// escaped, and a long one ends in its digest. `None`: it was not noted, by
+    /// an earlier version of ringlock.
+    pub fn key_prefix(&self) -> Option<&str> {
+        self.cluster
+            .split_once(PREFIX_MARK)
+            .map(|(_, prefix)| prefix)
+    }
+
+    /// Notes the prefix of the cluster's keys beside its name.
+    #[must_use]
+    pub fn with_key_prefix(mut self, prefix: &str) -> Self {
+        let mut text: String = prefix.escape_default().collect();
+        if text.len() > LONGEST_PREFIX {
+            // Escaped, it has no other characters than ASCII's.
+            text.truncate(LONGEST_PREFIX);
+            text += &format!("#{:016x}", xxh3_64(prefix.as_bytes()));
+        }
+        let name = self.cluster.split(PREFIX_MARK).next().unwrap_or_default();
+        self.cluster = format!("{name}{PREFIX_MARK}{text}");
+        self
+    }
+
+    /// Gives a cluster that has no name this one.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        if self.cluster.is_empty() || self.cluster.starts_with(PREFIX_MARK) {
+            self.cluster.insert_str(0, name);
+        }
+        self
+    }
+
+    /// Whether both name a key alike on the servers, as far as that was noted.
+    fn shares_key_prefix(&self, other: &Self) -> bool {
+        match (self.key_prefix(), other.key_prefix()) {
+            (Some(own), Some(others)) => own == others,
+            _ => true,
+        }
+    }
+
+    /// Whether both place every key alike, name it alike and wait alike.
+    /// Addresses are left out: a node may be reached by different ones.
     pub fn agrees_with(&self, other: &Self) -> bool {
         let anonymous = |topology: &Self| {
             let mut topology = topology.clone().canonical();
@@ -166,7 +215,7 @@ impl Topology {
                 .for_each(|node| node.address.clear());
             topology
         };
-        anonymous(self) == anonymous(other)
+        self.shares_key_prefix(other) && anonymous(self) == anonymous(other)
     }
 
     /// The longest ttl.
@@ -385,5 +434,37 @@ impl Topology {
             max_ttl_ms: 30_000,
             view_lease_ms: 10_000,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::View;
+    use super::*;
+
+    #[test]
+    fn the_prefix_of_keys_is_noted_beside_the_name() {
+        let sample = || Topology::sample(&["a"], 1);
+        assert_eq!(sample().key_prefix(), None);
+        for (prefix, noted) in [
+            ("ringlock:", "ringlock:"),
+            ("", ""),
+            ("a/b", "a/b"),
+            ("sch\u{fc}\n", "sch\\u{fc}\\n"),
+        ] {
+            let topology = sample().with_key_prefix(prefix);
+            assert_eq!(topology.key_prefix(), Some(noted));
+            let named = topology.clone().named("c0ffee");
+            assert_eq!(named.cluster, format!("c0ffee/{noted}"));
+            assert_eq!(named.clone().named("other"), named, "a name is kept");
+            assert!(named.agrees_with(&topology));
+            assert!(!named.agrees_with(&sample().with_key_prefix("other")));
+            assert!(named.agrees_with(&sample()), "it was not noted");
+        }
+        let noted = |prefix: &str| sample().with_key_prefix(prefix).named("c0ffee");
+        let long = "x".repeat(5_000);
+        assert!(!noted(&long).agrees_with(&noted(&format!("{long}y"))));
+        let nonces = [("a".to_owned(), "n".into())].into();
+        assert!(View::stable(1, noted(&long), &nonces).is_ok());
     }
 }

@@ -94,6 +94,15 @@ struct Sight {
     reached: u32,
 }
 
+/// Why a passage is not gone on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Stop {
+    /// It was taken back, or its plan outdated, as this view shows.
+    TakenBack(ViewId),
+    /// It may have been, by a view that was not seen.
+    Unseen,
+}
+
 /// A coordinator's goal and knowledge.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transition {
@@ -108,6 +117,10 @@ pub struct Transition {
     known_at: Option<Instant>,
     /// When so many of them were that no others can grant a lock on their own.
     cut_off_at: Option<Instant>,
+    /// Why the passage to the goal is not gone on with.
+    stopped: Option<Stop>,
+    /// The epoch whose plans are to come to nothing.
+    outdates: Option<u32>,
 }
 
 impl Transition {
@@ -121,6 +134,8 @@ impl Transition {
             sights: BTreeMap::new(),
             known_at: None,
             cut_off_at: None,
+            stopped: None,
+            outdates: None,
         }
     }
 
@@ -137,6 +152,23 @@ impl Transition {
     pub fn with_retired(mut self, nodes: impl IntoIterator<Item = (String, ViewId)>) -> Self {
         self.retired.extend(nodes);
         self
+    }
+
+    /// For [`Goal::Abort`]: where no passage is under way, the same topology is
+    /// decided once more, so that no plan for the view in force is begun.
+    #[must_use]
+    pub fn with_plans_outdated(mut self) -> Self {
+        self.outdates = Some(self.view.id().epoch);
+        self
+    }
+
+    /// The view by which the passage to the goal was taken back. It is not
+    /// begun again.
+    pub fn taken_back(&self) -> Option<ViewId> {
+        match self.stopped {
+            Some(Stop::TakenBack(view)) => Some(view),
+            Some(Stop::Unseen) | None => None,
+        }
     }
 
     /// The newest view that it knows to be decided.
@@ -156,6 +188,7 @@ impl Transition {
         if view.id().epoch <= self.view.id().epoch {
             return;
         }
+        self.stopped = self.stopped.or_else(|| self.stopped_by(&view));
         let is_same_passage = view.next() == self.view.next() && view.since() == self.view.since();
         if !is_same_passage {
             (self.known_at, self.cut_off_at) = (None, None);
@@ -249,7 +282,9 @@ impl Transition {
         }
         let step = match &self.goal {
             Goal::Keep => Ok(Move::Done),
-            Goal::Abort if self.view.next().is_some() => {
+            Goal::Abort
+                if self.view.next().is_some() || self.outdates == Some(self.view.id().epoch) =>
+            {
                 self.stable(self.view.topology()).map(propose)
             }
             Goal::Abort => Ok(self.spread()),
@@ -273,11 +308,39 @@ impl Transition {
         })
     }
 
+    /// Whether `newer` shows that the passage to the goal was taken back since
+    /// the known view, or that it may have been. A passage that began and was
+    /// taken back between two looks leaves no trace but two epochs. A single
+    /// epoch is the return of a node under a new nonce, or it outdates plans;
+    /// that changes no nonce, and neither does a passage that was taken back.
+    fn stopped_by(&self, newer: &View) -> Option<Stop> {
+        let Goal::Reach { from, to } = &self.goal else {
+            return None;
+        };
+        let known = &self.view;
+        if known.topology() != from || newer.topology() != from || from == to {
+            return None;
+        }
+        let taken_back = Some(Stop::TakenBack(newer.id()));
+        match (known.next(), newer.next()) {
+            (Some(next), None) if next == to => taken_back,
+            (Some(next), Some(other)) if next == to && other == to => {
+                taken_back.filter(|_| newer.since() != known.since())
+            }
+            (None, None) if newer.nonces() == known.nonces() => taken_back,
+            (None, None) if newer.id().epoch - known.id().epoch > 1 => Some(Stop::Unseen),
+            _ => None,
+        }
+    }
+
     /// Whether the view is one that the goal may have led to.
     fn is_on_track(&self) -> bool {
         let Goal::Reach { from, to } = &self.goal else {
             return true;
         };
+        if self.stopped.is_some() {
+            return false;
+        }
         let (current, next) = (self.view.topology(), self.view.next());
         current == to || next == Some(to) || (current == from && next.is_none())
     }
@@ -430,10 +493,15 @@ impl Transition {
         self.stable(to).map(propose)
     }
 
+    /// Members that do not serve the view, and why not.
+    pub fn out(&self) -> Vec<(String, Obstacle)> {
+        let members = (0..self.view.len()).map(|node| NodeIndex::new(node as u16));
+        self.obstacles(members, self.view.id().epoch)
+    }
+
     /// Whether most nodes serve the view, and all that answer.
     fn spread(&self) -> Move {
-        let members = (0..self.view.len()).map(|node| NodeIndex::new(node as u16));
-        let obstacles = self.obstacles(members, self.view.id().epoch);
+        let obstacles = self.out();
         let is_behind = |(_, obstacle): &(String, Obstacle)| *obstacle != Obstacle::Silent;
         let serves = self.view.len() - obstacles.len();
         if obstacles.iter().any(is_behind) || serves < majority(self.view.len()) {
@@ -1131,27 +1199,73 @@ mod tests {
         assert_same(&script.proposes(), &last);
     }
 
+    /// From which view on a coordinator was led by which others, and whether it
+    /// then knows that its passage was taken back.
     #[test]
-    fn what_was_waited_in_one_passage_counts_in_no_other() {
-        // Whether or not it hears of what came between them.
-        for hears_all in [true, false] {
-            let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
-            script.serve(&["a", "b", "c", "d"]);
-            script.now = script.now + 10 * TTL;
-            if hears_all {
-                script.moves_to(stable(6, &OLD));
-            }
-            script.moves_to(joint(7, &OLD, &NEW, 7));
-            script.serve(&["d"]);
-            OLD.iter().for_each(|name| script.misses(name));
-            script.is_blocked_by(&[
-                ("a", Obstacle::Silent),
-                ("b", Obstacle::Silent),
-                ("c", Obstacle::Silent),
-            ]);
+    fn what_was_taken_back_is_not_begun_again() {
+        let back = |epoch| stable(epoch, &OLD);
+        let again = |epoch| joint(epoch, &OLD, &NEW, epoch);
+        let returned = |epoch: u32, nonce: &str| {
+            let nonces = nonces_but(&OLD, &[("b", nonce)]);
+            View::stable(epoch, topology(&OLD), &nonces).unwrap()
+        };
+        let passage = |since: u32| joint(5, &OLD, &NEW, since);
+        for (known, views, is_known) in [
+            // In the passage: by the very next view, by a later one, and where
+            // another passage to the same end has begun since.
+            (passage(5), vec![back(6)], true),
+            (passage(4), vec![returned(7, "x")], true),
+            (passage(5), vec![back(6), again(7)], true),
+            (passage(5), vec![again(7)], true),
+            // Before it began: another began it, or its plan was outdated.
+            (back(4), vec![back(6)], true),
+            (back(4), vec![back(5)], true),
+            (back(4), vec![returned(5, "x"), returned(6, "x")], true),
+            (back(4), vec![back(6), again(7)], true),
+            // The return of a node may hide it.
+            (back(4), vec![returned(6, "x")], false),
+        ] {
+            let mut script = Script::of(reach(&OLD, &NEW), known);
+            script.sees("d", quarantined(&nonce("d")));
             script.serve(&OLD);
-            script.waits(script.now, TTL, Waiting::Leases);
-            assert_same(&script.proposes(), &stable(8, &NEW));
+            let by = views.iter().map(View::id);
+            let by: Vec<ViewId> = by.collect();
+            views.into_iter().for_each(|view| script.moves_to(view));
+            script.now = script.now + 10 * TTL;
+            script.is_superseded();
+            let found = script.coordinator.taken_back();
+            assert_eq!(found.is_some(), is_known, "{by:?}");
+            assert!(found.is_none_or(|found| by.contains(&found)), "{by:?}");
+        }
+    }
+
+    #[test]
+    fn what_goes_on_is_not_taken_for_taken_back() {
+        let returned = |epoch: u32, nonce: &str| {
+            let nonces = nonces_but(&OLD, &[("b", nonce)]);
+            View::stable(epoch, topology(&OLD), &nonces).unwrap()
+        };
+        let views = [
+            returned(5, "x"),
+            returned(6, "y"),
+            joint(8, &OLD, &NEW, 8),
+            joint(10, &OLD, &NEW, 8),
+            stable(11, &NEW),
+        ];
+        let mut script = Script::of(reach(&OLD, &NEW), stable(4, &OLD));
+        for view in views {
+            script.moves_to(view);
+            assert!(!matches!(script.next(), Move::Superseded));
+            assert_eq!(script.coordinator.taken_back(), None);
+        }
+        script.serve(&NEW);
+        script.is_done();
+        // Whom it is no matter to.
+        for goal in [Goal::Keep, Goal::Abort] {
+            let mut script = Script::of(goal, joint(5, &OLD, &NEW, 5));
+            script.moves_to(stable(6, &OLD));
+            script.serve(&OLD);
+            script.is_done();
         }
     }
 
@@ -1171,6 +1285,25 @@ mod tests {
         script.serve(&["a"]);
         script.is_blocked_by(&[("b", Obstacle::Silent), ("c", Obstacle::Silent)]);
         script.serve(&["b"]);
+        script.is_done();
+    }
+
+    #[test]
+    fn plans_are_outdated_by_the_same_topology_once_more() {
+        let outdating = |view: View| {
+            Script::with(Transition::new(Goal::Abort, Arc::new(view)).with_plans_outdated())
+        };
+        let mut script = outdating(stable(4, &OLD));
+        assert_same(&script.proposes(), &stable(5, &OLD));
+        script.moves_to(stable(5, &OLD));
+        script.serve(&OLD);
+        script.is_done();
+        // A passage that was decided first is taken back.
+        let mut script = outdating(stable(4, &OLD));
+        script.moves_to(joint(5, &OLD, &NEW, 5));
+        assert_same(&script.proposes(), &stable(6, &OLD));
+        script.moves_to(stable(6, &OLD));
+        script.serve(&OLD);
         script.is_done();
     }
 

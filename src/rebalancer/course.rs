@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Phase, Progress, RebalanceError, Rebalancer, Report};
+use super::{Phase, Progress, RebalanceError, Rebalancer, Report, note};
 use crate::clock;
 use crate::coordinate::{self, Vote, fresh_nonce};
 use crate::error::NodeCause;
@@ -37,6 +37,10 @@ pub(super) struct Course<'a> {
     /// What was in force then.
     from: Arc<View>,
     blocked_since: Option<Instant>,
+    /// Members that must serve the view in the end, silent ones too.
+    awaited: BTreeSet<String>,
+    /// It is also to outdate plans.
+    is_outdating: bool,
 }
 
 /// What a step leaves to be done.
@@ -64,7 +68,22 @@ impl<'a> Course<'a> {
             begun: clock::now(),
             from: Arc::clone(&fleet.view),
             blocked_since: None,
+            awaited: BTreeSet::new(),
+            is_outdating: false,
         }
+    }
+
+    /// Has these members serve the view before it is over.
+    pub(super) fn awaiting(mut self, nodes: BTreeSet<String>) -> Self {
+        self.awaited = nodes;
+        self
+    }
+
+    /// Outdates every plan for the view in force.
+    pub(super) fn outdating(mut self) -> Self {
+        self.transition = self.transition.with_plans_outdated();
+        self.is_outdating = true;
+        self
     }
 
     pub(super) async fn run(
@@ -77,9 +96,7 @@ impl<'a> Course<'a> {
                 continue;
             }
             if self.is_overtaken() {
-                return Err(RebalanceError::Superseded {
-                    view: self.transition.view().id(),
-                });
+                return Err(self.stopped().await);
             }
             let now = clock::now();
             let step = self.transition.next(now, fresh_nonce)?;
@@ -92,11 +109,29 @@ impl<'a> Course<'a> {
     }
 
     /// Whether the passage that is to be taken back is over otherwise: it was
-    /// finished, or another has begun since.
+    /// finished, or another has begun since. A passage that begins while plans
+    /// are outdated is taken back; one that begins afterwards is not meant.
     fn is_overtaken(&self) -> bool {
-        let view = self.transition.view();
-        let has_other_end = view.next().is_some() && view.next() != self.from.next();
-        self.goal == Goal::Abort && (view.topology() != self.from.topology() || has_other_end)
+        let (view, from) = (self.transition.view(), &self.from);
+        let has_other_end = match (view.next(), from.next()) {
+            (None, _) => false,
+            (Some(_), None) => !self.is_outdating || view.since() > from.id().epoch + 1,
+            (Some(_), Some(_)) => view.next() != from.next() || view.since() != from.since(),
+        };
+        self.goal == Goal::Abort && (view.topology() != from.topology() || has_other_end)
+    }
+
+    /// Why it is not gone on with.
+    async fn stopped(&self) -> RebalanceError {
+        match self.transition.taken_back() {
+            Some(view) => RebalanceError::Aborted {
+                view,
+                by: note::author(&self.rebalancer.router).await,
+            },
+            None => RebalanceError::Superseded {
+                view: self.transition.view().id(),
+            },
+        }
     }
 
     /// Looks at everybody, and follows the cluster to a newer view: then, or
@@ -189,10 +224,13 @@ impl<'a> Course<'a> {
             Move::Blocked(nodes) => self
                 .persist(RebalanceError::Blocked { nodes })
                 .map(After::Look),
-            Move::Done => Ok(After::Over),
-            Move::Superseded => Err(RebalanceError::Superseded {
-                view: self.transition.view().id(),
-            }),
+            Move::Done => match self.missing() {
+                nodes if nodes.is_empty() => Ok(After::Over),
+                nodes => self
+                    .persist(RebalanceError::Blocked { nodes })
+                    .map(After::Look),
+            },
+            Move::Superseded => Err(self.stopped().await),
         }
     }
 
@@ -220,6 +258,16 @@ impl<'a> Course<'a> {
                 .map(After::Look)
             }
         }
+    }
+
+    /// Members that are waited for and do not serve the view.
+    fn missing(&self) -> Vec<(String, Obstacle)> {
+        if self.awaited.is_empty() {
+            return Vec::new();
+        }
+        let mut missing = self.transition.out();
+        missing.retain(|(name, _)| self.awaited.contains(name));
+        missing
     }
 
     /// Tries again what nodes stand in the way of, for as long as it is patient.

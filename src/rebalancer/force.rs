@@ -3,15 +3,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringlock_ring::NodeIndex;
 
-use super::{Change, Phase, Progress, RebalanceError, Rebalancer, Report};
+use super::{Change, Moves, Phase, Progress, RebalanceError, Rebalancer, Report, plan};
 use crate::clock;
 use crate::coordinate::fresh_nonce;
 use crate::events;
 use crate::fleet::Peer;
 use crate::proto::lease::EPOCH_LEAP;
+use crate::proto::quorum::majority;
 use crate::proto::time::{Instant, outwait};
 use crate::proto::topology::Topology;
 use crate::proto::transition::{Obstacle, adopt, quarantine};
@@ -20,23 +22,115 @@ use crate::proto::wire::{NodeStatus, Reply, Standing, ViewId};
 use crate::survey::{Survey, ask_all, tell};
 
 /// How often to tell how long is left.
-const TELL: std::time::Duration = std::time::Duration::from_millis(500);
+const TELL: Duration = Duration::from_millis(500);
+
+/// What the caller takes upon itself beside the promise of
+/// [`Rebalancer::force`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Risks {
+    vote: bool,
+    answering: bool,
+}
+
+/// What [`Rebalancer::force`] would do.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ForceOutlook {
+    /// The view in force.
+    pub view: ViewId,
+    /// Nodes that stop serving, and are let in again together. No key at all
+    /// can be locked meanwhile.
+    pub stopped: Vec<String>,
+    /// Nodes that are given up.
+    pub abandoned: Vec<String>,
+    /// How long no key can be locked, from the moment that it begins: the
+    /// longest `max_ttl` and `view_lease` of the view, and what clocks may
+    /// drift.
+    pub wait: Duration,
+    /// What passes from node to node by it, for each number of replicas.
+    pub moves: Vec<Moves>,
+}
+
+/// What was found before anything is touched.
+struct Ground {
+    before: Arc<View>,
+    topology: Topology,
+    nonces: Nonces,
+    /// Members that are not abandoned.
+    left: Vec<Peer>,
+    /// Abandoned ones that answer nevertheless.
+    answering: Vec<Peer>,
+    abandoned: BTreeSet<String>,
+    wait: Duration,
+}
 
 impl Rebalancer {
+    /// Takes upon itself, for [`force`](Self::force), that all locking stands
+    /// still although a vote is possible and a plan would do.
+    #[must_use]
+    pub fn force_although_a_vote_is_possible(mut self) -> Self {
+        self.risks.vote = true;
+        self
+    }
+
+    /// Takes upon itself, for [`force`](Self::force), that nodes which are to be
+    /// abandoned answer: clients that reach them may lock there what others
+    /// lock elsewhere. Those that answer are told to stop serving; whether one
+    /// takes that is not waited for.
+    #[must_use]
+    pub fn force_although_abandoned_nodes_answer(mut self) -> Self {
+        self.risks.answering = true;
+        self
+    }
+
+    /// What [`force`](Self::force) would do with the same arguments. Touches
+    /// nothing.
+    ///
+    /// # Errors
+    /// Those by which [`force`](Self::force) refuses to begin.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn force_outlook(
+        &self,
+        abandoned: impl IntoIterator<Item = String>,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Result<ForceOutlook, RebalanceError> {
+        let ground = self.ground(abandoned, changes).await?;
+        let Ground {
+            before,
+            topology,
+            left,
+            ..
+        } = &ground;
+        let from = before.next().unwrap_or(before.topology());
+        Ok(ForceOutlook {
+            view: before.id(),
+            stopped: left.iter().map(|peer| peer.name.to_string()).collect(),
+            moves: plan::moves(from, topology)?,
+            wait: ground.wait,
+            abandoned: ground.abandoned.into_iter().collect(),
+        })
+    }
+
     /// **Dangerous.** Goes on without the nodes `abandoned`, although too few
-    /// are left to vote. Every other node must answer.
+    /// are left to vote. Every other node must answer, and none of the
+    /// abandoned.
     ///
     /// The caller thereby promises that no abandoned node ever serves anybody
     /// again with the data that it has: each is destroyed, or emptied before it
     /// starts. If one does, two holders may have one lock, and fences may go
     /// back. The nodes that are left are kept out until all leases have
-    /// expired; nothing can be locked meanwhile.
+    /// expired; nothing can be locked meanwhile: see
+    /// [`force_outlook`](Self::force_outlook).
     ///
     /// `changes` are made on the way: a cluster with fewer nodes may need fewer
     /// replicas.
     ///
     /// # Errors
-    /// [`RebalanceError::Blocked`]: a node that is not abandoned does not
+    /// [`RebalanceError::VotePossible`] and
+    /// [`StillAnswering`](RebalanceError::StillAnswering): nothing was done.
+    /// [`Blocked`](RebalanceError::Blocked): a node that is not abandoned does not
     /// answer, or in the end none took the view: call it again.
     /// [`Superseded`](RebalanceError::Superseded): somebody else did the same
     /// at the same time, or a node serves a view that cannot be read. [`UnknownNode`](RebalanceError::UnknownNode),
@@ -52,24 +146,19 @@ impl Rebalancer {
         mut progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
         let (begun, router) = (clock::now(), &self.router);
-        // Too few nodes may be left for that to succeed.
-        let _ = self.refreshed().await;
-        let fleet = router.fleet();
-        let before = Arc::clone(&fleet.view);
-        let abandoned: BTreeSet<String> = abandoned.into_iter().collect();
-        let topology = remainder(&before, &abandoned, changes)?;
-        // Finds what contradicts itself before anything is touched.
-        let names = topology.nodes.iter().map(|node| node.name.clone());
-        let nonces: Nonces = names.map(|name| (name, fresh_nonce())).collect();
-        View::stable(1, topology.clone(), &nonces)?;
-
-        let peers = fleet.peers().iter();
-        let is_left = |peer: &&Peer| !abandoned.contains(&*peer.name);
-        let left: Vec<Peer> = peers.filter(is_left).cloned().collect();
+        let Ground {
+            before,
+            topology,
+            nonces,
+            left,
+            answering,
+            abandoned,
+            wait,
+        } = self.ground(abandoned, changes).await?;
         let highest = stop_all(&left, &before, &nonces).await?;
+        stop_abandoned(&answering).await;
         events::forced(&abandoned);
-        let span = before.longest_ttl().max(topology.max_ttl()) + before.longest_view_lease();
-        let until = clock::now() + outwait(span);
+        let until = clock::now() + wait;
         while clock::now() < until {
             let now = clock::now();
             progress(&told(before.id(), begun, now, until));
@@ -101,6 +190,75 @@ impl Rebalancer {
             retired: abandoned.into_iter().map(|name| (name, false)).collect(),
         })
     }
+
+    /// Looks at every member, and refuses what must not be forced.
+    async fn ground(
+        &self,
+        abandoned: impl IntoIterator<Item = String>,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Result<Ground, RebalanceError> {
+        // Too few nodes may be left for that to succeed.
+        let _ = self.refreshed().await;
+        let fleet = self.router.fleet();
+        let before = Arc::clone(&fleet.view);
+        let abandoned: BTreeSet<String> = abandoned.into_iter().collect();
+        let topology = remainder(&before, &abandoned, changes)?;
+        // Finds what contradicts itself before anything is touched.
+        let names = topology.nodes.iter().map(|node| node.name.clone());
+        let nonces: Nonces = names.map(|name| (name, fresh_nonce())).collect();
+        View::stable(1, topology.clone(), &nonces)?;
+        let survey = Survey::of(fleet.peers()).await;
+        let answering = survey.answers().map(|(peer, _)| peer);
+        let answering: Vec<Peer> = answering
+            .filter(|peer| abandoned.contains(&*peer.name))
+            .cloned()
+            .collect();
+        if !answering.is_empty() && !self.risks.answering {
+            let nodes = answering.iter().map(|peer| peer.name.to_string());
+            return Err(RebalanceError::StillAnswering {
+                nodes: nodes.collect(),
+            });
+        }
+        let (voters, needed) = (voters(&before, &survey), majority(before.deciders().len()));
+        if voters >= needed && !self.risks.vote {
+            return Err(RebalanceError::VotePossible { voters, needed });
+        }
+        let is_left = |peer: &&Peer| !abandoned.contains(&*peer.name);
+        let left = fleet.peers().iter().filter(is_left).cloned().collect();
+        let span = before.longest_ttl().max(topology.max_ttl()) + before.longest_view_lease();
+        Ok(Ground {
+            before,
+            topology,
+            nonces,
+            left,
+            answering,
+            abandoned,
+            wait: outwait(span),
+        })
+    }
+}
+
+/// How many nodes could decide which view follows: those that keep what they
+/// promised, be they behind.
+fn voters(view: &View, survey: &Survey<'_>) -> usize {
+    let can_vote = |node: &NodeIndex| {
+        let name = &view.member(*node).name;
+        survey.answers().any(|(peer, status)| {
+            *peer.name == **name
+                && status.nonce.as_ref() == Some(view.nonce(*node))
+                && status.standing() != Standing::Absent
+        })
+    };
+    view.deciders().filter(can_vote).count()
+}
+
+/// Has abandoned nodes that answer stop serving, as far as they do.
+async fn stop_abandoned(answering: &[Peer]) {
+    let survey = Survey::of(answering).await;
+    let stop =
+        |(peer, status): (&Peer, &NodeStatus)| (peer.clone(), quarantine(status, fresh_nonce()));
+    // The caller took upon itself that one does not.
+    let _ = tell(survey.answers().map(stop)).await;
 }
 
 /// What is to be in force without the nodes that are given up.

@@ -214,7 +214,7 @@ fn consequences(from: &Topology, to: &Topology) -> Result<Vec<Moves>, ConfigErro
 
 /// What passes from node to node. Nothing is said where the ring's format
 /// changes: every key may then move anywhere.
-fn moves(from: &Topology, to: &Topology) -> Result<Vec<Moves>, TopologyError> {
+pub(super) fn moves(from: &Topology, to: &Topology) -> Result<Vec<Moves>, TopologyError> {
     if from.format != to.format {
         return Ok(Vec::new());
     }

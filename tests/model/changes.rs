@@ -249,13 +249,15 @@ pub(crate) const ALLIES: Scenario = Scenario {
     ..HANDOVER
 };
 
-/// The passage is taken back, and perhaps begun anew.
+/// The passage is taken back, and who began it does not begin it anew.
 pub(crate) const ABORT: Scenario = Scenario {
     name: "d2: passage taken back",
     attempts: [1, 1],
     coordinators: &[&[Aim::Reach(A, B)], &[Aim::Abort]],
     ballots: &[3, 1],
+    claims: Claim::ABORT,
     sights: &[
+        Seen::Stopped,
         Seen::Granted,
         Seen::Again,
         Seen::Contended,
@@ -354,9 +356,58 @@ pub(crate) const ABORT_VOTE: Scenario = Scenario {
     horizon: 1,
     coordinators: &[&[Aim::Reach(A, B)], &[Aim::Abort]],
     ballots: &[2, 2],
-    sights: &[Seen::Outbid, Seen::Forced, Seen::Overtaken, Seen::Aborted],
+    claims: Claim::ABORT_VOTES,
+    sights: &[
+        Seen::Outbid,
+        Seen::Forced,
+        Seen::Overtaken,
+        Seen::Aborted,
+        Seen::Stopped,
+    ],
     is_spread: true,
     ..PAXOS
+};
+
+/// Two lead to one goal, a third takes that back: of the two, one may not have
+/// seen that it was begun.
+pub(crate) const ABORT_UNSEEN: Scenario = Scenario {
+    name: "d2: passage taken back unseen",
+    attempts: [0, 0],
+    horizon: 1,
+    coordinators: &[&[Aim::Reach(A, B)], &[Aim::Reach(A, B)], &[Aim::Abort]],
+    ballots: &[2, 2, 1],
+    claims: Claim::ABORT_VOTES,
+    sights: &[Seen::Aborted, Seen::Stopped],
+    ..ABORT
+};
+
+/// Two take the passage back that a third leads.
+pub(crate) const ABORT_TWICE: Scenario = Scenario {
+    name: "d2: passage taken back by two",
+    attempts: [0, 0],
+    horizon: 1,
+    coordinators: &[&[Aim::Reach(A, B)], &[Aim::Abort], &[Aim::Abort]],
+    ballots: &[3, 2, 2],
+    ..ABORT_UNSEEN
+};
+
+/// The plan is outdated while its new node is still quarantined, or the passage
+/// taken back.
+pub(crate) const OUTDATE: Scenario = Scenario {
+    name: "d2: plan outdated before it begins",
+    attempts: [1, 0],
+    horizon: 2,
+    coordinators: &[&[Aim::Reach(A, B)], &[Aim::Outdate]],
+    ballots: &[2, 2],
+    is_prepared: false,
+    sights: &[
+        Seen::Granted,
+        Seen::GrantedJoint,
+        Seen::Aborted,
+        Seen::Outdated,
+        Seen::Stopped,
+    ],
+    ..ABORT
 };
 
 each_holds! {
@@ -375,6 +426,9 @@ each_holds! {
     d_coordinators_with_different_goals_break_no_claim: RIVALS,
     d_coordinators_with_one_goal_break_no_claim: ALLIES,
     d2_a_passage_taken_back_breaks_no_claim: ABORT,
+    d2_a_passage_taken_back_unseen_breaks_no_claim: ABORT_UNSEEN,
+    d2_a_passage_taken_back_by_two_breaks_no_claim: ABORT_TWICE,
+    d2_a_plan_outdated_breaks_no_claim: OUTDATE,
     e_a_new_owner_lost_breaks_no_claim: HEIR_WIPED,
     g_extends_over_a_change_break_no_claim: CARRY,
     g_extends_over_a_replacement_break_no_claim: REPLACE_CARRY,

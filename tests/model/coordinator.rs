@@ -110,13 +110,16 @@ fn transition(
 ) -> Transition {
     let goal = match model.scenario.coordinators[who][aim] {
         Aim::Keep => Goal::Keep,
-        Aim::Abort => Goal::Abort,
+        Aim::Abort | Aim::Outdate => Goal::Abort,
         Aim::Reach(from, to) => Goal::Reach {
             from: from.topology(),
             to: to.topology(),
         },
     };
     let mut transition = Transition::new(goal, Arc::clone(view));
+    if model.scenario.coordinators[who][aim] == Aim::Outdate {
+        transition = transition.with_plans_outdated();
+    }
     if model.scenario.is_prepared {
         let long_ago = meddle::coordinator_clock(0) - LONG_AGO;
         for spare in model.scenario.nodes..world.nodes.len() {
@@ -133,26 +136,48 @@ impl Explored {
         (!is_hidden).then(|| tamper::status(&world.nodes[home]))
     }
 
+    /// A coordinator hears of a newer view. A mutant forgets that its passage
+    /// was taken back.
+    fn hear(&self, world: &World, (who, coordinator): (usize, &mut Coordinator), view: Arc<View>) {
+        let was_joint = coordinator.transition.view().next().is_some();
+        coordinator.transition.moved(Arc::clone(&view));
+        let is_stopped = coordinator.transition.taken_back().is_some();
+        if is_stopped && meddle::ignores_abort(&self.scenario, was_joint) {
+            coordinator.transition = transition(self, world, (who, coordinator.reached), &view);
+            println!(
+                "DBG rebuilt {} at {} next {:?} ballots {}",
+                who,
+                view.id().epoch,
+                coordinator
+                    .transition
+                    .next(meddle::coordinator_clock(world.tick), || "zz".into()),
+                coordinator.ballots
+            );
+        }
+    }
+
     /// Reads every node.
     pub(crate) fn look(&self, world: &mut World, who: usize) {
         let now = meddle::coordinator_clock(world.tick);
         let mut coordinator = (*world.coordinators[who]).clone();
-        let transition = &mut coordinator.transition;
         let mut everybody: Vec<usize> = Vec::new();
         // A newer view may name more nodes.
-        while everybody.len() < transition.everybody().len() {
-            everybody = transition.everybody().iter().map(|n| home_of(n)).collect();
+        while everybody.len() < coordinator.transition.everybody().len() {
+            let names = coordinator.transition.everybody();
+            everybody = names.iter().map(|n| home_of(n)).collect();
             for &node in &everybody {
                 if let Some(status) = self.status(world, node)
                     && let Standing::Serving(id) = status.standing()
-                    && id.epoch > transition.view().id().epoch
+                    && id.epoch > coordinator.transition.view().id().epoch
                 {
-                    transition.moved(self.library.find(id));
+                    let view = self.library.find(id);
+                    self.hear(world, (who, &mut coordinator), view);
                 }
             }
         }
         for node in everybody {
-            transition.saw(now, name(node), self.status(world, node));
+            let status = self.status(world, node);
+            coordinator.transition.saw(now, name(node), status);
         }
         coordinator.has_looked = !self.scenario.is_eager;
         world.coordinators[who] = Shared::new(coordinator);
@@ -218,6 +243,12 @@ impl Explored {
                 coordinator.transition = transition(self, world, (who, coordinator.reached), &view);
                 world.coordinators[who] = Shared::new(coordinator);
             }
+            Move::Superseded => {
+                if coordinator.transition.taken_back().is_some() {
+                    self.see(Seen::Stopped);
+                }
+                return None;
+            }
             _ => return None,
         }
         Some(())
@@ -232,7 +263,7 @@ impl Explored {
         coordinator.ballots += 1;
         if self.scenario.is(Mutant::CompareAndSet) {
             self.decide(world, &motion);
-            coordinator.transition.moved(motion);
+            self.hear(world, (who, &mut coordinator), motion);
             world.coordinators[who] = Shared::new(coordinator);
             return;
         }
@@ -294,12 +325,17 @@ impl Explored {
             }
         }
         if let Some(ruling) = call.ruling {
-            self.rule(world, &mut coordinator, ruling);
+            self.rule(world, (who, &mut coordinator), ruling);
         }
         world.coordinators[who] = Shared::new(coordinator);
     }
 
-    fn rule(&self, world: &mut World, coordinator: &mut Coordinator, ruling: Ruling) {
+    fn rule(
+        &self,
+        world: &mut World,
+        (who, coordinator): (usize, &mut Coordinator),
+        ruling: Ruling,
+    ) {
         let Some(vote) = coordinator.vote.take() else {
             return;
         };
@@ -310,7 +346,7 @@ impl Explored {
                 }
                 let view = self.library.read(motion.view, &motion.document);
                 self.decide(world, &view);
-                coordinator.transition.moved(view);
+                self.hear(world, (who, coordinator), view);
             }
             Ruling::Outbid(ballot) => {
                 self.see(Seen::Outbid);
@@ -318,7 +354,8 @@ impl Explored {
             }
             Ruling::Overtaken(id) => {
                 self.see(Seen::Overtaken);
-                coordinator.transition.moved(self.library.find(id));
+                let view = self.library.find(id);
+                self.hear(world, (who, coordinator), view);
             }
             Ruling::TooFew { .. } => {}
         }
@@ -339,6 +376,16 @@ impl Explored {
                 });
                 if is_back {
                     self.see(Seen::Aborted);
+                }
+                if let Some(last) = world.decided.last()
+                    && is_outdated_by(last, view)
+                {
+                    self.see(Seen::Outdated);
+                }
+                if self.scenario.claims.contains(&Claim::AbortWins)
+                    && is_taken_back(&world.decided, view)
+                {
+                    world.broken = world.broken.or(Some(Claim::AbortWins));
                 }
                 world.decided.push(Arc::clone(view));
                 world.decided.sort_by_key(|view| view.id());
@@ -408,4 +455,29 @@ impl Explored {
         }
         world.nodes[to].update(|table| tamper::adopt_as(&self.scenario, table, &view, node));
     }
+}
+
+/// Whether `view` sets in force what `last` did, under the same nonces: it
+/// outdates the plans that were made for that.
+fn is_outdated_by(last: &View, view: &View) -> bool {
+    last.next().is_none()
+        && view.next().is_none()
+        && last.topology() == view.topology()
+        && last.nonces() == view.nonces()
+}
+
+/// Whether `view` leads to, or is, what a passage among `decided` led to that
+/// was taken back or outdated before. Coordinators of a scenario all begin
+/// before that.
+fn is_taken_back(decided: &[Arc<View>], view: &View) -> bool {
+    decided.windows(2).any(|pair| {
+        let [before, back] = pair else { return false };
+        let is_again = match before.next() {
+            Some(to) if back.next().is_none() && back.topology() == before.topology() => {
+                view.next() == Some(to) || view.topology() == to
+            }
+            _ => is_outdated_by(before, back) && view.next().is_some(),
+        };
+        is_again && back.id() < view.id()
+    })
 }

@@ -114,3 +114,8 @@ pub(crate) fn obey(scenario: &Scenario, table: &mut LockTable, request: &Request
         _ => reply,
     }
 }
+
+/// Whether a coordinator goes on although its passage was taken back.
+pub(crate) fn ignores_abort(scenario: &Scenario, was_joint: bool) -> bool {
+    scenario.is(Mutant::AbortIgnored) || scenario.is(Mutant::UnseenAbortIgnored) && !was_joint
+}

@@ -24,6 +24,9 @@ pub(crate) enum Claim {
     OneDocument,
     /// A lease whose entries all live is not lost to a contender.
     Robbed,
+    /// A passage that was taken back is not begun again by a coordinator that
+    /// was at it before, nor is its end decided.
+    AbortWins,
     /// Whatever has happened, a coordinator that reaches all nodes brings the
     /// cluster back to a stable view.
     NeverStuck,
@@ -56,6 +59,21 @@ impl Claim {
         Self::Robbed,
     ];
 
+    /// For passages that are taken back.
+    pub(crate) const ABORT: &'static [Self] = &[
+        Self::Exclusion,
+        Self::Continuity,
+        Self::FenceOrder,
+        Self::NoOrphan,
+        Self::OneDocument,
+        Self::Robbed,
+        Self::AbortWins,
+    ];
+
+    /// The same without clients.
+    pub(crate) const ABORT_VOTES: &'static [Self] =
+        &[Self::OneDocument, Self::NeverStuck, Self::AbortWins];
+
     /// For coordinators alone.
     pub(crate) const VOTES: &'static [Self] = &[Self::OneDocument, Self::NeverStuck];
 
@@ -87,6 +105,9 @@ impl Claim {
             }),
             Self::Robbed => Property::always("L2 not robbed", |_, world: &World| {
                 world.broken != Some(Self::Robbed)
+            }),
+            Self::AbortWins => Property::always("an abort wins", |_, world: &World| {
+                world.broken != Some(Self::AbortWins)
             }),
             Self::NeverStuck => Property::always("never stuck", |_, world: &World| {
                 world.broken != Some(Self::NeverStuck)
@@ -136,6 +157,8 @@ sights! {
     Carried: "carried over to another view",
     Readmitted: "let in again",
     Aborted: "passage taken back",
+    Stopped: "coordinator stopped by an abort",
+    Outdated: "plans outdated",
     Overtaken: "coordinator overtaken",
     Outbid: "coordinator outbid",
     Forced: "another's proposal taken up",

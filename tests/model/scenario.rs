@@ -63,6 +63,8 @@ pub(crate) enum Aim {
     Reach(Plan, Plan),
     /// To take a passage back.
     Abort,
+    /// To take a passage back, or to outdate its plan before it begins.
+    Outdate,
 }
 
 /// A world within bounds. Clients and nodes are alike unless said otherwise,
@@ -239,6 +241,10 @@ pub(crate) enum Mutant {
     AcceptedIgnored,
     /// In a joint view it suffices to make an entry anew.
     MadeVouches,
+    /// A coordinator goes on although its passage was taken back.
+    AbortIgnored,
+    /// It does where it did not see the passage that was taken back.
+    UnseenAbortIgnored,
     /// An attempt in a joint view asks the new group first.
     NewGroupFirst,
 }

@@ -233,7 +233,7 @@ impl Explored {
         let aims = self.scenario.coordinators.iter().copied().flatten();
         let mut goals = aims.filter_map(|aim| match aim {
             Aim::Reach(_, to) => Some(to.topology()),
-            Aim::Keep | Aim::Abort => None,
+            Aim::Keep | Aim::Abort | Aim::Outdate => None,
         });
         view.next().is_none() && goals.next_back().as_ref() == Some(view.topology())
     }

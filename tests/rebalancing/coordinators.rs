@@ -23,11 +23,17 @@ const MEMBERS: usize = 3;
 struct Scene {
     nodes: Vec<MemoryNode>,
     record: Arc<Record>,
+    max_ttl: Duration,
 }
 
 impl Scene {
     fn new() -> Self {
+        Self::of(MAX_TTL)
+    }
+
+    fn of(max_ttl: Duration) -> Self {
         Self {
+            max_ttl,
             nodes: (0..5).map(|index| MemoryNode::new(name(index))).collect(),
             record: Arc::default(),
         }
@@ -50,9 +56,9 @@ impl Scene {
             }
         });
         let builder = builder.configure(|config| {
-            config.router.ttl = MAX_TTL;
-            config.router.max_ttl = MAX_TTL;
-            config.router.view_lease = MAX_TTL;
+            config.router.ttl = self.max_ttl;
+            config.router.max_ttl = self.max_ttl;
+            config.router.view_lease = self.max_ttl;
         });
         builder.connect().await.unwrap()
     }
@@ -218,6 +224,166 @@ async fn a_dropped_change_can_be_taken_back() {
     // What was taken back can be made all the same.
     crate::apply(&router, [replacement()]).await;
     assert_eq!(scene.settled("applied").await, ["b", "c", "d"]);
+}
+
+/// Long enough for another to take a change back, whatever runs beside it.
+const UNHURRIED: Duration = Duration::from_secs(3);
+
+/// What is said of a change that `take_back` takes back in that phase, and of
+/// the cluster then: its members, and its highest epoch.
+async fn take_back(phase: Phase, begins: Begins, by: TakesBack) -> (RebalanceError, Report, u32) {
+    let scene = Scene::of(UNHURRIED);
+    let context = format!("{phase:?} {begins:?} {by:?}");
+    let routers = [
+        scene.router(&Fate::immortal()).await,
+        scene.router(&Fate::immortal()).await,
+    ];
+    let rebalancer = routers[0].rebalancer();
+    let plan = rebalancer.plan([replacement()]).await.unwrap();
+    if begins == Begins::Resume {
+        // Whoever began it has died in the joint view.
+        let (joint, seen) = tokio::sync::oneshot::channel();
+        let mut joint = Some(joint);
+        let applied = rebalancer.apply(&plan, |progress| {
+            if progress.phase == Phase::Joint {
+                joint.take().map(|joint| joint.send(()));
+            }
+        });
+        tokio::select! {
+            result = applied => panic!("{context}: {result:?}"),
+            seen = seen => seen.unwrap(),
+        }
+    }
+    let (reached, seen) = tokio::sync::oneshot::channel();
+    let mut reached = Some(reached);
+    let watch = |progress: &ringlock::rebalancer::Progress| {
+        if progress.phase == phase && progress.remaining.is_some() {
+            reached.take().map(|reached| reached.send(()));
+        }
+    };
+    let changed = async {
+        match begins {
+            Begins::Apply => rebalancer.apply(&plan, watch).await,
+            Begins::Resume => rebalancer.resume(watch).await,
+        }
+    };
+    let taken_back = async {
+        seen.await.unwrap();
+        let other = routers[1].rebalancer();
+        match by {
+            TakesBack::Abort => other.abort(|_| {}).await,
+            TakesBack::OutdatePlans => other.outdate_plans(|_| {}).await,
+            TakesBack::Two => {
+                let third = scene.router(&Fate::immortal()).await;
+                let third = third.rebalancer();
+                let (one, two) = tokio::join!(other.abort(|_| {}), third.abort(|_| {}));
+                match two {
+                    // It came when the first was done.
+                    Ok(_) | Err(RebalanceError::NothingUnderWay { .. }) => one,
+                    Err(error) => panic!("{context}: {error}"),
+                }
+            }
+        }
+    };
+    let (changed, taken_back) = tokio::join!(changed, taken_back);
+    let report = taken_back.unwrap_or_else(|error| panic!("{context}: {error}"));
+    let error = changed.expect_err(&context);
+    assert_eq!(scene.settled(&context).await, ["a", "b", "c"], "{context}");
+    (error, report, scene.record.highest())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Begins {
+    Apply,
+    Resume,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum TakesBack {
+    Abort,
+    OutdatePlans,
+    Two,
+}
+
+#[tokio::test]
+async fn an_abort_wins_over_whoever_is_at_it() {
+    use Begins::{Apply, Resume};
+    use TakesBack::{Abort, OutdatePlans, Two};
+    let cases = [
+        (Phase::Joint, Apply, Abort, 3),
+        (Phase::Joint, Resume, Abort, 3),
+        (Phase::Joint, Apply, Two, 3),
+        (Phase::Joint, Apply, OutdatePlans, 3),
+        // Nothing is decided as yet: what waits is seen by nobody.
+        (Phase::Quarantine, Apply, OutdatePlans, 2),
+    ];
+    let cases = cases.iter().cycle().take(20);
+    let cases = cases.map(|(phase, begins, by, epochs)| async move {
+        let context = format!("{phase:?} {begins:?} {by:?}");
+        let (error, report, highest) = take_back(phase.clone(), *begins, *by).await;
+        let RebalanceError::Aborted { view, by } = &error else {
+            panic!("{context}: {error}");
+        };
+        assert_eq!(*view, report.to, "{context}");
+        assert_eq!(highest, *epochs, "it was not begun again: {context}");
+        let own = format!(":{}", std::process::id());
+        let is_told = by.as_ref().is_some_and(|label| label.ends_with(&own));
+        assert!(is_told, "{context}: {error}");
+    });
+    join_all(cases).await;
+}
+
+/// Who aborts dies at each of its steps: what it had decided holds, and what it
+/// had not goes on.
+#[tokio::test]
+async fn who_takes_a_change_back_dies_at_every_step() {
+    let deaths = (1..12).flat_map(|step| [(step, false), (step, true)]);
+    let ends = join_all(deaths.map(|(step, is_done)| abort_dies_at(step, is_done))).await;
+    let aborted = ends.iter().filter(|is_aborted| **is_aborted).count();
+    println!("{aborted} of {} aborted", ends.len());
+    assert!(aborted >= 4, "it hardly ever lived to abort");
+}
+
+/// Whether the change was taken back.
+async fn abort_dies_at(step: u64, is_done: bool) -> bool {
+    let context = format!("death at step {step}, done: {is_done}");
+    let scene = Scene::of(UNHURRIED);
+    let router = scene.router(&Fate::immortal()).await;
+    let rebalancer = router.rebalancer();
+    let plan = rebalancer.plan([replacement()]).await.unwrap();
+    let (joint, seen) = tokio::sync::oneshot::channel();
+    let mut joint = Some(joint);
+    let applied = rebalancer.apply(&plan, |progress| {
+        if progress.phase == Phase::Joint && progress.remaining.is_some() {
+            joint.take().map(|joint| joint.send(()));
+        }
+    });
+    let taken_back = async {
+        seen.await.unwrap();
+        let fate = Fate::new(step, is_done);
+        let doomed = scene.router(&fate).await;
+        let dies = async {
+            while !fate.is_dead() {
+                tokio::time::sleep(ms(1)).await;
+            }
+        };
+        tokio::select! {
+            // What it comes to, the change tells.
+            _ = doomed.rebalancer().abort(|_| {}) => {}
+            () = dies => {}
+        }
+    };
+    let (applied, ()) = tokio::join!(applied, taken_back);
+    let nodes = scene.settled(&context).await;
+    match applied {
+        Ok(_) => assert_eq!(nodes, ["b", "c", "d"], "{context}"),
+        Err(RebalanceError::Aborted { .. }) => {
+            assert_eq!(nodes, ["a", "b", "c"], "{context}");
+            return true;
+        }
+        Err(error) => panic!("{context}: {error}"),
+    }
+    false
 }
 
 /// Two apply plans at about the same time.

@@ -4,7 +4,7 @@ use ringlock::rebalancer::RebalanceError;
 use ringlock::{Change, Router};
 
 use crate::common::{ARMS, Arm, Cluster, ms, name};
-use crate::{MAX_TTL, VIEW_LEASE, apply, builder, connect, key_of, newcomer};
+use crate::{MAX_TTL, VIEW_LEASE, apply, builder, connect, epoch, key_of, newcomer};
 
 fn one_replica() -> [Change; 1] {
     [Change::Replicas {
@@ -52,6 +52,14 @@ async fn two_of_three_are_dead() {
             let unknown = rebalancer.force([name(7)], [], |_| {}).await.unwrap_err();
             assert!(matches!(unknown, RebalanceError::UnknownNode { .. }));
 
+            let outlook = rebalancer
+                .force_outlook([name(0), name(1)], one_replica())
+                .await
+                .unwrap();
+            assert_eq!(outlook.stopped, [name(2)]);
+            assert_eq!(outlook.abandoned, [name(0), name(1)]);
+            assert!(outlook.wait >= MAX_TTL + VIEW_LEASE, "{outlook:?}");
+            assert_eq!((outlook.view, epoch(&router)), (view, view.epoch));
             let mut told = Vec::new();
             let abandoned = [name(0), name(1)];
             let report = rebalancer
@@ -99,11 +107,93 @@ async fn by_a_router_that_is_behind() {
     assert_eq!(behind.route("k").unwrap().view.epoch, 1);
     let (began, mut begun) = tokio::sync::mpsc::channel(1);
     let rebalancer = behind.rebalancer();
+    let rebalancer = rebalancer
+        .force_although_a_vote_is_possible()
+        .force_although_abandoned_nodes_answer();
     let forced = rebalancer.force([name(0)], [], |progress| {
         let _ = began.try_send(progress.view);
     });
     tokio::select! {
         result = forced => panic!("{result:?}"),
         begun = begun.recv() => assert_eq!(begun, Some(view)),
+    }
+}
+
+/// What has befallen a node.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Plight {
+    Well,
+    Stopped,
+    Emptied,
+}
+
+/// It refuses where a vote can be had, and where a node that is to be abandoned
+/// answers; each takes a word of its own.
+#[tokio::test]
+async fn it_refuses_what_needs_no_force() {
+    use Plight::{Emptied, Stopped, Well};
+    for arm in ARMS {
+        for (plights, abandoned, refusal) in [
+            ([Well, Well, Well], vec![2], "answers"),
+            // A dead one is outvoted; one without its data votes no more.
+            ([Well, Well, Stopped], vec![2], "vote"),
+            ([Well, Well, Emptied], vec![2], "answers"),
+            // No vote can be had, but clients may lock on an abandoned one.
+            ([Well, Stopped, Stopped], vec![0, 1], "answers"),
+            ([Well, Emptied, Emptied], vec![1, 2], "answers"),
+        ] {
+            let context = format!("{arm:?} {plights:?} {abandoned:?}");
+            let mut cluster = Cluster::start(arm, 3);
+            let router = connect(&cluster, 3, 3).await;
+            let view = router.route("k").unwrap().view;
+            for (node, plight) in cluster.nodes.iter_mut().zip(plights) {
+                match plight {
+                    Well => {}
+                    Stopped => node.stop(),
+                    Emptied => node.wipe(),
+                }
+            }
+            let names: Vec<String> = abandoned.iter().map(|&node| name(node)).collect();
+            let words = |vote: bool, answering: bool| {
+                let mut rebalancer = router.rebalancer();
+                if vote {
+                    rebalancer = rebalancer.force_although_a_vote_is_possible();
+                }
+                if answering {
+                    rebalancer = rebalancer.force_although_abandoned_nodes_answer();
+                }
+                rebalancer
+            };
+            let others_word = (refusal == "answers", refusal == "vote");
+            for (vote, answering) in [(false, false), others_word] {
+                let rebalancer = words(vote, answering);
+                let outlook = rebalancer.force_outlook(names.clone(), one_replica());
+                let outlook = outlook.await.unwrap_err().to_string();
+                let forced = rebalancer.force(names.clone(), one_replica(), |_| {});
+                let error = forced.await.unwrap_err();
+                assert_eq!(outlook, error.to_string());
+                let is_told = match &error {
+                    RebalanceError::VotePossible { voters, needed } => {
+                        refusal == "vote" && (*voters, *needed) == (2, 2)
+                    }
+                    RebalanceError::StillAnswering { nodes } => {
+                        refusal == "answers" && nodes.iter().all(|node| names.contains(node))
+                    }
+                    _ => false,
+                };
+                assert!(is_told, "{context}: {error}");
+            }
+            if plights == [Well; 3] {
+                // By the one word the other refusal shows; nothing is touched.
+                let forced = words(false, true);
+                let forced = forced.force(names, one_replica(), |_| {}).await;
+                let error = forced.unwrap_err();
+                let is_told = matches!(error, RebalanceError::VotePossible { voters: 3, .. });
+                assert!(is_told, "{context}: {error}");
+                assert_eq!(router.route("k").unwrap().view, view, "{context}");
+                let guard = router.acquire("k").await.unwrap();
+                guard.release().await.unwrap();
+            }
+        }
     }
 }
