@@ -14,6 +14,7 @@ use crate::changes::{
     ABORT_VOTE, CARRY, CARRY_VANISH, GROW, HANDOVER, HEIR_WIPED, OUT_OF_REACH, OWNER_WIPED,
     OWNER_WIPED_LONGER, PAXOS, REPLACE, REPLICA_WIPED, RIVALS, SHRINK, SHRUNK, WIPED_TWICE,
 };
+use crate::losses::{NEVER_STUCK, OWNER_LAST, OWNER_LOST, REPLICAS_LOST, RIVAL_STARTS};
 use crate::scenario::{Mutant, Scenario};
 use crate::scenarios::{
     CUT_OFF, EXTENDS, LATE, LENGTHS, OVERTAKING, QUORUM, REINITIALISE, RESTART, SINGLE, VANISH,
@@ -99,4 +100,10 @@ each_is_caught! {
     with_an_accepted_view_ignored_on_the_way_back: AcceptedIgnored in ABORT_VOTE,
     with_made_for_kept: MadeVouches in CARRY_VANISH,
     with_the_new_group_first: NewGroupFirst in CARRY,
+    with_a_new_start_one_tick_early: ShortNewStartWait in OWNER_LOST,
+    with_a_new_start_of_replicas_one_tick_early: ShortNewStartWait in REPLICAS_LOST,
+    with_the_longest_time_in_quarantine: LongestQuarantineCounts in OWNER_LAST,
+    with_a_new_start_that_forgets_the_epochs: NewStartBelow in OWNER_LOST,
+    with_a_new_start_without_a_last_look: NewStartUnchecked in RIVAL_STARTS,
+    without_a_new_start: NoNewStart in NEVER_STUCK,
 }
