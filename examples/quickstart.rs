@@ -40,7 +40,10 @@ async fn main() -> Result {
     for (index, node) in nodes.iter().enumerate() {
         builder = builder.custom_node(format!("node-{}", index + 1), Arc::clone(node) as _);
     }
-    let router = builder.connect().await?;
+    let router = builder
+        .on_progress(|progress| eprintln!("{progress}"))
+        .connect()
+        .await?;
 
     where_keys_live(&router)?;
     both_modes(&router).await?;

@@ -6,8 +6,8 @@
 #   scripts/torture.sh --seed S --preset P --again    judges what it kept
 #
 # Presets: ci (a little of everything), kills, network, clocks, memory, changes,
-# all, single (one replica), majority (most members away at times). The history
-# is kept in target/torture/SEED-PRESET/. Needs redis-server and cc.
+# all, single (one replica), majority (most members away at times), rolling
+# (members restarted empty, one after the other). The history is kept in target/torture/SEED-PRESET/. Needs redis-server and cc.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -4,32 +4,32 @@
 //! them, so any number of routers may do this at the same time, and any of
 //! them may die at any point.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use crate::begin::{ConnectProgress, LOOK_AGAIN, Listener, Outcome, Plan, Rival};
 use crate::clock;
 use crate::config::{Init, OnMismatch};
-use crate::coordinate::{self, fresh_nonce};
+use crate::coordinate;
 use crate::difference::differences;
-use crate::error::{Error, NodeCause};
+use crate::error::{Cause, Error, NodeCause};
 use crate::events;
 use crate::fleet::Peer;
 use crate::node;
 use crate::proto::lease::EPOCH_LEAP;
-use crate::proto::time::{Instant, outwait};
+use crate::proto::new_start::{Prospect, prospect};
+use crate::proto::time::Instant;
 use crate::proto::topology::Topology;
-use crate::proto::transition::{adopt, quarantine};
 use crate::proto::view::View;
-use crate::proto::wire::{NodeStatus, Nonce, Reply, Request, Standing};
+use crate::proto::wire::{Ballot, NodeErrorKind, NodeStatus, Reply, Request, Standing};
 use crate::roster::Roster;
-use crate::survey::{STEP_TIMEOUT, Survey, ask_all};
+use crate::survey::{STEP_TIMEOUT, Survey};
 
-/// Time between two looks at a cluster that is not ready.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How often it is told who does not answer.
+const TELL: Duration = Duration::from_millis(500);
 
-/// Grace for another router that is initialising, beside the wait that it has
-/// to make; then it counts as dead.
-const TAKEOVER_GRACE: Duration = Duration::from_secs(5);
+/// How often a node may refuse to be initialised, or outbid, before it is left
+/// as it is for now.
+const MAX_REFUSALS: u32 = 5;
 
 /// What a cluster is to be.
 #[derive(Clone, Debug)]
@@ -41,17 +41,21 @@ pub(crate) struct Charter {
     pub(crate) patience: Duration,
     /// The first epoch that is acceptable.
     pub(crate) least_epoch: u32,
+    /// Whom to tell what is waited for.
+    pub(crate) listener: Listener,
 }
 
 impl Charter {
-    /// The same for nodes that are other incarnations now, but still say what
-    /// they served: fences go on growing.
-    fn above(&self, statuses: &[NodeStatus]) -> Self {
-        let served = statuses.iter().filter_map(|status| status.serving);
-        let next = served.map(|view| view.epoch + EPOCH_LEAP).max();
-        Self {
-            least_epoch: self.least_epoch.max(next.unwrap_or_default()),
-            ..self.clone()
+    /// What is to be started where no node serves a view. Of nodes that have
+    /// served one, it is not known which others were in it.
+    fn first_start(&self) -> Plan<'_> {
+        Plan {
+            topology: &self.topology,
+            least_epoch: self.least_epoch,
+            longest_ttl: self.topology.max_ttl(),
+            view_lease: self.topology.view_lease(),
+            is_sure: self.init == Init::Now,
+            listener: &self.listener,
         }
     }
 }
@@ -65,13 +69,30 @@ pub(crate) async fn establish(
     roster: &Roster,
     seeds: &[Peer],
 ) -> Result<(View, Vec<Peer>), Error> {
-    let mut give_up_at = clock::now() + charter.patience;
+    let mut patience = Patience::of(charter);
     let mut rival = Rival::default();
-    let found = loop {
+    loop {
         let survey = Survey::of(seeds).await;
         if survey.newest(charter.least_epoch).is_some() {
-            if let Some(view) = survey.newest_view(charter.least_epoch).await? {
-                break view;
+            if let Some(found) = survey.newest_view(charter.least_epoch).await? {
+                compare(charter, &found)?;
+                let (view, peers) = latest(found, roster).await?;
+                if charter.init != Init::Never && is_to_start_anew(&view, &peers).await {
+                    match start_anew(charter, &view, &peers).await? {
+                        NewBeginning::Made(view, peers) => return Ok((view, peers)),
+                        NewBeginning::Needless => {
+                            patience = Patience::of(charter);
+                            clock::sleep_until(clock::now() + LOOK_AGAIN).await;
+                            continue;
+                        }
+                        // Whoever asks for a lock is told.
+                        NewBeginning::Doubtful => return Ok((view, peers)),
+                    }
+                }
+                // Whoever is behind hears of it here; whoever lost its data is
+                // found soon.
+                coordinate::spread(&view, &peers, None);
+                return Ok((view, peers));
             }
         } else if let Some(statuses) = survey.check()?.complete() {
             if charter.init == Init::Never {
@@ -79,27 +100,180 @@ pub(crate) async fn establish(
                     "no node has any state and init = \"never\": connect once with init = \"wait\" (or \"now\" if nothing was locked)",
                 ));
             }
-            if rival.has_precedence(&statuses[0], charter.topology.max_ttl()) {
-                give_up_at = clock::now() + charter.patience;
+            let plan = charter.first_start();
+            if rival.precedence(&plan, seeds, &statuses).await.is_some() {
+                patience = Patience::of(charter);
             } else {
-                let nonces: Vec<Nonce> = seeds.iter().map(|_| fresh_nonce()).collect();
-                rival.is_not(&nonces[0]);
-                let charter = charter.above(&statuses);
-                if let Some(view) = first_start(&charter, seeds, &statuses, nonces).await? {
-                    return Ok((view, seeds.to_vec()));
+                match plan.attempt(seeds, &statuses, &mut rival).await? {
+                    Outcome::Started(view) => return Ok((view, seeds.to_vec())),
+                    Outcome::Disturbed => patience = Patience::of(charter),
+                    Outcome::Refused(cause) => patience.refused(cause)?,
+                }
+            }
+        } else {
+            patience.silent(&survey, charter);
+        }
+        if clock::now() >= patience.until {
+            return Err(patience.verdict(survey));
+        }
+        clock::sleep_until(clock::now() + LOOK_AGAIN).await;
+    }
+}
+
+/// How long nodes that do not do as they should are put up with.
+struct Patience {
+    until: Instant,
+    /// When it was last told who does not answer.
+    told: Option<Instant>,
+    refused: Option<NodeCause>,
+}
+
+impl Patience {
+    fn of(charter: &Charter) -> Self {
+        Self {
+            until: clock::now() + charter.patience,
+            told: None,
+            refused: None,
+        }
+    }
+
+    /// A node cannot be initialised; one that never can be ends it.
+    fn refused(&mut self, cause: NodeCause) -> Result<(), Error> {
+        let is_final = matches!(&cause.cause, Cause::Failed(error)
+            if matches!(error.kind(), NodeErrorKind::Denied | NodeErrorKind::Unsuitable));
+        if is_final {
+            return Err(Error::InitRefused(cause));
+        }
+        self.refused = Some(cause);
+        Ok(())
+    }
+
+    fn silent(&mut self, survey: &Survey<'_>, charter: &Charter) {
+        let now = clock::now();
+        if self.told.is_none_or(|told| now >= told + TELL) {
+            self.told = Some(now);
+            let causes = survey.silent().to_vec();
+            charter
+                .listener
+                .tell(&ConnectProgress::Unreachable { causes });
+        }
+    }
+
+    fn verdict(self, survey: Survey<'_>) -> Error {
+        let answered = survey.answers().count();
+        match (survey.silent(), self.refused) {
+            ([], Some(cause)) => Error::InitRefused(cause),
+            ([], None) => uninitialised("another router is initialising it and has not finished"),
+            (causes, _) => Error::Unreachable {
+                answered,
+                causes: causes.to_vec(),
+            },
+        }
+    }
+}
+
+async fn is_to_start_anew(view: &View, peers: &[Peer]) -> bool {
+    let survey = Survey::of_most(peers).await;
+    prospect(view, |name| survey.status(name)) == Prospect::StartsAnew
+}
+
+/// What comes of starting a cluster anew.
+pub(crate) enum NewBeginning {
+    /// It is started.
+    Made(View, Vec<Peer>),
+    /// Another was quicker, a vote helps, or members do not answer any more.
+    Needless,
+    /// It may live on elsewhere.
+    Doubtful,
+}
+
+/// Starts a cluster anew of which most members lost their data, as long as
+/// nothing else helps.
+///
+/// Cancel safe: it may be taken up again at any point, by anybody.
+pub(crate) async fn start_anew(
+    charter: &Charter,
+    view: &View,
+    peers: &[Peer],
+) -> Result<NewBeginning, Error> {
+    let mut topology = view.topology().clone();
+    // Should the cluster live on elsewhere, in spite of all, nobody takes this
+    // one for it.
+    topology.cluster = String::new();
+    // Of a joint view, only those of the old topology.
+    let members = &peers[..view.deciders().len()];
+    let plan = Plan {
+        topology: &topology,
+        least_epoch: view.id().epoch.saturating_add(EPOCH_LEAP),
+        longest_ttl: view.longest_ttl().max(charter.topology.max_ttl()),
+        view_lease: Duration::ZERO,
+        is_sure: false,
+        listener: &charter.listener,
+    };
+    let mut rival = Rival::default();
+    let mut refusals = 0;
+    loop {
+        let survey = Survey::of(peers).await;
+        let is_over = survey.newest(view.id().epoch.saturating_add(1)).is_some();
+        if is_over || prospect(view, |name| survey.status(name)) != Prospect::StartsAnew {
+            return Ok(NewBeginning::Needless);
+        }
+        let Some(mut statuses) = survey.check()?.complete() else {
+            return Ok(NewBeginning::Needless);
+        };
+        statuses.truncate(members.len());
+        if rival.precedence(&plan, members, &statuses).await.is_none() {
+            if has_accepted_passage(view, members, &statuses).await {
+                return Ok(NewBeginning::Doubtful);
+            }
+            match plan.attempt(members, &statuses, &mut rival).await? {
+                Outcome::Started(view) => return Ok(NewBeginning::Made(view, members.to_vec())),
+                Outcome::Disturbed => {}
+                Outcome::Refused(cause) => {
+                    refusals += 1;
+                    if refusals == MAX_REFUSALS {
+                        return Err(Error::InitRefused(cause));
+                    }
                 }
             }
         }
-        if clock::now() >= give_up_at {
-            return Err(verdict(survey));
-        }
         clock::sleep_until(clock::now() + LOOK_AGAIN).await;
-    };
-    compare(charter, &found)?;
-    let (view, peers) = latest(found, roster).await?;
-    // Whoever is behind hears of it here; whoever lost its data is found soon.
-    coordinate::spread(&view, &peers, None);
-    Ok((view, peers))
+    }
+}
+
+/// Whether a member that kept its data has accepted a change of membership: it
+/// may have been decided by others, who have forgotten.
+async fn has_accepted_passage(view: &View, peers: &[Peer], statuses: &[NodeStatus]) -> bool {
+    for (peer, status) in peers.iter().zip(statuses) {
+        if status.standing() != Standing::Serving(view.id()) {
+            continue;
+        }
+        let mut round = 1;
+        // Nobody else can have a majority: few ballots will be in the way.
+        for _ in 0..MAX_REFUSALS {
+            let ballot = Ballot {
+                round,
+                proposer: rand::random(),
+            };
+            let request = Request::Prepare {
+                view: view.id(),
+                ballot,
+            };
+            let deadline = clock::now() + STEP_TIMEOUT;
+            match node::call(&*peer.node, request, deadline).await {
+                Ok(Reply::Promised(Some(accepted))) => {
+                    let read = View::read(accepted.view, &accepted.document);
+                    if read.is_ok_and(|next| next.next().is_some()) {
+                        return true;
+                    }
+                    break;
+                }
+                Ok(Reply::Outbid(higher)) => round = higher.round.saturating_add(1),
+                _ => break,
+            }
+        }
+    }
+    false
 }
 
 /// Follows `view` to the newest one that its members know: those that were
@@ -146,108 +320,8 @@ fn compare(charter: &Charter, view: &View) -> Result<(), Error> {
     Ok(())
 }
 
-fn verdict(survey: Survey<'_>) -> Error {
-    match survey.first_silent() {
-        Some(NodeCause { node, cause }) => uninitialised(&format!(
-            "no node serves a view, and a first start needs all of them, but node {node}: {cause}"
-        )),
-        None => uninitialised("another router is initialising it and has not finished"),
-    }
-}
-
 fn uninitialised(detail: &str) -> Error {
     Error::Uninitialised {
         detail: detail.into(),
     }
-}
-
-/// Another router that is initialising the cluster, as far as the first node
-/// tells: whoever has marked that one goes ahead.
-#[derive(Default)]
-struct Rival {
-    seen: Option<(Nonce, Instant)>,
-    own: Option<Nonce>,
-}
-
-impl Rival {
-    /// This mark on the first node is our own.
-    fn is_not(&mut self, own: &Nonce) {
-        self.own = Some(Arc::clone(own));
-    }
-
-    /// Whether to leave it the time that a first start takes.
-    fn has_precedence(&mut self, first: &NodeStatus, max_ttl: Duration) -> bool {
-        let now = clock::now();
-        let Some(nonce) = &first.nonce else {
-            return false;
-        };
-        if first.standing() != Standing::Quarantined || self.own.as_ref() == Some(nonce) {
-            return false;
-        }
-        match &self.seen {
-            Some((seen, since)) if seen == nonce => {
-                now < *since + outwait(max_ttl) + TAKEOVER_GRACE
-            }
-            _ => {
-                self.seen = Some((Arc::clone(nonce), now));
-                true
-            }
-        }
-    }
-}
-
-/// First start: quarantine every node under own nonces, wait until whatever
-/// was locked before has expired, and hand out the first view. `None`: another
-/// router was quicker.
-///
-/// At most one view can come of it: a node adopts only the document that lists
-/// its present nonce, and a document is written only by who has seen all nodes
-/// under own nonces, none of them serving.
-async fn first_start(
-    charter: &Charter,
-    peers: &[Peer],
-    statuses: &[NodeStatus],
-    nonces: Vec<Nonce>,
-) -> Result<Option<View>, Error> {
-    let deadline = clock::now() + STEP_TIMEOUT * peers.len() as u32;
-    // One after the other: the first node is the referee.
-    for ((peer, status), nonce) in peers.iter().zip(statuses).zip(&nonces) {
-        let request = quarantine(status, Arc::clone(nonce));
-        if node::call(&*peer.node, request, deadline).await != Ok(Reply::Done) {
-            return Ok(None);
-        }
-    }
-    // In memory nothing was locked before. That nothing was is also what
-    // `init = "now"` says, but not of nodes that have served.
-    let is_embedded = peers.iter().all(|peer| peer.node.is_embedded());
-    let is_first = charter.least_epoch == 1;
-    if !is_first || (charter.init == Init::Wait && !is_embedded) {
-        let wait = outwait(charter.topology.max_ttl());
-        events::first_start_waits(wait);
-        clock::sleep_until(clock::now() + wait).await;
-    }
-    let answers = ask_all(peers, |_| Request::Status).await;
-    for (answer, nonce) in answers.into_iter().zip(&nonces) {
-        match answer {
-            Ok(Reply::Status(status))
-                if status.standing() == Standing::Quarantined
-                    && status.nonce.as_ref() == Some(nonce) => {}
-            _ => return Ok(None),
-        }
-    }
-    // Never used again: what is late from an earlier try cannot pass for this.
-    let names = peers.iter().map(|peer| peer.name.to_string());
-    let nonces = names.zip(nonces).collect();
-    let topology = charter.topology.clone().named(&fresh_nonce());
-    let view = View::stable(charter.least_epoch, topology, &nonces)?;
-    let answers = ask_all(peers, |index| {
-        adopt(&view, ringlock_ring::NodeIndex::new(index as u16))
-    })
-    .await;
-    let adopted = answers
-        .into_iter()
-        .filter(|answer| *answer == Ok(Reply::Done))
-        .count();
-    events::first_start(view.id(), adopted, peers.len());
-    Ok((adopted >= view.majority()).then_some(view))
 }

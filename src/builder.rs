@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::begin::{ConnectProgress, Listener};
 use crate::bootstrap::Charter;
 use crate::config::{Config, ConfigError, Init, NodeConfig, first_duplicate};
 use crate::error::Error;
@@ -19,6 +20,7 @@ pub struct RouterBuilder {
     config: Config,
     /// Nodes that were handed over as they are, by name.
     given: Vec<(String, Arc<dyn Node>)>,
+    listener: Listener,
 }
 
 impl From<Config> for RouterBuilder {
@@ -26,6 +28,7 @@ impl From<Config> for RouterBuilder {
         Self {
             config,
             given: Vec::new(),
+            listener: Listener::default(),
         }
     }
 }
@@ -99,6 +102,24 @@ impl RouterBuilder {
         self
     }
 
+    /// Has `hear` told what [`connect`](Self::connect) waits for: nodes that do
+    /// not answer, and at a first start the end of whatever was locked before.
+    /// It is called in between, and should be quick.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+    /// let router = ringlock::Router::builder()
+    ///     .memory_node(ringlock::MemoryNode::new("a"))
+    ///     .on_progress(|progress| eprintln!("{progress}"))
+    ///     .connect()
+    ///     .await?;
+    /// # drop(router); Ok(()) }
+    /// ```
+    pub fn on_progress(mut self, hear: impl Fn(&ConnectProgress) + Send + Sync + 'static) -> Self {
+        self.listener = Listener::new(hear);
+        self
+    }
+
     /// Connects; see [`Router::connect`].
     ///
     /// # Errors
@@ -107,7 +128,11 @@ impl RouterBuilder {
     /// # Cancel safety
     /// As [`Router::connect`].
     pub async fn connect(self) -> Result<Router, Error> {
-        let Self { config, given } = self;
+        let Self {
+            config,
+            given,
+            listener,
+        } = self;
         let names = config.nodes.iter().map(|node| node.name.as_str());
         if let Some(name) = first_duplicate(names) {
             let name = name.to_owned();
@@ -132,6 +157,7 @@ impl RouterBuilder {
             on_mismatch: config.router.on_mismatch,
             patience: config.router.connect_timeout,
             least_epoch: 1,
+            listener,
         };
         Router::establish(&config, charter, Arc::new(roster)).await
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::proto::lease::{Holder, Key, KeyError, TtlError};
 use crate::proto::round::Refusal;
 use crate::proto::topology::TopologyError;
-use crate::proto::wire::{NodeError, ViewId};
+use crate::proto::wire::{NodeError, NodeErrorKind, ViewId};
 
 use crate::config::ConfigError;
 
@@ -111,6 +111,19 @@ pub enum Error {
         /// What stands in the way, and what to do.
         detail: String,
     },
+    /// Nodes cannot be reached, and those that can serve no view: whether there
+    /// is a cluster is not known. It passes when they answer.
+    #[error("{}: {}", Reached(*answered), Causes(causes))]
+    Unreachable {
+        /// Nodes that answered; they serve no view.
+        answered: usize,
+        /// Why each of the others does not.
+        causes: Vec<NodeCause>,
+    },
+    /// No node serves a view, all answer, and this one refuses to be
+    /// initialised.
+    #[error("the cluster is not initialised: node {} refuses it: {}", .0.node, .0.cause)]
+    InitRefused(NodeCause),
     /// Two names lead to one server, which would vote twice.
     #[error(
         "nodes {first} and {second} are one server (same run_id): give each node a server of its own"
@@ -188,7 +201,9 @@ impl Error {
             Self::Contended { .. }
             | Self::NoQuorum { .. }
             | Self::Unconfirmed { .. }
-            | Self::TooSlow { .. } => true,
+            | Self::TooSlow { .. }
+            | Self::Unreachable { .. } => true,
+            Self::InitRefused(cause) => cause.may_pass(),
             Self::TimedOut { last, .. } => last.is_transient(),
             _ => false,
         }
@@ -204,6 +219,19 @@ pub struct NodeCause {
     pub cause: Cause,
 }
 
+impl NodeCause {
+    /// Whether it may be over with nothing changed by hand.
+    fn may_pass(&self) -> bool {
+        let Cause::Failed(error) = &self.cause else {
+            return true;
+        };
+        !matches!(
+            error.kind(),
+            NodeErrorKind::Denied | NodeErrorKind::Unsuitable | NodeErrorKind::WrongType
+        )
+    }
+}
+
 /// Why a node did not grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -217,9 +245,11 @@ pub enum Cause {
     /// It lost its data, and grants nothing before what was locked on it has
     /// run out; then it comes back by itself.
     Quarantined {
-        /// How long that takes.
+        /// How long that takes; zero where the vote is due.
         remaining: Duration,
     },
+    /// It lost its data, and cannot be let in again by a vote.
+    KeptOut(KeptOut),
     /// It gave no answer.
     Failed(NodeError),
 }
@@ -240,15 +270,72 @@ impl fmt::Display for Cause {
         match self {
             Self::Held(holder) => write!(f, "held by {}", Named(holder.as_ref())),
             Self::OtherView(view) => write!(f, "serves view {view}"),
-            Self::NoView => f.write_str(
-                "serves no view: it lost its data, or is new, and is let in again unattended",
-            ),
+            Self::NoView => f.write_str("serves no view: it lost its data, or is new"),
+            Self::Quarantined { remaining } if remaining.is_zero() => {
+                f.write_str("lost its data and is about to be let in again")
+            }
+            Self::KeptOut(why) => why.fmt(f),
             Self::Quarantined { remaining } => write!(
                 f,
                 "lost its data and is let in again in {:?}",
                 whole_millis(*remaining)
             ),
             Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Why no vote lets a node in again that lost its data, and what does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeptOut {
+    /// Too few of the nodes that kept their data answer; when they do, it is
+    /// let in again.
+    TooFewAnswer,
+    /// Most nodes lost their data. The cluster is started anew, unattended.
+    StartsAnew {
+        /// How long that takes, if nothing comes in between, where it is known.
+        remaining: Option<Duration>,
+    },
+    /// Most nodes lost their data. The cluster is started anew, unattended,
+    /// when these answer too.
+    Awaits {
+        /// Their names.
+        nodes: Vec<String>,
+    },
+    /// Most nodes lost their data, and only an operator can tell what is to be
+    /// done.
+    NeedsForce {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl fmt::Display for KeptOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooFewAnswer => f.write_str(
+                "lost its data, and is let in again when most nodes of the cluster answer",
+            ),
+            Self::StartsAnew { remaining: None } => {
+                f.write_str("most nodes lost their data: the cluster is about to be started anew")
+            }
+            Self::StartsAnew {
+                remaining: Some(span),
+            } => write!(
+                f,
+                "most nodes lost their data: the cluster is started anew in {:?}",
+                whole_millis(*span)
+            ),
+            Self::Awaits { nodes } => write!(
+                f,
+                "most nodes lost their data: the cluster is started anew when {} can be reached too; if that is never, see `ringlock force`",
+                nodes.join(", ")
+            ),
+            Self::NeedsForce { reason } => write!(
+                f,
+                "most nodes lost their data and {reason}: only an operator can go on, with `ringlock force`"
+            ),
         }
     }
 }
@@ -299,8 +386,22 @@ impl fmt::Display for For {
     }
 }
 
+/// How many nodes were reached of a cluster that was not found.
+struct Reached(usize);
+
+impl fmt::Display for Reached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            0 => "no node of the cluster can be reached",
+            _ => {
+                "no node that answers serves a view, and a first start needs all of them, but some cannot be reached"
+            }
+        })
+    }
+}
+
 /// A span as people read it.
-fn whole_millis(span: Duration) -> Duration {
+pub(crate) fn whole_millis(span: Duration) -> Duration {
     Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 

@@ -159,9 +159,9 @@ pub(crate) fn first_start_failed(error: &Error) {
     error!(target: VIEW, event = "first_start_failed", error = %Plain(error), "first start failed");
 }
 
-/// Every node lost its data.
-pub(crate) fn all_lost(view: ViewId) {
-    error!(target: VIEW, event = "all_lost", %view, "all nodes lost their data; first start applies again");
+/// Most nodes lost their data, and all answer.
+pub(crate) fn majority_lost(view: ViewId) {
+    error!(target: VIEW, event = "majority_lost", %view, "most nodes lost their data: the cluster is started anew once whatever was locked has expired");
 }
 
 /// The configuration is not what is served.

@@ -10,7 +10,7 @@ use ringlock_ring::NodeIndex;
 use tokio::sync::Notify;
 
 use crate::clock;
-use crate::error::{Cause, Error, NodeCause};
+use crate::error::{Cause, Error, KeptOut, NodeCause};
 use crate::keeper::Keeper;
 use crate::lookout::Lookout;
 use crate::meters::NodeMeter;
@@ -46,6 +46,8 @@ pub(crate) struct Fleet {
     confirmed_at: AtomicU64,
     /// Nodes that lost their data, and when they may be back in their places.
     pub(crate) returning: Mutex<Vec<(NodeIndex, Instant)>>,
+    /// Why a vote cannot let nodes in again, as of the last look.
+    outlook: Mutex<Option<Outlook>>,
     /// The nodes of the view that came after, once there is one.
     next: OnceLock<Arc<Self>>,
     /// Wakes those who wait for a key under this view, when there is a next.
@@ -75,6 +77,7 @@ impl Fleet {
             seen_at,
             confirmed_at: AtomicU64::new(0),
             returning: Mutex::default(),
+            outlook: Mutex::default(),
             next: OnceLock::new(),
             left: Notify::new(),
             lookout,
@@ -155,6 +158,11 @@ impl Fleet {
         seen.all(|seen| seen.load(Ordering::Relaxed) >= since.as_nanos())
     }
 
+    /// Notes why a vote cannot let nodes in again.
+    pub(crate) fn expect(&self, outlook: Option<Outlook>) {
+        *self.outlook.lock() = outlook;
+    }
+
     /// Whether `node` is known to have lost its data, and is waited for.
     pub(crate) fn is_returning(&self, node: NodeIndex) -> bool {
         let returning = self.returning.lock();
@@ -205,6 +213,9 @@ impl Fleet {
         if cause != Cause::NoView {
             return cause;
         }
+        if let Some(outlook) = &*self.outlook.lock() {
+            return Cause::KeptOut(outlook.told());
+        }
         let returning = self.returning.lock();
         let back = returning.iter().find(|(other, _)| *other == node);
         back.map_or(cause, |(_, at)| Cause::Quarantined {
@@ -230,6 +241,27 @@ impl Fleet {
             granted,
             needed,
             causes: self.causes(refusals),
+        }
+    }
+}
+
+/// What becomes of a cluster that cannot vote.
+#[derive(Clone, Debug)]
+pub(crate) struct Outlook {
+    pub(crate) why: KeptOut,
+    /// When it is started anew, where that is known.
+    pub(crate) due: Option<Instant>,
+}
+
+impl Outlook {
+    fn told(&self) -> KeptOut {
+        match &self.why {
+            KeptOut::StartsAnew { .. } => {
+                let left = self.due.map(|due| due.saturating_since(clock::now()));
+                let remaining = left.filter(|left| !left.is_zero());
+                KeptOut::StartsAnew { remaining }
+            }
+            why => why.clone(),
         }
     }
 }

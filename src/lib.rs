@@ -56,6 +56,7 @@
 //! upwards.
 
 mod acquire;
+mod begin;
 mod bootstrap;
 mod builder;
 mod clock;
@@ -91,12 +92,13 @@ mod waiting;
 mod watchman;
 
 pub use acquire::Acquire;
+pub use begin::ConnectProgress;
 pub use builder::RouterBuilder;
 pub use config::{
     Config, ConfigError, Init, NodeConfig, OnMismatch, Password, RingConfig, RouterConfig,
     TlsConfig,
 };
-pub use error::{Cause, Error, Loss, NodeCause};
+pub use error::{Cause, Error, KeptOut, Loss, NodeCause};
 pub use guard::{Guard, Released};
 pub use many::{AcquireAll, AcquireMany, Gathering, GuardSet, Outcomes};
 pub use node::MemoryNode;

@@ -10,13 +10,14 @@
 //! does), [`quorum`] (who must agree), [`round`] and [`attempt`] (how a lock is
 //! taken), [`renewal`], [`release`], [`topology`]
 //! and [`view`] (which nodes there are), [`decide`], [`transition`] and [`carry`]
-//! (how that changes).
+//! (how that changes), [`new_start`] (what is done where nobody can decide).
 
 pub mod attempt;
 pub mod backoff;
 pub mod carry;
 pub mod decide;
 pub mod lease;
+pub mod new_start;
 pub mod quorum;
 pub mod release;
 pub mod renewal;

@@ -82,7 +82,10 @@ pub struct Route {
 impl Router {
     /// Connects to the nodes of `config` and finds the view that they serve;
     /// a new cluster is initialised as [`Init`](crate::Init) says. With the
-    /// default, its first start waits for `max_ttl`.
+    /// default, its first start waits for `max_ttl`, also where it was begun by
+    /// another process: what that has waited counts. So does a cluster of which
+    /// most nodes lost their data, and all answer. What is waited for is told by
+    /// [`RouterBuilder::on_progress`].
     ///
     /// Must be called within a tokio runtime with timers and I/O enabled; the
     /// router's tasks run there.
@@ -90,7 +93,7 @@ impl Router {
     /// # Errors
     /// [`Error::Config`], [`Error::Node`] (a server that must not be used),
     /// [`Error::SameServer`], [`Error::TopologyMismatch`],
-    /// [`Error::Uninitialised`].
+    /// [`Error::Unreachable`], [`Error::InitRefused`], [`Error::Uninitialised`].
     ///
     /// # Cancel safety
     /// A dropped call leaves nothing that the next one does not take up.

@@ -189,9 +189,15 @@ impl<'p> Survey<'p> {
         self.statuses.iter().cloned().collect()
     }
 
-    /// The first node that did not answer, and why.
-    pub(crate) fn first_silent(self) -> Option<NodeCause> {
-        self.silent.into_iter().next()
+    /// The nodes that did not answer, and why.
+    pub(crate) fn silent(&self) -> &[NodeCause] {
+        &self.silent
+    }
+
+    /// What the node of this name said.
+    pub(crate) fn status(&self, name: &str) -> Option<&NodeStatus> {
+        let mut answers = self.answers();
+        answers.find_map(|(peer, status)| (&*peer.name == name).then_some(status))
     }
 
     /// Every view that is served, the newest first.
@@ -216,10 +222,13 @@ impl<'p> Survey<'p> {
             let Some(view) = self.fetch(id).await else {
                 continue;
             };
-            let serving = self
-                .answers()
-                .filter(|(_, status)| status.served() == Some(id));
-            if view.cluster() == known.cluster() || serving.count() >= majority(self.peers.len()) {
+            // Whoever is listed as it is serves it, or is about to.
+            let belongs = |(peer, status): &(&Peer, &NodeStatus)| {
+                let listed = view.index_of(&peer.name).map(|node| view.nonce(node));
+                status.standing() != Standing::Absent && status.nonce.as_ref() == listed
+            };
+            let belonging = self.answers().filter(belongs).count();
+            if view.cluster() == known.cluster() || belonging >= majority(self.peers.len()) {
                 return Some(view);
             }
             events::foreign(id);

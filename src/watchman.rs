@@ -6,23 +6,25 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use ringlock_ring::NodeIndex;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
-use crate::bootstrap::{self, Charter};
+use crate::begin::{ConnectProgress, Listener};
+use crate::bootstrap::{self, Charter, NewBeginning};
 use crate::clock;
 use crate::config::Init;
 use crate::coordinate::{self, Vote};
-use crate::error::Error;
+use crate::error::{Error, KeptOut};
 use crate::events;
-use crate::fleet::{Fleet, Peer};
+use crate::fleet::{Fleet, Outlook, Peer};
 use crate::lookout::Lookout;
-use crate::proto::lease::EPOCH_LEAP;
+use crate::proto::new_start::{Doubt, Prospect, prospect};
 use crate::proto::quorum::majority;
 use crate::proto::time::Instant;
 use crate::proto::transition::{Goal, Move, Transition};
 use crate::proto::view::View;
-use crate::proto::wire::{Reply, Request, Standing};
+use crate::proto::wire::{Reply, Request, Standing, ViewId};
 use crate::roster::Roster;
 use crate::router::Shared;
 use crate::survey::{Survey, tell};
@@ -33,6 +35,12 @@ const PACE: Duration = Duration::from_millis(20);
 
 /// Doublings of the pace, at most: to about two thirds of a second.
 const SLOWEST: u32 = 5;
+
+/// How often the cluster is looked at while it is started anew.
+const LOST_LOOK: Duration = Duration::from_millis(500);
+
+/// How soon it is tried again to start the cluster anew, after an error.
+const START_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long a router stands by before it lets a node in again, at most:
 /// another may be quicker.
@@ -46,8 +54,14 @@ pub(crate) struct Watchman {
     shared: Weak<Shared>,
     /// When a node that is due is let in, unless another router has done so.
     propose_at: Option<Instant>,
-    /// Gives a cluster that lost everything a view again.
-    start: JoinSet<Result<(View, Vec<Peer>), Error>>,
+    /// Starts a cluster anew of which most members lost their data.
+    start: JoinSet<Result<NewBeginning, Error>>,
+    /// Not before that, for it failed.
+    start_at: Instant,
+    /// The view that may live on elsewhere.
+    doubtful: Option<ViewId>,
+    /// When that is to be, as far as is known.
+    due: Arc<Mutex<Option<Instant>>>,
 }
 
 /// What is to be done after a look.
@@ -73,6 +87,9 @@ impl Watchman {
             shared,
             propose_at: None,
             start: JoinSet::new(),
+            start_at: Instant::default(),
+            doubtful: None,
+            due: Arc::default(),
         }
     }
 
@@ -86,11 +103,7 @@ impl Watchman {
         loop {
             let is_wanted = tokio::select! {
                 Some(started) = self.start.join_next() => {
-                    match started {
-                        Ok(Ok((view, peers))) => self.move_up(view, peers),
-                        Ok(Err(error)) => events::first_start_failed(&error),
-                        Err(_) => {}
-                    }
+                    self.started(started);
                     true
                 }
                 is_wanted = self.lookout.wanted(due) => is_wanted,
@@ -126,6 +139,21 @@ impl Watchman {
         }
     }
 
+    /// A try to start the cluster anew has ended.
+    fn started(&mut self, started: Result<Result<NewBeginning, Error>, JoinError>) {
+        match started {
+            Ok(Ok(NewBeginning::Made(view, peers))) => self.move_up(view, peers),
+            Ok(Ok(NewBeginning::Doubtful)) => {
+                self.doubtful = self.fleet().map(|fleet| fleet.view.id());
+            }
+            Ok(Err(error)) => {
+                events::first_start_failed(&error);
+                self.start_at = clock::now() + START_AGAIN;
+            }
+            Ok(Ok(NewBeginning::Needless)) | Err(_) => {}
+        }
+    }
+
     fn move_up(&self, view: View, peers: Vec<Peer>) {
         if let Some(shared) = self.shared.upgrade() {
             shared.move_up(view, peers);
@@ -143,10 +171,6 @@ impl Watchman {
             return self.follow(newer);
         }
         survey.check_form(Some(known))?;
-        if survey.newest(known.epoch).is_none() && survey.complete().is_some() {
-            self.start_again(fleet);
-            return Ok(Sequel::default());
-        }
         if let Some((node, serving)) = survey.replaced(known) {
             return Err(Error::StaleView {
                 node,
@@ -160,7 +184,14 @@ impl Watchman {
             return self.follow(newer);
         }
         self.note(fleet, guide, &survey);
-        self.attend(fleet, guide).await
+        match self.consider(fleet, &survey) {
+            // Whoever starts it anew has every node to itself.
+            Prospect::StartsAnew if self.charter.init != Init::Never => Ok(Sequel {
+                due: Some(clock::now() + LOST_LOOK),
+                ..Sequel::default()
+            }),
+            _ => self.attend(fleet, guide).await,
+        }
     }
 
     fn follow(&self, view: View) -> Result<Sequel, Error> {
@@ -181,28 +212,59 @@ impl Watchman {
         newer.filter(|view| view.cluster() == fleet.view.cluster())
     }
 
-    /// Every node has lost its data: first start applies again, above the view
-    /// that this router knew, so that fences go on growing.
+    /// What becomes of the cluster where no vote can be had; it is started anew
+    /// where that is to be.
+    fn consider(&mut self, fleet: &Fleet, survey: &Survey<'_>) -> Prospect {
+        let prospect = prospect(&fleet.view, |name| survey.status(name));
+        let why = match &prospect {
+            Prospect::Votes => too_few_answer(fleet, survey),
+            Prospect::Awaits(nodes) => Some(KeptOut::Awaits {
+                nodes: nodes.clone(),
+            }),
+            Prospect::NeedsForce(doubt) => Some(KeptOut::NeedsForce {
+                reason: doubt.to_string(),
+            }),
+            Prospect::StartsAnew if self.charter.init == Init::Never => {
+                Some(KeptOut::NeedsForce {
+                    reason: "init = \"never\" (a router with init = \"wait\" starts the cluster anew unattended)".into(),
+                })
+            }
+            Prospect::StartsAnew if self.doubtful == Some(fleet.view.id()) => {
+                Some(KeptOut::NeedsForce {
+                    reason: Doubt::Passage.to_string(),
+                })
+            }
+            Prospect::StartsAnew => {
+                self.start_again(fleet);
+                Some(KeptOut::StartsAnew { remaining: None })
+            }
+        };
+        let due = *self.due.lock();
+        fleet.expect(why.map(|why| Outlook { why, due }));
+        prospect
+    }
+
+    /// Most nodes have lost their data, and all answer: the cluster is given a
+    /// view again, above the one that this router knew, so that fences go on
+    /// growing.
     fn start_again(&mut self, fleet: &Fleet) {
-        if !self.start.is_empty() {
+        if !self.start.is_empty() || clock::now() < self.start_at {
             return;
         }
-        events::all_lost(fleet.view.id());
+        events::majority_lost(fleet.view.id());
+        let due = Arc::clone(&self.due);
+        let listener = Listener::new(move |progress| {
+            if let ConnectProgress::Waiting { remaining } = progress {
+                *due.lock() = Some(clock::now() + *remaining);
+            }
+        });
         let charter = Charter {
-            topology: fleet.view.topology().clone(),
-            // That nothing was locked was said of the first time.
-            init: match self.charter.init {
-                Init::Never => Init::Never,
-                Init::Wait | Init::Now => Init::Wait,
-            },
-            least_epoch: fleet.view.id().epoch + EPOCH_LEAP,
+            listener,
             ..self.charter.clone()
         };
-        // Of a joint view, only those of the old topology.
-        let peers = fleet.peers()[..fleet.view.deciders().len()].to_vec();
-        let roster = Arc::clone(&self.roster);
+        let (view, peers) = (Arc::clone(&fleet.view), fleet.peers().to_vec());
         self.start
-            .spawn(async move { bootstrap::establish(&charter, &roster, &peers).await });
+            .spawn(async move { bootstrap::start_anew(&charter, &view, &peers).await });
     }
 
     /// Remembers what the nodes said.
@@ -273,6 +335,21 @@ impl Watchman {
             }
         }
     }
+}
+
+/// Where nodes lost their data and the others could let them in again: whether
+/// too few of those answer.
+fn too_few_answer(fleet: &Fleet, survey: &Survey<'_>) -> Option<KeptOut> {
+    let deciders = fleet.view.deciders();
+    let needed = majority(deciders.len());
+    let can_vote = |&node: &NodeIndex| {
+        let status = survey.status(&fleet.view.member(node).name);
+        status.is_some_and(|status| {
+            status.standing() != Standing::Absent
+                && status.nonce.as_ref() == Some(fleet.view.nonce(node))
+        })
+    };
+    (deciders.filter(can_vote).count() < needed).then_some(KeptOut::TooFewAnswer)
 }
 
 /// When to look though nobody asks: before what confirms the view runs out, at

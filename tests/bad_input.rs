@@ -363,8 +363,8 @@ async fn a_node_that_cannot_be_reached() {
     for (builder, why) in unreachable {
         assert_told!(
             refused(builder.node("a", server.url())).await,
-            Error::Uninitialised { .. },
-            ["node b", "a first start needs all of them", why]
+            Error::Unreachable { answered: 1, .. },
+            ["b: ", "a first start needs all of them", why]
         );
     }
 }
@@ -720,8 +720,8 @@ async fn servers_that_are_none() {
         assert_eq!(error.kind(), kind, "{error}");
         assert_told!(
             refused(builder().node("main", fake.url())).await,
-            Error::Uninitialised { .. },
-            ["node main"]
+            Error::Unreachable { answered: 0, .. },
+            ["no node", "main: "]
         );
     }
 }

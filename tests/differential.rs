@@ -181,7 +181,8 @@ impl Dice {
                 absent: self.pick(&[Absent::Heal, Absent::Keep]),
             },
             60..78 => Request::Release { key, token },
-            78..81 => Request::Status,
+            78..80 => Request::Status,
+            80..81 => Request::Past,
             81..83 => Request::Document,
             83..85 => {
                 let as_it_is = self.rng.random_bool(0.5);
@@ -529,6 +530,7 @@ impl Pair {
 fn without_remaining(mut answer: Answer) -> (Option<Duration>, Answer) {
     let remaining = match &mut answer {
         Ok(Reply::Busy(rival) | Reply::Lost(Some(rival))) => rival.remaining.take(),
+        Ok(Reply::Past(past)) => past.quarantined_for.take(),
         _ => None,
     };
     (remaining, answer)
@@ -584,6 +586,9 @@ impl Image {
         note("doc", document.as_deref());
         let view = document.as_deref().and_then(|text| text.lines().nth(1));
         note("epoch", view.and_then(|view| view.split(':').next()));
+        let (highest, since) = past(table, &status);
+        note("highest", highest.as_deref());
+        note("since", since);
         let (promised, accepted) = votes(table, &status);
         note(
             "promised",
@@ -627,9 +632,17 @@ impl Image {
             (name, (holder, left))
         };
         let entries = names.into_iter().map(entry).collect();
+        let mut member: BTreeMap<String, String> = read(get("HGETALL", b"ringlock!m"));
+        // A reading of the server's clock.
+        member.entry("since".into()).and_modify(String::clear);
+        let epochs = [member.remove("past"), member.get("epoch").cloned()];
+        let epochs = epochs.into_iter().flatten();
+        let highest = epochs.map(|epoch| epoch.parse().expect("a number")).max();
+        let highest = highest.filter(|&highest: &u32| highest > 0);
+        member.extend(highest.map(|highest| ("highest".into(), highest.to_string())));
         Self {
             id: read(get("GET", b"ringlock!id")),
-            member: read(get("HGETALL", b"ringlock!m")),
+            member,
             counters: read(get("HGETALL", b"ringlock!c")),
             entries,
         }
@@ -642,6 +655,20 @@ impl Image {
         }
         self
     }
+}
+
+/// The highest epoch that the table remembers, if any, and whether it remembers
+/// since when it is quarantined, whatever incarnation stamped it.
+fn past(table: &LockTable, status: &NodeStatus) -> (Option<String>, Option<&'static str>) {
+    let mut table = table.clone();
+    if let Some(stamped) = &status.stamped {
+        table.restart(Arc::clone(stamped));
+    }
+    let Reply::Past(past) = table.apply(now(), &Request::Past) else {
+        unreachable!("PAST is answered by a past");
+    };
+    let highest = (past.epoch > 0).then(|| past.epoch.to_string());
+    (highest, past.quarantined_for.map(|_| ""))
 }
 
 /// What the table has promised and accepted, as it tells in other proposers'
@@ -678,7 +705,7 @@ fn report(what: &str, pair: &Pair, started: Instant) {
     println!("{what}, {encoding:?}: {requests} requests, 0 differences, {took:.1?} {replies:?}");
     let kinds = [
         "Granted", "Busy", "Kept", "Made", "Lost", "Released", "Missing", "Foreign", "Stale",
-        "Status", "Document", "Done", "Refused",
+        "Status", "Document", "Past", "Done", "Refused",
     ];
     let votes = ["Promised", "Promised(Some", "Outbid"];
     let often = kinds.map(|kind| (kind, requests / 500));
@@ -810,6 +837,80 @@ async fn with_restarts(edition: Edition, encoding: Encoding) {
         pair.settle().await;
     }
     report("with restarts", &pair, started);
+}
+
+/// Since when a node is quarantined is what it says itself, in its own clock:
+/// who takes over keeps it, who was let in meanwhile begins anew.
+#[tokio::test]
+async fn a_takeover_keeps_the_time_in_quarantine() {
+    for edition in Edition::ALL {
+        let server = RedisServer::start_edition(edition, &FORGETFUL);
+        let node = RedisNode::new(&server.url(), RedisOptions::default()).expect("a node");
+        let mut client = server.client();
+        let quarantine = async |from: Option<&str>, serving, to: &str| {
+            let request = Request::Quarantine {
+                expected_nonce: from.map(Into::into),
+                expected_view: serving,
+                nonce: to.into(),
+            };
+            assert_eq!(ask(&node, request, DEADLINE).await, Ok(Reply::Done));
+        };
+        let span = async || match ask(&node, Request::Past, DEADLINE).await {
+            Ok(Reply::Past(past)) => (past.epoch, past.quarantined_for),
+            other => panic!("{edition:?}: {other:?}"),
+        };
+        let mut since = |new: Option<u64>| -> Option<u64> {
+            let set = |new| {
+                redis::cmd("HSET")
+                    .arg("ringlock!m")
+                    .arg("since")
+                    .arg(new)
+                    .take()
+            };
+            if let Some(new) = new {
+                let _: u64 = set(new).query(&mut client).expect("HSET");
+            }
+            redis::cmd("HGET")
+                .arg("ringlock!m")
+                .arg("since")
+                .query(&mut client)
+                .expect("HGET")
+        };
+        assert_eq!(span().await, (0, None));
+        quarantine(None, None, "n1").await;
+        assert!(span().await.1.expect("a span") < DEADLINE);
+        since(Some(1_000));
+        quarantine(Some("n1"), None, "n2").await;
+        assert_eq!(since(None), Some(1_000));
+        assert!(span().await.1.expect("a span") > DEADLINE);
+        let view = ViewId {
+            epoch: 7,
+            digest: 1,
+        };
+        let adopt = Request::Adopt {
+            view,
+            document: document(view),
+            nonce: "n2".into(),
+        };
+        assert_eq!(ask(&node, adopt, DEADLINE).await, Ok(Reply::Done));
+        assert_eq!((since(None), span().await), (None, (7, None)));
+        // As a version left it that knew nothing of it: it does not count.
+        since(Some(1_000));
+        assert_eq!(span().await, (7, None));
+        quarantine(Some("n2"), Some(view), "n3").await;
+        let (epoch, in_quarantine) = span().await;
+        assert!(in_quarantine.expect("a span") < DEADLINE);
+        assert_eq!(epoch, 7);
+        // Nor does what another incarnation says.
+        since(Some(1_000));
+        let _: u64 = redis::cmd("HSET")
+            .arg("ringlock!m")
+            .arg("inc")
+            .arg("elsewhere")
+            .query(&mut client)
+            .expect("HSET");
+        assert_eq!(span().await, (7, None));
+    }
 }
 
 macro_rules! on {

@@ -653,3 +653,257 @@ async fn a_view_of_another_cluster_is_not_followed() {
         assert!(matches!(error, Error::TwoClusters { .. }), "{error}");
     }
 }
+
+/// Whatever was lost: once all answer, one view is served by all, above the
+/// fences of before, and every router goes by it.
+#[tokio::test]
+async fn a_majority_that_lost_its_data_starts_again_above_its_fences() {
+    for arm in ARMS {
+        for replicas in [1, 3] {
+            // At once, and one after the other, faster than they are let in.
+            for lost in [&[0, 1, 2][..], &[4, 3, 2, 1, 0]] {
+                let mut cluster = Cluster::start(arm, 5);
+                let connect = || short(cluster.builder()).replicas(replicas).connect();
+                let routers = [connect().await.unwrap(), connect().await.unwrap()];
+                let guard = granted(&routers[0], KEY).await;
+                let mut highest = guard.fence();
+                guard.release().await.unwrap();
+                for &node in lost {
+                    cluster.nodes[node].wipe();
+                }
+                let what = format!("{arm:?} n={replicas} {lost:?}");
+                for router in &routers {
+                    let guard = granted(router, KEY).await;
+                    assert!(guard.fence() > highest, "{what}");
+                    highest = guard.fence();
+                    guard.release().await.unwrap();
+                }
+                assert!(highest.epoch() > 1000, "{what}: {highest:?}");
+                let view = routers[0].route(KEY).unwrap().view;
+                assert_eq!(routers[1].route(KEY).unwrap().view, view, "{what}");
+                for node in &cluster.nodes {
+                    while serving(node).await != Some(view) {
+                        tokio::time::sleep(ms(5)).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A router that comes when no other is left does it before it is connected.
+#[tokio::test]
+async fn a_router_that_comes_starts_a_lost_cluster_again() {
+    for arm in ARMS {
+        let mut cluster = Cluster::start(arm, 5);
+        let first = short(cluster.builder()).connect().await.unwrap();
+        let guard = granted(&first, KEY).await;
+        let last = guard.fence();
+        guard.release().await.unwrap();
+        drop(first);
+        (0..3).for_each(|node| cluster.nodes[node].wipe());
+        // Without leave it looks, and touches nothing.
+        let never = short(cluster.builder()).init(Init::Never);
+        let never = never.connect().await.unwrap();
+        let error = never.try_acquire(KEY).await.unwrap_err();
+        assert!(!error.is_contention(), "{error}");
+        assert!(serving(&cluster.nodes[4]).await.is_some(), "{arm:?}");
+        drop(never);
+        let mut starting = JoinSet::new();
+        for _ in 0..3 {
+            starting.spawn(short(cluster.builder()).init(Init::Wait).connect());
+        }
+        let routers = timeout(2 * PROMPTLY, starting.join_all()).await;
+        let routers = routers
+            .expect("they connect")
+            .into_iter()
+            .map(Result::unwrap);
+        for router in routers {
+            let guard = granted(&router, KEY).await;
+            assert!(guard.fence() > last, "{arm:?}: {:?}", guard.fence());
+            guard.release().await.unwrap();
+        }
+    }
+}
+
+/// Waits until an acquire fails for this reason.
+async fn fails_with(router: &Router, key: &str, parts: &[&str]) {
+    let has_all = |text: &str| parts.iter().all(|part| text.contains(part));
+    acquire_until(
+        router,
+        key,
+        &format!("{parts:?}"),
+        |outcome| match outcome {
+            Err(error) if has_all(&error.to_string()) => Ok(()),
+            Err(error) => Err(error.to_string()),
+            Ok(guard) => Err(format!("{guard:?}")),
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_lost_cluster_says_whom_it_waits_for() {
+    for arm in ARMS {
+        let mut cluster = Cluster::start(arm, 5);
+        let router = short(cluster.builder()).replicas(5);
+        let router = router.connect().await.unwrap();
+        // The others could vote, if they answered.
+        cluster.nodes[0].wipe();
+        (1..4).for_each(|node| cluster.nodes[node].stop());
+        fails_with(&router, KEY, &["when most nodes of the cluster answer"]).await;
+        (1..3).for_each(|node| cluster.nodes[node].wipe());
+        fails_with(
+            &router,
+            KEY,
+            &["started anew when d can be reached", "ringlock force"],
+        )
+        .await;
+        // It is not started without it.
+        tokio::time::sleep(3 * MAX_TTL).await;
+        assert!(serving(&cluster.nodes[4]).await.is_some(), "{arm:?}");
+        cluster.nodes[3].start();
+        granted(&router, KEY).await.release().await.unwrap();
+    }
+}
+
+/// Whom a change of membership leads to may have taken over.
+#[tokio::test]
+async fn a_lost_cluster_in_the_midst_of_a_change_is_left_to_the_operator() {
+    for arm in ARMS {
+        let mut cluster = Cluster::start(arm, 3);
+        let router = short(cluster.builder()).connect().await.unwrap();
+        let stable = next_view(&cluster, 2).await;
+        let mut to = stable.topology().clone();
+        to.vnodes = 40;
+        let from = stable.topology().clone();
+        let joint = View::joint(2, from, to, 2, &stable.nonces()).unwrap();
+        for node in &cluster.nodes {
+            let nonce = status(node).await.nonce.unwrap();
+            assert_eq!(adopt(node, &joint, &nonce).await, Reply::Done);
+        }
+        granted(&router, KEY).await.release().await.unwrap();
+        (0..2).for_each(|node| cluster.nodes[node].wipe());
+        fails_with(
+            &router,
+            &keys_of(&router, 0).next().unwrap(),
+            &["a change of membership is under way", "ringlock force"],
+        )
+        .await;
+        tokio::time::sleep(3 * MAX_TTL).await;
+        assert_eq!(
+            serving(&cluster.nodes[2]).await,
+            Some(joint.id()),
+            "{arm:?}"
+        );
+    }
+}
+
+/// A service that is restarted again and again before its wait is over: what
+/// one has waited the next need not.
+#[tokio::test]
+async fn a_first_start_goes_on_over_restarts_of_who_began_it() {
+    const WAIT: Duration = Duration::from_millis(2_000);
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 3);
+        let started = Instant::now();
+        let told: Arc<Mutex<Vec<Duration>>> = Arc::default();
+        let attempt = || {
+            let told = Arc::clone(&told);
+            // Nodes in memory do not wait of themselves.
+            let (builder, least) = match arm {
+                Arm::Redis => (cluster.builder(), WAIT),
+                Arm::Memory => (cluster.builder(), Duration::ZERO),
+            };
+            let builder = short(builder)
+                .init(Init::Wait)
+                .configure(|config| config.router.max_ttl = WAIT)
+                .on_progress(move |progress| {
+                    if let ringlock::ConnectProgress::Waiting { remaining } = progress {
+                        told.lock().push(*remaining);
+                    }
+                });
+            (timeout(ms(900), builder.connect()), least)
+        };
+        let mut attempts = 0;
+        let router = loop {
+            attempts += 1;
+            assert!(attempts < 40, "{arm:?}: it never starts");
+            let (connect, least) = attempt();
+            if let Ok(router) = connect.await {
+                assert!(started.elapsed() >= least, "{arm:?}");
+                break router.unwrap();
+            }
+        };
+        drop(router.try_acquire(KEY).await.unwrap());
+        if let Arm::Redis = arm {
+            assert!(attempts > 1);
+            let told = told.lock();
+            let (first, last) = (told[0], told[told.len() - 1]);
+            assert!(first <= 2 * WAIT && last < first, "{told:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_total_outage_is_not_a_new_cluster() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 3);
+        drop(cluster.router(3).await);
+        cluster.nodes.iter().for_each(TestNode::stop);
+        let told: Arc<Mutex<String>> = Arc::default();
+        let hear = Arc::clone(&told);
+        let connect = cluster.builder().on_progress(move |progress| {
+            *hear.lock() = progress.to_string();
+        });
+        let connect = connect.configure(|config| config.router.connect_timeout = ms(400));
+        let error = connect.connect().await.unwrap_err();
+        let Error::Unreachable {
+            answered: 0,
+            causes,
+        } = &error
+        else {
+            panic!("{arm:?}: {error:?}");
+        };
+        assert_eq!(causes.len(), 3);
+        assert!(error.is_transient());
+        let text = error.to_string();
+        assert!(!text.contains("initialised"), "{text}");
+        for part in ["a: ", "b: ", "c: "] {
+            assert!(text.contains(part), "{text}");
+            assert!(told.lock().contains(part), "{}", told.lock());
+        }
+        cluster.nodes.iter().for_each(TestNode::start);
+        drop(cluster.router(3).await.acquire(KEY).await.unwrap());
+    }
+}
+
+/// Why a node cannot be initialised is the server's to say.
+#[tokio::test]
+async fn a_node_that_refuses_its_first_view_is_told_with_its_reason() {
+    for edition in common::edition::Edition::ALL {
+        let lonely = ["--min-replicas-to-write", "1"];
+        let fine = RedisServer::start_edition(edition, &[]);
+        let refusing = RedisServer::start_edition(edition, &lonely);
+        let no_writes = RedisServer::start_edition(edition, &[]);
+        no_writes.set_user("default", &["-set"]);
+        let nodes = [
+            (&refusing, &["NOREPLICAS"][..]),
+            (&no_writes, &["permission", "can't run"]),
+        ];
+        for (server, reasons) in nodes {
+            let builder = Router::builder().init(Init::Now).node("a", fine.url());
+            let builder = builder.node("b", server.url());
+            let builder = builder.configure(|config| config.router.connect_timeout = ms(400));
+            let error = builder.connect().await.unwrap_err();
+            let text = error.to_string();
+            assert!(
+                matches!(error, Error::InitRefused(_)),
+                "{edition:?}: {error:?}"
+            );
+            assert!(text.contains("node b"), "{edition:?}: {text}");
+            let is_told = reasons.iter().any(|reason| text.contains(reason));
+            assert!(is_told, "{edition:?}: {text}");
+        }
+    }
+}

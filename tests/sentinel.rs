@@ -416,6 +416,6 @@ async fn what_is_wrong_is_told() {
 
     watched.sentinels.clear();
     let error = refused(&url).await;
-    assert!(matches!(error, Error::Uninitialised { .. }), "{error:?}");
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
     told(&error, &["no sentinel tells where main is", "cannot reach"]);
 }

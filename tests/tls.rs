@@ -130,7 +130,9 @@ async fn refused(builder: RouterBuilder) -> NodeError {
             other => panic!("{other:?}"),
         },
         // What may pass by itself is waited for.
-        Err(Error::Uninitialised { detail }) => NodeError::new(NodeErrorKind::Unreachable, detail),
+        Err(error @ Error::Unreachable { .. }) => {
+            NodeError::new(NodeErrorKind::Unreachable, error.to_string())
+        }
         other => panic!("{other:?}"),
     };
     let took = started.elapsed();

@@ -53,6 +53,26 @@
 //! It takes most nodes of the cluster to vote, so a cluster should have three
 //! or more.
 //!
+//! Where **most** nodes lost their data, as in a rolling restart of servers
+//! without disks that is faster than `max_ttl`, no vote can be had. As soon as
+//! *every* member answers, nothing that anybody holds can be confirmed or
+//! extended any more. A running router, or one that connects, then quarantines
+//! every member, also those that kept their data; `max_ttl` after the last one
+//! it starts the cluster anew, in an epoch above every one that a member has
+//! served. Nobody needs to do anything; nothing can be locked meanwhile, and
+//! errors say for how long ([`KeptOut`](crate::KeptOut)). A member remembers
+//! since when it has been quarantined, by its own clock, so that a process that
+//! takes over goes on with the wait of the one before. The least of all members
+//! counts: one server's clock that steps forward shortens nothing, except in a
+//! cluster of a single node.
+//!
+//! The cluster is not started anew where a member does not answer, nor while a
+//! change of membership is under way: the nodes that it leads to may have taken
+//! over. Errors and `ringlock doctor` then say which node is waited for, or that
+//! it takes `ringlock force`. What nobody who answers remembers, nobody can
+//! know: do not empty retired nodes and let routers connect to them that are
+//! configured with no other node.
+//!
 //! # Runbook
 //!
 //! The program `ringlock` does all of this from a shell, as does
@@ -113,15 +133,15 @@
 //!
 //! ## Most nodes are lost for good
 //!
-//! Then no vote can be had. `ringlock force --abandon b --abandon c`, with
+//! Then no vote can be had, and the cluster waits for those that do not answer. `ringlock force --abandon b --abandon c`, with
 //! `--i-promise-they-never-return` and perhaps fewer `--replicas`, goes on with
 //! those that are left, after `max_ttl` and `view_lease` during which
 //! nothing can be locked. **By that you promise that no abandoned node ever
 //! comes back with the data that it had**: destroy it, or empty it before it
 //! starts. If one comes back, two holders may have one lock.
 //!
-//! When *all* nodes lost their data there is nothing to force: running routers
-//! start the cluster anew, above its old epochs.
+//! When all nodes answer, there is nothing to force: routers start the cluster
+//! anew unattended, see above.
 //!
 //! # What needs care
 //!

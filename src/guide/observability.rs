@@ -114,10 +114,10 @@
 //! | `ringlock::node` | `not_readmitted` | ERROR | `voted`, `needed` | too few nodes can vote |
 //! | `ringlock::node` | `unreadable` | WARN | `node`, `error` | a node serves a view that is none |
 //! | `ringlock::view` | `moved` | INFO | `from`, `to`, `joint` | the router goes by a new view |
-//! | `ringlock::view` | `first_start_waits` | INFO | `wait_ms` | a first start waits |
+//! | `ringlock::view` | `first_start_waits` | INFO | `wait_ms` | a first start, or a new one, waits |
 //! | `ringlock::view` | `first_start` | INFO | `view`, `adopted`, `nodes` | a new cluster has its first view |
 //! | `ringlock::view` | `first_start_failed` | ERROR | `error` | a cluster that lost everything has no view yet |
-//! | `ringlock::view` | `all_lost` | ERROR | `view` | every node lost its data |
+//! | `ringlock::view` | `majority_lost` | ERROR | `view` | most nodes lost their data and all answer: the cluster is started anew |
 //! | `ringlock::view` | `mismatch` | WARN | `view`, `differences` | the configuration is not what is served |
 //! | `ringlock::view` | `other_key_prefix` | ERROR | `view`, `served`, `own` | the cluster's first router has another `key_prefix`: routers with the one and with the other do not exclude each other |
 //! | `ringlock::view` | `foreign` | WARN | `view` | a node belongs to another cluster |

@@ -63,8 +63,9 @@
 //! The routers do without. The program's `status`, `doctor` and `locks` look at
 //! the server's clock and size and at single entries, `release --force` runs
 //! a script by its text, and `doctor` reads one setting of nodes that are
-//! `durable`. Give it to the same user, or to another with the same patterns
-//! and commands as above:
+//! `durable`. `doctor` also tries ringlock's writes, on the keys
+//! `NAMESPACE!try!id`, `!try!m` and `!try!c`, and deletes these. Give it to the
+//! same user, or to another with the same patterns and commands as above:
 //!
 //! ```text
 //! ACL SETUSER ringlock +time +dbsize +scan +getrange +eval +config|get

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::lease::{Key, Token, Ttl};
 use super::time::Instant;
 use super::wire::{
-    Absent, Accepted, Ballot, Incarnation, NodeStatus, Nonce, Reply, Request, Rival, Slot,
+    Absent, Accepted, Ballot, Incarnation, NodeStatus, Nonce, Past, Reply, Request, Rival, Slot,
     Standing, ViewId,
 };
 
@@ -33,6 +33,12 @@ pub struct LockTable {
 struct Member {
     nonce: Nonce,
     stamped: Incarnation,
+    /// Since when it has been quarantined, under whatever nonces.
+    since: Option<Instant>,
+    /// The highest epoch served before it was quarantined. A new start goes
+    /// above it; ADOPT does not look at it, so that a server that was in
+    /// another cluster can join one whose epochs are lower.
+    past: u32,
     view: Option<(ViewId, Arc<str>)>,
     /// No lower ballot is accepted for the view that follows.
     promised: Option<Ballot>,
@@ -121,11 +127,12 @@ impl LockTable {
             Request::Release { key, token } => self.release(now, key, token),
             Request::Status => Reply::Status(self.status()),
             Request::Document => Reply::Document(self.document()),
+            Request::Past => Reply::Past(self.past(now)),
             Request::Quarantine {
                 expected_nonce,
                 expected_view,
                 nonce,
-            } => self.quarantine(expected_nonce.as_ref(), *expected_view, nonce),
+            } => self.quarantine(now, expected_nonce.as_ref(), *expected_view, nonce),
             Request::Prepare { view, ballot } => self.prepare(*view, *ballot),
             Request::Accept {
                 view,
@@ -242,8 +249,22 @@ impl LockTable {
         Some(Arc::clone(document))
     }
 
+    fn past(&self, now: Instant) -> Past {
+        let since = match self.status().standing() {
+            Standing::Quarantined => self.member.as_ref().and_then(|member| member.since),
+            Standing::Absent | Standing::Serving(_) => None,
+        };
+        Past {
+            epoch: self.member.as_ref().map_or(0, Member::epoch),
+            quarantined_for: since.map(|since| now.saturating_since(since)),
+        }
+    }
+
+    /// A node that is quarantined already keeps the time since when it is: who
+    /// takes over from another initialiser need not wait anew.
     fn quarantine(
         &mut self,
+        now: Instant,
         expected_nonce: Option<&Nonce>,
         expected_view: Option<ViewId>,
         nonce: &Nonce,
@@ -252,9 +273,15 @@ impl LockTable {
         if current != expected_nonce || self.serving != expected_view {
             return Reply::Refused(self.status());
         }
+        let before = match self.status().standing() {
+            Standing::Quarantined => self.member.as_ref().and_then(|member| member.since),
+            Standing::Absent | Standing::Serving(_) => None,
+        };
         self.serving = None;
         self.counters.clear();
         self.member = Some(Member {
+            since: Some(before.unwrap_or(now)),
+            past: self.member.as_ref().map_or(0, Member::epoch),
             nonce: Arc::clone(nonce),
             stamped: Arc::clone(&self.incarnation),
             view: None,
@@ -311,6 +338,7 @@ impl LockTable {
                     .is_none_or(|(own, _)| own.epoch < view.epoch)
                 {
                     member.view = Some((view, Arc::clone(document)));
+                    member.since = None;
                     member.promised = None;
                     member.accepted = None;
                     self.serving = Some(view);
@@ -349,6 +377,14 @@ impl LockTable {
             expires: now + ttl.get(),
         };
         self.entries.insert(key.clone(), entry);
+    }
+}
+
+impl Member {
+    /// The highest epoch that it has served.
+    fn epoch(&self) -> u32 {
+        let served = self.view.as_ref().map_or(0, |(view, _)| view.epoch);
+        served.max(self.past)
     }
 }
 
@@ -691,6 +727,54 @@ mod tests {
         );
         // Of two that saw the same, one comes second.
         assert!(matches!(table.apply(at(0), &request), Reply::Refused(_)));
+    }
+
+    fn past(table: &mut LockTable, now: u64) -> (u32, Option<u64>) {
+        let Reply::Past(past) = table.apply(at(now), &Request::Past) else {
+            panic!("PAST is answered by a past");
+        };
+        (past.epoch, past.quarantined_for.map(|span| span.as_secs()))
+    }
+
+    fn quarantine_at(table: &mut LockTable, now: u64, nonce: &str) {
+        let status = table.status();
+        let request = Request::Quarantine {
+            expected_nonce: status.nonce,
+            expected_view: status.serving,
+            nonce: nonce.into(),
+        };
+        assert_eq!(table.apply(at(now), &request), Reply::Done);
+    }
+
+    #[test]
+    fn quarantine_remembers_since_when_and_the_highest_epoch() {
+        let mut table = LockTable::new("run-1");
+        assert_eq!(past(&mut table, 9), (0, None));
+        quarantine_at(&mut table, 10, "a");
+        assert_eq!(past(&mut table, 12), (0, Some(2)));
+        // Whoever takes over goes on counting.
+        quarantine_at(&mut table, 15, "b");
+        assert_eq!(past(&mut table, 16), (0, Some(6)));
+        // A clock that was set back tells nothing.
+        assert_eq!(past(&mut table, 3), (0, Some(0)));
+        assert_eq!(adopt(&mut table, VIEW, "b"), Reply::Done);
+        assert_eq!(past(&mut table, 20), (5, None));
+        // It has served in between.
+        quarantine_at(&mut table, 30, "c");
+        assert_eq!(past(&mut table, 31), (5, Some(1)));
+        let lower = ViewId {
+            epoch: 3,
+            digest: 3,
+        };
+        assert_eq!(adopt(&mut table, lower, "c"), Reply::Done);
+        assert_eq!(table.status().serving, Some(lower));
+        assert_eq!(past(&mut table, 40), (5, None));
+        quarantine_at(&mut table, 50, "d");
+        table.restart("run-2");
+        // What another incarnation was quarantined for does not count.
+        assert_eq!(past(&mut table, 60), (5, None));
+        quarantine_at(&mut table, 70, "e");
+        assert_eq!(past(&mut table, 71), (5, Some(1)));
     }
 
     #[test]

@@ -187,6 +187,8 @@ pub enum Request {
     Status,
     /// Tell the document of the view that the node serves.
     Document,
+    /// Tell what the node remembers from before it was quarantined.
+    Past,
     /// Stop serving and take a new nonce, if nonce and view are as expected.
     Quarantine {
         /// The nonce that must be there now; `None`: no state at all.
@@ -289,6 +291,8 @@ pub enum Reply {
     Status(NodeStatus),
     /// DOCUMENT; `None` where no view is served.
     Document(Option<Arc<str>>),
+    /// PAST.
+    Past(Past),
     /// PREPARE: promised; and what the node has accepted before, if anything.
     Promised(Option<Accepted>),
     /// PREPARE, ACCEPT: this higher ballot was promised to somebody else.
@@ -311,6 +315,17 @@ pub struct NodeStatus {
     pub stamped: Option<Incarnation>,
     /// The incarnation that it is now.
     pub incarnation: Incarnation,
+}
+
+/// What a node remembers from before it was quarantined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Past {
+    /// The highest epoch that it has served; 0 where it remembers none.
+    pub epoch: u32,
+    /// How long it has been quarantined, by its own clock and under whatever
+    /// nonces: it has granted nothing since. `None` where it is not
+    /// quarantined, or does not remember since when.
+    pub quarantined_for: Option<Duration>,
 }
 
 /// Where a node stands in its life.

@@ -261,6 +261,7 @@ fn doctor_finds_nothing_where_all_is_well() {
         "maxmemory-policy",
         "clock",
         "scripts",
+        "writes",
         "tracking",
         "own server",
         "family",
@@ -268,6 +269,24 @@ fn doctor_finds_nothing_where_all_is_well() {
         "topology",
     ] {
         assert!(ok.contains(&check), "{check}: {human}");
+    }
+}
+
+/// A server that can be read from may yet take no writes; what is tried leaves
+/// nothing behind.
+#[test]
+fn doctor_tries_a_write() {
+    let start = |arguments: &[&str]| RedisServer::start_with(arguments);
+    let servers = vec![start(&[]), start(&["--min-replicas-to-write", "1"])];
+    let bed = Bed::of(servers, 1);
+    let (human, json) = bed.both(&["doctor"], 4);
+    let failed = found(&json, "fail");
+    assert!(failed.contains(&("writes", Some("b"))), "{human}");
+    assert!(human.contains("NOREPLICAS"), "{human}");
+    assert!(found(&json, "ok").contains(&("writes", Some("a"))), "{human}");
+    for server in &bed.servers {
+        let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut server.client()).unwrap();
+        assert_eq!(keys, [""; 0]);
     }
 }
 

@@ -18,7 +18,7 @@ use ringlock::proto::wire::{
 use crate::cluster::{home, home_of, member, name};
 use crate::meddle;
 use crate::properties::{Claim, Seen};
-use crate::scenario::{Aim, Mutant};
+use crate::scenario::{Aim, Mutant, at};
 use crate::shared::Shared;
 use crate::tamper;
 use crate::world::{Explored, World};
@@ -361,7 +361,7 @@ impl Explored {
         }
     }
 
-    fn decide(&self, world: &mut World, view: &Arc<View>) {
+    pub(crate) fn decide(&self, world: &mut World, view: &Arc<View>) {
         let epoch = view.id().epoch;
         let mut known = world.decided.iter();
         match known.find(|known| known.id().epoch == epoch) {
@@ -404,7 +404,14 @@ impl Explored {
         let position = world.orders.iter().position(|(other, _)| other == order);
         let (_, request) = world.orders.remove(position.unwrap());
         let scenario = &self.scenario;
-        let reply = world.nodes[order.to].update(|table| meddle::obey(scenario, table, &request));
+        // The time of a quarantine matters only where a wait can be taken over.
+        let now = at(if scenario.starters.is_empty() {
+            0
+        } else {
+            world.tick
+        });
+        let reply =
+            world.nodes[order.to].update(|table| meddle::obey(scenario, table, now, &request));
         let coordinator = &world.coordinators[order.from];
         if coordinator.awaits(order) {
             let coordinator = (**coordinator).clone();

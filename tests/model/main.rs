@@ -10,11 +10,12 @@
 //! * `client`, `outcomes`: what a driver does around the machines
 //! * `cluster`, `lease`: nodes and views, and what a lease stands on in each
 //! * `coordinator`: what a driver does around the machines that change views
+//! * `starter`: what a driver does to start a cluster anew
 //! * `rescue`: whether a cluster can be brought to rest
 //! * `tamper`: nodes, and what mutants do to letters on their way
 //! * `meddle`: what mutants do to clients and coordinators
 //! * `properties`: the claims that must hold, and what must have been seen
-//! * `scenarios`, `changes`: bounded worlds in which every claim holds
+//! * `scenarios`, `changes`, `losses`: bounded worlds in which every claim holds
 //! * `wider`: the same within wider bounds, on demand
 //! * `mutants`: the same worlds with one safeguard removed; each must break a claim
 
@@ -31,6 +32,7 @@ mod client;
 mod cluster;
 mod coordinator;
 mod lease;
+mod losses;
 mod meddle;
 mod mutants;
 mod outcomes;
@@ -41,6 +43,7 @@ mod running;
 mod scenario;
 mod scenarios;
 mod shared;
+mod starter;
 mod steps;
 mod tamper;
 mod wider;

@@ -98,8 +98,13 @@ pub(crate) fn quarantine(
 }
 
 /// Has a node take part in a vote, or be quarantined.
-pub(crate) fn obey(scenario: &Scenario, table: &mut LockTable, request: &Request) -> Reply {
-    let reply = table.apply(at(0), request);
+pub(crate) fn obey(
+    scenario: &Scenario,
+    table: &mut LockTable,
+    now: Instant,
+    request: &Request,
+) -> Reply {
+    let reply = table.apply(now, request);
     match (&reply, request) {
         (Reply::Promised(_), _) if scenario.is(Mutant::AcceptedIgnored) => Reply::Promised(None),
         (Reply::Outbid(promised), Request::Accept { .. })

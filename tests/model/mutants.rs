@@ -15,6 +15,7 @@ use crate::changes::{
     OUTDATE, OWNER_WIPED, OWNER_WIPED_LONGER, PAXOS, REPLACE, REPLICA_WIPED, RIVALS, SHRINK,
     SHRUNK, WIPED_TWICE,
 };
+use crate::losses::{NEVER_STUCK, OWNER_LAST, OWNER_LOST, REPLICAS_LOST, RIVAL_STARTS};
 use crate::scenario::{Mutant, Scenario};
 use crate::scenarios::{
     CUT_OFF, EXTENDS, LATE, LENGTHS, OVERTAKING, QUORUM, REINITIALISE, RESTART, SINGLE, VANISH,
@@ -104,4 +105,10 @@ each_is_caught! {
     with_a_plan_outdated_in_vain: AbortIgnored in OUTDATE,
     with_made_for_kept: MadeVouches in CARRY_VANISH,
     with_the_new_group_first: NewGroupFirst in CARRY,
+    with_a_new_start_one_tick_early: ShortNewStartWait in OWNER_LOST,
+    with_a_new_start_of_replicas_one_tick_early: ShortNewStartWait in REPLICAS_LOST,
+    with_the_longest_time_in_quarantine: LongestQuarantineCounts in OWNER_LAST,
+    with_a_new_start_that_forgets_the_epochs: NewStartBelow in OWNER_LOST,
+    with_a_new_start_without_a_last_look: NewStartUnchecked in RIVAL_STARTS,
+    without_a_new_start: NoNewStart in NEVER_STUCK,
 }

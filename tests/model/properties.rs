@@ -162,6 +162,8 @@ sights! {
     Overtaken: "coordinator overtaken",
     Outbid: "coordinator outbid",
     Forced: "another's proposal taken up",
+    Disturbed: "a new start disturbed",
+    TakenOver: "a wait taken over",
 }
 
 impl Explored {

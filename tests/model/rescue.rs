@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlock::proto::decide::{Decision, Motion, Ruling};
+use ringlock::proto::new_start::{NewStart, Prospect, prospect};
 use ringlock::proto::table::LockTable;
 use ringlock::proto::transition::{Goal, Move, Transition};
 use ringlock::proto::view::View;
-use ringlock::proto::wire::Ballot;
+use ringlock::proto::wire::{Ballot, NodeStatus, Reply, Request};
 
-use crate::cluster::{home, home_of, key};
+use crate::cluster::{home, home_of, key, name};
 use crate::meddle;
-use crate::scenario::at;
+use crate::scenario::{Mutant, at};
 use crate::tamper;
 use crate::world::{Explored, World};
 
@@ -70,6 +71,7 @@ impl<'a> Rescue<'a> {
     }
 
     fn succeeds(mut self) -> bool {
+        self.start_anew();
         let mut now = meddle::coordinator_clock(0);
         for _ in 0..PATIENCE {
             for name in self.transition.everybody() {
@@ -101,6 +103,42 @@ impl<'a> Rescue<'a> {
             now = now + Duration::from_millis(1);
         }
         false
+    }
+
+    /// What every router does where nobody can vote, all of it in its turn.
+    fn start_anew(&mut self) {
+        let view = Arc::clone(self.transition.view());
+        let statuses =
+            |nodes: &[LockTable]| -> Vec<NodeStatus> { nodes.iter().map(tamper::status).collect() };
+        let seen = statuses(&self.nodes);
+        let prospect = prospect(&view, |name| Some(&seen[home_of(name)]));
+        if prospect != Prospect::StartsAnew || self.model.scenario.is(Mutant::NoNewStart) {
+            return;
+        }
+        let homes: Vec<usize> = view.members().map(|node| home_of(&node.name)).collect();
+        let nonce = |home: &usize| format!("nonce-rescue-start-{home}").into();
+        let nonces = homes.iter().map(nonce).collect();
+        let mut start = NewStart::new(nonces, (view.longest_ttl(), Duration::ZERO), 1);
+        let mut pasts = Vec::new();
+        for (member, &home) in homes.iter().enumerate() {
+            let request = start.quarantine(member, &seen[home]);
+            assert_eq!(self.nodes[home].apply(at(0), &request), Reply::Done);
+            match self.nodes[home].apply(at(0), &Request::Past) {
+                Reply::Past(past) => pasts.push(past),
+                other => panic!("{other:?}"),
+            }
+        }
+        start.heard(at(0), &pasts);
+        let nonces = homes.iter().zip(start.nonces());
+        let nonces = nonces.map(|(&home, nonce)| (name(home).into(), Arc::clone(nonce)));
+        let topology = view.topology().clone();
+        let next = View::stable(start.epoch(), topology, &nonces.collect()).unwrap();
+        for &home in &homes {
+            tamper::adopt(&mut self.nodes[home], &next, home);
+        }
+        let next = Arc::new(next);
+        self.model.library.shelve(&next);
+        self.transition = Transition::new(goal(&next, self.way), next);
     }
 
     fn vote(&mut self, motion: View) {

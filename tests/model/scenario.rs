@@ -120,6 +120,9 @@ pub(crate) struct Scenario {
     pub(crate) coordinators: &'static [&'static [Aim]],
     /// Votes that they may call.
     pub(crate) ballots: &'static [u8],
+    /// Tries of each who starts the cluster anew where most members lost their
+    /// data.
+    pub(crate) starters: &'static [u8],
     /// Whether the spares were quarantined long ago, as all coordinators know.
     pub(crate) is_prepared: bool,
     /// Whether votes are held at once, all nodes in reach taking part; if the
@@ -175,7 +178,10 @@ impl Scenario {
 
     /// Whether nodes differ only by name.
     pub(crate) fn is_symmetric(&self) -> bool {
-        self.counts == [0; 3] && self.nodes == self.replicas && self.coordinators.is_empty()
+        self.counts == [0; 3]
+            && self.nodes == self.replicas
+            && self.coordinators.is_empty()
+            && self.starters.is_empty()
     }
 }
 
@@ -247,4 +253,14 @@ pub(crate) enum Mutant {
     UnseenAbortIgnored,
     /// An attempt in a joint view asks the new group first.
     NewGroupFirst,
+    /// A cluster is started anew one tick early.
+    ShortNewStartWait,
+    /// The longest time in quarantine counts for all members.
+    LongestQuarantineCounts,
+    /// A new start takes no heed of the epochs before.
+    NewStartBelow,
+    /// Its view is written without a last look.
+    NewStartUnchecked,
+    /// Where most members lost their data, nothing is done.
+    NoNewStart,
 }

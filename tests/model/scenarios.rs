@@ -34,6 +34,7 @@ pub(crate) const BASE: Scenario = Scenario {
     joint: None,
     coordinators: &[],
     ballots: &[],
+    starters: &[],
     is_prepared: false,
     is_vote_brief: true,
     is_eager: true,

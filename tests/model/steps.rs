@@ -24,7 +24,13 @@ impl Explored {
     pub(crate) fn step(&self, world: &mut World, act: Act) -> Option<()> {
         let is_of_nodes = matches!(
             act,
-            Act::Spread(..) | Act::Obey(_) | Act::Look(_) | Act::Proceed(_) | Act::Lose(..)
+            Act::Spread(..)
+                | Act::Obey(_)
+                | Act::Look(_)
+                | Act::Proceed(_)
+                | Act::Lose(..)
+                | Act::Start(_)
+                | Act::Follow(..)
         );
         match act {
             Act::Tick => self.tick(world),
@@ -79,6 +85,8 @@ impl Explored {
             Act::Proceed(who) => self.act(world, who)?,
             Act::Obey(order) => self.obey(world, &order),
             Act::Quit(who) => self.quit(world, who),
+            Act::Start(who) => self.start(world, who),
+            Act::Follow(who, to) => self.follow(world, who, to),
         }
         world.forget();
         world.post.sort_unstable_by_key(|letter| letter.address);

@@ -19,6 +19,7 @@ use crate::properties::Claim;
 use crate::running::Running;
 use crate::scenario::{Aim, Change, Loss, Mutant, Scenario, at};
 use crate::shared::Shared;
+use crate::starter::Starter;
 use crate::tamper;
 
 /// A scenario under the checker.
@@ -42,6 +43,7 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Shared<LockTable>>,
     pub(crate) clients: [Shared<Client>; 2],
     pub(crate) coordinators: Vec<Shared<Coordinator>>,
+    pub(crate) starters: Vec<Shared<Starter>>,
     /// Coordinators' letters that are on their way.
     pub(crate) orders: Vec<(Order, Request)>,
     /// Views that were decided.
@@ -105,6 +107,10 @@ pub(crate) enum Act {
     Obey(Order),
     /// It waits no longer for votes.
     Quit(usize),
+    /// A starter goes on.
+    Start(usize),
+    /// A node adopts what a starter has written.
+    Follow(usize, usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -139,6 +145,9 @@ impl Model for Explored {
             nodes: nodes.collect(),
             clients: [client.clone(), client],
             coordinators: Vec::new(),
+            starters: (scenario.starters.iter())
+                .map(|_| Shared::new(Starter::new()))
+                .collect(),
             orders: Vec::new(),
             stood: vec![
                 None;
@@ -199,6 +208,7 @@ impl Model for Explored {
         }
         self.blows(world, acts);
         self.acts_of_coordinators(world, acts);
+        self.acts_of_starters(world, acts);
     }
 
     fn next_state(&self, world: &World, act: Act) -> Option<World> {
@@ -349,7 +359,8 @@ impl Explored {
                 .iter()
                 .map(|(order, _)| Act::Obey(order.clone())),
         );
-        if world.coordinators.is_empty() || !self.scenario.is_spread {
+        let is_changing = !world.coordinators.is_empty();
+        if !is_changing || !self.scenario.is_spread {
             return;
         }
         let in_reach = |(to, _): &(usize, _)| !self.scenario.hidden.contains(to);
@@ -360,6 +371,17 @@ impl Explored {
                     acts.push(Act::Spread(view.id().epoch, to));
                 }
             }
+        }
+    }
+
+    fn acts_of_starters(&self, world: &World, acts: &mut Vec<Act>) {
+        for who in 0..world.starters.len() {
+            if self.may_start(world, who) {
+                acts.push(Act::Start(who));
+            }
+            let nodes = 0..world.nodes.len();
+            let followers = nodes.filter(|&to| self.would_follow(world, who, to));
+            acts.extend(followers.map(|to| Act::Follow(who, to)));
         }
     }
 

@@ -8,7 +8,8 @@ use rand::seq::index;
 use rand::{RngExt, SeedableRng};
 
 use crate::common;
-use crate::history::{Back, Fault};
+use crate::history::{Back, Fault, Time};
+use crate::judge::resumption_bound;
 use crate::settings::{CALM, MAX_TTL, MEMBERS, Preset, SERVERS, Settings, VIEW_LEASE, WORKERS};
 
 /// How long a node that lost its data takes to be let in again, at the least.
@@ -106,6 +107,7 @@ fn kinds(preset: Preset) -> &'static [Kind] {
             Kind::Kill,
         ],
         Preset::Changes => &[Kind::Kill, Kind::Slay, Kind::Stall, Kind::Cut, Kind::Pause],
+        Preset::Rolling => &[Kind::Kill],
         Preset::Majority => &[Kind::Stall, Kind::Cut, Kind::Freeze, Kind::Deaf],
     }
 }
@@ -120,6 +122,9 @@ pub(crate) fn plan(settings: &Settings, has_shim: bool) -> Vec<Planned> {
         .collect();
     if settings.preset == Preset::Majority {
         return crowds(&kinds, end, &mut random);
+    }
+    if settings.preset == Preset::Rolling {
+        return rounds(end, &mut random);
     }
     let gap = if settings.preset == Preset::Ci {
         1_500
@@ -164,6 +169,32 @@ fn crowds(kinds: &[Kind], end: Duration, random: &mut StdRng) -> Vec<Planned> {
         at += span + Duration::from_millis(random.random_range(3_000..6_000));
     }
     planned.sort_by_key(|one| one.at);
+    planned
+}
+
+/// Every member loses its data in turn, all within the longest ttl, in an order
+/// of chance; then nothing happens for so long that grants must have resumed.
+fn rounds(end: Duration, random: &mut StdRng) -> Vec<Planned> {
+    let quiet = Duration::from_nanos(resumption_bound(MAX_TTL.as_nanos() as Time));
+    let mut planned = Vec::new();
+    let mut at = Duration::from_secs(2);
+    while at < end {
+        for node in index::sample(random, MEMBERS, MEMBERS) {
+            let span = Duration::from_millis(random.random_range(50..300));
+            planned.push(Planned {
+                at,
+                fault: Fault::Killed {
+                    node: common::name(node),
+                    back: Back::Empty,
+                },
+                span,
+                chance: random.random(),
+                is_crowd: true,
+            });
+            at += span + Duration::from_millis(random.random_range(50..250));
+        }
+        at += quiet + Duration::from_millis(random.random_range(1_500..3_000));
+    }
     planned
 }
 

@@ -8,6 +8,7 @@
 //! * `exclusion`, `leases`, `quorums`, `waits`, `closing`: claims on the records of those who lock
 //! * `looks`, `continuity`, `orphans`: claims on what was seen in the servers
 //! * `availability`: who gets a lease while what is wrong
+//! * `resumption`: that grants resume after the last fault
 //! * `board`, `report`: what is found, and how it is told
 
 mod availability;
@@ -21,6 +22,7 @@ mod looks;
 mod orphans;
 mod quorums;
 mod report;
+mod resumption;
 mod spans;
 mod story;
 #[cfg(test)]
@@ -33,6 +35,7 @@ use crate::history::{Deed, Record, Time};
 use crate::judge::board::Board;
 pub(crate) use crate::judge::board::{Claim, Violation};
 pub(crate) use crate::judge::report::Report;
+pub(crate) use crate::judge::resumption::bound as resumption_bound;
 use crate::judge::story::Story;
 
 /// The most records of one call that are told beside a violation.
@@ -60,6 +63,7 @@ pub(crate) fn judge(records: &[Record], rules: &Rules) -> Report {
     quorums::judge(&story, &sights, &mut board);
     let availability = availability::judge(&story, &sights, &mut board);
     let waits = waits::judge(&story, &mut board);
+    resumption::judge(&story, &mut board);
     let counts = closing::judge(&story, &mut board);
     let start = story.order.first().map_or(0, |record| record.at);
     Report {

@@ -11,10 +11,12 @@ use tokio::task::JoinSet;
 use crate::bed::{self, Bed};
 use crate::faults::plan;
 use crate::history::{Deed, Record, Time};
-use crate::judge::{Rules, judge};
+use crate::judge::{Claim, Rules, judge};
 use crate::log::{Log, read_all};
 use crate::process::{self, Role};
-use crate::settings::{CALM, KEYS, MAX_TTL, MEMBERS, Settings, VIEW_LEASE, WORKERS, key, names};
+use crate::settings::{
+    CALM, KEYS, MAX_TTL, MEMBERS, Preset, Settings, VIEW_LEASE, WORKERS, key, names,
+};
 use crate::staff::Staff;
 use crate::strike::Striker;
 use crate::{changer, register};
@@ -30,7 +32,7 @@ pub(crate) fn run(settings: &Settings) {
     let (directory, kept) = directory(settings);
     let replicas = settings.replicas();
     println!("{settings:?}, replicas {replicas}, history in {directory:?}");
-    let trouble = if settings.is_again {
+    let mut trouble = if settings.is_again {
         Vec::new()
     } else {
         torture(settings, &directory, sockets.path())
@@ -48,6 +50,11 @@ pub(crate) fn run(settings: &Settings) {
     };
     let report = judge(&records, &rules);
     println!("{report}");
+    let examined = |claim| report.claims.get(&claim).map_or(0, |it| it.examined);
+    let is_rolling = settings.preset == Preset::Rolling;
+    if is_rolling && examined(Claim::Resumption) == 0 {
+        trouble.push("no round was followed by a quiet time".into());
+    }
     let is_well = trouble.is_empty() && report.violations.is_empty();
     if let (Some(kept), false) = (kept, is_well) {
         println!("the history is kept in {:?}", kept.keep());

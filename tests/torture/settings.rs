@@ -49,9 +49,12 @@ pub(crate) enum Preset {
     Single,
     /// Most members are away for a while, again and again.
     Majority,
+    /// All members are restarted without their data, one after the other and
+    /// faster than any is let in again; then there is a quiet time.
+    Rolling,
 }
 
-const PRESETS: [(&str, Preset); 9] = [
+const PRESETS: [(&str, Preset); 10] = [
     ("ci", Preset::Ci),
     ("kills", Preset::Kills),
     ("network", Preset::Network),
@@ -61,6 +64,7 @@ const PRESETS: [(&str, Preset); 9] = [
     ("all", Preset::All),
     ("single", Preset::Single),
     ("majority", Preset::Majority),
+    ("rolling", Preset::Rolling),
 ];
 
 impl Preset {
@@ -68,6 +72,8 @@ impl Preset {
     pub(crate) fn replicas(self, seed: u64) -> usize {
         match self {
             Self::Single => 1,
+            // Both modes.
+            Self::Rolling if seed.is_multiple_of(2) => 1,
             // Three is what most have.
             _ if seed.is_multiple_of(4) => 5,
             _ => 3,

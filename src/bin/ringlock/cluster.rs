@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use ringlock::node::redis::inspect::{Facts, Look, Server};
+use ringlock::proto::new_start::{Prospect, prospect};
 use ringlock::proto::time::outwait;
 use ringlock::proto::view::View;
 use ringlock::proto::wire::{NodeStatus, Standing};
@@ -215,6 +216,8 @@ impl Survey<'_> {
     /// The state of each node in the order of the sightings, and what to know
     /// of it.
     pub(crate) fn states(&self) -> Vec<(State, Option<String>)> {
+        let votes = |view| prospect(view, |name| self.status(name)) == Prospect::Votes;
+        let can_vote = self.view.as_ref().is_some_and(votes);
         let states = self.sightings.iter().enumerate().map(|(index, sighting)| {
             match (&sighting.seen, self.twin(index)) {
                 (_, Some(twin)) => {
@@ -226,7 +229,8 @@ impl Survey<'_> {
                 }
                 (Ok(seen), None) => {
                     let is_out = !self.is_member(&sighting.node.name);
-                    state(seen, self.view.as_ref().map(|view| (view, is_out)))
+                    let newest = self.view.as_ref().map(|view| (view, is_out));
+                    state(seen, newest, can_vote)
                 }
                 (Err(error), None) => {
                     let state = match error.kind() {
@@ -239,6 +243,13 @@ impl Survey<'_> {
             }
         });
         states.collect()
+    }
+
+    /// What the node of this name said of itself.
+    pub(crate) fn status(&self, name: &str) -> Option<&NodeStatus> {
+        let mut sightings = self.sightings.iter();
+        let sighting = sightings.find(|sighting| sighting.node.name == name)?;
+        sighting.seen.as_ref().ok().map(|seen| &seen.status)
     }
 
     /// An earlier node that is the same server.
@@ -292,8 +303,13 @@ impl Survey<'_> {
     }
 }
 
-/// `newest` is the newest view, and whether the node is none of its members.
-fn state(seen: &Seen<'_>, newest: Option<(&View, bool)>) -> (State, Option<String>) {
+/// `newest` is the newest view, and whether the node is none of its members;
+/// `can_vote`, whether its members can let others in.
+fn state(
+    seen: &Seen<'_>,
+    newest: Option<(&View, bool)>,
+    can_vote: bool,
+) -> (State, Option<String>) {
     if let Err(error) = seen.facts.check() {
         return (State::Unsuitable, Some(error.to_string()));
     }
@@ -317,7 +333,7 @@ fn state(seen: &Seen<'_>, newest: Option<(&View, bool)>) -> (State, Option<Strin
             State::Behind,
             format!("it serves view {view}; the next router that connects hands it the newest"),
         ),
-        Standing::Quarantined => (State::Quarantined, quarantined(newest.map(|(view, _)| view))),
+        Standing::Quarantined => (State::Quarantined, quarantined(newest.map(|(view, _)| view).filter(|_| can_vote))),
         Standing::Absent if seen.status.nonce.is_none() => {
             (State::Absent, "it has no state: it is new, or lost it".into())
         }

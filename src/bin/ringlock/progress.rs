@@ -56,7 +56,10 @@ impl Teller {
             Some(bar) => {
                 bar.set_length(millis(self.whole));
                 bar.set_position(millis(self.whole - left));
-                bar.set_message(format!("{what}, {} left", span(left)));
+                bar.set_message(match left.is_zero() {
+                    true => what.to_owned(),
+                    false => format!("{what}, {} left", span(left)),
+                });
             }
             None if is_new && left.is_zero() => self.output.note(what),
             None if is_new => self.output.note(&format!("{what}, {} left", span(left))),

@@ -10,7 +10,8 @@ use super::refusal::ErrorReply;
 use super::resp::{Piece, Pieces};
 use crate::proto::lease::{Holder, Token};
 use crate::proto::wire::{
-    Accepted, Answer, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival, Slot, ViewId,
+    Accepted, Answer, NodeError, NodeErrorKind, NodeStatus, Past, Reply, Request, Rival, Slot,
+    ViewId,
 };
 
 /// Bytes of a nonce or an incarnation at the most: about twice what ours have.
@@ -323,6 +324,7 @@ pub(super) fn control(
     let reply = marked(replies, mark).ok_or_else(|| misfit("a request"))?;
     let answer = match request {
         Request::Status => status(reply, incarnation).map(Reply::Status),
+        Request::Past => past(reply).map(Reply::Past).ok_or_else(|| misfit("PAST")),
         Request::Prepare { .. } => prepared(reply, incarnation),
         Request::Accept { .. } => accepted(reply, incarnation),
         _ => compared_and_set(reply, incarnation),
@@ -363,6 +365,22 @@ fn status(reply: &[u8], incarnation: &[u8]) -> Result<NodeStatus, NodeError> {
         })
     };
     read().ok_or_else(|| misfit("STATUS"))
+}
+
+/// The reply of PAST.
+fn past(reply: &[u8]) -> Option<Past> {
+    let mut pieces = Pieces::of(reply);
+    pieces.list(2)?;
+    let (Piece::Int(epoch), Piece::Int(millis)) = (pieces.next()?, pieces.next()?) else {
+        return None;
+    };
+    Some(Past {
+        epoch: u32::try_from(epoch).ok()?,
+        quarantined_for: match millis {
+            -1 => None,
+            millis => Some(Duration::from_millis(u64::try_from(millis).ok()?)),
+        },
+    })
 }
 
 /// The reply of QUARANTINE, ADOPT and RESTAMP.

@@ -297,6 +297,7 @@ impl Dialect {
         match request {
             Request::Status => call(Script::Status, &[id, member], &[]),
             Request::Document => command(out, &[b"HGET", member, b"doc"]),
+            Request::Past => call(Script::Past, &[id, member], &[incarnation]),
             Request::Quarantine {
                 expected_nonce,
                 expected_view,
@@ -431,7 +432,7 @@ mod tests {
 
     /// Sections by their number there; what loads a script is left out: that is
     /// the script.
-    const NAMES: [(u8, &str); 17] = [
+    const NAMES: [(u8, &str); 18] = [
         (0, "acquire-by-transaction"),
         (1, "acquire-together"),
         (2, "acquire-by-script"),
@@ -449,6 +450,7 @@ mod tests {
         (15, "accept"),
         (16, "adopt"),
         (17, "restamp"),
+        (18, "past"),
     ];
 
     #[test]

@@ -277,6 +277,39 @@ impl Look<'_> {
         self.with(async |line| line.load().await).await.map(|_| ())
     }
 
+    /// Has the server carry out ringlock's own writes on names of ringlock's
+    /// own that nothing else uses, and deletes them again.
+    ///
+    /// # Errors
+    /// As [`facts`](Self::facts); the server takes no writes, or not from this
+    /// user.
+    ///
+    /// # Cancel safety
+    /// A dropped call may leave three small keys, `NAMESPACE!try!id` and so on,
+    /// which the next one deletes.
+    pub async fn try_writes(&mut self) -> Result<(), NodeError> {
+        let names = ["try!id", "try!m", "try!c"].map(|name| self.server.state(name));
+        let scripts = self.with(async |line| line.load().await).await?;
+        let write = |out: &mut Vec<u8>| {
+            let [id, member, counters] = &names;
+            let script = |script| [b"EVALSHA", scripts.sha(script), b"3", id, member, counters];
+            command(out, &[b"DEL", id, member, counters]);
+            let quarantine: [&[u8]; 5] = [b"", b"", b"try", b"try", MARK];
+            command(
+                out,
+                &[&script(Script::Quarantine)[..], &quarantine].concat(),
+            );
+            let adopt: [&[u8]; 6] = [b"1", b"try", b"try", b"try", b"try", MARK];
+            command(out, &[&script(Script::Adopt)[..], &adopt].concat());
+            command(out, &[b"DEL", id, member, counters]);
+        };
+        let answers = self.ask(write, 4).await?;
+        match ErrorReply::first(&answers) {
+            Some(error) => Err(error.explain()),
+            None => Ok(()),
+        }
+    }
+
     /// A setting of the server; `None`: it knows none of that name.
     ///
     /// # Errors

@@ -14,10 +14,11 @@ pub(super) enum Script {
     Accept,
     Adopt,
     Restamp,
+    Past,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Acquire,
         Self::Extend,
         Self::Release,
@@ -27,6 +28,7 @@ impl Script {
         Self::Accept,
         Self::Adopt,
         Self::Restamp,
+        Self::Past,
     ];
 
     pub(super) fn source(self) -> &'static str {
@@ -35,6 +37,7 @@ impl Script {
             Self::Extend => include_str!("lua/extend.lua"),
             Self::Release => include_str!("lua/release.lua"),
             Self::Status => include_str!("lua/status.lua"),
+            Self::Past => include_str!("lua/past.lua"),
             Self::Quarantine => include_str!("lua/quarantine.lua"),
             Self::Prepare => include_str!("lua/prepare.lua"),
             Self::Accept => include_str!("lua/accept.lua"),

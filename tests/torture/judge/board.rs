@@ -34,6 +34,8 @@ pub(crate) enum Claim {
     ViewsRise,
     /// The guarded resource takes no stale write.
     Register,
+    /// Grants resume when nothing is wrong any more.
+    Resumption,
     /// In the end everything gets done.
     Liveness,
     /// The history tells of what there was to see.
@@ -41,7 +43,7 @@ pub(crate) enum Claim {
 }
 
 impl Claim {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Exclusion,
         Self::Continuity,
         Self::Fences,
@@ -54,6 +56,7 @@ impl Claim {
         Self::Punctuality,
         Self::ViewsRise,
         Self::Register,
+        Self::Resumption,
         Self::Liveness,
         Self::Worth,
     ];

@@ -130,6 +130,8 @@ fn worth(story: &Story<'_>, board: &mut Board, counts: &Counts) {
     let is_short = story.horizon - start < ENOUGH_TO_BE_WELL;
     let needed = Claim::ALL
         .into_iter()
+        // In most presets there is always some fault in.
+        .filter(|&it| it != Claim::Resumption)
         .filter(|&it| it != Claim::Minority && !(is_short && it == Claim::Availability));
     for bitten in needed {
         if board.tally(bitten).examined == 0 {

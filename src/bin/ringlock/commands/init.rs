@@ -1,22 +1,17 @@
 //! `ringlock init`: gives a new cluster its first view.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Mutex;
 
 use clap::Args;
-use ringlock::proto::time::outwait;
-use ringlock::{Config, Init, Router};
+use ringlock::{Config, ConnectProgress, Init, RouterBuilder};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, interval};
 
 use crate::cluster::Cluster;
 use crate::connection::{impatiently, refuse_memory};
 use crate::output::{Exit, Failure, Output};
 use crate::progress::Teller;
-
-/// How often to tell how long is left.
-const TELL: Duration = Duration::from_millis(500);
 
 /// Gives a new cluster its first view, as the configuration has it.
 ///
@@ -48,17 +43,19 @@ pub(crate) async fn run(
         false => Init::Wait,
     };
     impatiently(&mut config);
-    let wait = match options.now {
-        true => Duration::ZERO,
-        false => outwait(config.router.max_ttl),
-    };
+    let teller = Mutex::new(Teller::new(output));
+    let builder = RouterBuilder::from(config).on_progress(move |progress| {
+        if let Ok(mut teller) = teller.lock() {
+            tell(&mut teller, progress);
+        }
+    });
     let router = tokio::select! {
-        router = Router::connect(config) => router?,
+        router = builder.connect() => router?,
         _ = interrupt.recv() => {
             let message = "interrupted: the cluster has no view yet";
-            return Err(Failure::new(Exit::Interrupted, message).next("call it again; it waits anew"));
+            return Err(Failure::new(Exit::Interrupted, message)
+                .next("call it again: the time that the nodes have waited counts"));
         }
-        never = told(wait, output) => match never {},
     };
     let view = router.view();
     let begun = Begun {
@@ -95,19 +92,12 @@ async fn refuse_served(config: &Config) -> Result<(), Failure> {
     })
 }
 
-/// Tells how long is left of `wait`, for as long as it is polled.
-async fn told(wait: Duration, output: Output) -> std::convert::Infallible {
-    let mut teller = Teller::new(output);
-    let until = Instant::now() + wait;
-    let mut ticks = interval(TELL);
-    loop {
-        ticks.tick().await;
-        let left = until.saturating_duration_since(Instant::now());
-        if !wait.is_zero() {
-            teller.tell(
-                "waiting until whatever was locked before has expired",
-                Some(left),
-            );
-        }
+fn tell(teller: &mut Teller, progress: &ConnectProgress) {
+    match progress {
+        ConnectProgress::Waiting { remaining } => teller.tell(
+            "waiting until whatever was locked before has expired",
+            Some(*remaining),
+        ),
+        other => teller.tell(&other.to_string(), None),
     }
 }

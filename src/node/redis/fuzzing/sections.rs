@@ -77,7 +77,7 @@ pub(crate) fn section(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo
         keys.map(|(index, key)| request(index, key)).collect()
     };
     let holders = || keys.iter().map(|_| Holder::default()).collect();
-    let (kind, requests) = match kind % 18 {
+    let (kind, requests) = match kind % 19 {
         0 => (Kind::AcquireTransaction(VIEW, Vec::new()), all(&acquire)),
         1 => (Kind::AcquireTogether(VIEW, Vec::new()), all(&acquire)),
         2 => (Kind::AcquireScript(VIEW), all(&acquire)),
@@ -125,6 +125,7 @@ pub(super) fn control(which: u8) -> Request {
             document: "{}".into(),
             nonce: "n".into(),
         },
+        18 => Request::Past,
         _ => Request::Restamp {
             expected: "run-0".into(),
         },

@@ -9,7 +9,7 @@ if member[1] ~= ARGV[4] or member[2] ~= ARGV[5] then
 end
 if tonumber(member[3] or -1) < tonumber(ARGV[1]) then
   redis.call('HSET', KEYS[2], 'epoch', ARGV[1], 'doc', ARGV[3])
-  redis.call('HDEL', KEYS[2], 'promised', 'ballot', 'next', 'next_doc')
+  redis.call('HDEL', KEYS[2], 'since', 'promised', 'ballot', 'next', 'next_doc')
   -- Counters start afresh: the epoch leads the fence.
   redis.call('DEL', KEYS[3])
   redis.call('SET', KEYS[1], ARGV[2])

@@ -52,6 +52,44 @@ fn a_stale_write_that_is_taken_is_seen() {
 }
 
 #[test]
+fn grants_that_do_not_resume_are_seen() {
+    let killed = |from, id, node: &str| {
+        let node = node.to_owned();
+        let back = crate::history::Back::Empty;
+        trouble(from, from + 100, id, Fault::Killed { node, back })
+    };
+    let got = |number, at| {
+        let ask = ask(1, number);
+        [
+            asked(at - 2, ask, 0),
+            granted(at, ask, at, at + 500),
+            ended(at + 50, ask),
+        ]
+    };
+    // The longest ttl is two seconds, and five are allowed beside it.
+    let round = [killed(1_000, 1, "a"), killed(2_000, 2, "b")].concat();
+    let again = killed(20_000, 3, "c");
+    let early = with(
+        &round,
+        &[&got(1, 9_000)[..], &again, &got(2, 22_000)].concat(),
+    );
+    assert_eq!(broken(&early), []);
+    assert_eq!(examined(&early, Claim::Resumption), 1);
+    let late = with(
+        &round,
+        &[&got(1, 9_200)[..], &again, &got(2, 22_000)].concat(),
+    );
+    assert_eq!(broken(&late), [Claim::Resumption]);
+    // The next fault comes too soon to tell.
+    let soon = killed(9_000, 3, "c");
+    let soon = with(&round, &[&soon[..], &got(1, 10_000)].concat());
+    assert_eq!(examined(&soon, Claim::Resumption), 0);
+    // A machine that stood still is given its time.
+    let stood = with(&late, &[stalled(3_000, 4_000, 1)]);
+    assert_eq!(broken(&stood), []);
+}
+
+#[test]
 fn what_cannot_be_had_in_the_end_is_seen() {
     let a = ask(1, 1);
     let records = [asked(1000, a, 0), granted(1002, a, 5, 1990), ended(1100, a)];

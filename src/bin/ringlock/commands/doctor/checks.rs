@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ringlock::node::redis::inspect::Server;
+use ringlock::proto::new_start::{Prospect, prospect};
 use ringlock::{Config, Init, NodeErrorKind};
 
 use crate::cluster::{Seen, Sighting, State, Survey};
@@ -72,6 +73,13 @@ pub(crate) async fn servers(survey: &mut Survey<'_>, report: &mut Report) {
             Err(error) => {
                 let remedy = "let the user run EVALSHA and SCRIPT LOAD";
                 report.fail("scripts", Some(name), error.to_string(), remedy);
+            }
+        }
+        match seen.look.try_writes().await {
+            Ok(()) => report.ok("writes", Some(name), "the server takes ringlock's writes"),
+            Err(error) => {
+                let remedy = "have the server take writes, and the user allowed the commands that the guide lists under servers";
+                report.fail("writes", Some(name), error.to_string(), remedy);
             }
         }
         match sighting.node.server.check_tracking().await {
@@ -249,17 +257,24 @@ fn views(config: &Config, survey: &Survey<'_>, report: &mut Report) {
         let remedy = "finish it with `ringlock resume`, or take it back with `ringlock abort`";
         report.warn("view", None, detail, remedy);
     }
+    let remedy = match prospect(view, |name| survey.status(name)) {
+        Prospect::Votes => "leave a router running: it lets it in again, once most others serve",
+        Prospect::StartsAnew => {
+            "most nodes lost their data: leave a router with init = \"wait\" running: it starts the cluster anew after max_ttl"
+        }
+        Prospect::Awaits(_) => {
+            "most nodes lost their data: bring the others back, and a running router starts the cluster anew; if they never return, `ringlock force`"
+        }
+        Prospect::NeedsForce(_) => {
+            "most nodes lost their data, and the cluster may live on elsewhere: if it does not, `ringlock force`"
+        }
+    };
     for (sighting, (state, reason)) in survey.sightings.iter().zip(survey.states()) {
         let (name, reason) = (Some(&*sighting.node.name), reason.unwrap_or_default());
         match state {
             State::Serving => report.ok("view", name, view.id().to_string()),
             State::Behind => report.warn("view", name, reason, "connect any router"),
-            State::Quarantined | State::Absent => report.fail(
-                "view",
-                name,
-                reason,
-                "leave a router running: it lets it in again, once most others serve",
-            ),
+            State::Quarantined | State::Absent => report.fail("view", name, reason, remedy),
             State::Retired => report.warn("view", name, reason, "take it out of the configuration"),
             // That has been told.
             State::Unreachable | State::Denied | State::Unsuitable => {}

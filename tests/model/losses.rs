@@ -1,0 +1,149 @@
+//! Worlds in which most members lose their data, and in which every claim must
+//! hold.
+
+use crate::properties::{Claim, Seen};
+use crate::scenario::{Aim, Loss, Scenario};
+use crate::scenarios::{BASE, each_holds};
+
+/// The owner and another of three are lost, one after the other; the third
+/// keeps its data.
+pub(crate) const OWNER_LOST: Scenario = Scenario {
+    name: "r: majority lost, with the owner",
+    nodes: 3,
+    max_ttl: 1,
+    ttl: 1,
+    attempts: [1, 1],
+    horizon: 2,
+    loss: Some(Loss::Wipe),
+    losses: 2,
+    losable: &[0, 1],
+    starters: &[1],
+    claims: Claim::CHANGE,
+    sights: &[Seen::Granted, Seen::Again, Seen::Stale, Seen::Moved],
+    ..BASE
+};
+
+/// The same with longer leases, and a lease that is extended.
+pub(crate) const OWNER_LOST_EXTENDS: Scenario = Scenario {
+    name: "r: majority lost, extends",
+    max_ttl: 2,
+    ttl: 2,
+    extends: [1, 0],
+    horizon: 3,
+    ..OWNER_LOST
+};
+
+/// The owner keeps its data, and its lease.
+pub(crate) const OWNER_LEFT: Scenario = Scenario {
+    name: "r: majority lost, without the owner",
+    extends: [1, 0],
+    losable: &[1, 2],
+    sights: &[
+        Seen::Granted,
+        Seen::Again,
+        Seen::Contended,
+        Seen::Stale,
+        Seen::Moved,
+    ],
+    ..OWNER_LOST
+};
+
+/// All are lost in turn, also those that wait, faster than any is let in
+/// again, and a try is begun anew.
+pub(crate) const ROLLING: Scenario = Scenario {
+    name: "r: rolling loss",
+    losses: 3,
+    losable: &[0, 1, 2],
+    starters: &[2],
+    sights: &[
+        Seen::Granted,
+        Seen::Again,
+        Seen::Moved,
+        Seen::Disturbed,
+        Seen::TakenOver,
+    ],
+    ..OWNER_LOST
+};
+
+/// The owner serves on for a while after the others were lost, until it is
+/// lost as well: what it has waited for is less than what they have.
+pub(crate) const OWNER_LAST: Scenario = Scenario {
+    name: "r: rolling loss, the owner last",
+    max_ttl: 2,
+    ttl: 2,
+    view_lease: 2,
+    attempts: [1, 1],
+    horizon: 3,
+    losses: 3,
+    losable: &[0, 1, 2],
+    starters: &[2],
+    ..ROLLING
+};
+
+/// Two of three replicas are lost.
+pub(crate) const REPLICAS_LOST: Scenario = Scenario {
+    name: "r: majority of the replicas lost",
+    replicas: 3,
+    horizon: 1,
+    losable: &[0, 1],
+    ..OWNER_LOST
+};
+
+/// Two start the cluster at once.
+pub(crate) const RIVAL_STARTS: Scenario = Scenario {
+    name: "r: majority lost, two starters",
+    attempts: [1, 1],
+    horizon: 1,
+    starters: &[1, 1],
+    sights: &[
+        Seen::Granted,
+        Seen::Again,
+        Seen::Moved,
+        Seen::Disturbed,
+        Seen::TakenOver,
+    ],
+    ..OWNER_LOST
+};
+
+/// One starts the cluster, while another has lost nodes voted in again.
+pub(crate) const START_OR_VOTE: Scenario = Scenario {
+    name: "r: majority lost, or let in again",
+    coordinators: &[&[Aim::Keep]],
+    ballots: &[1],
+    sights: &[
+        Seen::Granted,
+        Seen::Again,
+        Seen::Moved,
+        Seen::Disturbed,
+        Seen::Readmitted,
+    ],
+    ..OWNER_LOST
+};
+
+/// Whatever is lost, when, and how far anybody has come: the cluster can be
+/// brought to rest.
+pub(crate) const NEVER_STUCK: Scenario = Scenario {
+    name: "r: rolling loss, at rest again",
+    attempts: [0, 0],
+    horizon: 1,
+    losses: 4,
+    losable: &[0, 1, 2],
+    coordinators: &[&[Aim::Keep]],
+    ballots: &[1],
+    starters: &[1, 1],
+    claims: Claim::VOTES,
+    sights: &[Seen::Disturbed, Seen::TakenOver, Seen::Readmitted],
+    ..OWNER_LOST
+};
+
+each_holds! {
+    r_a_majority_with_the_owner_lost_breaks_no_claim: OWNER_LOST,
+    r_a_majority_lost_under_extends_breaks_no_claim: OWNER_LOST_EXTENDS,
+    r_a_majority_without_the_owner_lost_breaks_no_claim: OWNER_LEFT,
+    r_a_rolling_loss_breaks_no_claim: ROLLING,
+    r_a_rolling_loss_with_the_owner_last_breaks_no_claim: OWNER_LAST,
+    r_most_replicas_lost_break_no_claim: REPLICAS_LOST,
+    r_two_starters_break_no_claim: RIVAL_STARTS,
+    r_a_start_beside_a_vote_breaks_no_claim: START_OR_VOTE,
+    r_a_rolling_loss_leaves_nothing_stuck: NEVER_STUCK,
+}

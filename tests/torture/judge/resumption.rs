@@ -1,0 +1,72 @@
+//! That grants resume when nothing is wrong any more, whatever was.
+
+use crate::history::{Deed, SECOND, Time};
+use crate::judge::board::{Board, Claim};
+use crate::judge::report::show;
+use crate::judge::story::Story;
+
+/// How much longer than the longest ttl it may take until something is granted
+/// after the last fault: connections are made again within two seconds, the
+/// members are looked at every half second, and a node that is let in again
+/// waits up to a second more.
+const SLACK: Time = 5 * SECOND;
+
+/// How long it may take.
+pub(crate) fn bound(max_ttl: Time) -> Time {
+    max_ttl + SLACK
+}
+
+pub(super) fn judge(story: &Story<'_>, board: &mut Board) {
+    let bound = bound(story.rules.max_ttl);
+    let calm = story.order.iter().find(|it| it.deed == Deed::Calm);
+    let end = calm.map_or(story.horizon, |it| it.at);
+    let mut granted: Vec<Time> = story
+        .order
+        .iter()
+        .filter(|it| matches!(it.deed, Deed::Granted { .. }))
+        .map(|it| it.at)
+        .collect();
+    granted.sort_unstable();
+    let mut worst = 0;
+    for (from, to) in quiet(story, end) {
+        // What the machine had no time for is nobody's fault.
+        let limit = from + bound + story.stalls.within(from, from + bound);
+        if to < limit {
+            continue;
+        }
+        board.examined(Claim::Resumption, 1);
+        let next = granted.partition_point(|&at| at < from);
+        match granted.get(next) {
+            Some(&at) if at <= limit => worst = worst.max(at - from),
+            _ => {
+                let text = format!(
+                    "nothing is granted within {} after the last fault",
+                    show(limit - from)
+                );
+                board.broken(Claim::Resumption, from, &[], text);
+            }
+        }
+    }
+    let told = format!("first grant after {} at the latest", show(worst));
+    board.worst(Claim::Resumption, told);
+}
+
+/// From the end of a fault to the beginning of the next, none being in.
+fn quiet(story: &Story<'_>, end: Time) -> Vec<(Time, Time)> {
+    let mut spans: Vec<(Time, Time)> = story
+        .troubles
+        .iter()
+        .map(|it| (it.struck, it.mended))
+        .collect();
+    spans.sort_unstable();
+    let mut quiet = Vec::new();
+    let mut mended = None;
+    for (struck, over) in spans {
+        if let Some(from) = mended.filter(|&from| from < struck) {
+            quiet.push((from, struck));
+        }
+        mended = mended.max(Some(over));
+    }
+    quiet.extend(mended.filter(|&from| from < end).map(|from| (from, end)));
+    quiet
+}
