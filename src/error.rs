@@ -160,9 +160,19 @@ pub enum Error {
     /// The configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The router has shut down.
-    #[error("the router has shut down")]
+    /// The router was shut down, or the runtime that made it has ended or
+    /// stands still: its tasks run there. Make the router on a runtime that
+    /// outlives its use.
+    #[error(
+        "the router is closed: it was shut down, or the runtime that made it has ended; make it on one that outlives it"
+    )]
     Closed,
+    /// The router is another process's, which this one was forked from. Its
+    /// leases and connections are that one's.
+    #[error(
+        "the router belongs to the process that this one was forked from: make one after the fork"
+    )]
+    Forked,
 }
 
 impl From<TopologyError> for Error {
@@ -210,6 +220,8 @@ pub struct NodeCause {
 pub enum Cause {
     /// Another holder.
     Held(Option<Holder>),
+    /// It has the lease no more, and nobody else's either.
+    Gone,
     /// It serves another view.
     OtherView(ViewId),
     /// It serves none: it is new, or lost its data.
@@ -228,6 +240,7 @@ impl From<Refusal> for Cause {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Busy(rival) => Self::Held(rival.and_then(|rival| rival.holder)),
+            Refusal::Gone => Self::Gone,
             Refusal::Stale(Some(view)) => Self::OtherView(view),
             Refusal::Stale(None) => Self::NoView,
             Refusal::Failed(error) => Self::Failed(error),
@@ -239,6 +252,9 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Held(holder) => write!(f, "held by {}", Named(holder.as_ref())),
+            Self::Gone => f.write_str(
+                "has no entry of it any more: it was released by force or deleted by hand, or the server's clock was stepped",
+            ),
             Self::OtherView(view) => write!(f, "serves view {view}"),
             Self::NoView => f.write_str(
                 "serves no view: it lost its data, or is new, and is let in again unattended",
@@ -259,12 +275,18 @@ impl fmt::Display for Cause {
 pub enum Loss {
     /// Its validity ran out before it was extended.
     Expired,
-    /// Others hold the key on so many nodes that it cannot be extended.
+    /// Another holder has the key.
     TakenOver,
+    /// Its entries are gone from so many nodes that others may have held the
+    /// key: they were released by force or deleted by hand, or a server's clock
+    /// was stepped.
+    Gone,
     /// It was held for `max_hold`.
     MaxHold,
     /// It was released.
     Released,
+    /// It is the lease of the process that this one was forked from.
+    Forked,
 }
 
 impl fmt::Display for Loss {
@@ -272,8 +294,12 @@ impl fmt::Display for Loss {
         f.write_str(match self {
             Self::Expired => "its validity ran out before it was extended",
             Self::TakenOver => "another holder has the key",
+            Self::Gone => {
+                "its entries are gone: released by force, deleted by hand, or a server's clock was stepped"
+            }
             Self::MaxHold => "it was held for max_hold",
             Self::Released => "it was released",
+            Self::Forked => "it belongs to the process that this one was forked from",
         })
     }
 }

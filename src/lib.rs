@@ -75,11 +75,14 @@ mod guard;
 pub mod guide;
 mod held;
 mod keeper;
+mod life;
 mod lookout;
 mod many;
 mod meters;
 pub mod node;
+mod origin;
 pub mod proto;
+mod random;
 mod reach;
 pub mod rebalancer;
 mod roster;
@@ -87,10 +90,12 @@ mod router;
 mod stance;
 mod stats;
 mod survey;
+mod task;
 mod waiting;
 mod watchman;
+mod with;
 
-pub use acquire::Acquire;
+pub use acquire::{Acquire, Acquiring};
 pub use builder::RouterBuilder;
 pub use config::{
     Config, ConfigError, Init, NodeConfig, OnMismatch, Password, RingConfig, RouterConfig,
@@ -108,3 +113,4 @@ pub use rebalancer::{Change, Plan, Rebalancer};
 pub use ringlock_ring::{Format, RingError};
 pub use router::{Route, Router};
 pub use stats::{HotKey, Stats};
+pub use with::WithError;

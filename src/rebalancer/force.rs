@@ -52,6 +52,7 @@ impl Rebalancer {
         mut progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
         let (begun, router) = (clock::now(), &self.router);
+        router.life().check()?;
         // Too few nodes may be left for that to succeed.
         let _ = self.refreshed().await;
         let fleet = router.fleet();
