@@ -252,7 +252,8 @@ struct Plain<T>(T);
 
 impl<T: fmt::Display> fmt::Display for Plain<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(Escaping(f), "{}", self.0)
+        // With what is behind an error.
+        write!(Escaping(f), "{:#}", self.0)
     }
 }
 

@@ -46,6 +46,12 @@
 //! lease is advice to its holder; the fence, checked at the resource, is the
 //! guarantee. A lock is not re-entrant.
 //!
+//! A router's tasks run on the runtime that made it; after its end, or a
+//! [`shutdown`](Router::shutdown), every call is [`Error::Closed`]. A process
+//! that forks keeps its routers and leases to itself: the child draws tokens of
+//! its own, must make a router of its own, and gets [`Error::Forked`] from its
+//! parent's.
+//!
 //! # Where to read on
 //!
 //! The [`guide`] has the reasons; [`Acquire`] and [`Guard`] are the calls of

@@ -378,8 +378,7 @@ async fn a_release_tells_whether_it_came_in_time() {
             // Nobody knows; it is repeated until it gets through.
             let guard = router.acquire(KEY).await.unwrap();
             cluster.nodes.iter().for_each(TestNode::stop);
-            let error = guard.release().await.unwrap_err();
-            assert!(matches!(error, Error::NoQuorum { .. }), "{error}");
+            assert_eq!(guard.release().await.unwrap(), Released::Unknown);
             cluster.nodes.iter().for_each(TestNode::start);
             let freed = || locked(&cluster).is_empty();
             eventually(PROMPTLY, "the release gets through", freed).await;

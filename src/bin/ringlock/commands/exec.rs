@@ -200,7 +200,7 @@ async fn release(
         Ok(Released::TooLate) => Some("it was gone before it was released".into()),
         // No loss that is known of; it expires with its ttl.
         Ok(Released::Unknown) => None,
-        Err(error) => Some(error.to_string()),
+        Err(error) => Some(format!("{error:#}")),
     });
     Ok((status, lost))
 }
