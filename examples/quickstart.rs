@@ -186,6 +186,7 @@ async fn lost(router: &Router) -> Result {
     match guard.release().await? {
         Released::TooLate => println!("   releasing it: too late, which is news and no error"),
         Released::InTime => println!("   releasing it: in time"),
+        Released::Unknown => println!("   releasing it: not answered, it is repeated"),
     }
     Ok(())
 }

@@ -2,17 +2,20 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use crate::contend::Patience;
-use crate::error::Error;
+use crate::error::{Error, Loss};
 use crate::events;
 use crate::guard::Guard;
 use crate::proto::lease::{Key, KeyError, MAX_LABEL_BYTES};
 use crate::proto::time::Instant;
 use crate::router::Router;
+use crate::task::AtHome;
+use crate::with::WithError;
 
 /// An acquire that has not begun: set what differs from the defaults, then
 /// await it.
@@ -177,42 +180,85 @@ impl Acquire {
     /// ```
     ///
     /// # Errors
-    /// Those of the acquire; then `work` has not run. [`Error::Lost`]: it ran
-    /// to its end, but the lease was over before.
+    /// [`WithError::NotRun`]: those of the acquire; `work` has not run.
+    /// [`WithError::Lost`], with what `work` returned: it ran to its end, but
+    /// the lease was over before, by the own clock or by what the nodes have.
+    /// `?` makes an [`Error`] or a boxed one of either.
     ///
     /// # Cancel safety
     /// Dropping it drops `work` and releases the lease.
-    pub async fn with<T>(mut self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T, Error> {
+    pub async fn with<T>(mut self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T, WithError<T>> {
         self = self.kept_alive();
-        let guard = self.await?;
+        let guard = self.await.map_err(WithError::NotRun)?;
         let output = work(&guard).await;
         let key = guard.key().clone();
-        let loss = guard.loss();
-        // Whether its answer comes or not: the keeper repeats a release.
-        let _ = guard.release().await;
-        match loss {
-            Some(reason) => Err(Error::Lost { key, reason }),
-            None => Ok(output),
+        // Without an answer the own clock counts: the keeper repeats a release.
+        match guard.give_back().await {
+            Ok((_, None)) => Ok(output),
+            Ok((_, Some(reason))) => Err(WithError::Lost {
+                output,
+                key,
+                reason,
+            }),
+            Err(_) => Err(WithError::Lost {
+                output,
+                key,
+                reason: Loss::Forked,
+            }),
         }
     }
 }
 
 impl IntoFuture for Acquire {
     type Output = Result<Guard, Error>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+    type IntoFuture = Acquiring<Guard>;
 
-    fn into_future(self) -> Self::IntoFuture {
+    fn into_future(self) -> Acquiring<Guard> {
+        let router = self.router.clone();
         let span = self.key.as_ref().ok().and_then(|key| {
             let replicas = || self.router.view().replicas(key);
             events::acquire(1, Some((key, &replicas)))
         });
         match span {
-            None => Box::pin(self.run()),
+            None => Acquiring::new(&router, self.run()),
             Some(span) => {
                 let fence = |guard: &Guard| Some(guard.fence());
-                Box::pin(events::traced(span, self.run(), fence))
+                Acquiring::new(&router, events::traced(span, self.run(), fence))
             }
         }
+    }
+}
+
+/// An acquire under way: the future that [`Acquire`] and
+/// [`AcquireAll`](crate::AcquireAll) become.
+///
+/// # Cancel safety
+/// As that of what it was made of.
+#[must_use = "an acquire does nothing until it is awaited"]
+#[derive(Debug)]
+pub struct Acquiring<T>(AtHome<Result<T, Error>>);
+
+impl<T> Acquiring<T> {
+    pub(crate) fn new(
+        router: &Router,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Self {
+        let origin = &router.life().origin;
+        Self(AtHome::new(origin, work, || Err(Error::Forked)))
+    }
+
+    /// Bytes that it takes on the heap: there may be very many who wait.
+    #[doc(hidden)]
+    pub fn footprint(&self) -> usize {
+        self.0.footprint()
+    }
+}
+
+impl<T> Future for Acquiring<T> {
+    type Output = Result<T, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ringlock_ring::{DEFAULT_VNODES, Format};
 use serde::Deserialize;
 
+use crate::error::behind;
 use crate::proto::lease::{Ttl, TtlError};
 use crate::proto::topology::{LONGEST_SPAN, Node, Override, Topology, TopologyError};
 use crate::proto::view::View;
@@ -285,17 +286,19 @@ pub struct TlsConfig {
     pub key: Option<PathBuf>,
 }
 
-/// What is wrong with a configuration.
+/// What is wrong with a configuration; `{:#}` tells the reason in the same line,
+/// as of an [`Error`](crate::Error).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{}: {reason}", path.display())]
+    #[error(fmt = unread)]
     File {
         /// The file.
         path: PathBuf,
         /// Why not.
-        reason: Arc<str>,
+        #[source]
+        error: Arc<std::io::Error>,
     },
     /// The text is no configuration.
     #[error("{}line {line}: {message}", origin(path.as_deref()))]
@@ -311,8 +314,8 @@ pub enum ConfigError {
     #[error(transparent)]
     Topology(#[from] TopologyError),
     /// A default ttl that no lease could have.
-    #[error("router.ttl: {0}")]
-    Ttl(TtlError),
+    #[error(fmt = ttl_unfit)]
+    Ttl(#[source] TtlError),
     /// A setting is out of range.
     #[error("{setting} = {value}: {remedy}")]
     Setting {
@@ -334,6 +337,16 @@ pub enum ConfigError {
     },
 }
 
+fn unread(path: &Path, error: &Arc<std::io::Error>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "cannot read {}", path.display())?;
+    behind(f, error)
+}
+
+fn ttl_unfit(error: &TtlError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str("router.ttl is no ttl")?;
+    behind(f, error)
+}
+
 fn origin(path: Option<&Path>) -> String {
     path.map_or_else(String::new, |path| format!("{}: ", path.display()))
 }
@@ -347,7 +360,7 @@ impl Config {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::File {
             path: path.into(),
-            reason: error.to_string().into(),
+            error: Arc::new(error),
         })?;
         text.parse().map_err(|error| match error {
             ConfigError::Syntax { line, message, .. } => ConfigError::Syntax {

@@ -17,6 +17,7 @@ use crate::proto::backoff::Backoff;
 use crate::proto::lease::{Fence, Holder, Key, Token, Ttl};
 use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
+use crate::random;
 use crate::stats::Call;
 use crate::waiting::{Pauses, Rivals, way};
 
@@ -26,6 +27,9 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 /// How often one call begins anew because the cluster has a newer view, at
 /// most: more changes than that are made in no call's time.
 const MAX_RESTARTS: u32 = 16;
+
+/// Node timeouts that an attempt takes at the longest.
+const ROUNDS: u32 = 3;
 
 /// Node timeouts that a single attempt may take, and look for the newest view
 /// meanwhile, before it begins its last round.
@@ -52,6 +56,8 @@ pub(crate) struct Terms {
 impl Acquire {
     pub(crate) async fn run(self) -> Result<Guard, Error> {
         let mut call = Call::begin(self.router.counters());
+        let life = self.router.life().check();
+        life.map_err(|error| call.failed(error))?;
         let key = self.key.clone();
         let key = key.map_err(|error| call.failed((*error).into()))?;
         let terms = self.terms(self.started.unwrap_or_else(clock::now));
@@ -138,6 +144,8 @@ impl Acquire {
         let restart_by =
             deadline.unwrap_or_else(|| terms.started + LOOKS * Fleet::node_timeout(terms.ttl));
         loop {
+            // Attempts fail for want of nodes once the router has lost them.
+            self.router.life().check()?;
             let can_restart =
                 failed.is_outdated && restarts < MAX_RESTARTS && clock::now() < restart_by;
             if can_restart && failed.fleet.catch_up(Some(restart_by)).await? {
@@ -210,6 +218,9 @@ impl Acquire {
         } else {
             gate.enter(key, deadline).await
         };
+        if ahead.is_err() {
+            self.router.life().check()?;
+        }
         match ahead {
             Ok(turn) => Ok(Some(turn)),
             Err(Ahead::Contender) if self.patience.is_single => Ok(None),
@@ -245,7 +256,11 @@ impl Acquire {
         };
         let held = self.candidate(key, terms.ttl);
         let attempt = Operation::start(Attempt::new(held.claim()), &held, terms.deadline);
-        let outcome = attempt.await;
+        // Two rounds, and the probes.
+        let limit = held.asked_at + ROUNDS * Fleet::node_timeout(terms.ttl);
+        let Some(outcome) = attempt.by(limit).await else {
+            return Err(Box::new(Failed::deserted(&held)));
+        };
         let counters = &held.fleet.counters;
         match outcome {
             Ok(grant) => {
@@ -268,7 +283,7 @@ impl Acquire {
     fn candidate(&self, key: &Key, ttl: Ttl) -> Arc<Held> {
         let defaults = self.router.defaults();
         let label = self.label.as_ref().unwrap_or(&defaults.label);
-        let token = Token::new(rand::random(), label.as_deref());
+        let token = Token::new(random::unique(), label.as_deref());
         let now = clock::now();
         let keep_alive = self.keep_alive.map(|interval| KeepAlive {
             interval: interval
@@ -345,6 +360,18 @@ impl Failed {
             .deadline
             .is_some_and(|deadline| self.began + needed > deadline);
         is_cut_short && self.error.is_transient() && !self.error.is_contention()
+    }
+
+    /// The router's tasks stand still: nobody answers, in time or late.
+    fn deserted(held: &Held) -> Self {
+        held.fleet.counters.failed.add_one();
+        Self {
+            fleet: Arc::clone(&held.fleet),
+            began: held.asked_at,
+            error: Error::Closed,
+            rivals: Rivals::of(&held.placement, 0, &[]),
+            is_outdated: false,
+        }
     }
 
     fn explain(held: &Held, refused: Refused) -> Self {

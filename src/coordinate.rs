@@ -17,6 +17,7 @@ use crate::proto::round::Refusal;
 use crate::proto::transition::{adopt, adopt_under};
 use crate::proto::view::View;
 use crate::proto::wire::{Ballot, Nonce};
+use crate::random;
 use crate::survey::STEP_TIMEOUT;
 
 /// Ballots of one vote, at most: whoever is outbid as often is not needed.
@@ -43,7 +44,7 @@ pub(crate) enum Vote {
 
 /// A nonce that was never used.
 pub(crate) fn fresh_nonce() -> Nonce {
-    format!("{:032x}", rand::random::<u128>()).into()
+    format!("{:032x}", random::unique()).into()
 }
 
 /// Has the nodes of `view` decide on `proposal` as the view that follows.
@@ -58,7 +59,7 @@ pub(crate) async fn decide(view: &View, peers: &[Peer], proposal: &View) -> Resu
     for ballots in 1..=MAX_BALLOTS {
         let ballot = Ballot {
             round,
-            proposer: rand::random(),
+            proposer: random::unique_id(),
         };
         let decision = Decision::new(view.id(), view.deciders(), ballot, motion.clone());
         match poll(decision, peers).await {

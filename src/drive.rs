@@ -16,11 +16,12 @@ use crate::error::Loss;
 use crate::fleet::Fleet;
 use crate::held::Held;
 use crate::keeper::Owed;
+use crate::life::Life;
 use crate::meters;
 use crate::node::{ReplyTo, Sink};
-use crate::proto::attempt::Attempt;
+use crate::proto::attempt::{Attempt, Refused, Shortfall};
 use crate::proto::quorum::{Placement, Seat, Seats};
-use crate::proto::release::Release;
+use crate::proto::release::{Farewell, Release};
 use crate::proto::renewal::{Extension, Renewal};
 use crate::proto::round::{Effects, Event, Machine, Step, vouches_for};
 use crate::proto::time::Instant;
@@ -38,6 +39,9 @@ pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
     /// Sees every answer, also those that the machine has no use for any more.
     fn answered(_site: &Site, _from: NodeIndex, _answer: &Answer) {}
 
+    /// The outcome where nobody has answered, or will.
+    fn unanswered() -> Self::Outcome;
+
     /// Nobody waits for the outcome any more.
     fn abandoned(_held: &Arc<Held>) {}
 
@@ -54,6 +58,14 @@ impl Operates for Attempt {
         }
     }
 
+    fn unanswered() -> Self::Outcome {
+        Err(Refused {
+            shortfall: Shortfall::Votes,
+            granted: 0,
+            refusals: Vec::new(),
+        })
+    }
+
     fn abandoned(held: &Arc<Held>) {
         held.end(Loss::Released, clock::now());
     }
@@ -62,6 +74,13 @@ impl Operates for Attempt {
 impl Operates for Renewal {
     fn settle(site: &Site, outcome: &Extension, now: Instant) {
         site.held.renewed(site.stance.as_ref(), outcome, now);
+    }
+
+    fn unanswered() -> Extension {
+        Extension::Unchanged {
+            kept: 0,
+            refusals: Vec::new(),
+        }
     }
 
     /// The keeper and the lease's owner are different threads: a release may
@@ -82,6 +101,12 @@ impl Operates for Release {
     const MINDS_TIME: bool = false;
 
     fn settle(_: &Site, _: &Self::Outcome, _: Instant) {}
+
+    fn unanswered() -> Farewell {
+        Farewell::Unknown {
+            refusals: Vec::new(),
+        }
+    }
 
     fn answered(site: &Site, from: NodeIndex, answer: &Answer) {
         if answer.is_err() {
@@ -201,6 +226,10 @@ impl<M: Operates> Operation<M> {
 
     fn fleet(&self) -> &Arc<Fleet> {
         self.site.fleet()
+    }
+
+    fn life(&self) -> &Life {
+        &self.site.held.fleet.keeper.life
     }
 
     fn feed(self: &Arc<Self>, now: Instant, event: Event) {
@@ -343,12 +372,27 @@ impl<M: Operates> Running<M> {
         let placement = *self.operation.core.lock().machine.placement();
         (Arc::clone(self.operation.fleet()), placement)
     }
+
+    /// The outcome. A caller that runs on another runtime than the node's tasks
+    /// waits until `limit` at most, for that runtime may stand still; then
+    /// `None`.
+    pub(crate) async fn by(self, limit: Instant) -> Option<M::Outcome> {
+        if self.operation.life().is_guest() {
+            // On the heap: most callers need no timer of their own.
+            Box::pin(clock::within(Some(limit), self)).await
+        } else {
+            Some(self.await)
+        }
+    }
 }
 
 impl<M: Operates> Future for Running<M> {
     type Output = M::Outcome;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<M::Outcome> {
+        if self.operation.life().origin.is_elsewhere() {
+            return Poll::Ready(M::unanswered());
+        }
         let mut core = self.operation.core.lock();
         if !core.is_sending
             && let Some(outcome) = core.outcome.take()
@@ -367,6 +411,10 @@ impl<M: Operates> Future for Running<M> {
 
 impl<M: Operates> Drop for Running<M> {
     fn drop(&mut self) {
+        if self.operation.life().origin.is_elsewhere() {
+            std::mem::forget(Arc::clone(&self.operation));
+            return;
+        }
         if !self.is_over {
             M::abandoned(&self.operation.site.held);
             self.operation.feed(clock::now(), Event::Abandoned);

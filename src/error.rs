@@ -13,6 +13,12 @@ use crate::config::ConfigError;
 
 /// Why a call failed.
 ///
+/// `{}` says what failed. Where another error is the reason, it is the
+/// [`source`](std::error::Error::source), and its text is not repeated:
+/// `anyhow`, `eyre` and whatever else walks the chain show each text once. `{:#}`
+/// writes both in one line. Several nodes' reasons are no chain: the text has
+/// them all.
+///
 /// An outage is never told as [`Contended`](Self::Contended), nor as success.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -64,13 +70,14 @@ pub enum Error {
         ttl: Duration,
     },
     /// The wait, or the number of attempts, is used up.
-    #[error("gave up after {attempts} attempts in {:?}: {last}", whole_millis(*waited))]
+    #[error(fmt = gave_up)]
     TimedOut {
         /// Attempts that were made.
         attempts: u32,
         /// How long they took.
         waited: Duration,
         /// How the last one failed.
+        #[source]
         last: Box<Error>,
     },
     /// The lease is over.
@@ -145,8 +152,8 @@ pub enum Error {
         second: Arc<str>,
     },
     /// A node is one that must not be used.
-    #[error("node {}: {}", .0.node, .0.cause)]
-    Node(NodeCause),
+    #[error(fmt = unusable)]
+    Node(#[source] NodeCause),
     /// The key is none.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -173,9 +180,19 @@ pub enum Error {
     /// The configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The router has shut down.
-    #[error("the router has shut down")]
+    /// The router was shut down, or the runtime that made it has ended or
+    /// stands still: its tasks run there. Make the router on a runtime that
+    /// outlives its use.
+    #[error(
+        "the router is closed: it was shut down, or the runtime that made it has ended; make it on one that outlives it"
+    )]
     Closed,
+    /// The router is another process's, which this one was forked from. Its
+    /// leases and connections are that one's.
+    #[error(
+        "the router belongs to the process that this one was forked from: make one after the fork"
+    )]
+    Forked,
 }
 
 impl From<TopologyError> for Error {
@@ -210,7 +227,32 @@ impl Error {
     }
 }
 
-/// What one node said, or why it said nothing.
+fn gave_up(
+    attempts: &u32,
+    waited: &Duration,
+    last: &Error,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    let waited = whole_millis(*waited);
+    write!(f, "gave up after {attempts} attempts in {waited:?}")?;
+    behind(f, last)
+}
+
+fn unusable(node: &NodeCause, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "node {} cannot be used", node.node)?;
+    behind(f, node)
+}
+
+/// The source's text in the same line, where that is asked for by `{:#}`.
+pub(crate) fn behind(f: &mut fmt::Formatter<'_>, source: &dyn fmt::Display) -> fmt::Result {
+    if f.alternate() {
+        write!(f, ": {source:#}")?;
+    }
+    Ok(())
+}
+
+/// What one node said, or why it said nothing. As text and as an error it is
+/// the cause alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeCause {
     /// Name of the node.
@@ -232,12 +274,30 @@ impl NodeCause {
     }
 }
 
+impl fmt::Display for NodeCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+impl std::error::Error for NodeCause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.cause {
+            // It is shown as that error itself.
+            Cause::Failed(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
 /// Why a node did not grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
     /// Another holder.
     Held(Option<Holder>),
+    /// It has the lease no more, and nobody else's either.
+    Gone,
     /// It serves another view.
     OtherView(ViewId),
     /// It serves none: it is new, or lost its data.
@@ -258,6 +318,7 @@ impl From<Refusal> for Cause {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Busy(rival) => Self::Held(rival.and_then(|rival| rival.holder)),
+            Refusal::Gone => Self::Gone,
             Refusal::Stale(Some(view)) => Self::OtherView(view),
             Refusal::Stale(None) => Self::NoView,
             Refusal::Failed(error) => Self::Failed(error),
@@ -269,6 +330,9 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Held(holder) => write!(f, "held by {}", Named(holder.as_ref())),
+            Self::Gone => f.write_str(
+                "has no entry of it any more: it was released by force or deleted by hand, or the server's clock was stepped",
+            ),
             Self::OtherView(view) => write!(f, "serves view {view}"),
             Self::NoView => f.write_str("serves no view: it lost its data, or is new"),
             Self::Quarantined { remaining } if remaining.is_zero() => {
@@ -346,12 +410,18 @@ impl fmt::Display for KeptOut {
 pub enum Loss {
     /// Its validity ran out before it was extended.
     Expired,
-    /// Others hold the key on so many nodes that it cannot be extended.
+    /// Another holder has the key.
     TakenOver,
+    /// Its entries are gone from so many nodes that others may have held the
+    /// key: they were released by force or deleted by hand, or a server's clock
+    /// was stepped.
+    Gone,
     /// It was held for `max_hold`.
     MaxHold,
     /// It was released.
     Released,
+    /// It is the lease of the process that this one was forked from.
+    Forked,
 }
 
 impl fmt::Display for Loss {
@@ -359,8 +429,12 @@ impl fmt::Display for Loss {
         f.write_str(match self {
             Self::Expired => "its validity ran out before it was extended",
             Self::TakenOver => "another holder has the key",
+            Self::Gone => {
+                "its entries are gone: released by force, deleted by hand, or a server's clock was stepped"
+            }
             Self::MaxHold => "it was held for max_hold",
             Self::Released => "it was released",
+            Self::Forked => "it belongs to the process that this one was forked from",
         })
     }
 }
@@ -416,5 +490,199 @@ impl fmt::Display for Causes<'_> {
             write!(f, "{}{node}: {cause}", if index == 0 { "" } else { "; " })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+    use super::*;
+    use crate::proto::wire::NodeErrorKind;
+    use crate::rebalancer::RebalanceError;
+    use crate::with::WithError;
+
+    const VIEW: ViewId = ViewId {
+        epoch: 1,
+        digest: 7,
+    };
+
+    /// One of each variant, and whether it has a source. A variant that is not
+    /// here does not compile.
+    fn all() -> Vec<(Error, bool)> {
+        let key = || Key::new("k").unwrap();
+        let node = || NodeCause {
+            node: "a".into(),
+            cause: Cause::Failed(NodeError::new(NodeErrorKind::Denied, "wrong password")),
+        };
+        let contended = || Error::Contended {
+            key: key(),
+            holder: None,
+            remaining: None,
+        };
+        let timed_out = Error::TimedOut {
+            attempts: 3,
+            waited: Duration::from_secs(2),
+            last: Box::new(contended()),
+        };
+        let ttl = || crate::proto::lease::Ttl::new(Duration::ZERO, Duration::MAX).unwrap_err();
+        let file = crate::config::Config::load("/nowhere/ringlock.toml").unwrap_err();
+        let errors = vec![
+            (contended(), false),
+            (
+                Error::NoQuorum {
+                    key: key(),
+                    granted: 0,
+                    needed: 1,
+                    causes: vec![node()],
+                },
+                false,
+            ),
+            (
+                Error::Unconfirmed {
+                    key: key(),
+                    needed: 1,
+                    causes: vec![node()],
+                },
+                false,
+            ),
+            (
+                Error::TooSlow {
+                    key: key(),
+                    ttl: Duration::from_secs(1),
+                },
+                false,
+            ),
+            (timed_out, true),
+            (
+                Error::Lost {
+                    key: key(),
+                    reason: Loss::Gone,
+                },
+                false,
+            ),
+            (
+                Error::StaleView {
+                    node: "a".into(),
+                    serving: VIEW,
+                    known: VIEW,
+                },
+                false,
+            ),
+            (
+                Error::TopologyMismatch {
+                    serving: VIEW,
+                    differences: "weight".into(),
+                },
+                false,
+            ),
+            (
+                Error::Uninitialised {
+                    detail: "silent".into(),
+                },
+                false,
+            ),
+            (
+                Error::SameServer {
+                    first: "a".into(),
+                    second: "b".into(),
+                },
+                false,
+            ),
+            (
+                Error::TwoClusters {
+                    first: "a".into(),
+                    second: "b".into(),
+                },
+                false,
+            ),
+            (Error::Node(node()), true),
+            (Error::Key(Key::new("").unwrap_err()), false),
+            (Error::Duplicate { key: key() }, false),
+            (Error::NoKeys, false),
+            (Error::TooManyKeys { given: 2, most: 1 }, false),
+            (Error::Ttl(ttl()), false),
+            (Error::Config(ConfigError::Ttl(ttl())), true),
+            (Error::Config(file), true),
+            (Error::Closed, false),
+            (Error::Forked, false),
+        ];
+        for (error, _) in &errors {
+            match error {
+                Error::Contended { .. }
+                | Error::NoQuorum { .. }
+                | Error::Unconfirmed { .. }
+                | Error::TooSlow { .. }
+                | Error::TimedOut { .. }
+                | Error::Lost { .. }
+                | Error::StaleView { .. }
+                | Error::TopologyMismatch { .. }
+                | Error::Uninitialised { .. }
+                | Error::SameServer { .. }
+                | Error::TwoClusters { .. }
+                | Error::Node(_)
+                | Error::Key(_)
+                | Error::Duplicate { .. }
+                | Error::NoKeys
+                | Error::TooManyKeys { .. }
+                | Error::Ttl(_)
+                | Error::Config(_)
+                | Error::Closed
+                | Error::Forked => {}
+            }
+        }
+        errors
+    }
+
+    /// Each text of a chain is told once, and all of them in one line by `{:#}`.
+    fn check(error: &dyn std::error::Error, has_source: bool) {
+        assert_eq!(error.source().is_some(), has_source, "{error:?}");
+        let whole = format!("{error:#}");
+        let mut link: &dyn std::error::Error = error;
+        assert!(whole.starts_with(&link.to_string()), "{whole}");
+        while let Some(source) = link.source() {
+            let text = source.to_string();
+            assert!(!link.to_string().contains(&text), "{link} repeats {text}");
+            assert!(whole.contains(&text), "{whole} lacks {text}");
+            link = source;
+        }
+        if !has_source {
+            assert_eq!(whole, error.to_string());
+        }
+    }
+
+    #[test]
+    fn every_cause_is_a_source_and_told_once() {
+        let mut checked = 0;
+        for (error, has_source) in all() {
+            check(&error, has_source);
+            let cluster = RebalanceError::Cluster(error.clone());
+            check(&cluster, has_source);
+            check(&WithError::<()>::NotRun(error), has_source);
+            checked += 1;
+        }
+        assert!(checked > 20);
+        let lost = WithError::Lost {
+            output: (),
+            key: Key::new("k").unwrap(),
+            reason: Loss::Expired,
+        };
+        check(&lost, false);
+        let file = crate::config::Config::load("/nowhere/ringlock.toml").unwrap_err();
+        let ConfigError::File { error, .. } = &file else {
+            unreachable!("{file}");
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_timed_out_tells_why_when_asked_for_all() {
+        let timed_out = all()
+            .into_iter()
+            .find(|(error, _)| matches!(error, Error::TimedOut { .. }));
+        let (error, _) = timed_out.unwrap();
+        assert_eq!(error.to_string(), "gave up after 3 attempts in 2s");
+        let whole = "gave up after 3 attempts in 2s: k is held by another holder";
+        assert_eq!(format!("{error:#}"), whole);
     }
 }

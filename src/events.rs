@@ -49,6 +49,11 @@ pub(crate) fn released_too_late(key: &Key, fence: Fence) {
     warn!(target: LEASE, event = "released_too_late", %key, fence = fence.get(), "the nodes had the lease no more although it had not run out: was it deleted by hand, or did a clock jump?");
 }
 
+/// Too few nodes answered a release: it is repeated in the background.
+pub(crate) fn release_unanswered(key: &Key, fence: Fence, causes: &dyn fmt::Display) {
+    debug!(target: LEASE, event = "release_unanswered", %key, fence = fence.get(), causes = %Plain(causes), "a release is not answered: it is repeated");
+}
+
 /// A release did not get through; the entry's ttl frees the key.
 pub(crate) fn release_given_up(key: &Key) {
     debug!(target: LEASE, event = "release_given_up", %key, "a release did not get through: the ttl frees the key");
@@ -252,7 +257,8 @@ struct Plain<T>(T);
 
 impl<T: fmt::Display> fmt::Display for Plain<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(Escaping(f), "{}", self.0)
+        // With what is behind an error.
+        write!(Escaping(f), "{:#}", self.0)
     }
 }
 

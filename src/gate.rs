@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap, RandomState};
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(crate) struct Gate {
     hasher: RandomState,
     shards: Vec<Mutex<Queues>>,
     turns: AtomicU64,
+    /// Nobody lines up any more.
+    is_closed: AtomicBool,
     counters: Arc<Counters>,
 }
 
@@ -157,6 +159,7 @@ impl Gate {
             hasher: RandomState::new(),
             shards,
             turns: AtomicU64::new(0),
+            is_closed: AtomicBool::new(false),
             counters,
         })
     }
@@ -204,6 +207,9 @@ impl Gate {
                 vacant.insert(Queue::of(&turn));
                 return Ok(turn);
             }
+            Entry::Occupied(queue) if self.is_closed.load(Ordering::Acquire) => {
+                return Err(Ahead::of(queue.get()));
+            }
             Entry::Occupied(mut queue) => queue.get_mut().line_up(),
         };
         self.counters.hot.note(key);
@@ -216,7 +222,7 @@ impl Gate {
             tokio::select! {
                 biased;
                 turn = &mut receiver => {
-                    // A sender is only dropped together with the gate.
+                    // A sender is only dropped together with the gate, or by `close`.
                     let turn: Result<Turn, _> = turn.map_err(|_| self.ahead(&place));
                     return turn.map(|mut turn| {
                         turn.has_waited = true;
@@ -232,6 +238,23 @@ impl Gate {
                     self.evict_lapsed(&place);
                 }
             }
+        }
+    }
+
+    /// Sends away all who wait, and who comes to wait later.
+    pub(crate) fn close(&self) {
+        // Read under the locks that are taken below: who lines up before, is
+        // found here.
+        self.is_closed.store(true, Ordering::Release);
+        for shard in &self.shards {
+            let lines: Vec<_> = {
+                let mut queues = shard.lock();
+                queues
+                    .values_mut()
+                    .filter_map(|queue| queue.line.take())
+                    .collect()
+            };
+            drop(lines);
         }
     }
 

@@ -6,17 +6,20 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::contend::Won;
-use crate::drive::Operation;
-use crate::error::{Error, Loss};
+use crate::drive::{Operates, Operation};
+use crate::error::{Causes, Error, Loss};
 use crate::events;
+use crate::fleet::Fleet;
 use crate::gate::Turn;
 use crate::held::Held;
+use crate::life::Life;
 use crate::proto::lease::{Fence, Key, Ttl};
 use crate::proto::release::{Farewell, Release};
 use crate::proto::renewal::Extension;
 use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
 use crate::router::Router;
+use crate::task::AtHome;
 
 /// A lease on a key, from the moment it is granted.
 ///
@@ -41,13 +44,18 @@ pub struct Guard {
 /// How often an extend begins anew because the cluster has a newer view.
 const EXTEND_RESTARTS: u32 = 4;
 
-/// What became of a released lease.
+/// What became of a released lease. None of it is an error: what was done under
+/// the lease is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Released {
     /// It was ours to the end.
     InTime,
     /// It was over before: somebody else may have held the key since.
     TooLate,
+    /// It held to the end by our own clock, but too few nodes answered the
+    /// release. That is repeated in the background while the router lives; at
+    /// the latest the ttl frees the key.
+    Unknown,
 }
 
 impl Guard {
@@ -91,11 +99,17 @@ impl Guard {
     /// The instant up to which the lease may be relied upon, unless it is
     /// extended: ttl less 1 % and 2 ms, counted from before the first request.
     pub fn valid_until(&self) -> Instant {
-        self.held.valid_until()
+        match self.is_elsewhere() {
+            true => Instant::default(),
+            false => self.held.valid_until(),
+        }
     }
 
     /// What is left of the lease; zero once it is over, for whatever reason.
     pub fn remaining(&self) -> Duration {
+        if self.is_elsewhere() {
+            return Duration::ZERO;
+        }
         let now = clock::now();
         match self.held.check(now) {
             Some(_) => Duration::ZERO,
@@ -105,7 +119,19 @@ impl Guard {
 
     /// Why the lease is over; `None` while it holds.
     pub fn loss(&self) -> Option<Loss> {
-        self.held.check(clock::now())
+        match self.is_elsewhere() {
+            true => Some(Loss::Forked),
+            false => self.held.check(clock::now()),
+        }
+    }
+
+    /// Whether the lease is another process's, which this one was forked from.
+    fn is_elsewhere(&self) -> bool {
+        self.life().origin.is_elsewhere()
+    }
+
+    fn life(&self) -> &Life {
+        &self.held.fleet.keeper.life
     }
 
     /// Waits until the lease is over, and tells why.
@@ -122,7 +148,8 @@ impl Guard {
     /// Cancel safe.
     pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static {
         let held = Arc::clone(&self.held);
-        async move { held.ended().await }
+        let ended = async move { held.ended().await };
+        AtHome::new(&self.life().origin, ended, || Loss::Forked)
     }
 
     /// Extends the lease by its ttl, from now.
@@ -147,6 +174,7 @@ impl Guard {
     /// # Cancel safety
     /// As [`extend`](Self::extend).
     pub async fn extend_to(&self, ttl: Duration) -> Result<(), Error> {
+        self.life().check_tasks()?;
         let held = &self.held;
         let lost = |reason| {
             let key = held.key.clone();
@@ -158,10 +186,19 @@ impl Guard {
         loop {
             let extend = held.renew(ttl)?;
             let (fleet, placement) = extend.place();
-            let (kept, refusals) = match extend.await {
+            let limit = held.valid_until() + Fleet::node_timeout(held.ttl);
+            let Some(extended) = extend.by(limit).await else {
+                return Err(Error::Closed);
+            };
+            // It may have been cut off meanwhile.
+            let is_extended = matches!(extended, Extension::Extended(_));
+            if !is_extended {
+                self.life().check_tasks()?;
+            }
+            let (kept, refusals) = match extended {
                 Extension::Extended(_) => return Ok(()),
                 Extension::Lost { .. } => {
-                    return lost(held.check(clock::now()).unwrap_or(Loss::TakenOver));
+                    return lost(held.check(clock::now()).unwrap_or(Loss::Gone));
                 }
                 Extension::Unchanged { kept, refusals } => (kept, refusals),
             };
@@ -179,46 +216,68 @@ impl Guard {
 
     /// Gives the lease back.
     ///
-    /// That it was over already is news, not an error.
+    /// An outage is no error here, nor is a lease that was over already: the
+    /// work is done, and [`Released`] has the news. So `guard.release().await?`
+    /// does not tell work as failed that was done.
     ///
     /// # Errors
-    /// [`Error::NoQuorum`]: too few nodes answered to tell. The release is
-    /// repeated in the background until they do, or the ttl has freed the key.
+    /// [`Error::Forked`]: the lease is that of the process that this one was
+    /// forked from, which goes on holding it.
     ///
     /// # Cancel safety
     /// A dropped call releases all the same.
-    pub async fn release(mut self) -> Result<Released, Error> {
+    pub async fn release(self) -> Result<Released, Error> {
+        self.give_back().await.map(|(released, _)| released)
+    }
+
+    /// The same, with the reason where the lease was over before.
+    pub(crate) async fn give_back(mut self) -> Result<(Released, Option<Loss>), Error> {
+        self.life().check_origin()?;
         let held = Arc::clone(&self.held);
         self.is_released = true;
         // By the own clock, whatever the nodes still have.
         let now = clock::now();
-        let was_lost = held.check(now).is_some();
+        let loss = held.check(now);
         held.end(Loss::Released, now);
-        held.count_release(was_lost);
+        held.count_release(loss.is_some());
         events::released(&held.key, self.fence);
         let (stance, placement) = held.standing();
         let machine = Release::new(held.key.clone(), held.token.clone(), placement, now);
         let running = Operation::start_from(machine, &held, stance.clone(), None);
         held.release_elsewhere(stance.as_deref());
         held.pass_turn();
-        match running.await {
-            Farewell::Released if !was_lost => Ok(Released::InTime),
-            Farewell::TooLate if !was_lost => {
+        let limit = now + 2 * Fleet::node_timeout(held.ttl);
+        let farewell = running.by(limit).await;
+        let loss = match farewell.unwrap_or_else(Release::unanswered) {
+            _ if loss.is_some() => loss,
+            Farewell::Released => return Ok((Released::InTime, None)),
+            Farewell::TooLate { is_taken } => {
                 held.fleet.counters.gone.add_one();
                 events::released_too_late(&held.key, self.fence);
-                Ok(Released::TooLate)
+                Some(if is_taken {
+                    Loss::TakenOver
+                } else {
+                    Loss::Gone
+                })
             }
-            Farewell::Released | Farewell::TooLate => Ok(Released::TooLate),
             Farewell::Unknown { refusals } => {
                 let fleet = stance.as_ref().map_or(&held.fleet, |stance| &stance.fleet);
-                Err(fleet.no_quorum(&held.key, 0, &placement, refusals))
+                let causes = fleet.causes(refusals);
+                events::release_unanswered(&held.key, self.fence, &Causes(&causes));
+                return Ok((Released::Unknown, None));
             }
-        }
+        };
+        Ok((Released::TooLate, loss))
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        if self.is_elsewhere() {
+            // The parent's lease, and its router, of which this is a copy.
+            std::mem::forget((Arc::clone(&self.held), self._router.clone()));
+            return;
+        }
         if self.is_released {
             return;
         }

@@ -131,6 +131,33 @@
 //! # Ok(()) }
 //! ```
 //!
+//! [`with`](crate::Router::with) then returns the work's output inside
+//! [`WithError::Lost`](crate::WithError::Lost): the work is done, and may have
+//! to be checked or done again.
+//!
+//! A release is told apart from the work: one that nobody answers is
+//! [`Released::Unknown`](crate::Released::Unknown) and is repeated in the
+//! background, so that `guard.release().await?` fails no work that was done.
+//!
+//! # Runtimes and forks
+//!
+//! A router has tasks: one for each node's connection, one that keeps leases
+//! alive, one that looks at the cluster. They run on the runtime in which
+//! [`connect`](crate::Router::connect) was awaited. When that ends before the
+//! router, every call fails at once with [`Error::Closed`](crate::Error::Closed),
+//! waiting ones too, and releases are left to the ttl. When it only stands still
+//! (a single-threaded runtime that nobody drives), calls from another runtime
+//! fail within the time that nodes have to answer.
+//!
+//! `fork` copies a process, its connections included. The child's copy of a
+//! router is inert: calls are [`Error::Forked`](crate::Error::Forked), guards are
+//! over with [`Loss::Forked`](crate::Loss::Forked), and to drop either does
+//! nothing, so that the parent's locks stay as they are and no byte of the
+//! child's gets into the parent's connections. The child makes a router of its
+//! own, on a runtime of its own; what is random is drawn from the kernel, so
+//! that no two processes ever present one token. Told is a fork by the C
+//! library's handlers: a child that is made by the bare system call is not.
+//!
 //! # First start and lost nodes
 //!
 //! A server that has no state grants nothing: it may have forgotten what it

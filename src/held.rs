@@ -363,11 +363,16 @@ impl Held {
                 self.state.lock().awaits_view |= refusals.iter().any(is_stale);
                 counters.extend_unchanged.add_one();
             }
-            Extension::Lost { .. } => {
+            Extension::Lost { refusals } => {
                 counters.extend_lost.add_one();
-                if self.end(Loss::TakenOver, now).is_none() {
+                let is_rival = |(_, refusal): &(_, Refusal)| matches!(refusal, Refusal::Busy(_));
+                let loss = match refusals.iter().any(is_rival) {
+                    true => Loss::TakenOver,
+                    false => Loss::Gone,
+                };
+                if self.end(loss, now).is_none() {
                     let fence = self.state.lock().fence;
-                    self.lost(Loss::TakenOver, fence);
+                    self.lost(loss, fence);
                     // Whoever waits need not wait for the guard to go.
                     self.pass_turn();
                 }

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -13,6 +13,7 @@ use crate::clock;
 use crate::events;
 use crate::fleet::Fleet;
 use crate::held::Held;
+use crate::life::Life;
 use crate::node::{ReplyTo, Sink};
 use crate::proto::backoff::Backoff;
 use crate::proto::time::Instant;
@@ -29,9 +30,12 @@ const MAX_DEFERRED: usize = 65_536;
 pub(crate) struct Keeper {
     inbox: Mutex<Inbox>,
     wake: Notify,
+    pub(crate) life: Life,
     counters: Arc<Counters>,
     /// Releases that are under way or deferred.
     releases: AtomicUsize,
+    /// Releases were given up because the task has ended.
+    has_forsaken: AtomicBool,
     all_released: Notify,
 }
 
@@ -90,7 +94,8 @@ impl Keeper {
                 changed.await;
             }
         };
-        clock::within(Some(deadline), all_gone).await.is_some()
+        let are_gone = clock::within(Some(deadline), all_gone).await.is_some();
+        are_gone && !self.has_forsaken.load(Ordering::Acquire)
     }
 
     /// Ends [`Self::run`].
@@ -99,9 +104,24 @@ impl Keeper {
         self.wake.notify_one();
     }
 
+    /// The task has ended: what is left to it is given up.
+    pub(crate) fn end(&self) {
+        let left = {
+            let mut inbox = self.inbox.lock();
+            inbox.is_closed = true;
+            inbox.take().arrived
+        };
+        for work in left {
+            if let Work::Release(release) = work {
+                release.give_up();
+            }
+        }
+    }
+
     /// Does the work as it falls due, until the keeper is closed.
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut agenda: BinaryHeap<Reverse<Entry>> = BinaryHeap::new();
+        let mut agenda = Agenda(BinaryHeap::new());
+        let agenda = &mut agenda.0;
         loop {
             let Inbox {
                 arrived,
@@ -113,7 +133,7 @@ impl Keeper {
             }
             let now = clock::now();
             if has_moved {
-                agenda = agenda
+                *agenda = std::mem::take(agenda)
                     .into_iter()
                     .map(|Reverse(entry)| Reverse(entry.hurried(now)))
                     .collect();
@@ -134,6 +154,20 @@ impl Keeper {
             }
             let next = agenda.peek().map(|Reverse(entry)| entry.due);
             clock::within(next, self.wake.notified()).await;
+        }
+    }
+}
+
+/// What is to be done, the next thing first.
+struct Agenda(BinaryHeap<Reverse<Entry>>);
+
+impl Drop for Agenda {
+    /// The task was dropped, or its router is gone.
+    fn drop(&mut self) {
+        for Reverse(entry) in self.0.drain() {
+            if let Work::Release(release) = entry.work {
+                release.give_up();
+            }
         }
     }
 }
@@ -279,11 +313,27 @@ impl DueRelease {
         self.attempts.fetch_add(1, Ordering::Relaxed);
         let is_worth_it =
             clock::now() < self.until && keeper.releases.load(Ordering::Relaxed) <= MAX_DEFERRED;
-        let key = self.held.key.clone();
-        if !(is_worth_it && keeper.push(Work::Release(self))) {
-            events::release_given_up(&key);
-            keeper.counters.release_failures.add_one();
+        if !is_worth_it {
+            return self.count_failure();
         }
+        if !keeper.push(Work::Release(Arc::clone(&self))) {
+            self.give_up();
+        }
+    }
+
+    /// There is nobody to repeat it.
+    fn give_up(&self) {
+        self.held
+            .fleet
+            .keeper
+            .has_forsaken
+            .store(true, Ordering::Release);
+        self.count_failure();
+    }
+
+    fn count_failure(&self) {
+        events::release_given_up(&self.held.key);
+        self.held.fleet.counters.release_failures.add_one();
     }
 
     fn next_wait(&self) -> std::time::Duration {

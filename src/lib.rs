@@ -46,6 +46,12 @@
 //! lease is advice to its holder; the fence, checked at the resource, is the
 //! guarantee. A lock is not re-entrant.
 //!
+//! A router's tasks run on the runtime that made it; after its end, or a
+//! [`shutdown`](Router::shutdown), every call is [`Error::Closed`]. A process
+//! that forks keeps its routers and leases to itself: the child draws tokens of
+//! its own, must make a router of its own, and gets [`Error::Forked`] from its
+//! parent's.
+//!
 //! # Where to read on
 //!
 //! The [`guide`] has the reasons; [`Acquire`] and [`Guard`] are the calls of
@@ -76,11 +82,14 @@ mod guard;
 pub mod guide;
 mod held;
 mod keeper;
+mod life;
 mod lookout;
 mod many;
 mod meters;
 pub mod node;
+mod origin;
 pub mod proto;
+mod random;
 mod reach;
 pub mod rebalancer;
 mod roster;
@@ -88,10 +97,12 @@ mod router;
 mod stance;
 mod stats;
 mod survey;
+mod task;
 mod waiting;
 mod watchman;
+mod with;
 
-pub use acquire::Acquire;
+pub use acquire::{Acquire, Acquiring};
 pub use begin::ConnectProgress;
 pub use builder::RouterBuilder;
 pub use config::{
@@ -110,3 +121,4 @@ pub use rebalancer::{Change, Plan, Rebalancer};
 pub use ringlock_ring::{Format, RingError};
 pub use router::{Route, Router};
 pub use stats::{HotKey, Stats};
+pub use with::WithError;

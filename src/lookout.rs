@@ -65,6 +65,15 @@ impl Lookout {
         self.begun.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Nobody looks any more: whoever waits, or comes to wait, is told so.
+    pub(crate) fn close(&self) {
+        self.over.send_replace(Look {
+            number: u64::MAX,
+            has_helped: false,
+            error: Some(Error::Closed),
+        });
+    }
+
     /// The look that began last is over.
     pub(crate) fn finish(&self, has_helped: bool, error: Option<Error>) {
         self.over.send_replace(Look {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::clock;
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::proto::wire::{Answer, NodeError, NodeErrorKind, Request};
@@ -128,6 +129,10 @@ impl Drop for ReplyTo {
     }
 }
 
+/// By how much longer than a node's own tasks a caller waits for their answer:
+/// they may run on a runtime that stands still.
+const BACKSTOP: Duration = Duration::from_millis(250);
+
 /// Submits one request and waits for its answer.
 ///
 /// Cancel safe: a dropped call leaves the request on its way.
@@ -138,7 +143,12 @@ pub(crate) async fn call(node: &dyn Node, request: Request, deadline: Instant) -
         deadline,
         ReplyTo::new(Arc::clone(&slot) as Arc<dyn Sink>, 0),
     );
-    std::future::poll_fn(|context| slot.poll(context)).await
+    let answer = std::future::poll_fn(|context| slot.poll(context));
+    let answer = clock::within(Some(deadline + BACKSTOP), answer).await;
+    answer.unwrap_or_else(|| {
+        let message = "no answer: the runtime that made the router stands still";
+        Err(NodeError::new(NodeErrorKind::Timeout, message))
+    })
 }
 
 #[derive(Default)]

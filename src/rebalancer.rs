@@ -464,6 +464,7 @@ impl Rebalancer {
 
     /// The nodes of the newest view that any of them knows.
     async fn refreshed(&self) -> Result<Arc<Fleet>, RebalanceError> {
+        self.router.life().check()?;
         let fleet = self.router.fleet();
         let deadline = Some(clock::now() + 2 * STEP_TIMEOUT);
         let look = fleet.lookout.look(deadline).await;

@@ -1,7 +1,7 @@
 //! The router: the nodes of a cluster, and the calls that lock keys on them.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -18,6 +18,7 @@ use crate::fleet::{Fleet, Peer};
 use crate::gate::Gate;
 use crate::guard::Guard;
 use crate::keeper::Keeper;
+use crate::life::Life;
 use crate::lookout::Lookout;
 use crate::node::MemoryNode;
 use crate::proto::lease::{Key, KeyError};
@@ -27,7 +28,9 @@ use crate::proto::wire::ViewId;
 use crate::rebalancer::Rebalancer;
 use crate::roster::Roster;
 use crate::stats::{Counters, HotKey, Stats};
+use crate::task;
 use crate::watchman::Watchman;
+use crate::with::WithError;
 
 /// How long a shutdown waits for releases that are under way.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
@@ -36,6 +39,15 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
 ///
 /// A clone is another handle to the same router. The router's tasks end, and
 /// its connections close, when the last handle and the last guard are gone.
+///
+/// The tasks run on the runtime that made the router. If that ends before, or
+/// the router is [shut down](Self::shutdown), every call fails at once with
+/// [`Error::Closed`]; a router in a `static` outlives the runtime of the
+/// `#[tokio::test]` that made it, so give each test its own.
+///
+/// A forked child must make a router of its own: calls on the one that it has
+/// from its parent fail with [`Error::Forked`], and to drop it, or a guard,
+/// does nothing.
 #[derive(Clone)]
 pub struct Router {
     shared: Arc<Shared>,
@@ -129,7 +141,6 @@ impl Router {
         let (view, peers) = bootstrap::establish(&charter, &roster, &roster.seeds()).await?;
         let keeper = Arc::new(Keeper::default());
         let lookout = Arc::new(Lookout::default());
-        tokio::spawn(Arc::clone(&keeper).run());
         let fleet = Fleet::new(
             Arc::new(view),
             peers,
@@ -161,8 +172,19 @@ impl Router {
             }),
         };
         let shared = Arc::downgrade(&router.shared);
-        let watchman = Watchman::new(lookout, roster, charter, shared);
-        *router.shared.watchman.lock() = Some(tokio::spawn(watchman.run()));
+        task::spawn(Arc::clone(&router.shared.keeper).run(), {
+            let (shared, keeper) = (Weak::clone(&shared), Arc::clone(&router.shared.keeper));
+            move || {
+                keeper.life.end();
+                keeper.end();
+                if let Some(shared) = shared.upgrade() {
+                    shared.wake_all();
+                }
+            }
+        });
+        let watchman = Watchman::new(Arc::clone(&lookout), roster, charter, shared);
+        let watching = task::spawn(watchman.run(), move || lookout.close());
+        *router.shared.watchman.lock() = Some(watching);
         Ok(router)
     }
 
@@ -213,15 +235,16 @@ impl Router {
         &self,
         key: impl AsRef<[u8]>,
         work: impl AsyncFnOnce(&Guard) -> T,
-    ) -> Result<T, Error> {
+    ) -> Result<T, WithError<T>> {
         self.acquire(key).with(work).await
     }
 
     /// Where `key` lives, and who must agree on it. Asks no server.
     ///
     /// # Errors
-    /// [`Error::Key`].
+    /// [`Error::Key`], [`Error::Forked`].
     pub fn route(&self, key: impl AsRef<[u8]>) -> Result<Route, Error> {
+        self.life().check_origin()?;
         let key = self.check_key(key)?;
         let fleet = self.fleet();
         let name = |node| Arc::clone(&fleet.peer(node).name);
@@ -271,16 +294,46 @@ impl Router {
     }
 
     /// Waits until releases that are under way have been answered, for two
-    /// seconds at most; false if some have not. Call it before the process
-    /// ends, so that no key stays locked for its ttl.
+    /// seconds at most; false if some have not, or never will. The router stays
+    /// open.
     ///
     /// # Cancel safety
     /// Cancel safe.
+    pub async fn drained(&self) -> bool {
+        if self.life().origin.is_elsewhere() {
+            return false;
+        }
+        let deadline = clock::now() + SHUTDOWN_LIMIT;
+        self.shared.keeper.drained(deadline).await
+    }
+
+    /// Closes the router, all handles to it: every call that waits, and every
+    /// one that comes later, fails with [`Error::Closed`]. Leases go on: they
+    /// are kept alive, and can be extended and released.
+    ///
+    /// Then waits as [`drained`](Self::drained) does. Call it before the process
+    /// ends, so that no key stays locked for its ttl.
+    ///
+    /// # Cancel safety
+    /// A dropped call has closed the router all the same.
     pub async fn shutdown(self) -> bool {
-        self.shared
-            .keeper
-            .drained(clock::now() + SHUTDOWN_LIMIT)
-            .await
+        if self.life().origin.is_elsewhere() {
+            return false;
+        }
+        self.shared.keeper.life.shut();
+        self.shared.wake_all();
+        self.drained().await
+    }
+
+    /// Whether every call fails with [`Error::Closed`] or [`Error::Forked`]: it
+    /// was shut down, the runtime that made it has ended, or it belongs to the
+    /// process that this one was forked from. Make another one then.
+    pub fn is_closed(&self) -> bool {
+        self.life().check().is_err()
+    }
+
+    pub(crate) fn life(&self) -> &Life {
+        &self.shared.keeper.life
     }
 
     pub(crate) fn counters(&self) -> &Arc<Counters> {
@@ -329,6 +382,12 @@ impl Shared {
         Arc::clone(&self.fleet.read())
     }
 
+    /// Has all who wait look again, for the router has been closed.
+    fn wake_all(&self) {
+        self.gate.close();
+        self.fleet().left.notify_waiters();
+    }
+
     /// Follows the cluster to `view`, whose members `peers` are; never down.
     pub(crate) fn move_up(&self, view: View, peers: Vec<Peer>) {
         let mut fleet = self.fleet.write();
@@ -347,7 +406,15 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(task) = self.watchman.get_mut().take() {
+        let task = self.watchman.get_mut().take();
+        if self.keeper.life.origin.is_elsewhere() {
+            // All of it is a copy of the parent's, down to the sockets.
+            let (roster, gate, keeper) = (&self.roster, &self.gate, &self.keeper);
+            std::mem::forget((Arc::clone(roster), Arc::clone(gate), Arc::clone(keeper)));
+            std::mem::forget((Arc::clone(self.fleet.get_mut()), task));
+            return;
+        }
+        if let Some(task) = task {
             task.abort();
         }
         self.keeper.close();

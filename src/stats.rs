@@ -59,6 +59,7 @@ pub(crate) struct Counters {
     pub(crate) extend_lost: Counter,
     expired: Counter,
     taken_over: Counter,
+    vanished: Counter,
     max_hold: Counter,
     pub(crate) released_in_time: Counter,
     pub(crate) released_too_late: Counter,
@@ -89,6 +90,7 @@ impl Default for Counters {
             extend_lost: extends("lost"),
             expired: losses("expired"),
             taken_over: losses("taken_over"),
+            vanished: losses("gone"),
             max_hold: losses("max_hold"),
             released_in_time: releases("in_time"),
             released_too_late: releases("too_late"),
@@ -108,8 +110,9 @@ impl Counters {
         match loss {
             Loss::Expired => self.expired.add_one(),
             Loss::TakenOver => self.taken_over.add_one(),
+            Loss::Gone => self.vanished.add_one(),
             Loss::MaxHold => self.max_hold.add_one(),
-            Loss::Released => {}
+            Loss::Released | Loss::Forked => {}
         }
     }
 
@@ -122,7 +125,15 @@ impl Counters {
             write_backs: self.write_backs.sum(),
             extended: self.extended.sum(),
             extend_failures: self.extend_unchanged.sum() + self.extend_lost.sum(),
-            lost: self.expired.sum() + self.taken_over.sum() + self.max_hold.sum(),
+            lost: [
+                &self.expired,
+                &self.taken_over,
+                &self.vanished,
+                &self.max_hold,
+            ]
+            .map(Counter::sum)
+            .iter()
+            .sum(),
             released: self.released_in_time.sum() + self.released_too_late.sum(),
             release_failures: self.release_failures.sum(),
             held: self.held.level(),

@@ -240,7 +240,7 @@ impl Pauses {
         // Under a newer view the key may lie elsewhere.
         let mut left = std::pin::pin!(fleet.left.notified());
         left.as_mut().enable();
-        if fleet.newest().is_some() {
+        if fleet.newest().is_some() || fleet.keeper.life.check().is_err() {
             return true;
         }
         let free_at = rivals.free_in.map(|free_in| clock::now() + free_in + TICK);
@@ -251,7 +251,7 @@ impl Pauses {
                 tokio::select! {
                     biased;
                     sight = rivals.freed(fleet, key, watching, looks) => sight,
-                    () = left => Sight::Changed,
+                    () = left.as_mut() => Sight::Changed,
                 }
             };
             let sight = self.told(rivals, freed, free_at, deadline).await;
@@ -273,7 +273,11 @@ impl Pauses {
         if deadline.is_some_and(|deadline| resume >= deadline) {
             return false;
         }
-        clock::sleep_until(resume).await;
+        tokio::select! {
+            biased;
+            () = left => {}
+            () = clock::sleep_until(resume) => {}
+        }
         true
     }
 

@@ -117,7 +117,7 @@ enum Call {
     LostAll,
     AcquireMany,
     NextOfMany,
-    Shutdown,
+    Drained,
 }
 
 /// Sorted; the first and the last are not contended for otherwise.
@@ -145,7 +145,7 @@ const CALLS: [Call; 22] = [
     Call::LostAll,
     Call::AcquireMany,
     Call::NextOfMany,
-    Call::Shutdown,
+    Call::Drained,
 ];
 
 struct Bench {
@@ -241,9 +241,9 @@ impl Bench {
                 let guard = acquire().ttl(Duration::from_millis(60)).await.unwrap();
                 cut_off(guard.lost(), cut).await.is_some()
             }
-            Call::Shutdown => {
+            Call::Drained => {
                 drop(acquire().await.unwrap());
-                let done = cut_off(router.clone().shutdown(), cut).await;
+                let done = cut_off(router.drained(), cut).await;
                 assert_ne!(done, Some(false));
                 done.is_some()
             }
@@ -313,7 +313,7 @@ impl Bench {
     /// Nothing is left of what went before.
     async fn assert_clean(&self, of: &impl Debug) {
         for router in [&self.router, &self.other] {
-            let is_done = router.clone().shutdown().await;
+            let is_done = router.drained().await;
             assert!(is_done, "{of:?}: releases are still owed");
         }
         assert_eq!(self.locked(), [""; 0], "{of:?} left it locked");
@@ -321,7 +321,7 @@ impl Bench {
         let guard = timeout(PROMPTLY, again).await.expect("no queue is stuck");
         let guard = guard.unwrap_or_else(|error| panic!("after {of:?}: {error}"));
         assert_eq!(guard.release().await.unwrap(), Released::InTime, "{of:?}");
-        assert!(self.router.clone().shutdown().await);
+        assert!(self.router.drained().await);
         assert_eq!(self.locked(), [""; 0], "after {of:?}");
     }
 }

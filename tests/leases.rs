@@ -17,7 +17,7 @@ use common::{ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, TestNode, eventually, ms
 use parking_lot::Mutex;
 use ringlock::node::{Node, ReplyTo};
 use ringlock::proto::wire::Request;
-use ringlock::{Error, Guard, Instant, Key, Loss, MemoryNode, Released, Router};
+use ringlock::{Error, Guard, Instant, Key, Loss, MemoryNode, Released, Router, WithError};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::timeout;
 
@@ -42,7 +42,7 @@ fn locked(cluster: &Cluster) -> Vec<String> {
 /// for all answers to a release, and each node answers in order.
 async fn all_have_answered(router: &Router) {
     drop(router.acquire("barrier").await.unwrap());
-    assert!(router.clone().shutdown().await);
+    assert!(router.drained().await);
 }
 
 /// Deletes the entry of [`KEY`] on a node, as nobody should.
@@ -239,7 +239,9 @@ async fn a_lease_that_another_took_over_is_lost_at_the_next_extend() {
                     assert!(is_taken, "{arm:?} n={replicas}: {error}");
                 }
                 let loss = timeout(PROMPTLY, watching).await.unwrap().unwrap();
-                assert_eq!(loss, Loss::TakenOver, "{arm:?} n={replicas}");
+                // An extend of the keeper's may find the key free in between.
+                let is_told = loss == Loss::TakenOver || is_kept && loss == Loss::Gone;
+                assert!(is_told, "{arm:?} n={replicas}: {loss:?}");
                 assert_eq!(guard.remaining(), Duration::ZERO);
                 assert!(taken.fence() > guard.fence());
                 assert_eq!(guard.release().await.unwrap(), Released::TooLate);
@@ -376,8 +378,7 @@ async fn a_release_tells_whether_it_came_in_time() {
             // Nobody knows; it is repeated until it gets through.
             let guard = router.acquire(KEY).await.unwrap();
             cluster.nodes.iter().for_each(TestNode::stop);
-            let error = guard.release().await.unwrap_err();
-            assert!(matches!(error, Error::NoQuorum { .. }), "{error}");
+            assert_eq!(guard.release().await.unwrap(), Released::Unknown);
             cluster.nodes.iter().for_each(TestNode::start);
             let freed = || locked(&cluster).is_empty();
             eventually(PROMPTLY, "the release gets through", freed).await;
@@ -425,7 +426,8 @@ async fn scoped_work_is_told_when_its_lease_was_lost() {
         let outcome = acquire.with(async |lease| lease.lost().await).await;
         let is_lost = matches!(
             outcome,
-            Err(Error::Lost {
+            Err(WithError::Lost {
+                output: Loss::MaxHold,
                 reason: Loss::MaxHold,
                 ..
             })
@@ -436,7 +438,7 @@ async fn scoped_work_is_told_when_its_lease_was_lost() {
             lease.remaining() > Duration::ZERO
         });
         assert!(outcome.await.unwrap(), "{arm:?}: it was not kept alive");
-        assert!(router.clone().shutdown().await);
+        assert!(router.drained().await);
         assert_eq!(locked(&cluster), [""; 0]);
     }
 }
@@ -450,9 +452,9 @@ async fn scoped_work_that_panics_or_is_dropped_releases() {
             let router = router.clone();
             async move { router.with(KEY, async |_| panic!("on purpose")).await }
         });
-        let ended: Result<Result<(), Error>, _> = panicking.await;
+        let ended: Result<Result<(), WithError<()>>, _> = panicking.await;
         assert!(ended.unwrap_err().is_panic());
-        assert!(router.clone().shutdown().await);
+        assert!(router.drained().await);
         assert_eq!(locked(&cluster), [""; 0], "{arm:?} after a panic");
 
         let (begun, has_begun) = tokio::sync::oneshot::channel();
@@ -470,7 +472,7 @@ async fn scoped_work_that_panics_or_is_dropped_releases() {
         assert!(!locked(&cluster).is_empty());
         endless.abort();
         assert!(endless.await.unwrap_err().is_cancelled());
-        assert!(router.clone().shutdown().await);
+        assert!(router.drained().await);
         assert_eq!(locked(&cluster), [""; 0], "{arm:?} after a drop");
         drop(router.try_acquire(KEY).await.unwrap());
     }
@@ -522,7 +524,7 @@ async fn a_guard_dropped_amid_an_extend_leaves_nothing_locked() {
         let guard = router.acquire(KEY).keep_alive_every(ms(20)).await.unwrap();
         *victim.lock() = Some(guard);
         eventually(PROMPTLY, "an extend is due", || victim.lock().is_none()).await;
-        assert!(router.clone().shutdown().await);
+        assert!(router.drained().await);
         for node in &nodes {
             assert_eq!(node.locked(), [], "n={replicas}: {}", node.name());
         }
@@ -548,7 +550,7 @@ async fn short_lives_leave_nothing_locked() {
         for life in lives.collect::<Vec<_>>() {
             life.await.unwrap();
         }
-        assert!(router.clone().shutdown().await, "{arm:?}");
+        assert!(router.drained().await, "{arm:?}");
         if arm == Arm::Redis {
             assert!(router.stats().extended > 0);
         }

@@ -19,7 +19,9 @@ use common::{ARMS, Arm, Cluster, PROMPTLY, TestNode, ms, seed};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
-use ringlock::{Error, Fence, GuardSet, KeyError, Loss, MemoryNode, Released, Router};
+use ringlock::{
+    Error, Fence, GuardSet, Key, KeyError, Loss, MemoryNode, Released, Router, WithError,
+};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -56,7 +58,7 @@ fn are_locked(cluster: &Cluster, keys: &[impl AsRef<str>], replicas: usize) -> b
 
 /// Nothing is locked once the releases that are under way are answered.
 async fn assert_free(cluster: &Cluster, router: &Router) {
-    assert!(router.clone().shutdown().await, "releases are still owed");
+    assert!(router.drained().await, "releases are still owed");
     assert_eq!(locked(cluster), [""; 0]);
 }
 
@@ -85,7 +87,7 @@ async fn each_key_has_a_result_of_its_own() {
             assert!(is_as_expected, "{arm:?} n={replicas} {key}: {result:?}");
         }
         drop((results, own));
-        assert!(router.clone().shutdown().await);
+        assert!(router.drained().await);
         assert!(are_locked(&cluster, &["b", "d"], replicas), "{arm:?}");
         theirs.release().await.unwrap();
         assert_free(&cluster, &other).await;
@@ -278,7 +280,7 @@ async fn contend(arm: Arm, replicas: usize) {
     println!("{arm:?} n={replicas}: {contended} attempts found their key held");
     assert!(contended > 20, "nobody was in anybody's way");
     for router in &routers {
-        assert!(router.clone().shutdown().await);
+        assert!(router.drained().await);
     }
     assert_eq!(locked(&cluster), [""; 0]);
 }
@@ -310,7 +312,7 @@ async fn a_failure_leaves_nothing_locked() {
             assert_eq!(theirs.release().await.unwrap(), Released::InTime);
             assert_free(&cluster, &router).await;
         }
-        assert!(other.clone().shutdown().await);
+        assert!(other.drained().await);
         let guards = router.acquire_all(&keys).await.unwrap();
         assert_eq!(guards.release().await.unwrap(), Released::InTime);
     }
@@ -475,7 +477,7 @@ async fn a_lease_lost_on_the_way_is_taken_again() {
     assert_eq!(guards.loss(), None);
     assert_eq!(locked(&cluster), ["a", "b", "c"]);
     assert_eq!(guards.release().await.unwrap(), Released::InTime);
-    assert!(other.clone().shutdown().await);
+    assert!(other.drained().await);
     assert_free(&cluster, &router).await;
 }
 
@@ -506,7 +508,7 @@ async fn a_lost_lease_loses_the_set() {
         assert_eq!(guards.loss(), Some((&key, Loss::TakenOver)));
         assert_eq!(guards.remaining(), Duration::ZERO);
         assert_eq!(guards.release().await.unwrap(), Released::TooLate);
-        assert!(router.clone().shutdown().await);
+        assert!(router.drained().await);
         assert!(are_locked(&cluster, &["b"], replicas), "the thief's stays");
         assert_eq!(thief.release().await.unwrap(), Released::InTime);
     }
@@ -558,10 +560,11 @@ async fn keep_alive_holds_the_set_past_its_ttl() {
 
         let brief = router.acquire_all(kept).ttl(TTL).max_hold(ms(50));
         let outcome = brief.with(async |guards| guards.lost().await).await;
-        let is_max_hold = |error: &Error| {
+        let is_max_hold = |error: &WithError<(Key, Loss)>| {
             matches!(
                 error,
-                Error::Lost {
+                WithError::Lost {
+                    output: (_, Loss::MaxHold),
                     reason: Loss::MaxHold,
                     ..
                 }

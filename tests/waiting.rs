@@ -425,7 +425,7 @@ async fn an_outage_is_told_as_an_outage() {
                 cluster.nodes[node].start();
             }
             // What the others granted has been taken back.
-            assert!(router.clone().shutdown().await, "{arm:?} n={replicas}");
+            assert!(router.drained().await, "{arm:?} n={replicas}");
             for node in &cluster.nodes {
                 assert_eq!(node.locked(), [""; 0]);
             }

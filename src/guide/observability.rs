@@ -24,7 +24,7 @@
 //! | `ringlock_waiting` | gauge |  | calls that wait: behind others of the process, or for another holder |
 //! | `ringlock_held` | gauge |  | leases that are held |
 //! | `ringlock_hold_seconds` | histogram |  | from a grant to the end of its lease, whatever ended it |
-//! | `ringlock_lost_total` | counter | `reason`: `expired`, `taken_over`, `max_hold` | leases that ended while they were held |
+//! | `ringlock_lost_total` | counter | `reason`: `expired`, `taken_over`, `gone`, `max_hold` | leases that ended while they were held |
 //! | `ringlock_extends_total` | counter | `outcome`: `extended`, `unchanged`, `lost` | extends, by hand and by keep-alive |
 //! | `ringlock_releases_total` | counter | `outcome`: `in_time`, `too_late` | leases given back, by whether they still held by the holder's own clock |
 //! | `ringlock_gone_total` | counter |  | releases in time that found too many entries gone: deleted by hand, or a clock that jumped |
@@ -97,6 +97,7 @@
 //! | `ringlock::lease` | `lost` | WARN | `key`, `fence`, `reason` | a lease ended while it was held |
 //! | `ringlock::lease` | `released` | DEBUG | `key`, `fence` | its holder gives a lease back |
 //! | `ringlock::lease` | `released_too_late` | WARN | `key`, `fence` | the nodes had a lease no more that should have lasted |
+//! | `ringlock::lease` | `release_unanswered` | DEBUG | `key`, `fence`, `causes` | too few nodes answered a release: it is repeated |
 //! | `ringlock::lease` | `release_given_up` | DEBUG | `key` | a release did not get through; the entry's ttl frees the key |
 //! | `ringlock::node` | `connected` | INFO | `node`, `address` | a server was reached and may hold locks |
 //! | `ringlock::node` | `lost` | WARN | `node`, `address`, `error` | a connection broke |

@@ -4,14 +4,13 @@
 //! only while they hold none behind it: no circle of waiting callers can form.
 //! Where no key is busy one round takes them all.
 
-use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::guard_set::{GuardSet, extend_each};
 use super::{WINDOW, check_count};
-use crate::acquire::Acquire;
+use crate::acquire::{Acquire, Acquiring};
 use crate::clock;
 use crate::contend::Terms;
 use crate::error::Error;
@@ -22,6 +21,7 @@ use crate::guard::Guard;
 use crate::proto::lease::Key;
 use crate::router::Router;
 use crate::stats::Call;
+use crate::with::WithError;
 
 /// Attempts that a round behind a busy key begins with: where many are busy,
 /// most of what is taken behind the next one is given back.
@@ -117,27 +117,33 @@ impl AcquireAll {
     /// ```
     ///
     /// # Errors
-    /// Those of the acquire; then `work` has not run. [`Error::Lost`]: it ran
-    /// to its end, but one of the leases was over before.
+    /// As [`Acquire::with`]; [`WithError::Lost`] names a key whose lease was
+    /// over before `work` was done.
     ///
     /// # Cancel safety
     /// Dropping it drops `work` and releases the leases.
-    pub async fn with<T>(mut self, work: impl AsyncFnOnce(&GuardSet) -> T) -> Result<T, Error> {
+    pub async fn with<T>(
+        mut self,
+        work: impl AsyncFnOnce(&GuardSet) -> T,
+    ) -> Result<T, WithError<T>> {
         self.each = self.each.kept_alive();
-        let guards = self.await?;
+        let guards = self.await.map_err(WithError::NotRun)?;
         let output = work(&guards).await;
-        let loss = guards.loss();
-        let loss = loss.map(|(key, reason)| (key.clone(), reason));
-        // Whether its answer comes or not: the keeper repeats a release.
-        let _ = guards.release().await;
-        match loss {
-            Some((key, reason)) => Err(Error::Lost { key, reason }),
-            None => Ok(output),
+        // Without an answer the own clock counts: the keeper repeats a release.
+        match guards.give_back().await {
+            (_, None) => Ok(output),
+            (_, Some((key, reason))) => Err(WithError::Lost {
+                output,
+                key,
+                reason,
+            }),
         }
     }
 
     async fn run(self) -> Result<GuardSet, Error> {
         let mut call = Call::begin(self.each.router.counters());
+        let life = self.each.router.life().check();
+        life.map_err(|error| call.failed(error))?;
         let keys = self.keys.map_err(|error| call.failed(error))?;
         let terms = self.each.terms(clock::now());
         let contest = Contest {
@@ -166,13 +172,14 @@ impl AcquireAll {
 
 impl IntoFuture for AcquireAll {
     type Output = Result<GuardSet, Error>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+    type IntoFuture = Acquiring<GuardSet>;
 
-    fn into_future(self) -> Self::IntoFuture {
+    fn into_future(self) -> Acquiring<GuardSet> {
+        let router = self.each.router.clone();
         let keys = self.keys.as_ref().map_or(0, Vec::len);
         match events::acquire(keys, None) {
-            None => Box::pin(self.run()),
-            Some(span) => Box::pin(events::traced(span, self.run(), |_| None)),
+            None => Acquiring::new(&router, self.run()),
+            Some(span) => Acquiring::new(&router, events::traced(span, self.run(), |_| None)),
         }
     }
 }
@@ -232,6 +239,9 @@ impl Contest {
         while let Err(error) = self.freshen(&guards).await {
             if matches!(error, Error::Lost { .. }) {
                 return Ok(None);
+            }
+            if !error.is_transient() {
+                return Err(error);
             }
             let resume = clock::now() + Fleet::node_timeout(self.terms.ttl);
             if self

@@ -113,25 +113,39 @@ impl GuardSet {
 
     /// Gives all leases back.
     ///
-    /// [`Released::TooLate`] if one of them was over already.
+    /// [`Released::TooLate`] if one of them was over already;
+    /// [`Released::Unknown`] if none is known to have been, but too few nodes
+    /// answered for one.
     ///
     /// # Errors
-    /// [`Error::NoQuorum`]: too few nodes answered to tell, of one lease at
-    /// least. Its release is repeated in the background until they do, or the
-    /// ttl has freed the key.
+    /// As [`Guard::release`].
     ///
     /// # Cancel safety
     /// A dropped call releases all the same.
     pub async fn release(self) -> Result<Released, Error> {
-        let mut released = Ok(Released::InTime);
-        let releases = self.guards.into_iter().map(Guard::release);
-        complete(releases, |one| match (&released, &one) {
-            // What is known for certain tells more than an error.
-            (Ok(Released::TooLate), _) | (Err(_), Ok(Released::InTime) | Err(_)) => {}
-            _ => released = one,
+        match self.give_back().await {
+            (_, Some((_, Loss::Forked))) => Err(Error::Forked),
+            (released, _) => Ok(released),
+        }
+    }
+
+    /// The same, with a lease that was over before, and why.
+    pub(super) async fn give_back(self) -> (Released, Option<(Key, Loss)>) {
+        let (mut released, mut lost) = (Released::InTime, None);
+        let give_back = |guard: Guard| async move {
+            let key = guard.key().clone();
+            (key, guard.give_back().await)
+        };
+        complete(self.guards.into_iter().map(give_back), |(key, one)| {
+            let (one, loss) = one.unwrap_or((Released::Unknown, Some(Loss::Forked)));
+            lost = lost.take().or(loss.map(|reason| (key, reason)));
+            // What is known for certain tells more.
+            if released != Released::TooLate && one != Released::InTime {
+                released = one;
+            }
         })
         .await;
-        released
+        (released, lost)
     }
 }
 

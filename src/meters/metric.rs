@@ -66,7 +66,7 @@ metrics! {
         "leases that are held";
     HOLD = Histogram "ringlock_hold_seconds" []
         "from a grant to the end of its lease, whatever ended it";
-    LOST = Counter "ringlock_lost_total" [("reason", &["expired", "taken_over", "max_hold"])]
+    LOST = Counter "ringlock_lost_total" [("reason", &["expired", "taken_over", "gone", "max_hold"])]
         "leases that ended while they were held";
     EXTENDS = Counter "ringlock_extends_total" [("outcome", &["extended", "unchanged", "lost"])]
         "extends, by hand and by keep-alive";

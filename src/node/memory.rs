@@ -14,6 +14,7 @@ use crate::proto::lease::Key;
 use crate::proto::table::LockTable;
 use crate::proto::time::Instant;
 use crate::proto::wire::{Incarnation, NodeError, NodeErrorKind, Reply, Request};
+use crate::random;
 
 /// A lock node in memory, for embedding, for trying things out, and for tests
 /// of your own code: it can be stopped, wiped, slowed down and hung.
@@ -137,9 +138,9 @@ impl MemoryNode {
     }
 }
 
-/// Names every incarnation of every node in this process differently.
+/// Names every incarnation of every node differently.
 fn incarnation() -> Incarnation {
-    format!("memory-{:032x}", rand::random::<u128>()).into()
+    format!("memory-{:032x}", random::unique()).into()
 }
 
 impl fmt::Debug for MemoryNode {

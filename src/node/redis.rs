@@ -23,6 +23,7 @@ use crate::meters::LaneMeter;
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::proto::wire::Request;
+use crate::task;
 
 mod address;
 mod batch;
@@ -175,9 +176,11 @@ impl RedisNode {
     fn start(name: &str, address: Arc<Address>, options: RedisOptions) -> Self {
         let lane = Arc::new(Lane::new(LaneMeter::of(name), options.literal));
         let tracker = Tracker::new(Arc::clone(&address), &options.key_prefix);
-        tokio::spawn(Arc::clone(&tracker).run());
+        let tracking = Arc::clone(&tracker);
+        task::spawn(Arc::clone(&tracker).run(), move || tracking.end());
         let driver = driver::Driver::new(name, Arc::clone(&address), options, Arc::clone(&lane));
-        let driver = tokio::spawn(driver.run());
+        let driven = Arc::clone(&lane);
+        let driver = task::spawn(driver.run(), move || driven.end());
         Self {
             address,
             lane,

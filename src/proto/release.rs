@@ -14,7 +14,10 @@ pub enum Farewell {
     Released,
     /// So many nodes had no entry of ours that others may have held the key
     /// before we let go of it.
-    TooLate,
+    TooLate {
+        /// Another holder was seen.
+        is_taken: bool,
+    },
     /// Too few nodes answered to know.
     Unknown {
         /// What they said.
@@ -32,6 +35,7 @@ pub struct Release {
     is_open: bool,
     released: Seats,
     gone: Seats,
+    is_taken: bool,
     failed: Seats,
     refusals: Vec<(NodeIndex, Refusal)>,
 }
@@ -47,6 +51,7 @@ impl Release {
             is_open: true,
             released: Seats::NONE,
             gone: Seats::NONE,
+            is_taken: false,
             failed: Seats::NONE,
             refusals: Vec::new(),
         }
@@ -55,7 +60,8 @@ impl Release {
     fn settle(&mut self) -> Option<Farewell> {
         let answered = self.released.union(self.gone).union(self.failed);
         let farewell = if self.placement.is_blocked_by(self.gone) {
-            Farewell::TooLate
+            let is_taken = self.is_taken;
+            Farewell::TooLate { is_taken }
         } else if self.placement.has_quorum(self.released) {
             Farewell::Released
         } else if answered != self.placement.seats() {
@@ -85,7 +91,10 @@ impl Machine for Release {
                 };
                 match answer {
                     Ok(Reply::Released) => self.released = self.released.with(seat),
-                    Ok(Reply::Missing | Reply::Foreign) => self.gone = self.gone.with(seat),
+                    Ok(reply @ (Reply::Missing | Reply::Foreign)) => {
+                        self.gone = self.gone.with(seat);
+                        self.is_taken |= reply == Reply::Foreign;
+                    }
                     other => {
                         self.failed = self.failed.with(seat);
                         self.refusals.push((from, Refusal::of(other)));
@@ -154,8 +163,8 @@ mod tests {
     fn a_single_owner_answers_three_ways() {
         for (reply, farewell) in [
             (Reply::Released, Farewell::Released),
-            (Reply::Missing, Farewell::TooLate),
-            (Reply::Foreign, Farewell::TooLate),
+            (Reply::Missing, Farewell::TooLate { is_taken: false }),
+            (Reply::Foreign, Farewell::TooLate { is_taken: true }),
         ] {
             assert_eq!(hears(&mut started(1), 0, Some(reply)), Some(farewell));
         }
@@ -175,7 +184,7 @@ mod tests {
         assert_eq!(hears(&mut release, 0, Some(Reply::Released)), None);
         assert_eq!(hears(&mut release, 1, Some(Reply::Missing)), None);
         let outcome = hears(&mut release, 2, Some(Reply::Foreign));
-        assert_eq!(outcome, Some(Farewell::TooLate));
+        assert_eq!(outcome, Some(Farewell::TooLate { is_taken: true }));
     }
 
     #[test]

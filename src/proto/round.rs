@@ -97,6 +97,8 @@ pub trait Machine {
 pub enum Refusal {
     /// Somebody else holds the key there.
     Busy(Option<Rival>),
+    /// It has no entry of the lease any more.
+    Gone,
     /// It serves another view, or none.
     Stale(Option<ViewId>),
     /// It gave no answer.
@@ -114,7 +116,8 @@ impl Refusal {
         use super::wire::NodeErrorKind::Protocol;
         match answer {
             Ok(Reply::Busy(rival)) => Self::Busy(Some(rival)),
-            Ok(Reply::Lost(rival)) => Self::Busy(rival),
+            Ok(Reply::Lost(Some(rival))) => Self::Busy(Some(rival)),
+            Ok(Reply::Lost(None)) => Self::Gone,
             Ok(Reply::Foreign) => Self::Busy(None),
             Ok(Reply::Stale(serving)) => Self::Stale(serving),
             Ok(_) => Self::Failed(NodeError::new(
@@ -212,6 +215,6 @@ mod tests {
         assert!(
             matches!(&refusal, Refusal::Failed(error) if error.kind() == NodeErrorKind::Protocol)
         );
-        assert_eq!(Refusal::of(Ok(Reply::Lost(None))), Refusal::Busy(None));
+        assert_eq!(Refusal::of(Ok(Reply::Lost(None))), Refusal::Gone);
     }
 }

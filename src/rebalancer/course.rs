@@ -91,6 +91,7 @@ impl<'a> Course<'a> {
         mut progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
         loop {
+            self.rebalancer.router.life().check()?;
             if let Some(pause) = self.look().await? {
                 clock::sleep_until(clock::now() + pause).await;
                 continue;

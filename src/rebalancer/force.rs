@@ -146,6 +146,7 @@ impl Rebalancer {
         mut progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
         let (begun, router) = (clock::now(), &self.router);
+        router.life().check()?;
         let Ground {
             before,
             topology,

@@ -85,7 +85,12 @@ impl Client {
         } else {
             self.attempts
         };
-        let token = Token::new(desk.who as u128 * 100 + u128::from(fresh), None);
+        let drawn_by = if scenario.is(Mutant::ForkedTokens) {
+            0
+        } else {
+            desk.who
+        };
+        let token = Token::new(drawn_by as u128 * 100 + u128::from(fresh), None);
         self.token = Some(token.clone());
         self.asked = 0;
         let max_ttl = meddle::max_ttl(scenario, &self.view);

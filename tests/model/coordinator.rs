@@ -270,7 +270,10 @@ impl Explored {
         coordinator.round += 1;
         let ballot = Ballot {
             round: coordinator.round,
-            proposer: who as u64,
+            proposer: match self.scenario.is(Mutant::ForkedBallots) {
+                true => 0,
+                false => who as u64,
+            },
         };
         let view = Arc::clone(coordinator.transition.view());
         let paper = Motion {

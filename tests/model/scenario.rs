@@ -207,6 +207,11 @@ pub(crate) enum Mutant {
     ExtendShortens,
     /// One token for all attempts of a client.
     TokenPerClient,
+    /// Two clients draw the same tokens, as two children of one fork do whose
+    /// generator was copied.
+    ForkedTokens,
+    /// Two proposers draw the same ballots.
+    ForkedBallots,
     /// A RELEASE may overtake the ACQUIRE that it undoes.
     ReleaseOvertakes,
     /// Quarantine ends one tick early.

@@ -261,7 +261,7 @@ fn release(result: Result<Released, Error>) -> Release {
     match result {
         Ok(Released::InTime) => Release::InTime,
         Ok(Released::TooLate) => Release::TooLate,
-        Err(_) => Release::Failed,
+        Ok(Released::Unknown) | Err(_) => Release::Failed,
     }
 }
 

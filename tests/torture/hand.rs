@@ -196,7 +196,7 @@ impl Hand {
             })
             .await;
         if let (Err(error), false) = (result, has_run) {
-            desk.refused(ask, key, &error);
+            desk.refused(ask, key, &error.into());
         }
     }
 

@@ -137,7 +137,7 @@ fn stuck(error: RebalanceError, router: &Router) -> Failure {
 impl From<RebalanceError> for Failure {
     fn from(error: RebalanceError) -> Self {
         use RebalanceError as E;
-        let told = error.to_string();
+        let told = format!("{error:#}");
         let failed = |exit| Self::new(exit, told);
         match error {
             E::Cluster(Error::Config(_)) => failed(Exit::Usage)

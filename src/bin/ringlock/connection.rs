@@ -19,7 +19,7 @@ pub(crate) async fn connect(mut config: Config) -> Result<Router, Failure> {
     config.router.on_mismatch = OnMismatch::Follow;
     impatiently(&mut config);
     Router::connect(config).await.map_err(|error| match error {
-        Error::Uninitialised { .. } => Failure::new(Exit::Failed, error.to_string()).next(
+        Error::Uninitialised { .. } => Failure::new(Exit::Failed, format!("{error:#}")).next(
             "see what each node says with `ringlock doctor`; a new cluster gets its first view with `ringlock init`",
         ),
         error => error.into(),

@@ -90,7 +90,7 @@ impl Survey<'_> {
     /// The node gave no answer this time.
     pub(crate) fn drop_out(&mut self, index: usize, error: NodeError) -> Unasked {
         let sighting = &mut self.sightings[index];
-        let reason = error.to_string();
+        let reason = format!("{error:#}");
         sighting.seen = Err(error);
         Unasked {
             node: sighting.node.name.clone(),

@@ -106,7 +106,7 @@ impl Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        let failure = Self::new(Exit::Usage, error.to_string());
+        let failure = Self::new(Exit::Usage, format!("{error:#}"));
         match error {
             ConfigError::File { .. } => {
                 failure.next("name the file with --config, or in RINGLOCK_CONFIG")
@@ -124,7 +124,7 @@ impl From<Error> for Failure {
             error if error.is_contention() => Exit::NotLocked,
             _ => Exit::Failed,
         };
-        let failure = Self::new(exit, error.to_string());
+        let failure = Self::new(exit, format!("{error:#}"));
         match &error {
             Error::Key(_) | Error::Ttl(_) => failure,
             error if error.is_contention() => failure
@@ -136,7 +136,7 @@ impl From<Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self::new(Exit::Failed, error.to_string())
+        Self::new(Exit::Failed, format!("{error:#}"))
     }
 }
 
@@ -163,7 +163,7 @@ impl Output {
     ) -> Result<(), Failure> {
         let text = match self.is_json {
             true => serde_json::to_string_pretty(result)
-                .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?,
+                .map_err(|error| Failure::new(Exit::Failed, format!("{error:#}")))?,
             false => human(result),
         };
         self.tell_text(&text)

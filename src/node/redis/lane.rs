@@ -16,6 +16,7 @@ use super::wall::Bench;
 use crate::config::RouterConfig;
 use crate::meters::LaneMeter;
 use crate::node::ReplyTo;
+use crate::origin::Origin;
 use crate::proto::time::Instant;
 use crate::proto::wire::{Answer, NodeError, NodeErrorKind, NodeStatus, Request};
 
@@ -45,6 +46,7 @@ pub(super) struct Lane {
     /// In milliseconds; 0: nobody has said, it is the default.
     longest_ttl: AtomicU64,
     meter: LaneMeter,
+    origin: Origin,
 }
 
 #[derive(Debug, Default)]
@@ -120,6 +122,9 @@ impl Lane {
 
     /// Queues a request, or says at once why not; sends it if the line is free.
     pub(super) fn submit(&self, pending: Pending) {
+        if self.origin.is_elsewhere() {
+            return pending.reply.send(Err(forked().unsent()));
+        }
         let mut state = self.state.lock();
         if let Some(error) = state.refusal(&pending.request, pending.deadline) {
             drop(state);
@@ -221,8 +226,22 @@ impl Lane {
 
     /// Refuses new requests from now on; what is queued is still sent.
     pub(super) fn close(&self) {
+        if self.origin.is_elsewhere() {
+            return;
+        }
         self.state.lock().is_closed = true;
         self.attention.notify_one();
+    }
+
+    /// The node's task has ended, perhaps with its runtime: nobody else reads
+    /// answers or minds deadlines. What waits is failed, and what comes later.
+    pub(super) fn end(&self) {
+        self.state.lock().is_closed = true;
+        let cut_off = self.disconnected();
+        self.fail(&closed());
+        for section in cut_off {
+            section.fail(&closed());
+        }
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -363,5 +382,11 @@ pub(super) fn timeout() -> NodeError {
 }
 
 pub(super) fn closed() -> NodeError {
-    NodeError::new(NodeErrorKind::Closed, "the router has shut down")
+    let message = "the router was shut down, or the runtime that made it has ended";
+    NodeError::new(NodeErrorKind::Closed, message)
+}
+
+fn forked() -> NodeError {
+    let message = "the connection belongs to the process that this one was forked from";
+    NodeError::new(NodeErrorKind::Closed, message)
 }

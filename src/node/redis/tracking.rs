@@ -25,6 +25,7 @@ use super::stream::Stream;
 use crate::clock;
 use crate::events;
 use crate::node::{Sight, Watch, Watchlist};
+use crate::origin::Origin;
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::proto::wire::{NodeError, NodeErrorKind};
@@ -53,6 +54,7 @@ pub(super) struct Tracker {
     watchlist: Arc<Watchlist>,
     state: Mutex<State>,
     changed: Notify,
+    origin: Origin,
 }
 
 #[derive(Default)]
@@ -74,11 +76,15 @@ impl Tracker {
             watchlist: Arc::default(),
             state: Mutex::default(),
             changed: Notify::new(),
+            origin: Origin::here(),
         })
     }
 
     /// See [`Node::watch`](crate::node::Node::watch).
     pub(super) fn watch(&self, key: &Key) -> Option<Watch> {
+        if self.origin.is_elsewhere() {
+            return None;
+        }
         let mut state = self.state.lock();
         if state.is_closed
             || state.wanted.len() >= MAX_WANTED
@@ -96,8 +102,20 @@ impl Tracker {
     }
 
     pub(super) fn close(&self) {
+        if self.origin.is_elsewhere() {
+            return;
+        }
         self.state.lock().is_closed = true;
         self.changed.notify_one();
+    }
+
+    /// The task has ended, perhaps with its runtime: nobody is told any more.
+    pub(super) fn end(&self) {
+        let mut state = self.state.lock();
+        state.is_closed = true;
+        state.wanted.clear();
+        drop(state);
+        self.watchlist.tell_all(Sight::Lost);
     }
 
     /// Connects when something is to be watched, again and again, until closed.
@@ -116,7 +134,6 @@ impl Tracker {
                 self.go_blind(&error);
             }
         }
-        self.watchlist.tell_all(Sight::Lost);
     }
 
     /// Waits for something to watch; false: closed.

@@ -50,11 +50,11 @@ fn configuration(path: &Path, report: &mut Report) -> Option<Config> {
     };
     let remedy = "correct it in the configuration of every router";
     match config.check() {
-        Err(error @ ConfigError::Ttl(_)) => report.fail("ttl", None, error.to_string(), remedy),
+        Err(error @ ConfigError::Ttl(_)) => report.fail("ttl", None, format!("{error:#}"), remedy),
         Err(error @ ConfigError::Topology(_)) => {
-            report.fail("replicas", None, error.to_string(), remedy);
+            report.fail("replicas", None, format!("{error:#}"), remedy);
         }
-        Err(error) => report.fail("configuration", None, error.to_string(), remedy),
+        Err(error) => report.fail("configuration", None, format!("{error:#}"), remedy),
         Ok(()) => {
             let (router, nodes) = (&config.router, config.nodes.len());
             report.ok("configuration", None, path.display().to_string());

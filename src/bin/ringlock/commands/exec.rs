@@ -199,8 +199,8 @@ async fn release(
         Ok(Released::InTime) => None,
         Ok(Released::TooLate) => Some("it was gone before it was released".into()),
         // No loss that is known of; it expires with its ttl.
-        Err(Error::NoQuorum { .. }) => None,
-        Err(error) => Some(error.to_string()),
+        Ok(Released::Unknown) => None,
+        Err(error) => Some(format!("{error:#}")),
     });
     Ok((status, lost))
 }

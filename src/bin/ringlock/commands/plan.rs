@@ -104,7 +104,7 @@ fn lines(words: &[OsString]) -> Result<Vec<Wanted>, Failure> {
     lines
         .map(|line| {
             let line = Line::try_parse_from(line).map_err(|error| {
-                let message = error.to_string();
+                let message = format!("{error:#}");
                 let message = message.trim().trim_start_matches("error: ");
                 Failure::new(Exit::Usage, format!("after {AND}: {message}"))
             })?;
@@ -119,7 +119,7 @@ fn check_spans(mut config: Config, plan: &Plan) -> Result<(), Failure> {
     (router.max_ttl, router.view_lease) = (plan.to.max_ttl(), plan.to.view_lease());
     router.ttl = router.ttl.min(router.max_ttl);
     config.check().map_err(|error| {
-        Failure::new(Exit::Usage, error.to_string()).next("plan another max-ttl or view-lease")
+        Failure::new(Exit::Usage, format!("{error:#}")).next("plan another max-ttl or view-lease")
     })
 }
 

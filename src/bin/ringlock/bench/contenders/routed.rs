@@ -81,6 +81,7 @@ impl Locker for Routed {
         Ok(match lease.release().await? {
             Released::InTime => Farewell::InTime,
             Released::TooLate => Farewell::Late,
+            Released::Unknown => return Err("a release was not answered".into()),
         })
     }
 }
