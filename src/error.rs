@@ -64,9 +64,10 @@ pub enum Error {
         ttl: Duration,
     },
     /// The wait, or the number of attempts, is used up.
-    #[error("gave up after {attempts} attempts in {:?}: {last}", whole_millis(*waited))]
+    #[error("gave up after {}: {last}", Effort(*attempts, *waited))]
     TimedOut {
-        /// Attempts that were made.
+        /// Attempts that were made; none where the time was spent behind others
+        /// of this process.
         attempts: u32,
         /// How long they took.
         waited: Duration,
@@ -157,6 +158,12 @@ pub enum Error {
     /// The ttl is none.
     #[error(transparent)]
     Ttl(#[from] TtlError),
+    /// A lease could not be used before `max_hold` had ended it.
+    #[error("max_hold = {max_hold:?} ends a lease before it can be used: give at least 10ms")]
+    MaxHold {
+        /// The limit that was refused.
+        max_hold: Duration,
+    },
     /// The configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -296,6 +303,20 @@ impl fmt::Display for For {
         self.0.map_or(Ok(()), |span| {
             write!(f, " for up to {:?}", whole_millis(span))
         })
+    }
+}
+
+/// What a call did before it gave up.
+struct Effort(u32, Duration);
+
+impl fmt::Display for Effort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waited = whole_millis(self.1);
+        match self.0 {
+            0 => write!(f, "{waited:?} behind others of this process"),
+            1 => write!(f, "1 attempt in {waited:?}"),
+            attempts => write!(f, "{attempts} attempts in {waited:?}"),
+        }
     }
 }
 

@@ -65,7 +65,7 @@ impl Guard {
     pub(crate) fn begin(&self, turn: Option<Turn>) {
         events::granted(&self.held.key, self.fence, self.held.ttl.get());
         if let Some(mut turn) = turn {
-            turn.count_grant(self.held.trip());
+            turn.streak.count(self.held.trip());
             self.held.keep_turn(turn);
         }
         if self.held.keep_alive.is_some() {

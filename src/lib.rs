@@ -86,6 +86,7 @@ mod roster;
 mod router;
 mod stance;
 mod stats;
+mod streak;
 mod survey;
 mod waiting;
 mod watchman;
