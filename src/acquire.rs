@@ -36,7 +36,8 @@ use crate::with::WithError;
 /// # Errors
 /// [`Error::TimedOut`] when the wait or the attempts are used up, with the last
 /// attempt's error inside; from [`Router::try_acquire`] that error itself.
-/// Whatever cannot get better by waiting is returned at once.
+/// Whatever cannot get better by waiting is returned at once. A caller that ran
+/// out of time behind another one of this process is told what that one met.
 ///
 /// # Cancel safety
 /// Dropped at any point, it leaves nothing locked: what it may have taken is
@@ -106,8 +107,14 @@ impl Acquire {
     }
 
     /// How long to go on trying, at the most; the default is configured as
-    /// `router.wait`.
+    /// `router.wait`. [`Duration::ZERO`] waits for nobody: a single attempt, as
+    /// [`Router::try_acquire`] makes. The first attempt has 50 ms to be
+    /// answered, however short the wait is.
     pub fn wait(mut self, wait: Duration) -> Self {
+        if self.patience.is_single {
+            self.patience.attempts = None;
+        }
+        self.patience.is_single = false;
         self.patience.wait = Some(wait);
         self
     }
@@ -118,12 +125,14 @@ impl Acquire {
     /// how long; each is a random share of it.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.patience.attempts = Some(attempts.max(1));
+        self.patience.is_single = false;
         self.patience.wait = None;
         self
     }
 
     /// Polls instead of waiting to be told: the longest pause between two
-    /// attempts, each being a random share of it.
+    /// attempts, each being a random share of it. Less than 5 ms counts as 5 ms,
+    /// and no pause is shorter than a millisecond.
     pub fn retry_delay(mut self, delay: Duration) -> Self {
         self.patience.retry_delay = Some(delay);
         self
@@ -154,6 +163,7 @@ impl Acquire {
 
     /// How long the lease may be kept alive, from the attempt that won it on;
     /// then it is lost with [`Loss::MaxHold`](crate::Loss::MaxHold). The default is configured as `router.max_hold`.
+    /// Less than 10 ms is refused with [`Error::MaxHold`].
     pub fn max_hold(mut self, limit: Duration) -> Self {
         self.max_hold = Some(limit);
         self

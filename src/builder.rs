@@ -90,6 +90,13 @@ impl RouterBuilder {
         self
     }
 
+    /// How long a node may take to answer; the default is 5 % of the ttl, at
+    /// least 50 ms and at most 1 s.
+    pub fn node_timeout(mut self, node_timeout: Duration) -> Self {
+        self.config.router.node_timeout = Some(node_timeout);
+        self
+    }
+
     /// What to do with nodes that have no state.
     pub fn init(mut self, init: Init) -> Self {
         self.config.router.init = init;

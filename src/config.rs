@@ -82,10 +82,16 @@ pub struct RouterConfig {
     /// How long a lease is kept alive at the most.
     #[serde(with = "span")]
     pub max_hold: Duration,
-    /// How often in a row a key may pass from one waiter of a router straight
-    /// to the next, at most 16; then the router leaves it for a moment to those
-    /// that wait elsewhere.
+    /// Grants in a row of one key that the callers of a router may have while
+    /// others wait elsewhere, at most 16; then the router leaves it to those for
+    /// a moment. None counts as one.
     pub hand_overs: u32,
+    /// How long a node may take to answer about a lease, from 1ms to half of
+    /// `ttl`; of a lease with a shorter ttl half of that counts. The default is
+    /// 5 % of the lease's ttl, at least 50ms and at most 1s: raise it where
+    /// leases are short and machines so busy that sound nodes answer later.
+    #[serde(with = "some_span")]
+    pub node_timeout: Option<Duration>,
     /// How long [`connect`](crate::Router::connect) waits for enough nodes,
     /// the wait of a first start aside.
     #[serde(with = "span")]
@@ -114,6 +120,7 @@ impl Default for RouterConfig {
             wait: Duration::from_secs(10),
             max_hold: Duration::from_secs(3600),
             hand_overs: MOST_HAND_OVERS,
+            node_timeout: None,
             connect_timeout: Duration::from_secs(5),
             key_prefix: "ringlock:".into(),
             namespace: "ringlock".into(),
@@ -124,9 +131,16 @@ impl Default for RouterConfig {
     }
 }
 
-/// The most hand-overs in a row: a longer row would gain little, and keep
-/// others waiting for as much longer.
+/// The most grants in a row: more would gain little, and keep others waiting
+/// for as much longer.
 const MOST_HAND_OVERS: u32 = 16;
+
+/// The shortest `max_hold`: below it a lease would be over before its caller
+/// could use it.
+pub(crate) const LEAST_HOLD: Duration = Duration::from_millis(10);
+
+/// The shortest node timeout.
+const LEAST_NODE_TIMEOUT: Duration = Duration::from_millis(1);
 
 impl RouterConfig {
     /// What the names of ringlock's own state begin with.
@@ -418,6 +432,23 @@ impl Config {
                 remedy: "must be at most 16: other processes wait for as long",
             });
         }
+        if self.router.max_hold < LEAST_HOLD {
+            return Err(ConfigError::Setting {
+                setting: "router.max_hold",
+                value: format!("{:?}", self.router.max_hold),
+                remedy: "must be at least 10ms: it ends a lease before it can be used",
+            });
+        }
+        let node_timeouts = LEAST_NODE_TIMEOUT..=*ttl / 2;
+        if let Some(value) = self.router.node_timeout
+            && !node_timeouts.contains(&value)
+        {
+            return Err(ConfigError::Setting {
+                setting: "router.node_timeout",
+                value: format!("{value:?}"),
+                remedy: "must be between 1ms and half of router.ttl",
+            });
+        }
         if self.nodes.is_empty() {
             return Err(ConfigError::Setting {
                 setting: "node",
@@ -539,6 +570,19 @@ mod span {
     }
 }
 
+/// The same where none may be given.
+mod some_span {
+    use std::time::Duration;
+
+    use serde::Deserializer;
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        input: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        super::span::deserialize(input).map(Some)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -585,6 +629,16 @@ mod tests {
         assert!(error(&format!("[router]\nttl = \"0s\"\n{nodes}")).contains("too short"));
         assert!(error(&format!("[router]\nmax_ttl = \"9ms\"\n{nodes}")).contains("100ms"));
         assert!(error(&format!("[router]\nhand_overs = 17\n{nodes}")).contains("at most 16"));
+        let node_timeout = |value| format!("[router]\nnode_timeout = \"{value}\"\n{nodes}");
+        for value in ["0s", "999us", "5001ms", "500000000years"] {
+            assert!(error(&node_timeout(value)).contains("node_timeout"));
+        }
+        for value in ["1ms", "5s"] {
+            let config: Config = node_timeout(value).parse().unwrap();
+            config.check().unwrap();
+            assert!(config.router.node_timeout.is_some());
+        }
+        assert!(error(&format!("[router]\nmax_hold = \"9ms\"\n{nodes}")).contains("max_hold"));
         assert!(error(&format!("[router]\nnamespace = \"\"\n{nodes}")).contains("namespace"));
         let own = "[router]\nkey_prefix = \"ringlock!m\"\n";
         assert!(error(&format!("{own}{nodes}")).contains("key_prefix"));

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use crate::acquire::Acquire;
 use crate::clock;
+use crate::config::LEAST_HOLD;
 use crate::drive::Operation;
 use crate::error::Error;
 use crate::events;
 use crate::fleet::Fleet;
-use crate::gate::{Ahead, Turn};
+use crate::gate::{Ahead, Met, Turn};
 use crate::guard::Guard;
 use crate::held::{Held, KeepAlive};
 use crate::proto::attempt::{Attempt, Refused, Shortfall};
@@ -17,9 +18,10 @@ use crate::proto::backoff::Backoff;
 use crate::proto::lease::{Fence, Holder, Key, Token, Ttl};
 use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
+use crate::proto::wire::NodeErrorKind;
 use crate::random;
 use crate::stats::Call;
-use crate::waiting::{Pauses, Rivals, way};
+use crate::waiting::{Pauses, Rivals};
 
 /// Extends of one lease follow each other no faster.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
@@ -34,6 +36,10 @@ const ROUNDS: u32 = 3;
 /// Node timeouts that a single attempt may take, and look for the newest view
 /// meanwhile, before it begins its last round.
 const LOOKS: u32 = 2;
+
+/// What the first attempt has at least, from the beginning of the call on,
+/// however short the wait is: with less no node could answer.
+const LEAST_ATTEMPT: Duration = Duration::from_millis(50);
 
 /// How long to go on trying.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +56,16 @@ pub(crate) struct Patience {
 pub(crate) struct Terms {
     pub(crate) ttl: Ttl,
     pub(crate) started: Instant,
+    /// When to stop trying and waiting.
     pub(crate) deadline: Option<Instant>,
+}
+
+impl Terms {
+    /// When to stop waiting for nodes, unless the node timeout comes first.
+    fn answer_by(&self) -> Option<Instant> {
+        let least = self.started + LEAST_ATTEMPT;
+        self.deadline.map(|deadline| deadline.max(least))
+    }
 }
 
 impl Acquire {
@@ -66,11 +81,10 @@ impl Acquire {
             Ok(turn) => turn,
             Err(busy) => return Err(call.failed(self.give_up(0, terms.started, busy))),
         };
-        if let Some(turn) = &mut turn
-            && turn.streak.grants > self.router.defaults().hand_overs
-        {
-            self.give_way(turn, terms.deadline).await;
+        if let Some(pause) = self.way_for_others(&key, turn.as_mut()) {
+            Box::pin(give_way(pause, terms.deadline)).await;
         }
+        let is_kept = self.keep_alive.is_some();
         let guard = match self.attempt(&key, terms).await {
             Ok(won) => {
                 events::attempts(1);
@@ -82,6 +96,11 @@ impl Acquire {
                 persisting.await.map_err(|error| call.failed(error))?
             }
         };
+        // The grant may have taken all of `max_hold`.
+        if let Some(reason) = is_kept.then(|| guard.loss()).flatten() {
+            let key = guard.key().clone();
+            return Err(call.failed(Error::Lost { key, reason }));
+        }
         call.granted(|| guard.waited_since(terms.started));
         guard.begin(turn);
         Ok(guard)
@@ -93,29 +112,34 @@ impl Acquire {
         // The cluster's may have become shorter than the router was told.
         let default = || self.router.defaults().ttl.min(longest);
         let ttl = Ttl::new(self.ttl.unwrap_or_else(default), longest)?;
+        if let Some(max_hold) = self.max_hold.filter(|&max_hold| max_hold < LEAST_HOLD) {
+            return Err(Error::MaxHold { max_hold });
+        }
+        let node_timeout = self.router.fleet().node_timeout(ttl);
         Ok(Terms {
             ttl,
             started,
-            deadline: self.patience.deadline(started, ttl),
+            deadline: self.patience.deadline(started, node_timeout),
         })
     }
 
-    /// Tries until it is granted or in vain, the turn being another's care.
-    /// `last` is what stood in its way so far.
+    /// Tries until it is granted or in vain; what it meets is told to those
+    /// behind `turn`. `last` is what stood in its way so far.
     pub(crate) async fn contend(
         &self,
         key: &Key,
         terms: Terms,
+        turn: Option<&mut Turn>,
         last: Option<Error>,
     ) -> Result<Guard, Error> {
         match self.attempt(key, terms).await {
             Ok(won) => Ok(self.guard(won)),
-            Err(failed) => self.persist(key, terms, None, failed, last).await,
+            Err(failed) => self.persist(key, terms, turn, failed, last).await,
         }
     }
 
     /// Tries again after a first attempt that has failed.
-    async fn persist(
+    pub(crate) async fn persist(
         &self,
         key: &Key,
         terms: Terms,
@@ -141,8 +165,8 @@ impl Acquire {
         let mut attempts = 1;
         let mut restarts = 0;
         // A single attempt goes by a newer view too, but not for ever.
-        let restart_by =
-            deadline.unwrap_or_else(|| terms.started + LOOKS * Fleet::node_timeout(terms.ttl));
+        let restart_by = deadline
+            .unwrap_or_else(|| terms.started + LOOKS * failed.fleet.node_timeout(terms.ttl));
         loop {
             // Attempts fail for want of nodes once the router has lost them.
             self.router.life().check()?;
@@ -152,14 +176,14 @@ impl Acquire {
                 // Under another view it is the same attempt still.
                 restarts += 1;
             } else {
-                if let Some(turn) = &mut turn {
-                    turn.end_streak();
-                }
                 let error = match last.take() {
                     Some(last) if failed.tells_less(terms) => last,
                     _ => failed.error,
                 };
-                let limit = self.patience.attempts;
+                if let Some(turn) = &mut turn {
+                    turn.failed(&error);
+                }
+                let limit = self.patience.most_attempts();
                 let is_exhausted = deadline.is_some_and(|deadline| clock::now() >= deadline)
                     || limit.is_some_and(|limit| attempts >= limit);
                 let goes_on = !is_exhausted && error.is_transient() && {
@@ -183,26 +207,45 @@ impl Acquire {
         }
     }
 
-    /// Who stood in line knows that the key was held, whatever an attempt in the
-    /// last moments comes to. Only who waited to the end, behind a lease that
-    /// was over by then, has no turn; or who does not wait.
+    /// What a caller that stood in line knows of the key, whatever an attempt
+    /// in the last moments comes to. A caller without a turn that waits did so
+    /// to the end, behind a lease that was over by then.
     pub(crate) fn waited_for(&self, key: &Key, turn: Option<&Turn>) -> Option<Error> {
-        let has_waited = turn.map_or(!self.patience.is_single, |turn| turn.has_waited);
-        has_waited.then(|| Error::Contended {
-            key: key.clone(),
-            holder: None,
-            remaining: None,
-        })
+        match turn {
+            Some(turn) => turn.met().map(|met| self.tell(key, &met)),
+            None if self.patience.is_one_try() => None,
+            None => Some(self.tell(key, &Met::Held)),
+        }
     }
 
-    /// Leaves the key to other processes for a moment, for this one has had it
-    /// as often in a row as it may; not past `deadline`.
-    async fn give_way(&self, turn: &mut Turn, deadline: Option<Instant>) {
-        let until = clock::now() + way(turn.streak.trip());
-        if deadline.is_none_or(|deadline| until < deadline) {
-            Box::pin(clock::sleep_until(until)).await;
-            turn.end_streak();
+    /// What a caller is told that ran out of time in line.
+    fn tell(&self, key: &Key, met: &Met) -> Error {
+        match met {
+            Met::Held => Error::Contended {
+                key: key.clone(),
+                holder: None,
+                remaining: None,
+            },
+            Met::Failed(error) => match &**error {
+                // Of another key that the contender ahead wants as well.
+                Error::Contended { key: other, .. } if other != key => self.tell(key, &Met::Held),
+                error => error.clone(),
+            },
+            Met::Unanswered => {
+                let fleet = self.router.fleet();
+                fleet.no_quorum(key, 0, &fleet.view.place(key), Vec::new())
+            }
         }
+    }
+
+    /// How long to leave the key to other processes, where this one has had it
+    /// as often in a row as it may.
+    pub(crate) fn way_for_others(&self, key: &Key, turn: Option<&mut Turn>) -> Option<Duration> {
+        let hand_overs = self.router.defaults().hand_overs;
+        let turn = turn.filter(|turn| turn.streak.is_due(hand_overs))?;
+        let pause = turn.streak.pause(&self.router.fleet(), key, hand_overs)?;
+        turn.pauses();
+        Some(pause)
     }
 
     /// The place in this process's queue; `None` for a single attempt while
@@ -213,7 +256,7 @@ impl Acquire {
         deadline: Option<Instant>,
     ) -> Result<Option<Turn>, Error> {
         let gate = self.router.gate();
-        let ahead = if self.patience.is_single {
+        let ahead = if self.patience.is_one_try() {
             gate.try_enter(key)
         } else {
             gate.enter(key, deadline).await
@@ -223,12 +266,8 @@ impl Acquire {
         }
         match ahead {
             Ok(turn) => Ok(Some(turn)),
-            Err(Ahead::Contender) if self.patience.is_single => Ok(None),
-            Err(Ahead::Contender) => Err(Error::Contended {
-                key: key.clone(),
-                holder: None,
-                remaining: None,
-            }),
+            Err(Ahead::Contender(_)) if self.patience.is_one_try() => Ok(None),
+            Err(Ahead::Contender(met)) => Err(self.tell(key, &met)),
             Err(Ahead::Holder(held)) if held.check(clock::now()).is_none() => {
                 let remaining = held.valid_until().saturating_since(clock::now());
                 let holder = Some(held.token.holder());
@@ -255,9 +294,9 @@ impl Acquire {
             None => None,
         };
         let held = self.candidate(key, terms.ttl);
-        let attempt = Operation::start(Attempt::new(held.claim()), &held, terms.deadline);
+        let attempt = Operation::start(Attempt::new(held.claim()), &held, terms.answer_by());
         // Two rounds, and the probes.
-        let limit = held.asked_at + ROUNDS * Fleet::node_timeout(terms.ttl);
+        let limit = held.asked_at + ROUNDS * held.fleet.node_timeout(terms.ttl);
         let Some(outcome) = attempt.by(limit).await else {
             return Err(Box::new(Failed::deserted(&held)));
         };
@@ -311,16 +350,31 @@ impl Acquire {
 }
 
 impl Patience {
+    /// Whether it is a single attempt, which waits for nobody.
+    pub(crate) fn is_one_try(&self) -> bool {
+        self.is_single || self.wait.is_some_and(|wait| wait.is_zero())
+    }
+
+    /// Attempts at the most; `None`: as many as the wait allows.
+    fn most_attempts(&self) -> Option<u32> {
+        if self.is_one_try() {
+            Some(1)
+        } else {
+            self.attempts
+        }
+    }
+
     /// When to stop. Attempts without a wait are bounded too, for they may
     /// have to queue behind others of this process: by the time that as many
     /// would take at the longest.
-    fn deadline(&self, started: Instant, ttl: Ttl) -> Option<Instant> {
-        if self.is_single {
+    fn deadline(&self, started: Instant, node_timeout: Duration) -> Option<Instant> {
+        if self.is_one_try() {
             return None;
         }
         let longest_pause = self.retry_delay.unwrap_or(Backoff::CONTENTION.cap);
-        let longest_attempt = 2 * Fleet::node_timeout(ttl);
-        let by_attempts = |attempts| (longest_pause + longest_attempt).saturating_mul(attempts);
+        let longest_attempt = node_timeout.saturating_mul(2);
+        let longest = longest_pause.saturating_add(longest_attempt);
+        let by_attempts = |attempts| longest.saturating_mul(attempts);
         let limit = self.wait.or(self.attempts.map(by_attempts))?;
         Some(started + limit)
     }
@@ -329,6 +383,14 @@ impl Patience {
     /// be told of the key.
     fn pauses(&self) -> Pauses {
         Pauses::new(self.retry_delay, self.attempts.is_some())
+    }
+}
+
+/// Leaves a key to other processes for as long as `pause`; not past `deadline`.
+pub(crate) async fn give_way(pause: Duration, deadline: Option<Instant>) {
+    let until = clock::now() + pause;
+    if deadline.is_none_or(|deadline| until < deadline) {
+        clock::sleep_until(until).await;
     }
 }
 
@@ -349,17 +411,21 @@ pub(crate) struct Failed {
     rivals: Rivals,
     /// Nodes serve another view, or none.
     is_outdated: bool,
+    /// Nodes that did not grant it did not answer in time, and no more is known
+    /// of them.
+    is_silence: bool,
 }
 
 impl Failed {
-    /// Whether it was an outage, as far as it could tell in what was left of
-    /// the wait: one that had its time tells more.
+    /// Whether nodes only did not answer in what was left of the wait: an
+    /// attempt that had its time tells more. One that nodes were out of reach
+    /// for tells what it met.
     fn tells_less(&self, terms: Terms) -> bool {
-        let needed = Fleet::node_timeout(terms.ttl);
+        let needed = self.fleet.node_timeout(terms.ttl);
         let is_cut_short = terms
-            .deadline
-            .is_some_and(|deadline| self.began + needed > deadline);
-        is_cut_short && self.error.is_transient() && !self.error.is_contention()
+            .answer_by()
+            .is_some_and(|answer_by| self.began + needed > answer_by);
+        is_cut_short && self.is_silence && !self.error.is_contention()
     }
 
     /// The router's tasks stand still: nobody answers, in time or late.
@@ -371,6 +437,7 @@ impl Failed {
             error: Error::Closed,
             rivals: Rivals::of(&held.placement, 0, &[]),
             is_outdated: false,
+            is_silence: false,
         }
     }
 
@@ -397,6 +464,7 @@ impl Failed {
         let is_outdated = refusals
             .iter()
             .any(|(node, refusal)| refusal.is_stale() && !fleet.is_returning(*node));
+        let is_silence = refusals.iter().all(|(_, refusal)| is_silence(refusal));
         let key = held.key.clone();
         let counters = &fleet.counters;
         let is_contended = shortfall == Shortfall::Votes && !is_outage;
@@ -438,6 +506,20 @@ impl Failed {
             error,
             rivals: obstacles,
             is_outdated,
+            is_silence,
         }
+    }
+}
+
+/// Whether no more is known of a node than that it did not answer in time, or
+/// that somebody else holds the key there.
+fn is_silence(refusal: &Refusal) -> bool {
+    match refusal {
+        Refusal::Busy(_) => true,
+        Refusal::Stale(_) | Refusal::Gone => false,
+        Refusal::Failed(error) => matches!(
+            error.kind(),
+            NodeErrorKind::Timeout | NodeErrorKind::Overloaded
+        ),
     }
 }

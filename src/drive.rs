@@ -309,7 +309,7 @@ impl<M: Operates> Operation<M> {
     }
 
     fn ask(self: &Arc<Self>, node: NodeIndex, step: Step, request: Request, now: Instant) {
-        let deadline = Fleet::deadline(self.site.held.ttl, now, self.limit);
+        let deadline = self.fleet().deadline(self.site.held.ttl, now, self.limit);
         let sink = Arc::clone(self) as Arc<dyn Sink>;
         let reply = ReplyTo::new(sink, ticket(node, step, now > self.t0));
         let peer = self.fleet().peer(node);

@@ -72,7 +72,8 @@ pub enum Error {
     /// The wait, or the number of attempts, is used up.
     #[error(fmt = gave_up)]
     TimedOut {
-        /// Attempts that were made.
+        /// Attempts that were made; none where the time was spent behind others
+        /// of this process.
         attempts: u32,
         /// How long they took.
         waited: Duration,
@@ -177,6 +178,12 @@ pub enum Error {
     /// The ttl is none.
     #[error(transparent)]
     Ttl(#[from] TtlError),
+    /// A lease could not be used before `max_hold` had ended it.
+    #[error("max_hold = {max_hold:?} ends a lease before it can be used: give at least 10ms")]
+    MaxHold {
+        /// The limit that was refused.
+        max_hold: Duration,
+    },
     /// The configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -233,8 +240,7 @@ fn gave_up(
     last: &Error,
     f: &mut fmt::Formatter<'_>,
 ) -> fmt::Result {
-    let waited = whole_millis(*waited);
-    write!(f, "gave up after {attempts} attempts in {waited:?}")?;
+    write!(f, "gave up after {}", Effort(*attempts, *waited))?;
     behind(f, last)
 }
 
@@ -471,6 +477,20 @@ impl fmt::Display for Reached {
                 "no node that answers serves a view, and a first start needs all of them, but some cannot be reached"
             }
         })
+    }
+}
+
+/// What a call did before it gave up.
+struct Effort(u32, Duration);
+
+impl fmt::Display for Effort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waited = whole_millis(self.1);
+        match self.0 {
+            0 => write!(f, "{waited:?} behind others of this process"),
+            1 => write!(f, "1 attempt in {waited:?}"),
+            attempts => write!(f, "{attempts} attempts in {waited:?}"),
+        }
     }
 }
 

@@ -55,6 +55,8 @@ pub(crate) struct Fleet {
     pub(crate) lookout: Arc<Lookout>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) counters: Arc<Counters>,
+    /// As configured; `None`: by the ttl.
+    node_timeout: Option<Duration>,
 }
 
 impl Fleet {
@@ -83,6 +85,15 @@ impl Fleet {
             lookout,
             keeper,
             counters,
+            node_timeout: None,
+        }
+    }
+
+    /// With this node timeout, where one is configured.
+    pub(crate) fn with_node_timeout(self, node_timeout: Option<Duration>) -> Self {
+        Self {
+            node_timeout,
+            ..self
         }
     }
 
@@ -90,7 +101,8 @@ impl Fleet {
     pub(crate) fn followed_by(&self, view: Arc<View>, peers: Vec<Peer>) -> Arc<Self> {
         let next = self.next.get_or_init(|| {
             let (lookout, keeper) = (Arc::clone(&self.lookout), Arc::clone(&self.keeper));
-            Arc::new(Self::new(view, peers, lookout, keeper))
+            let next = Self::new(view, peers, lookout, keeper);
+            Arc::new(next.with_node_timeout(self.node_timeout))
         });
         self.left.notify_waiters();
         Arc::clone(next)
@@ -186,15 +198,20 @@ impl Fleet {
             .collect()
     }
 
-    /// How long a node may take to answer about a lease of `ttl`: 5 % of it,
-    /// within bounds (redsync's rule; the floor keeps short leases usable).
-    pub(crate) fn node_timeout(ttl: Ttl) -> Duration {
-        (ttl.get() / 20).clamp(Duration::from_millis(50), Duration::from_secs(1))
+    /// How long a node may take to answer about a lease of `ttl`: as configured,
+    /// and no more than half of the ttl. Without a setting 5 % of the ttl, within
+    /// bounds (redsync's rule; the floor keeps short leases usable).
+    pub(crate) fn node_timeout(&self, ttl: Ttl) -> Duration {
+        let ttl = ttl.get();
+        match self.node_timeout {
+            Some(configured) => configured.min(ttl / 2),
+            None => (ttl / 20).clamp(Duration::from_millis(50), Duration::from_secs(1)),
+        }
     }
 
     /// When to stop waiting for a node that is asked at `now`.
-    pub(crate) fn deadline(ttl: Ttl, now: Instant, limit: Option<Instant>) -> Instant {
-        let own = now + Self::node_timeout(ttl);
+    pub(crate) fn deadline(&self, ttl: Ttl, now: Instant, limit: Option<Instant>) -> Instant {
+        let own = now + self.node_timeout(ttl);
         limit.map_or(own, |limit| own.min(limit))
     }
 

@@ -6,23 +6,27 @@
 //! is dropped, whoever drops it: the next acquire follows the release down the
 //! same connections at once, so that a key goes from hand to hand within a
 //! process in one round trip. Other processes never see it free then; that is
-//! why a turn knows how many grants in a row came before it.
+//! why a turn knows how many grants in a row came before it (see `streak`).
+//!
+//! A queue also keeps the error of the last attempt made for it: a caller that
+//! runs out of time in line reports what the contender ahead of it has met.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap, RandomState};
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use crate::clock;
+use crate::error::Error;
 use crate::held::Held;
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::stats::Counters;
+use crate::streak::{Streak, Streaks};
 
 /// Locks that the keys are spread over.
 const SHARDS: usize = 64;
@@ -35,14 +39,20 @@ const PURGE_SLACK: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Gate {
     hasher: RandomState,
-    shards: Vec<Mutex<Queues>>,
+    shards: Vec<Mutex<Shard>>,
     turns: AtomicU64,
     /// Nobody lines up any more.
     is_closed: AtomicBool,
     counters: Arc<Counters>,
 }
 
-type Queues = HashMap<Place, Queue, BuildHasherDefault<GivenHash>>;
+/// The queues of some of the keys.
+#[derive(Debug, Default)]
+struct Shard {
+    queues: HashMap<Place, Queue, BuildHasherDefault<GivenHash>>,
+    /// Of keys that have no queue any more.
+    streaks: Streaks,
+}
 
 /// A key and its hash, which is reckoned once for a turn.
 #[derive(Clone, Debug)]
@@ -92,7 +102,27 @@ struct Queue {
     turn: u64,
     /// Whose turn it is, once it holds the key.
     holder: Weak<Held>,
+    /// The last turn in which the key was held.
+    held_in: Option<u64>,
+    /// What the attempts made since then have met, and in which turn.
+    met: Option<(u64, Arc<Plight>)>,
     line: Option<Box<Line>>,
+}
+
+/// The error of a contender's last attempt, for those behind it. A call for many
+/// keys has one for all of its turns.
+#[derive(Debug, Default)]
+pub(crate) struct Plight(Mutex<Option<Arc<Error>>>);
+
+impl Plight {
+    /// What the contender has met; `None`: no attempt of it was answered yet.
+    pub(crate) fn set(&self, error: Option<Error>) {
+        *self.0.lock() = error.map(Arc::new);
+    }
+
+    fn get(&self) -> Option<Arc<Error>> {
+        self.0.lock().clone()
+    }
 }
 
 /// Those who wait for a key.
@@ -103,22 +133,6 @@ struct Line {
     /// Wakes one of them to look when the present lease will lapse.
     watch: Arc<Notify>,
     purge_at: usize,
-}
-
-/// Grants to one process of one key, with no chance for others in between.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Streak {
-    /// How many they are.
-    pub(crate) grants: u32,
-    /// How long the last of them took, in microseconds.
-    trip: u32,
-}
-
-impl Streak {
-    /// How long the last of them took.
-    pub(crate) fn trip(self) -> Duration {
-        Duration::from_micros(self.trip.into())
-    }
 }
 
 /// Sees to it that a lease is watched that others of this process wait for:
@@ -136,12 +150,27 @@ impl Drop for Watch {
 pub(crate) struct Turn {
     gate: Arc<Gate>,
     place: Place,
+    /// [`NONE`] once it has been passed on.
     number: u64,
     /// What came before it.
     pub(crate) streak: Streak,
-    /// Others were before it: the key was not free.
-    pub(crate) has_waited: bool,
-    is_passed: bool,
+    /// The turn that was on when its owner took its place in line;
+    /// [`NONE`]: it did not.
+    since: u64,
+}
+
+/// No turn has this number.
+const NONE: u64 = u64::MAX;
+
+/// What a caller knows of a key that it stood in line for.
+#[derive(Clone, Debug)]
+pub(crate) enum Met {
+    /// The key was held by this process meanwhile.
+    Held,
+    /// An attempt of this process failed, after which none has succeeded.
+    Failed(Arc<Error>),
+    /// An attempt of this process has not been answered yet.
+    Unanswered,
 }
 
 /// What stands before a caller.
@@ -149,7 +178,7 @@ pub(crate) enum Ahead {
     /// A lease of this process.
     Holder(Arc<Held>),
     /// A caller of this process that is still trying.
-    Contender,
+    Contender(Met),
 }
 
 impl Gate {
@@ -171,7 +200,7 @@ impl Gate {
         }
     }
 
-    fn shard(&self, place: &Place) -> &Mutex<Queues> {
+    fn shard(&self, place: &Place) -> &Mutex<Shard> {
         // The map goes by the other bits.
         &self.shards[(place.hash >> 32) as usize % SHARDS]
     }
@@ -179,15 +208,19 @@ impl Gate {
     /// Takes the turn if nobody has it.
     pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Turn, Ahead> {
         let place = self.place(key);
-        match self.shard(&place).lock().entry(place.clone()) {
+        let mut shard = self.shard(&place).lock();
+        let Shard { queues, streaks } = &mut *shard;
+        match queues.entry(place.clone()) {
             Entry::Vacant(vacant) => {
-                let turn = self.turn(place);
+                let mut turn = self.turn(place);
+                turn.streak = streaks.resume(turn.place.hash);
                 vacant.insert(Queue::of(&turn));
                 Ok(turn)
             }
             Entry::Occupied(queue) => {
                 self.counters.hot.note(key);
-                Err(Ahead::of(queue.get()))
+                let queue = queue.get();
+                Err(queue.ahead(queue.turn))
             }
         }
     }
@@ -201,16 +234,22 @@ impl Gate {
         deadline: Option<Instant>,
     ) -> Result<Turn, Ahead> {
         let place = self.place(key);
-        let (mut receiver, watch) = match self.shard(&place).lock().entry(place.clone()) {
-            Entry::Vacant(vacant) => {
-                let turn = self.turn(place);
-                vacant.insert(Queue::of(&turn));
-                return Ok(turn);
+        let (mut receiver, watch, since) = {
+            let mut shard = self.shard(&place).lock();
+            let Shard { queues, streaks } = &mut *shard;
+            match queues.entry(place.clone()) {
+                Entry::Vacant(vacant) => {
+                    let mut turn = self.turn(place);
+                    turn.streak = streaks.resume(turn.place.hash);
+                    vacant.insert(Queue::of(&turn));
+                    return Ok(turn);
+                }
+                Entry::Occupied(queue) if self.is_closed.load(Ordering::Acquire) => {
+                    let queue = queue.get();
+                    return Err(queue.ahead(queue.turn));
+                }
+                Entry::Occupied(mut queue) => queue.get_mut().line_up(),
             }
-            Entry::Occupied(queue) if self.is_closed.load(Ordering::Acquire) => {
-                return Err(Ahead::of(queue.get()));
-            }
-            Entry::Occupied(mut queue) => queue.get_mut().line_up(),
         };
         self.counters.hot.note(key);
         let _waiting = self.counters.waiting.enter();
@@ -223,9 +262,9 @@ impl Gate {
                 biased;
                 turn = &mut receiver => {
                     // A sender is only dropped together with the gate, or by `close`.
-                    let turn: Result<Turn, _> = turn.map_err(|_| self.ahead(&place));
+                    let turn: Result<Turn, _> = turn.map_err(|_| self.ahead(&place, since));
                     return turn.map(|mut turn| {
-                        turn.has_waited = true;
+                        turn.since = since;
                         turn
                     });
                 }
@@ -233,7 +272,7 @@ impl Gate {
                 () = watch.0.notified() => {}
                 () = clock::sleep_until(wake.unwrap_or(Instant::MAX)) => {
                     if deadline.is_some_and(|deadline| clock::now() >= deadline) {
-                        return Err(self.ahead(&place));
+                        return Err(self.ahead(&place, since));
                     }
                     self.evict_lapsed(&place);
                 }
@@ -248,8 +287,9 @@ impl Gate {
         self.is_closed.store(true, Ordering::Release);
         for shard in &self.shards {
             let lines: Vec<_> = {
-                let mut queues = shard.lock();
-                queues
+                let mut shard = shard.lock();
+                shard
+                    .queues
                     .values_mut()
                     .filter_map(|queue| queue.line.take())
                     .collect()
@@ -258,8 +298,18 @@ impl Gate {
         }
     }
 
-    fn ahead(&self, place: &Place) -> Ahead {
-        self.holder(place).map_or(Ahead::Contender, Ahead::Holder)
+    /// What stands before a caller that has stood in line since turn `since`.
+    fn ahead(&self, place: &Place, since: u64) -> Ahead {
+        let shard = self.shard(place).lock();
+        let queue = shard.queues.get(place);
+        queue.map_or(Ahead::Contender(Met::Held), |queue| queue.ahead(since))
+    }
+
+    /// What a caller met that has stood in line since turn `since`.
+    fn met(&self, place: &Place, since: u64) -> Met {
+        let shard = self.shard(place).lock();
+        let queue = shard.queues.get(place);
+        queue.map_or(Met::Held, |queue| queue.met(since))
     }
 
     fn turn(self: &Arc<Self>, place: Place) -> Turn {
@@ -269,13 +319,13 @@ impl Gate {
             place,
             number,
             streak: Streak::default(),
-            has_waited: false,
-            is_passed: false,
+            since: NONE,
         }
     }
 
     fn holder(&self, place: &Place) -> Option<Arc<Held>> {
-        self.shard(place).lock().get(place)?.holder.upgrade()
+        let shard = self.shard(place).lock();
+        shard.queues.get(place)?.holder.upgrade()
     }
 
     /// Ends the turn of a holder whose lease has lapsed: it may never come
@@ -284,6 +334,7 @@ impl Gate {
         let present = {
             let shard = self.shard(place).lock();
             shard
+                .queues
                 .get(place)
                 .map(|queue| (queue.turn, queue.holder.upgrade()))
         };
@@ -301,12 +352,14 @@ impl Gate {
         let mut ended = number;
         loop {
             let mut shard = self.shard(place).lock();
-            let Some(queue) = shard.get_mut(place).filter(|queue| queue.turn == ended) else {
+            let queue = shard.queues.get_mut(place);
+            let Some(queue) = queue.filter(|queue| queue.turn == ended) else {
                 return;
             };
             let waiters = queue.line.as_mut().map(|line| &mut line.waiters);
             let Some(next) = waiters.and_then(VecDeque::pop_front) else {
-                shard.remove(place);
+                shard.queues.remove(place);
+                shard.streaks.keep(place.hash, streak);
                 return;
             };
             let mut turn = self.turn(place.clone());
@@ -316,10 +369,7 @@ impl Gate {
             drop(shard);
             match next.send(turn) {
                 Ok(()) => return,
-                Err(mut refused) => {
-                    refused.is_passed = true;
-                    ended = refused.number;
-                }
+                Err(mut refused) => ended = std::mem::replace(&mut refused.number, NONE),
             }
         }
     }
@@ -330,11 +380,29 @@ impl Queue {
         Self {
             turn: turn.number,
             holder: Weak::new(),
+            held_in: None,
+            met: None,
             line: None,
         }
     }
 
-    fn line_up(&mut self) -> (oneshot::Receiver<Turn>, Watch) {
+    /// What stands before a caller that has stood in line since turn `since`.
+    fn ahead(&self, since: u64) -> Ahead {
+        let holder = self.holder.upgrade();
+        holder.map_or_else(|| Ahead::Contender(self.met(since)), Ahead::Holder)
+    }
+
+    /// What such a caller met: the latest that is known.
+    fn met(&self, since: u64) -> Met {
+        match self.met.as_ref().and_then(|(_, plight)| plight.get()) {
+            Some(error) => Met::Failed(error),
+            None if self.held_in.is_some_and(|turn| turn >= since) => Met::Held,
+            None => Met::Unanswered,
+        }
+    }
+
+    /// A place in line, and the turn that is on when it is taken.
+    fn line_up(&mut self) -> (oneshot::Receiver<Turn>, Watch, u64) {
         let line = self.line.get_or_insert_with(|| {
             Box::new(Line {
                 waiters: VecDeque::new(),
@@ -348,45 +416,66 @@ impl Queue {
         }
         let (sender, receiver) = oneshot::channel();
         line.waiters.push_back(sender);
-        (receiver, Watch(Arc::clone(&line.watch)))
-    }
-}
-
-impl Ahead {
-    fn of(queue: &Queue) -> Self {
-        queue.holder.upgrade().map_or(Self::Contender, Self::Holder)
+        (receiver, Watch(Arc::clone(&line.watch)), self.turn)
     }
 }
 
 impl Turn {
-    /// Another grant in a row, which took `trip`; [`Self::hold`] follows.
-    pub(crate) fn count_grant(&mut self, trip: Duration) {
-        let grants = self.streak.grants.saturating_add(1);
-        let trip = u32::try_from(trip.as_micros()).unwrap_or(u32::MAX);
-        self.streak = Streak { grants, trip };
+    /// What its owner met while it stood in line, as far as that is the latest
+    /// that is known of the key; `None`: it did not stand there.
+    pub(crate) fn met(&self) -> Option<Met> {
+        (self.since != NONE).then(|| self.gate.met(&self.place, self.since))
     }
 
-    /// Other processes have had a chance.
-    pub(crate) fn end_streak(&mut self) {
-        self.streak.grants = 0;
+    /// An attempt in this turn has failed: other processes have had a chance,
+    /// and those in line learn of it if their time runs out.
+    pub(crate) fn failed(&mut self, error: &Error) {
+        self.streak = Streak::default();
+        self.on_queue(|queue, turn| {
+            if !matches!(&queue.met, Some((owner, _)) if *owner == turn) {
+                queue.met = None;
+            }
+            let (_, plight) = queue.met.get_or_insert_with(|| (turn, Arc::default()));
+            plight.set(Some(error.clone()));
+        });
+    }
+
+    /// Its owner leaves the key to others before it tries: to those in line that
+    /// is as if the key were held.
+    pub(crate) fn pauses(&self) {
+        self.on_queue(|queue, turn| queue.held_in = Some(turn));
+    }
+
+    /// What its owner meets is told by `plight` from now on.
+    pub(crate) fn share(&self, plight: Arc<Plight>) {
+        self.on_queue(|queue, turn| queue.met = Some((turn, plight)));
+    }
+
+    /// Changes the queue, if this is the present turn still.
+    fn on_queue(&self, change: impl FnOnce(&mut Queue, u64)) {
+        let mut shard = self.gate.shard(&self.place).lock();
+        let queue = shard.queues.get_mut(&self.place);
+        if let Some(queue) = queue.filter(|queue| queue.turn == self.number) {
+            change(queue, self.number);
+        }
     }
 
     /// The turn's owner now holds the key.
     pub(crate) fn hold(&self, held: &Arc<Held>) {
-        let mut shard = self.gate.shard(&self.place).lock();
-        let queue = shard.get_mut(&self.place);
-        if let Some(queue) = queue.filter(|queue| queue.turn == self.number) {
+        self.on_queue(|queue, turn| {
             queue.holder = Arc::downgrade(held);
+            queue.held_in = Some(turn);
+            queue.met = None;
             if let Some(line) = &queue.line {
                 line.watch.notify_one();
             }
-        }
+        });
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if !self.is_passed {
+        if self.number != NONE {
             self.gate.pass_on(&self.place, self.number, self.streak);
         }
     }

@@ -9,7 +9,6 @@ use crate::contend::Won;
 use crate::drive::{Operates, Operation};
 use crate::error::{Causes, Error, Loss};
 use crate::events;
-use crate::fleet::Fleet;
 use crate::gate::Turn;
 use crate::held::Held;
 use crate::life::Life;
@@ -73,7 +72,7 @@ impl Guard {
     pub(crate) fn begin(&self, turn: Option<Turn>) {
         events::granted(&self.held.key, self.fence, self.held.ttl.get());
         if let Some(mut turn) = turn {
-            turn.count_grant(self.held.trip());
+            turn.streak.count(self.held.trip());
             self.held.keep_turn(turn);
         }
         if self.held.keep_alive.is_some() {
@@ -186,7 +185,7 @@ impl Guard {
         loop {
             let extend = held.renew(ttl)?;
             let (fleet, placement) = extend.place();
-            let limit = held.valid_until() + Fleet::node_timeout(held.ttl);
+            let limit = held.valid_until() + held.fleet.node_timeout(held.ttl);
             let Some(extended) = extend.by(limit).await else {
                 return Err(Error::Closed);
             };
@@ -246,7 +245,7 @@ impl Guard {
         let running = Operation::start_from(machine, &held, stance.clone(), None);
         held.release_elsewhere(stance.as_deref());
         held.pass_turn();
-        let limit = now + 2 * Fleet::node_timeout(held.ttl);
+        let limit = now + 2 * held.fleet.node_timeout(held.ttl);
         let farewell = running.by(limit).await;
         let loss = match farewell.unwrap_or_else(Release::unanswered) {
             _ if loss.is_some() => loss,

@@ -390,7 +390,7 @@ impl Held {
             }
             return None;
         }
-        let retry = Fleet::node_timeout(self.ttl);
+        let retry = self.fleet.node_timeout(self.ttl);
         let is_due = {
             let mut state = self.state.lock();
             let is_due = state.renew_at <= now;

@@ -11,7 +11,6 @@ use tokio::sync::Notify;
 
 use crate::clock;
 use crate::events;
-use crate::fleet::Fleet;
 use crate::held::Held;
 use crate::life::Life;
 use crate::node::{ReplyTo, Sink};
@@ -295,7 +294,7 @@ impl DueRelease {
             key: self.held.key.clone(),
             token: self.held.token.clone(),
         };
-        let deadline = Fleet::deadline(self.held.ttl, clock::now(), None);
+        let deadline = fleet.deadline(self.held.ttl, clock::now(), None);
         let reply = ReplyTo::new(self as Arc<dyn Sink>, 0);
         match target {
             Target::Member(node) => {

@@ -96,6 +96,7 @@ mod roster;
 mod router;
 mod stance;
 mod stats;
+mod streak;
 mod survey;
 mod task;
 mod waiting;

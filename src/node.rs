@@ -19,7 +19,7 @@ pub mod redis;
 mod watch;
 
 pub use memory::MemoryNode;
-pub use watch::{Sight, Watch, Watchlist};
+pub use watch::{Interest, Sight, Watch, Watchlist};
 
 /// One lock server.
 ///
@@ -43,6 +43,17 @@ pub trait Node: fmt::Debug + Send + Sync {
     /// says [`Sight::Lost`].
     fn watch(&self, _key: &Key) -> Option<Watch> {
         None
+    }
+
+    /// Tells other processes that somebody waits for `key`, for a second or so:
+    /// [`watch`](Self::watch) does so too, where it is to be had.
+    fn want(&self, _key: &Key) {}
+
+    /// Whether other processes said in the last second or so that somebody
+    /// waits for `key`. Advice: it decides who tries first, never who has the
+    /// lock. A node that has to ask says [`Interest::Unknown`] meanwhile.
+    fn interest(&self, _key: &Key) -> Interest {
+        Interest::Unknown
     }
 
     /// No lock lasts longer than `ttl` under a view that is in force from now

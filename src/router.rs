@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use ringlock_ring::{MAX_MEMBERS, RingError};
 use tokio::task::JoinHandle;
 
 use crate::acquire::{Acquire, clean_label};
@@ -23,6 +24,7 @@ use crate::lookout::Lookout;
 use crate::node::MemoryNode;
 use crate::proto::lease::{Key, KeyError};
 use crate::proto::quorum::majority;
+use crate::proto::topology::TopologyError;
 use crate::proto::view::View;
 use crate::proto::wire::ViewId;
 use crate::rebalancer::Rebalancer;
@@ -122,8 +124,12 @@ impl Router {
     /// trying things out and for tests. Locks are seen by this router alone.
     ///
     /// # Errors
-    /// [`Error::Config`]: no nodes.
+    /// [`Error::Config`]: no nodes, or more than a ring takes.
     pub async fn in_memory(nodes: usize) -> Result<Self, Error> {
+        if nodes > MAX_MEMBERS {
+            let too_many = RingError::TooManyMembers { members: nodes };
+            return Err(TopologyError::from(too_many).into());
+        }
         let nodes = (1..=nodes).map(|i| MemoryNode::new(format!("node-{i}")));
         nodes
             .fold(Self::builder(), RouterBuilder::memory_node)
@@ -146,7 +152,8 @@ impl Router {
             peers,
             Arc::clone(&lookout),
             Arc::clone(&keeper),
-        );
+        )
+        .with_node_timeout(config.router.node_timeout);
         let label = match &config.router.label {
             Some(label) => clean_label(label),
             None => clean_label(&host_and_pid()),
@@ -206,9 +213,11 @@ impl Router {
     /// Locks `key` if it is free: a single attempt.
     ///
     /// Where this process itself holds the key, no server is asked. A node has
-    /// 5 % of the ttl to answer, at least 50 ms and at most 1 s; where nodes
-    /// are silent while the cluster's membership changes, it takes up to three
-    /// times as long.
+    /// 5 % of the ttl to answer, at least 50 ms and at most 1 s, unless
+    /// `router.node_timeout` is configured; where nodes are silent while the
+    /// cluster's membership changes, it takes up to three times as long. A
+    /// process that has had a key again and again leaves it to others first:
+    /// see `router.hand_overs`.
     pub fn try_acquire(&self, key: impl AsRef<[u8]>) -> Acquire {
         Acquire::new(self.clone(), key, true)
     }

@@ -30,7 +30,7 @@ const TICK: Duration = Duration::from_millis(1);
 const LEAST_WAY: Duration = Duration::from_micros(200);
 
 /// The longest.
-const LONGEST_WAY: Duration = Duration::from_millis(500);
+pub(crate) const LONGEST_WAY: Duration = Duration::from_millis(500);
 
 /// Trips to the nodes and back that it takes others to be told that a key is
 /// free, to look whether it still is, and to attempt it.
@@ -41,6 +41,12 @@ const TRIPS_OF_WAY: u32 = 1 + MOST_LOOKS;
 /// far less than an attempt in vain; and how often is drawn by lot, for servers
 /// tell those who wait always in the same order.
 const MOST_LOOKS: u32 = 3;
+
+/// The shortest `retry_delay`: less would only burden the nodes.
+const LEAST_RETRY_DELAY: Duration = Duration::from_millis(5);
+
+/// The shortest pause between two attempts that nobody has told to be made.
+const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
 fn is_overload(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::Failed(error) if error.kind() == NodeErrorKind::Overloaded)
@@ -60,6 +66,9 @@ pub(crate) struct Rivals {
     blocked: Seats,
     /// Those of them where somebody holds the key.
     busy: Seats,
+    /// Those that would be of use if they became free: not those that failed, or
+    /// go by another view.
+    in_reach: Seats,
     /// When the first rival's entry expires, at the latest.
     free_in: Option<Duration>,
     /// The attempt had something itself, which others may have missed.
@@ -85,14 +94,16 @@ impl Rivals {
         // Who has not answered is as busy as the others, as far as anybody
         // knows. So may those be that granted it, where some did not answer.
         let have_all_answered = refused.len() + granted == placement.seats().len();
+        let blocked = if have_all_answered {
+            refused
+        } else {
+            placement.seats()
+        };
         Self {
             placement: *placement,
-            blocked: if have_all_answered {
-                refused
-            } else {
-                placement.seats()
-            },
+            blocked,
             busy,
+            in_reach: blocked.minus(refused.minus(busy)),
             free_in: refusals
                 .iter()
                 .filter_map(|(_, refusal)| match refusal {
@@ -105,9 +116,15 @@ impl Rivals {
         }
     }
 
-    /// Watches as many busy nodes as must become free for an attempt to win;
-    /// `None` where none of them would help, or too few can be watched.
+    /// Watches every node that could be one of those that an attempt wins by:
+    /// some may stay busy, with an entry that nobody releases. `None` where too
+    /// few can be watched.
     fn watch(&self, fleet: &Fleet, key: &Key) -> Option<Watching> {
+        // Nodes that are overloaded, or out of reach, are asked for nothing more.
+        let out_of_reach = self.blocked.minus(self.in_reach);
+        if self.busy.is_empty() || self.placement.is_blocked_by(out_of_reach) {
+            return None;
+        }
         let mut watching = Watching {
             placement: self.placement,
             blocked: self.blocked,
@@ -115,10 +132,7 @@ impl Rivals {
             has_changed: false,
         };
         let mut rest = self.blocked;
-        for seat in self.busy.iter() {
-            if !self.placement.is_blocked_by(rest) {
-                break;
-            }
+        for seat in self.in_reach.iter() {
             let node = &fleet.peer(self.placement.node(seat)).node;
             if let Some(watch) = node.watch(key) {
                 watching.watches.push((seat, watch));
@@ -127,6 +141,13 @@ impl Rivals {
         }
         let is_enough = !self.placement.is_blocked_by(rest);
         (is_enough && !watching.watches.is_empty()).then_some(watching)
+    }
+
+    /// Tells the holders that somebody waits who watches nothing.
+    fn leave_notes(&self, fleet: &Fleet, key: &Key) {
+        for seat in self.busy.iter() {
+            fleet.peer(self.placement.node(seat)).node.want(key);
+        }
     }
 
     /// Waits until the key may be free, and was found so `looks` times in a row.
@@ -259,8 +280,10 @@ impl Pauses {
                 return deadline.is_none_or(|deadline| clock::now() < deadline);
             }
         }
+        rivals.leave_notes(fleet, key);
         self.untold += 1;
-        let bounds = match self.retry_delay {
+        let retry_delay = self.retry_delay.map(|delay| delay.max(LEAST_RETRY_DELAY));
+        let bounds = match retry_delay {
             Some(delay) => Backoff {
                 base: delay,
                 cap: delay,
@@ -268,7 +291,8 @@ impl Pauses {
             None if rivals.is_overload => Backoff::OVERLOAD,
             None => Backoff::CONTENTION,
         };
-        let resume = clock::now() + bounds.wait(self.untold, rand::random());
+        let pause = bounds.wait(self.untold, rand::random()).max(LEAST_PAUSE);
+        let resume = clock::now() + pause;
         let resume = free_at.map_or(resume, |free_at| resume.min(free_at));
         if deadline.is_some_and(|deadline| resume >= deadline) {
             return false;
@@ -368,7 +392,7 @@ mod tests {
                 },
                 key,
             };
-            for seat in rivals.busy.iter() {
+            for seat in rivals.in_reach.iter() {
                 let list = Arc::new(Watchlist::default());
                 let (watch, is_first) = list.add(&eyes.key).unwrap();
                 assert!(is_first);

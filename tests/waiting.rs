@@ -588,3 +588,146 @@ async fn a_lost_lease_gives_its_turn_to_the_next() {
         assert!(next.fence() > guard.fence());
     }
 }
+
+/// What a caller has that ran out of time, and that it was not for an attempt
+/// of its own.
+fn told_in_line(error: Error) -> Error {
+    let text = error.to_string();
+    assert!(!text.contains("0 attempts"), "{text}");
+    match error {
+        Error::TimedOut {
+            attempts: 0, last, ..
+        } => *last,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Gives up in every kind of call behind a sibling that has the turn.
+async fn give_up_in_line(router: &Router, key: &str, wait: Duration) -> Vec<Error> {
+    let one = router.acquire(key).wait(wait).await.unwrap_err();
+    let all = router.acquire_all([key]).wait(wait).await.unwrap_err();
+    let mut many = router.acquire_many([key]).wait(wait).await;
+    let many = many.pop().unwrap().1.unwrap_err();
+    [one, all, many].map(told_in_line).into()
+}
+
+/// Whoever runs out of time in line is told what its sibling met: an outage.
+#[tokio::test]
+async fn an_outage_that_a_sibling_met_is_told_to_those_behind_it() {
+    for arm in ARMS {
+        for replicas in [1, 3] {
+            let cluster = Cluster::start(arm, 3);
+            let router = cluster.router(replicas).await;
+            let down = take_majority_down(&cluster, &router, true);
+            let all = [KEY, "orders/43"];
+            let alone = router.acquire(KEY).wait(12 * PROMPTLY).into_future();
+            let together = router.acquire_all(all).wait(12 * PROMPTLY).into_future();
+            let siblings = [
+                (tokio::spawn(async { drop(alone.await) }), KEY),
+                (tokio::spawn(async { drop(together.await) }), all[1]),
+            ];
+            // The second stands behind the first.
+            for (sibling, key) in siblings {
+                let before = router.stats().failed;
+                eventually(PROMPTLY, "the sibling has failed", || {
+                    router.stats().failed > before
+                })
+                .await;
+                if arm == Arm::Memory {
+                    // Nodes that are out of reach fail every attempt at once.
+                    tokio::time::sleep(ms(50)).await;
+                }
+                for error in give_up_in_line(&router, key, ms(20)).await {
+                    let Error::NoQuorum { causes, .. } = &error else {
+                        panic!("{arm:?} n={replicas} {key}: {error}");
+                    };
+                    assert!(!causes.is_empty(), "{arm:?} n={replicas} {key}: {error}");
+                }
+                sibling.abort();
+                drop(sibling.await);
+            }
+            for &node in &down {
+                cluster.nodes[node].start();
+            }
+        }
+    }
+}
+
+/// The sibling has had no answer yet: that is no holder either.
+#[tokio::test]
+async fn silence_is_not_told_as_contention() {
+    for replicas in [1, 3] {
+        let cluster = Cluster::start(Arm::Memory, 3);
+        let router = cluster.router(replicas).await;
+        memory(&cluster).for_each(MemoryNode::hang);
+        let mut sibling = router.acquire(KEY).wait(PROMPTLY).into_future();
+        assert!(is_waiting(&mut sibling).await);
+        for error in give_up_in_line(&router, KEY, ms(10)).await {
+            assert!(!error.is_contention(), "n={replicas}: {error}");
+            assert!(
+                error.to_string().contains("no node has answered"),
+                "{error}"
+            );
+        }
+    }
+}
+
+/// The sibling waits for another process: who that is, is told as well.
+#[tokio::test]
+async fn a_holder_that_a_sibling_met_is_told_to_those_behind_it() {
+    for arm in ARMS {
+        for replicas in [1, 3] {
+            let cluster = Cluster::start(arm, 3);
+            let holder = cluster.router(replicas).await;
+            let router = cluster.router(replicas).await;
+            let _guard = holder.acquire(KEY).label("nightly").await.unwrap();
+            let mut alone = router.acquire(KEY).wait(PROMPTLY).into_future();
+            assert!(is_waiting(&mut alone).await);
+            let alone = tokio::spawn(alone);
+            eventually(PROMPTLY, "it has tried", || router.stats().contended > 0).await;
+            for error in give_up_in_line(&router, KEY, ms(10)).await {
+                let Error::Contended { holder, .. } = &error else {
+                    panic!("{arm:?} n={replicas}: {error}");
+                };
+                let label = holder.as_ref().and_then(|holder| holder.label());
+                assert_eq!(label, Some("nightly"), "{arm:?} n={replicas}: {error}");
+            }
+            alone.abort();
+            drop(alone.await);
+
+            // Of a call for many keys that waits for one of them, and has the
+            // turn at the others.
+            let other = "orders/43";
+            let together = router.acquire_all([KEY, other]).wait(PROMPTLY);
+            let together = tokio::spawn(together.into_future());
+            let before = router.stats().contended;
+            eventually(PROMPTLY, "it has tried", || {
+                router.stats().contended > before
+            })
+            .await;
+            for error in give_up_in_line(&router, other, ms(10)).await {
+                let Error::Contended { key, .. } = &error else {
+                    panic!("{arm:?} n={replicas}: {error}");
+                };
+                assert_eq!(key.as_bytes(), other.as_bytes());
+            }
+            together.abort();
+        }
+    }
+}
+
+/// An attempt that the wait cuts short hides no outage that is certain.
+#[tokio::test]
+async fn a_node_out_of_reach_is_told_however_short_the_wait() {
+    let cluster = Cluster::start(Arm::Memory, 1);
+    let router = cluster.router(1).await;
+    let other = cluster.router(1).await;
+    let _guard = router.acquire(KEY).await.unwrap();
+    // Shorter than the node timeout: any attempt may be cut short.
+    let mut waiting = other.acquire(KEY).wait(ms(300)).into_future();
+    assert!(is_waiting(&mut waiting).await);
+    assert_eq!(other.stats().contended, 1);
+    memory(&cluster).for_each(MemoryNode::stop);
+    let error = waiting.await.unwrap_err();
+    assert!(!error.is_contention(), "{error}");
+}

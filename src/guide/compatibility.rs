@@ -14,6 +14,7 @@
 //! | `NAMESPACE!id` | the id of the view that is served, `epoch:digest`, 32 hex digits of XXH3-128 of the document |
 //! | `NAMESPACE!m` | a hash: `nonce`, `inc`, `epoch`, `doc`, and of votes `promised`, `ballot`, `next`, `next_doc`; after 0.1 also `past`, the highest epoch before the present nonce, and `since`, when quarantine began in milliseconds of the server's clock. 0.1 passes over these two, and where they are missing nothing is known |
 //! | `NAMESPACE!c` | a hash: a counter for each slot, `replicas/arc/part` |
+//! | `NAMESPACE!w:KEY` | `1` with a PX of a second: somebody waits for the key. Advice, which no grant depends on |
 //! | a ballot | ten digits, a point, twenty digits: compared as text |
 //! | which slot and which nodes a key has in a view | each ring format for ever, as its golden vectors have it |
 //!

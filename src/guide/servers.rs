@@ -78,6 +78,26 @@
 //! | `eval` `getrange` | `release --force` |
 //! | `config\|get` | `doctor`, of durable nodes; without it, it warns |
 //!
+//! # Waiting
+//!
+//! A router that waits for a key has one more connection to each of its nodes,
+//! in the third version of the protocol. By it the server tells when the key has
+//! changed (client tracking), and the router lets others know that it waits: it
+//! sets `ringlock!w:KEY` for a second, at most twice a second. A router that has
+//! had a key `hand_overs` times in a row reads that note, once; from then on the
+//! server tells it of a change. If somebody waits, the router leaves the key
+//! alone for a few round trips, longer each time that nobody takes it. If nobody
+//! does, there is no pause, and no command either.
+//!
+//! What remains: clients other than ringlock, and older routers, leave no notes.
+//! Where no notes can be read, for want of `client|tracking`, the router pauses
+//! after 16, 32, … up to 1,024 grants in a row.
+//!
+//! A server that tracks more keys than its `tracking-table-max-keys` (a million
+//! by default) says of some that they have changed although they have not. A
+//! router then looks at a key at most every 8, 16, … up to 256 ms, and at 3,200
+//! keys a second by one connection: a release is noticed as much later.
+//!
 //! # Passwords that change
 //!
 //! A password in the url stays as it is while a router runs. One in a file is

@@ -4,6 +4,7 @@
 //! only while they hold none behind it: no circle of waiting callers can form.
 //! Where no key is busy one round takes them all.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -12,11 +13,10 @@ use super::guard_set::{GuardSet, extend_each};
 use super::{WINDOW, check_count};
 use crate::acquire::{Acquire, Acquiring};
 use crate::clock;
-use crate::contend::Terms;
+use crate::contend::{Failed, Terms, give_way};
 use crate::error::Error;
 use crate::events;
-use crate::fleet::Fleet;
-use crate::gate::Turn;
+use crate::gate::{Plight, Turn};
 use crate::guard::Guard;
 use crate::proto::lease::Key;
 use crate::router::Router;
@@ -69,7 +69,8 @@ impl AcquireAll {
         self
     }
 
-    /// As [`Acquire::wait`], for all keys together.
+    /// As [`Acquire::wait`], for all keys together. [`Duration::ZERO`] waits for
+    /// no holder: one attempt at each key.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.each = self.each.wait(wait);
         self
@@ -149,15 +150,17 @@ impl AcquireAll {
         let contest = Contest {
             terms: terms.map_err(|error| call.failed(error))?,
             each: self.each,
+            plight: Arc::default(),
         };
         loop {
             // Declared first, dropped last: the next turn's requests queue up
             // behind the releases.
             let turns = contest.turns(&keys).await;
-            let turns = turns.map_err(|error| call.failed(error))?;
+            let mut turns = turns.map_err(|error| call.failed(error))?;
+            contest.give_way(&keys, &mut turns).await;
             // All turns were given back before it begins anew: they too are
             // waited for in order. Bounded by the wait.
-            let won = contest.win(&keys, &turns).await;
+            let won = contest.win(&keys, &mut turns).await;
             if let Some(guards) = won.map_err(|error| call.failed(error))? {
                 call.granted(|| clock::now().saturating_since(contest.terms.started));
                 guards
@@ -165,6 +168,9 @@ impl AcquireAll {
                     .zip(turns)
                     .for_each(|(guard, turn)| guard.begin(turn));
                 return Ok(GuardSet::new(guards));
+            }
+            if contest.each.patience.is_one_try() {
+                return Err(call.failed(contest.too_slow(&keys)));
             }
         }
     }
@@ -199,21 +205,57 @@ fn in_order(mut keys: Vec<Key>) -> Result<Vec<Key>, Error> {
 struct Contest {
     each: Acquire,
     terms: Terms,
+    /// What it has met, for those behind it in any of the keys' queues.
+    plight: Arc<Plight>,
 }
 
 impl Contest {
     /// The places in this process's queues, one after the other.
     async fn turns(&self, keys: &[Key]) -> Result<Vec<Option<Turn>>, Error> {
+        // As long as it stands in line, whoever is behind it does so too.
+        self.plight.set(Some(Error::Contended {
+            key: keys[0].clone(),
+            holder: None,
+            remaining: None,
+        }));
         let mut turns = Vec::with_capacity(keys.len());
         for key in keys {
             let turn = self.each.turn(key, self.terms.deadline).await;
-            turns.push(turn.map_err(|busy| self.each.give_up(0, self.terms.started, busy))?);
+            let turn = turn.map_err(|busy| self.each.give_up(0, self.terms.started, busy))?;
+            if let Some(turn) = &turn {
+                turn.share(Arc::clone(&self.plight));
+            }
+            turns.push(turn);
         }
+        self.plight.set(None);
         Ok(turns)
     }
 
+    /// Leaves the keys to other processes where this one has had one of them as
+    /// often in a row as it may.
+    async fn give_way(&self, keys: &[Key], turns: &mut [Option<Turn>]) {
+        let pauses = keys.iter().zip(turns);
+        let pauses = pauses.filter_map(|(key, turn)| self.each.way_for_others(key, turn.as_mut()));
+        if let Some(pause) = pauses.max() {
+            give_way(pause, self.terms.deadline).await;
+        }
+    }
+
+    /// A single attempt has lost one of the leases while it waited for others.
+    fn too_slow(&self, keys: &[Key]) -> Error {
+        let error = Error::TooSlow {
+            key: keys[0].clone(),
+            ttl: self.terms.ttl.get(),
+        };
+        self.each.give_up(1, self.terms.started, error)
+    }
+
     /// Locks all keys; `None` if a lease was lost before the last was granted.
-    async fn win(&self, keys: &[Key], turns: &[Option<Turn>]) -> Result<Option<Vec<Guard>>, Error> {
+    async fn win(
+        &self,
+        keys: &[Key],
+        turns: &mut [Option<Turn>],
+    ) -> Result<Option<Vec<Guard>>, Error> {
         let mut guards = Vec::with_capacity(keys.len());
         let mut width = WINDOW;
         loop {
@@ -227,10 +269,22 @@ impl Contest {
                 break;
             };
             // Whichever key it stood in line for, that took the time.
-            let mut lines = keys.iter().zip(turns);
+            let mut lines = keys.iter().zip(&*turns);
             let in_line = || lines.find_map(|(key, turn)| self.each.waited_for(key, turn.as_ref()));
-            let last = failed.filter(Error::is_contention).or_else(in_line);
-            let contending = self.each.contend(busy, self.terms, last);
+            let told = failed.as_ref().map(|failed| &failed.error);
+            let last = told.filter(|error| error.is_contention()).cloned();
+            let last = last.or_else(in_line);
+            self.plight.set(told.cloned());
+            let turn = turns[guards.len()].as_mut();
+            let (each, terms) = (&self.each, self.terms);
+            let contending = async {
+                match failed {
+                    Some(failed) if each.patience.is_one_try() => {
+                        each.persist(busy, terms, turn, failed, last).await
+                    }
+                    _ => each.contend(busy, terms, turn, last).await,
+                }
+            };
             let Some(guard) = self.keeping(&guards, contending).await else {
                 return Ok(None);
             };
@@ -243,7 +297,7 @@ impl Contest {
             if !error.is_transient() {
                 return Err(error);
             }
-            let resume = clock::now() + Fleet::node_timeout(self.terms.ttl);
+            let resume = clock::now() + self.node_timeout();
             if self
                 .terms
                 .deadline
@@ -260,7 +314,7 @@ impl Contest {
     /// One attempt at each of `keys`, at most `width` at once. What was granted
     /// before the first that failed comes back, and why that one did; what was
     /// behind it is released.
-    async fn round(&self, keys: &[Key], width: usize) -> (Vec<Guard>, Option<Error>) {
+    async fn round(&self, keys: &[Key], width: usize) -> (Vec<Guard>, Option<Box<Failed>>) {
         let mut won: Vec<Option<Guard>> = Vec::new();
         won.resize_with(keys.len(), || None);
         // Behind it nothing is worth an attempt, or waiting for an answer.
@@ -279,7 +333,7 @@ impl Contest {
                 Some((index, Ok(guard))) => won[index] = Some(guard),
                 Some((index, Err(failed))) if index < end => {
                     end = index;
-                    reason = Some(failed.error);
+                    reason = Some(failed);
                 }
                 Some((_, Err(_))) => {}
                 None => break,
@@ -311,9 +365,7 @@ impl Contest {
             match self.freshen(guards).await {
                 Ok(()) => {}
                 Err(Error::Lost { .. }) => return,
-                Err(_) => {
-                    clock::sleep_until(clock::now() + Fleet::node_timeout(self.terms.ttl)).await
-                }
+                Err(_) => clock::sleep_until(clock::now() + self.node_timeout()).await,
             }
             end = guards.iter().map(Guard::valid_until).min().unwrap_or(end);
         }
@@ -325,6 +377,11 @@ impl Contest {
         let is_stale = |guard: &&Guard| guard.valid_until() < fresh_until;
         let stale: Vec<&Guard> = guards.iter().filter(is_stale).collect();
         extend_each(stale).await
+    }
+
+    /// How long nodes may take for one of the leases.
+    fn node_timeout(&self) -> Duration {
+        self.each.router.fleet().node_timeout(self.terms.ttl)
     }
 
     /// What must be left of a lease that nobody holds yet.

@@ -1,6 +1,7 @@
 //! A node in this process's memory: the table that specifies every node, and
 //! switches to make it fail.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +9,19 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::{Node, ReplyTo, Sight, Watch, Watchlist};
+use super::{Interest, Node, ReplyTo, Sight, Watch, Watchlist};
 use crate::clock;
 use crate::proto::lease::Key;
 use crate::proto::table::LockTable;
 use crate::proto::time::Instant;
 use crate::proto::wire::{Incarnation, NodeError, NodeErrorKind, Reply, Request};
 use crate::random;
+
+/// How long it is remembered that somebody waits for a key.
+const NOTE_LIFE: Duration = Duration::from_secs(1);
+
+/// Such notes that are kept at least before old ones are looked for.
+const LEAST_NOTES: usize = 64;
 
 /// A lock node in memory, for embedding, for trying things out, and for tests
 /// of your own code: it can be stopped, wiped, slowed down and hung.
@@ -32,6 +39,20 @@ struct State {
     condition: Condition,
     delay: Duration,
     requests: u64,
+    /// The keys that somebody waits for, and until when that counts. At most
+    /// twice as many as were noted within [`NOTE_LIFE`].
+    notes: HashMap<Key, Instant>,
+    purge_at: usize,
+}
+
+impl State {
+    fn note(&mut self, key: &Key, now: Instant) {
+        if self.notes.len() >= self.purge_at {
+            self.notes.retain(|_, until| *until > now);
+            self.purge_at = 2 * self.notes.len() + LEAST_NOTES;
+        }
+        self.notes.insert(key.clone(), now + NOTE_LIFE);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -49,6 +70,8 @@ impl MemoryNode {
             condition: Condition::Up,
             delay: Duration::ZERO,
             requests: 0,
+            notes: HashMap::new(),
+            purge_at: LEAST_NOTES,
         };
         Self {
             name: name.into(),
@@ -182,17 +205,36 @@ impl Node for MemoryNode {
     }
 
     fn watch(&self, key: &Key) -> Option<Watch> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         if state.condition != Condition::Up {
             return None;
         }
         let (watch, _) = self.watchlist.add(key)?;
-        let is_held = state.table.is_held(key, clock::now());
+        let now = clock::now();
+        state.note(key, now);
+        let is_held = state.table.is_held(key, now);
         drop(state);
         if !is_held {
             self.watchlist.tell(key, Sight::Free);
         }
         Some(watch)
+    }
+
+    fn want(&self, key: &Key) {
+        self.state.lock().note(key, clock::now());
+    }
+
+    fn interest(&self, key: &Key) -> Interest {
+        let mut state = self.state.lock();
+        match state.notes.get(key) {
+            _ if state.condition != Condition::Up => Interest::Unknown,
+            Some(&until) if clock::now() < until => Interest::Somebody,
+            Some(_) => {
+                state.notes.remove(key);
+                Interest::Nobody
+            }
+            None => Interest::Nobody,
+        }
     }
 
     fn address(&self) -> String {

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use self::address::Address;
 use self::lane::{Lane, Pending};
 use self::tracking::Tracker;
-use super::{Node, ReplyTo, Watch};
+use super::{Interest, Node, ReplyTo, Watch};
 use crate::config::{Config, NodeConfig, Password, TlsConfig};
 use crate::meters::LaneMeter;
 use crate::proto::lease::Key;
@@ -33,6 +33,7 @@ mod driver;
 mod encode;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod hints;
 pub mod inspect;
 mod lane;
 mod link;
@@ -175,7 +176,8 @@ impl RedisNode {
     /// A node that is reported by its name.
     fn start(name: &str, address: Arc<Address>, options: RedisOptions) -> Self {
         let lane = Arc::new(Lane::new(LaneMeter::of(name), options.literal));
-        let tracker = Tracker::new(Arc::clone(&address), &options.key_prefix);
+        let (prefix, namespace) = (&options.key_prefix, &options.namespace);
+        let tracker = Tracker::new(Arc::clone(&address), prefix, namespace);
         let tracking = Arc::clone(&tracker);
         task::spawn(Arc::clone(&tracker).run(), move || tracking.end());
         let driver = driver::Driver::new(name, Arc::clone(&address), options, Arc::clone(&lane));
@@ -211,6 +213,14 @@ impl Node for RedisNode {
 
     fn watch(&self, key: &Key) -> Option<Watch> {
         self.tracker.watch(key)
+    }
+
+    fn want(&self, key: &Key) {
+        self.tracker.want(key);
+    }
+
+    fn interest(&self, key: &Key) -> Interest {
+        self.tracker.interest(key)
     }
 
     fn heed_longest_ttl(&self, ttl: Duration) {

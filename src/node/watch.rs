@@ -25,6 +25,17 @@ pub enum Sight {
     Lost,
 }
 
+/// Whether others wait for a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Nobody has said so lately.
+    Nobody,
+    /// Somebody has.
+    Somebody,
+    /// That is not known, or not known yet.
+    Unknown,
+}
+
 /// An eye on one key of one node; a future that resolves when the key may have
 /// become free. Dropped, it is taken off the list.
 #[derive(Debug)]

@@ -44,7 +44,9 @@ impl Backoff {
     pub fn wait(&self, attempts: u32, random: u32) -> Duration {
         let doublings = attempts.saturating_sub(1).min(16);
         let bound = self.base.saturating_mul(1 << doublings).min(self.cap);
-        bound.mul_f64(f64::from(random) / f64::from(u32::MAX))
+        let share = bound.as_secs_f64() * (f64::from(random) / f64::from(u32::MAX));
+        // A share of the longest duration may be rounded up beyond it.
+        Duration::try_from_secs_f64(share).unwrap_or(bound)
     }
 }
 
@@ -59,5 +61,16 @@ mod tests {
         assert_eq!(backoff.wait(1, u32::MAX), Duration::from_millis(8));
         assert_eq!(backoff.wait(4, u32::MAX), Duration::from_millis(64));
         assert_eq!(backoff.wait(u32::MAX, u32::MAX), Duration::from_millis(256));
+    }
+
+    #[test]
+    fn no_bound_is_too_short_or_too_long() {
+        for span in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+            let (base, cap) = (span, span);
+            let backoff = Backoff { base, cap };
+            for (attempts, random) in [(0, 0), (1, u32::MAX), (u32::MAX, u32::MAX)] {
+                assert!(backoff.wait(attempts, random) <= span, "{span:?}");
+            }
+        }
     }
 }

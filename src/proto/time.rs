@@ -71,7 +71,7 @@ pub fn valid_until(t0: Instant, ttl: Duration) -> Instant {
 /// How long one must wait by the own clock to be sure that `span` has passed
 /// by everybody's: the span, twice its drift, and a margin for timers.
 pub fn outwait(span: Duration) -> Duration {
-    span + 2 * drift(span)
+    span.saturating_add(2 * drift(span))
 }
 
 #[cfg(test)]
@@ -100,6 +100,15 @@ mod tests {
         assert_eq!(
             (Instant::from_nanos(1) + Duration::MAX).as_nanos(),
             u64::MAX
+        );
+        assert_eq!(Instant::MAX + Duration::from_nanos(1), Instant::MAX);
+        assert_eq!(Instant::MAX - Duration::MAX, Instant::default());
+        let since = Instant::default().saturating_since(Instant::MAX);
+        assert_eq!(since, Duration::ZERO);
+        assert_eq!(outwait(Duration::MAX), Duration::MAX);
+        assert_eq!(
+            valid_until(Instant::from_nanos(1), Duration::MAX),
+            Instant::MAX
         );
     }
 }

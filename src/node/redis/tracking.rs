@@ -5,6 +5,9 @@
 //! *invalidation* when the key is deleted, expires or is changed, whoever did
 //! it. What the connection tells decides when to try, never who has the lock;
 //! so nothing is asked of the server's identity here.
+//!
+//! By the same connection a process tells others that it waits, and learns
+//! whether others do: see `hints`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,12 +22,13 @@ use super::address::Address;
 use super::connect::{Line, broken, no_reply, unreachable};
 use super::decode::{misfit, unexpected};
 use super::encode::command;
+use super::hints::{Hints, NOTE_LIFE};
 use super::refusal::ErrorReply;
 use super::resp::{MAX_REPLY, Piece, Pieces, reply_len};
 use super::stream::Stream;
 use crate::clock;
 use crate::events;
-use crate::node::{Sight, Watch, Watchlist};
+use crate::node::{Interest, Sight, Watch, Watchlist};
 use crate::origin::Origin;
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
@@ -51,6 +55,8 @@ const MAX_WANTED: usize = 65_536;
 pub(super) struct Tracker {
     address: Arc<Address>,
     key_prefix: Vec<u8>,
+    /// What the names of notes begin with.
+    note_prefix: Vec<u8>,
     watchlist: Arc<Watchlist>,
     state: Mutex<State>,
     changed: Notify,
@@ -59,8 +65,9 @@ pub(super) struct Tracker {
 
 #[derive(Default)]
 struct State {
-    /// Keys that the server is yet to be asked for.
-    wanted: Vec<Key>,
+    /// What the server is yet to be asked; [`MAX_WANTED`] at the most.
+    wanted: Vec<Ask>,
+    hints: Hints,
     /// Nothing can be watched before.
     blind_until: Instant,
     /// That the server does not track has been said.
@@ -68,11 +75,43 @@ struct State {
     is_closed: bool,
 }
 
+/// What the server is asked.
+#[derive(Clone, Debug)]
+enum Ask {
+    /// To tell when a key is free. A key that was seen held is looked at again
+    /// because of a change that may be none.
+    Watch(Key, Again),
+    /// Whether somebody else waits for a key.
+    Interest(Key),
+    /// To let others know that somebody waits for a key.
+    Note(Key),
+}
+
+type Again = bool;
+
+impl State {
+    /// Nothing can be asked now.
+    fn is_blind(&self) -> bool {
+        self.is_closed
+            || self.wanted.len() >= MAX_WANTED
+            || self.blind_until > Instant::default() && clock::now() < self.blind_until
+    }
+
+    fn leave_note(&mut self, key: &Key) -> bool {
+        let is_due = self.hints.leave(key, clock::now());
+        if is_due {
+            self.wanted.push(Ask::Note(key.clone()));
+        }
+        is_due
+    }
+}
+
 impl Tracker {
-    pub(super) fn new(address: Arc<Address>, key_prefix: &str) -> Arc<Self> {
+    pub(super) fn new(address: Arc<Address>, key_prefix: &str, namespace: &str) -> Arc<Self> {
         Arc::new(Self {
             address,
             key_prefix: key_prefix.into(),
+            note_prefix: format!("{namespace}!w:").into(),
             watchlist: Arc::default(),
             state: Mutex::default(),
             changed: Notify::new(),
@@ -86,19 +125,42 @@ impl Tracker {
             return None;
         }
         let mut state = self.state.lock();
-        if state.is_closed
-            || state.wanted.len() >= MAX_WANTED
-            || state.blind_until > Instant::default() && clock::now() < state.blind_until
-        {
+        if state.is_blind() {
             return None;
         }
         let (watch, is_first) = self.watchlist.add(key)?;
         if is_first {
-            state.wanted.push(key.clone());
+            state.wanted.push(Ask::Watch(key.clone(), false));
+        }
+        if state.leave_note(key) || is_first {
             drop(state);
             self.changed.notify_one();
         }
         Some(watch)
+    }
+
+    /// See [`Node::want`](crate::node::Node::want).
+    pub(super) fn want(&self, key: &Key) {
+        let mut state = self.state.lock();
+        if !state.is_blind() && state.leave_note(key) {
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// See [`Node::interest`](crate::node::Node::interest).
+    pub(super) fn interest(&self, key: &Key) -> Interest {
+        let mut state = self.state.lock();
+        if state.is_blind() {
+            return Interest::Unknown;
+        }
+        let (interest, is_to_be_asked) = state.hints.interest(key, clock::now());
+        if is_to_be_asked {
+            state.wanted.push(Ask::Interest(key.clone()));
+            drop(state);
+            self.changed.notify_one();
+        }
+        interest
     }
 
     pub(super) fn close(&self) {
@@ -130,8 +192,9 @@ impl Tracker {
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(self.late()),
             };
-            if let Err(error) = ended {
-                self.go_blind(&error);
+            match ended {
+                Ok(()) => self.state.lock().hints.forget(),
+                Err(error) => self.go_blind(&error),
             }
         }
     }
@@ -161,7 +224,9 @@ impl Tracker {
         };
         let mut state = self.state.lock();
         state.blind_until = clock::now() + pause;
+        // What was to be asked is not asked any more, nor known.
         state.wanted.clear();
+        state.hints.forget();
         let is_news = !is_failure && !state.is_refusal_told;
         state.is_refusal_told |= is_news;
         drop(state);
@@ -178,10 +243,20 @@ impl Tracker {
         NodeError::new(NodeErrorKind::Timeout, message)
     }
 
-    /// The key that goes by `name` on the server, if it can be one of ours.
-    fn key(&self, name: &[u8]) -> Option<Key> {
-        let bytes = name.strip_prefix(&*self.key_prefix)?;
-        Key::new(bytes).ok()
+    /// What has changed that goes by `name` on the server.
+    fn invalidate(&self, name: &[u8], now: Instant) {
+        let key = |prefix: &[u8]| Key::new(name.strip_prefix(prefix)?).ok();
+        let hints = |change: &dyn Fn(&mut Hints) -> bool| change(&mut self.state.lock().hints);
+        if let Some(key) = key(&self.note_prefix) {
+            hints(&|hints| {
+                hints.note_changed(&key);
+                true
+            });
+        } else if let Some(key) = key(&self.key_prefix)
+            && hints(&|hints| hints.changed(&key, now))
+        {
+            self.watchlist.tell(&key, Sight::Changed);
+        }
     }
 }
 
@@ -191,8 +266,8 @@ struct Session<'a> {
     stream: Stream,
     /// What has been read and not been taken in.
     read: Vec<u8>,
-    /// Keys that the server has been asked for, and when.
-    asked: VecDeque<(Key, Instant)>,
+    /// What the server has been asked, and when.
+    asked: VecDeque<(Ask, Instant)>,
     idle_at: Instant,
 }
 
@@ -221,7 +296,9 @@ impl<'a> Session<'a> {
         loop {
             self.ask().await?;
             let stalled_at = self.asked.front().map(|&(_, at)| at + ANSWER_LIMIT);
-            let timer = clock::sleep_until(stalled_at.unwrap_or(self.idle_at));
+            let next_look = self.tracker.state.lock().hints.next_look();
+            let ends_at = stalled_at.unwrap_or(self.idle_at);
+            let timer = clock::sleep_until(next_look.map_or(ends_at, |at| at.min(ends_at)));
             tokio::select! {
                 biased;
                 read = self.stream.read_buf(&mut self.read) => {
@@ -233,6 +310,10 @@ impl<'a> Session<'a> {
                 }
                 () = self.tracker.changed.notified() => {}
                 () = timer => {
+                    let now = clock::now();
+                    if now < ends_at {
+                        continue;
+                    }
                     if stalled_at.is_some() {
                         return Err(self.tracker.late());
                     }
@@ -248,20 +329,41 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Looks at the keys that are to be watched.
+    /// Asks what is to be asked.
     async fn ask(&mut self) -> Result<(), NodeError> {
-        let wanted = std::mem::take(&mut self.tracker.state.lock().wanted);
+        let now = clock::now();
+        let watchlist = &self.tracker.watchlist;
+        let is_watched = |key: &Key| watchlist.contains(key);
+        let wanted = {
+            let mut state = self.tracker.state.lock();
+            let looks = state.hints.looks(now, is_watched);
+            let again = looks.into_iter().map(|key| Ask::Watch(key, true));
+            let mut wanted = std::mem::take(&mut state.wanted);
+            wanted.extend(again);
+            state.hints.purge(is_watched);
+            wanted
+        };
         if wanted.is_empty() {
             return Ok(());
         }
-        let now = clock::now();
         let mut out = Vec::new();
-        for key in wanted {
-            if self.tracker.watchlist.contains(&key) {
-                let name = [&self.tracker.key_prefix, key.as_bytes()].concat();
-                command(&mut out, &[b"GET", &name]);
-                self.asked.push_back((key, now));
+        let life = NOTE_LIFE.as_millis().to_string();
+        for ask in wanted {
+            let name = |prefix: &[u8], key: &Key| [prefix, key.as_bytes()].concat();
+            match &ask {
+                Ask::Watch(key, _) if !is_watched(key) => continue,
+                Ask::Watch(key, _) => {
+                    command(&mut out, &[b"GET", &name(&self.tracker.key_prefix, key)]);
+                }
+                Ask::Interest(key) => {
+                    command(&mut out, &[b"GET", &name(&self.tracker.note_prefix, key)]);
+                }
+                Ask::Note(key) => {
+                    let name = name(&self.tracker.note_prefix, key);
+                    command(&mut out, &[b"SET", &name, b"1", b"PX", life.as_bytes()]);
+                }
             }
+            self.asked.push_back((ask, now));
         }
         self.idle_at = now + IDLE_LIMIT;
         let sent = async {
@@ -302,16 +404,39 @@ impl<'a> Session<'a> {
             }
             return Ok(());
         }
-        let (key, _) = self.asked.pop_front().ok_or_else(|| misfit("nothing"))?;
-        let watchlist = &self.tracker.watchlist;
-        match first {
-            Some(Piece::Nil) => watchlist.tell(&key, Sight::Free),
+        let (ask, _) = self.asked.pop_front().ok_or_else(|| misfit("nothing"))?;
+        let (watchlist, state) = (&self.tracker.watchlist, &self.tracker.state);
+        match (ask, first) {
+            (Ask::Watch(key, is_again), Some(Piece::Nil)) => {
+                state.lock().hints.free(&key);
+                let sight = if is_again {
+                    Sight::Changed
+                } else {
+                    Sight::Free
+                };
+                watchlist.tell(&key, sight);
+            }
             // From here on its end is pushed.
-            Some(Piece::Bulk(_)) => {}
-            Some(Piece::Error(line)) if ErrorReply::of(line).code == "WRONGTYPE" => {
+            (Ask::Watch(key, _), Some(Piece::Bulk(stored))) => {
+                state.lock().hints.held(&key, stored, clock::now());
+            }
+            (Ask::Watch(key, _), Some(Piece::Error(line)))
+                if ErrorReply::of(line).code == "WRONGTYPE" =>
+            {
                 watchlist.tell(&key, Sight::Lost);
             }
-            other => return Err(unexpected(other, "GET")),
+            // Without the right to it nobody is told and nothing is known.
+            (Ask::Note(_), Some(Piece::Status(_) | Piece::Error(_))) => {}
+            (Ask::Interest(key), Some(reply @ (Piece::Nil | Piece::Bulk(_) | Piece::Error(_)))) => {
+                let is_there = match reply {
+                    Piece::Nil => Some(false),
+                    Piece::Bulk(_) => Some(true),
+                    _ => None,
+                };
+                state.lock().hints.noted(key, is_there, clock::now());
+            }
+            (Ask::Note(_), other) => return Err(unexpected(other, "SET")),
+            (_, other) => return Err(unexpected(other, "GET")),
         }
         Ok(())
     }
@@ -319,12 +444,14 @@ impl<'a> Session<'a> {
     /// The server no longer tracks these keys: what is to be watched further
     /// must be read anew. None named: all were flushed.
     fn invalidate(&self, mut names: Pieces<'_>) {
-        let watchlist = &self.tracker.watchlist;
+        let now = clock::now();
         match names.next() {
             Some(Piece::List(_)) => std::iter::from_fn(|| names.bulk())
-                .filter_map(|name| self.tracker.key(name))
-                .for_each(|key| watchlist.tell(&key, Sight::Changed)),
-            _ => watchlist.tell_all(Sight::Changed),
+                .for_each(|name| self.tracker.invalidate(name, now)),
+            _ => {
+                self.tracker.state.lock().hints.forget();
+                self.tracker.watchlist.tell_all(Sight::Changed);
+            }
         }
     }
 }
