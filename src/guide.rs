@@ -1,6 +1,6 @@
 //! A guide, as documentation only: choosing a mode and a ttl, waiting, fencing
-//! a resource, many keys at once, first start and lost nodes, testing your own
-//! code. [Changes of membership](membership), [the servers](servers) and their
+//! a resource, many keys at once, a command under a lock, first start and lost
+//! nodes, testing your own code. [Changes of membership](membership), [the servers](servers) and their
 //! users, [watching it](observability) and what [versions](compatibility) have in
 //! common have chapters to themselves.
 //!
@@ -157,6 +157,59 @@
 //! own, on a runtime of its own; what is random is drawn from the kernel, so
 //! that no two processes ever present one token. Told is a fork by the C
 //! library's handlers: a child that is made by the bare system call is not.
+//!
+//! # A command under a lock
+//!
+//! `ringlock exec KEY -- command …` holds a lock while a command runs:
+//!
+//! ```sh
+//! ringlock exec backup -n -E 0 -- pg_dump -f /backup/db.sql db   # cron: skip it if another host does it
+//! ringlock exec deploy -w 300 -- sh -c 'build && upload'
+//! ```
+//!
+//! It keeps the lock alive and ends with the exit code of the command, or with
+//! 128 + n if signal n killed it. 127: there is no such command; 126: it is not
+//! executable; both are found out before the lock is taken. 6: others held the
+//! key; 7: the lock was lost while the command ran; 3: something else failed. A
+//! command that uses these codes itself gets others for them with
+//! `--conflict-exit-code` (`-E`), `--lost-exit-code` and `--failed-exit-code`.
+//! It does not initialise a new cluster, unless `--init` is given.
+//!
+//! The lock and the command end together:
+//!
+//! | What happens | What the command gets |
+//! |---|---|
+//! | the lock is lost (taken by force, an outage longer than the ttl, `--max-hold`) | `--signal` (TERM); after `--grace` (10 s) KILL |
+//! | `exec` gets TERM | TERM; after `--grace` KILL; the lock is held until then |
+//! | `exec` gets INT, HUP, QUIT, USR1 or USR2 | the same signal |
+//! | `exec` is killed with KILL, or by the system for want of memory | KILL at once; the lock expires with its ttl |
+//! | `exec` is stopped (Ctrl-Z, STOP) | `--signal` when the lease ends; after `--grace` KILL |
+//! | the supervisor is killed | KILL at once; then the lock is released |
+//!
+//! In the first two cases everything that the command started gets the signal
+//! too, `exec` waits until all of it has ended, and kills what is left after
+//! `--grace`. When the command ends by itself, what it leaves running is left
+//! alone, without the lock. Signals that are ignored when `exec` starts stay
+//! ignored (`nohup`).
+//!
+//! For this there is a small process between `exec` and the command, the
+//! supervisor (`exec-supervisor` in the list of processes). It ends the command
+//! when `exec` is gone or the lease lapses. If both are killed at the same
+//! instant, Linux kills the command by its parent-death signal, but not what the
+//! command started; other systems kill neither. A process that made a session of
+//! its own, as daemons do, is not seen as part of the command. One that runs as
+//! another user (`sudo`) cannot be signalled. Elsewhere than on Linux only the
+//! process group of the command is known.
+//!
+//! In a session with a terminal the command stays in the process group of
+//! `exec`: it can read the terminal, even if its input is a pipe, and Ctrl-C,
+//! Ctrl-Z, `fg` and `bg` work. A stopped job keeps its lock for the ttl. It is
+//! told of the loss before it does anything else. Without a terminal the command
+//! leads a process group of its own.
+//!
+//! With `--grace` above zero the command may still run after the lock was lost:
+//! it has the fence, in `RINGLOCK_FENCE`, for the resource that it writes to.
+//! `--signal KILL` leaves it no time.
 //!
 //! # First start and lost nodes
 //!

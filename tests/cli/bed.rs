@@ -20,6 +20,9 @@ pub(crate) const OTHER: &str = "000000000000000000000000000000cd web-2:43";
 /// sleeps, whenever the signal comes. Ten seconds and more.
 pub(crate) const WAIT: &str = "for i in $(seq 1000); do sleep 0.01; done";
 
+/// The ttl of a lock that is not to be lost on a busy machine.
+pub(crate) const TTL: &str = "20s";
+
 /// Servers, and a configuration that names them `a`, `b`, ….
 pub(crate) struct Bed {
     pub(crate) servers: Vec<RedisServer>,
@@ -116,7 +119,7 @@ impl Bed {
 
     /// Has the nodes initialised.
     pub(crate) fn init(&self) {
-        let run = self.run(&["exec", "init", "--", "true"]);
+        let run = self.run(&["exec", "--init", "--ttl", TTL, "init", "--", "true"]);
         assert_eq!(run.code, 0, "{run:?}");
     }
 
@@ -145,9 +148,16 @@ impl Job {
     /// `script` must write a line once it runs.
     pub(crate) fn start(bed: &Bed, options: &[&str], script: &str) -> Self {
         let arguments = [&["exec"], options, &["--", "sh", "-c", script]].concat();
-        let mut child = bed
-            .command(&arguments)
+        Self::of(bed, bed.command(&arguments))
+    }
+
+    /// `command` must become `ringlock exec`, and its command write a line.
+    pub(crate) fn of(bed: &Bed, mut command: Command) -> Self {
+        let mut child = command
+            .env("RINGLOCK_CONFIG", bed.file())
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());

@@ -1,27 +1,37 @@
 //! `exec`: a command under a lock.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::bed::{Bed, Job, OTHER, TOKEN, WAIT, until};
+use crate::bed::{Bed, Job, OTHER, TOKEN, TTL, WAIT, until};
 use crate::common::ms;
 use serde_json::Value;
 
 #[test]
 fn exec_ends_as_its_command_does() {
     let bed = Bed::new(1, 1);
-    let run = bed.run(&["exec", "k", "--", "sh", "-c", "echo $RINGLOCK_KEY; exit 9"]);
+    bed.init();
+    let run = bed.run(&[
+        "exec",
+        "k",
+        "--ttl",
+        TTL,
+        "--",
+        "sh",
+        "-c",
+        "echo $RINGLOCK_KEY; exit 9",
+    ]);
     assert_eq!((run.code, &*run.stdout), (9, "k\n"), "{run:?}");
-    let run = bed.run(&["exec", "k", "--", "sh", "-c", "kill -9 $$"]);
+    let run = bed.run(&["exec", "k", "--ttl", TTL, "--", "sh", "-c", "kill -9 $$"]);
     assert_eq!(run.code, 128 + 9, "{run:?}");
-    let run = bed.run(&["exec", "k", "--", "/nowhere/program"]);
-    assert_eq!(run.code, 3, "{run:?}");
-    assert!(run.stderr.contains("/nowhere/program"), "{run:?}");
     assert_eq!(bed.get(0, "k"), None, "it was released each time");
 
     let script = "echo to be seen; exit 4";
-    let run = bed.run(&["exec", "k", "--json", "--", "sh", "-c", script]);
+    let run = bed.run(&[
+        "exec", "k", "--ttl", TTL, "--json", "--", "sh", "-c", script,
+    ]);
     let json = run.json();
     assert_eq!(
         (run.code, &json["code"], &json["exit_code"]),
@@ -32,7 +42,16 @@ fn exec_ends_as_its_command_does() {
         (&Value::Null, &Value::Null)
     );
     assert!(run.stderr.contains("to be seen"), "{run:?}");
-    let next = bed.run(&["exec", "k", "--", "sh", "-c", "echo $RINGLOCK_FENCE"]);
+    let next = bed.run(&[
+        "exec",
+        "k",
+        "--ttl",
+        TTL,
+        "--",
+        "sh",
+        "-c",
+        "echo $RINGLOCK_FENCE",
+    ]);
     let fence: u64 = next.stdout.trim().parse().unwrap();
     assert!(fence > json["fence"].as_u64().unwrap(), "{fence} {json}");
 }
@@ -40,26 +59,30 @@ fn exec_ends_as_its_command_does() {
 #[test]
 fn exec_keeps_the_lock_and_others_out() {
     let bed = Bed::new(3, 3);
-    let job = Job::start(&bed, &["k"], "echo ready; cat");
+    bed.init();
+    let job = Job::start(&bed, &["k", "--ttl", "3s"], "echo ready; cat");
     let first = bed.get(0, "k").expect("an entry");
     let begun = Instant::now();
-    let run = bed.run(&["exec", "k", "--wait", "0s", "--json", "--", "true"]);
+    let run = bed.run(&[
+        "exec", "k", "--ttl", TTL, "--wait", "0s", "--json", "--", "true",
+    ]);
     assert_eq!(
         (run.code, &run.error()["exit_code"]),
         (6, &6.into()),
         "{run:?}"
     );
     // Longer than the ttl: it is kept alive.
-    let run = bed.run(&["exec", "k", "--wait", "1500ms", "--", "true"]);
+    let run = bed.run(&["exec", "k", "--ttl", TTL, "--wait", "4s", "--", "true"]);
     assert_eq!(run.code, 6, "{run:?}");
     assert!(
-        begun.elapsed() > ms(1500) && run.stderr.contains("held by"),
+        begun.elapsed() > ms(4000) && run.stderr.contains("held by"),
         "{run:?}"
     );
     assert_eq!(bed.get(0, "k"), Some(first));
     assert_eq!(job.end(true).code, 0);
     assert_eq!(
-        bed.run(&["exec", "k", "--wait", "0s", "--", "true"]).code,
+        bed.run(&["exec", "k", "--ttl", TTL, "--wait", "0s", "--", "true"])
+            .code,
         0
     );
 }
@@ -77,22 +100,202 @@ fn exec_tells_an_outage_apart_from_a_busy_lock() {
 #[test]
 fn exec_passes_signals_on() {
     let bed = Bed::new(1, 1);
+    bed.init();
     for (signal, name) in [
         (Signal::TERM, "TERM"),
         (Signal::INT, "INT"),
         (Signal::HUP, "HUP"),
+        (Signal::QUIT, "QUIT"),
+        (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
     ] {
         let script = format!("trap 'echo got {name}; exit 5' {name}; echo ready; {WAIT}");
-        let job = Job::start(&bed, &["k"], &script);
+        let job = Job::start(&bed, &["k", "--ttl", TTL], &script);
         job.signal(signal);
         let run = job.end(false);
         assert_eq!((run.code, run.stdout), (5, format!("got {name}\n")));
         assert_eq!(bed.get(0, "k"), None);
     }
     // A command that takes no care of it, and what it started.
-    let job = Job::start(&bed, &["k"], "sleep 60 & echo ready; wait");
+    let job = Job::start(&bed, &["k", "--ttl", TTL], "sleep 60 & echo ready; wait");
     job.signal(Signal::TERM);
     assert_eq!(job.end(false).code, 128 + 15);
+    // One that ignores it is killed when the grace is over, with what it started.
+    let script = "trap '' TERM; sleep 60 & echo ready; wait; wait";
+    let job = Job::start(&bed, &["k", "--ttl", TTL, "--grace", "0.1"], script);
+    job.signal(Signal::TERM);
+    assert_eq!(job.end(false).code, 128 + 9);
+    assert_eq!(bed.get(0, "k"), None, "it was released");
+}
+
+#[test]
+fn what_is_ignored_at_the_start_stays_ignored() {
+    let bed = Bed::new(1, 1);
+    bed.init();
+    for (signal, name) in [
+        (Signal::HUP, "HUP"),
+        (Signal::INT, "INT"),
+        (Signal::QUIT, "QUIT"),
+        (Signal::TERM, "TERM"),
+        (Signal::USR1, "USR1"),
+    ] {
+        let ringlock = env!("CARGO_BIN_EXE_ringlock");
+        // What the command does to itself shows what it inherited.
+        let command = format!("kill -{name} $$; echo ready; cat; echo alive");
+        let script =
+            format!("trap '' {name}; exec {ringlock} exec k --ttl {TTL} -- sh -c '{command}'");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &script]);
+        let job = Job::of(&bed, shell);
+        assert_eq!(job.first, "ready", "{name}");
+        job.signal(signal);
+        let run = job.end(true);
+        assert_eq!((run.code, &*run.stdout), (0, "alive\n"), "{name}: {run:?}");
+    }
+    let mut nohup = std::process::Command::new("nohup");
+    nohup.args([
+        env!("CARGO_BIN_EXE_ringlock"),
+        "exec",
+        "k",
+        "--ttl",
+        TTL,
+        "--",
+    ]);
+    nohup.args(["sh", "-c", "echo ready; cat; exit 4"]);
+    let job = Job::of(&bed, nohup);
+    job.signal(Signal::HUP);
+    assert_eq!(job.end(true).code, 4);
+}
+
+#[test]
+fn exec_starts_no_cluster_unasked() {
+    let bed = Bed::new(3, 3);
+    let run = bed.run(&["exec", "k", "--", "true"]);
+    assert_eq!(run.code, 3, "{run:?}");
+    assert!(run.stderr.contains("`ringlock init`"), "{run:?}");
+    for server in &bed.servers {
+        let size: u64 = redis::cmd("DBSIZE").query(&mut server.client()).unwrap();
+        assert_eq!(size, 0, "it has written");
+    }
+    assert_eq!(
+        bed.run(&["exec", "k", "--init", "--ttl", TTL, "--", "true"])
+            .code,
+        0
+    );
+    let run = bed.run(&["exec", "k", "--ttl", TTL, "--", "true"]);
+    assert_eq!(run.code, 0, "{run:?}");
+}
+
+/// Runs `exec k` with each of these arguments, and sees it end with the code.
+#[track_caller]
+fn check(bed: &Bed, cases: &[(&[&str], i32)]) {
+    for (arguments, code) in cases {
+        let run = bed.run(&[&["exec", "k", "--ttl", TTL], *arguments].concat());
+        assert_eq!(run.code, *code, "{arguments:?}: {run:?}");
+        if code == &126 || code == &127 {
+            let program = arguments.last().unwrap();
+            assert!(run.stderr.contains(program), "{arguments:?}: {run:?}");
+        }
+    }
+}
+
+/// A file of the bed, with this text and mode.
+fn file(bed: &Bed, name: &str, text: &str, mode: u32) -> String {
+    let path = bed.folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn exit_codes_are_those_of_the_shell() {
+    let bed = Bed::new(1, 1);
+    bed.init();
+    let plain = &*file(&bed, "plain", "", 0o644);
+    let orphan = &*file(&bed, "orphan", "#!/nowhere/interpreter\n", 0o755);
+    let script = &*file(&bed, "script", "exit 5\n", 0o755);
+    let folder = bed.folder.path().to_str().unwrap();
+    let own = "test \"$*\" = \"--json -n -- x\"";
+    check(
+        &bed,
+        &[
+            (&["--", "sh", "-c", "exit 255"], 255),
+            (&["--", "sh", "-c", "kill -TERM $$"], 143),
+            (&["--", "no-such-command"], 127),
+            (&["--", "/nowhere/program"], 127),
+            (&["--", ""], 127),
+            (&["--", plain], 126),
+            (&["--", folder], 126),
+            // It is found, and fails only when it is started.
+            (&["--", orphan], 127),
+            (&["--", script], 5),
+            // What follows is the command's own.
+            (&["--", "sh", "-c", own, "sh", "--json", "-n", "--", "x"], 0),
+        ],
+    );
+    assert_eq!(bed.get(0, "k"), None, "it was released each time");
+}
+
+#[test]
+fn options_and_exit_codes_are_those_of_flock() {
+    let mut bed = Bed::new(1, 1);
+    bed.init();
+    let plain = &*file(&bed, "plain", "", 0o644);
+    let sleep = ["--max-hold", "0.1", "--lost-exit-code", "98"];
+    check(
+        &bed,
+        &[
+            (&["-n", "--", "true"], 0),
+            (&["-w", "0.5", "--", "true"], 0),
+            (&["-n", "-w", "5", "--", "true"], 2),
+            (&["-E", "256", "--", "true"], 2),
+            (&["true"], 2),
+            (&[&sleep[..], &["--", "sleep", "60"]].concat(), 98),
+        ],
+    );
+    bed.set(0, "k", TOKEN, 60_000);
+    check(
+        &bed,
+        &[
+            (&["-n", "--", "true"], 6),
+            (&["--nb", "-E", "42", "--", "true"], 42),
+            (&["-w", "0.1", "-E", "0", "--", "true"], 0),
+            (
+                &["--timeout", "0", "--conflict-exit-code", "1", "--", "true"],
+                1,
+            ),
+            // It is looked up before the lock is asked for.
+            (&["-w", "600", "--", "no-such-command"], 127),
+            (&["-w", "600", "--", plain], 126),
+        ],
+    );
+    let run = bed.run(&[
+        "exec", "k", "--ttl", TTL, "-n", "-E", "42", "--json", "--", "true",
+    ]);
+    assert_eq!(run.error()["exit_code"], 42, "{run:?}");
+    assert_eq!(bed.get(0, "k").as_deref(), Some(TOKEN));
+
+    bed.servers[0].kill();
+    let outage = ["-w", "0.2", "-E", "42", "--failed-exit-code", "99"];
+    check(&bed, &[(&[&outage[..], &["--", "true"]].concat(), 99)]);
+}
+
+#[test]
+fn a_closed_input_is_an_empty_one() {
+    let bed = Bed::new(1, 1);
+    bed.init();
+    let mut shell = std::process::Command::new("sh");
+    let ringlock = env!("CARGO_BIN_EXE_ringlock");
+    shell.args([
+        "-c",
+        &format!("exec {ringlock} exec k --ttl {TTL} -- cat <&-"),
+    ]);
+    shell.env("RINGLOCK_CONFIG", bed.file());
+    let output = shell.output().unwrap();
+    assert!(
+        output.status.success() && output.stdout.is_empty(),
+        "{output:?}"
+    );
 }
 
 #[test]
@@ -116,8 +319,9 @@ fn exec_that_is_interrupted_while_it_waits_leaves_nothing() {
 #[test]
 fn exec_ends_its_command_when_the_lock_is_lost() {
     let bed = Bed::new(1, 1);
+    bed.init();
     let script = format!("trap 'echo got USR1; exit 0' USR1; echo ready; {WAIT}");
-    let job = Job::start(&bed, &["k", "--signal", "USR1"], &script);
+    let job = Job::start(&bed, &["k", "--ttl", TTL, "--signal", "USR1"], &script);
     assert_eq!(bed.run(&["release", "k", "--force"]).code, 0);
     let run = job.end(false);
     assert_eq!((run.code, &*run.stdout), (7, "got USR1\n"), "{run:?}");
@@ -126,7 +330,7 @@ fn exec_ends_its_command_when_the_lock_is_lost() {
     // One that does not end by itself is killed.
     let job = Job::start(
         &bed,
-        &["k", "--grace", "50ms"],
+        &["k", "--ttl", TTL, "--grace", "50ms"],
         "trap '' TERM; echo ready; cat",
     );
     assert_eq!(bed.run(&["release", "k", "--force"]).code, 0);
@@ -157,6 +361,7 @@ fn exec_ends_its_command_when_the_lock_is_lost() {
 #[test]
 fn exec_tells_a_loss_that_shows_only_at_the_end() {
     let bed = Bed::new(1, 1);
+    bed.init();
     let job = Job::start(&bed, &["k", "--ttl", "30s"], "echo ready; cat");
     // Long before it is next extended.
     bed.set(0, "k", OTHER, 60_000);

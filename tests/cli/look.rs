@@ -31,7 +31,7 @@ fn a_wrong_command_line_or_configuration_is_usage() {
         assert_eq!(run.code, 2, "{run:?}");
         assert!(run.stderr.contains("lock key"), "{run:?}");
     }
-    let run = bed.run(&["exec", "k", "--ttl", "1h", "--", "true"]);
+    let run = bed.run(&["exec", "k", "--init", "--ttl", "1h", "--", "true"]);
     assert_eq!(run.code, 2, "{run:?}");
     assert!(run.stderr.contains("max_ttl"), "{run:?}");
 
@@ -49,7 +49,7 @@ fn the_help_has_the_exit_codes() {
     let bed = Bed::of(Vec::new(), 1);
     let run = bed.run(&["--help"]);
     assert_eq!((run.code, &*run.stderr), (0, ""), "{run:?}");
-    for code in (0..=7).chain([130]) {
+    for code in (0..=7).chain([126, 127, 130]) {
         assert!(run.stdout.contains(&format!("\n  {code}  ")), "{code}");
     }
     for command in [

@@ -14,6 +14,8 @@ mod common;
 
 mod bed;
 mod exec;
+mod exec_ends;
+mod exec_terminal;
 mod hot;
 mod locks;
 mod look;

@@ -299,7 +299,7 @@ fn in_what_the_program_prints() {
     let added = format!("redis://:{ENCODED}@127.0.0.1:1");
     for url in &urls {
         for arguments in [
-            &["exec", "k", "--", "true"][..],
+            &["exec", "k", "--init", "--", "true"][..],
             &["status"],
             &["status", "--json"],
             &["doctor"],

@@ -54,12 +54,19 @@ enum Command {
     Ring(ring::Options),
     Locks(locks::Options),
     Release(release::Options),
-    Exec(exec::Options),
+    #[command(after_help = exit_codes())]
+    Exec(Box<exec::Options>),
     Status(status::Options),
     /// Checks configuration and servers, and says how to remedy what is wrong.
     Doctor,
     #[command(after_help = exit_codes())]
     Bench(Box<bench::Options>),
+    /// A process of exec's own: it ends the command if exec dies.
+    #[command(name = exec::supervisor::SUPERVISOR, hide = true)]
+    ExecSupervisor(exec::supervisor::Options),
+    /// A process of exec's own: it becomes the command.
+    #[command(name = exec::supervisor::COMMAND, hide = true)]
+    ExecProgram(exec::supervisor::CommandOptions),
     /// A process of the bench's own.
     #[command(name = bench::worker::ARGUMENT, hide = true)]
     BenchWorker,
@@ -84,6 +91,10 @@ fn main() -> ExitCode {
         Command::BenchWorker => bench::worker::run()
             .map(|()| ExitCode::SUCCESS)
             .map_err(failed),
+        Command::ExecSupervisor(options) => exec::supervisor::run(&options).map_err(Failure::from),
+        Command::ExecProgram(options) => {
+            exec::supervisor::become_command(&options).map_err(Failure::from)
+        }
         command => run(command, &cli.config, output),
     };
     done.unwrap_or_else(|failure| output.fail(&failure))
@@ -112,7 +123,10 @@ fn run(command: Command, path: &PathBuf, output: Output) -> Result<ExitCode, Fai
             Command::Exec(options) => exec::run(&options, config()?, output).await,
             Command::Status(options) => status::run(&options, &config()?, output).await,
             Command::Doctor => doctor::run(path, output).await,
-            Command::Bench(_) | Command::BenchWorker => Ok(ExitCode::SUCCESS),
+            Command::Bench(_)
+            | Command::BenchWorker
+            | Command::ExecSupervisor(_)
+            | Command::ExecProgram(_) => Ok(ExitCode::SUCCESS),
         }
     })
 }

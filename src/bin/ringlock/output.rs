@@ -23,11 +23,13 @@ pub(crate) enum Exit {
     Outdated = 5,
     NotLocked = 6,
     LockLost = 7,
+    NotExecutable = 126,
+    NotFound = 127,
     Interrupted = 130,
 }
 
 /// Every exit code and what it means.
-pub(crate) const EXITS: [(Exit, &str); 9] = [
+pub(crate) const EXITS: [(Exit, &str); 11] = [
     (Exit::Well, "all is well"),
     (
         Exit::CheckFailed,
@@ -58,6 +60,14 @@ pub(crate) const EXITS: [(Exit, &str); 9] = [
         "exec: the lock was lost while the command ran",
     ),
     (
+        Exit::NotExecutable,
+        "exec: the command is not executable; it was not run",
+    ),
+    (
+        Exit::NotFound,
+        "exec: there is no such command; it was not run",
+    ),
+    (
         Exit::Interrupted,
         "init, apply, resume, abort, force: interrupted; what was done stays",
     ),
@@ -69,7 +79,7 @@ pub(crate) fn exit_codes() -> String {
     for (exit, meaning) in EXITS {
         let _ = write!(text, "\n  {}  {meaning}", exit as u8);
     }
-    text + "\nexec otherwise ends with the command's own code, or with 128 + signal if one killed it."
+    text + "\nexec otherwise ends with the command's own code, or with 128 + signal if one killed it. Its options --conflict-exit-code, --lost-exit-code and --failed-exit-code replace 6, 7 and 3 where the command itself uses those."
 }
 
 impl From<Exit> for ExitCode {
@@ -85,6 +95,8 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// What to do next, where the message does not say it.
     pub(crate) next: Option<String>,
+    /// An exit code that was asked for instead.
+    pub(crate) code: Option<u8>,
 }
 
 impl Failure {
@@ -93,6 +105,15 @@ impl Failure {
             exit,
             message: message.into(),
             next: None,
+            code: None,
+        }
+    }
+
+    /// Ends with this exit code.
+    pub(crate) fn code(self, code: u8) -> Self {
+        Self {
+            code: Some(code),
+            ..self
         }
     }
 
@@ -193,11 +214,13 @@ impl Output {
             exit,
             message,
             next,
+            code,
         } = failure;
+        let exit_code = code.unwrap_or(*exit as u8);
         let told = Told {
             error: message,
             next: next.as_deref(),
-            exit_code: *exit as u8,
+            exit_code,
         };
         let text = match serde_json::to_string(&told) {
             Ok(json) if self.is_json => json,
@@ -208,7 +231,7 @@ impl Output {
         };
         // There is nowhere left to tell that this failed.
         let _ = writeln!(io::stderr(), "{text}");
-        (*exit).into()
+        exit_code.into()
     }
 }
 
@@ -252,7 +275,7 @@ mod tests {
         let help = exit_codes();
         for (index, (exit, meaning)) in EXITS.into_iter().enumerate() {
             let code = exit as usize;
-            assert!(code == index || exit == Exit::Interrupted, "{exit:?}");
+            assert!(code == index || code > 125, "{exit:?}");
             assert!(help.contains(&format!("\n  {code}  {meaning}")), "{help}");
         }
     }

@@ -1,85 +1,122 @@
 //! `ringlock exec`: runs a command under a lock.
 
+mod job;
+mod program;
+mod signals;
+pub(crate) mod supervisor;
+mod tree;
+mod wire;
+
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::ExitStatusExt;
-use std::pin::pin;
-use std::process::{ExitCode, ExitStatus, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use ringlock::{Config, Error, Guard, Released, Router};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use job::{End, Supervisor, has_terminal};
+use ringlock::{Config, Error, Guard, Init, Released, Router};
+use rustix::process::Signal;
 use serde::Serialize;
-use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep_until};
+use signals::{Signals, killed_by, signal_by_name};
 
 use crate::cluster::NOTHING_TO_LOOK_INTO;
 use crate::output::{Exit, Failure, Output, printable};
 
-/// Runs a command while holding a lock, which is kept alive meanwhile.
+/// Runs a command while holding a lock, which is kept alive until the command
+/// ends.
 ///
-/// The command finds the fence in RINGLOCK_FENCE and the key in RINGLOCK_KEY.
-/// SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to it. If the lock is lost
-/// it gets --signal and, when --grace is over, SIGKILL. At a terminal it shares
-/// the terminal with this program and is signalled alone; otherwise it is
-/// signalled with all the processes that it started. With --json its standard
-/// output goes to the standard error, and the document tells how it ended.
+/// The command finds the fence in RINGLOCK_FENCE and the key in RINGLOCK_KEY. It
+/// is looked up before the lock is taken.
+///
+/// SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to it;
+/// those that are ignored when this program starts stay ignored. After SIGTERM
+/// it has --grace to end. If the lock is lost it gets --signal, and --grace to
+/// end. When --grace is over it is killed. In both cases everything that it
+/// started ends with it: this program waits for it, and kills it when --grace is
+/// over.
+///
+/// If this program is killed, the command and everything that it started is
+/// killed at once. If this program is stopped, the command gets --signal when
+/// the lease ends. A process that made a session of its own is spared; one that
+/// runs as another user cannot be signalled. Elsewhere than on Linux only the
+/// process group of the command is known.
+///
+/// In a session with a terminal the command stays in the process group of this
+/// program: it can use the terminal, and Ctrl-C, Ctrl-Z, fg and bg work. A job
+/// that is stopped keeps its lock for the ttl. Otherwise the command leads a
+/// process group of its own, which gets every signal.
+///
+/// With --json its standard output goes to the standard error, and the document
+/// tells how it ended.
+///
+/// Of the options of flock(1), -n, -w and -E are here. There are no shared locks
+/// (-s). For -c take `-- sh -c '…'`. -o is always so: what the command leaves
+/// running does not keep the lock. -F is impossible: this program must stay to
+/// keep the lock alive.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// The lock key.
     key: OsString,
 
-    /// How long to wait for the lock; 0s is a single try. The default is
-    /// configured as router.wait.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    /// How long to wait for the lock: 5, 0.5, 100ms, 1m; 0 is a single try. The
+    /// default is configured as router.wait.
+    #[arg(short, long, visible_alias = "timeout", value_name = "DURATION", value_parser = duration)]
     wait: Option<Duration>,
+
+    /// Try once: the same as --wait 0.
+    #[arg(short, long, visible_alias = "nb", conflicts_with = "wait")]
+    nonblock: bool,
+
+    /// The exit code if others held the key all the time.
+    #[arg(short = 'E', long, value_name = "CODE", default_value_t = Exit::NotLocked as u8)]
+    conflict_exit_code: u8,
+
+    /// The exit code if the lock was lost while the command ran.
+    #[arg(long, value_name = "CODE", default_value_t = Exit::LockLost as u8)]
+    lost_exit_code: u8,
+
+    /// The exit code if something else failed: a node cannot be reached.
+    #[arg(long, value_name = "CODE", default_value_t = Exit::Failed as u8)]
+    failed_exit_code: u8,
 
     /// How long the lock outlives this program if it dies. The default is
     /// configured as router.ttl.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     ttl: Option<Duration>,
 
     /// How long the lock is kept at most; then it counts as lost. The default
     /// is configured as router.max_hold.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     max_hold: Option<Duration>,
 
     /// What the command gets when the lock is lost.
     #[arg(long, default_value = "TERM", value_parser = signal_by_name)]
     signal: Signal,
 
-    /// How long it has from then on until it is killed.
-    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    /// How long the command has, after that or after SIGTERM, until it is
+    /// killed.
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = duration)]
     grace: Duration,
+
+    /// Initialise a new cluster as router.init is configured. Without it a new
+    /// cluster is an error.
+    #[arg(long)]
+    init: bool,
 
     /// The command and its arguments.
     #[arg(last = true, required = true, num_args = 1.., value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
-/// Signals that may be named.
-const SIGNALS: [(&str, Signal); 8] = [
-    ("HUP", Signal::HUP),
-    ("INT", Signal::INT),
-    ("QUIT", Signal::QUIT),
-    ("KILL", Signal::KILL),
-    ("USR1", Signal::USR1),
-    ("USR2", Signal::USR2),
-    ("TERM", Signal::TERM),
-    ("CONT", Signal::CONT),
-];
-
-fn signal_by_name(text: &str) -> Result<Signal, String> {
-    let name = text.to_ascii_uppercase();
-    let name = name.strip_prefix("SIG").unwrap_or(&name);
-    let found = SIGNALS.iter().find(|(known, _)| *known == name);
-    found.map(|&(_, signal)| signal).ok_or_else(|| {
-        let names = SIGNALS.map(|(name, _)| name).join(", ");
-        format!("one of {names}")
-    })
+/// A duration with its unit, or a plain number of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let is_plain = |char: char| char.is_ascii_digit() || char == '.';
+    if text.chars().all(is_plain)
+        && let Ok(seconds) = text.parse()
+    {
+        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
+    }
+    humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// How the command ended.
@@ -100,17 +137,39 @@ pub(crate) async fn run(
     config: Config,
     output: Output,
 ) -> Result<ExitCode, Failure> {
-    if config
-        .nodes
-        .iter()
-        .any(|node| node.url.starts_with("memory://"))
-    {
+    let done = attempt(options, config, output).await;
+    done.map_err(|failure| match failure.exit {
+        Exit::NotLocked => failure.code(options.conflict_exit_code),
+        Exit::LockLost => failure.code(options.lost_exit_code),
+        Exit::Failed => failure.code(options.failed_exit_code),
+        _ => failure,
+    })
+}
+
+async fn attempt(
+    options: &Options,
+    mut config: Config,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let mut nodes = config.nodes.iter();
+    if nodes.any(|node| node.url.starts_with("memory://")) {
         let message = format!("{NOTHING_TO_LOOK_INTO}, and a lock there excludes nobody");
         return Err(Failure::new(Exit::Failed, message).next("configure Redis or Valkey nodes"));
     }
-    let mut signals = Signals::listen()?;
+    config.router.init = match (options.init, config.router.init) {
+        (false, _) => Init::Never,
+        (true, Init::Never) => Init::Wait,
+        (true, init) => init,
+    };
+    program::check(&options.command[0])?;
+    let is_group = !has_terminal();
+    // At a terminal a job is stopped as one.
+    let stops: &[Signal] = if is_group { &[Signal::TSTP] } else { &[] };
+    let mut signals = Signals::listen(stops)?;
+    // What can fail does so before the lock is taken.
+    let supervisor = Supervisor::spawn(options, is_group, output)?;
     let router = tokio::select! {
-        router = Router::connect(config) => router?,
+        router = Router::connect(config) => router.map_err(refused)?,
         signal = signals.end() => return Ok(ExitCode::from(killed_by(signal.as_raw()))),
     };
     let locked = tokio::select! {
@@ -130,21 +189,44 @@ pub(crate) async fn run(
         }
     };
     let fence = guard.fence().get();
-    let outcome = match Job::start(options, fence, output) {
+    let outcome = match supervisor.start(&guard) {
         Ok(job) => job.finish(&guard, options, &mut signals).await,
         Err(failure) => Err(failure),
     };
-    let (status, lost) = release(router, guard, outcome).await?;
-    let exit_code = match (&lost, status.code()) {
-        (Some(_), _) => Exit::LockLost as u8,
-        (None, Some(code)) => u8::try_from(code).unwrap_or(u8::MAX),
-        (None, None) => killed_by(status.signal().unwrap_or_default()),
+    let (end, lost) = release(router, guard, outcome).await?;
+    report(options, fence, end, lost, output)
+}
+
+fn refused(error: Error) -> Failure {
+    match error {
+        Error::Uninitialised { .. } => Failure::new(Exit::Failed, error.to_string()).next(
+            "a new cluster gets its first view with `ringlock init`, or here with --init; see what each node says with `ringlock doctor`",
+        ),
+        error => error.into(),
+    }
+}
+
+fn report(
+    options: &Options,
+    fence: u64,
+    end: End,
+    lost: Option<String>,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let (code, signal) = match end {
+        End::Code(code) => (Some(code), None),
+        End::Signal(signal) => (None, Some(signal)),
+    };
+    let exit_code = match (&lost, end) {
+        (Some(_), _) => options.lost_exit_code,
+        (None, End::Code(code)) => u8::try_from(code).unwrap_or(u8::MAX),
+        (None, End::Signal(signal)) => killed_by(signal),
     };
     let ended = Ended {
         key: printable(options.key.as_bytes()),
         fence,
-        code: status.code(),
-        signal: status.signal(),
+        code,
+        signal,
         lost,
         exit_code,
     };
@@ -164,14 +246,13 @@ pub(crate) async fn run(
     }
 }
 
-/// The exit code of what a signal killed, as shells have it.
-fn killed_by(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(u8::MAX)
-}
-
 async fn lock(options: &Options, router: &Router) -> Result<Result<Guard, Signal>, Error> {
     let key = options.key.as_bytes();
-    let mut acquire = match options.wait {
+    let wait = match options.nonblock {
+        true => Some(Duration::ZERO),
+        false => options.wait,
+    };
+    let mut acquire = match wait {
         Some(Duration::ZERO) => router.try_acquire(key),
         Some(wait) => router.acquire(key).wait(wait),
         None => router.acquire(key),
@@ -190,11 +271,11 @@ async fn lock(options: &Options, router: &Router) -> Result<Result<Guard, Signal
 async fn release(
     router: Router,
     guard: Guard,
-    outcome: Result<(ExitStatus, Option<String>), Failure>,
-) -> Result<(ExitStatus, Option<String>), Failure> {
+    outcome: Result<(End, Option<String>), Failure>,
+) -> Result<(End, Option<String>), Failure> {
     let released = guard.release().await;
     router.shutdown().await;
-    let (status, lost) = outcome?;
+    let (end, lost) = outcome?;
     let lost = lost.or(match released {
         Ok(Released::InTime) => None,
         Ok(Released::TooLate) => Some("it was gone before it was released".into()),
@@ -202,139 +283,7 @@ async fn release(
         Ok(Released::Unknown) => None,
         Err(error) => Some(format!("{error:#}")),
     });
-    Ok((status, lost))
-}
-
-/// The running command.
-struct Job {
-    child: Child,
-    pid: Pid,
-    /// It leads a process group of its own.
-    is_group: bool,
-}
-
-impl Job {
-    fn start(options: &Options, fence: u64, output: Output) -> Result<Self, Failure> {
-        let program = &options.command[0];
-        // A terminal is read from, and interrupts, one group alone.
-        let is_group = !std::io::stdin().is_terminal();
-        let mut command = Command::new(program);
-        command
-            .args(&options.command[1..])
-            .env("RINGLOCK_FENCE", fence.to_string())
-            .env("RINGLOCK_KEY", &options.key);
-        if is_group {
-            command.process_group(0);
-        }
-        if output.is_json {
-            command.stdout(Stdio::from(std::io::stderr()));
-        }
-        let child = command.spawn().map_err(|error| {
-            let message = format!("{}: {error}", program.to_string_lossy());
-            Failure::new(Exit::Failed, message).next("name a program that can be run after --")
-        })?;
-        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        let pid = pid.ok_or_else(|| Failure::new(Exit::Failed, "the command has no process id"))?;
-        Ok(Self {
-            child,
-            pid,
-            is_group,
-        })
-    }
-
-    /// Waits for the end of the command, passes signals on, and ends it when
-    /// the lock is lost.
-    async fn finish(
-        mut self,
-        guard: &Guard,
-        options: &Options,
-        signals: &mut Signals,
-    ) -> Result<(ExitStatus, Option<String>), Failure> {
-        let mut lost = pin!(guard.lost());
-        let mut loss = None;
-        let mut kill_at = None;
-        let status = loop {
-            let timer = sleep_until(kill_at.unwrap_or_else(Instant::now));
-            tokio::select! {
-                biased;
-                status = self.child.wait() => break status?,
-                reason = &mut lost, if loss.is_none() => {
-                    loss = Some(reason);
-                    self.signal(options.signal);
-                    kill_at = Some(Instant::now() + options.grace);
-                }
-                signal = signals.next() => self.pass_on(signal),
-                () = timer, if kill_at.is_some() => {
-                    self.signal(Signal::KILL);
-                    kill_at = None;
-                }
-            }
-        };
-        let loss = loss.or(guard.loss());
-        Ok((status, loss.map(|loss| loss.to_string())))
-    }
-
-    fn pass_on(&self, signal: Signal) {
-        match signal {
-            // In a group of its own it would run on while this program, stopped,
-            // let the lease lapse.
-            Signal::TSTP => {}
-            // The terminal has sent these to the command as well.
-            Signal::INT | Signal::QUIT if !self.is_group => {}
-            signal => self.signal(signal),
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        // Not reaped yet, so the number is still its own; that it may have
-        // ended is all that can be wrong.
-        let _ = match self.is_group {
-            true => kill_process_group(self.pid, signal),
-            false => kill_process(self.pid, signal),
-        };
-    }
-}
-
-/// The signals that are not to end this program without its command.
-struct Signals {
-    streams: Vec<(Signal, tokio::signal::unix::Signal)>,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Failure> {
-        let mut all = vec![Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
-        if !std::io::stdin().is_terminal() {
-            all.push(Signal::TSTP);
-        }
-        let mut streams = Vec::new();
-        for name in all {
-            streams.push((name, signal(SignalKind::from_raw(name.as_raw()))?));
-        }
-        Ok(Self { streams })
-    }
-
-    /// The next signal that is to end this program. Cancel safe.
-    async fn end(&mut self) -> Signal {
-        loop {
-            match self.next().await {
-                Signal::TSTP => {}
-                signal => return signal,
-            }
-        }
-    }
-
-    /// The next signal. Cancel safe.
-    async fn next(&mut self) -> Signal {
-        std::future::poll_fn(|context| {
-            for (name, stream) in &mut self.streams {
-                if stream.poll_recv(context).is_ready() {
-                    return std::task::Poll::Ready(*name);
-                }
-            }
-            std::task::Poll::Pending
-        })
-        .await
-    }
+    Ok((end, lost))
 }
 
 #[cfg(test)]
@@ -342,9 +291,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_have_names() {
-        assert_eq!(signal_by_name("term"), Ok(Signal::TERM));
-        assert_eq!(signal_by_name("SIGINT"), Ok(Signal::INT));
-        assert!(signal_by_name("15").unwrap_err().contains("TERM"));
+    fn a_plain_number_is_seconds() {
+        for (text, millis) in [
+            ("0", 0),
+            ("5", 5_000),
+            ("0.5", 500),
+            (".25", 250),
+            ("0s", 0),
+            ("100ms", 100),
+            ("1m 5s", 65_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        let huge = "9".repeat(30);
+        for text in ["", ".", "1.2.3", "-1", "inf", "NaN", "1e3", "5x", &huge] {
+            assert!(duration(text).is_err(), "{text}");
+        }
     }
 }
