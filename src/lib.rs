@@ -79,6 +79,7 @@ mod lookout;
 mod many;
 mod meters;
 pub mod node;
+mod patience;
 pub mod proto;
 mod reach;
 pub mod rebalancer;
