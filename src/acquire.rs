@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::contend::Patience;
 use crate::error::{Error, Loss};
 use crate::events;
 use crate::guard::Guard;
+use crate::patience::Patience;
 use crate::proto::lease::{Key, KeyError, MAX_LABEL_BYTES};
 use crate::proto::time::Instant;
 use crate::router::Router;

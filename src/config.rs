@@ -76,7 +76,7 @@ pub struct RouterConfig {
     /// routers of a cluster agree on it.
     #[serde(with = "span")]
     pub view_lease: Duration,
-    /// How long an acquire tries that says nothing else.
+    /// How long an acquire tries that says nothing else; `0s`: once.
     #[serde(with = "span")]
     pub wait: Duration,
     /// How long a lease is kept alive at the most.
@@ -90,7 +90,7 @@ pub struct RouterConfig {
     /// `ttl`; of a lease with a shorter ttl half of that counts. The default is
     /// 5 % of the lease's ttl, at least 50ms and at most 1s: raise it where
     /// leases are short and machines so busy that sound nodes answer later.
-    #[serde(with = "some_span")]
+    #[serde(deserialize_with = "span::some")]
     pub node_timeout: Option<Duration>,
     /// How long [`connect`](crate::Router::connect) waits for enough nodes,
     /// the wait of a first start aside.
@@ -568,18 +568,9 @@ mod span {
             ))
         })
     }
-}
 
-/// The same where none may be given.
-mod some_span {
-    use std::time::Duration;
-
-    use serde::Deserializer;
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        input: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        super::span::deserialize(input).map(Some)
+    pub(super) fn some<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
+        deserialize(input).map(Some)
     }
 }
 

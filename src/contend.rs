@@ -14,14 +14,13 @@ use crate::gate::{Ahead, Met, Turn};
 use crate::guard::Guard;
 use crate::held::{Held, KeepAlive};
 use crate::proto::attempt::{Attempt, Refused, Shortfall};
-use crate::proto::backoff::Backoff;
 use crate::proto::lease::{Fence, Holder, Key, Token, Ttl};
 use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
 use crate::proto::wire::NodeErrorKind;
 use crate::random;
 use crate::stats::Call;
-use crate::waiting::{Pauses, Rivals};
+use crate::waiting::Rivals;
 
 /// Extends of one lease follow each other no faster.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
@@ -40,16 +39,6 @@ const LOOKS: u32 = 2;
 /// What the first attempt has at least, from the beginning of the call on,
 /// however short the wait is: with less no node could answer.
 const LEAST_ATTEMPT: Duration = Duration::from_millis(50);
-
-/// How long to go on trying.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    pub(crate) wait: Option<Duration>,
-    pub(crate) attempts: Option<u32>,
-    pub(crate) retry_delay: Option<Duration>,
-    /// A single attempt, its error told as it is.
-    pub(crate) is_single: bool,
-}
 
 /// What holds for all attempts of a call that has begun.
 #[derive(Clone, Copy, Debug)]
@@ -346,43 +335,6 @@ impl Acquire {
             waited,
             last: Box::new(last),
         }
-    }
-}
-
-impl Patience {
-    /// Whether it is a single attempt, which waits for nobody.
-    pub(crate) fn is_one_try(&self) -> bool {
-        self.is_single || self.wait.is_some_and(|wait| wait.is_zero())
-    }
-
-    /// Attempts at the most; `None`: as many as the wait allows.
-    fn most_attempts(&self) -> Option<u32> {
-        if self.is_one_try() {
-            Some(1)
-        } else {
-            self.attempts
-        }
-    }
-
-    /// When to stop. Attempts without a wait are bounded too, for they may
-    /// have to queue behind others of this process: by the time that as many
-    /// would take at the longest.
-    fn deadline(&self, started: Instant, node_timeout: Duration) -> Option<Instant> {
-        if self.is_one_try() {
-            return None;
-        }
-        let longest_pause = self.retry_delay.unwrap_or(Backoff::CONTENTION.cap);
-        let longest_attempt = node_timeout.saturating_mul(2);
-        let longest = longest_pause.saturating_add(longest_attempt);
-        let by_attempts = |attempts| longest.saturating_mul(attempts);
-        let limit = self.wait.or(self.attempts.map(by_attempts))?;
-        Some(started + limit)
-    }
-
-    /// Attempts that are counted or spaced are made as said, whatever could
-    /// be told of the key.
-    fn pauses(&self) -> Pauses {
-        Pauses::new(self.retry_delay, self.attempts.is_some())
     }
 }
 

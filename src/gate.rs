@@ -102,8 +102,8 @@ struct Queue {
     turn: u64,
     /// Whose turn it is, once it holds the key.
     holder: Weak<Held>,
-    /// The last turn in which the key was held.
-    held_in: Option<u64>,
+    /// The last turn in which the key was held; 0: none.
+    held_in: u64,
     /// What the attempts made since then have met, and in which turn.
     met: Option<(u64, Arc<Plight>)>,
     line: Option<Box<Line>>,
@@ -187,7 +187,8 @@ impl Gate {
         Arc::new(Self {
             hasher: RandomState::new(),
             shards,
-            turns: AtomicU64::new(0),
+            // Turn 0 is none.
+            turns: AtomicU64::new(1),
             is_closed: AtomicBool::new(false),
             counters,
         })
@@ -380,7 +381,7 @@ impl Queue {
         Self {
             turn: turn.number,
             holder: Weak::new(),
-            held_in: None,
+            held_in: 0,
             met: None,
             line: None,
         }
@@ -396,7 +397,7 @@ impl Queue {
     fn met(&self, since: u64) -> Met {
         match self.met.as_ref().and_then(|(_, plight)| plight.get()) {
             Some(error) => Met::Failed(error),
-            None if self.held_in.is_some_and(|turn| turn >= since) => Met::Held,
+            None if self.held_in >= since => Met::Held,
             None => Met::Unanswered,
         }
     }
@@ -443,7 +444,7 @@ impl Turn {
     /// Its owner leaves the key to others before it tries: to those in line that
     /// is as if the key were held.
     pub(crate) fn pauses(&self) {
-        self.on_queue(|queue, turn| queue.held_in = Some(turn));
+        self.on_queue(|queue, turn| queue.held_in = turn);
     }
 
     /// What its owner meets is told by `plight` from now on.
@@ -464,7 +465,7 @@ impl Turn {
     pub(crate) fn hold(&self, held: &Arc<Held>) {
         self.on_queue(|queue, turn| {
             queue.holder = Arc::downgrade(held);
-            queue.held_in = Some(turn);
+            queue.held_in = turn;
             queue.met = None;
             if let Some(line) = &queue.line {
                 line.watch.notify_one();

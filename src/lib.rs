@@ -88,6 +88,7 @@ mod many;
 mod meters;
 pub mod node;
 mod origin;
+mod patience;
 pub mod proto;
 mod random;
 mod reach;

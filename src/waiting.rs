@@ -439,10 +439,32 @@ mod tests {
         assert_eq!(eyes.tell(2, Sight::Changed), Poll::Ready(Sight::Changed));
     }
 
+    /// A dead client's entry stays on one of three; whichever two answered first.
+    #[test]
+    fn a_leftover_on_a_minority_is_waited_around() {
+        for leftover in 0..3 {
+            for silent in 0..3 {
+                let answers: Vec<_> = (0..3).filter(|&node| node != silent).map(busy).collect();
+                let mut eyes = Eyes::open(3, 0, &answers);
+                let mut others = (0..3).filter(|&node| node != leftover);
+                assert!(
+                    eyes.tell(others.next().unwrap(), Sight::Changed)
+                        .is_pending()
+                );
+                let last = eyes.tell(others.next().unwrap(), Sight::Changed);
+                assert_eq!(last, Poll::Ready(Sight::Changed), "{leftover} {silent}");
+            }
+        }
+    }
+
     #[test]
     fn what_can_no_more_become_free_is_given_up() {
-        let mut eyes = Eyes::open(3, 0, &[busy(0), busy(2)]);
+        let mut eyes = Eyes::open(3, 0, &[busy(0), down(1), busy(2)]);
         assert_eq!(eyes.tell(0, Sight::Lost), Poll::Ready(Sight::Lost));
+        // The second has not answered: it may be free as well as any.
+        let mut eyes = Eyes::open(3, 0, &[busy(0), busy(2)]);
+        assert!(eyes.tell(0, Sight::Lost).is_pending());
+        assert_eq!(eyes.tell(1, Sight::Lost), Poll::Ready(Sight::Lost));
         let mut eyes = Eyes::open(5, 0, &[busy(0), busy(1), busy(2), busy(3)]);
         assert!(eyes.tell(0, Sight::Lost).is_pending());
         assert!(eyes.tell(1, Sight::Free).is_pending());
