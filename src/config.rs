@@ -581,7 +581,7 @@ mod tests {
     fn error(text: &str) -> String {
         match text.parse::<Config>().and_then(|config| config.check()) {
             Ok(()) => panic!("accepted: {text}"),
-            Err(error) => error.to_string(),
+            Err(error) => format!("{error:#}"),
         }
     }
 

@@ -529,6 +529,7 @@ mod tests {
 
     /// One of each variant, and whether it has a source. A variant that is not
     /// here does not compile.
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn all() -> Vec<(Error, bool)> {
         let key = || Key::new("k").unwrap();
         let node = || NodeCause {

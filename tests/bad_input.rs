@@ -44,8 +44,8 @@ async fn prompt<T>(what: impl IntoFuture<Output = T>) -> T {
 
 /// An error's text, found free of the secret in every form.
 #[track_caller]
-fn told(error: &(impl Debug + ToString)) -> String {
-    let (text, debug) = (error.to_string(), format!("{error:?}"));
+fn told(error: &(impl Debug + std::fmt::Display)) -> String {
+    let (text, debug) = (format!("{error:#}"), format!("{error:?}"));
     assert!(!text.contains(SECRET) && !debug.contains(SECRET), "{debug}");
     text
 }

@@ -104,7 +104,7 @@ async fn a_step_forward_gives_no_lock_away() {
     // By the server's clock the lock is over now, by its holder's it is not.
     servers[0].shim.step(60_000);
     let error = until_benched(&rival, 1).await;
-    let text = error.to_string();
+    let text = format!("{error:#}");
     assert!(text.contains("stepped forward by"), "{text}");
     assert!(guard.remaining() > Duration::ZERO, "too slow a machine");
     let refused = rival.try_acquire(KEY).await.unwrap_err();

@@ -97,7 +97,7 @@ async fn is_denied(guard: &Guard) -> String {
             && let Cause::Failed(error) = &causes[0].cause
             && error.kind() == NodeErrorKind::Denied
         {
-            return error.to_string();
+            return format!("{error:#}");
         }
         assert!(Instant::now() < deadline, "it is not refused");
         tokio::time::sleep(ms(1)).await;
@@ -165,7 +165,7 @@ async fn files_that_cannot_be_read_are_told_of() {
     let vault = Vault::start();
     let refused = async || match vault.builder().connect().await.unwrap_err() {
         Error::Node(at) => match at.cause {
-            Cause::Failed(error) if error.kind() == NodeErrorKind::Denied => error.to_string(),
+            Cause::Failed(error) if error.kind() == NodeErrorKind::Denied => format!("{error:#}"),
             other => panic!("{other:?}"),
         },
         other => panic!("{other:?}"),

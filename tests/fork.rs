@@ -17,14 +17,16 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::process::Command;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use common::RedisServer;
 use ringlock::rebalancer::RebalanceError;
-use ringlock::{Change, Error, Init, Loss, Released, Router, WithError};
+use ringlock::{
+    Acquiring, Change, Error, Guard, GuardSet, Init, Loss, Released, Router, WithError,
+};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -38,7 +40,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Longer than a call takes that waits for nothing.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-const SCENES: [(&str, fn(&Stage)); 3] = [
+type Scene = fn(&Stage);
+
+const SCENES: [(&str, Scene); 3] = [
     (
         "no_two_processes_draw_one_token",
         no_two_processes_draw_one_token,
@@ -245,6 +249,48 @@ fn leaves_alone_on_many_threads(stage: &Stage) {
     leaves_alone(stage, many.unwrap(), false);
 }
 
+/// What is stored under the keys that the parent holds.
+fn stored(client: &mut redis::Connection) -> Vec<Option<String>> {
+    let names = ["kept", "plain", "x", "y"].map(|key| format!("ringlock:{key}"));
+    redis::cmd("MGET").arg(&names[..]).query(client).unwrap()
+}
+
+/// The server's connections, each by its number.
+fn connections(client: &mut redis::Connection) -> BTreeSet<String> {
+    let list: String = redis::cmd("CLIENT").arg("LIST").query(client).unwrap();
+    let ids = list.lines().filter_map(|line| line.split(' ').next());
+    ids.map(Into::into).collect()
+}
+
+/// A router of the child's own works, and respects what the parent holds.
+async fn works_by_itself(stage: &Stage) {
+    let router = connect(stage).await;
+    let own = router.try_acquire("own").await.unwrap();
+    assert_eq!(own.release().await.unwrap(), Released::InTime);
+    let held = router.try_acquire("kept").await.unwrap_err();
+    assert!(held.is_contention(), "{held}");
+}
+
+/// The parent, once its child is gone: everything is as it was.
+async fn goes_on(
+    router: &Router,
+    kept: Guard,
+    plain: Guard,
+    set: GuardSet,
+    waiting: Pin<&mut Acquiring<Guard>>,
+) {
+    assert_eq!((kept.loss(), set.loss(), plain.loss()), (None, None, None));
+    kept.extend().await.unwrap();
+    set.extend().await.unwrap();
+    let next = router.try_acquire("next").await.unwrap();
+    assert_eq!(next.release().await.unwrap(), Released::InTime);
+    assert_eq!(plain.release().await.unwrap(), Released::InTime);
+    let waited = waiting.await.unwrap();
+    assert_eq!(waited.release().await.unwrap(), Released::InTime);
+    assert_eq!(set.release().await.unwrap(), Released::InTime);
+    assert_eq!(kept.release().await.unwrap(), Released::InTime);
+}
+
 /// A child uses and drops all that it has of its parent's router, and the
 /// parent notices nothing. The child drops the runtime too, if `drops_runtime`:
 /// that of many threads would wait for those.
@@ -272,15 +318,6 @@ fn leaves_alone(stage: &Stage, runtime: Runtime, drops_runtime: bool) {
         assert!(waiting.as_mut().poll(&mut context).is_pending());
         assert!(lost.as_mut().poll(&mut context).is_pending());
     });
-    let stored = |client: &mut redis::Connection| -> Vec<Option<String>> {
-        let names = ["kept", "plain", "x", "y"].map(|key| format!("ringlock:{key}"));
-        redis::cmd("MGET").arg(&names[..]).query(client).unwrap()
-    };
-    let connections = |client: &mut redis::Connection| -> BTreeSet<String> {
-        let list: String = redis::cmd("CLIENT").arg("LIST").query(client).unwrap();
-        let ids = list.lines().filter_map(|line| line.split(' ').next());
-        ids.map(Into::into).collect()
-    };
     let (tokens, before) = (stored(&mut client), connections(&mut client));
     assert!(tokens.iter().all(Option::is_some), "{tokens:?}");
 
@@ -307,14 +344,7 @@ fn leaves_alone(stage: &Stage, runtime: Runtime, drops_runtime: bool) {
                     true => drop(runtime),
                     false => std::mem::forget(runtime),
                 }
-                // One of its own works, and respects what the parent holds.
-                runtime_runs(&own, async {
-                    let router = connect(stage).await;
-                    let own = router.try_acquire("own").await.unwrap();
-                    assert_eq!(own.release().await.unwrap(), Released::InTime);
-                    let held = router.try_acquire("kept").await.unwrap_err();
-                    assert!(held.is_contention(), "{held}");
-                });
+                runtime_runs(&own, works_by_itself(stage));
                 std::process::exit(0);
             }
             number => Pid::from_raw(number.cast_signed()).unwrap(),
@@ -327,18 +357,7 @@ fn leaves_alone(stage: &Stage, runtime: Runtime, drops_runtime: bool) {
         before.is_subset(&connections(&mut client)),
         "no connection broke"
     );
-    runtime_runs(&runtime, async {
-        assert_eq!((kept.loss(), set.loss(), plain.loss()), (None, None, None));
-        kept.extend().await.unwrap();
-        set.extend().await.unwrap();
-        let next = router.try_acquire("next").await.unwrap();
-        assert_eq!(next.release().await.unwrap(), Released::InTime);
-        assert_eq!(plain.release().await.unwrap(), Released::InTime);
-        let waited = waiting.as_mut().await.unwrap();
-        assert_eq!(waited.release().await.unwrap(), Released::InTime);
-        assert_eq!(set.release().await.unwrap(), Released::InTime);
-        assert_eq!(kept.release().await.unwrap(), Released::InTime);
-    });
+    runtime_runs(&runtime, goes_on(&router, kept, plain, set, waiting));
     let left = connections(&mut client);
     assert!(
         before.is_subset(&left),
@@ -352,7 +371,7 @@ fn runtime_runs<T>(runtime: &Runtime, calls: impl Future<Output = T>) -> T {
 }
 
 /// Of a router and a guard that the process has from its parent.
-async fn every_call_is_refused(router: &Router, guard: &ringlock::Guard) {
+async fn every_call_is_refused(router: &Router, guard: &Guard) {
     let is_forked =
         |error: Option<Error>| assert!(matches!(error, Some(Error::Forked)), "{error:?}");
     assert!(router.is_closed());

@@ -116,7 +116,7 @@ fn assert_foreign(refused: &Error) {
         "{holder:?}"
     );
     assert!(!remaining.is_zero() && *remaining <= TTL, "{remaining:?}");
-    let told = refused.to_string();
+    let told = format!("{refused:#}");
     assert!(told.contains("a client other than ringlock"), "{told}");
 }
 

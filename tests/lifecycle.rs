@@ -109,7 +109,7 @@ async fn acquire_until<T>(
 
 async fn granted(router: &Router, key: &str) -> Guard {
     acquire_until(router, key, "granted", |outcome| {
-        outcome.map_err(|error| error.to_string())
+        outcome.map_err(|error| format!("{error:#}"))
     })
     .await
 }
@@ -126,7 +126,7 @@ async fn refused_by(router: &Router, key: &str, node: &str) -> Error {
             {
                 Ok(error)
             }
-            _ => Err(error.to_string()),
+            _ => Err(format!("{error:#}")),
         },
     })
     .await
@@ -204,7 +204,7 @@ async fn a_cluster_that_may_not_be_initialised_is_not() {
         let error = cluster.builder().init(Init::Never).connect().await;
         let error = error.unwrap_err();
         assert!(matches!(error, Error::Uninitialised { .. }), "{error}");
-        assert!(error.to_string().contains("init = "), "{error}");
+        assert!(format!("{error:#}").contains("init = "), "{error}");
         for node in &cluster.nodes {
             assert_eq!(status(node).await.nonce, None, "{arm:?}: it was marked");
         }
@@ -305,7 +305,7 @@ async fn one_of_five_that_lost_its_data_grants_nothing() {
         cluster.nodes[lost].wipe();
 
         let error = refused_by(&router, &key, &name(lost)).await;
-        let text = error.to_string();
+        let text = format!("{error:#}");
         assert!(!error.is_contention(), "{arm:?}: {text}");
         assert!(text.contains("lost its data"), "{text}");
         // Waiting does not make it better, and is not told as contention.
@@ -504,7 +504,7 @@ async fn a_router_configured_differently_refuses_where_it_is_told_to() {
                 panic!("{arm:?} {difference}: {error}");
             };
             assert_eq!(*serving, first.route(KEY).unwrap().view);
-            let text = error.to_string();
+            let text = format!("{error:#}");
             assert!(text.contains(difference), "{text}");
             assert!(text.contains("must be configured alike"), "{text}");
         }
@@ -608,12 +608,12 @@ async fn a_cluster_initialised_behind_a_routers_back_is_refused_by_it() {
             let error = outcome.map(|guard| format!("{guard:?}")).unwrap_err();
             match &error {
                 Error::StaleView { .. } => Ok(error),
-                _ => Err(error.to_string()),
+                _ => Err(format!("{error:#}")),
             }
         });
         let error = error.await;
         assert!(!error.is_transient(), "{arm:?}: {error}");
-        assert!(error.to_string().contains("restart it"), "{error}");
+        assert!(format!("{error:#}").contains("restart it"), "{error}");
         drop(fresh.acquire(KEY).await.unwrap());
     }
 }

@@ -97,6 +97,26 @@ async fn every_call_is_closed(router: &Router, of: &str) {
     assert!(begun.elapsed() < PROMPTLY, "{of}: {:?}", begun.elapsed());
 }
 
+/// Ends the runtime `home` once calls of the guest wait for what runs there.
+fn end_beneath_waiters(
+    home: Runtime,
+    guest: &Runtime,
+    router: &Router,
+) -> Vec<JoinHandle<Result<Guard, Error>>> {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    // Attempts need it to go on meanwhile.
+    let homely = std::thread::spawn(move || {
+        home.block_on(async {
+            let _ = stopped.await;
+        });
+        home
+    });
+    let waiting = waiters(guest, router, KEY, "elsewhere");
+    stop.send(()).unwrap();
+    drop(homely.join().unwrap());
+    waiting
+}
+
 #[test]
 fn a_router_whose_runtime_has_ended_says_so() {
     for (arm, replicas, home) in [
@@ -131,20 +151,7 @@ fn a_router_whose_runtime_has_ended_says_so() {
                 hold("elsewhere/polled").await.unwrap(),
             )
         });
-        let waiting = {
-            // Attempts need the home runtime to go on meanwhile.
-            let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-            let homely = std::thread::spawn(move || {
-                home.block_on(async {
-                    let _ = stopped.await;
-                });
-                home
-            });
-            let waiting = waiters(&guest, &router, KEY, "elsewhere");
-            stop.send(()).unwrap();
-            drop(homely.join().unwrap());
-            waiting
-        };
+        let waiting = end_beneath_waiters(home, &guest, &router);
         guest.block_on(async {
             are_closed(waiting, of).await;
             every_call_is_closed(&router, of).await;

@@ -355,7 +355,7 @@ async fn refused(url: &str) -> Error {
     let builder = builder.configure(|config| config.router.connect_timeout = PATIENCE);
     let connecting = tokio::time::timeout(PATIENCE + PROMPTLY + MARGIN, builder.connect());
     let error = connecting.await.expect("in time").unwrap_err();
-    let text = error.to_string();
+    let text = format!("{error:#}");
     assert!(
         !text.contains(PASSWORD) && !text.contains(SENTINEL_PASSWORD),
         "{text}"
@@ -377,7 +377,7 @@ fn kind(error: &Error) -> Option<NodeErrorKind> {
 async fn what_is_wrong_is_told() {
     let mut watched = Watched::start(1);
     let told = |error: &Error, parts: &[&str]| {
-        let text = error.to_string();
+        let text = format!("{error:#}");
         assert!(parts.iter().all(|part| text.contains(part)), "{text}");
     };
     let error = refused(&watched.url_of("nobody")).await;

@@ -141,7 +141,7 @@ async fn refused(builder: RouterBuilder) -> NodeError {
 }
 
 fn assert_told(error: &NodeError, kind: NodeErrorKind, parts: &[&str]) {
-    let text = error.to_string();
+    let text = format!("{error:#}");
     let has_all = parts.iter().all(|part| text.contains(part));
     assert!(
         has_all && error.kind() == kind,
@@ -262,11 +262,11 @@ async fn tls_and_none_do_not_mix() {
     let (_server, tls) = authority.server(LOOPBACK, Term::Running);
     let plain = Router::builder().init(Init::Now);
     let error = refused(plain.node("a", format!("redis://localhost:{tls}"))).await;
-    assert!(error.to_string().contains("rediss://"), "{error}");
+    assert!(format!("{error:#}").contains("rediss://"), "{error}");
 
     let (_server, port) = RedisServer::start_on_tcp(&[]);
     let error = refused(authority.trusted(builder("localhost", &[port]))).await;
-    assert!(error.to_string().contains("write redis://"), "{error}");
+    assert!(format!("{error:#}").contains("write redis://"), "{error}");
 }
 
 #[tokio::test]
@@ -293,7 +293,7 @@ async fn renewed_certificates_are_picked_up() {
     let deadline = Instant::now() + GRACE;
     loop {
         let error = guard.extend().await.expect_err("it has a bad certificate");
-        if error.to_string().contains("tls.certificate") {
+        if format!("{error:#}").contains("tls.certificate") {
             break;
         }
         assert!(Instant::now() < deadline, "{error}");

@@ -80,7 +80,10 @@ async fn the_newer_protocol_of_addresses() {
     assert_eq!(error.kind(), NodeErrorKind::Unreachable, "{error}");
     let closed = RedisNode::new("redis://[::1]:1", RedisOptions::default()).unwrap();
     let error = ask(&closed, Request::Status, LONG).await.unwrap_err();
-    assert!(error.to_string().contains("redis://[::1]:1: "), "{error}");
+    assert!(
+        format!("{error:#}").contains("redis://[::1]:1: "),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -577,7 +580,7 @@ async fn a_server_that_comes_back_empty_grants_nothing() {
                 continue;
             }
             let error = refused_without_view(&router, key).await;
-            let told = error.to_string();
+            let told = format!("{error:#}");
             let is_named = told.contains(&format!("{lost}: "));
             assert!(
                 is_named && told.contains("lost its data"),

@@ -334,7 +334,7 @@ async fn contention_names_the_holder_and_what_is_left() {
             let _guard = acquire.await.unwrap();
             for asking in [&router, &other] {
                 let error = asking.try_acquire(KEY).await.unwrap_err();
-                let text = error.to_string();
+                let text = format!("{error:#}");
                 let Error::Contended {
                     key,
                     holder,

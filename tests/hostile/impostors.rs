@@ -159,7 +159,7 @@ async fn another_member_is_refused_at_the_first_connect() {
         .connect()
         .await
         .expect_err("it is b");
-    let text = error.to_string();
+    let text = format!("{error:#}");
     assert!(
         text.contains("node a: another node of the cluster"),
         "{text}"

@@ -57,7 +57,7 @@ impl Bed {
             .ttl(Duration::from_secs(2))
             .await
             .expect_err("a lie is not believed");
-        let text = error.to_string();
+        let text = format!("{error:#}");
         let Error::NoQuorum { causes, .. } = &error else {
             panic!("{tag}: {error:?}");
         };

@@ -25,7 +25,7 @@ fn run(server: &RedisServer, command: &[&str]) {
 /// Typed, escaped, short, and no contention.
 #[track_caller]
 fn told(error: &Error) -> String {
-    let text = error.to_string();
+    let text = format!("{error:#}");
     assert!(!error.is_contention(), "{text}");
     assert!(
         text.len() < 2_000 && !text.contains(char::is_control),

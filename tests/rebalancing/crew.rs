@@ -96,7 +96,7 @@ impl Crew {
                             // Whether it was in time is told by the history.
                             let _ = guard.release().await;
                         }
-                        Err(error) => errors.push(error.to_string()),
+                        Err(error) => errors.push(format!("{error:#}")),
                     }
                 }
                 (history, errors)

@@ -73,7 +73,7 @@ async fn a_sharded_owner_is_away_for_a_while() {
                 Ok(guard) => break guard,
                 Err(error) => {
                     if let [Cause::Quarantined { remaining }] = causes(&error)[..] {
-                        told.get_or_insert((error.to_string(), Instant::now() + remaining));
+                        told.get_or_insert((format!("{error:#}"), Instant::now() + remaining));
                     }
                 }
             }

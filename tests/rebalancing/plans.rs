@@ -103,7 +103,7 @@ async fn nodes_that_cannot_join() {
         let refused = async |changes: Vec<Change>, reason: &str| {
             let error = refusal(&router, changes).await;
             assert!(matches!(error, RebalanceError::Newcomer { .. }), "{error}");
-            assert!(error.to_string().contains(reason), "{arm:?} {error}");
+            assert!(format!("{error:#}").contains(reason), "{arm:?} {error}");
         };
         refused(vec![Change::Add(stranger)], "another cluster").await;
         drop(other);

@@ -526,8 +526,8 @@ async fn a_view_of_a_later_version_is_told_by_its_form() {
             .await
             .expect_err("the nodes serve another view");
         assert!(!error.is_contention(), "{error}");
-        if error.to_string().contains("form 2") {
-            assert!(error.to_string().contains("upgrade"), "{error}");
+        if format!("{error:#}").contains("form 2") {
+            assert!(format!("{error:#}").contains("upgrade"), "{error}");
             break;
         }
         assert!(Instant::now() < deadline, "{error}");
@@ -548,7 +548,7 @@ async fn a_view_of_a_later_version_is_told_by_its_form() {
     let error = connect(&servers)
         .await
         .expect_err("it cannot read the view");
-    let text = error.to_string();
+    let text = format!("{error:#}");
     assert!(text.contains("form 2") && text.contains("form 1"), "{text}");
 }
 
