@@ -1,10 +1,9 @@
 //! The same worlds with one safeguard removed: each must break a claim, or the
 //! scenario proves nothing about that safeguard.
 //!
-//! Some rules no world can tell from their absence, as long as clocks are what
-//! they are said to be: that MADE does not vouch for continuity among several
-//! nodes, nor KEPT where nothing was acknowledged or under another nonce (the
-//! end of the old lease guards the same); they are tested beside the machines.
+//! A rule that no world can tell from its absence, as long as clocks are what
+//! they are said to be: that KEPT does not vouch under another nonce (the end of
+//! the old lease guards the same); it is tested beside the machines.
 
 use std::time::Instant;
 
@@ -16,8 +15,8 @@ use crate::changes::{
 };
 use crate::scenario::{Mutant, Scenario};
 use crate::scenarios::{
-    CUT_OFF, EXTENDS, LATE, LENGTHS, OVERTAKING, QUORUM, REINITIALISE, RESTART, SINGLE, VANISH,
-    VIEWS, WIPE,
+    CUT_OFF, EXTENDS, FORCED, FORCED_SLOW, LATE, LENGTHS, OVERTAKING, QUORUM, REINITIALISE,
+    RESTART, SINGLE, VANISH, VIEWS, WIPE,
 };
 use crate::world::Explored;
 
@@ -98,5 +97,8 @@ each_is_caught! {
     with_an_accepted_view_ignored: AcceptedIgnored in PAXOS,
     with_an_accepted_view_ignored_on_the_way_back: AcceptedIgnored in ABORT_VOTE,
     with_made_for_kept: MadeVouches in CARRY_VANISH,
+    with_made_for_kept_after_a_forced_release: MadeVouches in FORCED_SLOW,
+    with_an_entry_healed_at_once: HealsAtOnce in FORCED_SLOW,
+    with_an_entry_that_vouches_once_seen: SeenVouches in FORCED,
     with_the_new_group_first: NewGroupFirst in CARRY,
 }
