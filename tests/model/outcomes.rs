@@ -167,7 +167,8 @@ impl Client {
                 // A contender on the new owner breaks the migration.
                 let is_rival =
                     |(_, refusal): &(_, Refusal)| matches!(refusal, Refusal::Busy(Some(_)));
-                let is_robbed = !lease.has_gap && refusals.iter().any(is_rival);
+                let is_in_time = desk.now() < lease.valid_until;
+                let is_robbed = is_in_time && !lease.has_gap && refusals.iter().any(is_rival);
                 if is_robbed && desk.model.scenario.claims.contains(&Claim::Robbed) {
                     desk.broken = Some(Claim::Robbed);
                 }
