@@ -125,11 +125,7 @@ impl Checker {
                 until,
                 is_exclusive,
             } => {
-                let tenure = self.tenures.get_mut(&lease);
-                let is_in_time = tenure.is_some_and(|tenure| {
-                    tenure.extended = tenure.extended.max(began);
-                    at < tenure.end()
-                });
+                let is_in_time = self.extended(at, lease, began);
                 self.prolong(at, lease, until, is_in_time, is_exclusive);
             }
             Deed::Exposed { lease } => {
@@ -138,11 +134,7 @@ impl Checker {
                     self.exposed(at, lease);
                 }
             }
-            Deed::Forced { lease } => {
-                if let Some(tenure) = self.tenures.get_mut(&lease) {
-                    tenure.forced.get_or_insert(at);
-                }
-            }
+            Deed::Forced { lease } => self.forced(at, lease),
             Deed::Ended { lease } => {
                 if let Some(tenure) = self.tenures.get_mut(&lease) {
                     tenure.ended.get_or_insert(at);
@@ -173,6 +165,20 @@ impl Checker {
             Deed::Swept { key } => {
                 self.swept.entry(key).or_insert(at);
             }
+        }
+    }
+
+    /// Whether it was extended in time.
+    fn extended(&mut self, at: Time, lease: u64, began: Time) -> bool {
+        self.tenures.get_mut(&lease).is_some_and(|tenure| {
+            tenure.extended = tenure.extended.max(began);
+            at < tenure.end()
+        })
+    }
+
+    fn forced(&mut self, at: Time, lease: u64) {
+        if let Some(tenure) = self.tenures.get_mut(&lease) {
+            tenure.forced.get_or_insert(at);
         }
     }
 
