@@ -17,7 +17,7 @@ use crate::proto::attempt::{Attempt, Refused, Shortfall};
 use crate::proto::lease::{Fence, Holder, Key, Token, Ttl};
 use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
-use crate::proto::wire::NodeErrorKind;
+use crate::proto::wire::{NodeErrorKind, Rival};
 use crate::random;
 use crate::stats::Call;
 use crate::waiting::Rivals;
@@ -431,7 +431,11 @@ impl Failed {
         .add_one();
         let error = match shortfall {
             _ if is_contended => {
-                let strongest = rivals().flatten().max_by_key(|rival| rival.remaining);
+                let lasts = |rival: &&Rival| {
+                    let holder = rival.holder.as_ref();
+                    (holder.is_some_and(Holder::never_expires), rival.remaining)
+                };
+                let strongest = rivals().flatten().max_by_key(lasts);
                 let holder: Option<Holder> = strongest.and_then(|rival| rival.holder.clone());
                 Error::Contended {
                     key,

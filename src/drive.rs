@@ -20,6 +20,7 @@ use crate::life::Life;
 use crate::meters;
 use crate::node::{ReplyTo, Sink};
 use crate::proto::attempt::{Attempt, Refused, Shortfall};
+use crate::proto::known::Known;
 use crate::proto::quorum::{Placement, Seat, Seats};
 use crate::proto::release::{Farewell, Release};
 use crate::proto::renewal::{Extension, Renewal};
@@ -37,7 +38,12 @@ pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
     const MINDS_TIME: bool = true;
 
     /// Sees every answer, also those that the machine has no use for any more.
-    fn answered(_site: &Site, _from: NodeIndex, _answer: &Answer) {}
+    fn answered(_site: &Site, _from: NodeIndex, _step: Step, _answer: &Answer) {}
+
+    /// Whether the outcome ends the lease, so that its entries are released.
+    fn ends_lease(_outcome: &Self::Outcome) -> bool {
+        false
+    }
 
     /// The outcome where nobody has answered, or will.
     fn unanswered() -> Self::Outcome;
@@ -85,11 +91,22 @@ impl Operates for Renewal {
 
     /// The keeper and the lease's owner are different threads: a release may
     /// have overtaken the extend, which then made the entry anew.
-    fn answered(site: &Site, from: NodeIndex, answer: &Answer) {
-        let is_there = matches!(answer, Ok(Reply::Kept { .. } | Reply::Made { .. }));
-        if is_there && site.held.check(clock::now()).is_some() {
+    ///
+    /// An entry is healed when answers tell that it is absent, which may be after
+    /// the release. Where no answer comes to that, it may have been made.
+    fn answered(site: &Site, from: NodeIndex, step: Step, answer: &Answer) {
+        let may_be_there = match answer {
+            Ok(Reply::Kept { .. } | Reply::Made { .. }) => true,
+            Err(error) => step == Step::Heal && !error.is_unsent(),
+            Ok(_) => false,
+        };
+        if may_be_there && site.held.check(clock::now()).is_some() {
             site.held.release_at(site.target(from));
         }
+    }
+
+    fn ends_lease(outcome: &Extension) -> bool {
+        matches!(outcome, Extension::Lost { .. })
     }
 
     fn owed(held: &Arc<Held>) -> Option<Owed> {
@@ -108,7 +125,7 @@ impl Operates for Release {
         }
     }
 
-    fn answered(site: &Site, from: NodeIndex, answer: &Answer) {
+    fn answered(site: &Site, from: NodeIndex, _: Step, answer: &Answer) {
         if answer.is_err() {
             site.held.release_later(site.target(from));
         }
@@ -143,14 +160,18 @@ struct Core<M: Operates> {
 struct Outbox {
     main: Seats,
     write_back: Seats,
+    heal: Seats,
     probe: Vec<NodeIndex>,
     release: Seats,
+    /// The lease is over: whoever may have an entry is to release it.
+    is_end: bool,
 }
 
 enum Parcel {
     Ask(Seat, Step),
     Probe(NodeIndex),
     Release(Seat),
+    ReleaseAll,
 }
 
 impl Outbox {
@@ -158,15 +179,19 @@ impl Outbox {
         let Self {
             main,
             write_back,
+            heal,
             probe,
             release,
+            is_end,
         } = self;
         let ask = |step| move |seat| Parcel::Ask(seat, step);
         main.take_first()
             .map(ask(Step::Main))
             .or_else(|| write_back.take_first().map(ask(Step::WriteBack)))
+            .or_else(|| heal.take_first().map(ask(Step::Heal)))
             .or_else(|| probe.pop().map(Parcel::Probe))
             .or_else(|| release.take_first().map(Parcel::Release))
+            .or_else(|| std::mem::take(is_end).then_some(Parcel::ReleaseAll))
     }
 }
 
@@ -250,20 +275,23 @@ impl<M: Operates> Operation<M> {
             send,
             probe,
             release,
-            acknowledged,
+            acknowledged: seen,
+            vouching,
             disowned,
             outcome,
         } = effects;
-        self.site.acknowledge(acknowledged, disowned);
+        self.site.acknowledge(Known { seen, vouching }, disowned);
         let outbox = &mut core.outbox;
         match send {
             Some((Step::WriteBack, seats)) => outbox.write_back = outbox.write_back.union(seats),
+            Some((Step::Heal, seats)) => outbox.heal = outbox.heal.union(seats),
             Some((_, seats)) => outbox.main = outbox.main.union(seats),
             None => {}
         }
         outbox.probe.extend(probe);
         outbox.release = outbox.release.union(release);
         let Some(outcome) = outcome else { return };
+        outbox.is_end |= M::ends_lease(&outcome);
         M::settle(&self.site, &outcome, now);
         core.outcome = Some(outcome);
     }
@@ -294,6 +322,10 @@ impl<M: Operates> Operation<M> {
                     (node, step, machine.request(step, seat))
                 }
                 Parcel::Probe(node) => (node, Step::Probe, Request::Status),
+                Parcel::ReleaseAll => {
+                    MutexGuard::unlocked(&mut core, || self.site.held.release());
+                    continue;
+                }
                 Parcel::Release(seat) => {
                     let node = machine.placement().node(seat);
                     MutexGuard::unlocked(&mut core, || {
@@ -330,7 +362,7 @@ impl<M: Operates> Sink for Operation<M> {
         {
             self.fleet().lookout.wake();
         }
-        M::answered(&self.site, from, &answer);
+        M::answered(&self.site, from, step, &answer);
         let now = if M::MINDS_TIME || meters::ARE_ON {
             clock::now()
         } else {
@@ -344,7 +376,7 @@ impl<M: Operates> Sink for Operation<M> {
     }
 }
 
-const STEPS: [Step; 3] = [Step::Main, Step::WriteBack, Step::Probe];
+const STEPS: [Step; 4] = [Step::Main, Step::WriteBack, Step::Probe, Step::Heal];
 
 /// Marks, beside the step, a request that was not sent when its operation began.
 const LATER: u32 = 0x80;

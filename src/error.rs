@@ -24,13 +24,15 @@ use crate::config::ConfigError;
 #[non_exhaustive]
 pub enum Error {
     /// Somebody else holds the key. Wait, or give up.
-    #[error("{key} is held by {}{}", Named(holder.as_ref()), For(*remaining))]
+    #[error("{key} is held by {}{}", Named(holder.as_ref()), For(*remaining, holder.as_ref()))]
     Contended {
         /// What was to be locked.
         key: Key,
         /// Who holds it, where that could be read.
         holder: Option<Holder>,
-        /// At most how long the lock lasts unless it is extended.
+        /// At most how long the lock lasts unless it is extended; `None`: that
+        /// is not known, or it never ends by itself, which
+        /// [`Holder::never_expires`] tells.
         remaining: Option<Duration>,
     },
     /// Too few nodes could grant it, for other reasons than a holder. Trying
@@ -456,10 +458,15 @@ impl fmt::Display for Named<'_> {
     }
 }
 
-struct For(Option<Duration>);
+struct For<'a>(Option<Duration>, Option<&'a Holder>);
 
-impl fmt::Display for For {
+impl fmt::Display for For<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.1.is_some_and(Holder::never_expires) {
+            return f.write_str(
+                " for ever: the entry has no expiry, and stays until it is deleted by hand, with ringlock release KEY --force",
+            );
+        }
         self.0.map_or(Ok(()), |span| {
             write!(f, " for up to {:?}", whole_millis(span))
         })

@@ -1,7 +1,6 @@
 //! The state of one lease in this process, shared by its guard, the keeper
 //! and the operations under way.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,11 +18,11 @@ use crate::node::Node;
 use crate::proto::attempt::{Claim, Grant};
 use crate::proto::carry::Basis;
 use crate::proto::lease::{Fence, Key, Token, Ttl};
-use crate::proto::quorum::{Placement, Seats};
+use crate::proto::quorum::Placement;
 use crate::proto::renewal::{Extension, Prolongation, Renewal};
 use crate::proto::round::Refusal;
 use crate::proto::time::Instant;
-use crate::stance::{Moved, Stance, Target};
+use crate::stance::{Ledger, Moved, Stance, Target};
 
 /// Renewals that fall due within as long go out together.
 const RENEWAL_GRID: Duration = Duration::from_millis(10);
@@ -48,7 +47,7 @@ pub(crate) struct Held {
     pub(crate) keep_alive: Option<KeepAlive>,
     /// When its attempt began.
     pub(crate) asked_at: Instant,
-    acknowledged: AtomicU32,
+    ledger: Ledger,
     state: Mutex<State>,
     /// Wakes those who wait for its end, once there are any.
     ended: OnceLock<Box<Notify>>,
@@ -89,7 +88,7 @@ impl Held {
             token,
             keep_alive,
             asked_at,
-            acknowledged: AtomicU32::new(0),
+            ledger: Ledger::default(),
             state: Mutex::new(State {
                 valid_until: Instant::default(),
                 trip: 0,
@@ -155,13 +154,9 @@ impl Held {
         self.state.lock().valid_until
     }
 
-    /// Seats, under the view that it was granted under, that hold the entry.
-    pub(crate) fn acknowledged_bits(&self) -> &AtomicU32 {
-        &self.acknowledged
-    }
-
-    fn acknowledged(&self) -> Seats {
-        Seats::from_bits(self.acknowledged.load(Ordering::Relaxed))
+    /// What is known of its entries under the view that it was granted under.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Why the lease is over, if it is. Lapses it where its time has come.
@@ -284,9 +279,10 @@ impl Held {
                 || self.placement.groups().count(),
                 |stance| stance.established(),
             ),
-            acknowledged: stance
+            known: stance
                 .as_ref()
-                .map_or_else(|| self.acknowledged(), |stance| stance.acknowledged()),
+                .map_or(&self.ledger, |stance| stance.ledger())
+                .read(),
             valid_until,
             t0,
         };
@@ -308,7 +304,7 @@ impl Held {
             let granted = Basis {
                 view: &self.fleet.view,
                 placement: self.placement,
-                acknowledged: self.acknowledged(),
+                known: self.ledger.read(),
             };
             let until = now + newest.view.longest_ttl().max(self.fleet.view.longest_ttl());
             let moved = state.moved.get_or_insert_default();

@@ -16,6 +16,7 @@ pub mod attempt;
 pub mod backoff;
 pub mod carry;
 pub mod decide;
+pub mod known;
 pub mod lease;
 pub mod new_start;
 pub mod quorum;

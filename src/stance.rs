@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ringlock_ring::NodeIndex;
 
@@ -10,9 +10,44 @@ use crate::fleet::Fleet;
 use crate::held::Held;
 use crate::node::Node;
 use crate::proto::carry::{Basis, Footing, transfer};
+use crate::proto::known::Known;
 use crate::proto::lease::Key;
 use crate::proto::quorum::{Placement, Seats};
 use crate::proto::time::Instant;
+
+/// What is known of a lease's entries in one view, noted down by whoever hears
+/// of it: the seats that were seen in the low half, those that vouch in the
+/// high one.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger(AtomicU64);
+
+impl Ledger {
+    fn of(known: Known) -> Self {
+        Self(AtomicU64::new(bits(known)))
+    }
+
+    pub(crate) fn read(&self) -> Known {
+        let bits = self.0.load(Ordering::Relaxed);
+        Known {
+            seen: Seats::from_bits(bits as u32),
+            vouching: Seats::from_bits((bits >> 32) as u32),
+        }
+    }
+
+    fn take_in(&self, has: Known, lacks: Seats) {
+        if has != Known::NONE {
+            self.0.fetch_or(bits(has), Ordering::Relaxed);
+        }
+        if !lacks.is_empty() {
+            let lacks = bits(Known::vouched(lacks));
+            self.0.fetch_and(!lacks, Ordering::Relaxed);
+        }
+    }
+}
+
+fn bits(known: Known) -> u64 {
+    u64::from(known.vouching.bits()) << 32 | u64::from(known.seen.bits())
+}
 
 /// A lease's place in a view that came after the one it was granted under.
 pub(crate) struct Stance {
@@ -20,7 +55,7 @@ pub(crate) struct Stance {
     pub(crate) placement: Placement,
     /// How many of the placement's groups the last success had.
     established: AtomicUsize,
-    acknowledged: AtomicU32,
+    ledger: Ledger,
 }
 
 impl Stance {
@@ -29,12 +64,12 @@ impl Stance {
             fleet,
             placement: footing.placement,
             established: AtomicUsize::new(footing.established),
-            acknowledged: AtomicU32::new(footing.acknowledged.bits()),
+            ledger: Ledger::of(footing.known),
         })
     }
 
-    pub(crate) fn acknowledged(&self) -> Seats {
-        Seats::from_bits(self.acknowledged.load(Ordering::Relaxed))
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     pub(crate) fn established(&self) -> usize {
@@ -85,7 +120,7 @@ impl Moved {
         let base = self.base.as_ref().map(|base| Basis {
             view: &base.fleet.view,
             placement: base.placement,
-            acknowledged: base.acknowledged(),
+            known: base.ledger.read(),
         });
         let mut footing = base.as_ref().unwrap_or(granted).carry(&fleet.view, key);
         if let Some(trial) = self.trial.take() {
@@ -95,8 +130,8 @@ impl Moved {
                 transfer(from.0, from.1, seats, &fleet.view, &footing.placement)
             };
             let asked = now(trial.placement.seats());
-            let unasked = footing.acknowledged.minus(asked);
-            footing.acknowledged = unasked.union(now(trial.acknowledged()));
+            let unasked = footing.known.minus(asked);
+            footing.known = unasked.union(trial.ledger.read().map(now));
             self.leave(&trial, until);
         }
         self.trial = Some(Stance::new(fleet, footing));
@@ -192,18 +227,14 @@ impl Site {
         }
     }
 
-    /// Takes note of who is known to hold the entry, and who not to.
-    pub(crate) fn acknowledge(&self, has: Seats, lacks: Seats) {
-        let acknowledged = match &self.stance {
-            Some(stance) => &stance.acknowledged,
-            None => self.held.acknowledged_bits(),
+    /// Takes note of who is known to hold the entry, who of them vouches, and
+    /// who is known not to hold it.
+    pub(crate) fn acknowledge(&self, has: Known, lacks: Seats) {
+        let ledger = match &self.stance {
+            Some(stance) => &stance.ledger,
+            None => self.held.ledger(),
         };
-        if !has.is_empty() {
-            acknowledged.fetch_or(has.bits(), Ordering::Relaxed);
-        }
-        if !lacks.is_empty() {
-            acknowledged.fetch_and(!lacks.bits(), Ordering::Relaxed);
-        }
+        ledger.take_in(has, lacks);
     }
 }
 

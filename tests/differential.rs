@@ -70,6 +70,9 @@ enum Step {
     Ask(Request),
     /// The entry of a key is gone, as if it had expired.
     Lapse(Key),
+    /// The entry of a key has lost its expiry; or, where there is none, somebody
+    /// sets one without.
+    Persist(Key, Token),
     /// The state turns out to have been stamped by this incarnation.
     Forge(Incarnation),
 }
@@ -236,6 +239,9 @@ impl Dice {
     fn step(&mut self, status: &NodeStatus) -> Step {
         match (self.request(status), self.rng.random_range(0..1000)) {
             (Request::Acquire { key, .. } | Request::Extend { key, .. }, 0..40) => Step::Lapse(key),
+            (Request::Acquire { key, token, .. } | Request::Extend { key, token, .. }, 40..80) => {
+                Step::Persist(key, token)
+            }
             (_, 998..) => Step::Forge("elsewhere".into()),
             (request, _) => Step::Ask(request),
         }
@@ -266,7 +272,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(encoding: Encoding, server: RedisServer) -> Self {
+    fn new(edition: Edition, encoding: Encoding, server: RedisServer) -> Self {
         let mut options = RedisOptions::default();
         options.encoding = Some(encoding);
         options.literal = true;
@@ -278,7 +284,11 @@ impl Pair {
             client,
             node,
             table,
-            encoding,
+            // It has no other.
+            encoding: match edition {
+                Edition::Redis62 => Encoding::Script,
+                Edition::System | Edition::Valkey => encoding,
+            },
             requests: 0,
             replies: BTreeMap::new(),
             history: Vec::new(),
@@ -455,6 +465,21 @@ impl Pair {
                     .query(&mut self.client)
                     .expect("DEL");
             }
+            Step::Persist(key, token) => {
+                self.check(Request::Status).await;
+                self.table.persist(now(), &key, &token);
+                let name = stored_key(&key);
+                let is_there: bool = redis::cmd("EXISTS")
+                    .arg(&name)
+                    .query(&mut self.client)
+                    .expect("EXISTS");
+                let mut command = redis::cmd(if is_there { "PERSIST" } else { "SET" });
+                command.arg(&name);
+                if !is_there {
+                    command.arg(token.as_stored());
+                }
+                command.exec(&mut self.client).expect("PERSIST or SET");
+            }
             Step::Forge(stamp) => {
                 self.forge(&stamp);
                 // A connection asks for the stamp when it is made, and when it
@@ -503,10 +528,11 @@ impl Pair {
         }
         let lives = expected.entries.iter().zip(&found.entries);
         for ((key, (_, expected)), (_, (_, found))) in lives {
-            assert!(
-                expected.abs_diff(*found) < TOLERANCE,
-                "ttl of {key:?}: {expected:?}, {found:?}"
-            );
+            let are_near = match (expected, found) {
+                (Some(expected), Some(found)) => expected.abs_diff(*found) < TOLERANCE,
+                (expected, found) => expected == found,
+            };
+            assert!(are_near, "ttl of {key:?}: {expected:?}, {found:?}");
         }
         let story = self.story(self.history.len() - 1);
         assert_eq!(found.bare(), expected.bare(), "after\n{story}");
@@ -566,7 +592,8 @@ struct Image {
     id: Option<String>,
     member: BTreeMap<String, String>,
     counters: BTreeMap<String, u64>,
-    entries: BTreeMap<Vec<u8>, (String, Duration)>,
+    /// The tokens, and how long they last; `None`: for ever.
+    entries: BTreeMap<Vec<u8>, (String, Option<Duration>)>,
 }
 
 impl Image {
@@ -599,8 +626,8 @@ impl Image {
             note("next", Some(&accepted.view.to_string()));
             note("next_doc", Some(&accepted.document));
         }
-        let entry = |(key, token, expires): (&Key, &Token, ringlock::Instant)| {
-            let left = expires.saturating_since(now());
+        let entry = |(key, token, expires): (&Key, &Token, Option<ringlock::Instant>)| {
+            let left = expires.map(|expires| expires.saturating_since(now()));
             (stored_key(key), (token.to_string(), left))
         };
         Self {
@@ -627,7 +654,8 @@ impl Image {
         let mut names: Vec<Vec<u8>> = read(get("KEYS", b"*"));
         names.retain(|name| !name.starts_with(b"ringlock!"));
         let entry = |name: Vec<u8>| {
-            let left = Duration::from_millis(read(get("PTTL", &name)));
+            let left: i64 = read(get("PTTL", &name));
+            let left = u64::try_from(left).ok().map(Duration::from_millis);
             let holder = read(get("GET", &name));
             (name, (holder, left))
         };
@@ -651,7 +679,7 @@ impl Image {
     /// Without the lives of the entries, which are compared by the clock.
     fn bare(mut self) -> Self {
         for (_, left) in self.entries.values_mut() {
-            *left = Duration::ZERO;
+            *left = left.map(|_| Duration::ZERO);
         }
         self
     }
@@ -737,7 +765,7 @@ async fn one_by_one(edition: Edition, encoding: Encoding) {
     let server = RedisServer::start_edition(edition, &FORGETFUL);
     let (started, seed) = (Instant::now(), seed());
     let mut dice = Dice::new(seed, false);
-    let mut pair = Pair::new(encoding, server);
+    let mut pair = Pair::new(edition, encoding, server);
     while pair.requests < 25_000 {
         let step = dice.step(&pair.status());
         pair.take(step).await;
@@ -759,7 +787,7 @@ async fn in_batches(edition: Edition, encoding: Encoding) {
     let server = RedisServer::start_edition(edition, &FORGETFUL);
     let (started, seed) = (Instant::now(), seed());
     let mut dice = Dice::new(seed, true);
-    let mut pair = Pair::new(encoding, server);
+    let mut pair = Pair::new(edition, encoding, server);
     pair.is_batched = true;
     let is_late = pair.has_transactions();
     while pair.requests < 100_000 {
@@ -821,7 +849,7 @@ async fn with_restarts(edition: Edition, encoding: Encoding) {
     let server = RedisServer::start_edition(edition, &durable);
     let (started, seed) = (Instant::now(), seed());
     let mut dice = Dice::new(seed, false);
-    let mut pair = Pair::new(encoding, server);
+    let mut pair = Pair::new(edition, encoding, server);
     for _ in 0..4 {
         for _ in 0..300 {
             let step = dice.step(&pair.status());

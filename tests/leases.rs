@@ -13,11 +13,16 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, TestNode, eventually, ms, name};
+use common::edition::Edition;
+use common::{
+    ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, RedisServer, TestNode, eventually, ms, name,
+};
 use parking_lot::Mutex;
 use ringlock::node::{Node, ReplyTo};
 use ringlock::proto::wire::Request;
-use ringlock::{Error, Guard, Instant, Key, Loss, MemoryNode, Released, Router, WithError};
+use ringlock::{
+    Error, Guard, Init, Instant, Key, Loss, MemoryNode, Released, Router, WithError,
+};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::timeout;
 
@@ -556,4 +561,169 @@ async fn short_lives_leave_nothing_locked() {
         }
         assert_eq!(locked(&cluster), [""; 0], "{arm:?}");
     }
+}
+
+/// An operator deletes the entry on every node. Another client may come and go.
+/// The old holder must not get the key back, however often it extends.
+#[tokio::test]
+async fn what_is_forced_out_stays_out() {
+    for arm in ARMS {
+        for (nodes, is_rival) in [(1, false), (1, true), (3, false), (3, true), (5, true)] {
+            let case = format!("{arm:?} n={nodes} rival={is_rival}");
+            let cluster = Cluster::start(arm, nodes);
+            let router = cluster.router(nodes).await;
+            let other = cluster.router(nodes).await;
+            let acquire = router.acquire(KEY).ttl(Duration::from_secs(20));
+            let guard = acquire.await.unwrap();
+            cluster.nodes.iter().for_each(delete);
+            if is_rival {
+                let next = other.try_acquire(KEY).await.unwrap();
+                assert!(next.fence() > guard.fence(), "{case}");
+                assert_eq!(next.release().await.unwrap(), Released::InTime, "{case}");
+            }
+            for _ in 0..3 {
+                let again = guard.extend().await;
+                assert!(
+                    matches!(again, Err(Error::Lost { .. })),
+                    "{case}: {again:?}"
+                );
+            }
+            assert!(guard.loss().is_some(), "{case}");
+            assert_eq!(guard.remaining(), Duration::ZERO, "{case}");
+            let is_free = || locked(&cluster).is_empty();
+            eventually(PROMPTLY, "nothing is left of it", is_free).await;
+            assert_eq!(guard.release().await.unwrap(), Released::TooLate, "{case}");
+        }
+    }
+}
+
+/// The same with keep-alive: the holder learns of it by its next extend.
+#[tokio::test]
+async fn a_holder_that_is_forced_out_learns_of_it_within_a_third_of_the_ttl() {
+    for arm in ARMS {
+        for (nodes, is_rival) in [(1, false), (3, false), (3, true)] {
+            let cluster = Cluster::start(arm, nodes);
+            let router = cluster.router(nodes).await;
+            let other = cluster.router(nodes).await;
+            let acquire = router.acquire(KEY).ttl(SHORT_TTL).keep_alive();
+            let guard = acquire.await.unwrap();
+            cluster.nodes.iter().for_each(delete);
+            let forced_at = now();
+            let next = match is_rival {
+                true => Some(other.try_acquire(KEY).await.unwrap()),
+                false => None,
+            };
+            let lost = timed(guard.lost());
+            let (loss, at) = timeout(PROMPTLY, lost).await.expect("the end");
+            let took = at.saturating_since(forced_at);
+            println!("{arm:?} n={nodes}, ttl {SHORT_TTL:?}: {loss:?} told after {took:?}");
+            assert!(took < SHORT_TTL / 3 + MARGIN, "{took:?}");
+            assert_ne!(loss, Loss::Expired, "{arm:?} n={nodes}");
+            // What another holder has since is left alone.
+            all_have_answered(&router).await;
+            let entries = if is_rival { nodes } else { 0 };
+            assert_eq!(locked(&cluster).len(), entries, "{arm:?} n={nodes}");
+            if let Some(next) = next {
+                assert_eq!(next.release().await.unwrap(), Released::InTime);
+            }
+        }
+    }
+}
+
+/// A replica that lost a single entry is healed, and counts from the second
+/// extend on: one after the other, every replica may lose it.
+#[tokio::test]
+async fn replicas_are_healed_one_after_the_other() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 3);
+        let router = cluster.router(3).await;
+        let acquire = router.acquire(KEY).ttl(Duration::from_secs(20));
+        let guard = acquire.await.unwrap();
+        for node in cluster.nodes.iter().chain(&cluster.nodes) {
+            delete(node);
+            // What is healed vouches when the last extend's answer has come.
+            let deadline = now() + PROMPTLY;
+            while let Err(error) = guard.extend().await {
+                assert!(guard.loss().is_none() && now() < deadline, "{error}");
+            }
+            let healed = || node.locked() == [KEY];
+            eventually(PROMPTLY, "the entry is made anew", healed).await;
+            guard.extend().await.unwrap();
+        }
+        assert_eq!(guard.release().await.unwrap(), Released::InTime);
+        assert_eq!(locked(&cluster), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn an_entry_without_expiry_is_mended_or_told_as_what_it_is() {
+    for edition in Edition::ALL {
+        let server = RedisServer::start_edition(edition, &["--save", "", "--appendonly", "no"]);
+        let mut client = server.client();
+        let name = format!("ringlock:{KEY}");
+        let mut ask = |command: &str, arguments: &[&str]| -> Option<i64> {
+            let mut command = redis::cmd(command);
+            let answer = command.arg(&name).arg(arguments).query(&mut client);
+            answer.unwrap()
+        };
+        let connect = || {
+            let builder = Router::builder().node("a", server.url());
+            builder.init(Init::Now).connect()
+        };
+        let (router, other) = (connect().await.unwrap(), connect().await.unwrap());
+        let acquire = router.acquire(KEY).ttl(Duration::from_secs(20));
+        let guard = acquire.await.unwrap();
+
+        // One's own gets an expiry again.
+        assert_eq!(ask("PERSIST", &[]), Some(1), "{edition:?}");
+        let error = other.try_acquire(KEY).await.unwrap_err();
+        assert_is_endless(&error, false);
+        guard.extend().await.unwrap();
+        let left = ask("PTTL", &[]).unwrap();
+        assert!((1..=20_000).contains(&left), "{edition:?}: {left}");
+        assert_eq!(ask("PERSIST", &[]), Some(1), "{edition:?}");
+        assert_eq!(guard.release().await.unwrap(), Released::InTime);
+        assert_eq!(ask("EXISTS", &[]), Some(0), "{edition:?}");
+
+        // Another program's is told as what it is, and left alone.
+        let set: String = {
+            let mut set = redis::cmd("SET");
+            set.arg(&name).arg("a stranger");
+            set.query(&mut server.client()).unwrap()
+        };
+        assert_eq!(set, "OK");
+        assert_is_endless(&router.try_acquire(KEY).await.unwrap_err(), true);
+        let before = router.stats().attempts;
+        let waited = router.acquire(KEY).wait(ms(300)).await.unwrap_err();
+        let Error::TimedOut { last, .. } = &waited else {
+            panic!("{edition:?}: {waited:?}");
+        };
+        assert_is_endless(last, true);
+        let attempts = router.stats().attempts - before;
+        assert!(attempts <= 12, "{edition:?}: {attempts} attempts in 300 ms");
+        // Who waits for it is told when it is deleted by hand.
+        let waits = tokio::spawn(router.acquire(KEY).wait(3 * PROMPTLY).into_future());
+        let is_waiting = || router.stats().waiting == 1;
+        eventually(PROMPTLY, "somebody waits", is_waiting).await;
+        assert_eq!(ask("DEL", &[]), Some(1), "{edition:?}");
+        let guard = waits.await.unwrap().unwrap();
+        assert_eq!(guard.release().await.unwrap(), Released::InTime);
+    }
+}
+
+#[track_caller]
+fn assert_is_endless(error: &Error, is_foreign: bool) {
+    let Error::Contended {
+        holder: Some(holder),
+        remaining: None,
+        ..
+    } = error
+    else {
+        panic!("{error:?}");
+    };
+    assert!(holder.never_expires(), "{error:?}");
+    assert_eq!(holder.is_foreign(), is_foreign, "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("no expiry"), "{text}");
+    assert!(text.contains("release KEY --force"), "{text}");
 }

@@ -98,6 +98,33 @@
 //! router then looks at a key at most every 8, 16, … up to 256 ms, and at 3,200
 //! keys a second by one connection: a release is noticed as much later.
 //!
+//! # Taking a lock by force
+//!
+//! `ringlock release KEY --force` deletes the entries of whoever holds the key,
+//! on every node, and looks again until it finds none. What is forced out stays
+//! out:
+//!
+//! * The key is free at once: the next client that asks is granted it, under a
+//!   higher fence.
+//! * The holder goes on believing in its lease until it next extends it: with
+//!   keep-alive within a third of its ttl (10 s of the usual 30 s), without by
+//!   [`valid_until`](crate::Guard::valid_until) at the latest. Until then only
+//!   resources that check the fence are safe from it.
+//! * That extend finds the entry gone on a majority. The lease is lost at once,
+//!   and what is left of it is released. No extend makes an entry anew before a
+//!   majority has kept its own, so that the holder cannot get the key back, nor
+//!   a lease that another client has come and gone under.
+//!
+//! An entry deleted by hand, with `DEL`, on a majority of the key's nodes has the
+//! same effect; on fewer, the holder makes it anew.
+//!
+//! An entry *without an expiry* (`PERSIST`, or another program's `SET` without
+//! `PX`) never ends by itself. Its holder's next extend gives it one again.
+//! Anybody else's is told as such by the error of an acquire and by
+//! `ringlock locks`, and stays until `release KEY --force` deletes it. A key that
+//! holds something other than a string is no lock: `release` leaves it alone;
+//! delete it with `DEL`.
+//!
 //! # Passwords that change
 //!
 //! A password in the url stays as it is while a router runs. One in a file is

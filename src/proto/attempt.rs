@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::known::Known;
 use super::lease::{COUNTER_LIMIT, Fence, Key, Token, Ttl};
 use super::quorum::{MAX_REPLICAS, Placement, Seat, Seats};
 use super::round::{Effects, Event, Machine, Refusal, Step};
@@ -36,8 +37,8 @@ pub struct Grant {
     pub fence: Fence,
     /// How long the lease may be relied upon.
     pub valid_until: Instant,
-    /// Who holds the entry for sure.
-    pub acknowledged: Seats,
+    /// Who holds the entry for sure, and who of them vouches for the lease.
+    pub known: Known,
     /// Whether the fence took a second round.
     pub wrote_back: bool,
 }
@@ -92,7 +93,8 @@ pub struct Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Open,
-    Granted,
+    /// With this count.
+    Granted(u64),
     Refused,
 }
 
@@ -157,7 +159,9 @@ impl Attempt {
                 other => self.take_refusal(from, seat, other),
             },
             (Step::WriteBack, Some(seat)) => self.take_write_back(from, seat, answer),
-            (Step::Probe, _) | (_, None) => self.probes_out = self.probes_out.saturating_sub(1),
+            (Step::Probe | Step::Heal, _) | (_, None) => {
+                self.probes_out = self.probes_out.saturating_sub(1)
+            }
         }
     }
 
@@ -340,17 +344,24 @@ impl Attempt {
     }
 
     fn grant(&mut self, fence: Fence) -> AttemptEffects {
-        self.stage = Stage::Granted;
+        let counter = fence.counter();
+        self.stage = Stage::Granted(counter);
+        let vouches = |&seat: &Seat| vouches(self.counters[seat.get()], counter);
+        let known = Known {
+            seen: self.granted,
+            vouching: self.granted.iter().filter(vouches).collect(),
+        };
         let grant = Grant {
             fence,
             valid_until: self.valid_until,
-            acknowledged: self.granted,
+            known,
             wrote_back: self
                 .write_back
-                .is_some_and(|write_back| write_back.to == fence.counter()),
+                .is_some_and(|write_back| write_back.to == counter),
         };
         Effects {
-            acknowledged: self.granted,
+            acknowledged: known.seen,
+            vouching: known.vouching,
             outcome: Some(Ok(grant)),
             ..Effects::default()
         }
@@ -373,6 +384,21 @@ impl Attempt {
     }
 }
 
+/// Whether a node that granted `counter` vouches for a lease with the fence
+/// counter `fence`.
+///
+/// Its answer may come after the verdict, and its grant after another holder
+/// has come and gone: an operator deletes the entry elsewhere, another client
+/// is granted the key through this node and releases it, and then our late
+/// request arrives. That client's fence is above ours, for it counted at a node
+/// of our own majority after us; and this node stood at that fence when our
+/// request came. So a count up to our fence proves that nobody was in between.
+/// Counts of other keys may be higher too: such a node vouches once an extend
+/// has found its entry.
+fn vouches(counter: u64, fence: u64) -> bool {
+    counter <= fence
+}
+
 impl Machine for Attempt {
     type Outcome = Result<Grant, Refused>;
 
@@ -383,7 +409,7 @@ impl Machine for Attempt {
                 self.take(from, step, answer);
                 self.settle(now, confirmed_at)
             }
-            (Stage::Open | Stage::Granted, Event::Abandoned) => {
+            (Stage::Open | Stage::Granted(_), Event::Abandoned) => {
                 self.stage = Stage::Refused;
                 Effects {
                     release: self.asked,
@@ -391,18 +417,22 @@ impl Machine for Attempt {
                 }
             }
             (
-                Stage::Granted,
+                Stage::Granted(fence),
                 Event::Answered {
                     from,
                     step: Step::Main,
-                    answer,
+                    answer: Ok(Reply::Granted { counter }),
                 },
             ) => {
-                let seat = self.claim.placement.seat(from);
-                let is_granted = matches!(answer, Ok(Reply::Granted { .. }));
-                let acknowledged = seat.filter(|_| is_granted).into_iter().collect();
+                let seat: Seats = self.claim.placement.seat(from).into_iter().collect();
+                let vouching = if vouches(counter, fence) {
+                    seat
+                } else {
+                    Seats::NONE
+                };
                 Effects {
-                    acknowledged,
+                    acknowledged: seat,
+                    vouching,
                     ..Effects::default()
                 }
             }
@@ -422,7 +452,7 @@ impl Machine for Attempt {
         let (view, key, token, ttl) = (*view, key.clone(), token.clone(), *ttl);
         let slot = placement.slot();
         match step {
-            Step::Main | Step::Probe => Request::Acquire {
+            Step::Main | Step::Probe | Step::Heal => Request::Acquire {
                 view,
                 key,
                 token,
@@ -590,7 +620,7 @@ mod tests {
         let grant = grant(script.granted(0, 9));
         assert_eq!((grant.fence, grant.wrote_back), (fence(9), false));
         assert_eq!(grant.valid_until, valid_until(T0, TTL));
-        assert_eq!(grant.acknowledged, script.seats(&[0]));
+        assert_eq!(grant.known, Known::vouched(script.seats(&[0])));
     }
 
     #[test]
@@ -600,7 +630,7 @@ mod tests {
         assert!(nothing(&script.granted(0, 2)));
         let grant = grant(script.granted(2, 2));
         assert_eq!((grant.fence, grant.wrote_back), (fence(2), false));
-        assert_eq!(grant.acknowledged, script.seats(&[0, 2, 4]));
+        assert_eq!(grant.known, Known::vouched(script.seats(&[0, 2, 4])));
     }
 
     #[test]
@@ -868,7 +898,27 @@ mod tests {
         let _ = grant(script.granted(1, 1));
         let effects = script.granted(2, 1);
         assert_eq!(effects.acknowledged, script.seats(&[2]));
+        assert_eq!(effects.vouching, script.seats(&[2]));
         assert_eq!(effects.outcome, None);
         assert!(nothing(&script.busy(2)));
+    }
+
+    #[test]
+    fn a_count_above_the_fence_does_not_vouch() {
+        // Before the verdict: the third is not among those used.
+        let mut script = Script::among(5);
+        for (node, counter) in [(0, 4), (1, 4), (2, 9)] {
+            assert_eq!(script.granted(node, counter).outcome, None);
+        }
+        let grant = grant(script.granted(3, 4));
+        let known = Known {
+            seen: script.seats(&[0, 1, 2, 3]),
+            vouching: script.seats(&[0, 1, 3]),
+        };
+        assert_eq!((grant.fence, grant.known), (fence(4), known));
+        // After it: another holder may have come and gone there.
+        let late = script.granted(4, 5);
+        assert_eq!(late.acknowledged, script.seats(&[4]));
+        assert_eq!(late.vouching, Seats::NONE);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::known::Known;
 use super::lease::Key;
 use super::quorum::{Placement, Seats};
 use super::view::View;
@@ -14,7 +15,7 @@ pub struct Footing {
     /// How many of its groups, from the first, the lease's last success had.
     pub established: usize,
     /// Who is known to hold the entry, with its memory unbroken.
-    pub acknowledged: Seats,
+    pub known: Known,
 }
 
 /// Where a lease last had its quorum, and who holds its entries now.
@@ -25,7 +26,7 @@ pub struct Basis<'a> {
     /// Its placement there.
     pub placement: Placement,
     /// Who holds the entry.
-    pub acknowledged: Seats,
+    pub known: Known,
 }
 
 impl Basis<'_> {
@@ -47,13 +48,9 @@ impl Basis<'_> {
         Footing {
             placement,
             established: established.count(),
-            acknowledged: transfer(
-                self.view,
-                &self.placement,
-                self.acknowledged,
-                to,
-                &placement,
-            ),
+            known: self
+                .known
+                .map(|seats| transfer(self.view, &self.placement, seats, to, &placement)),
         }
     }
 }
@@ -144,7 +141,7 @@ mod tests {
         Basis {
             view,
             placement,
-            acknowledged: by.iter().filter_map(seat).collect(),
+            known: Known::vouched(by.iter().filter_map(seat).collect()),
         }
     }
 
@@ -157,7 +154,8 @@ mod tests {
     }
 
     fn holders(footing: &Footing, view: &View) -> String {
-        names(view, &footing.placement, footing.acknowledged).concat()
+        assert_eq!(footing.known, Known::vouched(footing.known.seen));
+        names(view, &footing.placement, footing.known.seen).concat()
     }
 
     #[test]

@@ -159,6 +159,7 @@ impl fmt::Debug for Token {
 pub struct Holder {
     label: Option<Arc<str>>,
     foreign: bool,
+    endless: bool,
 }
 
 impl Holder {
@@ -177,6 +178,7 @@ impl Holder {
         Self {
             label: (!label.is_empty()).then(|| shown(label, MAX_SHOWN_LABEL).into()),
             foreign: !is_ours,
+            endless: false,
         }
     }
 
@@ -184,6 +186,22 @@ impl Holder {
     /// not fit to be shown in it is escaped.
     pub fn label(&self) -> Option<&str> {
         self.label.as_deref()
+    }
+
+    /// The same, of an entry that has no expiry.
+    pub(crate) fn for_ever(self) -> Self {
+        Self {
+            endless: true,
+            ..self
+        }
+    }
+
+    /// Whether its entry was found without an expiry, which no holder of ours
+    /// makes: another program's `SET` without `PX`, or somebody's `PERSIST`. It
+    /// stays until its holder extends or releases it, or somebody deletes it by
+    /// hand: `ringlock release KEY --force`.
+    pub fn never_expires(&self) -> bool {
+        self.endless
     }
 
     /// Whether the value is not one that ringlock writes: another client of

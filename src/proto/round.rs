@@ -16,6 +16,8 @@ pub enum Step {
     WriteBack,
     /// A STATUS, sent only to learn that the view still stands.
     Probe,
+    /// Making an entry anew where it is absent.
+    Heal,
 }
 
 /// What happens to a machine.
@@ -52,6 +54,8 @@ pub struct Effects<Outcome> {
     pub release: Seats,
     /// These seats are known to hold the entry.
     pub acknowledged: Seats,
+    /// These vouch for the lease from now on.
+    pub vouching: Seats,
     /// These seats are known not to hold it.
     pub disowned: Seats,
     /// The operation's outcome; given once.
@@ -65,6 +69,7 @@ impl<Outcome> Default for Effects<Outcome> {
             probe: Vec::new(),
             release: Seats::NONE,
             acknowledged: Seats::NONE,
+            vouching: Seats::NONE,
             disowned: Seats::NONE,
             outcome: None,
         }

@@ -48,7 +48,8 @@ struct Member {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Entry {
     token: Token,
-    expires: Instant,
+    /// `None`: never. No request of ours makes such an entry.
+    expires: Option<Instant>,
 }
 
 impl LockTable {
@@ -74,18 +75,35 @@ impl LockTable {
         self.entries.remove(key);
     }
 
+    /// Takes the expiry of the entry under `key` away behind the protocol's
+    /// back, as PERSIST does; or puts one there that never had any, as another
+    /// client's SET without PX does.
+    pub fn persist(&mut self, now: Instant, key: &Key, token: &Token) {
+        match self.entry(now, key) {
+            Some(entry) => entry.expires = None,
+            None => {
+                let entry = Entry {
+                    token: token.clone(),
+                    expires: None,
+                };
+                self.entries.insert(key.clone(), entry);
+            }
+        }
+    }
+
     /// Whether somebody holds `key` at `now`.
     pub fn is_held(&self, key: &Key, now: Instant) -> bool {
         self.entries
             .get(key)
-            .is_some_and(|entry| entry.expires > now)
+            .is_some_and(|entry| entry.is_live(now))
     }
 
-    /// Entries that are live at `now`, in the order of their keys.
-    pub fn live(&self, now: Instant) -> impl Iterator<Item = (&Key, &Token, Instant)> {
+    /// Entries that are live at `now`, in the order of their keys, and when they
+    /// expire, if ever.
+    pub fn live(&self, now: Instant) -> impl Iterator<Item = (&Key, &Token, Option<Instant>)> {
         self.entries
             .iter()
-            .filter(move |(_, entry)| entry.expires > now)
+            .filter(move |(_, entry)| entry.is_live(now))
             .map(|(key, entry)| (key, &entry.token, entry.expires))
     }
 
@@ -96,7 +114,7 @@ impl LockTable {
 
     /// Drops what has expired. The table does so by itself, now and then.
     pub fn sweep(&mut self, now: Instant) {
-        self.entries.retain(|_, entry| entry.expires > now);
+        self.entries.retain(|_, entry| entry.is_live(now));
         self.sweep_at = 2 * self.entries.len() + SWEEP_SLACK;
     }
 
@@ -362,7 +380,7 @@ impl LockTable {
 
     /// The live entry of `key`; an expired one is dropped on the way.
     fn entry(&mut self, now: Instant, key: &Key) -> Option<&mut Entry> {
-        if self.entries.get(key)?.expires <= now {
+        if !self.entries.get(key)?.is_live(now) {
             self.entries.remove(key);
         }
         self.entries.get_mut(key)
@@ -374,7 +392,7 @@ impl LockTable {
         }
         let entry = Entry {
             token: token.clone(),
-            expires: now + ttl.get(),
+            expires: Some(now + ttl.get()),
         };
         self.entries.insert(key.clone(), entry);
     }
@@ -389,17 +407,21 @@ impl Member {
 }
 
 impl Entry {
+    fn is_live(&self, now: Instant) -> bool {
+        self.expires.is_none_or(|expires| expires > now)
+    }
+
     fn rival(&self, now: Instant) -> Rival {
-        Rival {
-            holder: Some(self.token.holder()),
-            remaining: Some(self.expires.saturating_since(now)),
-        }
+        let left = |expires: Instant| expires.saturating_since(now);
+        Rival::new(self.token.holder(), self.expires.map(left))
     }
 
     /// Raises what is left to `ttl`; never lowers it, so that a late or
-    /// repeated request shortens nothing.
+    /// repeated request shortens nothing. The one exception: an entry that has
+    /// lost its expiry, and would outlive its holder for ever, gets one again.
     fn raise(&mut self, now: Instant, ttl: Ttl) {
-        self.expires = self.expires.max(now + ttl.get());
+        let end = now + ttl.get();
+        self.expires = Some(self.expires.map_or(end, |expires| expires.max(end)));
     }
 }
 
@@ -517,7 +539,8 @@ mod tests {
 
     fn held(table: &LockTable, now: u64) -> Vec<(Token, Instant)> {
         let live = table.live(at(now));
-        live.map(|(_, token, end)| (token.clone(), end)).collect()
+        live.map(|(_, token, end)| (token.clone(), end.unwrap()))
+            .collect()
     }
 
     #[test]
@@ -569,6 +592,48 @@ mod tests {
         }
         let _ = extend(&mut table, 1, 1, TTL, Absent::Keep);
         assert_eq!(held(&table, 1), [(token(1), at(TTL + 1))]);
+    }
+
+    #[test]
+    fn an_own_entry_without_expiry_gets_one_again() {
+        type Ask = fn(&mut LockTable, u64) -> Reply;
+        let asks: [Ask; 3] = [
+            |table, now| acquire(table, now, 1, 2),
+            |table, now| extend(table, now, 1, 2, Absent::Keep),
+            |table, now| extend(table, now, 1, 2, Absent::Heal),
+        ];
+        for ask in asks {
+            let mut table = serving();
+            let _ = acquire(&mut table, 0, 1, TTL);
+            table.persist(at(0), &key(), &token(1));
+            assert!(table.is_held(&key(), at(100 * TTL)));
+            let reply = ask(&mut table, 1);
+            assert!(matches!(reply, Reply::Granted { .. } | Reply::Kept { .. }));
+            // The one case in which an own entry is shortened.
+            assert_eq!(held(&table, 1), [(token(1), at(3))]);
+        }
+        let mut table = serving();
+        table.persist(at(0), &key(), &token(1));
+        assert_eq!(release(&mut table, 9, 1), Reply::Released);
+    }
+
+    #[test]
+    fn anothers_entry_without_expiry_is_told_as_such_and_left_alone() {
+        let mut table = serving();
+        table.persist(at(0), &key(), &token(2));
+        for reply in [
+            acquire(&mut table, 1, 1, TTL),
+            extend(&mut table, 1, 1, TTL, Absent::Heal),
+        ] {
+            let (Reply::Busy(rival) | Reply::Lost(Some(rival))) = reply else {
+                panic!("{reply:?}")
+            };
+            assert_eq!(rival.remaining, None);
+            assert!(rival.holder.unwrap().never_expires());
+        }
+        table.sweep(at(100 * TTL));
+        assert!(table.is_held(&key(), at(100 * TTL)));
+        assert_eq!(release(&mut table, 1, 1), Reply::Foreign);
     }
 
     #[test]

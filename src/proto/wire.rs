@@ -129,7 +129,8 @@ impl fmt::Display for Slot {
 pub enum Absent {
     /// Make the entry anew: a replica that missed it is healed.
     Heal,
-    /// Answer that it is lost: with a single owner nobody vouches for the gap.
+    /// Answer that it is lost: nobody has vouched yet that the key was nobody
+    /// else's meanwhile.
     Keep,
 }
 
@@ -253,8 +254,23 @@ pub struct Rival {
     /// Holder of the key, where the node told.
     pub holder: Option<Holder>,
     /// Life left of the entry; `None` where it never expires (no client of
-    /// ours makes such) or the node did not tell.
+    /// ours makes such; [`Holder::never_expires`] tells) or the node did not
+    /// tell.
     pub remaining: Option<Duration>,
+}
+
+impl Rival {
+    /// Somebody whose entry lasts for so long; `None`: it never expires.
+    pub fn new(holder: Holder, remaining: Option<Duration>) -> Self {
+        let holder = match remaining {
+            Some(_) => holder,
+            None => holder.for_ever(),
+        };
+        Self {
+            holder: Some(holder),
+            remaining,
+        }
+    }
 }
 
 /// What a node answers to a [`Request`].

@@ -56,9 +56,10 @@ fn locks_are_told_with_holder_and_fence() {
         "other programs count no fences"
     );
     assert!(
-        human.contains("for ever") && human.contains("another program"),
+        human.contains("for ever (no expiry)") && human.contains("another program"),
         "{human}"
     );
+    assert!(human.contains("release KEY --force"), "{human}");
     for document in [human, json.to_string()] {
         assert!(
             !document.contains(&TOKEN[..32]),
@@ -270,4 +271,64 @@ fn release_spares_the_clusters_own_state() {
         Value::Array(Vec::new()),
         "no state is told as a lock"
     );
+}
+
+#[test]
+fn what_is_no_lock_is_told_and_left_alone() {
+    let bed = Bed::new(1, 1);
+    bed.init();
+    redis::cmd("RPUSH")
+        .arg("ringlock:k")
+        .arg("x")
+        .exec(&mut bed.servers[0].client())
+        .unwrap();
+    let (human, json) = bed.both(&["locks", "--key", "k"], 0);
+    assert!(human.contains("k on a is no lock"), "{human}");
+    assert_eq!(json["no_locks"][0]["on"], "a", "{json}");
+    let run = bed.run(&["release", "k", "--force"]);
+    assert_eq!(run.code, 3, "{run:?}");
+    assert!(run.stdout.contains("no lock"), "{run:?}");
+    assert!(run.stderr.contains("DEL"), "{run:?}");
+    let kind: String = redis::cmd("TYPE")
+        .arg("ringlock:k")
+        .query(&mut bed.servers[0].client())
+        .unwrap();
+    assert_eq!(kind, "list");
+}
+
+#[test]
+fn an_entry_without_expiry_can_be_released() {
+    let bed = Bed::new(1, 1);
+    bed.init();
+    for value in [TOKEN, "a stranger's"] {
+        redis::cmd("SET")
+            .arg("ringlock:k")
+            .arg(value)
+            .exec(&mut bed.servers[0].client())
+            .unwrap();
+        let run = bed.run(&["release", "k"]);
+        assert_eq!(run.code, 2, "{run:?}");
+        assert!(run.stderr.contains("for ever (no expiry)"), "{run:?}");
+        let run = bed.run(&["release", "k", "--force"]);
+        assert_eq!(run.code, 0, "{run:?}");
+        assert_eq!(bed.get(0, "k"), None);
+    }
+}
+
+/// The holder is kept alive all the time, and must not come back.
+#[test]
+fn what_is_released_by_force_stays_free() {
+    let bed = Bed::new(3, 3);
+    bed.init();
+    let job = Job::start(&bed, &["k"], "echo held; cat");
+    let run = bed.run(&["release", "k", "--force"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let begun = std::time::Instant::now();
+    // Somebody else comes and goes.
+    assert_eq!(bed.run(&["exec", "k", "--", "true"]).code, 0);
+    let run = job.end(false);
+    println!("the holder has ended after {:?}", begun.elapsed());
+    assert_eq!(run.code, 7, "{run:?}");
+    assert!(run.stderr.contains("lost"), "{run:?}");
+    assert_eq!((0..3).find_map(|node| bed.get(node, "k")), None);
 }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use ringlock::proto::attempt::{Attempt, Claim};
+use ringlock::proto::known::Known;
 use ringlock::proto::lease::Token;
-use ringlock::proto::quorum::{Placement, Seats};
+use ringlock::proto::quorum::Placement;
 use ringlock::proto::release::{Farewell, Release};
 use ringlock::proto::renewal::{Prolongation, Renewal};
 use ringlock::proto::round::{Event, Machine, Step, vouches_for};
@@ -35,7 +36,7 @@ pub(crate) struct Client {
     /// The token in use, by an attempt or a lease.
     pub(crate) token: Option<Token>,
     /// Nodes that were asked for the token in use; bit by bit.
-    asked: u8,
+    pub(crate) asked: u8,
     pub(crate) op: Option<Op>,
     pub(crate) lease: Option<Lease>,
     /// Per node, when the newest request was sent that it answered under the
@@ -51,9 +52,9 @@ pub(crate) struct Op {
     pub(crate) view: Arc<View>,
     pub(crate) t0: u8,
     pub(crate) waits: Vec<(usize, Kind)>,
-    /// Seats that were found to hold the entry, where the lease stands on
+    /// What was learned of its entries, where the lease stands on
     /// another view still.
-    pub(crate) holders: Seats,
+    pub(crate) holders: Known,
     /// Whether somebody else could have had a quorum before it began, where
     /// what happens while it runs is beyond anybody's knowledge.
     pub(crate) has_gap: bool,
@@ -126,7 +127,7 @@ impl Client {
             ttl: ttl(ticks, max_ttl),
             placement: footing.placement,
             established: footing.established,
-            acknowledged: footing.acknowledged,
+            known: footing.known,
             valid_until: lease.valid_until + late,
             t0: desk.now(),
         }));
@@ -214,7 +215,7 @@ impl Client {
                 }
                 self.answered(desk, from, address.kind.step(), answer);
             }
-            _ => self.hear_late(desk, from, answer),
+            _ => self.hear_late(desk, (from, address.kind.step()), answer),
         }
     }
 
@@ -232,7 +233,7 @@ impl Client {
             return false;
         }
         let is_late = self.tail() == Some(address.serial);
-        is_late && address.kind == Kind::Main
+        is_late && matches!(address.kind, Kind::Main | Kind::Heal)
             || self.op.as_ref().is_some_and(|op| {
                 op.serial == address.serial && op.waits.contains(&(address.node, address.kind))
             })
@@ -266,16 +267,20 @@ impl Client {
     }
 
     fn begin_in(&mut self, desk: &mut Desk<'_>, running: Running, view: Arc<View>) {
+        let is_renewal = matches!(running, Running::Renewal(_));
+        let is_forced = desk.model.scenario.loss == Some(Loss::Forced);
+        let has_gap = (is_forced || desk.model.scenario.loss == Some(Loss::Vanish))
+            && self.lease.as_ref().is_some_and(|lease| lease.has_gap);
+        let is_order_enough = desk.is_fence_ordered() && !(is_renewal && is_forced);
         let op = Op {
             serial: self.serial,
             running,
             view,
             t0: desk.tick,
             waits: Vec::new(),
-            holders: Seats::NONE,
-            has_gap: desk.model.scenario.loss == Some(Loss::Vanish)
-                && self.lease.as_ref().is_some_and(|lease| lease.has_gap),
-            before: if desk.is_fence_ordered() {
+            holders: Known::NONE,
+            has_gap,
+            before: if is_order_enough {
                 0
             } else {
                 desk.highest_fence()
@@ -320,6 +325,7 @@ impl Client {
                 self.post(desk, (op.serial, step.into()), to, request);
             }
         }
+        let has = meddle::seen(&desk.model.scenario, &effects);
         for node in effects.probe {
             let to = home(&op.view, node);
             op.waits.push((to, Kind::Probe));
@@ -334,11 +340,9 @@ impl Client {
             }
         }
         if let Some(lease) = &mut self.lease {
-            let learned = (effects.acknowledged, effects.disowned);
-            lease.take_in(&op.view, &placement, learned);
+            lease.take_in(&op.view, &placement, (has, effects.disowned));
             if lease.view != op.view {
-                let holders = op.holders.minus(effects.disowned);
-                op.holders = holders.union(effects.acknowledged);
+                op.holders = op.holders.minus(effects.disowned).union(has);
             }
         }
         op.waits.sort_unstable();
@@ -366,7 +370,13 @@ impl Client {
         }))
     }
 
-    fn post(&self, desk: &mut Desk<'_>, (serial, kind): (u8, Kind), to: usize, request: Request) {
+    pub(crate) fn post(
+        &self,
+        desk: &mut Desk<'_>,
+        (serial, kind): (u8, Kind),
+        to: usize,
+        request: Request,
+    ) {
         let address = Address {
             client: desk.who,
             node: to,

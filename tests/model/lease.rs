@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ringlock::proto::carry::{Basis, Footing, transfer};
+use ringlock::proto::known::Known;
 use ringlock::proto::lease::{Fence, Token};
 use ringlock::proto::quorum::{Placement, Seats};
 use ringlock::proto::time::Instant;
@@ -21,7 +22,7 @@ pub(crate) struct Lease {
     /// Its placement there.
     pub(crate) placement: Placement,
     /// Who holds its entry there.
-    pub(crate) acknowledged: Seats,
+    pub(crate) known: Known,
     /// Whether somebody else could have had a quorum since the last success.
     pub(crate) has_gap: bool,
     /// The machine that was over last, and its view: it still hears late
@@ -35,7 +36,7 @@ impl Lease {
         let basis = Basis {
             view: &self.view,
             placement: self.placement,
-            acknowledged: self.acknowledged,
+            known: self.known,
         };
         basis.carry(view, &key())
     }
@@ -45,16 +46,15 @@ impl Lease {
         &mut self,
         view: &View,
         placement: &Placement,
-        (acknowledged, disowned): (Seats, Seats),
+        (has, lacks): (Known, Seats),
     ) {
         let here = |seats| transfer(view, placement, seats, &self.view, &self.placement);
-        let (acknowledged, disowned) = (here(acknowledged), here(disowned));
-        self.acknowledged = self.acknowledged.minus(disowned).union(acknowledged);
+        self.known = self.known.minus(here(lacks)).union(has.map(here));
     }
 
     /// Has succeeded in `view`, where these seats are known to hold its entry.
-    pub(crate) fn settle_in(&mut self, view: Arc<View>, placement: Placement, holders: Seats) {
-        let acknowledged = self.footing(&view).acknowledged.union(holders);
-        (self.view, self.placement, self.acknowledged) = (view, placement, acknowledged);
+    pub(crate) fn settle_in(&mut self, view: Arc<View>, placement: Placement, holders: Known) {
+        let known = self.footing(&view).known.union(holders);
+        (self.view, self.placement, self.known) = (view, placement, known);
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringlock::proto::known::Known;
 use ringlock::proto::quorum::Placement;
+use ringlock::proto::round::Effects;
 use ringlock::proto::table::LockTable;
 use ringlock::proto::time::{Instant, outwait};
 use ringlock::proto::view::View;
@@ -12,6 +14,26 @@ use ringlock_ring::NodeIndex;
 
 use crate::cluster::{key, member};
 use crate::scenario::{Mutant, Scenario, at, span};
+
+/// What is known of the entries that an answer told of.
+pub(crate) fn seen<O>(scenario: &Scenario, effects: &Effects<O>) -> Known {
+    known(
+        scenario,
+        Known {
+            seen: effects.acknowledged,
+            vouching: effects.vouching,
+        },
+    )
+}
+
+/// What is taken to be known in place of `known`.
+pub(crate) fn known(scenario: &Scenario, known: Known) -> Known {
+    if scenario.is(Mutant::SeenVouches) {
+        Known::vouched(known.seen.union(known.vouching))
+    } else {
+        known
+    }
+}
 
 /// The longest ttl that a client asks for.
 pub(crate) fn max_ttl(scenario: &Scenario, view: &View) -> Duration {

@@ -1,10 +1,9 @@
 //! The same worlds with one safeguard removed: each must break a claim, or the
 //! scenario proves nothing about that safeguard.
 //!
-//! Some rules no world can tell from their absence, as long as clocks are what
-//! they are said to be: that MADE does not vouch for continuity among several
-//! nodes, nor KEPT where nothing was acknowledged or under another nonce (the
-//! end of the old lease guards the same); they are tested beside the machines.
+//! A rule that no world can tell from its absence, as long as clocks are what
+//! they are said to be: that KEPT does not vouch under another nonce (the end of
+//! the old lease guards the same); it is tested beside the machines.
 
 use std::time::Instant;
 
@@ -18,8 +17,8 @@ use crate::changes::{
 use crate::losses::{NEVER_STUCK, OWNER_LAST, OWNER_LOST, REPLICAS_LOST, RIVAL_STARTS};
 use crate::scenario::{Mutant, Scenario};
 use crate::scenarios::{
-    CUT_OFF, EXTENDS, LATE, LENGTHS, OVERTAKING, QUORUM, REINITIALISE, RESTART, SINGLE, VANISH,
-    VIEWS, WIPE,
+    CUT_OFF, EXTENDS, FORCED, FORCED_SLOW, LATE, LENGTHS, OVERTAKING, QUORUM, REINITIALISE,
+    RESTART, SINGLE, VANISH, VIEWS, WIPE,
 };
 use crate::world::Explored;
 
@@ -107,6 +106,9 @@ each_is_caught! {
     with_an_abort_ignored_that_was_not_seen: UnseenAbortIgnored in ABORT_UNSEEN,
     with_a_plan_outdated_in_vain: AbortIgnored in OUTDATE,
     with_made_for_kept: MadeVouches in CARRY_VANISH,
+    with_made_for_kept_after_a_forced_release: MadeVouches in FORCED_SLOW,
+    with_an_entry_healed_at_once: HealsAtOnce in FORCED_SLOW,
+    with_an_entry_that_vouches_once_seen: SeenVouches in FORCED,
     with_the_new_group_first: NewGroupFirst in CARRY,
     with_a_new_start_one_tick_early: ShortNewStartWait in OWNER_LOST,
     with_a_new_start_of_replicas_one_tick_early: ShortNewStartWait in REPLICAS_LOST,

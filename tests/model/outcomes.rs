@@ -5,13 +5,14 @@ use std::sync::Arc;
 use ringlock::proto::attempt::{Grant, Refused, Shortfall};
 use ringlock::proto::lease::Fence;
 use ringlock::proto::renewal::Extension;
-use ringlock::proto::round::{Event, Step};
+use ringlock::proto::round::{Event, Refusal, Step};
 use ringlock::proto::time::Instant;
 use ringlock::proto::wire::Answer;
 
 use crate::client::{Client, Op};
-use crate::cluster::member;
+use crate::cluster::{home, member};
 use crate::lease::Lease;
+use crate::meddle;
 use crate::post::Letter;
 use crate::properties::{Claim, Seen};
 use crate::running::Running;
@@ -45,27 +46,44 @@ impl Desk<'_> {
 }
 
 impl Client {
-    pub(crate) fn hear_late(&mut self, desk: &Desk<'_>, from: usize, answer: Answer) {
+    pub(crate) fn hear_late(
+        &mut self,
+        desk: &mut Desk<'_>,
+        (from, step): (usize, Step),
+        answer: Answer,
+    ) {
         let Some(lease) = &mut self.lease else { return };
-        let Some((_, running, view)) = &mut lease.tail else {
+        let Some((serial, running, view)) = &mut lease.tail else {
             return;
         };
         let Some(from) = member(view, from) else {
             return;
         };
-        let event = Event::Answered {
-            from,
-            step: Step::Main,
-            answer,
-        };
-        let effects = running.on(desk.now(), desk.now(), event);
+        let event = Event::Answered { from, step, answer };
+        let mut effects = running.on(desk.now(), desk.now(), event);
         assert!(effects.outcome.is_none(), "an outcome is given once");
         if !effects.acknowledged.is_empty() {
             desk.model.see(Seen::LateAcknowledged);
         }
         let (placement, view) = (running.placement(), Arc::clone(view));
-        let learned = (effects.acknowledged, effects.disowned);
-        lease.take_in(&view, &placement, learned);
+        let requests: Vec<_> = (effects.send.take().into_iter())
+            .flat_map(|(step, seats)| seats.iter().map(move |seat| (step, seat)))
+            .map(|(step, seat)| {
+                let to = home(&view, placement.node(seat));
+                (step, to, running.request(step, seat))
+            })
+            .collect();
+        // What is sent now comes behind the requests of an extend that has begun
+        // since, on one connection. Here the order is that of the extends, so
+        // that it would come before: it is taken for lost instead.
+        let is_behind = self.op.is_some();
+        let serial = *serial;
+        let has = meddle::seen(&desk.model.scenario, &effects);
+        lease.take_in(&view, &placement, (has, effects.disowned));
+        for (step, to, request) in requests.into_iter().filter(|_| !is_behind) {
+            self.asked |= 1 << to;
+            self.post(desk, (serial, step.into()), to, request);
+        }
     }
 
     /// A lease that is over is released; while an extend runs, it decides.
@@ -102,7 +120,7 @@ impl Client {
                     fence: grant.fence,
                     placement: machine.claim().placement,
                     view: Arc::clone(&op.view),
-                    acknowledged: grant.acknowledged,
+                    known: meddle::known(&desk.model.scenario, grant.known),
                     has_gap: false,
                     tail: is_extendable.then_some((op.serial, op.running, op.view)),
                 });
@@ -123,7 +141,7 @@ impl Client {
         let Some(lease) = &mut self.lease else { return };
         let placement = op.running.placement();
         let has_gap = match desk.model.scenario.loss {
-            Some(Loss::Vanish) => op.has_gap,
+            Some(Loss::Vanish | Loss::Forced) => op.has_gap,
             _ => lease.has_gap,
         };
         lease.tail = Some((op.serial, op.running, Arc::clone(&op.view)));
@@ -133,6 +151,9 @@ impl Client {
                 if has_gap {
                     desk.broken = Some(Claim::Continuity);
                 }
+                if lease.fence.get() < op.before {
+                    desk.broken = Some(Claim::Ousted);
+                }
                 assert!(*until >= lease.valid_until, "an extend never shortens");
                 lease.valid_until = *until;
                 lease.has_gap = false;
@@ -141,7 +162,17 @@ impl Client {
                     lease.settle_in(op.view, placement, op.holders);
                 }
             }
-            Extension::Unchanged { .. } => desk.model.see(Seen::Unchanged),
+            Extension::Unchanged { refusals, .. } => {
+                desk.model.see(Seen::Unchanged);
+                // A contender on the new owner breaks the migration.
+                let is_rival =
+                    |(_, refusal): &(_, Refusal)| matches!(refusal, Refusal::Busy(Some(_)));
+                let is_in_time = desk.now() < lease.valid_until;
+                let is_robbed = is_in_time && !lease.has_gap && refusals.iter().any(is_rival);
+                if is_robbed && desk.model.scenario.claims.contains(&Claim::Robbed) {
+                    desk.broken = Some(Claim::Robbed);
+                }
+            }
             Extension::Lost { .. } => {
                 desk.model.see(Seen::Lost);
                 let is_robbed = !lease.has_gap && desk.now() < lease.valid_until;

@@ -10,6 +10,7 @@ pub(crate) enum Kind {
     Main,
     WriteBack,
     Probe,
+    Heal,
     /// A RELEASE that nobody waits for.
     Farewell,
 }
@@ -20,6 +21,7 @@ impl From<Step> for Kind {
             Step::Main => Self::Main,
             Step::WriteBack => Self::WriteBack,
             Step::Probe => Self::Probe,
+            Step::Heal => Self::Heal,
         }
     }
 }
@@ -30,6 +32,7 @@ impl Kind {
             Self::Main | Self::Farewell => Step::Main,
             Self::WriteBack => Step::WriteBack,
             Self::Probe => Step::Probe,
+            Self::Heal => Step::Heal,
         }
     }
 }

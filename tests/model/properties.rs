@@ -22,11 +22,17 @@ pub(crate) enum Claim {
     NoOrphan,
     /// Two views of one number are never decided.
     OneDocument,
-    /// A lease whose entries all live is not lost to a contender.
+    /// A lease whose entries all live is not lost to a contender, nor kept from
+    /// being extended by one.
     Robbed,
     /// A passage that was taken back is not begun again by a coordinator that
     /// was at it before, nor is its end decided.
     AbortWins,
+    /// Once somebody else was granted the key, no extend that begins later
+    /// succeeds.
+    Ousted,
+    /// What an operator released on every node holds no quorum again.
+    Freed,
     /// Whatever has happened, a coordinator that reaches all nodes brings the
     /// cluster back to a stable view.
     NeverStuck,
@@ -74,6 +80,21 @@ impl Claim {
     pub(crate) const ABORT_VOTES: &'static [Self] =
         &[Self::OneDocument, Self::NeverStuck, Self::AbortWins];
 
+    /// Under an operator's forced release, which ends a lease that its holder
+    /// still takes for valid.
+    pub(crate) const FORCED: &'static [Self] =
+        &[Self::FenceOrder, Self::Fence, Self::NoOrphan, Self::Ousted];
+
+    /// The same where a holder extends once while the operator goes from node
+    /// to node. (The program looks again, for those who extend more often.)
+    pub(crate) const FREED: &'static [Self] = &[
+        Self::FenceOrder,
+        Self::Fence,
+        Self::NoOrphan,
+        Self::Ousted,
+        Self::Freed,
+    ];
+
     /// For coordinators alone.
     pub(crate) const VOTES: &'static [Self] = &[Self::OneDocument, Self::NeverStuck];
 
@@ -108,6 +129,12 @@ impl Claim {
             }),
             Self::AbortWins => Property::always("an abort wins", |_, world: &World| {
                 world.broken != Some(Self::AbortWins)
+            }),
+            Self::Ousted => Property::always("S1f forced out stays out", |_, world: &World| {
+                world.broken != Some(Self::Ousted)
+            }),
+            Self::Freed => Property::always("S1f forced out is free", |_, world: &World| {
+                world.broken != Some(Self::Freed)
             }),
             Self::NeverStuck => Property::always("never stuck", |_, world: &World| {
                 world.broken != Some(Self::NeverStuck)

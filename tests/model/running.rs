@@ -27,6 +27,7 @@ fn wrapped<O>(effects: Effects<O>, wrap: impl FnOnce(O) -> Outcome) -> Effects<O
         probe: effects.probe,
         release: effects.release,
         acknowledged: effects.acknowledged,
+        vouching: effects.vouching,
         disowned: effects.disowned,
         outcome: effects.outcome.map(wrap),
     }

@@ -32,6 +32,9 @@ pub(crate) enum Loss {
     Restart,
     /// An entry may vanish at any time: node clocks are arbitrary.
     Vanish,
+    /// An operator releases client 0's lease by force. Each node is reached at
+    /// its own time, and once.
+    Forced,
 }
 
 /// How epoch 2 comes about.
@@ -268,4 +271,8 @@ pub(crate) enum Mutant {
     NewStartUnchecked,
     /// Where most members lost their data, nothing is done.
     NoNewStart,
+    /// An extend makes the entry wherever it is absent, whoever else has it.
+    HealsAtOnce,
+    /// An entry vouches as soon as it is seen.
+    SeenVouches,
 }

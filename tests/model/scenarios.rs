@@ -214,6 +214,37 @@ pub(crate) const VANISH: Scenario = Scenario {
     ..THREE
 };
 
+/// An operator releases a lease by force, another client comes and goes, and
+/// the old holder extends twice.
+pub(crate) const FORCED: Scenario = Scenario {
+    name: "j: released by force",
+    attempts: [1, 1],
+    extends: [2, 0],
+    horizon: 0,
+    loss: Some(Loss::Forced),
+    claims: Claim::FORCED,
+    sights: &[
+        Seen::Granted,
+        Seen::Again,
+        Seen::Contended,
+        Seen::Extended,
+        Seen::Unchanged,
+        Seen::Lost,
+        Seen::Healed,
+        Seen::LateAcknowledged,
+    ],
+    ..THREE
+};
+
+/// The same with one extend, and answers that are late.
+pub(crate) const FORCED_SLOW: Scenario = Scenario {
+    name: "j: released by force, late answers",
+    extends: [1, 0],
+    slow: 1,
+    claims: Claim::FREED,
+    ..FORCED
+};
+
 /// Every node is lost, and the cluster begins its second life.
 pub(crate) const REINITIALISE: Scenario = Scenario {
     name: "g: re-initialised",
@@ -336,6 +367,8 @@ each_holds! {
     d_a_wiped_node_breaks_no_claim: WIPE,
     e_a_restarted_node_breaks_no_claim: RESTART,
     f_vanishing_entries_leave_fences_apart: VANISH,
+    j_forced_out_stays_out: FORCED,
+    j_forced_out_is_free: FORCED_SLOW,
     g_a_second_life_breaks_no_claim: REINITIALISE,
     g_a_second_life_of_three_breaks_no_claim: REINITIALISE_THREE,
     h_two_views_at_once_break_no_claim: VIEWS,

@@ -92,6 +92,7 @@ impl Explored {
         world.post.sort_unstable_by_key(|letter| letter.address);
         world.orders.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         world.watch(self);
+        world.check_freed(self);
         if is_of_nodes && self.scenario.claims.contains(&Claim::NeverStuck) && self.is_stuck(world)
         {
             world.broken = world.broken.or(Some(Claim::NeverStuck));
@@ -198,6 +199,11 @@ impl Explored {
                 world.losses -= 1;
                 world.nodes[to].update(|table| table.delete(&key()));
             }
+            Some(Loss::Forced) => {
+                world.losses -= 1;
+                world.forced |= 1 << to;
+                world.nodes[to].update(|table| table.delete(&key()));
+            }
             None => {}
         }
     }
@@ -226,7 +232,7 @@ impl World {
         }
     }
 
-    fn is_entry(&self, node: usize, token: &Token) -> bool {
+    pub(crate) fn is_entry(&self, node: usize, token: &Token) -> bool {
         let mut live = self.nodes[node].live(at(self.tick));
         live.any(|(_, holder, _)| holder == token)
     }
@@ -277,7 +283,7 @@ impl World {
                         kind,
                         ..
                     } = letter.address;
-                    (client, own, kind) == (who, serial, Kind::Main)
+                    (client, own) == (who, serial) && matches!(kind, Kind::Main | Kind::Heal)
                 })
             };
             if client.is_resting_late() {

@@ -119,13 +119,14 @@ pub(crate) fn carry_out(scenario: &Scenario, world: &mut World, letter: &Letter)
         }
         reply
     });
+    let nobody = Rival {
+        holder: None,
+        remaining: None,
+    };
     Some(match reply {
         // Who stands in the way matters to people, not to the machines.
-        Reply::Busy(_) => Reply::Busy(Rival {
-            holder: None,
-            remaining: None,
-        }),
-        Reply::Lost(_) => Reply::Lost(None),
+        Reply::Busy(_) => Reply::Busy(nobody),
+        Reply::Lost(Some(_)) => Reply::Lost(Some(nobody)),
         Reply::Made { counter } if scenario.is(Mutant::MadeVouches) => Reply::Kept { counter },
         other => other,
     })
@@ -163,7 +164,7 @@ fn forged(scenario: &Scenario, world: &World, to: usize, request: &Request) -> R
         *token = holder.clone();
     }
     if let Request::Extend { absent, .. } = &mut request
-        && scenario.is(Mutant::MadeVouches)
+        && (scenario.is(Mutant::MadeVouches) || scenario.is(Mutant::HealsAtOnce))
     {
         *absent = Absent::Heal;
     }

@@ -58,6 +58,8 @@ pub(crate) struct World {
     pub(crate) repeats: u8,
     pub(crate) drops: u8,
     pub(crate) losses: u8,
+    /// Nodes where client 0's lease was released by force; bit by bit.
+    pub(crate) forced: u8,
     /// When the operator quarantined the nodes.
     pub(crate) quarantined_at: Option<u8>,
     /// A claim that the last step broke.
@@ -163,6 +165,7 @@ impl Model for Explored {
             repeats: 0,
             drops: 0,
             losses: 0,
+            forced: 0,
             quarantined_at: None,
             broken: None,
         };
@@ -317,6 +320,12 @@ impl Explored {
                         acts.push(Act::Lose(to, Entries::Kept));
                     }
                 }
+                Some(Loss::Forced) if world.forced & 1 << to == 0 => {
+                    let lease = world.clients[0].lease.as_ref();
+                    if lease.is_some_and(|lease| world.is_entry(to, &lease.token)) {
+                        acts.push(Act::Lose(to, Entries::Gone));
+                    }
+                }
                 _ => {}
             }
             let is_due = match scenario.change {
@@ -462,6 +471,22 @@ impl World {
                     }
                 });
             }
+        }
+    }
+
+    /// Once every node was reached, what was released by force must not have
+    /// a quorum again.
+    pub(crate) fn check_freed(&mut self, model: &Explored) {
+        let all = (1 << self.nodes.len()) - 1;
+        if self.forced != all || !model.scenario.claims.contains(&Claim::Freed) {
+            return;
+        }
+        let Some(lease) = &self.clients[0].lease else {
+            return;
+        };
+        let holds = |&to: &usize| self.is_entry(to, &lease.token);
+        if 2 * (0..self.nodes.len()).filter(holds).count() > self.nodes.len() {
+            self.broken = self.broken.or(Some(Claim::Freed));
         }
     }
 

@@ -27,6 +27,9 @@ pub(crate) enum Claim {
     GrantOrder,
     /// Fences of a key differ, and who asks after a grant gets a higher one.
     Fences,
+    /// Once somebody else was granted the key of a lease that was released by
+    /// force, no extend of it that begins later succeeds.
+    Ousted,
     /// Of one number there is one document.
     OneDocument,
     /// A client never goes back to an earlier view.
@@ -55,6 +58,9 @@ struct Tenure {
     granted: Option<(Time, u64)>,
     until: Time,
     ended: Option<Time>,
+    forced: Option<Time>,
+    /// When its last successful extend began.
+    extended: Time,
 }
 
 impl Tenure {
@@ -115,11 +121,11 @@ impl Checker {
             }
             Deed::Extended {
                 lease,
+                began,
                 until,
                 is_exclusive,
             } => {
-                let tenure = self.tenures.get(&lease);
-                let is_in_time = tenure.is_some_and(|tenure| at < tenure.end());
+                let is_in_time = self.extended(at, lease, began);
                 self.prolong(at, lease, until, is_in_time, is_exclusive);
             }
             Deed::Exposed { lease } => {
@@ -128,6 +134,7 @@ impl Checker {
                     self.exposed(at, lease);
                 }
             }
+            Deed::Forced { lease } => self.forced(at, lease),
             Deed::Ended { lease } => {
                 if let Some(tenure) = self.tenures.get_mut(&lease) {
                     tenure.ended.get_or_insert(at);
@@ -161,6 +168,20 @@ impl Checker {
         }
     }
 
+    /// Whether it was extended in time.
+    fn extended(&mut self, at: Time, lease: u64, began: Time) -> bool {
+        self.tenures.get_mut(&lease).is_some_and(|tenure| {
+            tenure.extended = tenure.extended.max(began);
+            at < tenure.end()
+        })
+    }
+
+    fn forced(&mut self, at: Time, lease: u64) {
+        if let Some(tenure) = self.tenures.get_mut(&lease) {
+            tenure.forced.get_or_insert(at);
+        }
+    }
+
     fn prolong(&mut self, at: Time, lease: u64, until: Time, is_in_time: bool, is_exclusive: bool) {
         if !is_in_time {
             let detail = format!("lease {lease} is over");
@@ -183,6 +204,11 @@ impl Checker {
     }
 
     fn exposed(&mut self, at: Time, lease: u64) {
+        let tenure = self.tenures.get(&lease);
+        if tenure.is_some_and(|tenure| tenure.forced.is_some()) {
+            // It is meant to be.
+            return;
+        }
         let detail = format!("somebody else could have lease {lease}'s key");
         self.broken(Claim::Continuity, at, detail);
     }
@@ -212,8 +238,12 @@ impl Checker {
             };
             for (index, &(at, fence, lease, tenure)) in list.iter().enumerate() {
                 for &(before, lower, other, rival) in &list[..index] {
-                    if at < rival.end() {
-                        broken(Claim::Exclusion, at, other, lease);
+                    if rival.forced.is_none() {
+                        if at < rival.end() {
+                            broken(Claim::Exclusion, at, other, lease);
+                        }
+                    } else if at < rival.extended {
+                        broken(Claim::Ousted, at, other, lease);
                     }
                     if fence == lower || fence < lower && tenure.began > before {
                         broken(Claim::Fences, at, other, lease);
@@ -276,6 +306,7 @@ mod tests {
     fn extended(lease: u64, until: Time) -> Deed {
         Deed::Extended {
             lease,
+            began: until - 12,
             until,
             is_exclusive: true,
         }
@@ -312,6 +343,30 @@ mod tests {
         assert_eq!(claims(&deeds), []);
         deeds.insert(3, (9, extended(1, 20)));
         assert_eq!(claims(&deeds), [Claim::Exclusion]);
+    }
+
+    #[test]
+    fn a_lease_that_is_forced_out_may_overlap_and_must_not_come_back() {
+        let extended = |began| Deed::Extended {
+            lease: 1,
+            began,
+            until: 30,
+            is_exclusive: false,
+        };
+        let mut deeds = vec![
+            (0, began(1, 0)),
+            (1, granted(1, 5, 20)),
+            (2, Deed::Forced { lease: 1 }),
+            (3, began(2, 0)),
+            (5, granted(2, 6, 30)),
+            (6, Deed::Ended { lease: 2 }),
+        ];
+        assert_eq!(claims(&deeds), []);
+        // Begun before the other was granted the key, and after.
+        deeds.push((7, extended(4)));
+        assert_eq!(claims(&deeds), []);
+        deeds.push((9, extended(6)));
+        assert_eq!(claims(&deeds), [Claim::Ousted]);
     }
 
     #[test]
@@ -362,6 +417,7 @@ mod tests {
     fn a_gap_is_seen() {
         let gap = Deed::Extended {
             lease: 1,
+            began: 7,
             until: 20,
             is_exclusive: false,
         };

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use rand::RngExt;
 use ringlock::proto::carry::{Basis, transfer};
-use ringlock::proto::quorum::{Placement, Seats};
+use ringlock::proto::known::Known;
+use ringlock::proto::quorum::Placement;
 use ringlock::proto::round::Event;
 use ringlock::proto::time::Instant;
 use ringlock::proto::transition::adopt;
@@ -418,21 +419,17 @@ fn carry(core: &Core, lease: &mut Lease, fleet: &Rc<Fleet>) {
     let basis = Basis {
         view: &last.view,
         placement: *placement,
-        acknowledged: if is_last {
-            footing.acknowledged
-        } else {
-            Seats::NONE
-        },
+        known: if is_last { footing.known } else { Known::NONE },
     };
     let mut carried = basis.carry(&fleet.view, key);
     let (from, at) = (&footing.placement, &carried.placement);
     if !is_last {
-        let has = footing.acknowledged;
-        carried.acknowledged = transfer(&old.view, from, has, &fleet.view, at);
+        let here = |seats| transfer(&old.view, from, seats, &fleet.view, at);
+        carried.known = footing.known.map(here);
     }
     if core.is(Mutant::AnyNonce) {
-        let from = (&*old.view, from, footing.acknowledged);
-        carried.acknowledged = Core::by_name(from, (&fleet.view, at));
+        let here = |seats| Core::by_name((&old.view, from, seats), (&fleet.view, at));
+        carried.known = footing.known.map(here);
     }
     lease.footing = carried;
     lease.fleet = Rc::clone(fleet);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use ringlock::proto::lease::Key;
+use ringlock::proto::lease::{Key, Token};
 use ringlock::proto::time::Instant;
 use ringlock::proto::view::View;
 use ringlock::proto::wire::ViewId;
@@ -71,6 +71,8 @@ pub(crate) enum Event {
     Fault,
     /// A node loses its memory.
     Lose(usize),
+    /// An operator's release of somebody's lease reaches a node.
+    Force(usize, Key, Token),
     /// Somebody wants the cluster changed.
     Operate,
     /// Nothing goes wrong any more.

@@ -6,8 +6,8 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 use ringlock::proto::topology::Node;
 
-use crate::core::Core;
-use crate::history::{MS, SECOND, Time};
+use crate::core::{Core, Event};
+use crate::history::{Deed, MS, SECOND, Time};
 use crate::network::{Partition, Way};
 use crate::report::Fault;
 use crate::server::index_of;
@@ -18,7 +18,7 @@ impl World {
     pub(crate) fn strike(&mut self) {
         let core = &mut self.core;
         let node = core.random.random_range(0..core.servers.len());
-        match core.random.random_range(0..20) {
+        match core.random.random_range(0..22) {
             0..3 => core.divide(),
             3..5 => core.cut_one_way(),
             5..8 => {
@@ -41,6 +41,7 @@ impl World {
                 core.servers[node].snapshot = Some(table);
             }
             17 => self.kill_client(),
+            20 | 21 => self.force(),
             _ => {
                 for host in 0..core.hosts.len() {
                     core.break_link(host, node);
@@ -58,6 +59,29 @@ impl World {
             .say(|| format!("host {host} pauses for {}", span / MS));
         self.core.hosts[host].paused_until = self.core.now + span;
         self.core.tally.fault(Fault::ClientPause);
+    }
+
+    /// An operator releases a lease by force: its nodes are reached one after the
+    /// other, at times with extends in between.
+    fn force(&mut self) {
+        let who = self.core.random.random_range(0..self.clients.len());
+        let Some((lease, key, token)) = self.clients[who].any_held() else {
+            return;
+        };
+        self.core
+            .say(|| format!("lease {lease} is released by force"));
+        self.core.note(Deed::Forced { lease });
+        let most = if self.core.chance(0.5) {
+            5 * MS
+        } else {
+            SECOND
+        };
+        for node in 0..self.core.servers.len() {
+            let soon = self.core.between(0, most);
+            let (key, token) = (self.core.keys[key].clone(), token.clone());
+            self.core.after(soon, Event::Force(node, key, token));
+        }
+        self.core.tally.fault(Fault::Force);
     }
 
     /// A client dies with all that it holds; another takes its place.

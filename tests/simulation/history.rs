@@ -27,11 +27,15 @@ pub(crate) enum Deed {
     /// It has it for longer.
     Extended {
         lease: u64,
+        /// When the extend began.
+        began: Time,
         until: Time,
         is_exclusive: bool,
     },
     /// While it is valid, somebody else could be granted the key.
     Exposed { lease: u64 },
+    /// An operator begins to release it by force, node by node.
+    Forced { lease: u64 },
     /// Its holder lets go of it.
     Ended { lease: u64 },
     /// A node tells that it has the entry of a lease.

@@ -7,6 +7,7 @@ use rand::RngExt;
 use ringlock::proto::attempt::{Attempt, Claim, Grant, Refused, Shortfall};
 use ringlock::proto::backoff::Backoff;
 use ringlock::proto::carry::{Footing, transfer};
+use ringlock::proto::known::Known;
 use ringlock::proto::lease::{Fence, Token, Ttl};
 use ringlock::proto::quorum::{Placement, Seats};
 use ringlock::proto::release::Release;
@@ -59,7 +60,7 @@ impl Lease {
         &mut self,
         fleet: &Rc<Fleet>,
         placement: &Placement,
-        has: Seats,
+        has: Known,
         lacks: Seats,
     ) {
         let here = |seats| {
@@ -69,8 +70,7 @@ impl Lease {
             let at = &self.footing.placement;
             transfer(&fleet.view, placement, seats, &self.fleet.view, at)
         };
-        let (has, lacks) = (here(has), here(lacks));
-        self.footing.acknowledged = self.footing.acknowledged.union(has).minus(lacks);
+        self.footing.known = self.footing.known.union(has.map(here)).minus(here(lacks));
     }
 }
 
@@ -106,7 +106,7 @@ impl Client {
             footing: Footing {
                 placement,
                 established: 0,
-                acknowledged: Seats::NONE,
+                known: Known::NONE,
             },
             base: (fleet, placement),
             state: State::Asking,
@@ -204,7 +204,7 @@ impl Client {
         core.tally.extends += 1;
         let (view, footing) = (&lease.fleet.view, lease.footing);
         let max_ttl = view.max_ttl();
-        for seat in footing.acknowledged.iter() {
+        for seat in footing.known.seen.iter() {
             let node = footing.placement.node(seat);
             core.note(Deed::Relied {
                 lease: id,
@@ -221,7 +221,7 @@ impl Client {
             ttl: Ttl::new(ttl.min(max_ttl), max_ttl).unwrap(),
             placement: footing.placement,
             established: footing.established,
-            acknowledged: footing.acknowledged,
+            known: footing.known,
             valid_until: lease.valid_until,
             t0: now,
         };
@@ -233,7 +233,7 @@ impl Client {
         core: &mut Core,
         id: u64,
         fleet: &Rc<Fleet>,
-        placement: Placement,
+        (placement, t0): (Placement, Instant),
         extension: &Extension,
     ) {
         let now = core.local(self.host);
@@ -253,9 +253,11 @@ impl Client {
                 lease.footing.established = placement.groups().count();
                 lease.renew_at = now + lease.ttl.get() / 3;
                 let is_exclusive = core.is_exclusive(id, &core.keys[lease.plan.key]);
-                let until = core.hosts[self.host].clock.when(lease.valid_until);
+                let clock = &core.hosts[self.host].clock;
+                let (began, until) = (clock.when(t0), clock.when(lease.valid_until));
                 core.note(Deed::Extended {
                     lease: id,
+                    began,
                     until,
                     is_exclusive,
                 });
@@ -266,6 +268,13 @@ impl Client {
                 self.end(core, id);
             }
         }
+    }
+
+    /// Some lease that is held, its key and its token.
+    pub(crate) fn any_held(&self) -> Option<(u64, usize, Token)> {
+        let mut held = self.leases.iter();
+        let (id, lease) = held.find(|(_, lease)| lease.state == State::Held)?;
+        Some((*id, lease.plan.key, lease.token.clone()))
     }
 
     fn is_held(&self, id: u64) -> bool {

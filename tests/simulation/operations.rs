@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use ringlock::proto::attempt::{Attempt, Grant, Refused};
+use ringlock::proto::known::Known;
 use ringlock::proto::quorum::{Placement, Seat};
 use ringlock::proto::release::{Farewell, Release};
 use ringlock::proto::renewal::{Extension, Renewal};
@@ -89,6 +90,7 @@ fn as_outcome<T>(effects: Effects<T>, outcome: impl FnOnce(T) -> Outcome) -> Eff
         probe: effects.probe,
         release: effects.release,
         acknowledged: effects.acknowledged,
+        vouching: effects.vouching,
         disowned: effects.disowned,
         outcome: effects.outcome.map(outcome),
     }
@@ -128,7 +130,11 @@ impl Client {
         };
         let machine = operation.running.machine();
         let placement = *machine.places();
-        let (has, lacks) = (effects.acknowledged, effects.disowned);
+        let has = Known {
+            seen: effects.acknowledged,
+            vouching: effects.vouching,
+        };
+        let lacks = effects.disowned;
         lease.heard(&operation.fleet, &placement, has, lacks);
         let deadline = now + node_timeout(lease.ttl);
         let before = operation.waits.len();
@@ -155,6 +161,7 @@ impl Client {
             core.wake(self.host, deadline, Alarm::GiveUp(id));
         }
         let (about, fleet) = (operation.lease, Rc::clone(&operation.fleet));
+        let t0 = operation.t0;
         let outcome = effects.outcome.filter(|_| !operation.is_over);
         operation.is_over |= outcome.is_some();
         for seat in effects.release.iter() {
@@ -165,7 +172,7 @@ impl Client {
             Some(Outcome::Attempt(Ok(grant))) => self.granted(core, about, &grant),
             Some(Outcome::Attempt(Err(refused))) => self.refused(core, about, &refused),
             Some(Outcome::Renewal(extension)) => {
-                self.renewed(core, about, &fleet, placement, &extension);
+                self.renewed(core, about, &fleet, (placement, t0), &extension);
             }
             Some(Outcome::Release) => {}
         }
@@ -247,7 +254,8 @@ impl Client {
             };
             let error = NodeError::new(NodeErrorKind::Timeout, "no answer");
             let answer = Err(error);
-            if is_release {
+            let is_over = self.leases.get(&about).map(|lease| lease.state) == Some(State::Over);
+            if is_release || step == Step::Heal && is_over {
                 self.release_at(core, about, node);
             }
             self.feed(core, id, Event::Answered { from, step, answer });

@@ -14,6 +14,7 @@ pub(crate) enum Fault {
     Break,
     Partition,
     OneWay,
+    Force,
     Wipe,
     OldData,
     Restart,

@@ -186,7 +186,7 @@ impl Core {
         let server = &self.servers[node];
         let live = server.table.live(server.now(now));
         self.landed.extend(live.map(|(key, token, end)| {
-            let entry = (lease_of(token), end.as_nanos());
+            let entry = (lease_of(token), end.map_or(Time::MAX, Instant::as_nanos));
             ((node, key.clone()), entry)
         }));
     }

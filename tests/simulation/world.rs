@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use rand::RngExt;
 use rand::seq::IndexedRandom;
+use ringlock::proto::wire::Request;
 
 use crate::client::{Alarm, Client};
 use crate::coordinator::{Coordinator, Intent};
@@ -85,6 +86,9 @@ impl World {
                 self.core.after(pause, Event::Operate);
             }
             Event::Lose(node) if !self.core.is_healed => self.core.lose(node),
+            Event::Force(node, key, token) => {
+                let _ = self.core.carry_out(node, &Request::Release { key, token });
+            }
             Event::Fault | Event::Operate | Event::Lose(_) => {}
             Event::Heal => self.heal(),
             Event::Check => self.check(),

@@ -33,6 +33,8 @@ pub(crate) struct Holding {
 #[derive(Debug, Default)]
 pub(crate) struct Holdings {
     pub(crate) all: Vec<Holding>,
+    /// Keys that hold something that is no lock, and the sightings where.
+    pub(crate) no_locks: Vec<(Key, usize)>,
     pub(crate) unasked: Vec<Unasked>,
 }
 
@@ -61,8 +63,10 @@ impl Survey<'_> {
         for (at, key) in keys.iter().enumerate() {
             let first = holdings.all.len();
             for (index, found) in &lists {
-                if let Found::Held(entry) = &found[at] {
-                    holdings.add(first, key, *index, entry);
+                match &found[at] {
+                    Found::Held(entry) => holdings.add(first, key, *index, entry),
+                    Found::NoLock => holdings.no_locks.push((key.clone(), *index)),
+                    _ => {}
                 }
             }
         }

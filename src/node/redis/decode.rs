@@ -283,9 +283,8 @@ pub(super) fn not_released(token: &Token, found: Option<Piece<'_>>) -> Answer {
 }
 
 fn rival(pieces: &mut Pieces<'_>) -> Option<Rival> {
-    let remaining = remaining(pieces.int()?);
-    let holder = Some(Holder::of_stored(pieces.bulk()?));
-    Some(Rival { holder, remaining })
+    let left = remaining(pieces.int()?);
+    Some(Rival::new(Holder::of_stored(pieces.bulk()?), left))
 }
 
 /// What PTTL says: −1 never expires, −2 is gone already.

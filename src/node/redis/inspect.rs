@@ -191,7 +191,7 @@ impl Look<'_> {
                 let found = found(&mut pieces);
                 let found = found.ok_or_else(|| unexpected_of(&answers, "GETRANGE and PTTL"))?;
                 all.push(match self.server.is_state(name) {
-                    true => Found::NoLock,
+                    true => Found::State,
                     false => found,
                 });
             }
@@ -381,6 +381,8 @@ pub enum Found {
     Held(Entry),
     /// Something that is no lock.
     NoLock,
+    /// Ringlock's own state.
+    State,
 }
 
 /// An entry of a holder, as one node has it.

@@ -217,10 +217,7 @@ fn remaining(section: Section, replies: &[u8], answers: &mut Answers) -> Result<
     let mut fits = Ok(());
     for (pending, holder) in section.requests.into_iter().zip(holders) {
         let answer = match pieces.next() {
-            Some(Piece::Int(left)) => Ok(Reply::Busy(Rival {
-                holder: Some(holder),
-                remaining: decode::remaining(left),
-            })),
+            Some(Piece::Int(left)) => Ok(Reply::Busy(Rival::new(holder, decode::remaining(left)))),
             Some(Piece::Error(line)) => Err(ErrorReply::of(line).explain()),
             _ => {
                 fits = Err(misfit("PTTL"));

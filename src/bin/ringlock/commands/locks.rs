@@ -35,10 +35,19 @@ pub(crate) struct Options {
 #[derive(Serialize)]
 struct Locks {
     locks: Vec<Lock>,
+    /// What was asked for and is no lock.
+    no_locks: Vec<NoLock>,
     /// Some nodes have, or may have, more keys than are told.
     is_cut_short: bool,
     unasked: Vec<Unasked>,
     view: Option<String>,
+}
+
+/// Something that stands in a lock's place: no acquire of the key succeeds.
+#[derive(Serialize)]
+struct NoLock {
+    key: String,
+    on: String,
 }
 
 /// One lease of one key.
@@ -89,8 +98,13 @@ pub(crate) async fn run(
             unasked.push(missing);
         }
     }
+    let no_locks = found.no_locks.iter().map(|(key, index)| NoLock {
+        key: printable(key.as_bytes()),
+        on: survey.sightings[*index].node.name.clone(),
+    });
     let locks = Locks {
         locks,
+        no_locks: no_locks.collect(),
         is_cut_short,
         unasked,
         view: survey.view.as_ref().map(|view| view.id().to_string()),
@@ -101,6 +115,10 @@ pub(crate) async fn run(
         false => Exit::Degraded.into(),
     })
 }
+
+/// What to do about something that stands in a lock's place.
+pub(crate) const NO_LOCK: &str =
+    "another program's data; delete it by hand, with DEL, or use another key_prefix";
 
 /// The keys to tell of, whether there may be more, and who was not asked.
 async fn scan(survey: &mut Survey<'_>, options: &Options) -> (Vec<Key>, bool, Vec<Unasked>) {
@@ -183,7 +201,7 @@ impl Lock {
     /// How long it lasts, in words.
     pub(crate) fn how_long(&self) -> String {
         self.remaining_ms.map_or_else(
-            || "for ever".into(),
+            || "for ever (no expiry)".into(),
             |ms| span(std::time::Duration::from_millis(ms)),
         )
     }
@@ -234,6 +252,13 @@ fn human(locks: &Locks) -> String {
         true => "nothing is locked".into(),
         false => rows(&locks.locks),
     };
+    if locks.locks.iter().any(|lock| lock.remaining_ms.is_none()) {
+        text += "\nwhat has no expiry stays until its holder extends or releases it, or until it is \
+                 deleted by hand: ringlock release KEY --force";
+    }
+    for NoLock { key, on } in &locks.no_locks {
+        text += &format!("\n{key} on {on} is no lock: {NO_LOCK}");
+    }
     if locks.is_cut_short {
         text += "\ncut short: there may be more; name a --prefix, or raise --limit";
     }

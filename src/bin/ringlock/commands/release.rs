@@ -12,14 +12,16 @@ use serde::Serialize;
 
 use super::locks::{self, Lock};
 use crate::cluster::{Cluster, Survey};
-use crate::holdings::Unasked;
+use crate::holdings::{Holding, Unasked};
 use crate::output::{Exit, Failure, Output, or_dash, printable, table};
 
 /// Takes a lock from whoever holds it.
 ///
-/// The holder goes on believing in its lease until it next tries to extend it,
-/// and only resources that check its fence are safe from it meanwhile. A lease
-/// that was granted after this command looked is left alone.
+/// The holder goes on believing in its lease until it next tries to extend it:
+/// within a third of its ttl if it is kept alive, else no later than the ttl.
+/// Only resources that check its fence are safe from it meanwhile. It then learns
+/// that its entry is gone, and cannot make it anew: what is forced out stays out.
+/// A lease that was granted after this command looked is left alone.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// The lock key.
@@ -29,6 +31,10 @@ pub(crate) struct Options {
     #[arg(long)]
     force: bool,
 }
+
+/// How often the key is looked at again. Each time but the last a holder must
+/// have extended its lease in the moment between two nodes.
+const MOST_LOOKS: u32 = 5;
 
 #[derive(Serialize)]
 struct Released {
@@ -58,6 +64,9 @@ enum Outcome {
     Gone,
     /// Somebody else holds it meanwhile, and still does.
     Newer,
+    /// It has something that is no lock, and is left alone.
+    #[serde(rename = "no lock")]
+    NoLock,
     /// It could not be asked, or refused.
     Failed,
 }
@@ -69,6 +78,7 @@ impl Outcome {
             Self::Free => "free",
             Self::Gone => "gone",
             Self::Newer => "newer",
+            Self::NoLock => "no lock",
             Self::Failed => "failed",
         }
     }
@@ -90,8 +100,16 @@ pub(crate) async fn run(
     if !options.force && !held.is_empty() {
         return Err(refusal(&key, &held));
     }
-    let nodes = take(&mut survey, &key, &entries, &found.unasked).await;
-    let is_done = |index: usize| nodes[index].outcome != Outcome::Failed;
+    let mut nodes = take(&mut survey, &key, &entries, &found.unasked).await;
+    for &(_, index) in &found.no_locks {
+        nodes[index].outcome = Outcome::NoLock;
+        nodes[index].reason = Some(locks::NO_LOCK.into());
+    }
+    let is_held_again = take_again(&mut survey, &key, &found.all).await;
+    let is_done = |index: usize| {
+        let is_in_the_way = matches!(nodes[index].outcome, Outcome::Failed | Outcome::NoLock);
+        !is_in_the_way && !is_held_again.contains(&index)
+    };
     let is_released = match survey.place(&key) {
         Some(place) => place.placement.has_quorum(place.seats(is_done)),
         None => (0..nodes.len()).all(is_done),
@@ -106,13 +124,47 @@ pub(crate) async fn run(
     if is_released {
         return Ok(ExitCode::SUCCESS);
     }
+    if !is_held_again.is_empty() {
+        let message = format!("{}: its holder keeps on making it anew", released.key);
+        return Err(Failure::new(Exit::Failed, message).next("try again, or stop the holder"));
+    }
+    if !found.no_locks.is_empty() {
+        let message = format!(
+            "{} is no lock on so many nodes that it cannot be locked",
+            released.key
+        );
+        return Err(Failure::new(Exit::Failed, message).next(locks::NO_LOCK));
+    }
     let message = format!("{}: too few of its nodes could be asked", released.key);
     Err(Failure::new(Exit::Failed, message)
         .next("try again once they answer; what they hold expires with its ttl"))
 }
 
+/// Looks again, and takes what is there of the same leases, until nothing is; at
+/// most [`MOST_LOOKS`] times. The sightings that have it still.
+///
+/// The nodes are reached one after the other. A holder that extends meanwhile
+/// finds a majority that has its entry still, and makes it anew on the node that
+/// was reached first.
+async fn take_again(survey: &mut Survey<'_>, key: &Key, taken: &[Holding]) -> Vec<usize> {
+    let is_taken = |holding: &Holding| {
+        let mut taken = taken.iter();
+        taken.any(|known| known.entry.is_of_lease(&holding.entry))
+    };
+    for look in 1.. {
+        let mut again = survey.find(std::slice::from_ref(key)).await.all;
+        again.retain(is_taken);
+        if again.is_empty() || look > MOST_LOOKS {
+            return again.into_iter().flat_map(|holding| holding.on).collect();
+        }
+        let entries = entries(survey, &again);
+        let _ = take(survey, key, &entries, &[]).await;
+    }
+    Vec::new()
+}
+
 /// For each sighting the entry that is to be taken.
-fn entries(survey: &Survey<'_>, held: &[crate::holdings::Holding]) -> Vec<Option<Entry>> {
+fn entries(survey: &Survey<'_>, held: &[Holding]) -> Vec<Option<Entry>> {
     let of = |index: usize| {
         let holding = held.iter().find(|holding| holding.on.contains(&index))?;
         Some(holding.entry.clone())

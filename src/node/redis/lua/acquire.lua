@@ -24,7 +24,8 @@ for i = 3, #KEYS do
       local left = redis.call('PTTL', KEYS[i])
       if holder ~= token then
         reply = { left, holder }
-      elseif left >= 0 and left < tonumber(ttl) then
+      elseif left < tonumber(ttl) then
+        -- Below 0: it has lost its expiry, and gets one again.
         redis.call('PEXPIRE', KEYS[i], ttl)
       end
     end

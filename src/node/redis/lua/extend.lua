@@ -27,9 +27,10 @@ for i = 3, #KEYS do
   if type(holder) == 'table' then
     reply = 'WRONGTYPE'
   elseif holder == token then
-    -- Never shorten: a late or repeated extend must do no harm.
+    -- Never shorten: a late or repeated extend must do no harm. Below 0: it has
+    -- lost its expiry, and gets one again.
     local left = redis.call('PTTL', KEYS[i])
-    if left >= 0 and left < tonumber(ttl) then redis.call('PEXPIRE', KEYS[i], ttl) end
+    if left < tonumber(ttl) then redis.call('PEXPIRE', KEYS[i], ttl) end
     reply = { 'kept', raised(slot, floor) }
   elseif holder then
     reply = { 'lost', redis.call('PTTL', KEYS[i]), holder }
