@@ -25,11 +25,13 @@ use crate::proto::time::Instant;
 use crate::proto::wire::Request;
 
 mod address;
+mod attempt;
 mod batch;
 mod connect;
 mod decode;
 mod driver;
 mod encode;
+mod fault;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod inspect;
@@ -37,6 +39,7 @@ mod lane;
 mod link;
 mod queue;
 mod refusal;
+mod reload;
 mod resp;
 mod scripts;
 mod sentinel;
@@ -83,6 +86,9 @@ pub struct RedisOptions {
     pub username: Option<String>,
     /// A password that may change, instead of one in the URL.
     pub password: Option<Password>,
+    /// How long an attempt to connect may take, with lookup, handshake, login
+    /// and all questions: nine tenths of this, and at least two seconds.
+    pub connect_timeout: Duration,
 }
 
 impl Default for RedisOptions {
@@ -97,6 +103,7 @@ impl Default for RedisOptions {
             tls: TlsConfig::default(),
             username: None,
             password: None,
+            connect_timeout: defaults.connect_timeout,
         }
     }
 }
@@ -112,6 +119,7 @@ impl RedisOptions {
             tls: config.tls.clone(),
             username: node.username.clone(),
             password: node.password.clone(),
+            connect_timeout: config.router.connect_timeout,
         }
     }
 
@@ -154,6 +162,14 @@ impl RedisOptions {
         self.password = Some(password);
         self
     }
+
+    /// How long an attempt to connect may take: nine tenths of this, and at least
+    /// two seconds.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
 }
 
 impl RedisNode {
@@ -174,7 +190,7 @@ impl RedisNode {
     /// A node that is reported by its name.
     fn start(name: &str, address: Arc<Address>, options: RedisOptions) -> Self {
         let lane = Arc::new(Lane::new(LaneMeter::of(name), options.literal));
-        let tracker = Tracker::new(Arc::clone(&address), &options.key_prefix);
+        let tracker = Tracker::new(Arc::clone(&address), &options);
         tokio::spawn(Arc::clone(&tracker).run());
         let driver = driver::Driver::new(name, Arc::clone(&address), options, Arc::clone(&lane));
         let driver = tokio::spawn(driver.run());
