@@ -14,6 +14,8 @@ use crate::proto::lease::{Ttl, TtlError};
 use crate::proto::topology::{LONGEST_SPAN, Node, Override, Topology, TopologyError};
 use crate::proto::view::View;
 
+#[cfg(feature = "redis")]
+pub(crate) mod node_url;
 mod password;
 
 pub use self::password::Password;
@@ -93,7 +95,8 @@ pub struct RouterConfig {
     #[serde(deserialize_with = "span::some")]
     pub node_timeout: Option<Duration>,
     /// How long [`connect`](crate::Router::connect) waits for enough nodes,
-    /// the wait of a first start aside.
+    /// the wait of a first start aside. An attempt to connect to one node has
+    /// nine tenths of it, and at least two seconds.
     #[serde(with = "span")]
     pub connect_timeout: Duration,
     /// What a key's name on the server begins with; `""` shares keys with
@@ -213,8 +216,8 @@ impl Default for RingConfig {
 pub struct NodeConfig {
     /// Identity of the node: its place on the ring hangs on it.
     pub name: String,
-    /// `redis://`, `rediss://`, `redis+sentinel://`, `unix://` or `memory://`;
-    /// `${NAME}` stands for the environment variable `NAME`.
+    /// `redis://`, `rediss://`, `redis+sentinel://`, `unix://` or `memory://`, or
+    /// the same with `valkey`; `${NAME}` stands for the environment variable `NAME`.
     pub url: String,
     /// The user that `password` is of; `None`: the default user.
     #[serde(default)]

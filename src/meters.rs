@@ -254,7 +254,7 @@ pub(crate) struct NodeMeter {
 struct NodeParts {
     states: [Level; 5],
     requests: [Count; 3],
-    errors: [Count; 10],
+    errors: [Count; 11],
     round_trip: Spread,
 }
 
@@ -351,6 +351,7 @@ fn position(kind: NodeErrorKind) -> usize {
         NodeErrorKind::Protocol => 7,
         NodeErrorKind::Closed => 8,
         NodeErrorKind::ClockStepped => 9,
+        NodeErrorKind::NotReady => 10,
     }
 }
 

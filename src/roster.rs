@@ -106,7 +106,7 @@ impl Roster {
             return Ok(known.peer(&node.name));
         }
         let mut node = node.clone();
-        if node.password.is_none() {
+        if node.username.is_none() && node.password.is_none() {
             // By the url as the operator has it, which may name no user.
             let reached = self.config.reach_at(&node.name, &node.url);
             node.url = reached.url;

@@ -13,9 +13,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::edition::Edition;
 use common::node::GRACE;
 use common::{KEY, PROMPTLY, RedisServer, eventually, ms};
 use parking_lot::Mutex;
+use ringlock::node::redis::inspect::{Credentials, Server};
+use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::{
     Cause, Config, Error, Guard, Init, NodeConfig, NodeErrorKind, Password, Released, Router,
     RouterBuilder,
@@ -208,4 +211,101 @@ async fn a_file_that_the_configuration_names() {
     let half: Config = text("username = \"locker\"\n").parse().unwrap();
     let error = Router::connect(half).await.unwrap_err().to_string();
     assert!(error.contains("password_file"), "{error}");
+}
+
+/// As whom connections of routers are logged in.
+fn users(server: &RedisServer) -> Vec<String> {
+    let clients: String = redis::cmd("CLIENT")
+        .arg("LIST")
+        .query(&mut server.client())
+        .unwrap();
+    let own = clients.lines().filter(|line| !line.contains("cmd=client"));
+    let user = |line: &str| {
+        let mut fields = line.split(' ');
+        fields.find_map(|field| field.strip_prefix("user=").map(Into::into))
+    };
+    own.filter_map(user).collect()
+}
+
+/// A user without a password is no other user: nobody becomes the default user.
+#[tokio::test]
+async fn a_user_without_a_password() {
+    for edition in Edition::ALL {
+        let rights = ["--user", "bob", "on", "nopass", "~*", "+@all"];
+        let (server, port) = RedisServer::start_edition_on_tcp(edition, &rights);
+        let socket = server.socket().display().to_string();
+        let urls = [
+            format!("redis://bob@127.0.0.1:{port}"),
+            format!("redis://bob:@127.0.0.1:{port}"),
+            format!("valkey://bob@127.0.0.1:{port}/1"),
+            format!("unix://{socket}?user=bob"),
+            format!("valkey+unix://{socket}?pass=&user=bob&db=2"),
+        ];
+        for url in &urls {
+            let router = Router::builder().init(Init::Now).node("a", url);
+            let router = router.connect().await.expect(url);
+            drop(router.acquire(KEY).await.expect(url));
+            let users = users(&server);
+            let is_bob = !users.is_empty() && users.iter().all(|user| user == "bob");
+            assert!(is_bob, "{edition:?} {url}: {users:?}");
+            router.shutdown().await;
+            // Its connections are gone before the next router's are counted.
+            eventually(PROMPTLY, "it has hung up", || {
+                self::users(&server).is_empty()
+            })
+            .await;
+        }
+        // Where bob has a password, he is refused and not somebody else.
+        server.set_user("bob", &["resetpass", ">s3cret"]);
+        for url in urls {
+            let refused = Router::builder().node("a", &url).connect().await;
+            match refused.expect_err(&url) {
+                Error::Node(at) => assert!(
+                    matches!(&at.cause, Cause::Failed(error) if error.kind() == NodeErrorKind::Denied),
+                    "{edition:?} {url}: {at:?}"
+                ),
+                other => panic!("{edition:?} {url}: {other:?}"),
+            }
+        }
+    }
+}
+
+/// Nor is it dropped on the ways beside the node's own url: a view's address
+/// with a local login, what operators look with, and options that are half
+/// there.
+#[tokio::test]
+async fn a_user_without_a_password_elsewhere() {
+    let rights = ["--user", "bob", "on", "nopass", "~*", "+@all"];
+    let (server, port) = RedisServer::start_on_tcp(&rights);
+    let config: Config =
+        format!("[[node]]\nname = \"a\"\nurl = \"redis://bob@127.0.0.1:{port}\"\n")
+            .parse()
+            .unwrap();
+    let options = RedisOptions::default;
+    for address in [
+        format!("redis://127.0.0.1:{port}"),
+        format!("unix://{}", server.socket().display()),
+    ] {
+        for name in ["a", "b"] {
+            let node = config.reach_at(name, &address);
+            let inspected = Server::from_config(&config, &node).unwrap().unwrap();
+            let look = inspected.open().await.unwrap();
+            assert_eq!(users(&server), ["bob"], "{name} at {address}");
+            drop(look);
+            eventually(PROMPTLY, "it has hung up", || users(&server).is_empty()).await;
+        }
+        let bob = Credentials::of_url(&format!("redis://bob@127.0.0.1:{port}")).unwrap();
+        for credentials in [bob, Credentials::new(Some("bob"), None)] {
+            let inspected = Server::at(&address, credentials, &options()).unwrap();
+            let look = inspected.open().await.unwrap();
+            assert_eq!(users(&server), ["bob"], "{address}");
+            drop(look);
+            eventually(PROMPTLY, "it has hung up", || users(&server).is_empty()).await;
+        }
+    }
+    let mut half = options();
+    half.username = Some("bob".into());
+    let url = format!("redis://127.0.0.1:{port}");
+    let problem = RedisNode::new(&url, half).unwrap_err();
+    assert!(problem.contains("password_file"), "{problem}");
 }

@@ -306,3 +306,88 @@ async fn renewed_certificates_are_picked_up() {
     }
     assert_eq!(guard.release().await.unwrap(), Released::InTime);
 }
+
+/// A self-signed certificate that is an authority's, as `openssl req -x509` makes
+/// them: good where it is the one that is named, and only for its hosts.
+#[tokio::test]
+async fn a_certificate_that_is_its_own_authority() {
+    let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
+    let path = |name: &str| directory.path().join(name);
+    let make = |name: &str, hosts: &[&str], term: Term| {
+        let hosts: Vec<String> = hosts.iter().copied().map(Into::into).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        if term == Term::Over {
+            params.not_before = date_time_ymd(2001, 1, 1);
+            params.not_after = date_time_ymd(2002, 1, 1);
+        }
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(path(&format!("{name}.pem")), certificate.pem()).unwrap();
+        std::fs::write(path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    };
+    let start = |name: &str| {
+        let (certificate, key) = (path(&format!("{name}.pem")), path(&format!("{name}.key")));
+        start_with(&certificate, &key)
+    };
+    let trusting = |ca: PathBuf, port: u16| {
+        let builder = builder("localhost", &[port]);
+        builder.configure(|config| config.tls.ca = Some(ca))
+    };
+    make("good", LOOPBACK, Term::Running);
+    let (_server, port) = start("good");
+    let router = trusting(path("good.pem"), port).connect().await.unwrap();
+    let guard = router.acquire(KEY).await.unwrap();
+    assert_eq!(guard.release().await.unwrap(), Released::InTime);
+    router.shutdown().await;
+
+    let error = refused(trusting(authority.ca(), port)).await;
+    assert_told(
+        &error,
+        NodeErrorKind::Unsuitable,
+        &["authority's own", "tls.ca"],
+    );
+
+    make("elsewhere", &["db.example"], Term::Running);
+    let (_server, port) = start("elsewhere");
+    let error = refused(trusting(path("elsewhere.pem"), port)).await;
+    assert_told(
+        &error,
+        NodeErrorKind::Unsuitable,
+        &["db.example", "in the url"],
+    );
+
+    make("late", LOOPBACK, Term::Over);
+    let (_server, port) = start("late");
+    let error = refused(trusting(path("late.pem"), port)).await;
+    assert_told(&error, NodeErrorKind::Unreachable, &["has expired"]);
+}
+
+/// Made by `openssl x509 -req` without extensions, for a hundred years.
+#[tokio::test]
+async fn a_certificate_of_the_first_version() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls");
+    let (certificate, key) = (
+        directory.join("version-1.pem"),
+        directory.join("version-1.key"),
+    );
+    let (_server, port) = start_with(&certificate, &key);
+    let builder = builder("localhost", &[port]);
+    let error = refused(builder.configure(|config| config.tls.ca = Some(certificate))).await;
+    let parts = ["X.509 version 1", "subjectAltName"];
+    assert_told(&error, NodeErrorKind::Unsuitable, &parts);
+}
+
+/// A server with this certificate that wants none of its clients.
+fn start_with(certificate: &Path, key: &Path) -> (RedisServer, u16) {
+    let files = [
+        "--tls-cert-file",
+        text(certificate),
+        "--tls-key-file",
+        text(key),
+        "--tls-auth-clients",
+        "no",
+    ];
+    RedisServer::start_on_tls(&files)
+}

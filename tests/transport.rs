@@ -12,6 +12,7 @@
 mod common;
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -55,6 +56,52 @@ async fn tcp_and_unix_sockets() {
         .expect("INFO");
     for database in ["db0:", "db3:", "db5:"] {
         assert!(info.contains(database), "{database} is unused: {info}");
+    }
+}
+
+/// A socket's path is the same in a url, in a view, and as others read it there.
+#[tokio::test]
+async fn sockets_with_odd_names() {
+    let names = [
+        (&b"a%41 b?c#d.sock"[..], "a%2541 b%3Fc%23d.sock"),
+        (b"${HOME}+&=.sock", "$%7BHOME}+&=.sock"),
+        (b"\xff\xfe \xc3\xbc.sock", "%FF%FE \u{fc}.sock"),
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    let urls: Vec<String> = names
+        .iter()
+        .map(|(_, name)| format!("unix://{}/{name}", directory.path().display()))
+        .collect();
+    let servers: Vec<_> = names
+        .iter()
+        .map(|(name, _)| {
+            let server = RedisServer::start();
+            let link = directory.path().join(std::ffi::OsStr::from_bytes(name));
+            std::os::unix::fs::symlink(server.socket(), link).unwrap();
+            server
+        })
+        .collect();
+    let nodes = || ["a", "b", "c"].into_iter().zip(&urls);
+    let builder = || Router::builder().init(Init::Now).replicas(3);
+    let all = nodes().fold(builder(), |builder, (name, url)| builder.node(name, url));
+    let router = all.connect().await.unwrap();
+    let guard = router.acquire("k").await.unwrap();
+    assert_eq!(guard.release().await.unwrap(), Released::InTime);
+    let view: String = redis::cmd("HGET")
+        .arg(&["ringlock!m", "doc"])
+        .query(&mut servers[0].client())
+        .unwrap();
+    for url in &urls {
+        assert!(view.contains(url.as_str()), "{url}: {view}");
+    }
+    router.shutdown().await;
+    // Each of them finds the two others by the view alone.
+    for (name, url) in nodes() {
+        let router = builder().replicas(1).node(name, url).connect();
+        let router = router.await.expect(url);
+        let guard = router.acquire("k").await.expect(url);
+        assert_eq!(guard.release().await.unwrap(), Released::InTime, "{url}");
+        router.shutdown().await;
     }
 }
 

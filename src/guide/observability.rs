@@ -33,7 +33,7 @@
 //! | `ringlock_view_joint` | gauge |  | 1 while a change of membership is under way |
 //! | `ringlock_node_state` | gauge | `node`; `state`: `serving`, `behind`, `quarantined`, `absent`, `silent` | 1 for the state that the router last saw the node in, 0 for the others |
 //! | `ringlock_node_requests_total` | counter | `node`; `request`: `acquire`, `extend`, `release` | requests about locks that were handed to the node |
-//! | `ringlock_node_errors_total` | counter | `node`; `kind`: `unreachable`, `timeout`, `overloaded`, `denied`, `unsuitable`, `lost_data`, `wrong_type`, `protocol`, `closed`, `clock_stepped` | those of them that got no answer |
+//! | `ringlock_node_errors_total` | counter | `node`; `kind`: `unreachable`, `timeout`, `overloaded`, `denied`, `unsuitable`, `lost_data`, `wrong_type`, `protocol`, `closed`, `clock_stepped`, `not_ready` | those of them that got no answer |
 //! | `ringlock_node_round_trip_seconds` | histogram | `node` | from handing a request to the node to its answer, time in its queue included |
 //! | `ringlock_node_connected` | gauge | `node` | 1 while there is a connection to the server, and it may hold locks |
 //! | `ringlock_node_connections_lost_total` | counter | `node` | connections to the server that broke |

@@ -28,7 +28,7 @@
 //! | `get` `mget` `set` `del` `pttl` `pexpire` | the locks: a script runs with the rights of who calls it | nothing works |
 //! | `hget` `hmget` `hset` `hdel` `hincrby` | the view that is served, and the fence counters | nothing works |
 //! | `time` | whether the server's clock was stepped | nothing works |
-//! | `multi` `exec` | acquires, on servers from 7.0 on | nothing works there |
+//! | `multi` `exec` | acquires, on servers from 7.0 on; scripts, for a second after somebody flushed them | nothing works there; what is asked in that second fails |
 //! | `client\|tracking` | being told when a key may be free | whoever waits polls |
 //! | `select` | a url with a database, `/3` | such a url is refused |
 //!
@@ -166,7 +166,34 @@
 //! | `redis+sentinel://…`, `rediss+sentinel://…` | wherever the primary is, see below |
 //! | `memory://` | a node within the process |
 //!
-//! In a url `%40` stands for an `@` in a password, `%2F` for a `/`, and so on.
+//! `valkey`, `valkeys`, `redis+unix` and `valkey+unix` stand for the same, as
+//! with other clients; messages and views have the schemes of the table.
+//!
+//! In a url `%40` stands for an `@` in a password, `%2F` for a `/`, and so on,
+//! and in the path of a socket `%25` for a `%`, `%3F` for a `?`, `%23` for a
+//! `#`. `redis://bob@host` logs in as `bob` with an empty password, as `nopass`
+//! users do, and never as the default user. A query field that ringlock does
+//! not know is refused: it may be a password under another name. So is
+//! `#insecure`.
+//!
+//! A host's addresses are tried one after the other, each a quarter of a second
+//! after the one before or once that has failed (RFC 8305): one that does not
+//! answer holds nothing up. An attempt to connect, with lookup, handshake,
+//! login and all questions, has nine tenths of `connect_timeout`, and at least
+//! two seconds; no step of it has a limit of its own.
+//!
+//! # When a server refuses
+//!
+//! | the server says | kind | |
+//! |---|---|---|
+//! | `LOADING`, `BUSY`, `NOREPLICAS`, `MISCONF` | [`NotReady`](crate::NodeErrorKind::NotReady) | passes by itself, or with the server's trouble |
+//! | `OOM`, too many clients | [`Overloaded`](crate::NodeErrorKind::Overloaded) | likewise |
+//! | `READONLY`, `MASTERDOWN`; `MOVED`, `CLUSTERDOWN` and others of clusters | [`Unsuitable`](crate::NodeErrorKind::Unsuitable) | the connection ends, and the server is verified anew |
+//! | `NOAUTH`, `WRONGPASS`, `NOPERM`, `DENIED` | [`Denied`](crate::NodeErrorKind::Denied) | credentials or rights are to be changed |
+//!
+//! Versions have different words for these, above all within scripts; ringlock
+//! goes by what is meant. `NOSCRIPT` is not told at all: after a `SCRIPT FLUSH`
+//! the scripts are loaded, and what was asked is asked again.
 //!
 //! # TLS
 //!
@@ -180,7 +207,9 @@
 //! ```
 //!
 //! The server's certificate must be for the host as the url has it, name or
-//! IP address. The files are read anew at every connection: a renewed
+//! IP address. One that is its own authority, as `openssl req -x509` makes it,
+//! is accepted where `ca` names that very certificate; one of X.509 version 1
+//! cannot say for which hosts it is, and is refused. The files are read anew at every connection: a renewed
 //! certificate is shown by the next one, and no router needs to be restarted.
 //!
 //! # Sentinels
@@ -191,9 +220,10 @@
 //!
 //! User and password are the servers'; sentinels that want a login have it in
 //! the query. At every connection the sentinels are asked for the primary of
-//! the service, one after the other, beginning with the one that answered last,
-//! in 0.8 seconds altogether; the server that they name is checked as every
-//! server is. One that turns out to be a replica has its sentinels asked again.
+//! the service, each a quarter of a second after the one before, beginning with
+//! the one that answered last; the first answer counts. Together they have half
+//! of the attempt's time. The server that they name is checked as every server
+//! is. One that turns out to be a replica has its sentinels asked again.
 //! `rediss+sentinel://` speaks TLS to both.
 //!
 //! **A failover is a loss of data**, for a replica may lag: the promoted server

@@ -88,7 +88,7 @@ metrics! {
         "requests about locks that were handed to the node";
     NODE_ERRORS = Counter "ringlock_node_errors_total"
         [NODE, ("kind", &["unreachable", "timeout", "overloaded", "denied", "unsuitable",
-            "lost_data", "wrong_type", "protocol", "closed", "clock_stepped"])]
+            "lost_data", "wrong_type", "protocol", "closed", "clock_stepped", "not_ready"])]
         "those of them that got no answer";
     ROUND_TRIP = Histogram "ringlock_node_round_trip_seconds" [NODE]
         "from handing a request to the node to its answer, time in its queue included";

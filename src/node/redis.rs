@@ -26,11 +26,13 @@ use crate::proto::wire::Request;
 use crate::task;
 
 mod address;
+mod attempt;
 mod batch;
 mod connect;
 mod decode;
 mod driver;
 mod encode;
+mod fault;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod hints;
@@ -39,6 +41,7 @@ mod lane;
 mod link;
 mod queue;
 mod refusal;
+mod reload;
 mod resp;
 mod scripts;
 mod sentinel;
@@ -85,6 +88,9 @@ pub struct RedisOptions {
     pub username: Option<String>,
     /// A password that may change, instead of one in the URL.
     pub password: Option<Password>,
+    /// How long an attempt to connect may take, with lookup, handshake, login
+    /// and all questions: nine tenths of this, and at least two seconds.
+    pub connect_timeout: Duration,
 }
 
 impl Default for RedisOptions {
@@ -99,6 +105,7 @@ impl Default for RedisOptions {
             tls: TlsConfig::default(),
             username: None,
             password: None,
+            connect_timeout: defaults.connect_timeout,
         }
     }
 }
@@ -114,6 +121,7 @@ impl RedisOptions {
             tls: config.tls.clone(),
             username: node.username.clone(),
             password: node.password.clone(),
+            connect_timeout: config.router.connect_timeout,
         }
     }
 
@@ -156,6 +164,14 @@ impl RedisOptions {
         self.password = Some(password);
         self
     }
+
+    /// How long an attempt to connect may take: nine tenths of this, and at least
+    /// two seconds.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
 }
 
 impl RedisNode {
@@ -176,8 +192,7 @@ impl RedisNode {
     /// A node that is reported by its name.
     fn start(name: &str, address: Arc<Address>, options: RedisOptions) -> Self {
         let lane = Arc::new(Lane::new(LaneMeter::of(name), options.literal));
-        let (prefix, namespace) = (&options.key_prefix, &options.namespace);
-        let tracker = Tracker::new(Arc::clone(&address), prefix, namespace);
+        let tracker = Tracker::new(Arc::clone(&address), &options);
         let tracking = Arc::clone(&tracker);
         task::spawn(Arc::clone(&tracker).run(), move || tracking.end());
         let driver = driver::Driver::new(name, Arc::clone(&address), options, Arc::clone(&lane));

@@ -375,8 +375,13 @@ pub enum NodeErrorKind {
     Unreachable,
     /// No answer within the node timeout.
     Timeout,
-    /// More requests wait for this node than may.
+    /// The node takes no more: too many requests wait for it, or its server is
+    /// out of memory or has as many clients as it takes.
     Overloaded,
+    /// The server answers, but serves nothing at the moment: it loads its data, a
+    /// slow script occupies it, too few of its replicas are connected, or it
+    /// cannot persist. It passes without a change to the router.
+    NotReady,
     /// The server refused the credentials or a command.
     Denied,
     /// The server is one that must not hold locks: a replica, one that evicts
@@ -401,6 +406,23 @@ pub struct NodeError {
     kind: NodeErrorKind,
     message: Arc<str>,
     is_unsent: bool,
+}
+
+impl NodeErrorKind {
+    /// Whether it may pass with nothing changed by hand.
+    pub fn is_transient(self) -> bool {
+        match self {
+            Self::Unreachable
+            | Self::Timeout
+            | Self::Overloaded
+            | Self::NotReady
+            | Self::LostData
+            | Self::ClockStepped => true,
+            Self::Denied | Self::Unsuitable | Self::WrongType | Self::Protocol | Self::Closed => {
+                false
+            }
+        }
+    }
 }
 
 impl NodeError {

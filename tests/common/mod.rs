@@ -253,6 +253,12 @@ impl RedisServer {
         }
     }
 
+    /// Has it take 0.2 s to load each key, when it is started again.
+    pub fn delay_loading(&mut self) {
+        let delay = ["--key-load-delay", "200000"];
+        self.arguments.extend(delay.map(Into::into));
+    }
+
     /// kill -9: what is not on disk is gone.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -35,6 +35,8 @@ pub(super) struct Section {
     /// What scripts repeat in their answer to it, so that no other passes for
     /// it: where one reply goes missing, each that follows fits a wrong request.
     pub(super) mark: u32,
+    /// Its script went out with its text: see `reload`.
+    pub(super) has_text: bool,
     due: Instant,
     given_up: Instant,
 }
@@ -112,6 +114,7 @@ impl Section {
             sent_at,
             ends_batch: false,
             mark: 0,
+            has_text: false,
         }
     }
 

@@ -12,12 +12,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::RedisOptions;
 use super::address::{Address, Place};
+use super::attempt::Attempt;
 use super::decode::{asked_status, misfit, unexpected};
 use super::encode::{Abilities, DeleteIf, Dialect, Encoding, command};
+use super::fault::{bad_credentials, broken, failed, no_reply, unreachable};
 use super::refusal::ErrorReply;
 use super::resp::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
 use super::scripts::{Script, Scripts};
-use super::stream::{Stream, remedy};
+use super::stream::Stream;
 use super::wall;
 use crate::clock;
 use crate::config::Password;
@@ -54,8 +56,10 @@ pub(super) struct Connection {
 pub(super) async fn connect(
     address: &Address,
     options: &RedisOptions,
+    attempt: &Attempt,
 ) -> Result<Connection, NodeError> {
-    let mut line = Line::open(address).await?;
+    let mut line = Line::open(address, attempt).await?;
+    attempt.comes_to("it does not say what it is");
     let identity = line.introduce().await?;
     identity.check_loaded()?;
     if matches!(address.place, Place::Service(_)) && identity.check_role().is_err() {
@@ -105,16 +109,23 @@ pub(super) struct Line<'a> {
 
 impl<'a> Line<'a> {
     /// Opens a stream to `address` and logs in.
-    pub(super) async fn open(address: &'a Address) -> Result<Self, NodeError> {
+    pub(super) async fn open(address: &'a Address, attempt: &Attempt) -> Result<Self, NodeError> {
         match &address.place {
-            Place::Service(service) => Self::open_at(address, &service.primary().await?).await,
-            place => Self::open_at(address, place).await,
+            Place::Service(service) => {
+                let primary = service.primary(attempt).await?;
+                Self::open_at(address, &primary, attempt).await
+            }
+            place => Self::open_at(address, place, attempt).await,
         }
     }
 
     /// The same where it is known which server that is.
-    pub(super) async fn open_at(address: &'a Address, place: &Place) -> Result<Self, NodeError> {
-        let stream = Stream::open(place, &address.tls).await;
+    pub(super) async fn open_at(
+        address: &'a Address,
+        place: &Place,
+        attempt: &Attempt,
+    ) -> Result<Self, NodeError> {
+        let stream = Stream::open(place, &address.tls, attempt).await;
         let stream = stream.map_err(|error| match &address.place {
             Place::Service(_) => failed(
                 format!("cannot reach {address} at {place}: {error}"),
@@ -127,6 +138,7 @@ impl<'a> Line<'a> {
             address,
             has_answered: false,
         };
+        attempt.comes_to("it does not answer the login");
         line.log_in().await?;
         Ok(line)
     }
@@ -143,8 +155,12 @@ impl<'a> Line<'a> {
             self.stream.write_all(&out).await?;
             self.stream.flush().await
         };
-        sent.await.map_err(|error| self.broken(&error))?;
         let mut answers = Vec::new();
+        if let Err(error) = sent.await {
+            // A server that hung up may have said why.
+            let _ = self.stream.read_buf(&mut answers).await;
+            return Err(self.hung_up(&answers, &error));
+        }
         let (mut whole, mut scanned) = (0, 0);
         while whole < replies {
             match reply_len(&answers[scanned..]) {
@@ -153,11 +169,14 @@ impl<'a> Line<'a> {
                     scanned += len;
                 }
                 Ok(None) if answers.len() <= MAX_REPLY => {
-                    let read = self.stream.read_buf(&mut answers).await;
-                    if read.map_err(|error| self.broken(&error))? == 0 {
-                        return Err(self.broken(&io::ErrorKind::UnexpectedEof.into()));
+                    match self.stream.read_buf(&mut answers).await {
+                        Ok(1..) => self.has_answered = true,
+                        Ok(0) => {
+                            let error = io::ErrorKind::UnexpectedEof.into();
+                            return Err(self.hung_up(&answers, &error));
+                        }
+                        Err(error) => return Err(self.hung_up(&answers, &error)),
                     }
-                    self.has_answered = true;
                 }
                 Ok(None) | Err(Malformed) => return Err(no_reply(self.address)),
             }
@@ -166,6 +185,13 @@ impl<'a> Line<'a> {
             return Err(no_reply(self.address));
         }
         Ok(answers)
+    }
+
+    /// The connection ended. Where the server said why, that is the error: it
+    /// may have been said before anything was asked.
+    fn hung_up(&self, answers: &[u8], error: &io::Error) -> NodeError {
+        let reason = ErrorReply::first(answers).and_then(|reason| reason.explain_unquoted());
+        reason.unwrap_or_else(|| self.broken(error))
     }
 
     fn broken(&self, error: &io::Error) -> NodeError {
@@ -193,12 +219,16 @@ impl<'a> Line<'a> {
             password.map_err(|problem| NodeError::new(NodeErrorKind::Denied, problem))?;
         let mut greetings: Vec<Vec<&[u8]>> = Vec::new();
         match (username, &password) {
-            (Some(user), Some(password)) => {
+            // A user without a password is one all the same, and never the
+            // default user.
+            (Some(user), password) => {
+                let password = password.as_deref().unwrap_or_default();
                 greetings.push(vec![b"AUTH", user.as_bytes(), password.as_bytes()]);
             }
             (None, Some(password)) => greetings.push(vec![b"AUTH", password.as_bytes()]),
-            _ => {}
+            (None, None) => {}
         }
+        let has_login = !greetings.is_empty();
         if database != "0" {
             greetings.push(vec![b"SELECT", database.as_bytes()]);
         }
@@ -209,8 +239,10 @@ impl<'a> Line<'a> {
         for index in 0..greetings.len() {
             match pieces.next() {
                 Some(Piece::Status(_)) => {}
-                Some(Piece::Error(line)) if index == 0 && password.is_some() => {
-                    return Err(bad_credentials(self.address, &ErrorReply::of(line)));
+                Some(Piece::Error(line)) if index == 0 && has_login => {
+                    let refusal = ErrorReply::of(line);
+                    let other = refusal.explain_unquoted();
+                    return Err(other.unwrap_or_else(|| bad_credentials(self.address, &refusal)));
                 }
                 other => return Err(unexpected(other, "AUTH or SELECT")),
             }
@@ -288,9 +320,7 @@ impl<'a> Line<'a> {
     }
 
     async fn status(&mut self, dialect: &Dialect) -> Result<NodeStatus, NodeError> {
-        let answer = self
-            .ask(|out| dialect.control(&Request::Status, MARK, out), 1)
-            .await?;
+        let answer = self.call(dialect, &Request::Status, MARK).await?;
         asked_status(&answer, MARK, &dialect.incarnation)
     }
 
@@ -309,8 +339,7 @@ impl<'a> Line<'a> {
             return Ok(());
         }
         let restamp = Request::Restamp { expected };
-        self.ask(|out| dialect.control(&restamp, MARK, out), 1)
-            .await?;
+        self.call(dialect, &restamp, MARK).await?;
         Ok(())
     }
 }
@@ -369,7 +398,7 @@ impl Identity {
     fn check_loaded(&self) -> Result<(), NodeError> {
         match self.fact("loading") {
             Some("1") => Err(NodeError::new(
-                NodeErrorKind::Unreachable,
+                NodeErrorKind::NotReady,
                 "the server is still loading its data",
             )),
             _ => Ok(()),
@@ -434,39 +463,4 @@ impl Identity {
 
 fn unsuitable(advice: String) -> Result<(), NodeError> {
     Err(NodeError::new(NodeErrorKind::Unsuitable, advice))
-}
-
-pub(super) fn unreachable(address: &Address, error: &io::Error) -> NodeError {
-    failed(format!("cannot reach {address}: {error}"), error)
-}
-
-/// A connection that worked before does no more.
-pub(super) fn broken(address: &Address, error: &io::Error) -> NodeError {
-    failed(format!("the connection to {address} broke: {error}"), error)
-}
-
-fn failed(told: String, error: &io::Error) -> NodeError {
-    match remedy(error) {
-        Some((kind, remedy)) => NodeError::new(kind, format!("{told}: {remedy}")),
-        None => NodeError::new(NodeErrorKind::Unreachable, told),
-    }
-}
-
-/// The server said what no server says.
-pub(super) fn no_reply(address: &Address) -> NodeError {
-    NodeError::new(
-        NodeErrorKind::Protocol,
-        format!("{address} sends what is no reply: is it a Redis server?"),
-    )
-}
-
-/// A refused AUTH. A server that does not know the command quotes it: what it
-/// says is not passed on.
-fn bad_credentials(address: &Address, error: &ErrorReply<'_>) -> NodeError {
-    let whence = address.password.as_ref().map(Password::whence);
-    let (code, whence) = (error.code, whence.unwrap_or_default());
-    NodeError::new(
-        NodeErrorKind::Denied,
-        format!("the server refuses the credentials: check {whence} ({code})"),
-    )
 }

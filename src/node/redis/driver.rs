@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::RedisOptions;
 use super::address::Address;
+use super::attempt::Attempt;
 use super::connect::{Connection, connect};
 use super::lane::Lane;
 use super::session::Session;
@@ -16,8 +17,10 @@ use crate::events;
 use crate::proto::backoff::Backoff;
 use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus};
 
-/// How long connecting and all its questions may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long requests wait for an attempt to connect at the least, and at the
+/// most; then they fail with what it waits for, and it goes on.
+const LEAST_PATIENCE: Duration = Duration::from_millis(900);
+const MOST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The task's own state.
 pub(super) struct Driver {
@@ -104,21 +107,28 @@ impl Driver {
 
     /// Connects, while requests that wait run out of time as they must.
     async fn connect(&self) -> Result<Connection, NodeError> {
-        let connecting =
-            tokio::time::timeout(CONNECT_TIMEOUT, connect(&self.address, &self.options));
+        let attempt = Attempt::begin(self.options.connect_timeout);
+        let patience = self.options.connect_timeout / 2;
+        let patience = patience.clamp(LEAST_PATIENCE, MOST_PATIENCE);
+        let mut tell_at = Some(clock::now() + patience);
+        let connecting = connect(&self.address, &self.options, &attempt);
+        let connecting = clock::within(Some(attempt.deadline), connecting);
         tokio::pin!(connecting);
         loop {
-            let timer = self.lane.duties(&mut VecDeque::new(), None).timer;
+            let timer = self.lane.duties(&mut VecDeque::new(), tell_at).timer;
             tokio::select! {
                 biased;
                 connected = &mut connecting => {
-                    let late = |_| {
-                        let message = format!("{} did not answer in time", self.address);
-                        NodeError::new(NodeErrorKind::Unreachable, message)
-                    };
-                    return connected.map_err(late)?;
+                    return connected.unwrap_or_else(|| Err(attempt.late(&self.address)));
                 }
-                _ = clock::within(timer, self.lane.attention()) => self.lane.expire(clock::now()),
+                _ = clock::within(timer, self.lane.attention()) => {
+                    let now = clock::now();
+                    self.lane.expire(now);
+                    if tell_at.is_some_and(|at| now >= at) {
+                        tell_at = None;
+                        self.lane.fail(&attempt.late(&self.address));
+                    }
+                }
             }
         }
     }

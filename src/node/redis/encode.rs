@@ -92,6 +92,16 @@ fn bulk_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
 impl Dialect {
     /// Appends the commands of `section` and notes how many replies they get.
     pub(super) fn encode(&self, section: &mut Section, out: &mut Vec<u8>) {
+        match section.script().filter(|_| section.has_text) {
+            Some(script) => {
+                let call = |out: &mut Vec<u8>| self.encode_bare(section, out);
+                section.replies_due = super::reload::together(script, call, out);
+            }
+            None => self.encode_bare(section, out),
+        }
+    }
+
+    fn encode_bare(&self, section: &mut Section, out: &mut Vec<u8>) {
         let (requests, mark) = (&section.requests, section.mark);
         section.replies_due = 1;
         match &mut section.kind {

@@ -116,6 +116,7 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
                 dialect: &dialect,
                 status: &status,
                 bench: None,
+                later: &in_flight,
             };
             let replies = &inbox[..len];
             let settled = settle(section, replies, &server, &mut settlement, &mut answers);
@@ -351,10 +352,22 @@ pub(crate) fn urls(bytes: &mut Bytes<'_>) {
                 !(is_kept && times == 1 && shown.contains(SECRET)),
                 "{shown}"
             );
+            prints_what_it_parsed(&url);
         }
         Err(problem) => {
             assert!(!is_secret(&url) || !problem.contains(SECRET), "{problem}");
             is_fit_to_show(&problem);
         }
     }
+}
+
+/// A URL that can be parsed is printed as one that parses to the same.
+fn prints_what_it_parsed(url: &str) {
+    use crate::config::node_url::NodeUrl;
+
+    let parsed = NodeUrl::parse(url).expect("an address was made of it");
+    let whole = NodeUrl::parse(&parsed.with_logins()).expect("what was printed");
+    assert!(whole == parsed, "{whole} of {parsed}");
+    let shown = NodeUrl::parse(&parsed.to_string()).expect("what is shown");
+    assert_eq!(shown.to_string(), parsed.to_string());
 }

@@ -29,7 +29,7 @@ pub use self::facts::Facts;
 pub use self::pulse::{Cursor, Pulse};
 pub use self::server::{Credentials, Server};
 
-/// How long connecting may take, and each answer.
+/// How long each answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often the server is asked for its time; the quickest answer counts, for

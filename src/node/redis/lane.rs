@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::batch::Section;
 use super::link::Link;
 use super::queue::Queue;
+use super::reload::without_released;
 use super::wall::Bench;
 use crate::config::RouterConfig;
 use crate::meters::LaneMeter;
@@ -306,7 +307,14 @@ impl Lane {
     /// Batches are answered: sends what follows from it, then what waits.
     pub(super) fn settled(&self, settlement: Settlement) {
         let mut state = self.state.lock();
-        state.queue.push_again(settlement.again);
+        let (mut again, mut answers) = (settlement.again, Answers::new());
+        if settlement.is_unloaded
+            && let Some(link) = state.link()
+        {
+            again = without_released(again, link.sent.iter(), &mut answers);
+            link.reload();
+        }
+        state.queue.push_again(again);
         if let Some(link) = state.link() {
             if let Some(status) = settlement.status {
                 link.status = status;
@@ -326,6 +334,7 @@ impl Lane {
             }
         }
         self.lead(state);
+        deliver(&mut answers);
     }
 }
 
@@ -346,6 +355,8 @@ pub(super) struct Settlement {
     pub(super) bench: Option<Bench>,
     /// The user may not use commands that other forms can stand in for.
     pub(super) is_denied: bool,
+    /// The server has lost its scripts.
+    pub(super) is_unloaded: bool,
 }
 
 pub(super) fn deliver(answers: &mut Answers) {

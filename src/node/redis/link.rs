@@ -8,6 +8,8 @@ use super::batch::{Caution, InFlight, Kind, MAX_BATCH, Section, gather};
 use super::encode::{Abilities, Dialect};
 use super::lane::{Answers, unsent_in_time};
 use super::queue::Queue;
+use super::reload;
+use super::scripts::Script;
 use super::stream::Socket;
 use super::wall::{Bench, READ_EVERY};
 use super::window::Window;
@@ -44,6 +46,7 @@ pub(super) struct Link {
     writer: Writer,
     /// The last section's.
     mark: u32,
+    unloaded: reload::Caution,
 }
 
 /// Who writes what is in `out`.
@@ -80,6 +83,7 @@ impl Link {
             out: Vec::new(),
             writer: Writer::Free,
             mark: 0,
+            unloaded: reload::Caution::default(),
         }
     }
 
@@ -167,8 +171,20 @@ impl Link {
         self.out.reserve(section.requests.len() * COMMAND_SIZE);
         self.mark = self.mark.wrapping_add(1);
         section.mark = self.mark;
+        let is_scripted = section.script().is_some();
+        section.has_text = is_scripted && self.unloaded.is_on(section.sent_at);
         self.dialect.encode(&mut section, &mut self.out);
         self.sent.push_back(section);
+    }
+
+    /// The server has lost its scripts: for a while each goes out with its text.
+    pub(super) fn reload(&mut self) {
+        let now = clock::now();
+        if self.unloaded.begin(now) {
+            for script in Script::ALL {
+                self.push(Section::new(Kind::Load(script), Vec::new(), now));
+            }
+        }
     }
 
     /// What a caller may write the output to, if there is any and it may.

@@ -1,5 +1,9 @@
 //! What a server says where it refuses: a code and a text, made an error that
 //! says what to do. The text is the server's, and shown as such.
+//!
+//! Versions word one refusal differently, and Redis before 7.0 hides the code
+//! of an error in a script behind its own. The table [`RULES`] goes by what is
+//! meant: every refusal that ringlock knows is in it once.
 
 use super::resp::{Piece, Pieces};
 use crate::proto::shown::shown;
@@ -9,13 +13,151 @@ use crate::proto::wire::{NodeError, NodeErrorKind};
 const MAX_SHOWN: usize = 300;
 
 /// How servers say that a command or a script ran into values that it cannot
-/// work with; some put the code of an error in a script behind their own.
+/// work with.
 const DAMAGE: [&str; 5] = [
     "WRONGTYPE",
     "not an integer",
     "would overflow",
     "attempt to perform arithmetic",
     "attempt to compare",
+];
+
+/// What a refusal is recognized by.
+#[derive(Clone, Copy, Debug)]
+enum Sign {
+    Codes(&'static [&'static str]),
+    /// Part of the text of an error without a code of its own.
+    Words(&'static [&'static str]),
+}
+
+/// What becomes of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    /// The server is not what it was at connect, and must be verified again.
+    Ends,
+}
+
+/// What a refusal means.
+#[derive(Clone, Copy, Debug)]
+struct Rule {
+    sign: Sign,
+    kind: NodeErrorKind,
+    advice: &'static str,
+    fate: Fate,
+}
+
+const fn rule(sign: Sign, kind: NodeErrorKind, fate: Fate, advice: &'static str) -> Rule {
+    Rule {
+        sign,
+        kind,
+        advice,
+        fate,
+    }
+}
+
+use Fate::{Ends, Stays};
+use NodeErrorKind::{Denied, NotReady, Overloaded, Unsuitable, WrongType};
+use Sign::{Codes, Words};
+
+/// The first that fits counts.
+const RULES: [Rule; 16] = [
+    rule(
+        Codes(&["WRONGTYPE"]),
+        WrongType,
+        Stays,
+        "the key holds something that is no lock: use another key_prefix, or delete it",
+    ),
+    rule(
+        Codes(&["NOAUTH", "WRONGPASS"]),
+        Denied,
+        Ends,
+        "the server refuses the credentials: check user and password in the node's url",
+    ),
+    rule(
+        Codes(&["NOPERM"]),
+        Denied,
+        Stays,
+        "the server's ACL forbids the user a command or key that ringlock needs",
+    ),
+    rule(
+        Words(&["user executing the script", "ACL failure in script"]),
+        Denied,
+        Stays,
+        "the server's ACL forbids the user a command or key that ringlock needs",
+    ),
+    rule(
+        Codes(&["DENIED"]),
+        Denied,
+        Ends,
+        "the server runs in protected mode and serves only its own machine: give it a password, or set protected-mode no",
+    ),
+    rule(
+        Codes(&["READONLY", "MASTERDOWN", "REDIRECT"]),
+        Unsuitable,
+        Ends,
+        "the server is a replica: name the primary",
+    ),
+    rule(
+        Codes(&["MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT", "TRYAGAIN"]),
+        Unsuitable,
+        Ends,
+        "the server is part of a cluster: use standalone servers",
+    ),
+    rule(
+        Codes(&["LOADING"]),
+        NotReady,
+        Ends,
+        "the server is still loading its data",
+    ),
+    rule(
+        Codes(&["BUSY"]),
+        NotReady,
+        Stays,
+        "a script or function occupies the server: wait for its end, or stop it with SCRIPT KILL or FUNCTION KILL",
+    ),
+    rule(
+        Words(&["Script killed by user"]),
+        NotReady,
+        Stays,
+        "the server's operator stopped a script of ringlock",
+    ),
+    rule(
+        Codes(&["NOREPLICAS"]),
+        NotReady,
+        Stays,
+        "too few replicas are connected for the server to take writes: bring them back, or lower min-replicas-to-write",
+    ),
+    rule(
+        Codes(&["MISCONF"]),
+        NotReady,
+        Stays,
+        "the server cannot persist: see its log",
+    ),
+    rule(
+        Codes(&["NOSCRIPT"]),
+        NotReady,
+        Stays,
+        "the server's scripts were flushed; they are loaded again",
+    ),
+    rule(
+        Codes(&["OOM"]),
+        Overloaded,
+        Stays,
+        "the server is out of memory: raise its maxmemory",
+    ),
+    rule(
+        Words(&["max number of clients"]),
+        Overloaded,
+        Ends,
+        "the server has as many clients as it takes: raise its maxclients, or close connections",
+    ),
+    rule(
+        Words(&["DB index", "AUTH"]),
+        Denied,
+        Stays,
+        "the server refuses the user, the password or the database in the node's url",
+    ),
 ];
 
 /// An error reply: its code, and what the server has to say.
@@ -32,8 +174,19 @@ impl<'a> ErrorReply<'a> {
             Ok(text) => text,
             Err(error) => std::str::from_utf8(&line[..error.valid_up_to()]).unwrap_or_default(),
         };
-        let (code, details) = text.split_once(' ').unwrap_or((text, ""));
-        Self { code, details }
+        let text = unwrapped(text);
+        match text.split_once(' ') {
+            Some((code, details)) if is_code(code) => Self { code, details },
+            None if is_code(text) => Self {
+                code: text,
+                details: "",
+            },
+            // Redis before 7.0 has none for what goes wrong within a script.
+            _ => Self {
+                code: "ERR",
+                details: text,
+            },
+        }
     }
 
     /// Those of `replies` that are errors.
@@ -52,7 +205,7 @@ impl<'a> ErrorReply<'a> {
 
     /// Whether the server must be looked at anew.
     pub(super) fn is_fatal(&self) -> bool {
-        matches!(self.code, "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH")
+        self.rule().is_some_and(|rule| rule.fate == Ends)
     }
 
     /// Whether the key holds something that is no lock.
@@ -65,17 +218,43 @@ impl<'a> ErrorReply<'a> {
         self.code == "NOPERM"
     }
 
+    /// Whether the server does not have the script: nothing was done.
+    pub(super) fn is_unloaded(&self) -> bool {
+        self.code == "NOSCRIPT"
+    }
+
     /// The error reply as an error of the node.
     pub(super) fn explain(&self) -> NodeError {
-        let (kind, advice) = explain(self.code, self.details);
-        self.with(kind, advice)
+        match self.rule() {
+            Some(rule) => self.with(rule.kind, rule.advice),
+            None => self.with(NodeErrorKind::Protocol, "the server refuses a command"),
+        }
+    }
+
+    /// The same without the server's words, which may quote what it was sent,
+    /// for a refusal that is about neither credentials nor the command.
+    pub(super) fn explain_unquoted(&self) -> Option<NodeError> {
+        let rule = self.rule()?;
+        let is_about_login = rule.kind == Denied && self.code != "DENIED";
+        (!is_about_login)
+            .then(|| NodeError::new(rule.kind, format!("{} ({})", rule.advice, self.code)))
+    }
+
+    fn rule(&self) -> Option<&'static Rule> {
+        let has = |word: &&str| self.details.contains(word);
+        RULES.iter().find(|rule| match rule.sign {
+            Codes(codes) => codes.contains(&self.code),
+            Words(words) => self.code == "ERR" && words.iter().any(has),
+        })
     }
 
     /// The same where no key was touched, or none can be meant, but ringlock's
     /// own.
     pub(super) fn explain_state(&self) -> NodeError {
         let is_damage = |sign: &&str| self.code == *sign || self.details.contains(sign);
-        if self.is_denial() || !DAMAGE.iter().any(is_damage) {
+        // A rule of its own says more; WRONGTYPE has one that is about locks.
+        let is_known = self.rule().is_some() && !self.is_no_lock();
+        if is_known || !DAMAGE.iter().any(is_damage) {
             return self.explain();
         }
         self.with(
@@ -93,50 +272,187 @@ impl<'a> ErrorReply<'a> {
     }
 }
 
-fn explain(code: &str, details: &str) -> (NodeErrorKind, &'static str) {
-    // Within a script the refusal has no code of its own.
-    let is_forbidden =
-        details.contains("user executing the script") || details.contains("ACL failure in script");
-    match code {
-        "WRONGTYPE" => (
-            NodeErrorKind::WrongType,
-            "the key holds something that is no lock: use another key_prefix, or delete it",
-        ),
-        "NOAUTH" | "WRONGPASS" => (
-            NodeErrorKind::Denied,
-            "the server refuses the credentials: check user and password in the node's url",
-        ),
-        _ if code == "NOPERM" || is_forbidden => (
-            NodeErrorKind::Denied,
-            "the server's ACL forbids the user a command or key that ringlock needs",
-        ),
-        "READONLY" => (
-            NodeErrorKind::Unsuitable,
-            "the server is a replica: name the primary",
-        ),
-        "LOADING" => (
-            NodeErrorKind::Unreachable,
-            "the server is still loading its data",
-        ),
-        "MOVED" | "CLUSTERDOWN" | "CROSSSLOT" => (
-            NodeErrorKind::Unsuitable,
-            "the server is part of a cluster: use standalone servers",
-        ),
-        "OOM" => (
-            NodeErrorKind::Overloaded,
-            "the server is out of memory: raise its maxmemory",
-        ),
-        "MISCONF" => (
-            NodeErrorKind::Overloaded,
-            "the server cannot persist: see its log",
-        ),
-        "NOSCRIPT" => (
-            NodeErrorKind::Unreachable,
-            "the server's scripts were flushed; they are loaded again",
-        ),
-        _ if details.contains("AUTH") || details.contains("DB index") => {
-            (NodeErrorKind::Denied, "the server refuses the node's url")
+/// What went wrong, where the server has put its own words around it.
+fn unwrapped(text: &str) -> &str {
+    // "ERR Error running script (call to f_SHA): @user_script:19: @user_script: 19:
+    // -READONLY You can't …", by Redis before 7.0.
+    if let Some(call) = text.strip_prefix("ERR Error running script (call to ")
+        && let Some((_, mut inner)) = call.split_once("): ")
+    {
+        while let Some((place, rest)) = inner.split_once(": ")
+            && is_place(place)
+        {
+            inner = rest;
         }
-        _ => (NodeErrorKind::Protocol, "the server refuses a command"),
+        // "@user_script: 19:" has a space of its own.
+        while let Some((line, rest)) = inner.split_once(": ")
+            && line.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            inner = rest;
+        }
+        return inner.strip_prefix('-').unwrap_or(inner);
+    }
+    let aborted = text.strip_prefix("EXECABORT Transaction discarded because of: ");
+    aborted.unwrap_or(text)
+}
+
+/// `@user_script`, or `@user_script:19`.
+fn is_place(text: &str) -> bool {
+    let name = text.trim_start_matches('@').split(':').next();
+    name == Some("user_script")
+}
+
+/// Whether a word is the code of an error.
+fn is_code(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each edition says to a script: Redis 6.2, Redis 7.0, Valkey 9.
+    #[test]
+    fn one_refusal_in_the_words_of_each_edition() {
+        let script = |old: &str, code: &str, text: &str| {
+            let call = "ERR Error running script (call to f_b6062ce5): @user_script:19: ";
+            let place = if old.is_empty() {
+                "@user_script: 19: -"
+            } else {
+                "@user_script: 19: "
+            };
+            let inner = if old.is_empty() {
+                format!("{code} {text}")
+            } else {
+                old.into()
+            };
+            [
+                format!("{call}{place}{inner}"),
+                format!("{code} {text}. script: b6062ce5, on @user_script:19."),
+                format!("{code} {text}. script: on @user_script:19."),
+                format!("EXECABORT Transaction discarded because of: {code} {text}"),
+                format!("{code} {text}"),
+            ]
+        };
+        let cases = [
+            (
+                script(
+                    "",
+                    "READONLY",
+                    "You can't write against a read only replica",
+                ),
+                Unsuitable,
+                true,
+                "name the primary",
+            ),
+            (
+                script("", "NOREPLICAS", "Not enough good replicas to write"),
+                NotReady,
+                false,
+                "min-replicas-to-write",
+            ),
+            (
+                script("", "MISCONF", "Redis is configured to save RDB snapshots"),
+                NotReady,
+                false,
+                "its log",
+            ),
+            (
+                script(
+                    "",
+                    "OOM",
+                    "command not allowed when used memory > 'maxmemory'",
+                ),
+                Overloaded,
+                false,
+                "maxmemory",
+            ),
+            (
+                script("", "BUSY", "Valkey is busy running a script"),
+                NotReady,
+                false,
+                "SCRIPT KILL",
+            ),
+            (
+                script("", "LOADING", "Redis is loading the dataset in memory"),
+                NotReady,
+                true,
+                "loading",
+            ),
+            (
+                script(
+                    "The user executing the script can't run this command or subcommand",
+                    "ERR",
+                    "ACL failure in script: User u has no permissions to run the 'set' command",
+                ),
+                Denied,
+                false,
+                "ACL",
+            ),
+        ];
+        for (texts, kind, is_fatal, advice) in cases {
+            for text in texts {
+                let reply = ErrorReply::of(text.as_bytes());
+                let error = reply.explain();
+                assert_eq!((error.kind(), reply.is_fatal()), (kind, is_fatal), "{text}");
+                assert!(error.to_string().contains(advice), "{text}: {error}");
+                assert_eq!(reply.explain_state().kind(), kind, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_told_apart_from_locks_that_are_none() {
+        for text in [
+            "WRONGTYPE Operation against a key holding the wrong kind of value",
+            "ERR Error running script (call to f_49): @user_script:1: WRONGTYPE Operation against a key",
+            "ERR Error running script (call to f_49): @user_script:1: user_script:1: attempt to compare nil with number",
+            "ERR hash value is not an integer",
+        ] {
+            let reply = ErrorReply::of(text.as_bytes());
+            let state = reply.explain_state();
+            assert_eq!(state.kind(), WrongType, "{text}");
+            assert!(
+                state.to_string().contains("ringlock's own state"),
+                "{state}"
+            );
+        }
+        assert!(
+            ErrorReply::of(b"ERR Error running script (call to f_49): @user_script:1: WRONGTYPE x")
+                .is_no_lock()
+        );
+    }
+
+    #[test]
+    fn what_has_no_rule_is_shown_and_nothing_panics() {
+        for text in [
+            "",
+            "-",
+            "ERR",
+            "ERR Error running script (call to ",
+            "EXECABORT",
+            "e",
+            "ERR Error running script (call to f): ",
+        ] {
+            let error = ErrorReply::of(text.as_bytes()).explain();
+            assert_eq!(error.kind(), NodeErrorKind::Protocol, "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_may_quote_a_password_is_not_passed_on() {
+        let unquoted = |text: &str| ErrorReply::of(text.as_bytes()).explain_unquoted();
+        for text in [
+            "WRONGPASS s3cret",
+            "ERR unknown command 'AUTH', with args beginning with: 's3cret'",
+            "ERR AUTH s3cret",
+        ] {
+            assert_eq!(unquoted(text), None, "{text}");
+        }
+        let full = unquoted("ERR max number of clients reached s3cret").unwrap();
+        assert_eq!(full.kind(), Overloaded);
+        assert!(!full.to_string().contains("s3cret"), "{full}");
+        let protected = unquoted("DENIED Redis is running in protected mode").unwrap();
+        assert!(protected.to_string().contains("protected-mode"));
     }
 }

@@ -1,6 +1,7 @@
 //! The scripts, and the names that a server knows them by.
 
 use super::encode::command;
+use crate::proto::wire::Request;
 
 /// A script that every connection loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,22 @@ impl Script {
         Self::Restamp,
         Self::Past,
     ];
+
+    /// The script that carries out `request`; `None`: a command does.
+    pub(super) fn of(request: &Request) -> Option<Self> {
+        Some(match request {
+            Request::Acquire { .. } => Self::Acquire,
+            Request::Extend { .. } => Self::Extend,
+            Request::Release { .. } => Self::Release,
+            Request::Status => Self::Status,
+            Request::Quarantine { .. } => Self::Quarantine,
+            Request::Prepare { .. } => Self::Prepare,
+            Request::Accept { .. } => Self::Accept,
+            Request::Adopt { .. } => Self::Adopt,
+            Request::Restamp { .. } => Self::Restamp,
+            Request::Document => return None,
+        })
+    }
 
     pub(super) fn source(self) -> &'static str {
         match self {

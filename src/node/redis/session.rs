@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::address::Address;
 use super::batch::{Kind, Section};
-use super::connect::{Connection, broken, no_reply};
+use super::connect::Connection;
 use super::encode::Dialect;
+use super::fault::{broken, no_reply};
 use super::lane::{Answers, Lane, Settlement, closed, deliver};
 use super::link::{Link, is_absent};
 use super::resp::{MAX_REPLY, Malformed, reply_len};
@@ -211,6 +212,7 @@ impl<'a> Session<'a> {
                     dialect: &self.dialect,
                     status: &self.status,
                     bench: self.wall.bench(),
+                    later: &self.in_flight,
                 };
                 settle(section, replies, &server, &mut settlement, &mut answers)
             };

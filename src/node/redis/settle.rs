@@ -1,6 +1,8 @@
 //! What the replies to a section mean for its requests, and what is to be sent
 //! because of them.
 
+use std::collections::VecDeque;
+
 use super::batch::{Kind, Section};
 use super::decode::{self, Resolution, misfit};
 use super::encode::Dialect;
@@ -19,6 +21,8 @@ pub(super) struct Server<'a> {
     pub(super) dialect: &'a Dialect,
     pub(super) status: &'a NodeStatus,
     pub(super) bench: Option<Bench>,
+    /// What it was sent after the section that it replies to.
+    pub(super) later: &'a VecDeque<Section>,
 }
 
 /// Gives a section's requests their answers.
@@ -26,7 +30,7 @@ pub(super) struct Server<'a> {
 /// # Errors
 /// The server must be looked at anew: the connection is of no more use.
 pub(super) fn settle(
-    section: Section,
+    mut section: Section,
     replies: &[u8],
     server: &Server<'_>,
     settlement: &mut Settlement,
@@ -34,6 +38,11 @@ pub(super) fn settle(
 ) -> Result<(), NodeError> {
     let dialect = server.dialect;
     settlement.batches += usize::from(section.ends_batch);
+    let replies = section.unpack(replies);
+    if section.is_unloaded(replies) {
+        section.send_again(server.later.iter(), settlement, answers);
+        return Ok(());
+    }
     let is_optional = matches!(
         section.kind,
         Kind::AcquireTogether(..) | Kind::ReleaseCommands(_)
@@ -65,13 +74,6 @@ pub(super) fn settle(
     };
     fits?;
     match refusal {
-        Some(refusal) if refusal.code == "NOSCRIPT" => {
-            let load = |script| Section::new(Kind::Load(script), Vec::new(), clock::now());
-            settlement
-                .follow_ups
-                .extend(super::scripts::Script::ALL.map(load));
-            Ok(())
-        }
         Some(refusal) if refusal.is_denial() => {
             settlement.is_denied |= is_optional;
             Ok(())

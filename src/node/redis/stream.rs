@@ -1,21 +1,27 @@
 //! A byte stream to a server, over whatever carries it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use super::address::Place;
+use super::attempt::{Attempt, staggered};
+use crate::clock;
 use crate::config::TlsConfig;
 use crate::proto::wire::NodeErrorKind;
 
-/// How long a TLS handshake may take, once the server has accepted the
-/// connection: less than connecting may in all, so that it is told of.
-#[cfg(feature = "tls")]
-const HANDSHAKE_LIMIT: std::time::Duration = std::time::Duration::from_millis(900);
+/// How long a host's addresses are tried before they are looked up again: a
+/// server that comes back elsewhere is found.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(3);
+
+/// Addresses of a host that are tried.
+const MAX_ADDRESSES: usize = 16;
 
 /// An open stream.
 #[derive(Debug)]
@@ -28,22 +34,29 @@ pub(super) enum Stream {
 
 impl Stream {
     /// Opens a stream to `place`, with these certificates where that takes any.
-    pub(super) async fn open(place: &Place, tls: &TlsConfig) -> io::Result<Self> {
+    pub(super) async fn open(
+        place: &Place,
+        tls: &TlsConfig,
+        attempt: &Attempt,
+    ) -> io::Result<Self> {
         #[cfg(not(feature = "tls"))]
         let _ = tls;
         match place {
-            Place::Tcp { host, port } => Ok(Self::Tcp(open_tcp(host, *port).await?)),
-            Place::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
+            Place::Tcp { host, port } => Ok(Self::Tcp(open_tcp(host, *port, attempt).await?)),
+            Place::Unix(path) => {
+                attempt.comes_to("the server accepts no connection");
+                Ok(Self::Unix(UnixStream::connect(path).await?))
+            }
             #[cfg(feature = "tls")]
             Place::Tls { host, port } => {
                 let connector = super::tls::connector(tls)?;
                 let name = rustls_pki_types::ServerName::try_from(host.clone())
                     .map_err(io::Error::other)?;
-                let shaking = connector.connect(name, open_tcp(host, *port).await?);
-                let stream = tokio::time::timeout(HANDSHAKE_LIMIT, shaking).await;
-                let stream = stream.map_err(|_| io::Error::other(
-                    "it does not answer as TLS does: if it speaks none on that port, write redis://",
-                ))??;
+                let stream = open_tcp(host, *port, attempt).await?;
+                attempt.comes_to(
+                    "it does not answer as TLS does, and if it speaks none on that port, write redis://",
+                );
+                let stream = connector.connect(name, stream).await?;
                 Ok(Self::Tls(Box::new(stream)))
             }
             #[cfg(not(feature = "tls"))]
@@ -85,11 +98,69 @@ pub(super) fn remedy(error: &io::Error) -> Option<(NodeErrorKind, &'static str)>
     }
 }
 
-async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect((host, port)).await?;
-    // A lock is one small packet there and one back: never wait for more.
-    stream.set_nodelay(true)?;
-    Ok(stream)
+/// Tries the addresses of a host, for as long as the attempt has.
+async fn open_tcp(host: &str, port: u16, attempt: &Attempt) -> io::Result<TcpStream> {
+    loop {
+        let until = clock::now() + LOOK_UP_AGAIN;
+        let opened = clock::within(Some(until), async {
+            attempt.comes_to("the lookup of its host takes long");
+            let found = tokio::net::lookup_host((host, port)).await?;
+            attempt.comes_to("the server accepts no connection");
+            open_any(by_turns(found)).await
+        });
+        if let Some(opened) = opened.await {
+            let stream = opened?;
+            // A lock is one small packet there and one back: never wait for more.
+            stream.set_nodelay(true)?;
+            return Ok(stream);
+        }
+    }
+}
+
+/// Connects to one of these addresses.
+async fn open_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let ways = addresses.into_iter().map(async |address| {
+        let opened = TcpStream::connect(address).await;
+        opened.map_err(|error| (address, error))
+    });
+    let mut failures = match staggered(ways.collect()).await {
+        Ok(stream) => return Ok(stream),
+        Err(failures) => failures,
+    };
+    match failures.len() {
+        0 => Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the host has no address",
+        )),
+        1 => Err(failures.remove(0).1),
+        _ => {
+            let told: Vec<String> = failures
+                .iter()
+                .map(|(address, error)| format!("{address}: {error}"))
+                .collect();
+            Err(io::Error::new(failures[0].1.kind(), told.join("; ")))
+        }
+    }
+}
+
+/// The resolver's first, then one of each protocol version by turns (RFC 8305,
+/// section 4): where one of them leads nowhere, the other comes second.
+fn by_turns(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let addresses: Vec<_> = addresses.take(MAX_ADDRESSES).collect();
+    let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (own, others): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first);
+    let (mut own, mut others) = (own.into_iter(), others.into_iter());
+    let mut turns = Vec::new();
+    loop {
+        let before = turns.len();
+        turns.extend(own.next());
+        turns.extend(others.next());
+        if turns.len() == before {
+            return turns;
+        }
+    }
 }
 
 macro_rules! each {
@@ -217,5 +288,61 @@ impl Sender {
             #[cfg(feature = "tls")]
             Self::Tls(writer) => tokio::io::AsyncWriteExt::flush(writer).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An address whose connections are never accepted: its backlog is full.
+    async fn silent() -> (tokio::net::TcpListener, Vec<TcpStream>, SocketAddr) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut held = Vec::new();
+        loop {
+            let connecting = TcpStream::connect(address);
+            match tokio::time::timeout(Duration::from_millis(300), connecting).await {
+                Ok(stream) => held.push(stream.unwrap()),
+                Err(_) => return (listener, held, address),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_does_not_hide_the_next() {
+        let (_listener, _held, silent) = silent().await;
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (live, gone) = (server.local_addr().unwrap(), "127.0.0.3:1".parse().unwrap());
+        for addresses in [
+            vec![silent, live],
+            vec![silent, gone, live],
+            vec![live, silent],
+        ] {
+            let opened = tokio::time::timeout(LOOK_UP_AGAIN, open_any(addresses.clone())).await;
+            let stream = opened.unwrap_or_else(|_| panic!("{addresses:?}: nothing"));
+            assert_eq!(stream.unwrap().peer_addr().unwrap(), live);
+        }
+        let refused = open_any(vec![gone, "127.0.0.4:1".parse().unwrap()]).await;
+        let told = refused.unwrap_err();
+        assert_eq!(told.kind(), io::ErrorKind::ConnectionRefused);
+        let told = told.to_string();
+        assert!(
+            told.contains("127.0.0.3:1") && told.contains("127.0.0.4:1"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn protocol_versions_take_turns() {
+        let addresses = |all: &[&str]| -> Vec<SocketAddr> {
+            all.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let found = addresses(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"]);
+        let turns = addresses(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]);
+        assert_eq!(by_turns(found.into_iter()), turns);
+        assert_eq!(by_turns(std::iter::empty()), []);
     }
 }

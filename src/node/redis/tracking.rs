@@ -18,10 +18,13 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
+use super::RedisOptions;
 use super::address::Address;
-use super::connect::{Line, broken, no_reply, unreachable};
+use super::attempt::Attempt;
+use super::connect::Line;
 use super::decode::{misfit, unexpected};
 use super::encode::command;
+use super::fault::{broken, no_reply, unreachable};
 use super::hints::{Hints, NOTE_LIFE};
 use super::refusal::ErrorReply;
 use super::resp::{MAX_REPLY, Piece, Pieces, reply_len};
@@ -34,8 +37,8 @@ use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::proto::wire::{NodeError, NodeErrorKind};
 
-/// How long connecting may take, and an answer: whoever watches a key waits
-/// for both before polling.
+/// How long an answer may take, and a connection before those that watch a key
+/// poll instead; it is being made on.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 /// A connection that nobody watches anything by is closed after as long, or
@@ -55,6 +58,7 @@ const MAX_WANTED: usize = 65_536;
 pub(super) struct Tracker {
     address: Arc<Address>,
     key_prefix: Vec<u8>,
+    connect_timeout: Duration,
     /// What the names of notes begin with.
     note_prefix: Vec<u8>,
     watchlist: Arc<Watchlist>,
@@ -107,11 +111,12 @@ impl State {
 }
 
 impl Tracker {
-    pub(super) fn new(address: Arc<Address>, key_prefix: &str, namespace: &str) -> Arc<Self> {
+    pub(super) fn new(address: Arc<Address>, options: &RedisOptions) -> Arc<Self> {
         Arc::new(Self {
             address,
-            key_prefix: key_prefix.into(),
-            note_prefix: format!("{namespace}!w:").into(),
+            key_prefix: options.key_prefix.clone().into(),
+            note_prefix: format!("{}!w:", options.namespace).into(),
+            connect_timeout: options.connect_timeout,
             watchlist: Arc::default(),
             state: Mutex::default(),
             changed: Notify::new(),
@@ -183,18 +188,36 @@ impl Tracker {
     /// Connects when something is to be watched, again and again, until closed.
     pub(super) async fn run(self: Arc<Self>) {
         while self.is_wanted().await {
-            let connecting = tokio::time::timeout(ANSWER_LIMIT, Session::open(&self));
-            let ended = match connecting.await {
-                Ok(Ok(session)) => {
+            let ended = match self.connect().await {
+                Ok(session) => {
                     self.state.lock().is_refusal_told = false;
                     session.listen().await
                 }
-                Ok(Err(error)) => Err(error),
-                Err(_) => Err(self.late()),
+                Err(error) => Err(error),
             };
             match ended {
                 Ok(()) => self.state.lock().hints.forget(),
                 Err(error) => self.go_blind(&error),
+            }
+        }
+    }
+
+    /// Connects. Where that takes long, those that watch a key are told that it
+    /// is not in sight, again and again.
+    async fn connect(&self) -> Result<Session<'_>, NodeError> {
+        let attempt = Attempt::begin(self.connect_timeout);
+        let connecting = Session::open(self, &attempt);
+        tokio::pin!(connecting);
+        loop {
+            let now = clock::now();
+            let patience = (now + ANSWER_LIMIT).min(attempt.deadline);
+            let is_last = patience == attempt.deadline;
+            match clock::within(Some(patience), &mut connecting).await {
+                Some(connected) => return connected,
+                None if is_last || self.state.lock().is_closed => {
+                    return Err(attempt.late(&self.address));
+                }
+                None => self.go_blind(&attempt.late(&self.address)),
             }
         }
     }
@@ -213,10 +236,7 @@ impl Tracker {
     }
 
     fn go_blind(&self, error: &NodeError) {
-        let is_failure = matches!(
-            error.kind(),
-            NodeErrorKind::Unreachable | NodeErrorKind::Timeout | NodeErrorKind::Closed
-        );
+        let is_failure = error.kind().is_transient() || error.kind() == NodeErrorKind::Closed;
         let pause = if is_failure {
             FAILURE_PAUSE
         } else {
@@ -272,8 +292,9 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    async fn open(tracker: &'a Tracker) -> Result<Self, NodeError> {
-        let mut line = Line::open(&tracker.address).await?;
+    async fn open(tracker: &'a Tracker, attempt: &Attempt) -> Result<Self, NodeError> {
+        let mut line = Line::open(&tracker.address, attempt).await?;
+        attempt.comes_to("it does not say whether it tracks keys");
         let write = |out: &mut Vec<u8>| {
             command(out, &[b"HELLO", b"3"]);
             command(out, &[b"CLIENT", b"TRACKING", b"ON"]);
@@ -421,7 +442,7 @@ impl<'a> Session<'a> {
                 state.lock().hints.held(&key, stored, clock::now());
             }
             (Ask::Watch(key, _), Some(Piece::Error(line)))
-                if ErrorReply::of(line).code == "WRONGTYPE" =>
+                if ErrorReply::of(line).is_no_lock() =>
             {
                 watchlist.tell(&key, Sight::Lost);
             }

@@ -1,12 +1,14 @@
 //! Where a server is, as whom to speak to it, and how names are made there.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::{ANSWER_LIMIT, Look};
 use crate::clock;
 use crate::config::{Config, ConfigError, NodeConfig, Password, TlsConfig, substitute};
 use crate::node::redis::RedisOptions;
 use crate::node::redis::address::Address;
+use crate::node::redis::attempt::Attempt;
 use crate::node::redis::connect::Line;
 use crate::node::redis::encode::command;
 use crate::node::redis::refusal::ErrorReply;
@@ -56,6 +58,7 @@ pub struct Server {
     address: Address,
     key_prefix: Vec<u8>,
     namespace: String,
+    connect_timeout: Duration,
 }
 
 impl Server {
@@ -69,6 +72,7 @@ impl Server {
             address: Address::of_node(url, options)?,
             key_prefix: options.key_prefix.clone().into_bytes(),
             namespace: options.namespace.clone(),
+            connect_timeout: options.connect_timeout,
         })
     }
 
@@ -114,17 +118,18 @@ impl Server {
     /// Connects and logs in.
     ///
     /// # Errors
-    /// [`NodeErrorKind::Unreachable`], [`NodeErrorKind::Denied`],
-    /// [`NodeErrorKind::Timeout`] after two seconds.
+    /// [`NodeErrorKind::Denied`]; [`NodeErrorKind::Unreachable`], after nine tenths
+    /// of the options' `connect_timeout` at the latest.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn open(&self) -> Result<Look<'_>, NodeError> {
-        let deadline = clock::now() + ANSWER_LIMIT;
-        let opened = clock::within(Some(deadline), Line::open(&self.address)).await;
+        let attempt = Attempt::begin(self.connect_timeout);
+        let opening = Line::open(&self.address, &attempt);
+        let opened = clock::within(Some(attempt.deadline), opening).await;
         Ok(Look {
             server: self,
-            line: Some(opened.unwrap_or_else(|| Err(self.late()))?),
+            line: Some(opened.unwrap_or_else(|| Err(attempt.late(&self.address)))?),
         })
     }
 

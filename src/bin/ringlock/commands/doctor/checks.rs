@@ -107,6 +107,10 @@ fn is_reached(sighting: &Sighting<'_>, report: &mut Report) -> bool {
             let remedy = "correct user and password of the node, and what its ACL allows";
             report.fail("credentials", name, error.to_string(), remedy);
         }
+        NodeErrorKind::NotReady | NodeErrorKind::Overloaded => {
+            let remedy = "do what the server's error asks for, or wait until it has passed";
+            report.fail("reachable", name, error.to_string(), remedy);
+        }
         _ => {
             let remedy = "start the server, or correct the node's url";
             report.fail("reachable", name, error.to_string(), remedy);
