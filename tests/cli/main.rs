@@ -14,6 +14,7 @@ mod common;
 
 mod bed;
 mod exec;
+mod hand;
 mod hot;
 mod locks;
 mod look;

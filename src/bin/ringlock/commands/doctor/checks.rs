@@ -5,7 +5,7 @@ use std::time::Duration;
 use ringlock::node::redis::inspect::Server;
 use ringlock::{Config, Init, NodeErrorKind};
 
-use crate::cluster::{Seen, Sighting, State, Survey};
+use crate::cluster::{Knowledge, Seen, Sighting, State, Survey};
 use crate::findings::Report;
 
 /// How far a server's clock may be off. Leases need clocks that run alike, not
@@ -227,6 +227,18 @@ fn families(survey: &Survey<'_>, report: &mut Report) {
 fn views(config: &Config, survey: &Survey<'_>, report: &mut Report) {
     let Some(view) = &survey.view else {
         let is_any_reached = survey.sightings.iter().any(|s| s.seen.is_ok());
+        match survey.knowledge() {
+            Knowledge::Unreadable { views } => {
+                let detail = format!("view {} is served and cannot be gone by", views.join(", "));
+                let remedy = "upgrade this program, or mend the servers that serve it";
+                return report.fail("view", None, detail, remedy);
+            }
+            Knowledge::Unknown { silent } if is_any_reached => {
+                let detail = format!("none is known: {} could not be asked", silent.join(", "));
+                return report.warn("view", None, detail, "have every node answer");
+            }
+            _ => {}
+        }
         match config.router.init {
             _ if !is_any_reached => {}
             Init::Never => report.fail(
@@ -258,7 +270,7 @@ fn views(config: &Config, survey: &Survey<'_>, report: &mut Report) {
                 "view",
                 name,
                 reason,
-                "leave a router running: it lets it in again, once most others serve",
+                "leave a router running, or run `ringlock readmit --wait`: it lets it in again, once most others serve",
             ),
             State::Retired => report.warn("view", name, reason, "take it out of the configuration"),
             // That has been told.
