@@ -60,6 +60,11 @@
 //! The oldest servers are Redis 6.2 and every Valkey; support ends in a major
 //! version only.
 //!
+//! The cluster's name is drawn at its first start. A stroke and the
+//! escaped `key_prefix` stand behind it (of a long one its beginning and a
+//! digest). Every version compares names as a whole and no more, so that this is
+//! no new form; a name without a stroke says nothing of the prefix.
+//!
 //! # A rolling upgrade
 //!
 //! Within one form nothing is to be heeded: replace the processes one by one, in

@@ -50,6 +50,7 @@
 //! new epoch of the same topology. Nobody needs to do anything. In quorum mode
 //! nothing is noticed; in sharded mode the keys of that node fail with
 //! [`Cause::Quarantined`](crate::Cause::Quarantined), which says for how long.
+//! That takes a process that runs for `max_ttl`: see below where none does.
 //! It takes most nodes of the cluster to vote, so a cluster should have three
 //! or more.
 //!
@@ -127,24 +128,78 @@
 //!
 //! `ringlock status` shows `joint`, what the change leads to and since which
 //! epoch, and exits with 4. `ringlock resume` finishes it, `ringlock abort`
-//! takes it back; either may be interrupted, too. The cluster is as safe and as
+//! takes it back; either may be interrupted, too (by SIGINT it exits with 130,
+//! by SIGTERM with 143). The cluster is as safe and as
 //! available in the joint view as in any other, except that a key whose
-//! replicas change needs both sets.
+//! replicas change needs both sets. Where nothing is under way, both say so and
+//! exit with 0.
+//!
+//! An abort wins: an `apply` or `resume` that is at the change exits with 5,
+//! names the view by which the change was taken back and, where that can be
+//! read, the label of who did it
+//! ([`RebalanceError::Aborted`](crate::rebalancer::RebalanceError::Aborted)),
+//! and does not begin again. If the last view of the change is decided first,
+//! the abort exits with 5 and the change is made. An `apply` that still waits
+//! for its new nodes has decided nothing, so that nobody else can see it.
+//! `ringlock abort --outdate-plans` stops it, too: where no change is under way
+//! it decides the same topology once more, by which every plan that was made
+//! before is outdated.
+//!
+//! ## Only short-lived processes
+//!
+//! Each process waits for `max_ttl` by its own clock, from the moment at which
+//! it first sees that a node lost its data. Where every process ends sooner
+//! (cron with `ringlock exec`), none lets the node in, and `exec` on its keys
+//! exits with 3. Then let one process stay:
+//!
+//! ```sh
+//! ringlock readmit --wait
+//! ```
+//!
+//! It tells how long is left, lets the nodes in by a vote, and exits with 0 once
+//! every member serves; with 4 where some are out, with 3 where a node that was
+//! named does not answer or too few nodes vote. Without `--wait` it tells which
+//! nodes are out. It does no harm to run it when none is: a line
+//! `ringlock readmit --wait` in the crontab, every few minutes, keeps such a
+//! cluster whole. In code it is
+//! [`Rebalancer::readmit`](crate::Rebalancer::readmit).
 //!
 //! ## Most nodes are lost for good
 //!
 //! Then no vote can be had, and the cluster waits for those that do not answer. `ringlock force --abandon b --abandon c`, with
 //! `--i-promise-they-never-return` and perhaps fewer `--replicas`, goes on with
 //! those that are left, after `max_ttl` and `view_lease` during which
-//! nothing can be locked. **By that you promise that no abandoned node ever
+//! nothing can be locked. It tells beforehand until when that is, and how many
+//! keys get another owner. **By that you promise that no abandoned node ever
 //! comes back with the data that it had**: destroy it, or empty it before it
 //! starts. If one comes back, two holders may have one lock.
 //!
 //! When all nodes answer, there is nothing to force: routers start the cluster
 //! anew unattended, see above.
 //!
+//! It refuses, does nothing and exits with 2, in two cases. Each has a flag of
+//! its own, which says what is risked:
+//!
+//! | it refuses while | because | the flag |
+//! |---|---|---|
+//! | enough nodes keep their data to vote | a plan makes the same change, and no lock stands still | `--stop-all-locks-although-a-vote-is-possible` |
+//! | an abandoned node answers | clients that reach it may hold there what others lock elsewhere | `--risk-two-holders-although-abandoned-nodes-answer` |
+//!
 //! # What needs care
 //!
+//! - All routers of a cluster have one `key_prefix`: two that differ in it both
+//!   hold one key. The first router notes it in the cluster's name; one that
+//!   connects with another is refused with
+//!   [`Error::TopologyMismatch`](crate::Error::TopologyMismatch) under
+//!   `on_mismatch = "refuse"`, and otherwise reports the event
+//!   `other_key_prefix`. `ringlock doctor` fails then. A cluster that was
+//!   started by an earlier version has no note. The prefix is chosen once: for
+//!   another, start another cluster.
+//! - Another `namespace`, or another database of the same servers, is another
+//!   cluster. Nothing excludes the two from each other, unless they have one
+//!   `key_prefix` and the keys' nodes in common by chance. A single node
+//!   that is configured with another database than the one that is served is
+//!   told at connect, as other differences are.
 //! - A lease with a ttl longer than a new, shorter `max_ttl` is extended by no
 //!   more than that; one that is never extended runs out as it would have.
 //! - A lease that nobody extends while the joint view is in force is not

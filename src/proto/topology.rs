@@ -444,7 +444,10 @@ mod tests {
 
     #[test]
     fn the_prefix_of_keys_is_noted_beside_the_name() {
-        let sample = || Topology::sample(&["a"], 1);
+        let sample = || Topology {
+            cluster: String::new(),
+            ..Topology::sample(&["a"], 1)
+        };
         assert_eq!(sample().key_prefix(), None);
         for (prefix, noted) in [
             ("ringlock:", "ringlock:"),

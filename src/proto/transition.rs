@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use ringlock_ring::NodeIndex;
 
+pub use super::letter::{adopt, adopt_under, quarantine};
 use super::quorum::majority;
+use super::stop::Stop;
 use super::time::{Instant, outwait};
 use super::topology::{Topology, TopologyError};
 use super::view::{Nonces, View};
@@ -94,15 +96,6 @@ struct Sight {
     reached: u32,
 }
 
-/// Why a passage is not gone on with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Stop {
-    /// It was taken back, or its plan outdated, as this view shows.
-    TakenBack(ViewId),
-    /// It may have been, by a view that was not seen.
-    Unseen,
-}
-
 /// A coordinator's goal and knowledge.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transition {
@@ -165,10 +158,7 @@ impl Transition {
     /// The view by which the passage to the goal was taken back. It is not
     /// begun again.
     pub fn taken_back(&self) -> Option<ViewId> {
-        match self.stopped {
-            Some(Stop::TakenBack(view)) => Some(view),
-            Some(Stop::Unseen) | None => None,
-        }
+        self.stopped.and_then(Stop::taken_back)
     }
 
     /// The newest view that it knows to be decided.
@@ -188,7 +178,9 @@ impl Transition {
         if view.id().epoch <= self.view.id().epoch {
             return;
         }
-        self.stopped = self.stopped.or_else(|| self.stopped_by(&view));
+        self.stopped = self
+            .stopped
+            .or_else(|| Stop::by(&self.goal, &self.view, &view));
         let is_same_passage = view.next() == self.view.next() && view.since() == self.view.since();
         if !is_same_passage {
             (self.known_at, self.cut_off_at) = (None, None);
@@ -306,31 +298,6 @@ impl Transition {
             },
             (_, step) => step,
         })
-    }
-
-    /// Whether `newer` shows that the passage to the goal was taken back since
-    /// the known view, or that it may have been. A passage that began and was
-    /// taken back between two looks leaves no trace but two epochs. A single
-    /// epoch is the return of a node under a new nonce, or it outdates plans;
-    /// that changes no nonce, and neither does a passage that was taken back.
-    fn stopped_by(&self, newer: &View) -> Option<Stop> {
-        let Goal::Reach { from, to } = &self.goal else {
-            return None;
-        };
-        let known = &self.view;
-        if known.topology() != from || newer.topology() != from || from == to {
-            return None;
-        }
-        let taken_back = Some(Stop::TakenBack(newer.id()));
-        match (known.next(), newer.next()) {
-            (Some(next), None) if next == to => taken_back,
-            (Some(next), Some(other)) if next == to && other == to => {
-                taken_back.filter(|_| newer.since() != known.since())
-            }
-            (None, None) if newer.nonces() == known.nonces() => taken_back,
-            (None, None) if newer.id().epoch - known.id().epoch > 1 => Some(Stop::Unseen),
-            _ => None,
-        }
     }
 
     /// Whether the view is one that the goal may have led to.
@@ -539,29 +506,6 @@ impl Transition {
 
 fn propose(view: View) -> Move {
     Move::Propose(Box::new(view))
-}
-
-/// Has a node stop serving what `status` says, and take `nonce`.
-pub fn quarantine(status: &NodeStatus, nonce: Nonce) -> Request {
-    Request::Quarantine {
-        expected_nonce: status.nonce.clone(),
-        expected_view: status.serving,
-        nonce,
-    }
-}
-
-/// Has `node` serve the view.
-pub fn adopt(view: &View, node: NodeIndex) -> Request {
-    adopt_under(view, view.nonce(node))
-}
-
-/// Has the node under this nonce serve the view, member of it or not.
-pub fn adopt_under(view: &View, nonce: &Nonce) -> Request {
-    Request::Adopt {
-        view: view.id(),
-        document: Arc::clone(view.document()),
-        nonce: Arc::clone(nonce),
-    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod bed;
 mod exec;
 mod exec_ends;
 mod exec_terminal;
+mod hand;
 mod hot;
 mod locks;
 mod look;

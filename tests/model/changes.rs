@@ -368,13 +368,33 @@ pub(crate) const ABORT_VOTE: Scenario = Scenario {
     ..PAXOS
 };
 
+/// The same where no node joins: one that did still serves the passage, which
+/// alone keeps it from being begun again.
+pub(crate) const ABORT_AGAIN: Scenario = Scenario {
+    name: "d2: passage of the same nodes taken back",
+    spares: 0,
+    coordinators: &[&[Aim::Reach(A, longer(A))], &[Aim::Abort]],
+    sights: &[
+        Seen::Granted,
+        Seen::GrantedJoint,
+        Seen::Aborted,
+        Seen::Stopped,
+    ],
+    ..ABORT
+};
+
 /// Two lead to one goal, a third takes that back: of the two, one may not have
 /// seen that it was begun.
 pub(crate) const ABORT_UNSEEN: Scenario = Scenario {
     name: "d2: passage taken back unseen",
+    spares: 0,
     attempts: [0, 0],
     horizon: 1,
-    coordinators: &[&[Aim::Reach(A, B)], &[Aim::Reach(A, B)], &[Aim::Abort]],
+    coordinators: &[
+        &[Aim::Reach(A, longer(A))],
+        &[Aim::Reach(A, longer(A))],
+        &[Aim::Abort],
+    ],
     ballots: &[2, 2, 1],
     claims: Claim::ABORT_VOTES,
     sights: &[Seen::Aborted, Seen::Stopped],
@@ -386,7 +406,7 @@ pub(crate) const ABORT_TWICE: Scenario = Scenario {
     name: "d2: passage taken back by two",
     attempts: [0, 0],
     horizon: 1,
-    coordinators: &[&[Aim::Reach(A, B)], &[Aim::Abort], &[Aim::Abort]],
+    coordinators: &[&[Aim::Reach(A, longer(A))], &[Aim::Abort], &[Aim::Abort]],
     ballots: &[3, 2, 2],
     ..ABORT_UNSEEN
 };
@@ -426,6 +446,7 @@ each_holds! {
     d_coordinators_with_different_goals_break_no_claim: RIVALS,
     d_coordinators_with_one_goal_break_no_claim: ALLIES,
     d2_a_passage_taken_back_breaks_no_claim: ABORT,
+    d2_a_passage_of_the_same_nodes_taken_back_breaks_no_claim: ABORT_AGAIN,
     d2_a_passage_taken_back_unseen_breaks_no_claim: ABORT_UNSEEN,
     d2_a_passage_taken_back_by_two_breaks_no_claim: ABORT_TWICE,
     d2_a_plan_outdated_breaks_no_claim: OUTDATE,

@@ -144,15 +144,6 @@ impl Explored {
         let is_stopped = coordinator.transition.taken_back().is_some();
         if is_stopped && meddle::ignores_abort(&self.scenario, was_joint) {
             coordinator.transition = transition(self, world, (who, coordinator.reached), &view);
-            println!(
-                "DBG rebuilt {} at {} next {:?} ballots {}",
-                who,
-                view.id().epoch,
-                coordinator
-                    .transition
-                    .next(meddle::coordinator_clock(world.tick), || "zz".into()),
-                coordinator.ballots
-            );
         }
     }
 

@@ -10,9 +10,9 @@ use std::time::Instant;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::changes::{
-    ABORT, ABORT_UNSEEN, ABORT_VOTE, CARRY, CARRY_VANISH, GROW, HANDOVER, HEIR_WIPED, OUT_OF_REACH,
-    OUTDATE, OWNER_WIPED, OWNER_WIPED_LONGER, PAXOS, REPLACE, REPLICA_WIPED, RIVALS, SHRINK,
-    SHRUNK, WIPED_TWICE,
+    ABORT_AGAIN, ABORT_TWICE, ABORT_UNSEEN, ABORT_VOTE, CARRY, CARRY_VANISH, GROW, HANDOVER,
+    HEIR_WIPED, OUT_OF_REACH, OUTDATE, OWNER_WIPED, OWNER_WIPED_LONGER, PAXOS, REPLACE,
+    REPLICA_WIPED, RIVALS, SHRINK, SHRUNK, WIPED_TWICE,
 };
 use crate::losses::{NEVER_STUCK, OWNER_LAST, OWNER_LOST, REPLICAS_LOST, RIVAL_STARTS};
 use crate::scenario::{Mutant, Scenario};
@@ -101,8 +101,8 @@ each_is_caught! {
     with_a_promise_ignored: PromiseIgnored in PAXOS,
     with_an_accepted_view_ignored: AcceptedIgnored in PAXOS,
     with_an_accepted_view_ignored_on_the_way_back: AcceptedIgnored in ABORT_VOTE,
-    with_an_abort_ignored: AbortIgnored in ABORT,
-    with_an_abort_ignored_in_a_vote: AbortIgnored in ABORT_VOTE,
+    with_an_abort_ignored: AbortIgnored in ABORT_AGAIN,
+    with_an_abort_of_two_ignored: AbortIgnored in ABORT_TWICE,
     with_an_abort_ignored_that_was_not_seen: UnseenAbortIgnored in ABORT_UNSEEN,
     with_a_plan_outdated_in_vain: AbortIgnored in OUTDATE,
     with_made_for_kept: MadeVouches in CARRY_VANISH,

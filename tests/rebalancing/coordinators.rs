@@ -362,6 +362,7 @@ async fn abort_dies_at(step: u64, is_done: bool) -> bool {
         seen.await.unwrap();
         let fate = Fate::new(step, is_done);
         let doomed = scene.router(&fate).await;
+        let doomed = doomed.rebalancer();
         let dies = async {
             while !fate.is_dead() {
                 tokio::time::sleep(ms(1)).await;
@@ -369,7 +370,7 @@ async fn abort_dies_at(step: u64, is_done: bool) -> bool {
         };
         tokio::select! {
             // What it comes to, the change tells.
-            _ = doomed.rebalancer().abort(|_| {}) => {}
+            _ = doomed.abort(|_| {}) => {}
             () = dies => {}
         }
     };

@@ -2,6 +2,7 @@
 //! those that the view in force names beside them.
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,6 +176,26 @@ pub(crate) struct Survey<'a> {
     pub(crate) view: Option<View>,
 }
 
+/// What is known of the view in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "view")]
+pub(crate) enum Knowledge {
+    /// It is served, and was read.
+    Served,
+    /// Every server was asked, and serves none.
+    None,
+    /// Servers that could not be asked may serve one.
+    Unknown {
+        /// Their nodes.
+        silent: Vec<String>,
+    },
+    /// What is served could not be read.
+    Unreadable {
+        /// The ids of the views.
+        views: Vec<String>,
+    },
+}
+
 /// What is to be thought of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -282,6 +303,30 @@ impl Survey<'_> {
         self.sightings = members;
     }
 
+    /// What is known of the view in force.
+    pub(crate) fn knowledge(&self) -> Knowledge {
+        if self.view.is_some() {
+            return Knowledge::Served;
+        }
+        let seen = self.sightings.iter().filter_map(|s| s.seen.as_ref().ok());
+        // One that must not hold locks may serve a view all the same.
+        let views = seen.filter_map(|seen| match seen.status.standing() {
+            Standing::Serving(view) => Some(view),
+            Standing::Absent | Standing::Quarantined => None,
+        });
+        let views: BTreeSet<ViewId> = views.collect();
+        if !views.is_empty() {
+            let views = views.iter().map(ToString::to_string).collect();
+            return Knowledge::Unreadable { views };
+        }
+        let silent = self.sightings.iter().filter(|s| s.seen.is_err());
+        let silent: Vec<String> = silent.map(|s| s.node.name.clone()).collect();
+        match silent.is_empty() {
+            true => Knowledge::None,
+            false => Knowledge::Unknown { silent },
+        }
+    }
+
     /// Members of the view that the configuration does not name.
     pub(crate) fn unconfigured(&self) -> Vec<String> {
         let others = self.sightings.iter();
@@ -352,7 +397,7 @@ fn quarantined(view: Option<&View>) -> String {
         Some(view) => {
             let at_most = outwait(view.longest_ttl()) + READMISSION;
             format!(
-                "{waits}; while a router runs, it is back in {} at most",
+                "{waits}; while a router runs, it is back in {} at most: where none runs that long, `ringlock readmit --wait`",
                 span(at_most)
             )
         }

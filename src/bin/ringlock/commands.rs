@@ -8,6 +8,7 @@ pub(crate) mod force;
 pub(crate) mod init;
 pub(crate) mod locks;
 pub(crate) mod plan;
+pub(crate) mod readmit;
 pub(crate) mod release;
 pub(crate) mod resume;
 pub(crate) mod ring;

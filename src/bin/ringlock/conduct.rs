@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use clap::Args;
 use ringlock::rebalancer::{Progress, RebalanceError, Rebalancer, Report};
-use ringlock::{Config, Error, Router};
+use ringlock::{Config, Error, Router, ViewId};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connection::connect;
+use crate::interrupts::Interrupts;
 use crate::output::{Exit, Failure, Output, span};
 use crate::progress::Teller;
 
@@ -20,6 +20,15 @@ pub(crate) struct Patience {
     /// a minute if nothing is said.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     patience: Option<Duration>,
+}
+
+impl Patience {
+    pub(crate) fn of(self, rebalancer: Rebalancer) -> Rebalancer {
+        match self.patience {
+            Some(patience) => rebalancer.patience(patience),
+            None => rebalancer,
+        }
+    }
 }
 
 /// What a change came to.
@@ -42,33 +51,53 @@ struct Retired {
 /// Whoever is told how far a change has come.
 pub(crate) type Watch<'a> = &'a mut dyn FnMut(&Progress);
 
-/// Connects, has `act` carry a change out, and tells what came of it. SIGINT
-/// leaves the change as it is.
+/// Connects, has `act` carry a change out, and tells what came of it. SIGINT and
+/// SIGTERM leave the change as it is.
 pub(crate) async fn run(
     config: Config,
     output: Output,
     patience: Patience,
     act: impl AsyncFnOnce(&Rebalancer, Watch<'_>) -> Result<Report, RebalanceError>,
 ) -> Result<ExitCode, Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut interrupts = Interrupts::listen()?;
     let router = tokio::select! {
         router = connect(config) => router?,
-        _ = interrupt.recv() => return Err(interrupted(None)),
+        exit = interrupts.recv() => return Err(interrupted(exit, None)),
     };
-    let mut rebalancer = router.rebalancer();
-    if let Some(patience) = patience.patience {
-        rebalancer = rebalancer.patience(patience);
-    }
+    let rebalancer = patience.of(router.rebalancer());
     let mut teller = Teller::new(output);
     let mut watch = |progress: &Progress| teller.change(progress);
     let done = tokio::select! {
         done = act(&rebalancer, &mut watch) => done,
-        _ = interrupt.recv() => return Err(interrupted(Some(&router))),
+        exit = interrupts.recv() => return Err(interrupted(exit, Some(&router))),
     };
     drop(teller);
-    let report = done.map_err(|error| stuck(error, &router))?;
-    output.tell(&Told::from(report), human)?;
+    match done {
+        Ok(report) => output.tell(&Told::from(report), human)?,
+        Err(RebalanceError::NothingUnderWay { view }) => {
+            output.tell(&Told::nothing(view), |told| {
+                format!(
+                    "nothing is under way: view {} is stable\nan `apply` that still prepares its \
+                     nodes has decided nothing and is not seen: `ringlock abort --outdate-plans` stops it",
+                    told.to
+                )
+            })?;
+        }
+        Err(error) => return Err(stuck(error, &router)),
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+impl Told {
+    /// Nothing was to be done.
+    fn nothing(view: ViewId) -> Self {
+        Self {
+            from: view.to_string(),
+            to: view.to_string(),
+            elapsed_ms: 0,
+            retired: Vec::new(),
+        }
+    }
 }
 
 impl From<Report> for Told {
@@ -103,9 +132,9 @@ fn human(told: &Told) -> String {
     text
 }
 
-fn interrupted(router: Option<&Router>) -> Failure {
+fn interrupted(exit: Exit, router: Option<&Router>) -> Failure {
     let how = router.map_or("see where the cluster is with `ringlock status`", go_on);
-    Failure::new(Exit::Interrupted, "interrupted; what was done so far stays").next(how)
+    Failure::new(exit, "interrupted; what was done so far stays").next(how)
 }
 
 /// How to go on from where the cluster is now.
@@ -118,7 +147,8 @@ fn go_on(router: &Router) -> &'static str {
     }
 }
 
-fn stuck(error: RebalanceError, router: &Router) -> Failure {
+/// What to do about a change that did not end.
+pub(crate) fn stuck(error: RebalanceError, router: &Router) -> Failure {
     use RebalanceError as E;
     let failure = Failure::from(error.clone());
     match error {
@@ -150,10 +180,18 @@ impl From<RebalanceError> for Failure {
             E::Outdated { .. } | E::Superseded { .. } => {
                 failed(Exit::Outdated).next("make a new plan with `ringlock plan`")
             }
+            E::Aborted { .. } => {
+                failed(Exit::Outdated).next("if it is still wanted, make a new plan with `ringlock plan`")
+            }
+            E::VotePossible { .. } => failed(Exit::Usage).next(
+                "make the change with `ringlock plan` and `ringlock apply`; if it must be forced, add --stop-all-locks-although-a-vote-is-possible",
+            ),
+            E::StillAnswering { .. } => failed(Exit::Usage).next(
+                "switch these nodes off, or keep them; if clients cannot reach them, add --risk-two-holders-although-abandoned-nodes-answer",
+            ),
             E::UnderWay { .. } => {
                 failed(Exit::Failed).next("`ringlock resume`, or `ringlock abort`")
             }
-            E::NothingUnderWay { .. } => failed(Exit::Failed).next("there is nothing to do"),
             _ => failed(Exit::Failed),
         }
     }

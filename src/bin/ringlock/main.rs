@@ -7,6 +7,7 @@ mod conduct;
 mod connection;
 mod findings;
 mod holdings;
+mod interrupts;
 mod output;
 mod progress;
 
@@ -15,7 +16,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    abort, apply, doctor, exec, force, init, locks, plan, release, resume, ring, route, status,
+    abort, apply, doctor, exec, force, init, locks, plan, readmit, release, resume, ring, route,
+    status,
 };
 use output::{Exit, Failure, Output, exit_codes};
 use ringlock::Config;
@@ -50,6 +52,7 @@ enum Command {
     Resume(resume::Options),
     Abort(abort::Options),
     Force(force::Options),
+    Readmit(readmit::Options),
     Route(route::Options),
     Ring(ring::Options),
     Locks(locks::Options),
@@ -116,6 +119,7 @@ fn run(command: Command, path: &PathBuf, output: Output) -> Result<ExitCode, Fai
             Command::Resume(options) => resume::run(&options, config()?, output).await,
             Command::Abort(options) => abort::run(&options, config()?, output).await,
             Command::Force(options) => force::run(&options, config()?, output).await,
+            Command::Readmit(options) => readmit::run(&options, config()?, output).await,
             Command::Route(options) => route::run(&options, config()?, output).await,
             Command::Ring(options) => ring::run(&options, &config()?, output).await,
             Command::Locks(options) => locks::run(&options, &config()?, output).await,

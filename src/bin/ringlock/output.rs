@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
-use ringlock::{ConfigError, Error};
+use ringlock::{Cause, ConfigError, Error};
 use serde::Serialize;
 
 /// How a command ends.
@@ -26,10 +26,11 @@ pub(crate) enum Exit {
     NotExecutable = 126,
     NotFound = 127,
     Interrupted = 130,
+    Terminated = 143,
 }
 
 /// Every exit code and what it means.
-pub(crate) const EXITS: [(Exit, &str); 11] = [
+pub(crate) const EXITS: [(Exit, &str); 12] = [
     (Exit::Well, "all is well"),
     (
         Exit::CheckFailed,
@@ -37,7 +38,7 @@ pub(crate) const EXITS: [(Exit, &str); 11] = [
     ),
     (
         Exit::Usage,
-        "the command line, the configuration or the key is wrong",
+        "the command line, the configuration or the key is wrong; force: it refuses, nothing was done",
     ),
     (
         Exit::Failed,
@@ -45,11 +46,11 @@ pub(crate) const EXITS: [(Exit, &str); 11] = [
     ),
     (
         Exit::Degraded,
-        "status, doctor: they found trouble, or a change is under way; locks: some nodes were left out",
+        "status, doctor: they found trouble, or a change is under way; readmit: nodes are out; locks: some nodes were left out",
     ),
     (
         Exit::Outdated,
-        "apply, resume, abort, force: another change got ahead; plan anew",
+        "apply, resume, abort, force: another change got ahead, or it was aborted; plan anew",
     ),
     (
         Exit::NotLocked,
@@ -69,8 +70,9 @@ pub(crate) const EXITS: [(Exit, &str); 11] = [
     ),
     (
         Exit::Interrupted,
-        "init, apply, resume, abort, force: interrupted; what was done stays",
+        "init, apply, resume, abort, force, readmit: interrupted by SIGINT; what was done stays",
     ),
+    (Exit::Terminated, "the same, by SIGTERM"),
 ];
 
 /// The exit codes as `--help` has them.
@@ -150,9 +152,23 @@ impl From<Error> for Failure {
             Error::Key(_) | Error::Ttl(_) => failure,
             error if error.is_contention() => failure
                 .next("wait longer with --wait, or see who holds it with `ringlock locks --key`"),
+            error if lacks_data(error) => failure.next(
+                "a process lets such a node in again once it has run for max_ttl: where none does, `ringlock readmit --wait`",
+            ),
             _ => failure.next("see what each node says with `ringlock doctor`"),
         }
     }
+}
+
+/// Whether a node stands in the way that lost its data.
+fn lacks_data(error: &Error) -> bool {
+    let causes = match error {
+        Error::NoQuorum { causes, .. } | Error::Unconfirmed { causes, .. } => causes,
+        Error::TimedOut { last, .. } => return lacks_data(last),
+        _ => return false,
+    };
+    let mut causes = causes.iter().map(|cause| &cause.cause);
+    causes.any(|cause| matches!(cause, Cause::NoView | Cause::Quarantined { .. }))
 }
 
 impl From<io::Error> for Failure {

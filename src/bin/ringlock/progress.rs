@@ -42,6 +42,17 @@ impl Teller {
         self.tell(&what, progress.remaining);
     }
 
+    /// The same where nodes that lost their data are waited for.
+    pub(crate) fn readmission(&mut self, progress: &Progress) {
+        match progress.phase {
+            Phase::Quarantine => self.tell(
+                "nodes that lost their data wait until old locks have expired",
+                progress.remaining,
+            ),
+            _ => self.change(progress),
+        }
+    }
+
     /// Tells what is going on, and how long it takes at least.
     pub(crate) fn tell(&mut self, what: &str, left: Option<Duration>) {
         let is_new = what != self.told;

@@ -1,18 +1,21 @@
 //! `ringlock force`: goes on without nodes that are lost for good.
 
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::Args;
+use ringlock::rebalancer::ForceOutlook;
 use ringlock::{Change, Config};
 
 use crate::conduct::{self, Patience};
-use crate::output::{Exit, Failure, Output};
+use crate::output::{Exit, Failure, Output, span};
 
 /// Dangerous: goes on without nodes that are lost for good, where too few are
 /// left to vote.
 ///
-/// Every other node must answer. Nothing can be locked until all leases have
-/// expired: max_ttl and view_lease.
+/// Every other node must answer, and no abandoned one. Nothing can be locked
+/// until all leases have expired: max_ttl and view_lease. It is told beforehand
+/// how long that is. Where it refuses, nothing was done, and it ends with 2.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// A node that never comes back; may be given several times.
@@ -28,6 +31,16 @@ pub(crate) struct Options {
     /// data that it has: each is destroyed, or emptied before it starts.
     #[arg(long = "i-promise-they-never-return")]
     is_promised: bool,
+
+    /// Go on although enough nodes keep their data to vote. A plan would change
+    /// the same without any lock standing still.
+    #[arg(long = "stop-all-locks-although-a-vote-is-possible")]
+    stops_locks: bool,
+
+    /// Go on although an abandoned node answers: clients that reach it may hold
+    /// there what others lock elsewhere. It is told to stop serving.
+    #[arg(long = "risk-two-holders-although-abandoned-nodes-answer")]
+    risks_holders: bool,
 }
 
 pub(crate) async fn run(
@@ -49,18 +62,52 @@ pub(crate) async fn run(
         prefix: None,
         replicas: Some(replicas),
     });
-    output.note(&format!(
-        "going on without {names}: until it is done nothing can be locked"
-    ));
     conduct::run(
         config,
         output,
         Patience::default(),
         async |rebalancer, watch| {
+            let mut rebalancer = rebalancer.clone();
+            if options.stops_locks {
+                rebalancer = rebalancer.force_although_a_vote_is_possible();
+            }
+            if options.risks_holders {
+                rebalancer = rebalancer.force_although_abandoned_nodes_answer();
+            }
+            let outlook = rebalancer
+                .force_outlook(options.abandon.clone(), replicas.clone())
+                .await?;
+            output.note(&told(&outlook, SystemTime::now()));
             rebalancer
                 .force(options.abandon.clone(), replicas, watch)
                 .await
         },
     )
     .await
+}
+
+/// What cannot be locked until when, and what is different afterwards.
+fn told(outlook: &ForceOutlook, now: SystemTime) -> String {
+    let until = humantime::format_rfc3339_seconds(now + outlook.wait);
+    let mut text = format!(
+        "going on without {}: no key can be locked before {until}, in {} (max_ttl and view_lease), \
+         while {} stops serving",
+        outlook.abandoned.join(", "),
+        span(outlook.wait),
+        outlook.stopped.join(", "),
+    );
+    for moves in &outlook.moves {
+        let keys = match moves.prefix.as_str() {
+            "" => "keys".to_owned(),
+            prefix => format!("keys {prefix}*"),
+        };
+        text += &format!(
+            "\n{:.1} % of the {keys} get another owner, {:.1} % another replica set; replicas {} -> {}",
+            moves.owners * 100.0,
+            moves.sets * 100.0,
+            moves.replicas.0,
+            moves.replicas.1,
+        );
+    }
+    text
 }

@@ -4,12 +4,13 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use clap::Args;
+use ringlock::proto::view::View;
 use ringlock::{Config, ConnectProgress, Init, RouterBuilder};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cluster::Cluster;
 use crate::connection::{impatiently, refuse_memory};
+use crate::interrupts::Interrupts;
 use crate::output::{Exit, Failure, Output};
 use crate::progress::Teller;
 
@@ -30,14 +31,32 @@ struct Begun {
     nodes: Vec<String>,
 }
 
+impl Begun {
+    fn of(view: &View) -> Self {
+        Self {
+            view: view.id().to_string(),
+            epoch: view.id().epoch,
+            nodes: view.members().map(|node| node.name.clone()).collect(),
+        }
+    }
+}
+
 pub(crate) async fn run(
     options: &Options,
     mut config: Config,
     output: Output,
 ) -> Result<ExitCode, Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut interrupts = Interrupts::listen()?;
     refuse_memory(&config)?;
-    refuse_served(&config).await?;
+    if let Some(served) = served(&config).await? {
+        output.tell(&served, |served| {
+            format!(
+                "the cluster is initialised already: view {} is in force, as it is configured",
+                served.view
+            )
+        })?;
+        return Ok(ExitCode::SUCCESS);
+    }
     config.router.init = match options.now {
         true => Init::Now,
         false => Init::Wait,
@@ -51,18 +70,13 @@ pub(crate) async fn run(
     });
     let router = tokio::select! {
         router = builder.connect() => router?,
-        _ = interrupt.recv() => {
+        exit = interrupts.recv() => {
             let message = "interrupted: the cluster has no view yet";
-            return Err(Failure::new(Exit::Interrupted, message)
+            return Err(Failure::new(exit, message)
                 .next("call it again: the time that the nodes have waited counts"));
         }
     };
-    let view = router.view();
-    let begun = Begun {
-        view: view.id().to_string(),
-        epoch: view.id().epoch,
-        nodes: view.members().map(|node| node.name.clone()).collect(),
-    };
+    let begun = Begun::of(&router.view());
     output.tell(&begun, |begun| {
         format!(
             "view {} is in force on {}",
@@ -73,23 +87,24 @@ pub(crate) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// A cluster that has a view keeps it.
-async fn refuse_served(config: &Config) -> Result<(), Failure> {
+/// A cluster that has a view keeps it. One that is as configured needs nothing;
+/// any other is an error.
+async fn served(config: &Config) -> Result<Option<Begun>, Failure> {
     let cluster = Cluster::new(config)?;
     let Some(view) = cluster.survey().await?.view else {
-        return Ok(());
+        return Ok(None);
     };
     let differences = config.differences(view.next().unwrap_or(view.topology()));
-    let told = format!(
-        "the cluster is initialised already: view {} is in force",
-        view.id()
+    if differences.is_empty() {
+        return Ok(Some(Begun::of(&view)));
+    }
+    let message = format!(
+        "the cluster is initialised already: view {} is in force, and {}",
+        view.id(),
+        differences.join("; ")
     );
-    Err(match differences.as_slice() {
-        [] => Failure::new(Exit::Failed, format!("{told}, as it is configured"))
-            .next("there is nothing to do"),
-        all => Failure::new(Exit::Failed, format!("{told}, and {}", all.join("; ")))
-            .next("change what is served with `ringlock plan`, or correct the configuration"),
-    })
+    Err(Failure::new(Exit::Failed, message)
+        .next("change what is served with `ringlock plan`, or correct the configuration"))
 }
 
 fn tell(teller: &mut Teller, progress: &ConnectProgress) {

@@ -9,7 +9,7 @@ use ringlock::proto::topology::Topology;
 use ringlock::proto::view::View;
 use serde::Serialize;
 
-use crate::cluster::{Cluster, Seen, State};
+use crate::cluster::{Cluster, Knowledge, Seen, State};
 use crate::output::{Exit, Failure, Output, or_dash, table};
 
 mod hot;
@@ -45,6 +45,8 @@ struct Status {
     /// The newest view that is served; `null`: none is.
     view: Option<String>,
     epoch: Option<u32>,
+    /// What is known of it.
+    knowledge: Knowledge,
     is_degraded: bool,
     nodes: Vec<Node>,
     /// Members of the view that the configuration does not name.
@@ -136,6 +138,7 @@ pub(crate) async fn run(
     let status = Status {
         view: view.map(|view| view.to_string()),
         epoch: view.map(|view| view.epoch),
+        knowledge: survey.knowledge(),
         is_degraded: nodes.iter().any(|node| node.state != State::Serving)
             || !unconfigured.is_empty()
             || joint.is_some(),
@@ -207,9 +210,7 @@ fn human(status: &Status) -> String {
             };
             format!("view {view}, {word}\n{rows}")
         }
-        None => format!(
-            "no view is served: `ringlock init` sets one in force, or the first router to connect\n{rows}"
-        ),
+        None => format!("{}\n{rows}", without_view(&status.knowledge)),
     };
     if let Some(joint) = &status.joint {
         text += &format!(
@@ -227,6 +228,24 @@ fn human(status: &Status) -> String {
         text += &format!("\nnode {name} is in the view and not in the configuration: add it");
     }
     text + &status.hot.as_ref().map_or_else(String::new, hot::human)
+}
+
+/// Why no view is shown.
+fn without_view(knowledge: &Knowledge) -> String {
+    match knowledge {
+        Knowledge::Unreadable { views } => format!(
+            "view {} is served, but in no form that this program reads, or by servers that must not hold locks: see `ringlock doctor`",
+            views.join(", ")
+        ),
+        Knowledge::Unknown { silent } => format!(
+            "no view is known: {} could not be asked, and nobody else serves one",
+            silent.join(", ")
+        ),
+        Knowledge::Served | Knowledge::None => {
+            "no view is served: `ringlock init` sets one in force, or the first router to connect"
+                .into()
+        }
+    }
 }
 
 fn mebibytes(bytes: u64) -> String {

@@ -6,7 +6,7 @@ use ringlock::node::redis::inspect::Server;
 use ringlock::proto::new_start::{Prospect, prospect};
 use ringlock::{Config, Init, NodeErrorKind};
 
-use crate::cluster::{Seen, Sighting, State, Survey};
+use crate::cluster::{Knowledge, Seen, Sighting, State, Survey};
 use crate::findings::Report;
 
 /// How far a server's clock may be off. Leases need clocks that run alike, not
@@ -239,6 +239,18 @@ fn families(survey: &Survey<'_>, report: &mut Report) {
 fn views(config: &Config, survey: &Survey<'_>, report: &mut Report) {
     let Some(view) = &survey.view else {
         let is_any_reached = survey.sightings.iter().any(|s| s.seen.is_ok());
+        match survey.knowledge() {
+            Knowledge::Unreadable { views } => {
+                let detail = format!("view {} is served and cannot be gone by", views.join(", "));
+                let remedy = "upgrade this program, or mend the servers that serve it";
+                return report.fail("view", None, detail, remedy);
+            }
+            Knowledge::Unknown { silent } if is_any_reached => {
+                let detail = format!("none is known: {} could not be asked", silent.join(", "));
+                return report.warn("view", None, detail, "have every node answer");
+            }
+            _ => {}
+        }
         match config.router.init {
             _ if !is_any_reached => {}
             Init::Never => report.fail(
@@ -262,7 +274,9 @@ fn views(config: &Config, survey: &Survey<'_>, report: &mut Report) {
         report.warn("view", None, detail, remedy);
     }
     let remedy = match prospect(view, |name| survey.status(name)) {
-        Prospect::Votes => "leave a router running: it lets it in again, once most others serve",
+        Prospect::Votes => {
+            "leave a router running, or run `ringlock readmit --wait`: it lets it in again, once most others serve"
+        }
         Prospect::StartsAnew => {
             "most nodes lost their data: leave a router with init = \"wait\" running: it starts the cluster anew after max_ttl"
         }

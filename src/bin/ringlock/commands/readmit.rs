@@ -1,0 +1,146 @@
+//! `ringlock readmit`: lets nodes in again that lost their data.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use ringlock::Config;
+use ringlock::rebalancer::{Progress, RebalanceError};
+use serde::Serialize;
+
+use crate::cluster::{Cluster, State};
+use crate::conduct::{Patience, stuck};
+use crate::connection::{connect, refuse_memory};
+use crate::interrupts::Interrupts;
+use crate::output::{Exit, Failure, Output};
+use crate::progress::Teller;
+
+/// Lets nodes in again that lost their data, where no router runs long enough.
+///
+/// A node that restarted empty is kept out until whatever was locked on it has
+/// expired; a router that runs lets it in then. Processes that end before
+/// max_ttl, such as those of cron, begin to wait anew each time: this one stays.
+/// It ends with 0 when the nodes serve, with 4 where some are out.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// The nodes; every member if none is named.
+    #[arg(value_name = "NODE")]
+    nodes: Vec<String>,
+
+    /// Wait until they are let in. Otherwise it is told which are out.
+    #[arg(long)]
+    wait: bool,
+
+    #[command(flatten)]
+    patience: Patience,
+}
+
+#[derive(Serialize)]
+struct Readmitted {
+    /// The view in force.
+    view: String,
+    /// Nodes that were let in.
+    readmitted: Vec<String>,
+    /// Nodes that do not serve, and why not.
+    out: Vec<Out>,
+}
+
+#[derive(Serialize)]
+struct Out {
+    node: String,
+    state: State,
+    reason: Option<String>,
+}
+
+pub(crate) async fn run(
+    options: &Options,
+    config: Config,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    refuse_memory(&config)?;
+    let mut told = look(options, &config).await?;
+    if options.wait && !told.out.is_empty() {
+        let before = told.out;
+        wait(options, config.clone(), output).await?;
+        told = look(options, &config).await?;
+        let before = before.into_iter().map(|out| out.node);
+        let is_back = |name: &String| told.out.iter().all(|out| out.node != *name);
+        told.readmitted = before.filter(is_back).collect();
+    }
+    output.tell(&told, human)?;
+    Ok(match told.out.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => Exit::Degraded.into(),
+    })
+}
+
+/// Which of the nodes do not serve.
+async fn look(options: &Options, config: &Config) -> Result<Readmitted, Failure> {
+    let cluster = Cluster::new(config)?;
+    let survey = cluster.survey().await?;
+    survey.check_any()?;
+    let Some(view) = &survey.view else {
+        let message = "no view is known: there is nothing that a node could be let in to";
+        return Err(Failure::new(Exit::Failed, message)
+            .next("see what each node says with `ringlock status`"));
+    };
+    if let Some(name) = options.nodes.iter().find(|name| !survey.is_member(name)) {
+        return Err(RebalanceError::UnknownNode { name: name.clone() }.into());
+    }
+    let sightings = survey.sightings.iter().zip(survey.states());
+    let out = sightings.filter_map(|(sighting, (state, reason))| {
+        let node = sighting.node.name.clone();
+        let is_meant = match options.nodes.as_slice() {
+            [] => survey.is_member(&node),
+            named => named.contains(&node),
+        };
+        (is_meant && state != State::Serving).then_some(Out {
+            node,
+            state,
+            reason,
+        })
+    });
+    Ok(Readmitted {
+        view: view.id().to_string(),
+        readmitted: Vec::new(),
+        out: out.collect(),
+    })
+}
+
+/// Stays until the nodes serve.
+async fn wait(options: &Options, config: Config, output: Output) -> Result<(), Failure> {
+    let mut interrupts = Interrupts::listen()?;
+    let mut teller = Teller::new(output);
+    let readmit = async {
+        let router = connect(config).await?;
+        let rebalancer = options.patience.of(router.rebalancer());
+        let watch = |progress: &Progress| teller.readmission(progress);
+        let done = rebalancer.readmit(options.nodes.clone(), watch).await;
+        done.map_err(|error| stuck(error, &router))
+    };
+    tokio::select! {
+        done = readmit => done.map(drop),
+        exit = interrupts.recv() => {
+            let message = "interrupted: who is out waits on, and the next call begins to count anew";
+            Err(Failure::new(exit, message).next("let it run for max_ttl and a second"))
+        }
+    }
+}
+
+fn human(told: &Readmitted) -> String {
+    let mut lines = Vec::new();
+    for name in &told.readmitted {
+        lines.push(format!("node {name} is let in again"));
+    }
+    for out in &told.out {
+        let reason = out.reason.as_deref().unwrap_or("it does not serve");
+        lines.push(format!(
+            "node {} is {}: {reason}",
+            out.node,
+            out.state.word()
+        ));
+    }
+    if told.out.is_empty() {
+        lines.push(format!("every node serves view {}", told.view));
+    }
+    lines.join("\n")
+}

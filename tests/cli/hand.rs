@@ -1,0 +1,224 @@
+//! What an operator does while something else goes on: taking a change back,
+//! forcing, letting nodes in again.
+
+use std::time::{Duration, Instant};
+
+use ringlock::{Config, Router};
+use rustix::process::Signal;
+
+use crate::bed::{Bed, names};
+use crate::membership::{JOINT, SHORT, states};
+
+/// A passage that lasts for five seconds: long enough to take it back on a busy
+/// machine.
+const UNHURRIED: &str = "max_ttl = \"4s\"\nview_lease = \"1s\"";
+
+/// What an apply says while its new nodes are kept out.
+const PREPARING: &str = "new nodes wait";
+
+impl Bed {
+    /// Servers of which the first `members` are a cluster, whose changes take
+    /// their time.
+    fn unhurried(servers: usize, members: usize) -> Self {
+        let bed = Self::new(servers, 1);
+        bed.configure(&bed.urls()[..members], 1, UNHURRIED);
+        let run = bed.run(&["init", "--now"]);
+        assert_eq!(run.code, 0, "{run:?}");
+        bed
+    }
+
+    /// A key that node `owner` owns.
+    fn key_of(&self, owner: &str) -> String {
+        let route = |key: &String| {
+            let run = self.run(&["route", key, "--json"]);
+            run.json()["owner"] == owner
+        };
+        (0..100).map(|key| format!("k{key}")).find(route).unwrap()
+    }
+}
+
+#[test]
+fn an_abort_stops_an_apply_that_runs() {
+    for way in ["apply", "resume"] {
+        let bed = Bed::unhurried(3, 3);
+        let file = bed.plan(&["reweight", "a", "3"]);
+        let running = match way {
+            "apply" => bed.begin(&["apply", &file], JOINT),
+            _ => {
+                let run = bed.interrupt(&["apply", &file], JOINT);
+                assert_eq!(run.code, 130, "{run:?}");
+                bed.begin(&["resume"], JOINT)
+            }
+        };
+        let run = bed.run(&["abort", "--json"]);
+        assert_eq!(run.code, 0, "{run:?}");
+        let view = run.json()["to"].as_str().unwrap().to_owned();
+        let stopped = running.end();
+        assert_eq!(stopped.code, 5, "{stopped:?}");
+        for told in ["taken back by", &*view, "make a new plan"] {
+            assert!(stopped.stderr.contains(told), "{told}: {stopped:?}");
+        }
+        assert_eq!(bed.epoch(), 3, "joint and back, no more");
+        let json = bed.run(&["status", "--json"]).json();
+        assert_eq!(json["view"], view, "{json}");
+        assert_eq!(json["is_degraded"], false, "{json}");
+        // The plan was made for what is no longer in force.
+        assert_eq!(bed.run(&["apply", &file]).code, 5);
+    }
+}
+
+#[test]
+fn a_change_that_is_only_prepared_is_stopped_too() {
+    let bed = Bed::unhurried(4, 3);
+    let file = bed.plan(&["add", "d", "--url", &bed.servers[3].url()]);
+    let running = bed.begin(&["apply", &file], PREPARING);
+    for command in ["abort", "resume"] {
+        let run = bed.run(&[command]);
+        assert_eq!(run.code, 0, "{run:?}");
+        assert!(run.stdout.contains("nothing is under way"), "{run:?}");
+    }
+    assert_eq!(bed.epoch(), 1);
+    let run = bed.run(&["abort", "--outdate-plans"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let stopped = running.end();
+    assert_eq!(stopped.code, 5, "{stopped:?}");
+    assert!(stopped.stderr.contains("taken back"), "{stopped:?}");
+    assert_eq!(bed.epoch(), 2);
+    assert_eq!(bed.run(&["status"]).code, 0);
+}
+
+/// SIGTERM leaves a change as SIGINT does.
+#[test]
+fn a_terminated_change_says_how_to_go_on() {
+    let bed = Bed::unhurried(3, 3);
+    let file = bed.plan(&["reweight", "a", "3"]);
+    let run = bed.signal(&["apply", &file], JOINT, Signal::TERM);
+    assert_eq!(run.code, 143, "{run:?}");
+    for way in ["ringlock resume", "ringlock abort"] {
+        assert!(run.stderr.contains(way), "{run:?}");
+    }
+    assert_eq!(bed.run(&["abort"]).code, 0);
+    let fresh = Bed::new(1, 1);
+    let run = fresh.signal(&["init"], "has expired", Signal::TERM);
+    assert_eq!(run.code, 143, "{run:?}");
+}
+
+#[test]
+fn force_refuses_what_needs_none() {
+    let mut bed = Bed::short(3, 3, 3);
+    let force = ["force", "--i-promise-they-never-return", "--replicas", "1"];
+    let vote = "--stop-all-locks-although-a-vote-is-possible";
+    let answers = "--risk-two-holders-although-abandoned-nodes-answer";
+    let c = [&force[..], &["--abandon", "c"]].concat();
+    let run = bed.run(&[&c[..], &[vote]].concat());
+    assert_eq!(run.code, 2, "{run:?}");
+    assert!(run.stderr.contains(answers), "{run:?}");
+    let run = bed.run(&[&c[..], &[answers]].concat());
+    assert_eq!(run.code, 2, "{run:?}");
+    assert!(run.stderr.contains(vote), "{run:?}");
+    bed.servers[2].kill();
+    let run = bed.run(&[&c[..], &["--json"]].concat());
+    assert_eq!(run.code, 2, "{run:?}");
+    let error = run.error();
+    assert_eq!(error["exit_code"], 2, "{error}");
+    assert!(error["next"].as_str().unwrap().contains(vote), "{error}");
+    assert_eq!(bed.epoch(), 1, "nothing was done");
+    assert_eq!(bed.run(&["exec", "k", "--", "true"]).code, 0);
+    // By its word it is done.
+    let run = bed.run(&[&c[..], &[vote]].concat());
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(
+        run.stderr.contains("no key can be locked before"),
+        "{run:?}"
+    );
+    assert!(bed.epoch() > 1024);
+}
+
+/// Nobody runs for long: each `exec` counts anew, and says what does not.
+#[test]
+fn a_node_is_let_in_again_where_nothing_runs_for_long() {
+    let mut bed = Bed::short(3, 3, 1);
+    let key = bed.key_of("b");
+    let (human, _) = bed.both(&["readmit"], 0);
+    assert!(human.contains("every node serves"), "{human}");
+    bed.servers[1].restart();
+    let exec = ["exec", "--wait", "0s", &*key, "--", "true"];
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        let run = bed.run(&exec);
+        assert_eq!(run.code, 3, "{run:?}");
+        assert!(run.stderr.contains("ringlock readmit --wait"), "{run:?}");
+    }
+    let (human, json) = bed.both(&["readmit"], 4);
+    assert_eq!(json["out"][0]["node"], "b", "{human}");
+    for command in ["status", "doctor"] {
+        let (human, _) = bed.both(&[command], 4);
+        assert!(human.contains("ringlock readmit --wait"), "{human}");
+    }
+    assert_eq!(bed.run(&["readmit", "a"]).code, 0, "that one is not out");
+    let run = bed.interrupt(&["readmit", "--wait"], "lost their data");
+    assert_eq!(run.code, 130, "{run:?}");
+    let run = bed.run(&["readmit", "--wait", "b"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(run.stderr.contains("left"), "it tells how long: {run:?}");
+    assert!(run.stdout.contains("node b is let in again"), "{run:?}");
+    assert_eq!(bed.run(&exec).code, 0);
+    assert_eq!(bed.run(&["status"]).code, 0);
+
+    assert_eq!(bed.run(&["readmit", "x"]).code, 2);
+    bed.servers[1].kill();
+    let run = bed.run(&["readmit", "b", "--wait", "--patience", "100ms"]);
+    assert_eq!(run.code, 3, "{run:?}");
+    assert!(run.stderr.contains("b does not answer"), "{run:?}");
+}
+
+#[test]
+fn no_view_is_said_only_where_none_is_served() {
+    let mut bed = Bed::short(2, 2, 1);
+    bed.configure(&bed.urls()[..1], 1, SHORT);
+    bed.servers[0].kill();
+    let (human, json) = bed.both(&["status"], 4);
+    assert!(
+        human.contains("no view is known: a could not be asked"),
+        "{human}"
+    );
+    assert!(!human.contains("ringlock init"), "{human}");
+    assert_eq!(names(&json["knowledge"]["silent"]), ["a"]);
+    let fresh = Bed::new(1, 1);
+    let (human, json) = fresh.both(&["status"], 4);
+    assert!(human.contains("no view is served"), "{human}");
+    assert_eq!(json["knowledge"]["view"], "none");
+    assert_eq!(states(&json), [("a", "absent")]);
+}
+
+/// Two routers whose keys have different names both hold one key: the second
+/// is told so.
+#[tokio::test]
+async fn another_key_prefix_is_noticed() {
+    let bed = Bed::short(2, 2, 1);
+    let with = |more: &str| {
+        bed.configure(&bed.urls(), 1, &format!("{SHORT}\n{more}"));
+        std::fs::read_to_string(bed.file())
+            .unwrap()
+            .parse::<Config>()
+            .unwrap()
+    };
+    let other = "key_prefix = \"other:\"";
+    let refusing = with(&format!("{other}\non_mismatch = \"refuse\""));
+    let error = Router::connect(refusing).await.unwrap_err();
+    let told = "router.key_prefix is \"ringlock:\" as served and \"other:\" as configured";
+    assert!(error.to_string().contains(told), "{error}");
+    let first = Router::connect(with("on_mismatch = \"refuse\""))
+        .await
+        .unwrap();
+    let second = Router::connect(with(other)).await.unwrap();
+    let (human, _) = bed.both(&["doctor"], 4);
+    assert!(human.contains("router.key_prefix"), "{human}");
+    let run = bed.run(&["init"]);
+    assert_eq!(run.code, 3, "{run:?}");
+    assert!(run.stderr.contains("router.key_prefix"), "{run:?}");
+    // What it is about.
+    let one = first.acquire("k").await.unwrap();
+    let two = second.try_acquire("k").await.unwrap();
+    assert_eq!((one.loss(), two.loss()), (None, None), "both hold it");
+}
