@@ -126,7 +126,7 @@ pub(crate) const NEVER_STUCK: Scenario = Scenario {
     name: "r: rolling loss, at rest again",
     attempts: [0, 0],
     horizon: 1,
-    losses: 4,
+    losses: 3,
     losable: &[0, 1, 2],
     coordinators: &[&[Aim::Keep]],
     ballots: &[1],

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringlock::proto::lease::EPOCH_LEAP;
 use ringlock::proto::new_start::{NewStart, Prospect, prospect};
 use ringlock::proto::time::Instant;
 use ringlock::proto::view::{Nonces, View};
@@ -99,11 +100,14 @@ impl Explored {
                 let nonce = |node: usize| format!("start-{who}-{tries}-{node}").into();
                 let nonces = (0..statuses.len()).map(nonce).collect();
                 let span = self.first.longest_ttl();
-                Stage::Stopping(
-                    NewStart::new(nonces, (span, Duration::ZERO), 1),
-                    statuses,
-                    0,
-                )
+                // A router remembers the view that it has followed.
+                let known = world.decided.last().unwrap().id().epoch;
+                let least = match self.scenario.is(Mutant::NewStartBelow) {
+                    true => 1,
+                    false => known + EPOCH_LEAP,
+                };
+                let start = NewStart::new(nonces, (span, Duration::ZERO), least);
+                Stage::Stopping(start, statuses, 0)
             }
             Stage::Stopping(start, statuses, stopped) => {
                 self.stop_one(world, start, statuses, stopped)
