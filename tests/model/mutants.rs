@@ -5,6 +5,9 @@
 //! they are said to be: that MADE does not vouch for continuity among several
 //! nodes, nor KEPT where nothing was acknowledged or under another nonce (the
 //! end of the old lease guards the same); they are tested beside the machines.
+//! Nor the last look of a new start, nor that it quarantines members that kept
+//! their data: nonces that no member has any more void its view, and entries
+//! that were kept stay in the way.
 
 use std::time::Instant;
 
@@ -104,6 +107,6 @@ each_is_caught! {
     with_a_new_start_of_replicas_one_tick_early: ShortNewStartWait in REPLICAS_LOST,
     with_the_longest_time_in_quarantine: LongestQuarantineCounts in OWNER_LAST,
     with_a_new_start_that_forgets_the_epochs: NewStartBelow in OWNER_LOST,
-    with_a_new_start_without_a_last_look: NewStartUnchecked in RIVAL_STARTS,
+    with_new_starts_without_a_nonce_in_adopt: NonceUnchecked in RIVAL_STARTS,
     without_a_new_start: NoNewStart in NEVER_STUCK,
 }

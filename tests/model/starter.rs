@@ -164,7 +164,7 @@ impl Explored {
         let statuses: Vec<_> = (world.nodes.iter())
             .map(|table| Some(tamper::status(table)))
             .collect();
-        if !start.is_undisturbed(&statuses) && !self.scenario.is(Mutant::NewStartUnchecked) {
+        if !start.is_undisturbed(&statuses) {
             self.see(Seen::Disturbed);
             return Stage::Idle;
         }
@@ -193,6 +193,7 @@ impl Explored {
         };
         self.decide(world, &view);
         let node = member(&view, to).unwrap();
-        world.nodes[home(&view, node)].update(|table| tamper::adopt(table, &view, to));
+        world.nodes[home(&view, node)]
+            .update(|table| tamper::adopt_as(&self.scenario, table, &view, node));
     }
 }
