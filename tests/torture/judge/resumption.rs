@@ -2,6 +2,7 @@
 
 use crate::history::{Deed, SECOND, Time};
 use crate::judge::board::{Board, Claim};
+use crate::judge::cast::Call;
 use crate::judge::report::show;
 use crate::judge::story::Story;
 
@@ -10,6 +11,9 @@ use crate::judge::story::Story;
 /// members are looked at every half second, and a node that is let in again
 /// waits up to a second more.
 const SLACK: Time = 5 * SECOND;
+
+/// Calls in a quiet time that must have been made, or nothing is to be expected.
+const ENOUGH: usize = 10;
 
 /// How long it may take.
 pub(crate) fn bound(max_ttl: Time) -> Time {
@@ -31,7 +35,8 @@ pub(super) fn judge(story: &Story<'_>, board: &mut Board) {
     for (from, to) in quiet(story, end) {
         // What the machine had no time for is nobody's fault.
         let limit = from + bound + story.stalls.within(from, from + bound);
-        if to < limit {
+        let is_of_then = |call: &&Call| from <= call.asked && call.asked < limit;
+        if to < limit || story.calls.iter().filter(is_of_then).count() < ENOUGH {
             continue;
         }
         board.examined(Claim::Resumption, 1);
