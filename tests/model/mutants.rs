@@ -17,7 +17,7 @@ use crate::changes::{
     ABORT_VOTE, CARRY, CARRY_VANISH, GROW, HANDOVER, HEIR_WIPED, OUT_OF_REACH, OWNER_WIPED,
     OWNER_WIPED_LONGER, PAXOS, REPLACE, REPLICA_WIPED, RIVALS, SHRINK, SHRUNK, WIPED_TWICE,
 };
-use crate::losses::{NEVER_STUCK, OWNER_LAST, OWNER_LOST, REPLICAS_LOST, RIVAL_STARTS};
+use crate::losses::{NEVER_STUCK, OWNER_LAST, OWNER_LOST, REPLICAS_LOST, RIVAL_VIEWS};
 use crate::scenario::{Mutant, Scenario};
 use crate::scenarios::{
     CUT_OFF, EXTENDS, LATE, LENGTHS, OVERTAKING, QUORUM, REINITIALISE, RESTART, SINGLE, VANISH,
@@ -107,6 +107,6 @@ each_is_caught! {
     with_a_new_start_of_replicas_one_tick_early: ShortNewStartWait in REPLICAS_LOST,
     with_the_longest_time_in_quarantine: LongestQuarantineCounts in OWNER_LAST,
     with_a_new_start_that_forgets_the_epochs: NewStartBelow in OWNER_LOST,
-    with_new_starts_without_a_nonce_in_adopt: NonceUnchecked in RIVAL_STARTS,
+    with_new_starts_without_a_nonce_in_adopt: NonceUnchecked in RIVAL_VIEWS,
     without_a_new_start: NoNewStart in NEVER_STUCK,
 }

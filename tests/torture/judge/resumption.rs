@@ -36,13 +36,15 @@ pub(super) fn judge(story: &Story<'_>, board: &mut Board) {
         // What the machine had no time for is nobody's fault.
         let limit = from + bound + story.stalls.within(from, from + bound);
         let is_of_then = |call: &&Call| from <= call.asked && call.asked < limit;
-        if to < limit || story.calls.iter().filter(is_of_then).count() < ENOUGH {
+        let asks = story.calls.iter().filter(is_of_then).count();
+        if to < from + bound || asks < ENOUGH {
             continue;
         }
-        board.examined(Claim::Resumption, 1);
         let next = granted.partition_point(|&at| at < from);
         match granted.get(next) {
-            Some(&at) if at <= limit => worst = worst.max(at - from),
+            Some(&at) if at <= limit.min(to) => worst = worst.max(at - from),
+            // The next fault came too soon to tell.
+            _ if to < limit => continue,
             _ => {
                 let text = format!(
                     "nothing is granted within {} after the last fault",
@@ -51,6 +53,7 @@ pub(super) fn judge(story: &Story<'_>, board: &mut Board) {
                 board.broken(Claim::Resumption, from, &[], text);
             }
         }
+        board.examined(Claim::Resumption, 1);
     }
     let told = format!("first grant after {} at the latest", show(worst));
     board.worst(Claim::Resumption, told);
