@@ -97,9 +97,18 @@ pub fn prospect<'s>(view: &View, status: impl Fn(&str) -> Option<&'s NodeStatus>
     if view.next().is_some() && names().any(|name| serves(&name)) {
         return Prospect::NeedsForce(Doubt::Passage);
     }
+    // Where nobody is left of the view, what is served from before it is an old
+    // backup; beside members that are, it may be another cluster.
+    let is_any_left = view
+        .deciders()
+        .any(|node| !is_lost(&view.member(node).name, view.nonce(node)));
     let is_foreign = |name: &&str| {
+        let Some(Standing::Serving(served)) = status(name).map(NodeStatus::standing) else {
+            return false;
+        };
         let listed = view.index_of(name).map(|node| view.nonce(node));
-        serves(name) && status(name).and_then(|status| status.nonce.as_ref()) != listed
+        status(name).and_then(|status| status.nonce.as_ref()) != listed
+            && (is_any_left || served.epoch >= view.id().epoch)
     };
     if let Some(name) = names().find(is_foreign) {
         return Prospect::NeedsForce(Doubt::Foreign(name.into()));
@@ -241,7 +250,8 @@ mod tests {
     /// What each letter stands for, of each node in turn: `s`erves, serves an
     /// `o`lder view, is `h`eld in quarantine under the nonce that is listed or
     /// under an`x`other, is `w`iped, has `r`estarted with its data, serves
-    /// under another nonce (`f`), `-` does not answer.
+    /// under another nonce a later view (`f`) or an ear`l`ier one, `-` does not
+    /// answer.
     fn seen(view: &View, letters: &str) -> BTreeMap<String, NodeStatus> {
         let one = |(node, letter): (&super::super::topology::Node, char)| {
             let listed = format!("nonce of {}", node.name);
@@ -256,6 +266,7 @@ mod tests {
                     ..status(Some(&listed), Some(7))
                 },
                 'f' => status(Some("another"), Some(9)),
+                'l' => status(Some("another"), Some(3)),
                 '-' => return None,
                 other => panic!("{other}"),
             };
@@ -277,7 +288,7 @@ mod tests {
         let (three, five) = (stable(&NAMES[..3]), stable(&NAMES));
         let one = stable(&NAMES[..1]);
         let moving = joint(&NAMES[..3], &NAMES[1..4]);
-        let cases: [(&View, &str, Prospect); 27] = [
+        let cases: [(&View, &str, Prospect); 31] = [
             (&one, "s", Prospect::Votes),
             (&one, "-", Prospect::Votes),
             (&one, "h", Prospect::Votes),
@@ -296,6 +307,10 @@ mod tests {
             (&three, "www", Prospect::StartsAnew),
             (&three, "ww-", awaits(&["c"])),
             (&three, "wwf", foreign("c")),
+            (&three, "lll", Prospect::StartsAnew),
+            (&three, "wll", Prospect::StartsAnew),
+            (&three, "lls", foreign("a")),
+            (&three, "llf", foreign("c")),
             (&five, "wwsss", Prospect::Votes),
             (&five, "ww--s", Prospect::Votes),
             (&five, "wwxss", Prospect::StartsAnew),

@@ -283,9 +283,15 @@ fn doctor_tries_a_write() {
     let failed = found(&json, "fail");
     assert!(failed.contains(&("writes", Some("b"))), "{human}");
     assert!(human.contains("NOREPLICAS"), "{human}");
-    assert!(found(&json, "ok").contains(&("writes", Some("a"))), "{human}");
+    assert!(
+        found(&json, "ok").contains(&("writes", Some("a"))),
+        "{human}"
+    );
     for server in &bed.servers {
-        let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut server.client()).unwrap();
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg("*")
+            .query(&mut server.client())
+            .unwrap();
         assert_eq!(keys, [""; 0]);
     }
 }

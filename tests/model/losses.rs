@@ -105,6 +105,17 @@ pub(crate) const RIVAL_STARTS: Scenario = Scenario {
     ..OWNER_LOST
 };
 
+/// The same without clients: one view at most is ever served of one number.
+pub(crate) const RIVAL_VIEWS: Scenario = Scenario {
+    name: "r: two starters, one view",
+    attempts: [0, 0],
+    horizon: 2,
+    starters: &[2, 1],
+    claims: Claim::VOTES,
+    sights: &[Seen::Disturbed, Seen::TakenOver],
+    ..OWNER_LOST
+};
+
 /// One starts the cluster, while another has lost nodes voted in again.
 pub(crate) const START_OR_VOTE: Scenario = Scenario {
     name: "r: majority lost, or let in again",
@@ -126,7 +137,7 @@ pub(crate) const NEVER_STUCK: Scenario = Scenario {
     name: "r: rolling loss, at rest again",
     attempts: [0, 0],
     horizon: 1,
-    losses: 4,
+    losses: 3,
     losable: &[0, 1, 2],
     coordinators: &[&[Aim::Keep]],
     ballots: &[1],
@@ -144,6 +155,7 @@ each_holds! {
     r_a_rolling_loss_with_the_owner_last_breaks_no_claim: OWNER_LAST,
     r_most_replicas_lost_break_no_claim: REPLICAS_LOST,
     r_two_starters_break_no_claim: RIVAL_STARTS,
+    r_two_starters_serve_one_view: RIVAL_VIEWS,
     r_a_start_beside_a_vote_breaks_no_claim: START_OR_VOTE,
     r_a_rolling_loss_leaves_nothing_stuck: NEVER_STUCK,
 }

@@ -4,6 +4,9 @@
 //! A rule that no world can tell from its absence, as long as clocks are what
 //! they are said to be: that KEPT does not vouch under another nonce (the end of
 //! the old lease guards the same); it is tested beside the machines.
+//! Nor the last look of a new start, nor that it quarantines members that kept
+//! their data: nonces that no member has any more void its view, and entries
+//! that were kept stay in the way.
 
 use std::time::Instant;
 
@@ -14,7 +17,7 @@ use crate::changes::{
     HEIR_WIPED, OUT_OF_REACH, OUTDATE, OWNER_WIPED, OWNER_WIPED_LONGER, PAXOS, REPLACE,
     REPLICA_WIPED, RIVALS, SHRINK, SHRUNK, WIPED_TWICE,
 };
-use crate::losses::{NEVER_STUCK, OWNER_LAST, OWNER_LOST, REPLICAS_LOST, RIVAL_STARTS};
+use crate::losses::{NEVER_STUCK, OWNER_LAST, OWNER_LOST, REPLICAS_LOST, RIVAL_VIEWS};
 use crate::scenario::{Mutant, Scenario};
 use crate::scenarios::{
     CUT_OFF, EXTENDS, FORCED, FORCED_SLOW, LATE, LENGTHS, OVERTAKING, QUORUM, REINITIALISE,
@@ -114,6 +117,6 @@ each_is_caught! {
     with_a_new_start_of_replicas_one_tick_early: ShortNewStartWait in REPLICAS_LOST,
     with_the_longest_time_in_quarantine: LongestQuarantineCounts in OWNER_LAST,
     with_a_new_start_that_forgets_the_epochs: NewStartBelow in OWNER_LOST,
-    with_a_new_start_without_a_last_look: NewStartUnchecked in RIVAL_STARTS,
+    with_new_starts_without_a_nonce_in_adopt: NonceUnchecked in RIVAL_VIEWS,
     without_a_new_start: NoNewStart in NEVER_STUCK,
 }

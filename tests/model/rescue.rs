@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlock::proto::decide::{Decision, Motion, Ruling};
+use ringlock::proto::lease::EPOCH_LEAP;
 use ringlock::proto::new_start::{NewStart, Prospect, prospect};
 use ringlock::proto::table::LockTable;
 use ringlock::proto::transition::{Goal, Move, Transition};
@@ -33,9 +34,10 @@ impl Explored {
         if let Some(&is_stuck) = self.rescued.lock().get(&hash) {
             return is_stuck;
         }
+        let known = world.decided.last().unwrap().id().epoch;
         let is_stuck = [Way::On, Way::Back]
             .into_iter()
-            .any(|way| !Rescue::new(self, nodes.clone(), way).succeeds());
+            .any(|way| !Rescue::new(self, nodes.clone(), known, way).succeeds());
         self.rescued.lock().insert(hash, is_stuck);
         is_stuck
     }
@@ -54,10 +56,12 @@ struct Rescue<'a> {
     way: Way,
     round: u32,
     nonces: u32,
+    /// The highest epoch that was ever decided.
+    known: u32,
 }
 
 impl<'a> Rescue<'a> {
-    fn new(model: &'a Explored, nodes: Vec<LockTable>, way: Way) -> Self {
+    fn new(model: &'a Explored, nodes: Vec<LockTable>, known: u32, way: Way) -> Self {
         let served = nodes.iter().filter_map(tamper::served).max();
         let view = served.map_or_else(|| Arc::clone(&model.first), |id| model.library.find(id));
         Self {
@@ -67,6 +71,7 @@ impl<'a> Rescue<'a> {
             way,
             round: 0,
             nonces: 0,
+            known,
         }
     }
 
@@ -118,7 +123,11 @@ impl<'a> Rescue<'a> {
         let homes: Vec<usize> = view.members().map(|node| home_of(&node.name)).collect();
         let nonce = |home: &usize| format!("nonce-rescue-start-{home}").into();
         let nonces = homes.iter().map(nonce).collect();
-        let mut start = NewStart::new(nonces, (view.longest_ttl(), Duration::ZERO), 1);
+        let mut start = NewStart::new(
+            nonces,
+            (view.longest_ttl(), Duration::ZERO),
+            self.known + EPOCH_LEAP,
+        );
         let mut pasts = Vec::new();
         for (member, &home) in homes.iter().enumerate() {
             let request = start.quarantine(member, &seen[home]);

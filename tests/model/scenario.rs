@@ -267,8 +267,6 @@ pub(crate) enum Mutant {
     LongestQuarantineCounts,
     /// A new start takes no heed of the epochs before.
     NewStartBelow,
-    /// Its view is written without a last look.
-    NewStartUnchecked,
     /// Where most members lost their data, nothing is done.
     NoNewStart,
     /// An extend makes the entry wherever it is absent, whoever else has it.

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringlock::proto::lease::EPOCH_LEAP;
 use ringlock::proto::new_start::{NewStart, Prospect, prospect};
 use ringlock::proto::time::Instant;
 use ringlock::proto::view::{Nonces, View};
@@ -99,11 +100,14 @@ impl Explored {
                 let nonce = |node: usize| format!("start-{who}-{tries}-{node}").into();
                 let nonces = (0..statuses.len()).map(nonce).collect();
                 let span = self.first.longest_ttl();
-                Stage::Stopping(
-                    NewStart::new(nonces, (span, Duration::ZERO), 1),
-                    statuses,
-                    0,
-                )
+                // A router remembers the view that it has followed.
+                let known = world.decided.last().unwrap().id().epoch;
+                let least = match self.scenario.is(Mutant::NewStartBelow) {
+                    true => 1,
+                    false => known + EPOCH_LEAP,
+                };
+                let start = NewStart::new(nonces, (span, Duration::ZERO), least);
+                Stage::Stopping(start, statuses, 0)
             }
             Stage::Stopping(start, statuses, stopped) => {
                 self.stop_one(world, start, statuses, stopped)
@@ -160,7 +164,7 @@ impl Explored {
         let statuses: Vec<_> = (world.nodes.iter())
             .map(|table| Some(tamper::status(table)))
             .collect();
-        if !start.is_undisturbed(&statuses) && !self.scenario.is(Mutant::NewStartUnchecked) {
+        if !start.is_undisturbed(&statuses) {
             self.see(Seen::Disturbed);
             return Stage::Idle;
         }
@@ -189,6 +193,7 @@ impl Explored {
         };
         self.decide(world, &view);
         let node = member(&view, to).unwrap();
-        world.nodes[home(&view, node)].update(|table| tamper::adopt(table, &view, to));
+        world.nodes[home(&view, node)]
+            .update(|table| tamper::adopt_as(&self.scenario, table, &view, node));
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::history::{Deed, SECOND, Time};
 use crate::judge::board::{Board, Claim};
+use crate::judge::cast::Call;
 use crate::judge::report::show;
 use crate::judge::story::Story;
 
@@ -10,6 +11,9 @@ use crate::judge::story::Story;
 /// members are looked at every half second, and a node that is let in again
 /// waits up to a second more.
 const SLACK: Time = 5 * SECOND;
+
+/// Calls in a quiet time that must have been made, or nothing is to be expected.
+const ENOUGH: usize = 10;
 
 /// How long it may take.
 pub(crate) fn bound(max_ttl: Time) -> Time {
@@ -31,13 +35,16 @@ pub(super) fn judge(story: &Story<'_>, board: &mut Board) {
     for (from, to) in quiet(story, end) {
         // What the machine had no time for is nobody's fault.
         let limit = from + bound + story.stalls.within(from, from + bound);
-        if to < limit {
+        let is_of_then = |call: &&Call| from <= call.asked && call.asked < limit;
+        let asks = story.calls.iter().filter(is_of_then).count();
+        if to < from + bound || asks < ENOUGH {
             continue;
         }
-        board.examined(Claim::Resumption, 1);
         let next = granted.partition_point(|&at| at < from);
         match granted.get(next) {
-            Some(&at) if at <= limit => worst = worst.max(at - from),
+            Some(&at) if at <= limit.min(to) => worst = worst.max(at - from),
+            // The next fault came too soon to tell.
+            _ if to < limit => continue,
             _ => {
                 let text = format!(
                     "nothing is granted within {} after the last fault",
@@ -46,6 +53,7 @@ pub(super) fn judge(story: &Story<'_>, board: &mut Board) {
                 board.broken(Claim::Resumption, from, &[], text);
             }
         }
+        board.examined(Claim::Resumption, 1);
     }
     let told = format!("first grant after {} at the latest", show(worst));
     board.worst(Claim::Resumption, told);

@@ -66,8 +66,15 @@ fn grants_that_do_not_resume_are_seen() {
             ended(at + 50, ask),
         ]
     };
+    // Whoever asks, and is not granted anything.
+    let asks: Vec<Record> = (100..120)
+        .flat_map(|number| {
+            let (ask, at) = (ask(2, number), 2_200 + 10 * number);
+            [asked(at, ask, 0), of(at + 1, ask, Deed::Abandoned { ask })]
+        })
+        .collect();
     // The longest ttl is two seconds, and five are allowed beside it.
-    let round = [killed(1_000, 1, "a"), killed(2_000, 2, "b")].concat();
+    let round = [&killed(1_000, 1, "a")[..], &killed(2_000, 2, "b"), &asks].concat();
     let again = killed(20_000, 3, "c");
     let early = with(
         &round,
