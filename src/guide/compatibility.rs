@@ -12,7 +12,7 @@
 //! | a lock | the token as a string with an expiry, under `key_prefix` and the key: 32 hex digits, and behind a space the holder's label |
 //! | a fence | `epoch << 44 \| counter`, below 2^63, compared as a number |
 //! | `NAMESPACE!id` | the id of the view that is served, `epoch:digest`, 32 hex digits of XXH3-128 of the document |
-//! | `NAMESPACE!m` | a hash: `nonce`, `inc`, `epoch`, `doc`, and of votes `promised`, `ballot`, `next`, `next_doc` |
+//! | `NAMESPACE!m` | a hash: `nonce`, `inc`, `epoch`, `doc`, and of votes `promised`, `ballot`, `next`, `next_doc`; `inc` is the server's `run_id/master_replid`, and `/evicted_keys` behind it where that is not 0 |
 //! | `NAMESPACE!c` | a hash: a counter for each slot, `replicas/arc/part` |
 //! | a ballot | ten digits, a point, twenty digits: compared as text |
 //! | which slot and which nodes a key has in a view | each ring format for ever, as its golden vectors have it |

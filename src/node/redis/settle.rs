@@ -7,6 +7,7 @@ use super::encode::Dialect;
 use super::lane::{Answers, Pending, Settlement, timeout};
 use super::refusal::ErrorReply;
 use super::resp::{Piece, Pieces};
+use super::trust::{self, Count};
 use super::wall::Bench;
 use crate::clock;
 use crate::node::ReplyTo;
@@ -54,6 +55,7 @@ pub(super) fn settle(
             settlement.status = Some(status);
             Ok(())
         }
+        Kind::Identity { with_policy } => trust::verify(replies, with_policy, &dialect.incarnation),
         Kind::Load(script) => {
             if Pieces::of(replies).bulk() != Some(dialect.scripts.sha(script)) {
                 return Err(misfit("SCRIPT LOAD"));
@@ -61,7 +63,7 @@ pub(super) fn settle(
             Ok(())
         }
         Kind::Control => control(section, replies, server, settlement, answers),
-        _ => batch(section, replies, server.bench, settlement, answers),
+        _ => batch(section, replies, server, settlement, answers),
     };
     fits?;
     match refusal {
@@ -145,12 +147,18 @@ fn another_server() -> NodeError {
 fn batch(
     section: Section,
     replies: &[u8],
-    bench: Option<Bench>,
+    server: &Server<'_>,
     settlement: &mut Settlement,
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
-    let refusal = bench.and_then(|bench| bench.refusal(clock::now()));
-    let resolutions = match decode::decode(&section, replies) {
+    let refusal = server.bench.and_then(|bench| bench.refusal(clock::now()));
+    let decoded = decode::decode(&section, replies).and_then(|resolutions| {
+        if !server.dialect.literal {
+            count(&section, &resolutions, &mut settlement.count)?;
+        }
+        Ok(resolutions)
+    });
+    let resolutions = match decoded {
         Ok(resolutions) => resolutions,
         Err(error) => {
             let replies = section.requests.into_iter().map(|pending| pending.reply);
@@ -204,6 +212,26 @@ fn batch(
     if !held.is_empty() {
         let question = Section::new(Kind::Remaining(holders), held, clock::now());
         settlement.follow_ups.push(question);
+    }
+    Ok(())
+}
+
+/// Takes in the counts of what was granted.
+///
+/// # Errors
+/// They went back: nothing of it is believed.
+fn count(
+    section: &Section,
+    resolutions: &[Resolution],
+    count: &mut Count,
+) -> Result<(), NodeError> {
+    for (pending, resolution) in section.requests.iter().zip(resolutions) {
+        match resolution {
+            Resolution::Answer(Ok(Reply::Granted { counter })) | Resolution::Raise(counter) => {
+                count.grow(&pending.request, *counter)?;
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
