@@ -589,11 +589,15 @@ async fn servers_that_must_not_hold_locks() {
     }
 }
 
+/// Replies that are waited for first: to HELLO, CLIENT TRACKING and five
+/// sections of INFO.
+const ASKED: usize = 7;
+
 #[tokio::test]
 async fn a_server_that_is_too_old() {
     let info = "redis_version:6.0.16\r\nredis_mode:standalone\r\nrole:master\r\n\
                 run_id:0123\r\nmaster_replid:4567\r\nmaxmemory_policy:noeviction\r\n";
-    let reply = format!("${}\r\n{info}\r\n", info.len()).repeat(8);
+    let reply = format!("${}\r\n{info}\r\n", info.len()).repeat(ASKED);
     let fake = Fake::answering(Answers::Bytes(reply.into_bytes())).await;
     assert_told!(
         refused(builder().node("main", fake.url())).await,
@@ -697,9 +701,9 @@ async fn servers_that_are_none() {
     let cases = [
         (bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Protocol),
         (bytes(b"\xff\x00\xfe\r\n"), Protocol),
-        (bytes(b":1\r\n:1\r\n:1\r\n:1\r\n"), Protocol),
-        (bytes(&b"$-1\r\n".repeat(4)), Protocol),
-        (bytes(&b"$2\r\nhi\r\n".repeat(4)), Protocol),
+        (bytes(&b":1\r\n".repeat(ASKED)), Protocol),
+        (bytes(&b"$-1\r\n".repeat(ASKED)), Protocol),
+        (bytes(&b"$2\r\nhi\r\n".repeat(ASKED)), Protocol),
         (bytes(&b"*1\r\n".repeat(10_000)), Protocol),
         (bytes(&b"$-99\r\n".repeat(4)), Protocol),
         (bytes(b":99999999999999999999999\r\n"), Protocol),

@@ -12,7 +12,7 @@
 //! | a lock | the token as a string with an expiry, under `key_prefix` and the key: 32 hex digits, and behind a space the holder's label |
 //! | a fence | `epoch << 44 \| counter`, below 2^63, compared as a number |
 //! | `NAMESPACE!id` | the id of the view that is served, `epoch:digest`, 32 hex digits of XXH3-128 of the document |
-//! | `NAMESPACE!m` | a hash: `nonce`, `inc`, `epoch`, `doc`, and of votes `promised`, `ballot`, `next`, `next_doc`; after 0.1 also `past`, the highest epoch before the present nonce, and `since`, when quarantine began in milliseconds of the server's clock. 0.1 passes over these two, and where they are missing nothing is known |
+//! | `NAMESPACE!m` | a hash: `nonce`, `inc`, `epoch`, `doc`, and of votes `promised`, `ballot`, `next`, `next_doc`; after 0.1 also `past`, the highest epoch before the present nonce, and `since`, when quarantine began in milliseconds of the server's clock. 0.1 passes over these two, and where they are missing nothing is known; `inc` is the server's `run_id/master_replid`, and `/evicted_keys` behind it where that is not 0 |
 //! | `NAMESPACE!c` | a hash: a counter for each slot, `replicas/arc/part` |
 //! | `NAMESPACE!w:KEY` | `1` with a PX of a second: somebody waits for the key. Advice, which no grant depends on |
 //! | a ballot | ten digits, a point, twenty digits: compared as text |

@@ -23,13 +23,13 @@
 //!
 //! | commands | for what | without them |
 //! |---|---|---|
-//! | `info` | on every new connection: which server it is, and whether it may hold locks | nothing works |
+//! | `info` | on every new connection, and every 50 ms while locks are asked for: which server it is, and whether it may hold locks | nothing works |
 //! | `script\|load`, `evalsha` | the scripts, which extend, release and change membership | nothing works |
 //! | `get` `mget` `set` `del` `pttl` `pexpire` | the locks: a script runs with the rights of who calls it | nothing works |
 //! | `hget` `hmget` `hset` `hdel` `hincrby` | the view that is served, and the fence counters | nothing works |
 //! | `time` | whether the server's clock was stepped | nothing works |
 //! | `multi` `exec` | acquires, on servers from 7.0 on; scripts, for a second after somebody flushed them | nothing works there; what is asked in that second fails |
-//! | `client\|tracking` | being told when a key may be free | whoever waits polls |
+//! | `client\|tracking` | being told when a key may be free, and when the server's data was replaced | whoever waits polls; every batch of locks has an `info` behind it, about 10 µs of the server's time |
 //! | `select` | a url with a database, `/3` | such a url is refused |
 //!
 //! `AUTH` and `HELLO` need no right. Nothing is published or subscribed to.
@@ -124,6 +124,40 @@
 //! `ringlock locks`, and stays until `release KEY --force` deletes it. A key that
 //! holds something other than a string is no lock: `release` leaves it alone;
 //! delete it with `DEL`.
+//!
+//! # A server that changes while connections are open
+//!
+//! What is asked of a server at connect must hold for every reply on that
+//! connection. These changes end the connection; the server is looked at anew:
+//!
+//! | change | how it is seen | what calls are told | what to do |
+//! |---|---|---|---|
+//! | the server becomes a replica | a refused write, or a check | [`Unsuitable`](crate::NodeErrorKind::Unsuitable) | name the primary |
+//! | it was a replica for a moment and is a primary again: `master_replid` differs | its data was replaced: a push. A partial resync, or none: a check | [`LostData`](crate::NodeErrorKind::LostData) | nothing: it is let in again after `max_ttl` |
+//! | a server without replicas gets its first one, or has had none for `repl-backlog-ttl`: `master_replid` differs as well | a check | `LostData` | attach replicas before the first start; `repl-backlog-ttl 0` |
+//! | it has evicted keys: `evicted_keys` differs | a check | `LostData` | keep `maxmemory-policy noeviction`; it is let in again after `max_ttl` |
+//! | its `maxmemory-policy` is another | a check | `Unsuitable` | set it to `noeviction` |
+//! | `FLUSHDB`, `FLUSHALL` or `DEBUG RELOAD` of whatever database | a push | nothing, if the server is the same; without ringlock's state it grants nothing | |
+//!
+//! A *push* stands in the stream of replies ahead of everything that the server
+//! carried out afterwards, also when the connection was idle. No reply behind it
+//! counts before the server has said again who it is. A *check* is an `INFO` on
+//! the same connection. It goes ahead of a lock, a renewal or a vote when the
+//! last one is older than 50 ms, so ahead of the first after a pause; behind it
+//! where the server takes longer than 40 ms to answer. A reply that comes when
+//! the last check is older than 100 ms waits for another.
+//!
+//! What remains: a change that is not pushed can go unseen for 100 ms at the
+//! most, and for a lock to be given away it takes all of this within that
+//! time, between two checks: a held lock is evicted, or is deleted by way of a
+//! partial resync; no request of this connection is refused meanwhile; and the
+//! same key is asked for. Where the user may not use `client|tracking`, every
+//! reply waits for a check behind it, and nothing goes unseen. Assumed not to
+//! happen: `CONFIG RESETSTAT` after an eviction and before anybody has looked,
+//! `DEBUG RELOAD NOSAVE`, `SWAPDB` of ringlock's database.
+//!
+//! Statistics that were reset on a server that had evicted keys before count as
+//! another incarnation too: it is let in again after `max_ttl`.
 //!
 //! # Passwords that change
 //!

@@ -51,6 +51,7 @@ mod stream;
 #[cfg(feature = "tls")]
 mod tls;
 mod tracking;
+mod trust;
 mod wall;
 mod window;
 

@@ -138,8 +138,8 @@ pub enum Absent {
 /// may have lost its data, and listed in the view that lets it in.
 pub type Nonce = Arc<str>;
 
-/// Mark of a server's data set: its `run_id` and `master_replid`. Another
-/// incarnation may have lost entries.
+/// Mark of a server's data set: its `run_id` and `master_replid`, and how many
+/// keys it has evicted, if any. Another incarnation may have lost entries.
 pub type Incarnation = Arc<str>;
 
 /// One atomic step at one node.
@@ -387,7 +387,9 @@ pub enum NodeErrorKind {
     /// The server is one that must not hold locks: a replica, one that evicts
     /// keys, a cluster member, too old.
     Unsuitable,
-    /// The server lost its data since it was let in, or never was.
+    /// The server may have lost what it held since it was let in, under an open
+    /// connection: it was a replica meanwhile, or evicted keys. It is let in
+    /// again after `max_ttl`; nobody needs to do anything.
     LostData,
     /// The server's wall clock was stepped forward, so that locks may have ended
     /// before their time: for a while it is not asked for any.

@@ -137,7 +137,7 @@ fn reply_len(bytes: &[u8]) -> Option<usize> {
     };
     let after = end + 2;
     match bytes[0] {
-        b'$' if number() >= 0 => {
+        b'$' | b'=' if number() >= 0 => {
             let len = after + number() as usize + 2;
             (bytes.len() >= len).then_some(len)
         }

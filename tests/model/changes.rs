@@ -155,6 +155,14 @@ pub(crate) const OWNER_WIPED: Scenario = Scenario {
     ..BASE
 };
 
+/// The owner becomes another incarnation under open connections, and is let in
+/// again.
+pub(crate) const OWNER_RESYNCED: Scenario = Scenario {
+    name: "b1: owner becomes another",
+    loss: Some(Loss::Resync),
+    ..OWNER_WIPED
+};
+
 /// The same with longer leases, of which a wait may fall short.
 pub(crate) const OWNER_WIPED_LONGER: Scenario = Scenario {
     name: "b1: owner wiped, ttl of two ticks",
@@ -348,6 +356,18 @@ pub(crate) const PAXOS_WIPE: Scenario = Scenario {
     ..PAXOS
 };
 
+/// A voter becomes another incarnation under open connections, which knows
+/// nothing of the vote.
+pub(crate) const PAXOS_RESYNC: Scenario = Scenario {
+    name: "p: two proposers, a voter becomes another",
+    horizon: 0,
+    loss: Some(Loss::Resync),
+    losses: 1,
+    losable: &[0],
+    sights: &[Seen::Outbid, Seen::Forced],
+    ..PAXOS
+};
+
 /// The passage is taken back in the midst of a vote.
 pub(crate) const ABORT_VOTE: Scenario = Scenario {
     name: "d2: votes to go on and to go back",
@@ -440,6 +460,7 @@ each_holds! {
     a_an_owner_out_of_reach_breaks_no_claim: OUT_OF_REACH,
     b_a_replica_let_in_again_breaks_no_claim: REPLICA_WIPED,
     b1_an_owner_let_in_again_breaks_no_claim: OWNER_WIPED,
+    b1_an_owner_that_becomes_another_breaks_no_claim: OWNER_RESYNCED,
     b1_an_owner_lost_twice_breaks_no_claim: WIPED_TWICE,
     c_a_replica_replaced_breaks_no_claim: REPLACE,
     c_more_replicas_break_no_claim: GROW,
@@ -456,4 +477,5 @@ each_holds! {
     g_vanishing_entries_break_no_continuity: CARRY_VANISH,
     p_proposers_decide_one_document: PAXOS,
     p_a_voter_lost_breaks_no_claim: PAXOS_WIPE,
+    p_a_voter_that_becomes_another_breaks_no_claim: PAXOS_RESYNC,
 }

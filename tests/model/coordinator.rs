@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlock::proto::decide::{Call, Decision, Motion, Ruling};
+use ringlock::proto::table::LockTable;
 use ringlock::proto::transition::{Goal, Move, Transition};
 use ringlock::proto::view::View;
 use ringlock::proto::wire::{
@@ -404,8 +405,16 @@ impl Explored {
         } else {
             world.tick
         });
-        let reply =
-            world.nodes[order.to].update(|table| meddle::obey(scenario, table, now, &request));
+        let is_turned = tamper::is_turned(scenario, &world.nodes[order.to]);
+        let reply = world.nodes[order.to].update(|table| {
+            let obey = |table: &mut LockTable| meddle::obey(scenario, table, now, &request);
+            if is_turned {
+                let reply = tamper::as_before(table, obey);
+                tamper::believed(scenario, table, &request, reply)
+            } else {
+                obey(table)
+            }
+        });
         let coordinator = &world.coordinators[order.from];
         if coordinator.awaits(order) {
             let coordinator = (**coordinator).clone();

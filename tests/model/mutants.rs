@@ -14,14 +14,14 @@ use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::changes::{
     ABORT_AGAIN, ABORT_TWICE, ABORT_UNSEEN, ABORT_VOTE, CARRY, CARRY_VANISH, GROW, HANDOVER,
-    HEIR_WIPED, OUT_OF_REACH, OUTDATE, OWNER_WIPED, OWNER_WIPED_LONGER, PAXOS, REPLACE,
-    REPLICA_WIPED, RIVALS, SHRINK, SHRUNK, WIPED_TWICE,
+    HEIR_WIPED, OUT_OF_REACH, OUTDATE, OWNER_RESYNCED, OWNER_WIPED, OWNER_WIPED_LONGER, PAXOS,
+    PAXOS_RESYNC, REPLACE, REPLICA_WIPED, RIVALS, SHRINK, SHRUNK, WIPED_TWICE,
 };
 use crate::losses::{NEVER_STUCK, OWNER_LAST, OWNER_LOST, REPLICAS_LOST, RIVAL_VIEWS};
 use crate::scenario::{Mutant, Scenario};
 use crate::scenarios::{
     CUT_OFF, EXTENDS, FORCED, FORCED_SLOW, LATE, LENGTHS, OVERTAKING, QUORUM, REINITIALISE,
-    RESTART, SINGLE, VANISH, VIEWS, WIPE,
+    RESTART, RESYNC, RESYNC_THREE, SINGLE, VANISH, VIEWS, WIPE,
 };
 use crate::world::Explored;
 
@@ -81,6 +81,11 @@ each_is_caught! {
     with_a_cut_off_owner_one_tick_early: ShortWait in CUT_OFF,
     with_a_stamp_that_survives_a_restart: StampSurvives in RESTART,
     with_a_stamp_that_survives_a_wipe: StampSurvives in WIPE,
+    without_a_second_look_at_an_owner: IdentityOnce in RESYNC,
+    without_a_second_look_at_a_replica: IdentityOnce in RESYNC_THREE,
+    without_a_second_look_in_a_change: IdentityOnce in OWNER_RESYNCED,
+    without_a_second_look_at_a_voter: IdentityOnce in PAXOS_RESYNC,
+    with_a_resynced_owner_back_at_once: NoQuarantineWait in OWNER_RESYNCED,
     with_a_grant_that_counts_twice: DoubleVote in QUORUM,
     without_view_check_in_a_change: NoViewCheck in HANDOVER,
     without_a_joint_phase: NoJointPhase in HANDOVER,

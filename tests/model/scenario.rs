@@ -30,6 +30,9 @@ pub(crate) enum Loss {
     Wipe,
     /// Another incarnation, with or without its entries.
     Restart,
+    /// Another incarnation with an older copy of its state, under connections
+    /// that stay open: it carries out what it is asked as if nothing were.
+    Resync,
     /// An entry may vanish at any time: node clocks are arbitrary.
     Vanish,
     /// An operator releases client 0's lease by force. Each node is reached at
@@ -221,6 +224,8 @@ pub(crate) enum Mutant {
     ShortWait,
     /// A node that lost its entries serves on.
     StampSurvives,
+    /// A node's identity is verified when a connection is made, and never again.
+    IdentityOnce,
     /// A GRANTED that arrives twice counts as two nodes'.
     DoubleVote,
     /// The new topology stands alone at once.

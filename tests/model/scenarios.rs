@@ -195,6 +195,44 @@ pub(crate) const RESTART: Scenario = Scenario {
     ..THREE
 };
 
+/// The owner becomes another incarnation, with an older state, under open
+/// connections.
+pub(crate) const RESYNC: Scenario = Scenario {
+    name: "e: an owner that becomes another",
+    attempts: [2, 1],
+    extends: [1, 0],
+    slow: 1,
+    late: 1,
+    loss: Some(Loss::Resync),
+    losses: 1,
+    sights: &[
+        Seen::Granted,
+        Seen::Again,
+        Seen::Contended,
+        Seen::Extended,
+        Seen::Stale,
+    ],
+    ..BASE
+};
+
+/// One of three does.
+pub(crate) const RESYNC_THREE: Scenario = Scenario {
+    name: "e: one of three becomes another",
+    attempts: [2, 1],
+    extends: [1, 0],
+    horizon: 1,
+    loss: Some(Loss::Resync),
+    losses: 1,
+    sights: &[
+        Seen::Granted,
+        Seen::Again,
+        Seen::Contended,
+        Seen::Extended,
+        Seen::Stale,
+    ],
+    ..THREE
+};
+
 /// Node clocks are arbitrary: fences alone protect.
 pub(crate) const VANISH: Scenario = Scenario {
     name: "f: entries vanish at any time",
@@ -366,6 +404,8 @@ each_holds! {
     c_requests_out_of_order_break_no_claim: OVERTAKING,
     d_a_wiped_node_breaks_no_claim: WIPE,
     e_a_restarted_node_breaks_no_claim: RESTART,
+    e_an_owner_that_becomes_another_breaks_no_claim: RESYNC,
+    e_one_of_three_that_becomes_another_breaks_no_claim: RESYNC_THREE,
     f_vanishing_entries_leave_fences_apart: VANISH,
     j_forced_out_stays_out: FORCED,
     j_forced_out_is_free: FORCED_SLOW,

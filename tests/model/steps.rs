@@ -187,6 +187,7 @@ impl Explored {
         world.losses += 1;
         match self.scenario.loss {
             Some(Loss::Wipe) => world.nodes[to] = tamper::wiped(self, to),
+            Some(Loss::Resync) => world.nodes[to] = tamper::resynced(self, to),
             Some(Loss::Restart) => world.nodes[to].update(|table| {
                 if entries == Entries::Gone {
                     table.delete(&key());

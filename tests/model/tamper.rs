@@ -11,7 +11,7 @@ use ringlock_ring::NodeIndex;
 
 use crate::cluster::{FIRST_NONCE, key, member};
 use crate::post::{Body, Letter};
-use crate::scenario::{Mutant, Scenario, at, span, ttl};
+use crate::scenario::{Loss, Mutant, Scenario, at, span, ttl};
 use crate::shared::Shared;
 use crate::world::{Explored, World};
 
@@ -112,6 +112,12 @@ pub(crate) fn carry_out(scenario: &Scenario, world: &mut World, letter: &Letter)
     }
     let request = forged(scenario, world, to, request);
     let now = at(world.tick);
+    if is_turned(scenario, &world.nodes[to]) {
+        return Some(world.nodes[to].update(|table| {
+            let reply = as_before(table, |table| table.apply(now, &request));
+            believed(scenario, table, &request, reply)
+        }));
+    }
     let reply = world.nodes[to].update(|table| {
         let reply = table.apply(now, &request);
         if scenario.is(Mutant::ExtendShortens) {
@@ -181,6 +187,54 @@ fn shorten(table: &mut LockTable, now: Instant, request: &Request, reply: &Reply
             *absent = Absent::Heal;
         }
         let _ = table.apply(now, &request);
+    }
+}
+
+/// A server that took over an older copy of its state, as another incarnation.
+pub(crate) fn resynced(model: &Explored, home: usize) -> Shared<LockTable> {
+    let mut table = first(&model.scenario, &[&model.first], home, 0);
+    table.restart("run-2");
+    Shared::new(table)
+}
+
+/// Whether connections are open to a node that became another under them.
+pub(crate) fn is_turned(scenario: &Scenario, table: &LockTable) -> bool {
+    let status = status(table);
+    scenario.loss == Some(Loss::Resync)
+        && status.serving.is_some()
+        && status.standing() == Standing::Absent
+}
+
+/// What a server does on a connection that was made before it became another:
+/// it compares views, and knows nothing of incarnations.
+pub(crate) fn as_before(table: &mut LockTable, act: impl FnOnce(&mut LockTable) -> Reply) -> Reply {
+    table.restart("run-1");
+    let reply = act(table);
+    table.restart("run-2");
+    reply
+}
+
+/// What a client makes of such a reply: the server's identity is verified
+/// behind what changed it, so that nothing but a release is believed.
+pub(crate) fn believed(
+    scenario: &Scenario,
+    table: &LockTable,
+    request: &Request,
+    reply: Reply,
+) -> Reply {
+    match request {
+        _ if scenario.is(Mutant::IdentityOnce) => match reply {
+            Reply::Busy(_) => Reply::Busy(Rival {
+                holder: None,
+                remaining: None,
+            }),
+            Reply::Lost(_) => Reply::Lost(None),
+            other => other,
+        },
+        Request::Release { .. } => reply,
+        Request::Status => Reply::Status(status(table)),
+        Request::Acquire { .. } | Request::Extend { .. } => Reply::Stale(None),
+        _ => Reply::Refused(status(table)),
     }
 }
 

@@ -311,7 +311,7 @@ impl Explored {
                 Some(Loss::Vanish) if has_entry && is_losable => {
                     acts.push(Act::Lose(to, Entries::Gone))
                 }
-                Some(Loss::Wipe) if world.losses < scenario.losses && is_losable => {
+                Some(Loss::Wipe | Loss::Resync) if world.losses < scenario.losses && is_losable => {
                     acts.push(Act::Lose(to, Entries::Gone));
                 }
                 Some(Loss::Restart) if world.losses < scenario.losses => {

@@ -66,6 +66,9 @@ pub(super) enum Kind {
     Recheck,
     /// TIME, likewise.
     Clock,
+    /// INFO, likewise: whether it is still the same server, and with the policy
+    /// also by what it would evict.
+    Identity { with_policy: bool },
     /// The loading of a script.
     Load(super::scripts::Script),
 }
@@ -98,6 +101,12 @@ impl Kind {
     pub(super) fn needs_view(&self) -> bool {
         self.acquires() || matches!(self, Self::Extend(_))
     }
+
+    /// Whether an answer counts for something that another incarnation must
+    /// have no say in: a lock, the confirmation of a view, a vote.
+    pub(super) fn relies_on_identity(&self) -> bool {
+        self.needs_view() || *self == Self::Control
+    }
 }
 
 impl Section {
@@ -116,6 +125,11 @@ impl Section {
             mark: 0,
             has_text: false,
         }
+    }
+
+    /// Whether it asks if the server is still the same.
+    pub(super) fn is_check(&self) -> bool {
+        matches!(self.kind, Kind::Identity { .. })
     }
 
     /// When its first request runs out of time, or its connection.

@@ -19,6 +19,7 @@ use super::fault::{bad_credentials, broken, failed, no_reply, unreachable};
 use super::refusal::ErrorReply;
 use super::resp::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
 use super::scripts::{Script, Scripts};
+use super::session::take_push;
 use super::stream::Stream;
 use super::wall;
 use crate::clock;
@@ -50,6 +51,12 @@ pub(super) struct Connection {
     pub(super) status: NodeStatus,
     /// A reading of the server's wall clock, and when it was asked for.
     pub(super) clock: (Instant, Duration),
+    /// Whether the server pushes what happens to its data.
+    pub(super) is_told: bool,
+    /// When it was asked who it is.
+    pub(super) verified_at: Instant,
+    /// Something was pushed since.
+    pub(super) is_doubtful: bool,
 }
 
 /// Connects to `address` and checks the server.
@@ -60,7 +67,8 @@ pub(super) async fn connect(
 ) -> Result<Connection, NodeError> {
     let mut line = Line::open(address, attempt).await?;
     attempt.comes_to("it does not say what it is");
-    let identity = line.introduce().await?;
+    let verified_at = clock::now();
+    let (is_told, identity) = line.introduce_and_be_told().await?;
     identity.check_loaded()?;
     if matches!(address.place, Place::Service(_)) && identity.check_role().is_err() {
         return Err(NodeError::new(
@@ -93,10 +101,13 @@ pub(super) async fn connect(
         status = line.status(&dialect).await?;
     }
     Ok(Connection {
+        is_doubtful: line.is_doubtful,
         stream: line.stream,
         dialect,
         status,
         clock,
+        is_told,
+        verified_at,
     })
 }
 
@@ -105,6 +116,8 @@ pub(super) struct Line<'a> {
     pub(super) stream: Stream,
     address: &'a Address,
     has_answered: bool,
+    /// Its data was flushed or replaced since it was to push that.
+    is_doubtful: bool,
 }
 
 impl<'a> Line<'a> {
@@ -137,6 +150,7 @@ impl<'a> Line<'a> {
             stream,
             address,
             has_answered: false,
+            is_doubtful: false,
         };
         attempt.comes_to("it does not answer the login");
         line.log_in().await?;
@@ -163,6 +177,10 @@ impl<'a> Line<'a> {
         }
         let (mut whole, mut scanned) = (0, 0);
         while whole < replies {
+            if take_push(&mut answers, scanned).map_err(|_| no_reply(self.address))? {
+                self.is_doubtful = true;
+                continue;
+            }
             match reply_len(&answers[scanned..]) {
                 Ok(Some(len)) => {
                     whole += 1;
@@ -181,10 +199,18 @@ impl<'a> Line<'a> {
                 Ok(None) | Err(Malformed) => return Err(no_reply(self.address)),
             }
         }
-        if scanned < answers.len() {
-            return Err(no_reply(self.address));
+        while take_push(&mut answers, scanned).map_err(|_| no_reply(self.address))? {
+            self.is_doubtful = true;
         }
-        Ok(answers)
+        match answers.get(scanned) {
+            None => Ok(answers),
+            // The rest of it is yet to come.
+            Some(b'>') => Err(NodeError::new(
+                NodeErrorKind::Unreachable,
+                "the server's data was flushed while it was looked at: it is looked at anew",
+            )),
+            Some(_) => Err(no_reply(self.address)),
+        }
     }
 
     /// The connection ended. Where the server said why, that is the error: it
@@ -248,26 +274,6 @@ impl<'a> Line<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Asks who the server is.
-    pub(super) async fn introduce(&mut self) -> Result<Identity, NodeError> {
-        const SECTIONS: [&[u8]; 4] = [b"server", b"replication", b"memory", b"persistence"];
-        let write = |out: &mut Vec<u8>| {
-            SECTIONS
-                .iter()
-                .for_each(|section| command(out, &[b"INFO", section]));
-        };
-        let answers = self.ask(write, SECTIONS.len()).await?;
-        let mut identity = Identity::default();
-        let mut pieces = Pieces::of(&answers);
-        for _ in SECTIONS {
-            match pieces.next() {
-                Some(Piece::Bulk(text)) => identity.take_in(text),
-                other => return Err(unexpected(other, "INFO")),
-            }
-        }
-        Ok(identity)
     }
 
     /// Has the server load every script.
@@ -372,9 +378,10 @@ impl Identity {
         self.version() >= Some(OLDEST_WITH_TRANSACTION)
     }
 
-    /// Another run or another replication history may have lost entries.
+    /// Another run or another replication history may have lost entries, and so
+    /// may a server that has evicted keys since.
     pub(super) fn incarnation(&self) -> Result<String, NodeError> {
-        match (self.fact("run_id"), self.fact("master_replid")) {
+        match (self.fact("run_id"), self.history()) {
             (Some(run), Some(history)) => Ok(format!("{run}/{history}")),
             _ => Err(misfit("INFO")),
         }
@@ -386,6 +393,8 @@ impl Identity {
         let earlier_history = self.fact("master_replid2").unwrap_or_default();
         if self.fact("aof_enabled") != Some("1") {
             Err("it keeps no append-only file")
+        } else if self.fact("evicted_keys").is_some_and(|keys| keys != "0") {
+            Err("it has evicted keys")
         } else if earlier_history.bytes().any(|digit| digit != b'0') {
             Err("it was a replica")
         } else {

@@ -100,6 +100,7 @@ pub(super) fn decode(section: &Section, replies: &[u8]) -> Result<Vec<Resolution
         | Kind::Remaining(_)
         | Kind::Recheck
         | Kind::Clock
+        | Kind::Identity { .. }
         | Kind::Load(_) => ("a request", None),
     };
     read.ok_or_else(|| misfit(what))

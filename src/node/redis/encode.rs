@@ -3,6 +3,7 @@
 use super::batch::{Kind, Section};
 use super::lane::Pending;
 use super::scripts::{Script, Scripts};
+use super::trust;
 use crate::proto::lease::{Key, Token, Ttl};
 use crate::proto::wire::{Absent, Request, Slot, ViewId};
 
@@ -145,6 +146,11 @@ impl Dialect {
             }
             Kind::Recheck => self.control(&Request::Status, mark, out),
             Kind::Clock => command(out, &[b"TIME"]),
+            Kind::Identity { with_policy } => {
+                let asked = trust::sections(*with_policy);
+                asked.iter().for_each(|part| command(out, &[b"INFO", part]));
+                section.replies_due = asked.len();
+            }
             Kind::Load(script) => script.load(out),
         }
     }
@@ -442,7 +448,7 @@ mod tests {
 
     /// Sections by their number there; what loads a script is left out: that is
     /// the script.
-    const NAMES: [(u8, &str); 18] = [
+    const NAMES: [(u8, &str); 19] = [
         (0, "acquire-by-transaction"),
         (1, "acquire-together"),
         (2, "acquire-by-script"),
@@ -461,6 +467,7 @@ mod tests {
         (16, "adopt"),
         (17, "restamp"),
         (18, "past"),
+        (19, "identity"),
     ];
 
     #[test]

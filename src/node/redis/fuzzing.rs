@@ -17,6 +17,7 @@ use super::connect::Identity;
 use super::lane::{Settlement, deliver};
 use super::refusal::ErrorReply;
 use super::resp::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
+use super::session::take_push;
 use super::settle::{Server, settle};
 use super::{decode, inspect};
 use crate::config::RouterConfig;
@@ -99,7 +100,14 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
             let Some(front): Option<&mut Section> = in_flight.front_mut() else {
                 break;
             };
-            let len = match front.whole(&inbox, &mut scanned) {
+            let whole = match front.whole(&inbox, &mut scanned) {
+                Ok(None) => match take_push(&mut inbox, scanned) {
+                    Ok(true) => continue,
+                    pushed => pushed.map(|_| None),
+                },
+                whole => whole,
+            };
+            let len = match whole {
                 Ok(Some(len)) => len,
                 Ok(None) => break,
                 Err(Malformed) => {

@@ -13,6 +13,7 @@ use super::batch::Section;
 use super::link::Link;
 use super::queue::Queue;
 use super::reload::without_released;
+use super::trust::Count;
 use super::wall::Bench;
 use crate::config::RouterConfig;
 use crate::meters::LaneMeter;
@@ -353,6 +354,8 @@ pub(super) struct Settlement {
     pub(super) joined: Option<bool>,
     /// The server's clock was stepped.
     pub(super) bench: Option<Bench>,
+    /// The last count that the server gave.
+    pub(super) count: Count,
     /// The user may not use commands that other forms can stand in for.
     pub(super) is_denied: bool,
     /// The server has lost its scripts.

@@ -4,13 +4,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::batch::{Caution, InFlight, Kind, MAX_BATCH, Section, gather};
+use super::batch::{Batch, Caution, InFlight, Kind, MAX_BATCH, Section, gather};
 use super::encode::{Abilities, Dialect};
 use super::lane::{Answers, unsent_in_time};
 use super::queue::Queue;
 use super::reload;
 use super::scripts::Script;
 use super::stream::Socket;
+use super::trust::{self, Check, Checks};
 use super::wall::{Bench, READ_EVERY};
 use super::window::Window;
 use crate::clock;
@@ -37,6 +38,7 @@ pub(super) struct Link {
     pub(super) bench: Option<Bench>,
     /// When its clock is to be read before anything else is asked.
     read_clock_at: Instant,
+    checks: Checks,
     window: Window,
     in_flight: InFlight,
     /// What the node's task has not taken over yet, in the order of the bytes.
@@ -67,6 +69,7 @@ impl Link {
     pub(super) fn new(
         dialect: Arc<Dialect>,
         status: NodeStatus,
+        checks: Checks,
         socket: Option<Arc<Socket>>,
     ) -> Self {
         Self {
@@ -76,6 +79,7 @@ impl Link {
             status,
             bench: None,
             read_clock_at: clock::now() + READ_EVERY,
+            checks,
             window: Window::default(),
             in_flight: InFlight::default(),
             sent: VecDeque::new(),
@@ -112,6 +116,10 @@ impl Link {
                 self.read_clock_at = now + READ_EVERY;
                 self.push(Section::new(Kind::Clock, Vec::new(), now));
             }
+            let check = self.check(&batch, now);
+            if check == Some(Check::Ahead) {
+                self.push(trust::check(true, now));
+            }
             if self.abilities.together {
                 batch.join(&mut self.caution);
             }
@@ -125,7 +133,19 @@ impl Link {
             for section in batch.sections {
                 self.push(section);
             }
+            if let Some(Check::Behind { with_policy }) = check {
+                self.push(trust::check(with_policy, now));
+            }
         }
+    }
+
+    /// Which check of the server's identity goes with a batch.
+    fn check(&mut self, batch: &Batch, now: Instant) -> Option<Check> {
+        let mut sections = batch.sections.iter();
+        if !sections.any(|section| section.kind.relies_on_identity()) {
+            return None;
+        }
+        self.checks.due(now, self.window.expected())
     }
 
     /// An idle line sends at once. Otherwise a batch gathers until it is full,

@@ -1,6 +1,7 @@
 //! Replies where they stand in the bytes of a connection: the Redis
 //! serialization protocol, read without copying. Of its third version just
-//! what a connection meets that is told of keys: maps, pushes and the new nil.
+//! what a connection meets that is told of keys: maps, pushes, verbatim text
+//! and the new nil.
 //!
 //! The redis crate's parser makes a tree of owned values of every reply. Here
 //! a batch of 64 grants is 130 replies of a few bytes, read in one pass.
@@ -115,7 +116,7 @@ impl<'a> Pieces<'a> {
             b'+' => Piece::Status(line),
             b'-' => Piece::Error(line),
             b':' => Piece::Int(number(line)?),
-            b'$' => match length(line, MAX_REPLY)? {
+            b'$' | b'=' => match length(line, MAX_REPLY)? {
                 None => Piece::Nil,
                 Some(len) => {
                     if rest.len() < len + 2 {
@@ -123,7 +124,12 @@ impl<'a> Pieces<'a> {
                     }
                     let (bytes, rest) = rest.split_at(len);
                     self.0 = rest.strip_prefix(b"\r\n").ok_or(Malformed)?;
-                    return Ok(Some(Piece::Bulk(bytes)));
+                    let text = match kind {
+                        // Verbatim text names its format first, as in `txt:`.
+                        b'=' => bytes.get(4..).ok_or(Malformed)?,
+                        _ => bytes,
+                    };
+                    return Ok(Some(Piece::Bulk(text)));
                 }
             },
             b'*' => length(line, MAX_ITEMS)?.map_or(Piece::Nil, Piece::List),
@@ -204,6 +210,14 @@ mod tests {
         let bytes = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n";
         assert_eq!(reply_len(bytes), Ok(Some(bytes.len())));
         assert_eq!(Pieces::of(bytes).next(), Some(Piece::Push(2)));
+    }
+
+    #[test]
+    fn verbatim_text_is_text_without_its_format() {
+        let bytes = b"=8\r\ntxt:a:1\n\r\n";
+        assert_eq!(reply_len(bytes), Ok(Some(bytes.len())));
+        assert_eq!(Pieces::of(bytes).bulk(), Some(&b"a:1\n"[..]));
+        assert_eq!(reply_len(b"=3\r\ntxt\r\n"), Err(Malformed));
     }
 
     #[test]

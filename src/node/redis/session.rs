@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::link::{Link, is_absent};
 use super::resp::{MAX_REPLY, Malformed, reply_len};
 use super::settle::{Server, settle};
 use super::stream::{Receiver, Sender};
+use super::trust::{self, Checks, Count, Trust};
 use super::wall::{self, Verdict, Wall};
 use crate::clock;
 use crate::events;
@@ -36,6 +38,8 @@ pub(super) struct Session<'a> {
     wall: &'a mut Wall,
     dialect: Arc<Dialect>,
     status: NodeStatus,
+    trust: Trust,
+    count: Count,
     recheck_at: Instant,
     /// Oldest first; the lane has what was sent last.
     in_flight: VecDeque<Section>,
@@ -49,6 +53,53 @@ struct Inbox {
     bytes: Vec<u8>,
     /// The replies up to here are whole, but others of their section are not.
     scanned: usize,
+}
+
+/// What stands next in what has been read.
+enum Next {
+    /// All replies to the oldest section: so many bytes.
+    Replies(usize),
+    /// What nobody asked for, and what is taken out now.
+    Push,
+    /// Nothing that is whole.
+    More,
+}
+
+impl Inbox {
+    /// Looks behind the bytes that are settled.
+    fn next(&mut self, settled: usize, front: Option<&mut Section>) -> Result<Next, Malformed> {
+        let is_asked = front.is_some();
+        let whole = match front {
+            Some(section) => section.whole(&self.bytes[settled..], &mut self.scanned)?,
+            None => None,
+        };
+        let at = settled + self.scanned;
+        match whole {
+            Some(len) => Ok(Next::Replies(len)),
+            None if take_push(&mut self.bytes, at)? => Ok(Next::Push),
+            // A push may be there in part; nothing else was asked for.
+            None if is_asked || self.bytes[at..].first().is_none_or(|&kind| kind == b'>') => {
+                Ok(Next::More)
+            }
+            None => Err(Malformed),
+        }
+    }
+}
+
+/// Takes a push out of `bytes` if one begins at `at` and is whole. Whatever it
+/// says, only that the data was flushed can have led to it: no key is tracked.
+pub(super) fn take_push(bytes: &mut Vec<u8>, at: usize) -> Result<bool, Malformed> {
+    if bytes.get(at) != Some(&b'>') {
+        return Ok(false);
+    }
+    match reply_len(&bytes[at..])? {
+        Some(len) => {
+            bytes.drain(at..at + len);
+            Ok(true)
+        }
+        None if bytes.len() - at > MAX_REPLY => Err(Malformed),
+        None => Ok(false),
+    }
 }
 
 /// What a caller could not write, and how far it has been written.
@@ -74,28 +125,42 @@ impl<'a> Session<'a> {
             dialect,
             status,
             clock: (asked_at, time),
+            is_told,
+            verified_at,
+            is_doubtful,
         } = connection;
         let (receiver, sender) = stream.into_ends();
         let dialect = Arc::new(dialect);
-        let mut link = Link::new(Arc::clone(&dialect), status.clone(), sender.socket());
+        let checks = Checks::new(is_told, verified_at);
+        let mut link = Link::new(
+            Arc::clone(&dialect),
+            status.clone(),
+            checks,
+            sender.socket(),
+        );
         let mut session = Self {
             lane,
             address,
             wall,
             dialect,
             status,
+            trust: Trust::new(is_told, verified_at),
+            count: Count::default(),
             recheck_at: clock::now() + RECHECK,
             in_flight: VecDeque::new(),
             inbox: Inbox::default(),
             answers: Answers::new(),
         };
+        if is_doubtful {
+            session.trust.doubt(None, 0);
+        }
         session.wall.belongs_to(&session.dialect.incarnation);
         session.read_clock(asked_at, time);
         link.bench = session.wall.bench();
         lane.connected(link);
         let error = session.pump(receiver, sender).await;
         session.in_flight.extend(lane.disconnected());
-        for section in session.in_flight {
+        for section in session.trust.into_held().chain(session.in_flight) {
             section.fail(&error);
         }
         (error, session.status)
@@ -108,7 +173,8 @@ impl<'a> Session<'a> {
         let mut backlog = Backlog::default();
         loop {
             let recheck = is_absent(&self.status).then_some(self.recheck_at);
-            let duties = self.lane.duties(&mut self.in_flight, recheck);
+            let due = [recheck, self.trust.due()].into_iter().flatten().min();
+            let duties = self.lane.duties(&mut self.in_flight, due);
             if let Some(bytes) = duties.backlog {
                 backlog = Backlog::of(bytes);
             }
@@ -160,7 +226,7 @@ impl<'a> Session<'a> {
         self.lane.expire(now);
         self.lane.collect_sent(&mut self.in_flight);
         let mut is_stuck = false;
-        for section in &mut self.in_flight {
+        for section in self.trust.held().chain(&mut self.in_flight) {
             is_stuck |= section.expire(now);
         }
         if is_absent(&self.status) && now >= self.recheck_at {
@@ -179,54 +245,92 @@ impl<'a> Session<'a> {
     /// work at the same time.
     fn take_in(&mut self) -> Result<(), NodeError> {
         self.lane.collect_sent(&mut self.in_flight);
+        let now = clock::now();
         // Its room is used again and again.
         let mut answers = std::mem::take(&mut self.answers);
-        let mut settlement = Settlement::default();
+        let mut settlement = Settlement {
+            count: self.count,
+            ..Settlement::default()
+        };
         let mut settled = 0;
-        let mut outcome = Ok(());
-        while outcome.is_ok() {
-            let rest = &self.inbox.bytes[settled..];
-            let whole = match self.in_flight.front_mut() {
-                Some(section) => section.whole(rest, &mut self.inbox.scanned),
-                None if rest.is_empty() => break,
-                None => Err(Malformed),
-            };
-            let len = match whole {
-                Ok(Some(len)) => len,
-                Ok(None) => break,
-                Err(Malformed) => {
-                    outcome = Err(no_reply(self.address));
-                    break;
+        let outcome = loop {
+            match self.inbox.next(settled, self.in_flight.front_mut()) {
+                Ok(Next::More) => break Ok(()),
+                Ok(Next::Push) => self.trust.doubt(self.in_flight.front(), self.inbox.scanned),
+                Err(Malformed) => break Err(no_reply(self.address)),
+                Ok(Next::Replies(len)) => {
+                    let replies = settled..settled + len;
+                    settled += len;
+                    let outcome = self.settle_front(replies, now, &mut settlement, &mut answers);
+                    if outcome.is_err() {
+                        break outcome;
+                    }
                 }
-            };
-            let Some(section) = self.in_flight.pop_front() else {
-                break;
-            };
-            let replies = &rest[..len];
-            outcome = if section.kind == Kind::Clock {
-                let asked_at = section.sent_at;
-                let time = wall::time(replies);
-                time.map(|time| self.read_clock(asked_at, time))
-            } else {
-                let server = Server {
-                    dialect: &self.dialect,
-                    status: &self.status,
-                    bench: self.wall.bench(),
-                    later: &self.in_flight,
-                };
-                settle(section, replies, &server, &mut settlement, &mut answers)
-            };
-            settled += len;
-        }
+            }
+        };
         self.inbox.bytes.drain(..settled);
+        self.count = settlement.count;
         if let Some(status) = &settlement.status {
             self.status = status.clone();
+        }
+        if self.trust.wants_check(now) && !self.in_flight.iter().any(Section::is_check) {
+            // Ahead of what follows from replies that wait for it.
+            settlement.follow_ups.insert(0, trust::check(true, now));
         }
         settlement.bench = self.wall.bench();
         self.lane.settled(settlement);
         deliver(&mut answers);
         self.answers = answers;
         outcome
+    }
+
+    /// Settles the oldest section, whose `replies` stand there in the inbox, or
+    /// has it wait until the server has said that it is still the same.
+    fn settle_front(
+        &mut self,
+        replies: Range<usize>,
+        now: Instant,
+        settlement: &mut Settlement,
+        answers: &mut Answers,
+    ) -> Result<(), NodeError> {
+        let Some(section) = self.in_flight.pop_front() else {
+            return Ok(());
+        };
+        let replies = &self.inbox.bytes[replies];
+        if section.kind == Kind::Clock {
+            let time = wall::time(replies)?;
+            self.read_clock(section.sent_at, time);
+            return Ok(());
+        }
+        if section.is_refused && trust::is_upset(replies) {
+            self.trust.doubt(None, 0);
+        }
+        if section.is_check() {
+            let asked_at = section.sent_at;
+            settle(section, replies, &self.server(), settlement, answers)?;
+            self.trust.verified(asked_at);
+            while let Some((section, replies)) = self.trust.next_believed() {
+                settle(section, &replies, &self.server(), settlement, answers)?;
+            }
+            return Ok(());
+        }
+        if self.trust.must_hold(&section, now) {
+            self.trust.hold(section, replies);
+            return Ok(());
+        }
+        settle(section, replies, &self.server(), settlement, answers)
+    }
+
+    /// What is known of the server when it replies to a section that is settled
+    /// now: what waits for a check was sent after that, as what is in flight.
+    fn server(&self) -> Server<'_> {
+        Server {
+            dialect: &self.dialect,
+            status: &self.status,
+            bench: self.wall.bench(),
+            held: self.trust.waiting(),
+            in_flight: &self.in_flight,
+        }
     }
 
     /// Compares the server's clock, as asked for at `asked_at`, with one's own.
@@ -256,6 +360,10 @@ impl Section {
         scanned: &mut usize,
     ) -> Result<Option<usize>, Malformed> {
         while self.replies_due > 0 {
+            // What was pushed is no reply to it.
+            if bytes.get(*scanned) == Some(&b'>') {
+                return Ok(None);
+            }
             match reply_len(&bytes[*scanned..])? {
                 Some(len) => {
                     self.is_refused |= bytes[*scanned] == b'-';

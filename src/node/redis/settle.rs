@@ -9,6 +9,7 @@ use super::encode::Dialect;
 use super::lane::{Answers, Pending, Settlement, timeout};
 use super::refusal::ErrorReply;
 use super::resp::{Piece, Pieces};
+use super::trust::{self, Count};
 use super::wall::Bench;
 use crate::clock;
 use crate::node::ReplyTo;
@@ -21,8 +22,19 @@ pub(super) struct Server<'a> {
     pub(super) dialect: &'a Dialect,
     pub(super) status: &'a NodeStatus,
     pub(super) bench: Option<Bench>,
+    /// What it was sent after the section that it replies to, and has answered:
+    /// that waits for a check.
+    pub(super) held: &'a VecDeque<(Section, Vec<u8>)>,
+    /// What it was sent afterwards, and has not answered.
+    pub(super) in_flight: &'a VecDeque<Section>,
+}
+
+impl<'a> Server<'a> {
     /// What it was sent after the section that it replies to.
-    pub(super) later: &'a VecDeque<Section>,
+    fn later(&self) -> impl Iterator<Item = &'a Section> + Clone {
+        let held = self.held.iter().map(|(section, _)| section);
+        held.chain(self.in_flight)
+    }
 }
 
 /// Gives a section's requests their answers.
@@ -40,7 +52,7 @@ pub(super) fn settle(
     settlement.batches += usize::from(section.ends_batch);
     let replies = section.unpack(replies);
     if section.is_unloaded(replies) {
-        section.send_again(server.later.iter(), settlement, answers);
+        section.send_again(server.later(), settlement, answers);
         return Ok(());
     }
     let is_optional = matches!(
@@ -63,6 +75,7 @@ pub(super) fn settle(
             settlement.status = Some(status);
             Ok(())
         }
+        Kind::Identity { with_policy } => trust::verify(replies, with_policy, &dialect.incarnation),
         Kind::Load(script) => {
             if Pieces::of(replies).bulk() != Some(dialect.scripts.sha(script)) {
                 return Err(misfit("SCRIPT LOAD"));
@@ -70,7 +83,7 @@ pub(super) fn settle(
             Ok(())
         }
         Kind::Control => control(section, replies, server, settlement, answers),
-        _ => batch(section, replies, server.bench, settlement, answers),
+        _ => batch(section, replies, server, settlement, answers),
     };
     fits?;
     match refusal {
@@ -147,12 +160,18 @@ fn another_server() -> NodeError {
 fn batch(
     section: Section,
     replies: &[u8],
-    bench: Option<Bench>,
+    server: &Server<'_>,
     settlement: &mut Settlement,
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
-    let refusal = bench.and_then(|bench| bench.refusal(clock::now()));
-    let resolutions = match decode::decode(&section, replies) {
+    let refusal = server.bench.and_then(|bench| bench.refusal(clock::now()));
+    let decoded = decode::decode(&section, replies).and_then(|resolutions| {
+        if !server.dialect.literal {
+            count(&section, &resolutions, &mut settlement.count)?;
+        }
+        Ok(resolutions)
+    });
+    let resolutions = match decoded {
         Ok(resolutions) => resolutions,
         Err(error) => {
             let replies = section.requests.into_iter().map(|pending| pending.reply);
@@ -206,6 +225,26 @@ fn batch(
     if !held.is_empty() {
         let question = Section::new(Kind::Remaining(holders), held, clock::now());
         settlement.follow_ups.push(question);
+    }
+    Ok(())
+}
+
+/// Takes in the counts of what was granted.
+///
+/// # Errors
+/// They went back: nothing of it is believed.
+fn count(
+    section: &Section,
+    resolutions: &[Resolution],
+    count: &mut Count,
+) -> Result<(), NodeError> {
+    for (pending, resolution) in section.requests.iter().zip(resolutions) {
+        match resolution {
+            Resolution::Answer(Ok(Reply::Granted { counter })) | Resolution::Raise(counter) => {
+                count.grow(&pending.request, *counter)?;
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -441,9 +441,7 @@ impl<'a> Session<'a> {
             (Ask::Watch(key, _), Some(Piece::Bulk(stored))) => {
                 state.lock().hints.held(&key, stored, clock::now());
             }
-            (Ask::Watch(key, _), Some(Piece::Error(line)))
-                if ErrorReply::of(line).is_no_lock() =>
-            {
+            (Ask::Watch(key, _), Some(Piece::Error(line))) if ErrorReply::of(line).is_no_lock() => {
                 watchlist.tell(&key, Sight::Lost);
             }
             // Without the right to it nobody is told and nothing is known.

@@ -77,7 +77,7 @@ pub(crate) fn section(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo
         keys.map(|(index, key)| request(index, key)).collect()
     };
     let holders = || keys.iter().map(|_| Holder::default()).collect();
-    let (kind, requests) = match kind % 19 {
+    let (kind, requests) = match kind % 20 {
         0 => (Kind::AcquireTransaction(VIEW, Vec::new()), all(&acquire)),
         1 => (Kind::AcquireTogether(VIEW, Vec::new()), all(&acquire)),
         2 => (Kind::AcquireScript(VIEW), all(&acquire)),
@@ -89,6 +89,7 @@ pub(crate) fn section(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo
         8 => (Kind::Remaining(holders()), all(&acquire)),
         9 => (Kind::Recheck, Vec::new()),
         10 => (Kind::Load(Script::Acquire), Vec::new()),
+        19 => (Kind::Identity { with_policy: true }, Vec::new()),
         other => (Kind::Control, vec![control(other)]),
     };
     let pending = |request| Pending {
