@@ -132,8 +132,8 @@ pub enum Error {
     },
     /// No node serves a view, all answer, and this one refuses to be
     /// initialised.
-    #[error("the cluster is not initialised: node {} refuses it: {}", .0.node, .0.cause)]
-    InitRefused(NodeCause),
+    #[error(fmt = refuses_init)]
+    InitRefused(#[source] NodeCause),
     /// Two names lead to one server, which would vote twice.
     #[error(
         "nodes {first} and {second} are one server (same run_id): give each node a server of its own"
@@ -244,6 +244,15 @@ fn gave_up(
 ) -> fmt::Result {
     write!(f, "gave up after {}", Effort(*attempts, *waited))?;
     behind(f, last)
+}
+
+fn refuses_init(node: &NodeCause, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(
+        f,
+        "the cluster is not initialised: node {} refuses it",
+        node.node
+    )?;
+    behind(f, node)
 }
 
 fn unusable(node: &NodeCause, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -611,6 +620,20 @@ mod tests {
                 false,
             ),
             (
+                Error::Unreachable {
+                    answered: 0,
+                    causes: vec![node()],
+                },
+                false,
+            ),
+            (Error::InitRefused(node()), true),
+            (
+                Error::MaxHold {
+                    max_hold: Duration::ZERO,
+                },
+                false,
+            ),
+            (
                 Error::SameServer {
                     first: "a".into(),
                     second: "b".into(),
@@ -646,6 +669,9 @@ mod tests {
                 | Error::StaleView { .. }
                 | Error::TopologyMismatch { .. }
                 | Error::Uninitialised { .. }
+                | Error::Unreachable { .. }
+                | Error::InitRefused(_)
+                | Error::MaxHold { .. }
                 | Error::SameServer { .. }
                 | Error::TwoClusters { .. }
                 | Error::Node(_)

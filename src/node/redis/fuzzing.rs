@@ -124,7 +124,8 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
                 dialect: &dialect,
                 status: &status,
                 bench: None,
-                later: &in_flight,
+                held: &VecDeque::new(),
+                in_flight: &in_flight,
             };
             let replies = &inbox[..len];
             let settled = settle(section, replies, &server, &mut settlement, &mut answers);

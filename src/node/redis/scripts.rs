@@ -39,6 +39,7 @@ impl Script {
             Request::Extend { .. } => Self::Extend,
             Request::Release { .. } => Self::Release,
             Request::Status => Self::Status,
+            Request::Past => Self::Past,
             Request::Quarantine { .. } => Self::Quarantine,
             Request::Prepare { .. } => Self::Prepare,
             Request::Accept { .. } => Self::Accept,
