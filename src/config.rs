@@ -17,6 +17,7 @@ use crate::proto::view::View;
 #[cfg(feature = "redis")]
 pub(crate) mod node_url;
 mod password;
+mod span;
 
 pub use self::password::Password;
 
@@ -555,26 +556,6 @@ fn format<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Format, D::Error
     String::deserialize(input)?
         .parse()
         .map_err(serde::de::Error::custom)
-}
-
-/// A span of time as text: `10s`, `250ms`, `1h 30m`.
-mod span {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, de::Error};
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(input)?;
-        humantime::parse_duration(&text).map_err(|error| {
-            D::Error::custom(format_args!(
-                "{text:?} is no duration ({error}); write \"10s\""
-            ))
-        })
-    }
-
-    pub(super) fn some<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
-        deserialize(input).map(Some)
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::fleet::Fleet;
 use crate::gate::{Ahead, Met, Turn};
 use crate::guard::Guard;
 use crate::held::{Held, KeepAlive};
+use crate::patience::give_way;
 use crate::proto::attempt::{Attempt, Refused, Shortfall};
 use crate::proto::lease::{Fence, Holder, Key, Token, Ttl};
 use crate::proto::round::Refusal;
@@ -335,14 +336,6 @@ impl Acquire {
             waited,
             last: Box::new(last),
         }
-    }
-}
-
-/// Leaves a key to other processes for as long as `pause`; not past `deadline`.
-pub(crate) async fn give_way(pause: Duration, deadline: Option<Instant>) {
-    let until = clock::now() + pause;
-    if deadline.is_none_or(|deadline| until < deadline) {
-        clock::sleep_until(until).await;
     }
 }
 

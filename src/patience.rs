@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::clock;
 use crate::proto::backoff::Backoff;
 use crate::proto::time::Instant;
 use crate::waiting::Pauses;
@@ -50,5 +51,13 @@ impl Patience {
     /// be told of the key.
     pub(crate) fn pauses(&self) -> Pauses {
         Pauses::new(self.retry_delay, self.attempts.is_some())
+    }
+}
+
+/// Leaves a key to other processes for as long as `pause`; not past `deadline`.
+pub(crate) async fn give_way(pause: Duration, deadline: Option<Instant>) {
+    let until = clock::now() + pause;
+    if deadline.is_none_or(|deadline| until < deadline) {
+        clock::sleep_until(until).await;
     }
 }

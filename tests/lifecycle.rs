@@ -903,7 +903,7 @@ async fn a_node_that_refuses_its_first_view_is_told_with_its_reason() {
             let builder = builder.node("b", server.url());
             let builder = builder.configure(|config| config.router.connect_timeout = ms(400));
             let error = builder.connect().await.unwrap_err();
-            let text = error.to_string();
+            let text = format!("{error:#}");
             assert!(
                 matches!(error, Error::InitRefused(_)),
                 "{edition:?}: {error:?}"

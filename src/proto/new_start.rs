@@ -25,9 +25,9 @@ use std::fmt;
 use std::time::Duration;
 
 use super::lease::EPOCH_LEAP;
+use super::letter::quarantine;
 use super::quorum::majority;
 use super::time::{Instant, drift, outwait};
-use super::transition::quarantine;
 use super::view::View;
 use super::wire::{NodeStatus, Nonce, Past, Request, Standing};
 

@@ -1,6 +1,6 @@
 //! Why a coordinator does not go on with its passage: somebody took it back.
 
-use super::transition::Goal;
+use super::topology::Topology;
 use super::view::View;
 use super::wire::ViewId;
 
@@ -14,15 +14,12 @@ pub(super) enum Stop {
 }
 
 impl Stop {
-    /// Whether `newer` shows that the passage to the goal was taken back since
+    /// Whether `newer` shows that the passage from one topology to another was taken back since
     /// the `known` view, or that it may have been. A passage that began and was
     /// taken back between two looks leaves no trace but two epochs. A single
     /// epoch is the return of a node under a new nonce, or it outdates plans;
     /// that changes no nonce, and neither does a passage that was taken back.
-    pub(super) fn by(goal: &Goal, known: &View, newer: &View) -> Option<Self> {
-        let Goal::Reach { from, to } = goal else {
-            return None;
-        };
+    pub(super) fn by(from: &Topology, to: &Topology, known: &View, newer: &View) -> Option<Self> {
         if known.topology() != from || newer.topology() != from || from == to {
             return None;
         }

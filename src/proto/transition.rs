@@ -178,9 +178,10 @@ impl Transition {
         if view.id().epoch <= self.view.id().epoch {
             return;
         }
-        self.stopped = self
-            .stopped
-            .or_else(|| Stop::by(&self.goal, &self.view, &view));
+        if let Goal::Reach { from, to } = &self.goal {
+            let stopped = || Stop::by(from, to, &self.view, &view);
+            self.stopped = self.stopped.or_else(stopped);
+        }
         let is_same_passage = view.next() == self.view.next() && view.since() == self.view.since();
         if !is_same_passage {
             (self.known_at, self.cut_off_at) = (None, None);

@@ -161,7 +161,7 @@ async fn another_member_is_refused_at_the_first_connect() {
         .expect_err("it is b");
     let text = format!("{error:#}");
     assert!(
-        text.contains("node a: another node of the cluster"),
+        text.contains("node a cannot be used: another node of the cluster"),
         "{text}"
     );
 }

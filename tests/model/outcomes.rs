@@ -164,11 +164,15 @@ impl Client {
             }
             Extension::Unchanged { refusals, .. } => {
                 desk.model.see(Seen::Unchanged);
-                // A contender on the new owner breaks the migration.
-                let is_rival =
-                    |(_, refusal): &(_, Refusal)| matches!(refusal, Refusal::Busy(Some(_)));
+                // A contender on the new owner breaks the migration. On fewer
+                // nodes than could grant it the key it keeps nobody from anything.
+                let rivals = refusals
+                    .iter()
+                    .filter(|(_, refusal)| matches!(refusal, Refusal::Busy(Some(_))))
+                    .filter_map(|(node, _)| placement.seat(*node))
+                    .collect();
                 let is_in_time = desk.now() < lease.valid_until;
-                let is_robbed = is_in_time && !lease.has_gap && refusals.iter().any(is_rival);
+                let is_robbed = is_in_time && !lease.has_gap && placement.is_blocked_by(rivals);
                 if is_robbed && desk.model.scenario.claims.contains(&Claim::Robbed) {
                     desk.broken = Some(Claim::Robbed);
                 }

@@ -76,6 +76,8 @@ pub(crate) async fn servers(survey: &mut Survey<'_>, report: &mut Report) {
             }
         }
         match seen.look.try_writes().await {
+            // That is told of its role.
+            Err(error) if error.kind() == NodeErrorKind::Unsuitable => {}
             Ok(()) => report.ok("writes", Some(name), "the server takes ringlock's writes"),
             Err(error) => {
                 let remedy = "have the server take writes, and the user allowed the commands that the guide lists under servers";
