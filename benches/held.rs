@@ -22,6 +22,7 @@ mod common;
 
 use std::alloc::System;
 use std::future::IntoFuture;
+use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -163,7 +164,7 @@ async fn wait(plan: &Plan, router: &Router) {
     let region = Region::new(ALLOCATOR);
     for _ in 0..plan.waiters {
         let mut waiter = router.acquire("hot").into_future();
-        assert!(waiter.as_mut().poll(&mut context).is_pending());
+        assert!(Pin::new(&mut waiter).poll(&mut context).is_pending());
         waiters.push(waiter);
     }
     let change = region.change();

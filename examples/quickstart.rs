@@ -41,7 +41,7 @@ async fn main() -> Result {
         builder = builder.custom_node(format!("node-{}", index + 1), Arc::clone(node) as _);
     }
     let router = builder
-        .on_progress(|progress| eprintln!("{progress}"))
+        .on_progress(|progress| println!("{progress}"))
         .connect()
         .await?;
 

@@ -73,9 +73,12 @@ impl fmt::Display for ConnectProgress {
     }
 }
 
+/// What is called with each stage.
+type Told = dyn Fn(&ConnectProgress) + Send + Sync;
+
 /// Whom to tell what is waited for.
 #[derive(Clone, Default)]
-pub(crate) struct Listener(Option<Arc<dyn Fn(&ConnectProgress) + Send + Sync>>);
+pub(crate) struct Listener(Option<Arc<Told>>);
 
 impl Listener {
     pub(crate) fn new(hear: impl Fn(&ConnectProgress) + Send + Sync + 'static) -> Self {
@@ -116,6 +119,10 @@ pub(crate) struct Plan<'a> {
 }
 
 /// What a try comes to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, for as long as a start takes"
+)]
 pub(crate) enum Outcome {
     Started(View),
     /// Another process was quicker, or a member changed: look again.

@@ -178,6 +178,10 @@ async fn is_to_start_anew(view: &View, peers: &[Peer]) -> bool {
 }
 
 /// What comes of starting a cluster anew.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, for as long as a start takes"
+)]
 pub(crate) enum NewBeginning {
     /// It is started.
     Made(View, Vec<Peer>),

@@ -19,11 +19,11 @@ enum Answering {
     Later,
 }
 
-impl Explored {
-    /// `None` if nothing came of it.
-    pub(crate) fn step(&self, world: &mut World, act: Act) -> Option<()> {
-        let is_of_nodes = matches!(
-            act,
+impl Act {
+    /// Whether nodes and coordinators do it, and no client.
+    fn is_of_nodes(&self) -> bool {
+        matches!(
+            self,
             Act::Spread(..)
                 | Act::Obey(_)
                 | Act::Look(_)
@@ -31,7 +31,14 @@ impl Explored {
                 | Act::Lose(..)
                 | Act::Start(_)
                 | Act::Follow(..)
-        );
+        )
+    }
+}
+
+impl Explored {
+    /// `None` if nothing came of it.
+    pub(crate) fn step(&self, world: &mut World, act: Act) -> Option<()> {
+        let is_of_nodes = act.is_of_nodes();
         match act {
             Act::Tick => self.tick(world),
             Act::Acquire(who) => self.turn(world, who, Client::acquire),

@@ -311,30 +311,32 @@ fn is_code(word: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// What each edition says to a script: Redis 6.2, Redis 7.0, Valkey 9.
-    #[test]
-    fn one_refusal_in_the_words_of_each_edition() {
-        let script = |old: &str, code: &str, text: &str| {
-            let call = "ERR Error running script (call to f_b6062ce5): @user_script:19: ";
-            let place = if old.is_empty() {
-                "@user_script: 19: -"
-            } else {
-                "@user_script: 19: "
-            };
-            let inner = if old.is_empty() {
-                format!("{code} {text}")
-            } else {
-                old.into()
-            };
-            [
-                format!("{call}{place}{inner}"),
-                format!("{code} {text}. script: b6062ce5, on @user_script:19."),
-                format!("{code} {text}. script: on @user_script:19."),
-                format!("EXECABORT Transaction discarded because of: {code} {text}"),
-                format!("{code} {text}"),
-            ]
+    /// What each edition says to a script: Redis 6.2, Redis 7.0, Valkey 9; and to
+    /// a transaction and a command.
+    fn script(old: &str, code: &str, text: &str) -> [String; 5] {
+        let call = "ERR Error running script (call to f_b6062ce5): @user_script:19: ";
+        let place = if old.is_empty() {
+            "@user_script: 19: -"
+        } else {
+            "@user_script: 19: "
         };
-        let cases = [
+        let inner = if old.is_empty() {
+            format!("{code} {text}")
+        } else {
+            old.into()
+        };
+        [
+            format!("{call}{place}{inner}"),
+            format!("{code} {text}. script: b6062ce5, on @user_script:19."),
+            format!("{code} {text}. script: on @user_script:19."),
+            format!("EXECABORT Transaction discarded because of: {code} {text}"),
+            format!("{code} {text}"),
+        ]
+    }
+
+    /// Texts, their kind, whether the connection ends, and a part of the advice.
+    fn cases() -> Vec<([String; 5], NodeErrorKind, bool, &'static str)> {
+        vec![
             (
                 script(
                     "",
@@ -389,8 +391,12 @@ mod tests {
                 false,
                 "ACL",
             ),
-        ];
-        for (texts, kind, is_fatal, advice) in cases {
+        ]
+    }
+
+    #[test]
+    fn one_refusal_in_the_words_of_each_edition() {
+        for (texts, kind, is_fatal, advice) in cases() {
             for text in texts {
                 let reply = ErrorReply::of(text.as_bytes());
                 let error = reply.explain();
