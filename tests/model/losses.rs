@@ -149,13 +149,18 @@ pub(crate) const NEVER_STUCK: Scenario = Scenario {
 
 each_holds! {
     r_a_majority_with_the_owner_lost_breaks_no_claim: OWNER_LOST,
+    #[ignore = "minutes"]
     r_a_majority_lost_under_extends_breaks_no_claim: OWNER_LOST_EXTENDS,
     r_a_majority_without_the_owner_lost_breaks_no_claim: OWNER_LEFT,
+    #[ignore = "minutes"]
     r_a_rolling_loss_breaks_no_claim: ROLLING,
+    #[ignore = "minutes"]
     r_a_rolling_loss_with_the_owner_last_breaks_no_claim: OWNER_LAST,
     r_most_replicas_lost_break_no_claim: REPLICAS_LOST,
     r_two_starters_break_no_claim: RIVAL_STARTS,
     r_two_starters_serve_one_view: RIVAL_VIEWS,
+    #[ignore = "minutes"]
     r_a_start_beside_a_vote_breaks_no_claim: START_OR_VOTE,
+    #[ignore = "minutes"]
     r_a_rolling_loss_leaves_nothing_stuck: NEVER_STUCK,
 }
