@@ -351,7 +351,9 @@ impl fmt::Display for Cause {
                 "has no entry of it any more: it was released by force or deleted by hand, or the server's clock was stepped",
             ),
             Self::OtherView(view) => write!(f, "serves view {view}"),
-            Self::NoView => f.write_str("serves no view: it lost its data, or is new"),
+            Self::NoView => f.write_str(
+                "serves no view: it lost its data, or is new; `ringlock status` says what it waits for",
+            ),
             Self::Quarantined { remaining } if remaining.is_zero() => {
                 f.write_str("lost its data and is about to be let in again")
             }

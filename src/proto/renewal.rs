@@ -16,9 +16,11 @@
 //!   such a majority: the lease was nobody else's when that extend began, so
 //!   that nobody else has been there since the entry was.
 //! * A group that the lease is carried over to has nothing but what is made: it
-//!   vouches from the success on. What is assumed there: that no operator
-//!   releases the lease by force and another client comes and goes within that
-//!   one extend, and the passage ends before the next.
+//!   vouches from the success on, and so does a node of it whose answer comes
+//!   after that; else the loss of one node of the group would end the lease.
+//!   What is assumed there: that no operator releases the lease by force and
+//!   another client comes and goes within that one extend, up to its last
+//!   answer, and the passage ends before the next.
 
 use std::time::Duration;
 
@@ -105,6 +107,8 @@ pub struct Renewal {
     unhealed: Seats,
     /// Seats that vouch by this extend.
     promoted: Seats,
+    /// It has extended the lease.
+    has_succeeded: bool,
     probes_out: usize,
     refusals: Vec<(NodeIndex, Refusal)>,
 }
@@ -141,6 +145,7 @@ impl Renewal {
             healed: Seats::NONE,
             unhealed: Seats::NONE,
             promoted: Seats::NONE,
+            has_succeeded: false,
             probes_out: 0,
             refusals: Vec::new(),
         }
@@ -232,6 +237,7 @@ impl Renewal {
         if is_in_time && is_confirmed && has_quorum {
             let until = valid_until(t0, self.terms.ttl.get()).max(self.terms.valid_until);
             self.stage = Stage::Over(until);
+            self.has_succeeded = true;
             effects.vouching = effects.vouching.union(self.newly_established());
             effects.outcome = Some(Extension::Extended(until));
             return;
@@ -264,9 +270,13 @@ impl Renewal {
 
     /// Who has the entry in the groups that this success adds.
     fn newly_established(&self) -> Seats {
+        self.added().intersection(self.kept.union(self.made))
+    }
+
+    /// The groups that the lease is carried over to.
+    fn added(&self) -> Seats {
         let groups = self.terms.placement.groups().skip(self.terms.established);
-        let added = groups.fold(Seats::NONE, Seats::union);
-        added.intersection(self.kept.union(self.made))
+        groups.fold(Seats::NONE, Seats::union)
     }
 
     fn unanswered(&self) -> Seats {
@@ -299,6 +309,10 @@ impl Machine for Renewal {
                     ..Effects::default()
                 };
                 self.heal(now, &mut effects);
+                if self.has_succeeded {
+                    let late = self.added().intersection(has);
+                    effects.vouching = effects.vouching.union(late);
+                }
                 if self.stage == Stage::Open {
                     self.settle(now, confirmed_at, &mut effects);
                 }
@@ -714,10 +728,12 @@ mod tests {
         let made = script.hears(3, Step::Heal, Ok(Reply::Made { counter: 12 }));
         assert_eq!(made.outcome, extended());
         assert_eq!(made.vouching, script.seats(&[2, 3]));
-        // Seen after the success: it vouches by the next one.
+        // Made in the new group after the success: it vouches as well, or the
+        // loss of one of the others would end the lease.
         let late = script.hears(4, Step::Heal, Ok(Reply::Made { counter: 12 }));
         assert_eq!(late.acknowledged, script.seats(&[4]));
-        assert_eq!((late.vouching, late.outcome), (Seats::NONE, None));
+        let four = script.seats(&[4]);
+        assert_eq!((late.vouching, late.outcome), (four, None));
     }
 
     #[test]
