@@ -893,7 +893,10 @@ async fn a_node_that_refuses_its_first_view_is_told_with_its_reason() {
         let fine = RedisServer::start_edition(edition, &[]);
         let refusing = RedisServer::start_edition(edition, &lonely);
         let no_writes = RedisServer::start_edition(edition, &[]);
-        no_writes.set_user("default", &["-set"]);
+        // Whichever user the run logs in as.
+        for user in ["default", "ringlock"] {
+            no_writes.set_user(user, &["-set"]);
+        }
         let nodes = [
             (&refusing, &["NOREPLICAS"][..]),
             (&no_writes, &["permission", "can't run"]),
