@@ -72,6 +72,17 @@ impl Operates for Attempt {
         })
     }
 
+    fn answered(site: &Site, from: NodeIndex, step: Step, answer: &Answer) {
+        let may_be_there = match answer {
+            Ok(Reply::Granted { .. }) => true,
+            Err(error) => step == Step::Main && !error.is_unsent(),
+            Ok(_) => false,
+        };
+        if may_be_there {
+            site.held.may_be_at(|| site.target(from), clock::now());
+        }
+    }
+
     fn abandoned(held: &Arc<Held>) {
         held.end(Loss::Released, clock::now());
     }

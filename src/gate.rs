@@ -341,7 +341,7 @@ impl Gate {
         };
         // Outside the lock: the last handle to a lease gives its turn back.
         if let Some((turn, Some(held))) = present
-            && held.valid_until() <= clock::now()
+            && held.check(clock::now()).is_some()
         {
             self.pass_on(place, turn, Streak::default());
         }

@@ -285,7 +285,10 @@ impl Drop for Guard {
         self.held.end(Loss::Released, now);
         self.held.count_release(was_lost);
         events::released(&self.held.key, self.fence);
-        self.held.release();
+        // What was lost was released when that was found.
+        if !was_lost {
+            self.held.release();
+        }
         // After the releases: the next turn's requests queue up behind them.
         self.held.pass_turn();
     }

@@ -21,7 +21,7 @@ use crate::proto::lease::{Fence, Key, Token, Ttl};
 use crate::proto::quorum::Placement;
 use crate::proto::renewal::{Extension, Prolongation, Renewal};
 use crate::proto::round::Refusal;
-use crate::proto::time::Instant;
+use crate::proto::time::{Instant, drift};
 use crate::stance::{Ledger, Moved, Stance, Target};
 
 /// Renewals that fall due within as long go out together.
@@ -159,8 +159,10 @@ impl Held {
         &self.ledger
     }
 
-    /// Why the lease is over, if it is. Lapses it where its time has come.
-    pub(crate) fn check(&self, now: Instant) -> Option<Loss> {
+    /// Why the lease is over, if it is. Lapses it where its time has come, and
+    /// releases it then: an entry outlives the lease by as long as its request
+    /// was under way.
+    pub(crate) fn check(self: &Arc<Self>, now: Instant) -> Option<Loss> {
         let mut state = self.state.lock();
         if state.ended.is_none() {
             let loss = if self.keep_alive.is_some_and(|keep| now >= keep.until) {
@@ -175,10 +177,35 @@ impl Held {
             // Who listens may look at the lease.
             drop(state);
             self.lost(loss, fence);
+            self.release();
+            // After the releases: the next turn's requests queue up behind them.
             self.pass_turn();
             return Some(loss);
         }
         state.ended
+    }
+
+    /// A node may have made the entry that was asked for when the lease was
+    /// taken, and it is known only now. The entry is released once the lease is
+    /// over: at once, or where it would outlive the lease for long, at the lapse.
+    pub(crate) fn may_be_at(self: &Arc<Self>, target: impl FnOnce() -> Target, now: Instant) {
+        let ended = {
+            let state = self.state.lock();
+            if state.fence.is_none() {
+                return;
+            }
+            state.ended
+        };
+        match ended.or_else(|| self.check(now)) {
+            // The release goes to every node, behind what it was asked before.
+            Some(Loss::Released) => {}
+            Some(_) => self.release_at(target()),
+            None if self.keep_alive.is_some() => {}
+            None if now.saturating_since(self.asked_at) > drift(self.ttl.get()) => {
+                self.fleet.keeper.keep_late(self);
+            }
+            None => {}
+        }
     }
 
     /// When the lease ends unless it is extended.
@@ -237,7 +264,7 @@ impl Held {
     }
 
     /// Waits for the end of the lease; the signal needs no network.
-    pub(crate) async fn ended(&self) -> Loss {
+    pub(crate) async fn ended(self: &Arc<Self>) -> Loss {
         loop {
             let notified = self.ended.get_or_init(Box::default).notified();
             if let Some(loss) = self.check(clock::now()) {
@@ -380,10 +407,7 @@ impl Held {
     /// due. `None`: it needs no keeping any more.
     pub(crate) fn tend(self: &Arc<Self>, now: Instant) -> Option<Instant> {
         let keep_alive = self.keep_alive?;
-        if let Some(loss) = self.check(now) {
-            if loss != Loss::Released {
-                self.release();
-            }
+        if self.check(now).is_some() {
             return None;
         }
         let retry = self.fleet.node_timeout(self.ttl);

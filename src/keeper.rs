@@ -24,6 +24,9 @@ use crate::stats::Counters;
 /// entry's ttl then frees the key.
 const MAX_DEFERRED: usize = 65_536;
 
+/// Leases that are watched for their lapse only.
+const MAX_LATE: usize = 65_536;
+
 /// What the rest of the router sees of the keeper.
 #[derive(Debug, Default)]
 pub(crate) struct Keeper {
@@ -33,6 +36,8 @@ pub(crate) struct Keeper {
     counters: Arc<Counters>,
     /// Releases that are under way or deferred.
     releases: AtomicUsize,
+    /// Leases that are watched for their lapse only.
+    late: AtomicUsize,
     /// Releases were given up because the task has ended.
     has_forsaken: AtomicBool,
     all_released: Notify,
@@ -51,6 +56,8 @@ struct Inbox {
 #[derive(Debug)]
 enum Work {
     Tend(Arc<Held>),
+    /// A lease that nobody keeps alive, to be released at its lapse.
+    Lapse(Arc<Held>),
     Release(Arc<DueRelease>),
 }
 
@@ -62,6 +69,17 @@ impl Keeper {
     /// Keeps `held` alive from now on.
     pub(crate) fn keep(&self, held: Arc<Held>) {
         let _ = self.push(Work::Tend(held));
+    }
+
+    /// Sees to it that `held` is released when it lapses, if nobody does
+    /// anything else with it before: a node has an entry that would outlive it
+    /// for long. Beyond [`MAX_LATE`] of them, the entry's ttl frees the key.
+    pub(crate) fn keep_late(&self, held: &Arc<Held>) {
+        if self.late.fetch_add(1, Ordering::Relaxed) >= MAX_LATE
+            || !self.push(Work::Lapse(Arc::clone(held)))
+        {
+            self.late.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Hands work to the task; false once it has ended.
@@ -147,7 +165,7 @@ impl Keeper {
                 let entry = agenda.pop().map(|Reverse(entry)| entry);
                 agenda.extend(
                     entry
-                        .and_then(|entry| entry.work.carry_out(now))
+                        .and_then(|entry| entry.work.carry_out(&self, now))
                         .map(Reverse),
                 );
             }
@@ -198,6 +216,7 @@ impl Entry {
     fn of(work: Work, now: Instant) -> Self {
         let due = match &work {
             Work::Tend(_) => now,
+            Work::Lapse(held) => held.valid_until(),
             Work::Release(release) => now + release.next_wait(),
         };
         Self { due, work }
@@ -206,8 +225,16 @@ impl Entry {
 
 impl Work {
     /// Carries it out; what is to be looked at again comes back.
-    fn carry_out(self, now: Instant) -> Option<Entry> {
+    fn carry_out(self, keeper: &Keeper, now: Instant) -> Option<Entry> {
         match self {
+            Self::Lapse(held) => {
+                if held.check(now).is_none() {
+                    // Its owner has extended it.
+                    return Some(Entry::of(Self::Lapse(held), now));
+                }
+                keeper.late.fetch_sub(1, Ordering::Relaxed);
+                None
+            }
             Self::Tend(held) => {
                 let due = held.tend(now)?;
                 Some(Entry {

@@ -508,6 +508,85 @@ impl Node for Ambush {
     fn close(&self) {}
 }
 
+/// An in-memory node that gets an ACQUIRE late.
+#[derive(Debug)]
+struct Late {
+    node: MemoryNode,
+    withheld: Mutex<Option<(Request, Instant, ReplyTo)>>,
+}
+
+impl Late {
+    fn let_go(&self) {
+        let (request, deadline, reply) = self.withheld.lock().take().unwrap();
+        self.node.submit(request, deadline, reply);
+    }
+}
+
+impl Node for Late {
+    fn submit(&self, request: Request, deadline: Instant, reply: ReplyTo) {
+        if matches!(request, Request::Acquire { .. }) {
+            let before = self.withheld.lock().replace((request, deadline, reply));
+            assert!(before.is_none(), "one at a time");
+        } else {
+            self.node.submit(request, deadline, reply);
+        }
+    }
+
+    fn address(&self) -> String {
+        self.node.address()
+    }
+
+    fn is_embedded(&self) -> bool {
+        true
+    }
+
+    fn close(&self) {}
+}
+
+/// The last node gets the request in the middle of the lease, or after it: its
+/// entry would last a whole ttl from then. The guard is alive, and nobody looks
+/// at it.
+#[tokio::test]
+async fn a_lapsed_lease_is_released_at_the_lapse() {
+    const TTL: Duration = Duration::from_secs(4);
+    let mut cases = tokio::task::JoinSet::new();
+    for is_after in [false, true] {
+        cases.spawn(async move {
+            let nodes: Vec<MemoryNode> = (0..3).map(|i| MemoryNode::new(name(i))).collect();
+            let late = Arc::new(Late {
+                node: nodes[2].clone(),
+                withheld: Mutex::default(),
+            });
+            let router = Router::builder()
+                .replicas(3)
+                .memory_node(nodes[0].clone())
+                .memory_node(nodes[1].clone())
+                .custom_node(name(2), Arc::clone(&late) as Arc<dyn Node>)
+                .init(Init::Now);
+            let router = router.connect().await.unwrap();
+            let guard = router.acquire(KEY).ttl(TTL).await.unwrap();
+            let lapse = guard.valid_until();
+            let arrives = if is_after {
+                lapse + ms(1)
+            } else {
+                lapse - TTL / 2
+            };
+            sleep_until(arrives).await;
+            late.let_go();
+            assert_eq!(nodes[2].locked().len(), usize::from(!is_after));
+            sleep_until(lapse).await;
+            let is_free = || nodes[2].locked().is_empty();
+            eventually(PROMPTLY, "the late entry is gone", is_free).await;
+            let left = (arrives + TTL).saturating_since(now());
+            assert!(left > TTL / 8, "after the lapse: {is_after}, {left:?} left");
+            assert_eq!(guard.release().await.unwrap(), Released::TooLate);
+        });
+    }
+    while let Some(case) = cases.join_next().await {
+        case.unwrap();
+    }
+}
+
 /// The keeper extends while the guard is dropped: the release overtakes some
 /// of the extends, and those make the entry anew.
 #[tokio::test]

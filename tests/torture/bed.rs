@@ -1,7 +1,7 @@
 //! The servers, each behind its proxy and looked at all the time, and a router
 //! of one's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use ringlock::{Init, Router};
 
 use crate::common::shim::{self, Shim};
+use crate::faults::RECOVERY;
 use crate::log::Log;
 use crate::looker::{self, Sight};
 use crate::process::{Role, Told, url};
@@ -99,6 +100,20 @@ impl Bed {
     pub(crate) fn members(&self) -> Vec<String> {
         let view = self.router.view();
         view.members().map(|member| member.name.clone()).collect()
+    }
+
+    /// Members that were not just seen to serve the newest view, and other
+    /// servers that a fault was in until a moment ago: a change may be under
+    /// way that makes them members, and the router here has yet to learn of it.
+    pub(crate) fn at_risk(&self) -> BTreeSet<String> {
+        let troubled = self.troubled();
+        let members = self.members();
+        let is_shaken = |(name, place): &(&String, &Place)| {
+            !members.contains(name) && place.sight.was_struck(RECOVERY)
+        };
+        let shaken = self.places.iter().filter(is_shaken);
+        let shaken = shaken.map(|(name, _)| name.clone());
+        troubled.into_iter().chain(shaken).collect()
     }
 
     /// Members that were not just seen to serve the newest view.

@@ -13,7 +13,7 @@ use crate::judge::resumption_bound;
 use crate::settings::{CALM, MAX_TTL, MEMBERS, Preset, SERVERS, Settings, VIEW_LEASE, WORKERS};
 
 /// How long a node that lost its data takes to be let in again, at the least.
-const RECOVERY: Duration = Duration::from_secs(5);
+pub(crate) const RECOVERY: Duration = Duration::from_secs(5);
 
 /// One fault of the plan.
 #[derive(Clone, Debug)]

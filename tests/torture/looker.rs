@@ -61,6 +61,12 @@ impl Sight {
         (is_fresh && !seen.view.is_empty()).then(|| seen.view.clone())
     }
 
+    /// A fault was in it less than `span` ago.
+    pub(crate) fn was_struck(&self, span: Duration) -> bool {
+        let since = self.0.lock().since;
+        since > 0 && now() < since + span.as_nanos() as Time
+    }
+
     /// What was seen until now is no longer so.
     pub(crate) fn forget(&self) {
         self.0.lock().since = now();
@@ -94,27 +100,28 @@ struct Looker {
     connection: Option<Inside>,
 }
 
-/// A connection to a server, and which one it is.
+/// A connection to a server.
 struct Inside {
     socket: PathBuf,
-    incarnation: String,
     connection: Connection,
 }
 
 impl Inside {
     fn connect(socket: PathBuf) -> RedisResult<Self> {
-        let mut connection = connect(&socket)?;
-        let info: String = cmd("INFO").query(&mut connection)?;
+        let connection = connect(&socket)?;
+        Ok(Self { socket, connection })
+    }
+
+    /// Which server it is now: the replication id of a running server changes
+    /// with its first replica, also where the promotion of that one fails.
+    fn incarnation(&mut self) -> RedisResult<String> {
+        let info: String = cmd("INFO").query(&mut self.connection)?;
         let fact = |name: &str| {
             let mut lines = info.lines();
             lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         };
         let facts = ["run_id", "master_replid"].map(|name| fact(name).unwrap_or_default());
-        Ok(Self {
-            socket,
-            incarnation: facts.join("/"),
-            connection,
-        })
+        Ok(facts.join("/"))
     }
 }
 
@@ -140,7 +147,7 @@ impl Looker {
         for index in 0..KEYS {
             look.arg(format!("ringlock:{}", key(index)));
         }
-        look.arg(&inside.incarnation);
+        look.arg(inside.incarnation()?);
         let from = now();
         let seen: Vec<Vec<u8>> = look.query(&mut inside.connection)?;
         let at = now();

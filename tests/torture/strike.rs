@@ -128,11 +128,10 @@ impl Striker {
         loop {
             {
                 let mut active = self.active.lock();
-                let mut troubled: BTreeSet<_> = self.bed.troubled().into_iter().collect();
-                let members = self.bed.members();
-                let hit = |name: &&String| active.contains(*name) || *name == node;
-                troubled.extend(members.iter().filter(hit).cloned());
-                let is_minority = 2 * troubled.len() < members.len();
+                let mut troubled = self.bed.at_risk();
+                troubled.extend(active.iter().cloned());
+                troubled.insert(node.into());
+                let is_minority = 2 * troubled.len() < self.bed.members().len();
                 if !active.contains(node) && (is_crowd || is_minority) {
                     active.insert(node.into());
                     return true;
