@@ -19,14 +19,14 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ringlock::Format;
-use ringlock::proto::attempt::{Attempt, Claim};
 use ringlock::proto::lease::{Key, Token, Ttl};
-use ringlock::proto::round::{Event, Machine, Step};
-use ringlock::proto::table::LockTable;
+use ringlock::proto::membership::topology::{Node, Topology};
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::lock_table::LockTable;
+use ringlock::proto::node::message::{Nonce, Reply, Request};
+use ringlock::proto::operation::acquire::{Attempt, Claim};
+use ringlock::proto::operation::machine::{Event, Machine, Step};
 use ringlock::proto::time::Instant;
-use ringlock::proto::topology::{Node, Topology};
-use ringlock::proto::view::View;
-use ringlock::proto::wire::{Nonce, Reply, Request};
 use ringlock_ring::NodeIndex;
 
 const NOW: Instant = Instant::from_nanos(1_000_000_000_000);

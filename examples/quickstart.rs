@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::node::{Node, ReplyTo};
-use ringlock::proto::wire::Request;
+use ringlock::proto::node::message::Request;
 use ringlock::{Fence, Init, MemoryNode, NodeError, NodeErrorKind, Released, Router};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;

@@ -1,5 +1,10 @@
 //! What a caller says of a lease that it wants, before anything is asked.
 
+pub(crate) mod attempt;
+pub(crate) mod many;
+pub(crate) mod retry;
+pub(crate) mod wait;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -7,15 +12,15 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use crate::acquire::retry::Patience;
 use crate::error::{Error, Loss};
-use crate::events;
-use crate::guard::Guard;
-use crate::patience::Patience;
+use crate::lease::guard::Guard;
+use crate::lease::scoped::WithError;
 use crate::proto::lease::{Key, KeyError, MAX_LABEL_BYTES};
 use crate::proto::time::Instant;
 use crate::router::Router;
-use crate::task::AtHome;
-use crate::with::WithError;
+use crate::runtime::task::AtHome;
+use crate::telemetry::events;
 
 /// An acquire that has not begun: set what differs from the defaults, then
 /// await it.

@@ -11,13 +11,15 @@ use serde::Deserialize;
 
 use crate::error::behind;
 use crate::proto::lease::{Ttl, TtlError};
-use crate::proto::topology::{LONGEST_SPAN, Node, Override, Topology, TopologyError};
-use crate::proto::view::View;
+use crate::proto::membership::topology::{LONGEST_SPAN, Node, Override, Topology, TopologyError};
+use crate::proto::membership::view::View;
 
+pub(crate) mod credentials;
 #[cfg(feature = "redis")]
 pub(crate) mod node_url;
 mod password;
 mod span;
+pub(crate) mod topology_diff;
 
 pub use self::password::Password;
 

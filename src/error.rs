@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::proto::lease::{Holder, Key, KeyError, TtlError};
-use crate::proto::round::Refusal;
-use crate::proto::topology::TopologyError;
-use crate::proto::wire::{NodeError, NodeErrorKind, ViewId};
+use crate::proto::membership::topology::TopologyError;
+use crate::proto::node::message::{NodeError, NodeErrorKind, ViewId};
+use crate::proto::operation::machine::Refusal;
 
 use crate::config::ConfigError;
 
@@ -536,9 +536,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
     use super::*;
-    use crate::proto::wire::NodeErrorKind;
+    use crate::lease::scoped::WithError;
+    use crate::proto::node::message::NodeErrorKind;
     use crate::rebalancer::RebalanceError;
-    use crate::with::WithError;
 
     const VIEW: ViewId = ViewId {
         epoch: 1,

@@ -16,8 +16,8 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::config::Config;
 use crate::node::redis::fuzzing::Bytes;
 use crate::proto::lease::Key;
-use crate::proto::view::View;
-use crate::proto::wire::ViewId;
+use crate::proto::membership::view::View;
+use crate::proto::node::message::ViewId;
 use crate::rebalancer::Plan;
 
 /// A target: its name, as its corpus is called, and what it runs.

@@ -58,69 +58,41 @@
 //! every day, [`AcquireAll`] and [`AcquireMany`] those for many keys;
 //! [`Rebalancer`] changes which nodes there are; [`Config`] has the settings,
 //! [`Error`] what can go wrong. Inside, read [`proto`] (the protocol, pure),
-//! then [`node`] (who carries it out), then the router, from `drive.rs`
-//! upwards.
+//! then [`node`] (who carries it out), then the folders `cluster` (which nodes
+//! there are), `lease` (what this process holds) and `acquire`.
 
 mod acquire;
-mod begin;
-mod bootstrap;
-mod builder;
 mod clock;
+mod cluster;
 mod config;
-mod contend;
-mod coordinate;
-mod difference;
-mod drive;
 mod error;
-mod events;
-mod fleet;
 #[cfg(all(any(test, fuzzing), feature = "redis"))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod gate;
-mod guard;
 pub mod guide;
-mod held;
-mod keeper;
-mod life;
-mod lookout;
-mod many;
-mod meters;
+mod lease;
 pub mod node;
-mod origin;
-mod patience;
 pub mod proto;
-mod random;
-mod reach;
 pub mod rebalancer;
-mod roster;
 mod router;
-mod stance;
-mod stats;
-mod streak;
-mod survey;
-mod task;
-mod waiting;
-mod watchman;
-mod with;
+mod runtime;
+mod telemetry;
 
+pub use acquire::many::{AcquireAll, AcquireMany, Gathering, GuardSet, Outcomes};
 pub use acquire::{Acquire, Acquiring};
-pub use begin::ConnectProgress;
-pub use builder::RouterBuilder;
+pub use cluster::ConnectProgress;
 pub use config::{
     Config, ConfigError, Init, NodeConfig, OnMismatch, Password, RingConfig, RouterConfig,
     TlsConfig,
 };
 pub use error::{Cause, Error, KeptOut, Loss, NodeCause};
-pub use guard::{Guard, Released};
-pub use many::{AcquireAll, AcquireMany, Gathering, GuardSet, Outcomes};
+pub use lease::{Guard, Released, WithError};
 pub use node::MemoryNode;
 pub use proto::lease::{Fence, Holder, Key, KeyError, TtlError};
+pub use proto::membership::topology::{Override, TopologyError};
+pub use proto::node::message::{NodeError, NodeErrorKind, ViewId};
 pub use proto::time::Instant;
-pub use proto::topology::{Override, TopologyError};
-pub use proto::wire::{NodeError, NodeErrorKind, ViewId};
 pub use rebalancer::{Change, Plan, Rebalancer};
 pub use ringlock_ring::{Format, RingError};
-pub use router::{Route, Router};
-pub use stats::{HotKey, Stats};
-pub use with::WithError;
+pub use router::{Route, Router, RouterBuilder};
+pub use telemetry::{HotKey, Stats};

@@ -10,16 +10,16 @@ use parking_lot::Mutex;
 
 use crate::clock;
 use crate::proto::lease::Key;
+use crate::proto::node::message::{Answer, NodeError, NodeErrorKind, Request};
 use crate::proto::time::Instant;
-use crate::proto::wire::{Answer, NodeError, NodeErrorKind, Request};
 
+mod key_watch;
 mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
-mod watch;
 
+pub use key_watch::{Interest, Sight, Watch, Watchlist};
 pub use memory::MemoryNode;
-pub use watch::{Interest, Sight, Watch, Watchlist};
 
 /// One lock server.
 ///

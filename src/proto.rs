@@ -2,33 +2,21 @@
 //! I/O.
 //!
 //! Everything above it only moves these values about: the drivers feed the
-//! machines and carry out their [`Effects`](round::Effects). The same code
+//! machines and carry out their [`Effects`](operation::machine::Effects). The same code
 //! runs in production, in the in-memory nodes and under the model checker.
 //! Public for tests and simulators; versions may change it freely.
 //!
-//! Read in this order: [`wire`] (what a node is asked), [`table`] (what a node
-//! does), [`quorum`] (who must agree), [`round`] and [`attempt`] (how a lock is
-//! taken), [`renewal`], [`release`], [`topology`]
-//! and [`view`] (which nodes there are), [`decide`], [`transition`] and [`carry`]
-//! (how that changes), [`new_start`] (what is done where nobody can decide).
+//! Read in this order: [`node`] (what a node is asked, and what it does),
+//! [`quorum`] (who must agree), [`operation`] (how a lock is taken, extended and
+//! released), [`membership`] (which nodes there are, and how that changes),
+//! [`lease_record`] (what is known of a lease's entries).
 
-pub mod attempt;
 pub mod backoff;
-pub mod carry;
-pub mod decide;
-pub mod known;
+pub(crate) mod escape;
 pub mod lease;
-mod letter;
-pub mod new_start;
+pub mod lease_record;
+pub mod membership;
+pub mod node;
+pub mod operation;
 pub mod quorum;
-pub mod release;
-pub mod renewal;
-pub mod round;
-pub(crate) mod shown;
-mod stop;
-pub mod table;
 pub mod time;
-pub mod topology;
-pub mod transition;
-pub mod view;
-pub mod wire;

@@ -10,10 +10,10 @@
 //!
 //! See the [guide](crate::guide) for a runbook.
 
+mod abort_note;
 mod change;
-mod course;
+mod executor;
 mod force;
-mod note;
 mod plan;
 mod readmit;
 
@@ -26,18 +26,18 @@ pub use change::Change;
 pub use force::ForceOutlook;
 pub use plan::{Detour, Moves, Plan};
 
-use self::course::Course;
 use crate::clock;
+use crate::cluster::nodes::{Fleet, Peer};
+use crate::cluster::snapshot::{STEP_TIMEOUT, Survey};
 use crate::config::ConfigError;
 use crate::error::{Causes, Error, NodeCause};
-use crate::fleet::{Fleet, Peer};
 use crate::node;
-use crate::proto::topology::TopologyError;
-use crate::proto::transition::{Goal, Obstacle};
-use crate::proto::view::View;
-use crate::proto::wire::{NodeStatus, Reply, Request, Standing, ViewId};
+use crate::proto::membership::topology::TopologyError;
+use crate::proto::membership::transition::{Goal, Obstacle};
+use crate::proto::membership::view::View;
+use crate::proto::node::message::{NodeStatus, Reply, Request, Standing, ViewId};
+use crate::rebalancer::executor::Course;
 use crate::router::Router;
-use crate::survey::{STEP_TIMEOUT, Survey};
 
 /// How long nodes may stand in the way before a change is given up for now.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -433,7 +433,7 @@ impl Rebalancer {
             let view = fleet.view.id();
             return Err(RebalanceError::NothingUnderWay { view });
         }
-        let _note = note::Note::leave(&self.router).await;
+        let _note = abort_note::Note::leave(&self.router).await;
         Course::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
             .run(progress)
             .await
@@ -455,7 +455,7 @@ impl Rebalancer {
         progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
         let fleet = self.refreshed().await?;
-        let _note = note::Note::leave(&self.router).await;
+        let _note = abort_note::Note::leave(&self.router).await;
         Course::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
             .outdating()
             .run(progress)

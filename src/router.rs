@@ -1,5 +1,7 @@
 //! The router: the nodes of a cluster, and the calls that lock keys on them.
 
+pub(crate) mod builder;
+
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,31 +10,33 @@ use parking_lot::{Mutex, RwLock};
 use ringlock_ring::{MAX_MEMBERS, RingError};
 use tokio::task::JoinHandle;
 
+pub use self::builder::RouterBuilder;
 use crate::acquire::{Acquire, clean_label};
-use crate::bootstrap::{self, Charter};
-use crate::builder::RouterBuilder;
 use crate::clock;
+use crate::cluster::bootstrap;
+use crate::cluster::bootstrap::Charter;
+use crate::cluster::nodes::{Fleet, Peer};
+use crate::cluster::reconciler::Watchman;
+use crate::cluster::refresh::Lookout;
+use crate::cluster::registry::Roster;
 use crate::config::Config;
 use crate::error::Error;
-use crate::events;
-use crate::fleet::{Fleet, Peer};
-use crate::gate::Gate;
-use crate::guard::Guard;
-use crate::keeper::Keeper;
-use crate::life::Life;
-use crate::lookout::Lookout;
+use crate::lease::guard::Guard;
+use crate::lease::local_queue::Gate;
+use crate::lease::scheduler::Keeper;
+use crate::lease::scoped::WithError;
 use crate::node::MemoryNode;
 use crate::proto::lease::{Key, KeyError};
+use crate::proto::membership::topology::TopologyError;
+use crate::proto::membership::view::View;
+use crate::proto::node::message::ViewId;
 use crate::proto::quorum::majority;
-use crate::proto::topology::TopologyError;
-use crate::proto::view::View;
-use crate::proto::wire::ViewId;
 use crate::rebalancer::Rebalancer;
-use crate::roster::Roster;
-use crate::stats::{Counters, HotKey, Stats};
-use crate::task;
-use crate::watchman::Watchman;
-use crate::with::WithError;
+use crate::runtime::lifecycle::Life;
+use crate::runtime::task;
+use crate::telemetry::events;
+use crate::telemetry::hot_keys::HotKey;
+use crate::telemetry::stats::{Counters, Stats};
 
 /// How long a shutdown waits for releases that are under way.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);

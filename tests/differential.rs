@@ -44,8 +44,8 @@ use rand::{RngExt, SeedableRng};
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::lease::{COUNTER_LIMIT, Key, Token, Ttl};
-use ringlock::proto::table::LockTable;
-use ringlock::proto::wire::{
+use ringlock::proto::node::lock_table::LockTable;
+use ringlock::proto::node::message::{
     Absent, Accepted, Answer, Ballot, Incarnation, NodeStatus, Nonce, Reply, Request, Slot,
     Standing, ViewId,
 };

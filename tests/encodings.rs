@@ -19,7 +19,7 @@ use common::node::{Inbox, VIEW, acquire, ask, now, release, serving};
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::lease::Ttl;
-use ringlock::proto::wire::{Answer, Reply, Request, ViewId};
+use ringlock::proto::node::message::{Answer, Reply, Request, ViewId};
 
 const LONG: Duration = Duration::from_secs(60);
 

@@ -19,7 +19,7 @@ use common::edition::Edition;
 use common::node::{GRACE, VIEW, acquire, ask, now, release, serving};
 use common::{KEY, RedisServer, eventually, ms, name};
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
-use ringlock::proto::wire::{Answer, Ballot, NodeErrorKind, Reply, Request, Standing};
+use ringlock::proto::node::message::{Answer, Ballot, NodeErrorKind, Reply, Request, Standing};
 use ringlock::{Init, Router};
 
 /// How long a change may go unseen that is not pushed, and a little more.

@@ -73,8 +73,7 @@ fn floor(module: &str) -> usize {
     match module {
         "proto" => 2,
         // Values and the clock, which nodes are told and told by.
-        "clock" | "config" | "error" | "events" | "meters" | "origin" | "random" | "stats"
-        | "task" => 3,
+        "clock" | "config" | "error" | "runtime" | "telemetry" => 3,
         "node" => 4,
         "bin" => 6,
         _ => 5,

@@ -19,7 +19,7 @@ use common::{
 };
 use parking_lot::Mutex;
 use ringlock::node::{Node, ReplyTo};
-use ringlock::proto::wire::Request;
+use ringlock::proto::node::message::Request;
 use ringlock::{Error, Guard, Init, Instant, Key, Loss, MemoryNode, Released, Router, WithError};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::timeout;

@@ -16,8 +16,8 @@ use common::{ARMS, Arm, Cluster, KEY, RedisServer, TestNode, ms, name};
 use parking_lot::Mutex;
 use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::node::{Node, ReplyTo, Sink};
-use ringlock::proto::view::View;
-use ringlock::proto::wire::{Answer, NodeStatus, Nonce, Reply, Request, Standing};
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::message::{Answer, NodeStatus, Nonce, Reply, Request, Standing};
 use ringlock::{
     Cause, Config, Error, Fence, Guard, Init, NodeConfig, OnMismatch, Router, RouterBuilder, ViewId,
 };

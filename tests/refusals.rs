@@ -22,7 +22,7 @@ use common::node::{GRACE, Inbox, VIEW, acquire, ask, now, release, serving};
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::lease::{Key, Token, Ttl};
-use ringlock::proto::wire::{Absent, Answer, Ballot, Reply, Request, Slot};
+use ringlock::proto::node::message::{Absent, Answer, Ballot, Reply, Request, Slot};
 use ringlock::{Init, NodeError, NodeErrorKind, Released, Router};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -532,7 +532,10 @@ async fn no_acquire_is_sent_again_behind_its_release() {
             // Of all scripts the server has RELEASE alone.
             run(&mut admin, &["SCRIPT FLUSH"]);
             redis::cmd("SCRIPT")
-                .arg(&["LOAD", include_str!("../src/node/redis/lua/release.lua")])
+                .arg(&[
+                    "LOAD",
+                    include_str!("../src/node/redis/codec/lua/release.lua"),
+                ])
                 .exec(&mut admin)
                 .unwrap();
             let inbox = Inbox::new(2);

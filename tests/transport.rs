@@ -22,7 +22,7 @@ use common::{ARMS, Arm, Cluster, RedisServer, TestNode, eventually, least_user};
 use ringlock::node::Node;
 use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::proto::lease::{Key, Token};
-use ringlock::proto::wire::{Reply, Request, Standing};
+use ringlock::proto::node::message::{Reply, Request, Standing};
 use ringlock::{
     Cause, Error, Guard, Init, NodeConfig, NodeErrorKind, Released, Router, RouterBuilder,
 };
@@ -343,7 +343,7 @@ fn key(name: &str) -> Key {
 }
 
 /// The node's status, once it is connected again.
-async fn status(node: &RedisNode) -> ringlock::proto::wire::NodeStatus {
+async fn status(node: &RedisNode) -> ringlock::proto::node::message::NodeStatus {
     let deadline = Instant::now() + GRACE;
     loop {
         match ask(node, Request::Status, LONG).await {

@@ -12,10 +12,10 @@ use tokio::runtime::Handle;
 use super::{Interest, Node, ReplyTo, Sight, Watch, Watchlist};
 use crate::clock;
 use crate::proto::lease::Key;
-use crate::proto::table::LockTable;
+use crate::proto::node::lock_table::LockTable;
+use crate::proto::node::message::{Incarnation, NodeError, NodeErrorKind, Reply, Request};
 use crate::proto::time::Instant;
-use crate::proto::wire::{Incarnation, NodeError, NodeErrorKind, Reply, Request};
-use crate::random;
+use crate::runtime::random;
 
 /// How long it is remembered that somebody waits for a key.
 const NOTE_LIFE: Duration = Duration::from_secs(1);

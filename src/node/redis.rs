@@ -1,7 +1,7 @@
 //! A node that is a Redis or Valkey server.
 //!
 //! One connection. What is submitted first mostly reaches the server first, and
-//! a release never overtakes the acquire that it cleans up after (see `queue`).
+//! a release never overtakes the acquire that it cleans up after (see `pipeline/queue.rs`).
 //! Who finds the connection idle sends at once, in its own call; while batches
 //! are in flight the next gathers (group commit), and whoever settles one sends
 //! it. The node's task reads, watches the clock, connects anew, and writes what
@@ -14,48 +14,27 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use self::address::Address;
-use self::lane::{Lane, Pending};
+use self::connection::address::Address;
+use self::pipeline::state::{Lane, Pending};
 use self::tracking::Tracker;
 use super::{Interest, Node, ReplyTo, Watch};
 use crate::config::{Config, NodeConfig, Password, TlsConfig};
-use crate::meters::LaneMeter;
 use crate::proto::lease::Key;
+use crate::proto::node::message::Request;
 use crate::proto::time::Instant;
-use crate::proto::wire::Request;
-use crate::task;
+use crate::runtime::task;
+use crate::telemetry::metrics::LaneMeter;
 
-mod address;
-mod attempt;
-mod batch;
-mod connect;
-mod decode;
-mod driver;
-mod encode;
-mod fault;
+mod codec;
+mod connection;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod hints;
 pub mod inspect;
-mod lane;
-mod link;
-mod queue;
-mod refusal;
-mod reload;
+mod pipeline;
 mod resp;
-mod scripts;
-mod sentinel;
-mod session;
-mod settle;
-mod stream;
-#[cfg(feature = "tls")]
-mod tls;
 mod tracking;
-mod trust;
-mod wall;
-mod window;
 
-pub use self::encode::Encoding;
+pub use self::codec::encode::Encoding;
 
 /// A Redis or Valkey server as a lock node.
 pub struct RedisNode {
@@ -196,7 +175,12 @@ impl RedisNode {
         let tracker = Tracker::new(Arc::clone(&address), &options);
         let tracking = Arc::clone(&tracker);
         task::spawn(Arc::clone(&tracker).run(), move || tracking.end());
-        let driver = driver::Driver::new(name, Arc::clone(&address), options, Arc::clone(&lane));
+        let driver = pipeline::connection_task::Driver::new(
+            name,
+            Arc::clone(&address),
+            options,
+            Arc::clone(&lane),
+        );
         let driven = Arc::clone(&lane);
         let driver = task::spawn(driver.run(), move || driven.end());
         Self {

@@ -5,8 +5,8 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::shown::shown;
 use super::time::drift;
+use crate::proto::escape::shown;
 
 /// The longest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 1024;

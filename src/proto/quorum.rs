@@ -4,7 +4,7 @@ use std::fmt;
 
 use ringlock_ring::NodeIndex;
 
-use super::wire::Slot;
+use crate::proto::node::message::Slot;
 
 /// The most replicas a key may have.
 pub const MAX_REPLICAS: usize = 9;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::RebalanceError;
 use crate::config::NodeConfig;
-use crate::proto::topology::{Node, Override, Topology};
+use crate::proto::membership::topology::{Node, Override, Topology};
 
 /// One change of a cluster's topology. Several of them may make one plan, and
 /// take no longer than one.

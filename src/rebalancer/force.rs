@@ -9,17 +9,17 @@ use ringlock_ring::NodeIndex;
 
 use super::{Change, Moves, Phase, Progress, RebalanceError, Rebalancer, Report, plan};
 use crate::clock;
-use crate::coordinate::fresh_nonce;
-use crate::events;
-use crate::fleet::Peer;
+use crate::cluster::nodes::Peer;
+use crate::cluster::proposer::fresh_nonce;
+use crate::cluster::snapshot::{Survey, ask_all, tell};
 use crate::proto::lease::EPOCH_LEAP;
+use crate::proto::membership::topology::Topology;
+use crate::proto::membership::transition::{Obstacle, adopt, quarantine};
+use crate::proto::membership::view::{Nonces, View};
+use crate::proto::node::message::{NodeStatus, Reply, Standing, ViewId};
 use crate::proto::quorum::majority;
 use crate::proto::time::{Instant, outwait};
-use crate::proto::topology::Topology;
-use crate::proto::transition::{Obstacle, adopt, quarantine};
-use crate::proto::view::{Nonces, View};
-use crate::proto::wire::{NodeStatus, Reply, Standing, ViewId};
-use crate::survey::{Survey, ask_all, tell};
+use crate::telemetry::events;
 
 /// How often to tell how long is left.
 const TELL: Duration = Duration::from_millis(500);

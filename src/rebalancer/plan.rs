@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::RebalanceError;
 use crate::config::{ConfigError, bounded};
+use crate::proto::escape::shown;
 use crate::proto::lease::Key;
+use crate::proto::membership::topology::{Node, Topology, TopologyError};
+use crate::proto::membership::view::{Nonces, View};
+use crate::proto::node::message::ViewId;
 use crate::proto::quorum::majority;
-use crate::proto::shown::shown;
 use crate::proto::time::outwait;
-use crate::proto::topology::{Node, Topology, TopologyError};
-use crate::proto::view::{Nonces, View};
-use crate::proto::wire::ViewId;
 
 /// Version of a plan's form. A reader refuses any other.
 const PLAN_FORM: u32 = 1;
@@ -298,7 +298,7 @@ impl fmt::Display for Plan {
 mod view_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    use crate::proto::wire::ViewId;
+    use crate::proto::node::message::ViewId;
 
     pub(super) fn serialize<S: Serializer>(view: &ViewId, out: S) -> Result<S::Ok, S::Error> {
         out.collect_str(view)

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::course::Course;
 use super::{Progress, RebalanceError, Rebalancer, Report};
-use crate::proto::transition::Goal;
+use crate::proto::membership::transition::Goal;
+use crate::rebalancer::executor::Course;
 
 impl Rebalancer {
     /// Stays until the members that lost their data are let in again, and lets

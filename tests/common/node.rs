@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::node::{Node, ReplyTo, Sink};
 use ringlock::proto::lease::{Key, Token, Ttl};
-use ringlock::proto::wire::{Answer, Reply, Request, Slot, ViewId};
+use ringlock::proto::node::message::{Answer, Reply, Request, Slot, ViewId};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use ringlock::NodeErrorKind;
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
-use ringlock::proto::wire::{Absent, Reply, Request};
+use ringlock::proto::node::message::{Absent, Reply, Request};
 
 use crate::common::edition::Edition;
 use crate::common::node::{GRACE, Inbox, acquire, ask, now, release, serving};
@@ -96,7 +96,7 @@ async fn a_grant_is_not_taken_for_the_one_before() {
 /// An ACCEPT whose reply went missing must not take another script's 1.
 #[tokio::test]
 async fn a_vote_is_not_taken_for_the_one_before() {
-    use ringlock::proto::wire::Ballot;
+    use ringlock::proto::node::message::Ballot;
     let server = RedisServer::start();
     drop(serving(&server.url(), RedisOptions::default()).await);
     let liar = Liar::before(&server).await;

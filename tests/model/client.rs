@@ -3,16 +3,16 @@
 
 use std::sync::Arc;
 
-use ringlock::proto::attempt::{Attempt, Claim};
-use ringlock::proto::known::Known;
 use ringlock::proto::lease::Token;
+use ringlock::proto::lease_record::known::Known;
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::message::{Answer, NodeError, NodeErrorKind, Reply, Request};
+use ringlock::proto::operation::acquire::{Attempt, Claim};
+use ringlock::proto::operation::extend::{Prolongation, Renewal};
+use ringlock::proto::operation::machine::{Event, Machine, Step, vouches_for};
+use ringlock::proto::operation::release::{Farewell, Release};
 use ringlock::proto::quorum::Placement;
-use ringlock::proto::release::{Farewell, Release};
-use ringlock::proto::renewal::{Prolongation, Renewal};
-use ringlock::proto::round::{Event, Machine, Step, vouches_for};
 use ringlock::proto::time::Instant;
-use ringlock::proto::view::View;
-use ringlock::proto::wire::{Answer, NodeError, NodeErrorKind, Reply, Request};
 
 use crate::cluster::{home, key, member};
 use crate::lease::Lease;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use ringlock::proto::lease::Key;
-use ringlock::proto::topology::{Node, Topology};
-use ringlock::proto::view::{Nonces, View};
-use ringlock::proto::wire::ViewId;
+use ringlock::proto::membership::topology::{Node, Topology};
+use ringlock::proto::membership::view::{Nonces, View};
+use ringlock::proto::node::message::ViewId;
 use ringlock_ring::{Format, NodeIndex};
 
 use crate::scenario::{Change, Scenario, span};

@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringlock::proto::decide::{Call, Decision, Motion, Ruling};
-use ringlock::proto::table::LockTable;
-use ringlock::proto::transition::{Goal, Move, Transition};
-use ringlock::proto::view::View;
-use ringlock::proto::wire::{
+use ringlock::proto::membership::paxos::{Call, Decision, Motion, Ruling};
+use ringlock::proto::membership::transition::{Goal, Move, Transition};
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::lock_table::LockTable;
+use ringlock::proto::node::message::{
     Answer, Ballot, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Standing,
 };
 

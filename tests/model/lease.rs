@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use ringlock::proto::carry::{Basis, Footing, transfer};
-use ringlock::proto::known::Known;
 use ringlock::proto::lease::{Fence, Token};
+use ringlock::proto::lease_record::carry::{Basis, Footing, transfer};
+use ringlock::proto::lease_record::known::Known;
+use ringlock::proto::membership::view::View;
 use ringlock::proto::quorum::{Placement, Seats};
 use ringlock::proto::time::Instant;
-use ringlock::proto::view::View;
 
 use crate::cluster::key;
 use crate::running::Running;

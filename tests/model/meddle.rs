@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringlock::proto::known::Known;
+use ringlock::proto::lease_record::known::Known;
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::lock_table::LockTable;
+use ringlock::proto::node::message::{Reply, Request};
+use ringlock::proto::operation::machine::Effects;
 use ringlock::proto::quorum::Placement;
-use ringlock::proto::round::Effects;
-use ringlock::proto::table::LockTable;
 use ringlock::proto::time::{Instant, outwait};
-use ringlock::proto::view::View;
-use ringlock::proto::wire::{Reply, Request};
 use ringlock_ring::NodeIndex;
 
 use crate::cluster::{key, member};

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use ringlock::proto::attempt::{Grant, Refused, Shortfall};
 use ringlock::proto::lease::Fence;
-use ringlock::proto::renewal::Extension;
-use ringlock::proto::round::{Event, Refusal, Step};
+use ringlock::proto::node::message::Answer;
+use ringlock::proto::operation::acquire::{Grant, Refused, Shortfall};
+use ringlock::proto::operation::extend::Extension;
+use ringlock::proto::operation::machine::{Event, Refusal, Step};
 use ringlock::proto::time::Instant;
-use ringlock::proto::wire::Answer;
 
 use crate::client::{Client, Op};
 use crate::cluster::{home, member};

@@ -1,8 +1,8 @@
 //! Letters between clients and nodes.
 
 use ringlock::proto::lease::Token;
-use ringlock::proto::round::Step;
-use ringlock::proto::wire::{Absent, Reply, Request};
+use ringlock::proto::node::message::{Absent, Reply, Request};
+use ringlock::proto::operation::machine::Step;
 
 /// Which of an operation's letters it is, in the order of sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,13 +4,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringlock::proto::decide::{Decision, Motion, Ruling};
 use ringlock::proto::lease::EPOCH_LEAP;
-use ringlock::proto::new_start::{NewStart, Prospect, prospect};
-use ringlock::proto::table::LockTable;
-use ringlock::proto::transition::{Goal, Move, Transition};
-use ringlock::proto::view::View;
-use ringlock::proto::wire::{Ballot, NodeStatus, Reply, Request};
+use ringlock::proto::membership::new_start::{NewStart, Prospect, prospect};
+use ringlock::proto::membership::paxos::{Decision, Motion, Ruling};
+use ringlock::proto::membership::transition::{Goal, Move, Transition};
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::lock_table::LockTable;
+use ringlock::proto::node::message::{Ballot, NodeStatus, Reply, Request};
 
 use crate::cluster::{home, home_of, key, name};
 use crate::meddle;

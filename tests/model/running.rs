@@ -1,12 +1,12 @@
 //! The machines of the three operations as one.
 
-use ringlock::proto::attempt::{Attempt, Grant, Refused};
+use ringlock::proto::node::message::Request;
+use ringlock::proto::operation::acquire::{Attempt, Grant, Refused};
+use ringlock::proto::operation::extend::{Extension, Renewal};
+use ringlock::proto::operation::machine::{Effects, Event, Machine, Step};
+use ringlock::proto::operation::release::{Farewell, Release};
 use ringlock::proto::quorum::{Placement, Seat};
-use ringlock::proto::release::{Farewell, Release};
-use ringlock::proto::renewal::{Extension, Renewal};
-use ringlock::proto::round::{Effects, Event, Machine, Step};
 use ringlock::proto::time::Instant;
-use ringlock::proto::wire::Request;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Running {

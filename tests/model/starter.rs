@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlock::proto::lease::EPOCH_LEAP;
-use ringlock::proto::new_start::{NewStart, Prospect, prospect};
+use ringlock::proto::membership::new_start::{NewStart, Prospect, prospect};
+use ringlock::proto::membership::view::{Nonces, View};
+use ringlock::proto::node::message::{NodeStatus, Past, Reply, Request};
 use ringlock::proto::time::Instant;
-use ringlock::proto::view::{Nonces, View};
-use ringlock::proto::wire::{NodeStatus, Past, Reply, Request};
 
 use crate::cluster::{home, member, name};
 use crate::properties::Seen;

@@ -1,7 +1,7 @@
 //! What each step does.
 
 use ringlock::proto::lease::Token;
-use ringlock::proto::table::LockTable;
+use ringlock::proto::node::lock_table::LockTable;
 
 use crate::client::Client;
 use crate::cluster::{SECOND_NONCE, key};
@@ -168,7 +168,7 @@ impl Explored {
         let Some(reply) = tamper::carry_out(&self.scenario, world, &letter) else {
             return;
         };
-        if matches!(reply, ringlock::proto::wire::Reply::Made { .. }) {
+        if matches!(reply, ringlock::proto::node::message::Reply::Made { .. }) {
             self.see(Seen::Healed);
         }
         let address = Address {

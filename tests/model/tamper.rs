@@ -1,12 +1,12 @@
 //! Nodes, and the mutants that live between them and the machines.
 
 use ringlock::proto::lease::{Key, Token};
-use ringlock::proto::round::Step;
-use ringlock::proto::table::LockTable;
+use ringlock::proto::membership::transition;
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::lock_table::LockTable;
+use ringlock::proto::node::message::{Absent, NodeStatus, Reply, Request, Rival, Standing, ViewId};
+use ringlock::proto::operation::machine::Step;
 use ringlock::proto::time::Instant;
-use ringlock::proto::transition;
-use ringlock::proto::view::View;
-use ringlock::proto::wire::{Absent, NodeStatus, Reply, Request, Rival, Standing, ViewId};
 use ringlock_ring::NodeIndex;
 
 use crate::cluster::{FIRST_NONCE, key, member};

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use parking_lot::Mutex;
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::lock_table::LockTable;
+use ringlock::proto::node::message::Request;
 use ringlock::proto::quorum::Placement;
-use ringlock::proto::table::LockTable;
-use ringlock::proto::view::View;
-use ringlock::proto::wire::Request;
 use stateright::{Model, Property};
 
 use crate::client::{Client, is_confirmed_by_votes};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use ringlock::node::{Node, ReplyTo, Watch};
-use ringlock::proto::wire::Request;
+use ringlock::proto::node::message::Request;
 use ringlock::{Instant, Key, MemoryNode, ViewId};
 
 /// The views that nodes were told to serve, by epoch.

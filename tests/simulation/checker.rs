@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringlock::proto::wire::ViewId;
+use ringlock::proto::node::message::ViewId;
 
 use crate::history::{Deed, History, SECOND, Time};
 

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
-use ringlock::proto::carry::{Basis, transfer};
-use ringlock::proto::known::Known;
+use ringlock::proto::lease_record::carry::{Basis, transfer};
+use ringlock::proto::lease_record::known::Known;
+use ringlock::proto::membership::transition::adopt;
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::message::{NodeStatus, Request, Standing, ViewId};
+use ringlock::proto::operation::machine::Event;
 use ringlock::proto::quorum::Placement;
-use ringlock::proto::round::Event;
 use ringlock::proto::time::Instant;
-use ringlock::proto::transition::adopt;
-use ringlock::proto::view::View;
-use ringlock::proto::wire::{NodeStatus, Request, Standing, ViewId};
 use ringlock_ring::NodeIndex;
 
 use crate::core::{Core, Wish};

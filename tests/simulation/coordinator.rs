@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
-use ringlock::proto::decide::Decision;
-use ringlock::proto::round::Step;
-use ringlock::proto::time::Instant;
-use ringlock::proto::transition::{Goal, Move, Transition};
-use ringlock::proto::view::View;
-use ringlock::proto::wire::{
+use ringlock::proto::membership::paxos::Decision;
+use ringlock::proto::membership::transition::{Goal, Move, Transition};
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::message::{
     NodeError, NodeErrorKind, NodeStatus, Nonce, Reply, Request, Standing, ViewId,
 };
+use ringlock::proto::operation::machine::Step;
+use ringlock::proto::time::Instant;
 
 use crate::client::Alarm;
 use crate::core::{Core, Wish};

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use ringlock::proto::lease::{Key, Token};
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::message::ViewId;
 use ringlock::proto::time::Instant;
-use ringlock::proto::view::View;
-use ringlock::proto::wire::ViewId;
 
 use crate::client::Alarm;
 use crate::history::{Deed, History, MS, Time};

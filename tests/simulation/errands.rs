@@ -5,9 +5,9 @@ use std::time::Duration;
 use rand::RngExt;
 use ringlock::proto::backoff::Backoff;
 use ringlock::proto::lease::{Key, Token};
-use ringlock::proto::round::Step;
+use ringlock::proto::node::message::{Reply, Request, ViewId};
+use ringlock::proto::operation::machine::Step;
 use ringlock::proto::time::Instant;
-use ringlock::proto::wire::{Reply, Request, ViewId};
 
 use crate::client::{Alarm, Client};
 use crate::core::Core;

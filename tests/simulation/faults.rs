@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rand::RngExt;
 use rand::seq::IndexedRandom;
-use ringlock::proto::topology::Node;
+use ringlock::proto::membership::topology::Node;
 
 use crate::core::{Core, Event};
 use crate::history::{Deed, MS, SECOND, Time};

@@ -1,6 +1,6 @@
 //! What happened in a run, as true time has it.
 
-use ringlock::proto::wire::ViewId;
+use ringlock::proto::node::message::ViewId;
 
 /// True time: nanoseconds since the run began.
 pub(crate) type Time = u64;

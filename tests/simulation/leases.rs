@@ -4,15 +4,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rand::RngExt;
-use ringlock::proto::attempt::{Attempt, Claim, Grant, Refused, Shortfall};
 use ringlock::proto::backoff::Backoff;
-use ringlock::proto::carry::{Footing, transfer};
-use ringlock::proto::known::Known;
 use ringlock::proto::lease::{Fence, Token, Ttl};
+use ringlock::proto::lease_record::carry::{Footing, transfer};
+use ringlock::proto::lease_record::known::Known;
+use ringlock::proto::operation::acquire::{Attempt, Claim, Grant, Refused, Shortfall};
+use ringlock::proto::operation::extend::{Extension, Prolongation, Renewal};
+use ringlock::proto::operation::machine::Refusal;
+use ringlock::proto::operation::release::Release;
 use ringlock::proto::quorum::{Placement, Seats};
-use ringlock::proto::release::Release;
-use ringlock::proto::renewal::{Extension, Prolongation, Renewal};
-use ringlock::proto::round::Refusal;
 use ringlock::proto::time::Instant;
 
 use crate::client::{Alarm, Client, Ending, Fleet, Plan};

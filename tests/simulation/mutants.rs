@@ -1,9 +1,9 @@
 //! One safeguard removed at a time, from outside: each must be caught, or the
 //! simulation proves nothing about it.
 
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::message::{Request, Standing};
 use ringlock::proto::quorum::Seats;
-use ringlock::proto::view::View;
-use ringlock::proto::wire::{Request, Standing};
 
 use crate::core::Core;
 

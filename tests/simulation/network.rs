@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
-use ringlock::proto::round::Step;
-use ringlock::proto::wire::{Reply, Request};
+use ringlock::proto::node::message::{Reply, Request};
+use ringlock::proto::operation::machine::Step;
 
 use crate::core::{Clock, Core, Event};
 use crate::history::{MS, SECOND, Time};

@@ -3,14 +3,14 @@
 
 use std::rc::Rc;
 
-use ringlock::proto::attempt::{Attempt, Grant, Refused};
-use ringlock::proto::known::Known;
+use ringlock::proto::lease_record::known::Known;
+use ringlock::proto::node::message::{NodeError, NodeErrorKind, Reply, Request, Standing};
+use ringlock::proto::operation::acquire::{Attempt, Grant, Refused};
+use ringlock::proto::operation::extend::{Extension, Renewal};
+use ringlock::proto::operation::machine::{Effects, Event, Machine, Step, vouches_for};
+use ringlock::proto::operation::release::{Farewell, Release};
 use ringlock::proto::quorum::{Placement, Seat};
-use ringlock::proto::release::{Farewell, Release};
-use ringlock::proto::renewal::{Extension, Renewal};
-use ringlock::proto::round::{Effects, Event, Machine, Step, vouches_for};
 use ringlock::proto::time::Instant;
-use ringlock::proto::wire::{NodeError, NodeErrorKind, Reply, Request, Standing};
 
 use crate::client::{Alarm, Client, Fleet};
 use crate::core::Core;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 use ringlock::proto::lease::Key;
-use ringlock::proto::topology::{Node, Override, Topology};
-use ringlock::proto::view::{Nonces, View};
-use ringlock::proto::wire::{Nonce, Request};
+use ringlock::proto::membership::topology::{Node, Override, Topology};
+use ringlock::proto::membership::view::{Nonces, View};
+use ringlock::proto::node::message::{Nonce, Request};
 use ringlock_ring::Format;
 
 use crate::core::{Clock, Core};

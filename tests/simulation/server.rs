@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use ringlock::proto::lease::{Key, Token};
+use ringlock::proto::membership::topology::{Node, Topology};
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::lock_table::LockTable;
+use ringlock::proto::node::message::{NodeStatus, Reply, Request, Standing, ViewId};
 use ringlock::proto::quorum::{Placement, majority};
-use ringlock::proto::table::LockTable;
 use ringlock::proto::time::Instant;
-use ringlock::proto::topology::{Node, Topology};
-use ringlock::proto::view::View;
-use ringlock::proto::wire::{NodeStatus, Reply, Request, Standing, ViewId};
 use ringlock_ring::NodeIndex;
 
 use crate::core::{Clock, Core};

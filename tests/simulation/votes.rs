@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use rand::RngExt;
-use ringlock::proto::decide::{Call, Decision, Motion, Ruling};
-use ringlock::proto::transition::{Transition, adopt};
-use ringlock::proto::view::View;
-use ringlock::proto::wire::{Answer, Ballot, Request};
+use ringlock::proto::membership::paxos::{Call, Decision, Motion, Ruling};
+use ringlock::proto::membership::transition::{Transition, adopt};
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::message::{Answer, Ballot, Request};
 use ringlock_ring::NodeIndex;
 
 use crate::coordinator::{Coordinator, LOOK_AGAIN, Stage};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rand::RngExt;
 use rand::seq::IndexedRandom;
-use ringlock::proto::wire::Request;
+use ringlock::proto::node::message::Request;
 
 use crate::client::{Alarm, Client};
 use crate::coordinator::{Coordinator, Intent};

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use ringlock::node::redis::inspect::{Facts, Look, Server};
-use ringlock::proto::new_start::{Prospect, prospect};
+use ringlock::proto::membership::new_start::{Prospect, prospect};
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::message::{NodeStatus, Standing};
 use ringlock::proto::time::outwait;
-use ringlock::proto::view::View;
-use ringlock::proto::wire::{NodeStatus, Standing};
 use ringlock::{Config, NodeConfig, NodeError, NodeErrorKind, ViewId};
 use serde::Serialize;
 

@@ -3,9 +3,9 @@
 use futures_util::future::join_all;
 use ringlock::node::redis::inspect::{Entry, Found};
 use ringlock::proto::lease::COUNTER_BITS;
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::message::Slot;
 use ringlock::proto::quorum::{Placement, Seat, Seats};
-use ringlock::proto::view::View;
-use ringlock::proto::wire::Slot;
 use ringlock::{Key, NodeError};
 use ringlock_ring::NodeIndex;
 use serde::Serialize;

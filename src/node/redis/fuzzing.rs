@@ -12,20 +12,21 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use self::sections::{control, dialect, section};
-use super::batch::Section;
-use super::connect::Identity;
-use super::lane::{Settlement, deliver};
-use super::refusal::ErrorReply;
-use super::resp::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
-use super::session::take_push;
-use super::settle::{Server, settle};
-use super::{decode, inspect};
+use super::inspect;
 use crate::config::RouterConfig;
+use crate::node::redis::codec::decode;
+use crate::node::redis::connection::handshake::Identity;
+use crate::node::redis::pipeline::batch::Section;
+use crate::node::redis::pipeline::completion::{Server, settle};
+use crate::node::redis::pipeline::reader::take_push;
+use crate::node::redis::pipeline::state::{Settlement, deliver};
+use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
 use crate::node::{ReplyTo, Sink};
 use crate::proto::lease::{Holder, Key};
-use crate::proto::wire::{Answer, Ballot, NodeStatus, ViewId};
+use crate::proto::node::message::{Answer, Ballot, NodeStatus, ViewId};
 
-pub(super) mod sections;
+pub(crate) mod sections;
 
 /// Bytes that say what to do, taken from the front.
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
@@ -348,7 +349,10 @@ pub(crate) fn urls(bytes: &mut Bytes<'_>) {
             return;
         }
     };
-    match super::address::Address::parse(&url, &crate::config::TlsConfig::default()) {
+    match crate::node::redis::connection::address::Address::parse(
+        &url,
+        &crate::config::TlsConfig::default(),
+    ) {
         Ok(address) => {
             let is_kept = address
                 .password

@@ -9,17 +9,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connect::Line;
-use super::decode::{misfit, unexpected};
-use super::encode::command;
-use super::refusal::ErrorReply;
-use super::resp::{Piece, Pieces};
-use super::scripts::Script;
-use super::wall;
 use crate::clock;
+use crate::node::redis::codec::decode::{misfit, unexpected};
+use crate::node::redis::codec::encode::command;
+use crate::node::redis::codec::scripts::Script;
+use crate::node::redis::connection::clock_monitor;
+use crate::node::redis::connection::handshake::Line;
+use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::proto::escape::shown;
 use crate::proto::lease::{Holder, Key};
-use crate::proto::shown::shown;
-use crate::proto::wire::{NodeError, NodeErrorKind, NodeStatus, Reply, Slot, ViewId};
+use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus, Reply, Slot, ViewId};
 
 mod facts;
 mod pulse;
@@ -78,7 +78,7 @@ impl Look<'_> {
             let answer = self.ask(|out| command(out, &[b"TIME"]), 1).await?;
             let took = clock::now().saturating_since(sent_at);
             if took < round_trip {
-                let server = wall::time(&answer)?;
+                let server = clock_monitor::time(&answer)?;
                 round_trip = took;
                 clock_ahead_us = micros(server) - micros(before + took / 2);
             }
@@ -474,8 +474,12 @@ fn counts(answers: &[u8], len: usize) -> Option<(Vec<u64>, Option<Arc<str>>)> {
 
 /// Reads whole replies as if each were the answer to each question.
 #[cfg(any(test, fuzzing))]
-pub(super) fn fuzz(replies: &[u8]) {
-    let _ = (wall::time(replies), page(replies), counts(replies, 2));
+pub(crate) fn fuzz(replies: &[u8]) {
+    let _ = (
+        clock_monitor::time(replies),
+        page(replies),
+        counts(replies, 2),
+    );
     let mut pieces = Pieces::of(replies);
     while let Some(found) = found(&mut pieces) {
         let _ = format!("{found:?}");

@@ -9,6 +9,8 @@
 //! By the same connection a process tells others that it waits, and learns
 //! whether others do: see `hints`.
 
+pub(crate) mod hints;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -19,23 +21,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
 use super::RedisOptions;
-use super::address::Address;
-use super::attempt::Attempt;
-use super::connect::Line;
-use super::decode::{misfit, unexpected};
-use super::encode::command;
-use super::fault::{broken, no_reply, unreachable};
-use super::hints::{Hints, NOTE_LIFE};
-use super::refusal::ErrorReply;
-use super::resp::{MAX_REPLY, Piece, Pieces, reply_len};
-use super::stream::Stream;
 use crate::clock;
-use crate::events;
+use crate::node::redis::codec::decode::{misfit, unexpected};
+use crate::node::redis::codec::encode::command;
+use crate::node::redis::connection::address::Address;
+use crate::node::redis::connection::attempt::Attempt;
+use crate::node::redis::connection::error::{broken, no_reply, unreachable};
+use crate::node::redis::connection::handshake::Line;
+use crate::node::redis::connection::stream::Stream;
+use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::node::redis::resp::parser::{MAX_REPLY, Piece, Pieces, reply_len};
+use crate::node::redis::tracking::hints::{Hints, NOTE_LIFE};
 use crate::node::{Interest, Sight, Watch, Watchlist};
-use crate::origin::Origin;
 use crate::proto::lease::Key;
+use crate::proto::node::message::{NodeError, NodeErrorKind};
 use crate::proto::time::Instant;
-use crate::proto::wire::{NodeError, NodeErrorKind};
+use crate::runtime::origin::Origin;
+use crate::telemetry::events;
 
 /// How long an answer may take, and a connection before those that watch a key
 /// poll instead; it is being made on.
@@ -55,7 +57,7 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 const MAX_WANTED: usize = 65_536;
 
 /// What one server tells of its keys.
-pub(super) struct Tracker {
+pub(crate) struct Tracker {
     address: Arc<Address>,
     key_prefix: Vec<u8>,
     connect_timeout: Duration,
@@ -111,7 +113,7 @@ impl State {
 }
 
 impl Tracker {
-    pub(super) fn new(address: Arc<Address>, options: &RedisOptions) -> Arc<Self> {
+    pub(crate) fn new(address: Arc<Address>, options: &RedisOptions) -> Arc<Self> {
         Arc::new(Self {
             address,
             key_prefix: options.key_prefix.clone().into(),
@@ -125,7 +127,7 @@ impl Tracker {
     }
 
     /// See [`Node::watch`](crate::node::Node::watch).
-    pub(super) fn watch(&self, key: &Key) -> Option<Watch> {
+    pub(crate) fn watch(&self, key: &Key) -> Option<Watch> {
         if self.origin.is_elsewhere() {
             return None;
         }
@@ -145,7 +147,7 @@ impl Tracker {
     }
 
     /// See [`Node::want`](crate::node::Node::want).
-    pub(super) fn want(&self, key: &Key) {
+    pub(crate) fn want(&self, key: &Key) {
         let mut state = self.state.lock();
         if !state.is_blind() && state.leave_note(key) {
             drop(state);
@@ -154,7 +156,7 @@ impl Tracker {
     }
 
     /// See [`Node::interest`](crate::node::Node::interest).
-    pub(super) fn interest(&self, key: &Key) -> Interest {
+    pub(crate) fn interest(&self, key: &Key) -> Interest {
         let mut state = self.state.lock();
         if state.is_blind() {
             return Interest::Unknown;
@@ -168,7 +170,7 @@ impl Tracker {
         interest
     }
 
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         if self.origin.is_elsewhere() {
             return;
         }
@@ -177,7 +179,7 @@ impl Tracker {
     }
 
     /// The task has ended, perhaps with its runtime: nobody is told any more.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         let mut state = self.state.lock();
         state.is_closed = true;
         state.wanted.clear();
@@ -186,7 +188,7 @@ impl Tracker {
     }
 
     /// Connects when something is to be watched, again and again, until closed.
-    pub(super) async fn run(self: Arc<Self>) {
+    pub(crate) async fn run(self: Arc<Self>) {
         while self.is_wanted().await {
             let ended = match self.connect().await {
                 Ok(session) => {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use clap::Args;
-use ringlock::proto::view::View;
+use ringlock::proto::membership::view::View;
 use ringlock::{Config, ConnectProgress, Init, RouterBuilder};
 use serde::Serialize;
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use ringlock::node::redis::inspect::Entry;
-use ringlock::proto::wire::Reply;
+use ringlock::proto::node::message::Reply;
 use ringlock::{Config, Key, NodeError};
 use serde::Serialize;
 

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use ringlock::Config;
-use ringlock::proto::topology::TopologyError;
-use ringlock::proto::view::View;
+use ringlock::proto::membership::topology::TopologyError;
+use ringlock::proto::membership::view::View;
 use ringlock_ring::fraction;
 use serde::Serialize;
 

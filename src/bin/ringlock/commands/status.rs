@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 use ringlock::Config;
-use ringlock::proto::topology::Topology;
-use ringlock::proto::view::View;
+use ringlock::proto::membership::topology::Topology;
+use ringlock::proto::membership::view::View;
 use serde::Serialize;
 
 use crate::cluster::{Cluster, Knowledge, Seen, State};

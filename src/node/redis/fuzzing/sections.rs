@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::config::RouterConfig;
 use crate::node::ReplyTo;
-use crate::node::redis::batch::{Kind, Section};
-use crate::node::redis::encode::{Abilities, DeleteIf, Dialect};
-use crate::node::redis::lane::Pending;
-use crate::node::redis::scripts::{Script, Scripts};
+use crate::node::redis::codec::encode::{Abilities, DeleteIf, Dialect};
+use crate::node::redis::codec::scripts::{Script, Scripts};
+use crate::node::redis::pipeline::batch::{Kind, Section};
+use crate::node::redis::pipeline::state::Pending;
 use crate::proto::lease::{Holder, Key, Token, Ttl};
+use crate::proto::node::message::{Absent, Ballot, Request, Slot, ViewId};
 use crate::proto::time::Instant;
-use crate::proto::wire::{Absent, Ballot, Request, Slot, ViewId};
 
 const VIEW: ViewId = ViewId {
     epoch: 1,
@@ -101,7 +101,7 @@ pub(crate) fn section(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo
     Section::new(kind, requests, Instant::default())
 }
 
-pub(super) fn control(which: u8) -> Request {
+pub(crate) fn control(which: u8) -> Request {
     let ballot = Ballot {
         round: 1,
         proposer: 2,

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use crate::node::redis::connect::Identity;
-use crate::proto::wire::{Incarnation, NodeError};
+use crate::node::redis::connection::handshake::Identity;
+use crate::proto::node::message::{Incarnation, NodeError};
 
 /// What a server tells of itself.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    pub(super) identity: Identity,
-    pub(super) round_trip: Duration,
-    pub(super) clock_ahead_us: i64,
-    pub(super) dbsize: i64,
+    pub(crate) identity: Identity,
+    pub(crate) round_trip: Duration,
+    pub(crate) clock_ahead_us: i64,
+    pub(crate) dbsize: i64,
 }
 
 impl Facts {

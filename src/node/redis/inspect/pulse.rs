@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use super::{Look, page, text, unexpected_of};
-use crate::node::redis::encode::command;
-use crate::node::redis::resp::{Piece, Pieces};
+use crate::node::redis::codec::encode::command;
+use crate::node::redis::resp::parser::{Piece, Pieces};
 use crate::proto::lease::Key;
-use crate::proto::wire::{NodeError, Slot, ViewId};
+use crate::proto::node::message::{NodeError, Slot, ViewId};
 
 /// Fence counters that are read at the most: a megabyte. A view has a few
 /// thousand, except while a change of membership is under way.

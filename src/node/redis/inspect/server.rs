@@ -7,13 +7,13 @@ use super::{ANSWER_LIMIT, Look};
 use crate::clock;
 use crate::config::{Config, ConfigError, NodeConfig, Password, TlsConfig, substitute};
 use crate::node::redis::RedisOptions;
-use crate::node::redis::address::Address;
-use crate::node::redis::attempt::Attempt;
-use crate::node::redis::connect::Line;
-use crate::node::redis::encode::command;
-use crate::node::redis::refusal::ErrorReply;
+use crate::node::redis::codec::encode::command;
+use crate::node::redis::connection::address::Address;
+use crate::node::redis::connection::attempt::Attempt;
+use crate::node::redis::connection::handshake::Line;
+use crate::node::redis::resp::error_reply::ErrorReply;
 use crate::proto::lease::Key;
-use crate::proto::wire::{NodeError, NodeErrorKind};
+use crate::proto::node::message::{NodeError, NodeErrorKind};
 
 /// As whom to speak to a server.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -151,32 +151,32 @@ impl Server {
         ErrorReply::first(&answers).map_or(Ok(()), |error| Err(error.explain()))
     }
 
-    pub(super) fn key_prefix(&self) -> &[u8] {
+    pub(crate) fn key_prefix(&self) -> &[u8] {
         &self.key_prefix
     }
 
-    pub(super) fn late(&self) -> NodeError {
+    pub(crate) fn late(&self) -> NodeError {
         let message = format!("{} did not answer within {ANSWER_LIMIT:?}", self.address);
         NodeError::new(NodeErrorKind::Timeout, message)
     }
 
-    pub(super) fn state(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn state(&self, name: &str) -> Vec<u8> {
         format!("{}!{name}", self.namespace).into_bytes()
     }
 
     /// The key that goes by `name`; `None`: it is ringlock's own state, or no
     /// key that could be locked.
-    pub(super) fn key(&self, name: &[u8]) -> Option<Key> {
+    pub(crate) fn key(&self, name: &[u8]) -> Option<Key> {
         let key = name.strip_prefix(&*self.key_prefix)?;
         Key::new(key).ok().filter(|_| !self.is_state(name))
     }
 
     /// Whether ringlock keeps its own state under that name.
-    pub(super) fn is_state(&self, name: &[u8]) -> bool {
+    pub(crate) fn is_state(&self, name: &[u8]) -> bool {
         name.starts_with(&self.state(""))
     }
 
-    pub(super) fn name(&self, key: &Key) -> Vec<u8> {
+    pub(crate) fn name(&self, key: &Key) -> Vec<u8> {
         [&self.key_prefix, key.as_bytes()].concat()
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringlock::node::redis::inspect::Server;
-use ringlock::proto::new_start::{Prospect, prospect};
+use ringlock::proto::membership::new_start::{Prospect, prospect};
 use ringlock::{Config, Init, NodeErrorKind};
 
 use crate::cluster::{Knowledge, Seen, Sighting, State, Survey};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use ringlock::proto::view::View;
+use ringlock::proto::membership::view::View;
 use ringlock::{Change, Config, NodeConfig};
 
 /// One change, by itself.

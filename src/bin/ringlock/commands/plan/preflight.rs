@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use ringlock::proto::topology::{Topology, TopologyError};
-use ringlock::proto::view::View;
+use ringlock::proto::membership::topology::{Topology, TopologyError};
+use ringlock::proto::membership::view::View;
 use ringlock::{Key, Plan};
 
 use crate::cluster::{Cluster, Survey};

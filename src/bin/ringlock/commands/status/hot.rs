@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ringlock::node::redis::inspect::{Cursor, Entry, Pulse};
-use ringlock::proto::view::View;
-use ringlock::proto::wire::Slot;
+use ringlock::proto::membership::view::View;
+use ringlock::proto::node::message::Slot;
 use ringlock::{Key, ViewId};
 use ringlock_ring::fraction;
 use serde::Serialize;

@@ -1,0 +1,474 @@
+//! Taking a lease: wait for the turn, try, wait to be told, try again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::acquire::Acquire;
+use crate::acquire::retry::give_way;
+use crate::acquire::wait::Rivals;
+use crate::clock;
+use crate::cluster::nodes::Fleet;
+use crate::config::LEAST_HOLD;
+use crate::error::Error;
+use crate::lease::guard::Guard;
+use crate::lease::local_queue::{Ahead, Met, Turn};
+use crate::lease::operation::Operation;
+use crate::lease::state::{Held, KeepAlive};
+use crate::proto::lease::{Fence, Holder, Key, Token, Ttl};
+use crate::proto::node::message::{NodeErrorKind, Rival};
+use crate::proto::operation::acquire::{Attempt, Refused, Shortfall};
+use crate::proto::operation::machine::Refusal;
+use crate::proto::time::Instant;
+use crate::runtime::random;
+use crate::telemetry::events;
+use crate::telemetry::stats::Call;
+
+/// Extends of one lease follow each other no faster.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How often one call begins anew because the cluster has a newer view, at
+/// most: more changes than that are made in no call's time.
+const MAX_RESTARTS: u32 = 16;
+
+/// Node timeouts that an attempt takes at the longest.
+const ROUNDS: u32 = 3;
+
+/// Node timeouts that a single attempt may take, and look for the newest view
+/// meanwhile, before it begins its last round.
+const LOOKS: u32 = 2;
+
+/// What the first attempt has at least, from the beginning of the call on,
+/// however short the wait is: with less no node could answer.
+const LEAST_ATTEMPT: Duration = Duration::from_millis(50);
+
+/// What holds for all attempts of a call that has begun.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) ttl: Ttl,
+    pub(crate) started: Instant,
+    /// When to stop trying and waiting.
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Terms {
+    /// When to stop waiting for nodes, unless the node timeout comes first.
+    fn answer_by(&self) -> Option<Instant> {
+        let least = self.started + LEAST_ATTEMPT;
+        self.deadline.map(|deadline| deadline.max(least))
+    }
+}
+
+impl Acquire {
+    pub(crate) async fn run(self) -> Result<Guard, Error> {
+        let mut call = Call::begin(self.router.counters());
+        let life = self.router.life().check();
+        life.map_err(|error| call.failed(error))?;
+        let key = self.key.clone();
+        let key = key.map_err(|error| call.failed((*error).into()))?;
+        let terms = self.terms(self.started.unwrap_or_else(clock::now));
+        let terms = terms.map_err(|error| call.failed(error))?;
+        let mut turn = match self.turn(&key, terms.deadline).await {
+            Ok(turn) => turn,
+            Err(busy) => return Err(call.failed(self.give_up(0, terms.started, busy))),
+        };
+        if let Some(pause) = self.way_for_others(&key, turn.as_mut()) {
+            Box::pin(give_way(pause, terms.deadline)).await;
+        }
+        let is_kept = self.keep_alive.is_some();
+        let guard = match self.attempt(&key, terms).await {
+            Ok(won) => {
+                events::attempts(1);
+                Guard::new(won, self.router)
+            }
+            Err(failed) => {
+                let last = self.waited_for(&key, turn.as_ref());
+                let persisting = self.persist(&key, terms, turn.as_mut(), failed, last);
+                persisting.await.map_err(|error| call.failed(error))?
+            }
+        };
+        // The grant may have taken all of `max_hold`.
+        if let Some(reason) = is_kept.then(|| guard.loss()).flatten() {
+            let key = guard.key().clone();
+            return Err(call.failed(Error::Lost { key, reason }));
+        }
+        call.granted(|| guard.waited_since(terms.started));
+        guard.begin(turn);
+        Ok(guard)
+    }
+
+    /// What a call that began at `started` is bound to.
+    pub(crate) fn terms(&self, started: Instant) -> Result<Terms, Error> {
+        let longest = self.router.max_ttl();
+        // The cluster's may have become shorter than the router was told.
+        let default = || self.router.defaults().ttl.min(longest);
+        let ttl = Ttl::new(self.ttl.unwrap_or_else(default), longest)?;
+        if let Some(max_hold) = self.max_hold.filter(|&max_hold| max_hold < LEAST_HOLD) {
+            return Err(Error::MaxHold { max_hold });
+        }
+        let node_timeout = self.router.fleet().node_timeout(ttl);
+        Ok(Terms {
+            ttl,
+            started,
+            deadline: self.patience.deadline(started, node_timeout),
+        })
+    }
+
+    /// Tries until it is granted or in vain; what it meets is told to those
+    /// behind `turn`. `last` is what stood in its way so far.
+    pub(crate) async fn contend(
+        &self,
+        key: &Key,
+        terms: Terms,
+        turn: Option<&mut Turn>,
+        last: Option<Error>,
+    ) -> Result<Guard, Error> {
+        match self.attempt(key, terms).await {
+            Ok(won) => Ok(self.guard(won)),
+            Err(failed) => self.persist(key, terms, turn, failed, last).await,
+        }
+    }
+
+    /// Tries again after a first attempt that has failed.
+    pub(crate) async fn persist(
+        &self,
+        key: &Key,
+        terms: Terms,
+        turn: Option<&mut Turn>,
+        failed: Box<Failed>,
+        last: Option<Error>,
+    ) -> Result<Guard, Error> {
+        // On the heap: who is granted a free key needs no room for it.
+        Box::pin(self.try_again(key, terms, turn, failed, last)).await
+    }
+
+    async fn try_again(
+        &self,
+        key: &Key,
+        terms: Terms,
+        mut turn: Option<&mut Turn>,
+        mut failed: Box<Failed>,
+        mut last: Option<Error>,
+    ) -> Result<Guard, Error> {
+        let _waiting = self.router.counters().waiting.enter();
+        let deadline = terms.deadline;
+        let mut pauses = self.patience.pauses();
+        let mut attempts = 1;
+        let mut restarts = 0;
+        // A single attempt goes by a newer view too, but not for ever.
+        let restart_by = deadline
+            .unwrap_or_else(|| terms.started + LOOKS * failed.fleet.node_timeout(terms.ttl));
+        loop {
+            // Attempts fail for want of nodes once the router has lost them.
+            self.router.life().check()?;
+            let can_restart =
+                failed.is_outdated && restarts < MAX_RESTARTS && clock::now() < restart_by;
+            if can_restart && failed.fleet.catch_up(Some(restart_by)).await? {
+                // Under another view it is the same attempt still.
+                restarts += 1;
+            } else {
+                let error = match last.take() {
+                    Some(last) if failed.tells_less(terms) => last,
+                    _ => failed.error,
+                };
+                if let Some(turn) = &mut turn {
+                    turn.failed(&error);
+                }
+                let limit = self.patience.most_attempts();
+                let is_exhausted = deadline.is_some_and(|deadline| clock::now() >= deadline)
+                    || limit.is_some_and(|limit| attempts >= limit);
+                let goes_on = !is_exhausted && error.is_transient() && {
+                    let (fleet, rivals) = (&failed.fleet, &failed.rivals);
+                    pauses.wait(fleet, key, rivals, deadline).await
+                };
+                if !goes_on {
+                    events::attempts(attempts);
+                    return Err(self.give_up(attempts, terms.started, error));
+                }
+                last = Some(error);
+                attempts += 1;
+            }
+            failed = match self.attempt(key, terms).await {
+                Ok(won) => {
+                    events::attempts(attempts);
+                    return Ok(self.guard(won));
+                }
+                Err(failed) => failed,
+            };
+        }
+    }
+
+    /// What a caller that stood in line knows of the key, whatever an attempt
+    /// in the last moments comes to. A caller without a turn that waits did so
+    /// to the end, behind a lease that was over by then.
+    pub(crate) fn waited_for(&self, key: &Key, turn: Option<&Turn>) -> Option<Error> {
+        match turn {
+            Some(turn) => turn.met().map(|met| self.tell(key, &met)),
+            None if self.patience.is_one_try() => None,
+            None => Some(self.tell(key, &Met::Held)),
+        }
+    }
+
+    /// What a caller is told that ran out of time in line.
+    fn tell(&self, key: &Key, met: &Met) -> Error {
+        match met {
+            Met::Held => Error::Contended {
+                key: key.clone(),
+                holder: None,
+                remaining: None,
+            },
+            Met::Failed(error) => match &**error {
+                // Of another key that the contender ahead wants as well.
+                Error::Contended { key: other, .. } if other != key => self.tell(key, &Met::Held),
+                error => error.clone(),
+            },
+            Met::Unanswered => {
+                let fleet = self.router.fleet();
+                fleet.no_quorum(key, 0, &fleet.view.place(key), Vec::new())
+            }
+        }
+    }
+
+    /// How long to leave the key to other processes, where this one has had it
+    /// as often in a row as it may.
+    pub(crate) fn way_for_others(&self, key: &Key, turn: Option<&mut Turn>) -> Option<Duration> {
+        let hand_overs = self.router.defaults().hand_overs;
+        let turn = turn.filter(|turn| turn.streak.is_due(hand_overs))?;
+        let pause = turn.streak.pause(&self.router.fleet(), key, hand_overs)?;
+        turn.pauses();
+        Some(pause)
+    }
+
+    /// The place in this process's queue; `None` for a single attempt while
+    /// somebody ahead is still trying: it may try as well.
+    pub(crate) async fn turn(
+        &self,
+        key: &Key,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Turn>, Error> {
+        let gate = self.router.gate();
+        let ahead = if self.patience.is_one_try() {
+            gate.try_enter(key)
+        } else {
+            gate.enter(key, deadline).await
+        };
+        if ahead.is_err() {
+            self.router.life().check()?;
+        }
+        match ahead {
+            Ok(turn) => Ok(Some(turn)),
+            Err(Ahead::Contender(_)) if self.patience.is_one_try() => Ok(None),
+            Err(Ahead::Contender(met)) => Err(self.tell(key, &met)),
+            Err(Ahead::Holder(held)) if held.check(clock::now()).is_none() => {
+                let remaining = held.valid_until().saturating_since(clock::now());
+                let holder = Some(held.token.holder());
+                Err(Error::Contended {
+                    key: key.clone(),
+                    holder,
+                    remaining: Some(remaining),
+                })
+            }
+            Err(Ahead::Holder(_)) => Ok(None),
+        }
+    }
+
+    /// What was won is this caller's from now on.
+    pub(crate) fn guard(&self, won: Won) -> Guard {
+        Guard::new(won, self.router.clone())
+    }
+
+    /// A single attempt. What it wins is neither kept alive nor marked as
+    /// having the turn before [`Guard::begin`].
+    pub(crate) async fn attempt(&self, key: &Key, terms: Terms) -> Result<Won, Box<Failed>> {
+        let _permit = match &self.pace {
+            Some(pace) => Box::pin(pace.acquire()).await.ok(),
+            None => None,
+        };
+        let held = self.candidate(key, terms.ttl);
+        let attempt = Operation::start(Attempt::new(held.claim()), &held, terms.answer_by());
+        // Two rounds, and the probes.
+        let limit = held.asked_at + ROUNDS * held.fleet.node_timeout(terms.ttl);
+        let Some(outcome) = attempt.by(limit).await else {
+            return Err(Box::new(Failed::deserted(&held)));
+        };
+        let counters = &held.fleet.counters;
+        match outcome {
+            Ok(grant) => {
+                counters.granted.add_one();
+                if grant.wrote_back {
+                    counters.write_backs.add_one();
+                }
+                let fence = grant.fence;
+                Ok(Won { held, fence })
+            }
+            Err(refused) => {
+                let failed = Box::new(Failed::explain(&held, refused));
+                events::refused(key, &failed.error);
+                Err(failed)
+            }
+        }
+    }
+
+    /// The lease that an attempt is to win.
+    fn candidate(&self, key: &Key, ttl: Ttl) -> Arc<Held> {
+        let defaults = self.router.defaults();
+        let label = self.label.as_ref().unwrap_or(&defaults.label);
+        let token = Token::new(random::unique(), label.as_deref());
+        let now = clock::now();
+        let keep_alive = self.keep_alive.map(|interval| KeepAlive {
+            interval: interval
+                .map(|own| own.max(SHORTEST_INTERVAL))
+                .filter(|&own| own < ttl.get() / 2)
+                .unwrap_or(ttl.get() / 3),
+            until: now + self.max_hold.unwrap_or(defaults.max_hold),
+        });
+        let fleet = self.router.fleet();
+        fleet.counters.attempts.add_one();
+        Held::new(fleet, key, ttl, token, now, keep_alive)
+    }
+
+    pub(crate) fn give_up(&self, attempts: u32, started: Instant, last: Error) -> Error {
+        if self.patience.is_single || !last.is_transient() {
+            return last;
+        }
+        let waited = clock::now().saturating_since(started);
+        Error::TimedOut {
+            attempts,
+            waited,
+            last: Box::new(last),
+        }
+    }
+}
+
+/// An attempt that won.
+#[derive(Debug)]
+pub(crate) struct Won {
+    pub(crate) held: Arc<Held>,
+    pub(crate) fence: Fence,
+}
+
+/// An attempt that did not win.
+pub(crate) struct Failed {
+    /// The nodes that it was made on.
+    fleet: Arc<Fleet>,
+    began: Instant,
+    pub(crate) error: Error,
+    /// Who stood in the way.
+    rivals: Rivals,
+    /// Nodes serve another view, or none.
+    is_outdated: bool,
+    /// Nodes that did not grant it did not answer in time, and no more is known
+    /// of them.
+    is_silence: bool,
+}
+
+impl Failed {
+    /// Whether nodes only did not answer in what was left of the wait: an
+    /// attempt that had its time tells more. One that nodes were out of reach
+    /// for tells what it met.
+    fn tells_less(&self, terms: Terms) -> bool {
+        let needed = self.fleet.node_timeout(terms.ttl);
+        let is_cut_short = terms
+            .answer_by()
+            .is_some_and(|answer_by| self.began + needed > answer_by);
+        is_cut_short && self.is_silence && !self.error.is_contention()
+    }
+
+    /// The router's tasks stand still: nobody answers, in time or late.
+    fn deserted(held: &Held) -> Self {
+        held.fleet.counters.failed.add_one();
+        Self {
+            fleet: Arc::clone(&held.fleet),
+            began: held.asked_at,
+            error: Error::Closed,
+            rivals: Rivals::of(&held.placement, 0, &[]),
+            is_outdated: false,
+            is_silence: false,
+        }
+    }
+
+    fn explain(held: &Held, refused: Refused) -> Self {
+        let fleet = &held.fleet;
+        let Refused {
+            shortfall,
+            granted,
+            refusals,
+        } = refused;
+        let obstacles = Rivals::of(&held.placement, granted, &refusals);
+        let rivals = || {
+            refusals.iter().filter_map(|(_, refusal)| match refusal {
+                Refusal::Busy(rival) => Some(rival.as_ref()),
+                _ => None,
+            })
+        };
+        let outages = refusals
+            .iter()
+            .filter(|(_, refusal)| !matches!(refusal, Refusal::Busy(_)))
+            .filter_map(|(node, _)| held.placement.seat(*node))
+            .collect();
+        let is_outage = held.placement.is_blocked_by(outages) || rivals().next().is_none();
+        let is_outdated = refusals
+            .iter()
+            .any(|(node, refusal)| refusal.is_stale() && !fleet.is_returning(*node));
+        let is_silence = refusals.iter().all(|(_, refusal)| is_silence(refusal));
+        let key = held.key.clone();
+        let counters = &fleet.counters;
+        let is_contended = shortfall == Shortfall::Votes && !is_outage;
+        if is_contended {
+            counters.hot.note(&key);
+        }
+        if is_contended {
+            &counters.contended
+        } else {
+            &counters.failed
+        }
+        .add_one();
+        let error = match shortfall {
+            _ if is_contended => {
+                let lasts = |rival: &&Rival| {
+                    let holder = rival.holder.as_ref();
+                    (holder.is_some_and(Holder::never_expires), rival.remaining)
+                };
+                let strongest = rivals().flatten().max_by_key(lasts);
+                let holder: Option<Holder> = strongest.and_then(|rival| rival.holder.clone());
+                Error::Contended {
+                    key,
+                    holder,
+                    remaining: strongest.and_then(|rival| rival.remaining),
+                }
+            }
+            Shortfall::Votes | Shortfall::Fence => {
+                fleet.no_quorum(&key, granted, &held.placement, refusals)
+            }
+            Shortfall::Expired => Error::TooSlow {
+                key,
+                ttl: held.ttl.get(),
+            },
+            Shortfall::Unconfirmed => Error::Unconfirmed {
+                key,
+                needed: fleet.view.majority(),
+                causes: fleet.causes(refusals),
+            },
+        };
+        Self {
+            fleet: Arc::clone(fleet),
+            began: held.asked_at,
+            error,
+            rivals: obstacles,
+            is_outdated,
+            is_silence,
+        }
+    }
+}
+
+/// Whether no more is known of a node than that it did not answer in time, or
+/// that somebody else holds the key there.
+fn is_silence(refusal: &Refusal) -> bool {
+    match refusal {
+        Refusal::Busy(_) => true,
+        Refusal::Stale(_) | Refusal::Gone => false,
+        Refusal::Failed(error) => matches!(
+            error.kind(),
+            NodeErrorKind::Timeout | NodeErrorKind::Overloaded
+        ),
+    }
+}

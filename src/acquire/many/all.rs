@@ -1,0 +1,392 @@
+//! Taking many leases as one: all of them, or none.
+//!
+//! All callers take keys in one order, that of their bytes, and wait for a key
+//! only while they hold none behind it: no circle of waiting callers can form.
+//! Where no key is busy one round takes them all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use crate::acquire::attempt::{Failed, Terms};
+use crate::acquire::many::guard_set::{GuardSet, extend_each};
+use crate::acquire::many::{WINDOW, check_count};
+use crate::acquire::retry::give_way;
+use crate::acquire::{Acquire, Acquiring};
+use crate::clock;
+use crate::error::Error;
+use crate::lease::guard::Guard;
+use crate::lease::local_queue::{Plight, Turn};
+use crate::lease::scoped::WithError;
+use crate::proto::lease::Key;
+use crate::router::Router;
+use crate::telemetry::events;
+use crate::telemetry::stats::Call;
+
+/// Attempts that a round behind a busy key begins with: where many are busy,
+/// most of what is taken behind the next one is given back.
+const LEAST_WINDOW: usize = 64;
+
+/// Leases that are kept meanwhile are looked after no more often.
+const LEAST_PAUSE: Duration = Duration::from_millis(1);
+
+/// An acquire of many keys as one that has not begun: set what differs from
+/// the defaults, then await it.
+///
+/// A key that is busy is waited for while the keys before it, in the order of
+/// their bytes, stay locked and those behind it are free; others of this
+/// process that want any of the keys line up behind the whole call. Leases
+/// that are granted early are extended until all are there.
+///
+/// # Errors
+/// [`Error::TimedOut`], with the key that could not be had and the reason
+/// inside, when the wait is used up. [`Error::NoKeys`], [`Error::TooManyKeys`]
+/// (more than 16,384 different ones), [`Error::Key`], [`Error::Ttl`]: nothing
+/// was asked. Whatever the error, everything that had been locked is released.
+///
+/// # Cancel safety
+/// Dropped at any point, it leaves nothing locked.
+#[must_use = "an acquire does nothing until it is awaited"]
+#[derive(Debug)]
+pub struct AcquireAll {
+    each: Acquire,
+    keys: Result<Vec<Key>, Error>,
+}
+
+impl AcquireAll {
+    pub(crate) fn new(router: Router, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
+        let checked = keys.into_iter().map(|key| router.check_key(key));
+        let keys = checked.collect::<Result<Vec<Key>, _>>();
+        Self {
+            keys: keys.map_err(Error::from).and_then(in_order),
+            each: Acquire::of_many(router),
+        }
+    }
+
+    /// As [`Acquire::ttl`], of every lease.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.each = self.each.ttl(ttl);
+        self
+    }
+
+    /// As [`Acquire::wait`], for all keys together. [`Duration::ZERO`] waits for
+    /// no holder: one attempt at each key.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.each = self.each.wait(wait);
+        self
+    }
+
+    /// As [`Acquire::retry_delay`].
+    pub fn retry_delay(mut self, delay: Duration) -> Self {
+        self.each = self.each.retry_delay(delay);
+        self
+    }
+
+    /// As [`Acquire::keep_alive`], of every lease.
+    pub fn keep_alive(mut self) -> Self {
+        self.each = self.each.keep_alive();
+        self
+    }
+
+    /// As [`Acquire::keep_alive_every`], of every lease.
+    pub fn keep_alive_every(mut self, interval: Duration) -> Self {
+        self.each = self.each.keep_alive_every(interval);
+        self
+    }
+
+    /// As [`Acquire::max_hold`]; each lease counts from its own attempt.
+    pub fn max_hold(mut self, limit: Duration) -> Self {
+        self.each = self.each.max_hold(limit);
+        self
+    }
+
+    /// As [`Acquire::label`], of every lease.
+    pub fn label(mut self, label: &str) -> Self {
+        self.each = self.each.label(label);
+        self
+    }
+
+    /// Runs `work` under all leases, which are kept alive, and releases them
+    /// afterwards; see [`Acquire::with`].
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+    /// # let router = ringlock::Router::in_memory(5).await?;
+    /// # async fn transfer() {}
+    /// router.acquire_all(["account/7", "account/9"]).with(async |_| transfer().await).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Acquire::with`]; [`WithError::Lost`] names a key whose lease was
+    /// over before `work` was done.
+    ///
+    /// # Cancel safety
+    /// Dropping it drops `work` and releases the leases.
+    pub async fn with<T>(
+        mut self,
+        work: impl AsyncFnOnce(&GuardSet) -> T,
+    ) -> Result<T, WithError<T>> {
+        self.each = self.each.kept_alive();
+        let guards = self.await.map_err(WithError::NotRun)?;
+        let output = work(&guards).await;
+        // Without an answer the own clock counts: the keeper repeats a release.
+        match guards.give_back().await {
+            (_, None) => Ok(output),
+            (_, Some((key, reason))) => Err(WithError::Lost {
+                output,
+                key,
+                reason,
+            }),
+        }
+    }
+
+    async fn run(self) -> Result<GuardSet, Error> {
+        let mut call = Call::begin(self.each.router.counters());
+        let life = self.each.router.life().check();
+        life.map_err(|error| call.failed(error))?;
+        let keys = self.keys.map_err(|error| call.failed(error))?;
+        let terms = self.each.terms(clock::now());
+        let contest = Contest {
+            terms: terms.map_err(|error| call.failed(error))?,
+            each: self.each,
+            plight: Arc::default(),
+        };
+        loop {
+            // Declared first, dropped last: the next turn's requests queue up
+            // behind the releases.
+            let turns = contest.turns(&keys).await;
+            let mut turns = turns.map_err(|error| call.failed(error))?;
+            contest.give_way(&keys, &mut turns).await;
+            // All turns were given back before it begins anew: they too are
+            // waited for in order. Bounded by the wait.
+            let won = contest.win(&keys, &mut turns).await;
+            if let Some(guards) = won.map_err(|error| call.failed(error))? {
+                call.granted(|| clock::now().saturating_since(contest.terms.started));
+                guards
+                    .iter()
+                    .zip(turns)
+                    .for_each(|(guard, turn)| guard.begin(turn));
+                return Ok(GuardSet::new(guards));
+            }
+            if contest.each.patience.is_one_try() {
+                return Err(call.failed(contest.too_slow(&keys)));
+            }
+        }
+    }
+}
+
+impl IntoFuture for AcquireAll {
+    type Output = Result<GuardSet, Error>;
+    type IntoFuture = Acquiring<GuardSet>;
+
+    fn into_future(self) -> Acquiring<GuardSet> {
+        let router = self.each.router.clone();
+        let keys = self.keys.as_ref().map_or(0, Vec::len);
+        match events::acquire(keys, None) {
+            None => Acquiring::new(&router, self.run()),
+            Some(span) => Acquiring::new(&router, events::traced(span, self.run(), |_| None)),
+        }
+    }
+}
+
+/// Each key once, in the order that all callers share.
+fn in_order(mut keys: Vec<Key>) -> Result<Vec<Key>, Error> {
+    keys.sort_unstable();
+    keys.dedup();
+    check_count(keys.len())?;
+    if keys.is_empty() {
+        return Err(Error::NoKeys);
+    }
+    Ok(keys)
+}
+
+/// How a set of keys is contended for.
+struct Contest {
+    each: Acquire,
+    terms: Terms,
+    /// What it has met, for those behind it in any of the keys' queues.
+    plight: Arc<Plight>,
+}
+
+impl Contest {
+    /// The places in this process's queues, one after the other.
+    async fn turns(&self, keys: &[Key]) -> Result<Vec<Option<Turn>>, Error> {
+        // As long as it stands in line, whoever is behind it does so too.
+        self.plight.set(Some(Error::Contended {
+            key: keys[0].clone(),
+            holder: None,
+            remaining: None,
+        }));
+        let mut turns = Vec::with_capacity(keys.len());
+        for key in keys {
+            let turn = self.each.turn(key, self.terms.deadline).await;
+            let turn = turn.map_err(|busy| self.each.give_up(0, self.terms.started, busy))?;
+            if let Some(turn) = &turn {
+                turn.share(Arc::clone(&self.plight));
+            }
+            turns.push(turn);
+        }
+        self.plight.set(None);
+        Ok(turns)
+    }
+
+    /// Leaves the keys to other processes where this one has had one of them as
+    /// often in a row as it may.
+    async fn give_way(&self, keys: &[Key], turns: &mut [Option<Turn>]) {
+        let pauses = keys.iter().zip(turns);
+        let pauses = pauses.filter_map(|(key, turn)| self.each.way_for_others(key, turn.as_mut()));
+        if let Some(pause) = pauses.max() {
+            give_way(pause, self.terms.deadline).await;
+        }
+    }
+
+    /// A single attempt has lost one of the leases while it waited for others.
+    fn too_slow(&self, keys: &[Key]) -> Error {
+        let error = Error::TooSlow {
+            key: keys[0].clone(),
+            ttl: self.terms.ttl.get(),
+        };
+        self.each.give_up(1, self.terms.started, error)
+    }
+
+    /// Locks all keys; `None` if a lease was lost before the last was granted.
+    async fn win(
+        &self,
+        keys: &[Key],
+        turns: &mut [Option<Turn>],
+    ) -> Result<Option<Vec<Guard>>, Error> {
+        let mut guards = Vec::with_capacity(keys.len());
+        let mut width = WINDOW;
+        loop {
+            let round = self.round(&keys[guards.len()..], width);
+            let Some((more, failed)) = self.keeping(&guards, round).await else {
+                return Ok(None);
+            };
+            width = (2 * more.len()).clamp(LEAST_WINDOW, WINDOW);
+            guards.extend(more);
+            let Some(busy) = keys.get(guards.len()) else {
+                break;
+            };
+            // Whichever key it stood in line for, that took the time.
+            let mut lines = keys.iter().zip(&*turns);
+            let in_line = || lines.find_map(|(key, turn)| self.each.waited_for(key, turn.as_ref()));
+            let told = failed.as_ref().map(|failed| &failed.error);
+            let last = told.filter(|error| error.is_contention()).cloned();
+            let last = last.or_else(in_line);
+            self.plight.set(told.cloned());
+            let turn = turns[guards.len()].as_mut();
+            let (each, terms) = (&self.each, self.terms);
+            let contending = async {
+                match failed {
+                    Some(failed) if each.patience.is_one_try() => {
+                        each.persist(busy, terms, turn, failed, last).await
+                    }
+                    _ => each.contend(busy, terms, turn, last).await,
+                }
+            };
+            let Some(guard) = self.keeping(&guards, contending).await else {
+                return Ok(None);
+            };
+            guards.push(guard?);
+        }
+        while let Err(error) = self.freshen(&guards).await {
+            if matches!(error, Error::Lost { .. }) {
+                return Ok(None);
+            }
+            if !error.is_transient() {
+                return Err(error);
+            }
+            let resume = clock::now() + self.node_timeout();
+            if self
+                .terms
+                .deadline
+                .is_some_and(|deadline| resume >= deadline)
+            {
+                return Err(self.each.give_up(1, self.terms.started, error));
+            }
+            clock::sleep_until(resume).await;
+        }
+        let is_whole = guards.iter().all(|guard| guard.loss().is_none());
+        Ok(is_whole.then_some(guards))
+    }
+
+    /// One attempt at each of `keys`, at most `width` at once. What was granted
+    /// before the first that failed comes back, and why that one did; what was
+    /// behind it is released.
+    async fn round(&self, keys: &[Key], width: usize) -> (Vec<Guard>, Option<Box<Failed>>) {
+        let mut won: Vec<Option<Guard>> = Vec::new();
+        won.resize_with(keys.len(), || None);
+        // Behind it nothing is worth an attempt, or waiting for an answer.
+        let mut end = keys.len();
+        let mut reason = None;
+        let (mut begun, mut granted) = (0, 0);
+        let mut under_way = FuturesUnordered::new();
+        while granted < end {
+            let most = end.min(begun + width - under_way.len());
+            under_way.extend((begun..most).map(|index| async move {
+                let attempt = self.each.attempt(&keys[index], self.terms);
+                (index, attempt.await.map(|won| self.each.guard(won)))
+            }));
+            begun = begun.max(most);
+            match under_way.next().await {
+                Some((index, Ok(guard))) => won[index] = Some(guard),
+                Some((index, Err(failed))) if index < end => {
+                    end = index;
+                    reason = Some(failed);
+                }
+                Some((_, Err(_))) => {}
+                None => break,
+            }
+            while granted < end && won[granted].is_some() {
+                granted += 1;
+            }
+        }
+        (won.into_iter().map_while(|guard| guard).collect(), reason)
+    }
+
+    /// Carries `work` out while `guards` are kept alive; `None`: one was lost.
+    async fn keeping<T>(&self, guards: &[Guard], work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.keep(guards) => None,
+            output = work => Some(output),
+        }
+    }
+
+    /// Extends `guards` in good time, until one is lost.
+    async fn keep(&self, guards: &[Guard]) {
+        let Some(mut end) = guards.iter().map(Guard::valid_until).min() else {
+            return std::future::pending().await;
+        };
+        loop {
+            let soon = clock::now() + LEAST_PAUSE;
+            clock::sleep_until(soon.max(end - self.fresh())).await;
+            match self.freshen(guards).await {
+                Ok(()) => {}
+                Err(Error::Lost { .. }) => return,
+                Err(_) => clock::sleep_until(clock::now() + self.node_timeout()).await,
+            }
+            end = guards.iter().map(Guard::valid_until).min().unwrap_or(end);
+        }
+    }
+
+    /// Extends those of `guards` of which too little is left.
+    async fn freshen(&self, guards: &[Guard]) -> Result<(), Error> {
+        let fresh_until = clock::now() + self.fresh();
+        let is_stale = |guard: &&Guard| guard.valid_until() < fresh_until;
+        let stale: Vec<&Guard> = guards.iter().filter(is_stale).collect();
+        extend_each(stale).await
+    }
+
+    /// How long nodes may take for one of the leases.
+    fn node_timeout(&self) -> Duration {
+        self.each.router.fleet().node_timeout(self.terms.ttl)
+    }
+
+    /// What must be left of a lease that nobody holds yet.
+    fn fresh(&self) -> Duration {
+        self.terms.ttl.get() * 2 / 3
+    }
+}

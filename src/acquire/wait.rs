@@ -1,0 +1,494 @@
+//! Waiting for a rival's lease to end: told by the nodes where they can tell,
+//! and asking them again now and then where they cannot.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ringlock_ring::NodeIndex;
+
+use crate::clock;
+use crate::cluster::nodes::Fleet;
+use crate::node::{Sight, Watch};
+use crate::proto::backoff::Backoff;
+use crate::proto::lease::Key;
+use crate::proto::node::message::NodeErrorKind;
+use crate::proto::operation::machine::Refusal;
+use crate::proto::quorum::{Placement, Seat, Seats};
+use crate::proto::time::Instant;
+
+/// An attempt is made after so long at the most, told or not: a watch may have
+/// died without a word. Up to a quarter earlier, lest all come at once.
+const LONGEST_WATCH: Duration = Duration::from_secs(5);
+
+/// A server's remaining time is in whole milliseconds, and over when the next
+/// one has begun.
+const TICK: Duration = Duration::from_millis(1);
+
+/// The least time that other processes have for an attempt when this one gives
+/// way.
+const LEAST_WAY: Duration = Duration::from_micros(200);
+
+/// The longest.
+pub(crate) const LONGEST_WAY: Duration = Duration::from_millis(500);
+
+/// Trips to the nodes and back that it takes others to be told that a key is
+/// free, to look whether it still is, and to attempt it.
+const TRIPS_OF_WAY: u32 = 1 + MOST_LOOKS;
+
+/// How often to look, at the most, whether a key is free that has passed from
+/// hand to hand elsewhere, before an attempt at it. Each time costs a server
+/// far less than an attempt in vain; and how often is drawn by lot, for servers
+/// tell those who wait always in the same order.
+const MOST_LOOKS: u32 = 3;
+
+/// The shortest `retry_delay`: less would only burden the nodes.
+const LEAST_RETRY_DELAY: Duration = Duration::from_millis(5);
+
+/// The shortest pause between two attempts that nobody has told to be made.
+const LEAST_PAUSE: Duration = Duration::from_millis(1);
+
+fn is_overload(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Failed(error) if error.kind() == NodeErrorKind::Overloaded)
+}
+
+/// How long to leave a key to others that have waited for it too; `trip` is
+/// how long this process's last attempt took.
+pub(crate) fn way(trip: Duration) -> Duration {
+    (TRIPS_OF_WAY * trip).clamp(LEAST_WAY, LONGEST_WAY)
+}
+
+/// Who stood in the way of an attempt, and where.
+#[derive(Debug)]
+pub(crate) struct Rivals {
+    placement: Placement,
+    /// Seats that are not known to be free.
+    blocked: Seats,
+    /// Those of them where somebody holds the key.
+    busy: Seats,
+    /// Those that would be of use if they became free: not those that failed, or
+    /// go by another view.
+    in_reach: Seats,
+    /// When the first rival's entry expires, at the latest.
+    free_in: Option<Duration>,
+    /// The attempt had something itself, which others may have missed.
+    was_split: bool,
+    /// Nodes had no time for it.
+    is_overload: bool,
+}
+
+impl Rivals {
+    /// Those in the refusals of an attempt that `granted` nodes had granted.
+    pub(crate) fn of(
+        placement: &Placement,
+        granted: usize,
+        refusals: &[(NodeIndex, Refusal)],
+    ) -> Self {
+        let seats = |is_meant: fn(&Refusal) -> bool| -> Seats {
+            let meant = refusals.iter().filter(|(_, refusal)| is_meant(refusal));
+            meant
+                .filter_map(|(node, _)| placement.seat(*node))
+                .collect()
+        };
+        let (refused, busy) = (seats(|_| true), seats(is_busy));
+        // Who has not answered is as busy as the others, as far as anybody
+        // knows. So may those be that granted it, where some did not answer.
+        let have_all_answered = refused.len() + granted == placement.seats().len();
+        let blocked = if have_all_answered {
+            refused
+        } else {
+            placement.seats()
+        };
+        Self {
+            placement: *placement,
+            blocked,
+            busy,
+            in_reach: blocked.minus(refused.minus(busy)),
+            free_in: refusals
+                .iter()
+                .filter_map(|(_, refusal)| match refusal {
+                    Refusal::Busy(rival) => rival.as_ref()?.remaining,
+                    _ => None,
+                })
+                .min(),
+            was_split: granted > 0,
+            is_overload: refusals.iter().any(|(_, refusal)| is_overload(refusal)),
+        }
+    }
+
+    /// Watches every node that could be one of those that an attempt wins by:
+    /// some may stay busy, with an entry that nobody releases. `None` where too
+    /// few can be watched.
+    fn watch(&self, fleet: &Fleet, key: &Key) -> Option<Watching> {
+        // Nodes that are overloaded, or out of reach, are asked for nothing more.
+        let out_of_reach = self.blocked.minus(self.in_reach);
+        if self.busy.is_empty() || self.placement.is_blocked_by(out_of_reach) {
+            return None;
+        }
+        let mut watching = Watching {
+            placement: self.placement,
+            blocked: self.blocked,
+            watches: Vec::new(),
+            has_changed: false,
+        };
+        let mut rest = self.blocked;
+        for seat in self.in_reach.iter() {
+            let node = &fleet.peer(self.placement.node(seat)).node;
+            if let Some(watch) = node.watch(key) {
+                watching.watches.push((seat, watch));
+                rest = rest.without(seat);
+            }
+        }
+        let is_enough = !self.placement.is_blocked_by(rest);
+        (is_enough && !watching.watches.is_empty()).then_some(watching)
+    }
+
+    /// Tells the holders that somebody waits who watches nothing.
+    fn leave_notes(&self, fleet: &Fleet, key: &Key) {
+        for seat in self.busy.iter() {
+            fleet.peer(self.placement.node(seat)).node.want(key);
+        }
+    }
+
+    /// Waits until the key may be free, and was found so `looks` times in a row.
+    async fn freed(&self, fleet: &Fleet, key: &Key, mut watching: Watching, looks: u32) -> Sight {
+        let mut seen = Sight::Free;
+        let mut to_go = looks;
+        loop {
+            match watching.await {
+                Sight::Lost => return Sight::Lost,
+                Sight::Changed => {
+                    seen = Sight::Changed;
+                    to_go = looks;
+                }
+                Sight::Free => to_go = to_go.saturating_sub(1),
+            }
+            if to_go == 0 {
+                return seen;
+            }
+            watching = match self.watch(fleet, key) {
+                Some(watching) => watching,
+                None => return Sight::Lost,
+            };
+        }
+    }
+}
+
+fn is_busy(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Busy(_))
+}
+
+/// Watches on several nodes; resolves when a majority may be free, or can no
+/// more be seen to become so.
+struct Watching {
+    placement: Placement,
+    blocked: Seats,
+    watches: Vec<(Seat, Watch)>,
+    has_changed: bool,
+}
+
+impl Future for Watching {
+    type Output = Sight;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Sight> {
+        let Self {
+            placement,
+            blocked,
+            watches,
+            has_changed,
+        } = &mut *self;
+        watches.retain_mut(|(seat, watch)| match Pin::new(watch).poll(context) {
+            Poll::Pending => true,
+            Poll::Ready(sight) => {
+                *has_changed |= sight == Sight::Changed;
+                if sight != Sight::Lost {
+                    *blocked = blocked.without(*seat);
+                }
+                false
+            }
+        });
+        let hope: Seats = watches.iter().map(|&(seat, _)| seat).collect();
+        if !placement.is_blocked_by(*blocked) {
+            let sight = if *has_changed {
+                Sight::Changed
+            } else {
+                Sight::Free
+            };
+            Poll::Ready(sight)
+        } else if placement.is_blocked_by(blocked.minus(hope)) {
+            Poll::Ready(Sight::Lost)
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+/// The pauses between the attempts of one acquire.
+#[derive(Debug, Default)]
+pub(crate) struct Pauses {
+    /// The longest pause, where the caller said one: then nothing is watched.
+    retry_delay: Option<Duration>,
+    /// Attempts are counted: then nothing is watched either.
+    is_counted: bool,
+    /// Attempts in a row that nobody had told to be made.
+    untold: u32,
+    /// Attempts in a row that came to nothing although the key looked free.
+    in_vain: u32,
+    /// What the last attempt was made for.
+    told: Option<Sight>,
+    /// The key passes from hand to hand elsewhere: looking comes before trying.
+    looks_first: bool,
+}
+
+impl Pauses {
+    pub(crate) fn new(retry_delay: Option<Duration>, is_counted: bool) -> Self {
+        Self {
+            retry_delay,
+            is_counted,
+            ..Self::default()
+        }
+    }
+
+    /// Waits until another attempt may win, after one that `rivals` stood in
+    /// the way of; false: not before `deadline`.
+    pub(crate) async fn wait(
+        &mut self,
+        fleet: &Fleet,
+        key: &Key,
+        rivals: &Rivals,
+        deadline: Option<Instant>,
+    ) -> bool {
+        // Under a newer view the key may lie elsewhere.
+        let mut left = std::pin::pin!(fleet.left.notified());
+        left.as_mut().enable();
+        if fleet.newest().is_some() || fleet.keeper.life.check().is_err() {
+            return true;
+        }
+        let free_at = rivals.free_in.map(|free_in| clock::now() + free_in + TICK);
+        let is_watched = self.retry_delay.is_none() && !self.is_counted;
+        if is_watched && let Some(watching) = rivals.watch(fleet, key) {
+            let looks = self.looks();
+            let freed = async {
+                tokio::select! {
+                    biased;
+                    sight = rivals.freed(fleet, key, watching, looks) => sight,
+                    () = left.as_mut() => Sight::Changed,
+                }
+            };
+            let sight = self.told(rivals, freed, free_at, deadline).await;
+            if sight != Some(Sight::Lost) {
+                return deadline.is_none_or(|deadline| clock::now() < deadline);
+            }
+        }
+        rivals.leave_notes(fleet, key);
+        self.untold += 1;
+        let retry_delay = self.retry_delay.map(|delay| delay.max(LEAST_RETRY_DELAY));
+        let bounds = match retry_delay {
+            Some(delay) => Backoff {
+                base: delay,
+                cap: delay,
+            },
+            None if rivals.is_overload => Backoff::OVERLOAD,
+            None => Backoff::CONTENTION,
+        };
+        let pause = bounds.wait(self.untold, rand::random()).max(LEAST_PAUSE);
+        let resume = clock::now() + pause;
+        let resume = free_at.map_or(resume, |free_at| resume.min(free_at));
+        if deadline.is_some_and(|deadline| resume >= deadline) {
+            return false;
+        }
+        tokio::select! {
+            biased;
+            () = left => {}
+            () = clock::sleep_until(resume) => {}
+        }
+        true
+    }
+
+    /// How often to look whether the key is free before it is believed.
+    fn looks(&mut self) -> u32 {
+        self.looks_first |= self.told == Some(Sight::Changed);
+        if self.looks_first {
+            rand::random_range(1..=MOST_LOOKS)
+        } else {
+            0
+        }
+    }
+
+    /// Waits to be told by `freed`, up to the end of the rival's lease and the
+    /// deadline; `None`: nothing was seen until then.
+    async fn told(
+        &mut self,
+        rivals: &Rivals,
+        freed: impl Future<Output = Sight>,
+        free_at: Option<Instant>,
+        deadline: Option<Instant>,
+    ) -> Option<Sight> {
+        let began = clock::now();
+        let looks_again = began + LONGEST_WATCH.mul_f64(1.0 - rand::random::<f64>() / 4.0);
+        let until = [free_at, deadline].into_iter().flatten();
+        let until = until.fold(looks_again, Instant::min);
+        // Rivals that took a part each and gave it back are all told at once,
+        // and so is, again and again, who reads of another server than it
+        // writes to.
+        let is_in_vain = rivals.was_split || self.told == Some(Sight::Free);
+        self.in_vain = if is_in_vain { self.in_vain + 1 } else { 0 };
+        let not_before = match self.in_vain {
+            0 => began,
+            in_vain => began + Backoff::SPLIT.wait(in_vain, rand::random()),
+        };
+        self.told = clock::within(Some(until), freed).await;
+        if self.told != Some(Sight::Lost) {
+            self.untold = 0;
+            clock::sleep_until(not_before.min(until)).await;
+        }
+        self.told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::node::Watchlist;
+    use crate::proto::node::message::{NodeError, NodeErrorKind, Rival, Slot};
+
+    fn busy(node: u16) -> (NodeIndex, Refusal) {
+        let rival = Rival {
+            holder: None,
+            remaining: Some(Duration::from_millis(u64::from(node) + 5)),
+        };
+        (NodeIndex::new(node), Refusal::Busy(Some(rival)))
+    }
+
+    fn down(node: u16) -> (NodeIndex, Refusal) {
+        let error = NodeError::new(NodeErrorKind::Timeout, "");
+        (NodeIndex::new(node), Refusal::Failed(error))
+    }
+
+    /// A key's watches after these answers, each on a list of its own.
+    struct Eyes {
+        lists: Vec<(Seat, Arc<Watchlist>)>,
+        watching: Watching,
+        key: Key,
+    }
+
+    impl Eyes {
+        fn open(nodes: u16, granted: usize, refusals: &[(NodeIndex, Refusal)]) -> Self {
+            let nodes: Vec<NodeIndex> = (0..nodes).map(NodeIndex::new).collect();
+            let placement = Placement::stable(Slot::SINGLE, &nodes);
+            let rivals = Rivals::of(&placement, granted, refusals);
+            let key = Key::new("k").unwrap();
+            let mut eyes = Self {
+                lists: Vec::new(),
+                watching: Watching {
+                    placement,
+                    blocked: rivals.blocked,
+                    watches: Vec::new(),
+                    has_changed: false,
+                },
+                key,
+            };
+            for seat in rivals.in_reach.iter() {
+                let list = Arc::new(Watchlist::default());
+                let (watch, is_first) = list.add(&eyes.key).unwrap();
+                assert!(is_first);
+                eyes.watching.watches.push((seat, watch));
+                eyes.lists.push((seat, list));
+            }
+            eyes
+        }
+
+        /// What is seen after node `node` told this.
+        fn tell(&mut self, node: usize, sight: Sight) -> Poll<Sight> {
+            let list = self.lists.iter().find(|(seat, _)| seat.get() == node);
+            list.unwrap().1.tell(&self.key, sight);
+            self.look()
+        }
+
+        fn look(&mut self) -> Poll<Sight> {
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            Pin::new(&mut self.watching).poll(&mut context)
+        }
+    }
+
+    #[test]
+    fn a_single_node_is_enough_for_itself() {
+        for sight in [Sight::Free, Sight::Changed, Sight::Lost] {
+            let mut eyes = Eyes::open(1, 0, &[busy(0)]);
+            assert!(eyes.look().is_pending());
+            assert_eq!(eyes.tell(0, sight), Poll::Ready(sight));
+        }
+    }
+
+    #[test]
+    fn a_majority_must_be_free() {
+        // The third has not answered: it may be held as well.
+        let mut eyes = Eyes::open(3, 0, &[busy(0), busy(2)]);
+        assert!(eyes.tell(0, Sight::Free).is_pending());
+        assert_eq!(eyes.tell(2, Sight::Changed), Poll::Ready(Sight::Changed));
+        // It is known to be free.
+        let mut eyes = Eyes::open(3, 1, &[busy(0), busy(2)]);
+        assert_eq!(eyes.tell(2, Sight::Free), Poll::Ready(Sight::Free));
+        // It is known to be down.
+        let mut eyes = Eyes::open(3, 0, &[busy(0), down(1), busy(2)]);
+        assert!(eyes.tell(0, Sight::Changed).is_pending());
+        assert_eq!(eyes.tell(2, Sight::Changed), Poll::Ready(Sight::Changed));
+    }
+
+    /// A dead client's entry stays on one of three; whichever two answered first.
+    #[test]
+    fn a_leftover_on_a_minority_is_waited_around() {
+        for leftover in 0..3 {
+            for silent in 0..3 {
+                let answers: Vec<_> = (0..3).filter(|&node| node != silent).map(busy).collect();
+                let mut eyes = Eyes::open(3, 0, &answers);
+                let mut others = (0..3).filter(|&node| node != leftover);
+                assert!(
+                    eyes.tell(others.next().unwrap(), Sight::Changed)
+                        .is_pending()
+                );
+                let last = eyes.tell(others.next().unwrap(), Sight::Changed);
+                assert_eq!(last, Poll::Ready(Sight::Changed), "{leftover} {silent}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_can_no_more_become_free_is_given_up() {
+        let mut eyes = Eyes::open(3, 0, &[busy(0), down(1), busy(2)]);
+        assert_eq!(eyes.tell(0, Sight::Lost), Poll::Ready(Sight::Lost));
+        // The second has not answered: it may be free as well as any.
+        let mut eyes = Eyes::open(3, 0, &[busy(0), busy(2)]);
+        assert!(eyes.tell(0, Sight::Lost).is_pending());
+        assert_eq!(eyes.tell(1, Sight::Lost), Poll::Ready(Sight::Lost));
+        let mut eyes = Eyes::open(5, 0, &[busy(0), busy(1), busy(2), busy(3)]);
+        assert!(eyes.tell(0, Sight::Lost).is_pending());
+        assert!(eyes.tell(1, Sight::Free).is_pending());
+        assert!(eyes.tell(2, Sight::Free).is_pending());
+        assert_eq!(eyes.tell(3, Sight::Free), Poll::Ready(Sight::Free));
+    }
+
+    #[test]
+    fn the_first_entry_to_expire_counts() {
+        let placement = Placement::stable(Slot::SINGLE, &[1, 2, 3].map(NodeIndex::new));
+        let rivals = Rivals::of(&placement, 0, &[busy(3), busy(2), down(1)]);
+        assert_eq!(rivals.free_in, Some(Duration::from_millis(7)));
+    }
+
+    #[test]
+    fn a_watch_that_is_dropped_is_off_the_list() {
+        let list = Arc::new(Watchlist::default());
+        let key = Key::new("k").unwrap();
+        let (one, _) = list.add(&key).unwrap();
+        let (two, is_first) = list.add(&key).unwrap();
+        assert!(!is_first);
+        drop(one);
+        assert!(list.contains(&key));
+        drop(two);
+        assert!(list.is_empty());
+    }
+}

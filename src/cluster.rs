@@ -1,0 +1,13 @@
+//! Which nodes there are: the current view, its nodes, and what keeps both up to
+//! date.
+
+pub(crate) mod bootstrap;
+pub(crate) mod first_start;
+pub(crate) mod nodes;
+pub(crate) mod proposer;
+pub(crate) mod reconciler;
+pub(crate) mod refresh;
+pub(crate) mod registry;
+pub(crate) mod snapshot;
+
+pub use first_start::ConnectProgress;

@@ -1,0 +1,337 @@
+//! Starting a cluster, as [`proto::new_start`](crate::proto::membership::new_start) says:
+//! a new one, or one of which most members lost their data.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringlock_ring::NodeIndex;
+
+use crate::clock;
+use crate::cluster::nodes::Peer;
+use crate::cluster::proposer::fresh_nonce;
+use crate::cluster::snapshot::{STEP_TIMEOUT, Survey, ask_all};
+use crate::error::{Cause, Error, NodeCause, whole_millis};
+use crate::node;
+use crate::proto::membership::new_start::NewStart;
+use crate::proto::membership::topology::Topology;
+use crate::proto::membership::transition::adopt;
+use crate::proto::membership::view::View;
+use crate::proto::node::message::{
+    Answer, NodeError, NodeErrorKind, NodeStatus, Nonce, Past, Reply, Request, Standing,
+};
+use crate::proto::time::{Instant, drift, outwait};
+use crate::telemetry::events;
+
+/// How often, while time is waited out, it is looked whether all members are
+/// as they were, and told how long is left.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Time between two looks at a cluster that is not ready.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How much longer than it needs another process may take, before it counts as
+/// dead: with what chance adds, at most twice that.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// The same where its members do not say since when they are quarantined.
+const LONG_GRACE: Duration = Duration::from_secs(5);
+
+/// What [`Router::connect`](crate::Router::connect) waits for.
+///
+/// Told whenever that changes, and about every half second meanwhile. Its
+/// display is a line for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectProgress {
+    /// No node serves a view; to start the cluster every one is needed, and
+    /// these do not answer.
+    Unreachable {
+        /// What is known of each.
+        causes: Vec<NodeCause>,
+    },
+    /// Every node is kept from granting until whatever was locked before has
+    /// expired; then the cluster has its view.
+    Waiting {
+        /// How long that takes, if nothing comes in between.
+        remaining: Duration,
+    },
+}
+
+impl fmt::Display for ConnectProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable { causes } => {
+                write!(f, "waiting for nodes: {}", crate::error::Causes(causes))
+            }
+            Self::Waiting { remaining } => write!(
+                f,
+                "waiting until whatever was locked before has expired: {:?} left",
+                whole_millis(*remaining)
+            ),
+        }
+    }
+}
+
+/// What is called with each stage.
+type Told = dyn Fn(&ConnectProgress) + Send + Sync;
+
+/// Whom to tell what is waited for.
+#[derive(Clone, Default)]
+pub(crate) struct Listener(Option<Arc<Told>>);
+
+impl Listener {
+    pub(crate) fn new(hear: impl Fn(&ConnectProgress) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(hear)))
+    }
+
+    pub(crate) fn tell(&self, progress: &ConnectProgress) {
+        if let Some(hear) = &self.0 {
+            hear(progress);
+        }
+    }
+
+    fn waits(&self, remaining: Duration) {
+        self.tell(&ConnectProgress::Waiting { remaining });
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Listener").field(&self.0.is_some()).finish()
+    }
+}
+
+/// What is to be started.
+pub(crate) struct Plan<'a> {
+    pub(crate) topology: &'a Topology,
+    /// The first epoch that is acceptable.
+    pub(crate) least_epoch: u32,
+    /// The longest ttl that a lock of before may have.
+    pub(crate) longest_ttl: Duration,
+    /// How long clients may have relied on members that are not known here, if
+    /// any member has served. Zero where all are known.
+    pub(crate) view_lease: Duration,
+    /// Whether somebody vouches that nothing was locked, should the nodes turn
+    /// out to be new.
+    pub(crate) is_sure: bool,
+    pub(crate) listener: &'a Listener,
+}
+
+/// What a try comes to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, for as long as a start takes"
+)]
+pub(crate) enum Outcome {
+    Started(View),
+    /// Another process was quicker, or a member changed: look again.
+    Disturbed,
+    /// This member does not do as it is told.
+    Refused(NodeCause),
+}
+
+/// Another process that starts the cluster, as far as the members tell:
+/// whoever has quarantined the first goes ahead.
+#[derive(Default)]
+pub(crate) struct Rival {
+    /// Its mark on the first member, and since when that is seen.
+    seen: Option<(Nonce, Instant)>,
+    /// Since when it should have been done.
+    overdue: Option<Instant>,
+    /// When it was told last how long it takes.
+    told: Option<Instant>,
+    own: Option<Nonce>,
+}
+
+impl Rival {
+    /// How long to leave it before looking again; `None`: go ahead. What it has
+    /// waited is counted whoever goes on.
+    pub(crate) async fn precedence(
+        &mut self,
+        plan: &Plan<'_>,
+        peers: &[Peer],
+        statuses: &[NodeStatus],
+    ) -> Option<Duration> {
+        let now = clock::now();
+        let first = &statuses[0];
+        let nonce = first.nonce.as_ref()?;
+        if first.standing() != Standing::Quarantined || self.own.as_ref() == Some(nonce) {
+            return None;
+        }
+        let since = match &self.seen {
+            Some((seen, since)) if seen == nonce => *since,
+            _ => {
+                (self.seen, self.overdue) = (Some((Arc::clone(nonce), now)), None);
+                now
+            }
+        };
+        let is_quarantined = |status: &NodeStatus| status.standing() == Standing::Quarantined;
+        let are_quarantined = statuses.iter().all(is_quarantined);
+        let mut pasts = Vec::new();
+        if are_quarantined {
+            pasts = ask_all(peers, |_| Request::Past).await;
+        }
+        let are_new = |pasts: &[Answer]| {
+            let is_new = |answer: &Answer| matches!(answer, Ok(Reply::Past(Past { epoch: 0, .. })));
+            pasts.iter().all(is_new)
+        };
+        // Also where this process vouches that nothing was locked: the other
+        // does not, and was first.
+        let needed = match are_new(&pasts) {
+            true => outwait(plan.longest_ttl),
+            false => outwait(plan.longest_ttl + plan.view_lease),
+        };
+        let waited = pasts.iter().map(known_span).min().flatten();
+        let left = match waited {
+            Some(span) => needed.saturating_sub(span.saturating_sub(drift(span))),
+            // They say not since when: as a version leaves them that cannot.
+            None if are_quarantined => (since + needed + LONG_GRACE).saturating_since(now),
+            // Perhaps in the midst of it; perhaps marked by who was to let it in.
+            None => Duration::ZERO,
+        };
+        if !left.is_zero() {
+            self.overdue = None;
+            let is_told = self.told.is_some_and(|told| now < told + LOOK);
+            if waited.is_some() && !is_told {
+                self.told = Some(now);
+                plan.listener.waits(left);
+            }
+            return Some(left.min(LOOK_AGAIN));
+        }
+        let grace = || now + GRACE + GRACE.mul_f64(rand::random::<f64>());
+        let overdue = *self.overdue.get_or_insert_with(grace);
+        (now < overdue).then_some(LOOK_AGAIN)
+    }
+}
+
+/// How long a member says that it has been quarantined.
+fn known_span(answer: &Answer) -> Option<Duration> {
+    match answer {
+        Ok(Reply::Past(past)) => past.quarantined_for,
+        _ => None,
+    }
+}
+
+impl Plan<'_> {
+    /// Tries it once.
+    ///
+    /// Cancel safe: it may be taken up again at any point, by anybody.
+    pub(crate) async fn attempt(
+        &self,
+        peers: &[Peer],
+        statuses: &[NodeStatus],
+        rival: &mut Rival,
+    ) -> Result<Outcome, Error> {
+        let nonces: Vec<Nonce> = peers.iter().map(|_| fresh_nonce()).collect();
+        rival.own = nonces.first().cloned();
+        let mut start = NewStart::new(
+            nonces,
+            (self.longest_ttl, self.view_lease),
+            self.least_epoch,
+        );
+        // One after the other: the first member is the referee.
+        for (index, (peer, status)) in peers.iter().zip(statuses).enumerate() {
+            let deadline = clock::now() + STEP_TIMEOUT;
+            let request = start.quarantine(index, status);
+            match node::call(&*peer.node, request, deadline).await {
+                Ok(Reply::Done) => {}
+                Ok(_) => return Ok(Outcome::Disturbed),
+                Err(error) => return Ok(refused(peer, error)),
+            }
+        }
+        let mut pasts: Vec<Past> = Vec::new();
+        for (peer, answer) in peers.iter().zip(ask_all(peers, |_| Request::Past).await) {
+            match answer {
+                Ok(Reply::Past(past)) => pasts.push(past),
+                Ok(_) => {
+                    let error = NodeError::new(NodeErrorKind::Protocol, "no answer to PAST");
+                    return Ok(refused(peer, error));
+                }
+                Err(error) => return Ok(refused(peer, error)),
+            }
+        }
+        let now = clock::now();
+        start.heard(now, &pasts);
+        // In memory nothing was locked before. Neither holds of nodes that
+        // have served.
+        let is_embedded = peers.iter().all(|peer| peer.node.is_embedded());
+        let have_served = self.least_epoch > 1 || pasts.iter().any(|past| past.epoch > 0);
+        if !have_served && (self.is_sure || is_embedded) {
+            start.spare_the_wait(now);
+        }
+        if !self.wait(peers, &start).await {
+            return Ok(Outcome::Disturbed);
+        }
+        self.hand_out(peers, &start).await
+    }
+
+    /// Waits until the start is due, and looks whether every member is as it
+    /// was left.
+    async fn wait(&self, peers: &[Peer], start: &NewStart) -> bool {
+        let left = start.due().saturating_since(clock::now());
+        if !left.is_zero() {
+            events::first_start_waits(left);
+        }
+        loop {
+            let now = clock::now();
+            if now >= start.due() {
+                return start.is_undisturbed(&Survey::of(peers).await.statuses);
+            }
+            self.listener.waits(start.due().saturating_since(now));
+            clock::sleep_until(start.due().min(now + LOOK)).await;
+            // Whoever does not answer may do so in the end.
+            let survey = Survey::of_most(peers).await;
+            let is_silent = survey.statuses.iter().any(Option::is_none);
+            if !is_silent && !start.is_undisturbed(&survey.statuses) {
+                return false;
+            }
+        }
+    }
+
+    async fn hand_out(&self, peers: &[Peer], start: &NewStart) -> Result<Outcome, Error> {
+        let names = peers.iter().map(|peer| peer.name.to_string());
+        let nonces = names.zip(start.nonces().iter().cloned()).collect();
+        let topology = self.topology.clone().named(&fresh_nonce());
+        let view = View::stable(start.epoch(), topology, &nonces)?;
+        // The members of the view are in the order of their names, as peers
+        // need not be.
+        let index = |peer: &Peer| view.index_of(&peer.name).unwrap_or(NodeIndex::new(0));
+        let answers = ask_all(peers, |at| adopt(&view, index(&peers[at]))).await;
+        let done = |answer: &&Answer| **answer == Ok(Reply::Done);
+        let adopted = answers.iter().filter(done).count();
+        events::first_start(view.id(), adopted, peers.len());
+        if adopted >= view.majority() {
+            return Ok(Outcome::Started(view));
+        }
+        let refusal = peers.iter().zip(answers).find_map(|(peer, answer)| {
+            let error = answer.err().filter(is_refusal)?;
+            Some(refused(peer, error))
+        });
+        match refusal {
+            // The others may serve it already, so that another try would pass
+            // over this.
+            Some(Outcome::Refused(cause)) => Err(Error::InitRefused(cause)),
+            // What one of them serves, the others learn at the next look.
+            _ => Ok(Outcome::Disturbed),
+        }
+    }
+}
+
+/// Whether the server itself said no.
+fn is_refusal(error: &NodeError) -> bool {
+    matches!(
+        error.kind(),
+        NodeErrorKind::Denied
+            | NodeErrorKind::Unsuitable
+            | NodeErrorKind::WrongType
+            | NodeErrorKind::Protocol
+    )
+}
+
+fn refused(peer: &Peer, error: NodeError) -> Outcome {
+    Outcome::Refused(NodeCause {
+        node: Arc::clone(&peer.name),
+        cause: Cause::Failed(error),
+    })
+}

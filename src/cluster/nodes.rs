@@ -1,0 +1,293 @@
+//! The nodes of one view, and what is known of them.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ringlock_ring::NodeIndex;
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::cluster::refresh::Lookout;
+use crate::error::{Cause, Error, KeptOut, NodeCause};
+use crate::lease::scheduler::Keeper;
+use crate::node::Node;
+use crate::proto::lease::{Key, Ttl};
+use crate::proto::membership::view::View;
+use crate::proto::operation::machine::Refusal;
+use crate::proto::quorum::{Placement, majority};
+use crate::proto::time::Instant;
+use crate::telemetry::metrics::NodeMeter;
+use crate::telemetry::stats::Counters;
+
+/// What is newer by less is not noted: all threads share the notes.
+const SEEN_GRAIN: Duration = Duration::from_millis(1);
+
+/// How long to wait for a look at the cluster: as long as the slowest takes.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+
+/// A name and the node behind it.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) name: Arc<str>,
+    pub(crate) node: Arc<dyn Node>,
+    pub(crate) meter: NodeMeter,
+}
+
+/// The nodes of one view, in the view's order.
+pub(crate) struct Fleet {
+    pub(crate) view: Arc<View>,
+    peers: Vec<Peer>,
+    /// Send time of the newest request that each node answered under the view.
+    seen_at: Vec<AtomicU64>,
+    /// The last result of [`Self::confirmed_at`], a lower bound of the next.
+    confirmed_at: AtomicU64,
+    /// Nodes that lost their data, and when they may be back in their places.
+    pub(crate) returning: Mutex<Vec<(NodeIndex, Instant)>>,
+    /// Why a vote cannot let nodes in again, as of the last look.
+    outlook: Mutex<Option<Outlook>>,
+    /// The nodes of the view that came after, once there is one.
+    next: OnceLock<Arc<Self>>,
+    /// Wakes those who wait for a key under this view, when there is a next.
+    pub(crate) left: Notify,
+    pub(crate) lookout: Arc<Lookout>,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) counters: Arc<Counters>,
+    /// As configured; `None`: by the ttl.
+    node_timeout: Option<Duration>,
+}
+
+impl Fleet {
+    /// `peers` must be in the view's order.
+    pub(crate) fn new(
+        view: Arc<View>,
+        peers: Vec<Peer>,
+        lookout: Arc<Lookout>,
+        keeper: Arc<Keeper>,
+    ) -> Self {
+        let longest_ttl = view.longest_ttl();
+        for peer in &peers {
+            peer.node.heed_longest_ttl(longest_ttl);
+        }
+        let seen_at = peers.iter().map(|_| AtomicU64::new(0)).collect();
+        let counters = Arc::clone(keeper.counters());
+        Self {
+            view,
+            peers,
+            seen_at,
+            confirmed_at: AtomicU64::new(0),
+            returning: Mutex::default(),
+            outlook: Mutex::default(),
+            next: OnceLock::new(),
+            left: Notify::new(),
+            lookout,
+            keeper,
+            counters,
+            node_timeout: None,
+        }
+    }
+
+    /// With this node timeout, where one is configured.
+    pub(crate) fn with_node_timeout(self, node_timeout: Option<Duration>) -> Self {
+        Self {
+            node_timeout,
+            ..self
+        }
+    }
+
+    /// The nodes of the same router as of `view`, which came after this one's.
+    pub(crate) fn followed_by(&self, view: Arc<View>, peers: Vec<Peer>) -> Arc<Self> {
+        let next = self.next.get_or_init(|| {
+            let (lookout, keeper) = (Arc::clone(&self.lookout), Arc::clone(&self.keeper));
+            let next = Self::new(view, peers, lookout, keeper);
+            Arc::new(next.with_node_timeout(self.node_timeout))
+        });
+        self.left.notify_waiters();
+        Arc::clone(next)
+    }
+
+    /// Those of the newest view, if that is not this one.
+    pub(crate) fn newest(&self) -> Option<&Arc<Self>> {
+        let mut newest = self.next.get()?;
+        while let Some(next) = newest.next.get() {
+            newest = next;
+        }
+        Some(newest)
+    }
+
+    /// Some node answered that it serves another view, or none: looks at the
+    /// cluster, unless a newer view is known already. True if the same may
+    /// succeed now.
+    pub(crate) async fn catch_up(&self, deadline: Option<Instant>) -> Result<bool, Error> {
+        if self.newest().is_some() {
+            return Ok(true);
+        }
+        let limit = clock::now() + LOOK_LIMIT;
+        let deadline = deadline.map_or(limit, |deadline| deadline.min(limit));
+        let look = self.lookout.look(Some(deadline)).await.unwrap_or_default();
+        match look.error {
+            Some(error) if self.newest().is_none() => Err(error),
+            _ => Ok(look.has_helped || self.newest().is_some()),
+        }
+    }
+
+    pub(crate) fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    pub(crate) fn peer(&self, node: NodeIndex) -> &Peer {
+        &self.peers[node.get()]
+    }
+
+    /// `node` has answered a request that was sent at `sent_at`, under exactly
+    /// this view.
+    pub(crate) fn saw(&self, node: NodeIndex, sent_at: Instant) {
+        let seen = &self.seen_at[node.get()];
+        let known = Instant::from_nanos(seen.load(Ordering::Relaxed));
+        if sent_at > known + SEEN_GRAIN {
+            seen.fetch_max(sent_at.as_nanos(), Ordering::Relaxed);
+        }
+    }
+
+    /// The latest instant at which a majority is known to have served the
+    /// view; read anew only where the last reading is not `good_enough`.
+    pub(crate) fn confirmed_at(&self, good_enough: Instant) -> Instant {
+        let known = Instant::from_nanos(self.confirmed_at.load(Ordering::Relaxed));
+        if known >= good_enough {
+            return known;
+        }
+        let seen_at = |node: NodeIndex| self.seen_at[node.get()].load(Ordering::Relaxed);
+        let confirmed = self.view.confirmed_at(seen_at);
+        self.confirmed_at.fetch_max(confirmed, Ordering::Relaxed);
+        Instant::from_nanos(confirmed)
+    }
+
+    /// Whether every node has answered under the view since `since`.
+    pub(crate) fn has_seen_all(&self, since: Instant) -> bool {
+        let mut seen = self.seen_at.iter();
+        seen.all(|seen| seen.load(Ordering::Relaxed) >= since.as_nanos())
+    }
+
+    /// Notes why a vote cannot let nodes in again.
+    pub(crate) fn expect(&self, outlook: Option<Outlook>) {
+        *self.outlook.lock() = outlook;
+    }
+
+    /// Whether `node` is known to have lost its data, and is waited for.
+    pub(crate) fn is_returning(&self, node: NodeIndex) -> bool {
+        let returning = self.returning.lock();
+        returning.iter().any(|(other, _)| *other == node)
+    }
+
+    /// Nodes outside `placement` to ask for a STATUS, so that an operation
+    /// begun at `t0` can be confirmed. None while half of the view lease is
+    /// left: ordinary answers then mostly renew it in time.
+    pub(crate) fn probes(&self, placement: &Placement, t0: Instant) -> Vec<NodeIndex> {
+        let fresh_since = t0 - self.view.view_lease() / 2;
+        if self.confirmed_at(fresh_since) >= fresh_since {
+            return Vec::new();
+        }
+        let nodes = (0..self.peers.len()).map(|node| NodeIndex::new(node as u16));
+        let is_fresh = |node: NodeIndex| {
+            self.seen_at[node.get()].load(Ordering::Relaxed) >= fresh_since.as_nanos()
+        };
+        nodes
+            .filter(|&node| placement.seat(node).is_none() && !is_fresh(node))
+            .collect()
+    }
+
+    /// How long a node may take to answer about a lease of `ttl`: as configured,
+    /// and no more than half of the ttl. Without a setting 5 % of the ttl, within
+    /// bounds (redsync's rule; the floor keeps short leases usable).
+    pub(crate) fn node_timeout(&self, ttl: Ttl) -> Duration {
+        let ttl = ttl.get();
+        match self.node_timeout {
+            Some(configured) => configured.min(ttl / 2),
+            None => (ttl / 20).clamp(Duration::from_millis(50), Duration::from_secs(1)),
+        }
+    }
+
+    /// When to stop waiting for a node that is asked at `now`.
+    pub(crate) fn deadline(&self, ttl: Ttl, now: Instant, limit: Option<Instant>) -> Instant {
+        let own = now + self.node_timeout(ttl);
+        limit.map_or(own, |limit| own.min(limit))
+    }
+
+    pub(crate) fn causes(&self, refusals: Vec<(NodeIndex, Refusal)>) -> Vec<NodeCause> {
+        refusals
+            .into_iter()
+            .map(|(node, refusal)| NodeCause {
+                node: Arc::clone(&self.peer(node).name),
+                cause: self.cause(node, refusal),
+            })
+            .collect()
+    }
+
+    fn cause(&self, node: NodeIndex, refusal: Refusal) -> Cause {
+        let cause = Cause::from(refusal);
+        if cause != Cause::NoView {
+            return cause;
+        }
+        if let Some(outlook) = &*self.outlook.lock() {
+            return Cause::KeptOut(outlook.told());
+        }
+        let returning = self.returning.lock();
+        let back = returning.iter().find(|(other, _)| *other == node);
+        back.map_or(cause, |(_, at)| Cause::Quarantined {
+            remaining: at.saturating_since(clock::now()),
+        })
+    }
+
+    /// Too few nodes answered an operation on `key`.
+    pub(crate) fn no_quorum(
+        &self,
+        key: &Key,
+        granted: usize,
+        placement: &Placement,
+        refusals: Vec<(NodeIndex, Refusal)>,
+    ) -> Error {
+        let needed = placement
+            .groups()
+            .map(|group| majority(group.len()))
+            .max()
+            .unwrap_or(1);
+        Error::NoQuorum {
+            key: key.clone(),
+            granted,
+            needed,
+            causes: self.causes(refusals),
+        }
+    }
+}
+
+/// What becomes of a cluster that cannot vote.
+#[derive(Clone, Debug)]
+pub(crate) struct Outlook {
+    pub(crate) why: KeptOut,
+    /// When it is started anew, where that is known.
+    pub(crate) due: Option<Instant>,
+}
+
+impl Outlook {
+    fn told(&self) -> KeptOut {
+        match &self.why {
+            KeptOut::StartsAnew { .. } => {
+                let left = self.due.map(|due| due.saturating_since(clock::now()));
+                let remaining = left.filter(|left| !left.is_zero());
+                KeptOut::StartsAnew { remaining }
+            }
+            why => why.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fleet")
+            .field("view", &self.view)
+            .field("peers", &self.peers)
+            .finish()
+    }
+}

@@ -1,0 +1,130 @@
+//! What every coordinator does: put a view to the vote, and hand it out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use ringlock_ring::NodeIndex;
+
+use crate::clock;
+use crate::cluster::nodes::Peer;
+use crate::cluster::snapshot::STEP_TIMEOUT;
+use crate::error::Error;
+use crate::node::{self, ReplyTo};
+use crate::proto::backoff::Backoff;
+use crate::proto::membership::paxos::{Decision, Motion, Ruling};
+use crate::proto::membership::transition::{adopt, adopt_under};
+use crate::proto::membership::view::View;
+use crate::proto::node::message::{Ballot, Nonce};
+use crate::proto::operation::machine::Refusal;
+use crate::runtime::random;
+
+/// Ballots of one vote, at most: whoever is outbid as often is not needed.
+const MAX_BALLOTS: u32 = 32;
+
+/// Between two ballots, so that of several proposers one gets through.
+const OUTBID: Backoff = Backoff {
+    base: Duration::from_millis(10),
+    cap: Duration::from_millis(500),
+};
+
+/// What a vote came to.
+pub(crate) enum Vote {
+    /// This view follows; perhaps not the one that was proposed.
+    Decided(Box<View>),
+    /// A later view is served already, or somebody else is about to decide.
+    Overtaken,
+    /// Too few nodes voted.
+    TooFew {
+        voted: usize,
+        refusals: Vec<(NodeIndex, Refusal)>,
+    },
+}
+
+/// A nonce that was never used.
+pub(crate) fn fresh_nonce() -> Nonce {
+    format!("{:032x}", random::unique()).into()
+}
+
+/// Has the nodes of `view` decide on `proposal` as the view that follows.
+///
+/// Cancel safe: what is begun may be taken up again by anybody.
+pub(crate) async fn decide(view: &View, peers: &[Peer], proposal: &View) -> Result<Vote, Error> {
+    let motion = Motion {
+        view: proposal.id(),
+        document: Arc::clone(proposal.document()),
+    };
+    let mut round = 1;
+    for ballots in 1..=MAX_BALLOTS {
+        let ballot = Ballot {
+            round,
+            proposer: random::unique_id(),
+        };
+        let decision = Decision::new(view.id(), view.deciders(), ballot, motion.clone());
+        match poll(decision, peers).await {
+            Ruling::Decided(motion) => {
+                let decided = View::read(motion.view, &motion.document)?;
+                return Ok(Vote::Decided(Box::new(decided)));
+            }
+            Ruling::Overtaken(_) => return Ok(Vote::Overtaken),
+            Ruling::TooFew { voted, refusals } => return Ok(Vote::TooFew { voted, refusals }),
+            Ruling::Outbid(higher) => {
+                round = higher.round.saturating_add(1);
+                let wait = OUTBID.wait(ballots, rand::random());
+                clock::sleep_until(clock::now() + wait).await;
+            }
+        }
+    }
+    Ok(Vote::Overtaken)
+}
+
+/// Carries out one ballot.
+async fn poll(mut decision: Decision, peers: &[Peer]) -> Ruling {
+    let mut call = decision.start();
+    while let Some(request) = call.ask.take() {
+        let deadline = clock::now() + STEP_TIMEOUT;
+        let deciders: Vec<NodeIndex> = decision.deciders().collect();
+        let ask = |from: NodeIndex| {
+            let (node, request) = (Arc::clone(&peers[from.get()].node), request.clone());
+            async move { (from, node::call(&*node, request, deadline).await) }
+        };
+        let mut answers: FuturesUnordered<_> = deciders.into_iter().map(ask).collect();
+        while let Some((from, answer)) = answers.next().await {
+            call = decision.on(from, answer);
+            if let Some(ruling) = call.ruling.take() {
+                return ruling;
+            }
+            if call.ask.is_some() {
+                break;
+            }
+        }
+    }
+    // It rules at the last answer at the latest.
+    Ruling::TooFew {
+        voted: 0,
+        refusals: Vec::new(),
+    }
+}
+
+/// Hands a decided view to its members, and to those of the view before: whom
+/// it does not name, it teaches old clients.
+pub(crate) fn spread(view: &View, peers: &[Peer], before: Option<(&View, &[Peer])>) {
+    let node = |index: usize| NodeIndex::new(index as u16);
+    let mut letters = Vec::new();
+    for (index, peer) in peers.iter().enumerate() {
+        letters.push((peer.clone(), adopt(view, node(index))));
+    }
+    if let Some((former, peers)) = before {
+        for (index, peer) in peers.iter().enumerate() {
+            if view.index_of(&peer.name).is_none() {
+                letters.push((peer.clone(), adopt_under(view, former.nonce(node(index)))));
+            }
+        }
+    }
+    // Whom it does not reach, whoever meets it helps.
+    let deadline = clock::now() + STEP_TIMEOUT;
+    for (peer, request) in letters {
+        peer.node.submit(request, deadline, ReplyTo::nobody());
+    }
+}

@@ -1,0 +1,397 @@
+//! One task per router that looks at the cluster: when an answer shows that
+//! the router or a node is behind, and now and then while nothing is going on.
+//! It follows the cluster to newer views, brings nodes up to the view, and
+//! lets those that lost their data in again.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ringlock_ring::NodeIndex;
+use tokio::task::{JoinError, JoinSet};
+
+use crate::clock;
+use crate::cluster::bootstrap;
+use crate::cluster::bootstrap::{Charter, NewBeginning};
+use crate::cluster::first_start::{ConnectProgress, Listener};
+use crate::cluster::nodes::{Fleet, Outlook, Peer};
+use crate::cluster::proposer;
+use crate::cluster::proposer::Vote;
+use crate::cluster::refresh::Lookout;
+use crate::cluster::registry::Roster;
+use crate::cluster::snapshot::{Survey, tell};
+use crate::config::Init;
+use crate::error::{Error, KeptOut};
+use crate::proto::membership::new_start::{Doubt, Prospect, prospect};
+use crate::proto::membership::transition::{Goal, Move, Transition};
+use crate::proto::membership::view::View;
+use crate::proto::node::message::{Reply, Request, Standing, ViewId};
+use crate::proto::quorum::majority;
+use crate::proto::time::Instant;
+use crate::router::Shared;
+use crate::telemetry::events;
+
+/// Two looks follow each other no faster, however often one is asked for; after
+/// some that came to nothing, by as many doublings of it.
+const PACE: Duration = Duration::from_millis(20);
+
+/// Doublings of the pace, at most: to about two thirds of a second.
+const SLOWEST: u32 = 5;
+
+/// How often the cluster is looked at while it is started anew.
+const LOST_LOOK: Duration = Duration::from_millis(500);
+
+/// How soon it is tried again to start the cluster anew, after an error.
+const START_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long a router stands by before it lets a node in again, at most:
+/// another may be quicker.
+const STAND_BY: Duration = Duration::from_secs(1);
+
+/// What the task has of its router.
+pub(crate) struct Watchman {
+    lookout: Arc<Lookout>,
+    roster: Arc<Roster>,
+    charter: Charter,
+    shared: Weak<Shared>,
+    /// When a node that is due is let in, unless another router has done so.
+    propose_at: Option<Instant>,
+    /// Starts a cluster anew of which most members lost their data.
+    start: JoinSet<Result<NewBeginning, Error>>,
+    /// Not before that, for it failed.
+    start_at: Instant,
+    /// The view that may live on elsewhere.
+    doubtful: Option<ViewId>,
+    /// When that is to be, as far as is known.
+    due: Arc<Mutex<Option<Instant>>>,
+}
+
+/// What is to be done after a look.
+#[derive(Default)]
+struct Sequel {
+    has_helped: bool,
+    newer: Option<(View, Vec<Peer>)>,
+    /// When to look again, if that is sooner than usual.
+    due: Option<Instant>,
+}
+
+impl Watchman {
+    pub(crate) fn new(
+        lookout: Arc<Lookout>,
+        roster: Arc<Roster>,
+        charter: Charter,
+        shared: Weak<Shared>,
+    ) -> Self {
+        Self {
+            lookout,
+            roster,
+            charter,
+            shared,
+            propose_at: None,
+            start: JoinSet::new(),
+            start_at: Instant::default(),
+            doubtful: None,
+            due: Arc::default(),
+        }
+    }
+
+    /// Looks whenever that is due or asked for, until the router is gone.
+    pub(crate) async fn run(mut self) {
+        let Some(fleet) = self.fleet() else { return };
+        let mut guide = Transition::new(Goal::Keep, Arc::clone(&fleet.view));
+        let mut due = idle_until(&fleet);
+        let mut fruitless = 0;
+        drop(fleet);
+        loop {
+            let is_wanted = tokio::select! {
+                Some(started) = self.start.join_next() => {
+                    self.started(started);
+                    true
+                }
+                is_wanted = self.lookout.wanted(due) => is_wanted,
+            };
+            let Some(fleet) = self.fleet() else { return };
+            let since = clock::now() - fleet.view.view_lease() / 2;
+            let is_idle_look = !is_wanted && self.propose_at.is_none();
+            if is_idle_look && fleet.has_seen_all(since) && fleet.returning.lock().is_empty() {
+                fleet.peers().iter().for_each(|peer| peer.meter.serves());
+                due = idle_until(&fleet);
+                continue;
+            }
+            guide.moved(Arc::clone(&fleet.view));
+            self.lookout.begin();
+            let looked_at = clock::now();
+            let (sequel, error) = match self.look(&fleet, &mut guide).await {
+                Ok(sequel) => (sequel, None),
+                Err(error) => (Sequel::default(), Some(error)),
+            };
+            let is_fruitful = sequel.has_helped || sequel.newer.is_some();
+            fruitless = match is_wanted && !is_fruitful {
+                true => SLOWEST.min(fruitless + 1),
+                false => 0,
+            };
+            if let Some((view, peers)) = sequel.newer {
+                self.move_up(view, peers);
+            }
+            let Some(fleet) = self.fleet() else { return };
+            due = sequel.due.unwrap_or(Instant::MAX).min(idle_until(&fleet));
+            self.lookout.finish(sequel.has_helped, error);
+            drop(fleet);
+            clock::sleep_until(looked_at + PACE * (1 << fruitless)).await;
+        }
+    }
+
+    /// A try to start the cluster anew has ended.
+    fn started(&mut self, started: Result<Result<NewBeginning, Error>, JoinError>) {
+        match started {
+            Ok(Ok(NewBeginning::Made(view, peers))) => self.move_up(view, peers),
+            Ok(Ok(NewBeginning::Doubtful)) => {
+                self.doubtful = self.fleet().map(|fleet| fleet.view.id());
+            }
+            Ok(Err(error)) => {
+                events::first_start_failed(&error);
+                self.start_at = clock::now() + START_AGAIN;
+            }
+            Ok(Ok(NewBeginning::Needless)) | Err(_) => {}
+        }
+    }
+
+    fn move_up(&self, view: View, peers: Vec<Peer>) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.move_up(view, peers);
+        }
+    }
+
+    fn fleet(&self) -> Option<Arc<Fleet>> {
+        self.shared.upgrade().map(|shared| shared.fleet())
+    }
+
+    async fn look(&mut self, fleet: &Fleet, guide: &mut Transition) -> Result<Sequel, Error> {
+        let known = fleet.view.id();
+        let survey = Survey::of_most(fleet.peers()).await;
+        if let Some(newer) = survey.successor(&fleet.view).await {
+            return self.follow(newer);
+        }
+        survey.check_form(Some(known))?;
+        if let Some((node, serving)) = survey.replaced(known) {
+            return Err(Error::StaleView {
+                node,
+                serving,
+                known,
+            });
+        }
+        if survey.answers().count() < fleet.view.majority()
+            && let Some(newer) = self.ask_seeds(fleet).await
+        {
+            return self.follow(newer);
+        }
+        self.note(fleet, guide, &survey);
+        match self.consider(fleet, &survey) {
+            // Whoever starts it anew has every node to itself.
+            Prospect::StartsAnew if self.charter.init != Init::Never => Ok(Sequel {
+                due: Some(clock::now() + LOST_LOOK),
+                ..Sequel::default()
+            }),
+            _ => self.attend(fleet, guide).await,
+        }
+    }
+
+    fn follow(&self, view: View) -> Result<Sequel, Error> {
+        let peers = self.roster.members(&view)?;
+        Ok(Sequel {
+            newer: Some((view, peers)),
+            ..Sequel::default()
+        })
+    }
+
+    /// Too few members answer: perhaps all were replaced meanwhile, and who is
+    /// configured knows of it.
+    async fn ask_seeds(&self, fleet: &Fleet) -> Option<View> {
+        let mut seeds = self.roster.seeds();
+        seeds.retain(|seed| fleet.view.index_of(&seed.name).is_none());
+        let survey = Survey::of_most(&seeds).await;
+        let newer = survey.successor(&fleet.view).await;
+        newer.filter(|view| view.cluster() == fleet.view.cluster())
+    }
+
+    /// What becomes of the cluster where no vote can be had; it is started anew
+    /// where that is to be.
+    fn consider(&mut self, fleet: &Fleet, survey: &Survey<'_>) -> Prospect {
+        let prospect = prospect(&fleet.view, |name| survey.status(name));
+        let why = match &prospect {
+            Prospect::Votes => too_few_answer(fleet, survey),
+            Prospect::Awaits(nodes) => Some(KeptOut::Awaits {
+                nodes: nodes.clone(),
+            }),
+            Prospect::NeedsForce(doubt) => Some(KeptOut::NeedsForce {
+                reason: doubt.to_string(),
+            }),
+            Prospect::StartsAnew if self.charter.init == Init::Never => {
+                Some(KeptOut::NeedsForce {
+                    reason: "init = \"never\" (a router with init = \"wait\" starts the cluster anew unattended)".into(),
+                })
+            }
+            Prospect::StartsAnew if self.doubtful == Some(fleet.view.id()) => {
+                Some(KeptOut::NeedsForce {
+                    reason: Doubt::Passage.to_string(),
+                })
+            }
+            Prospect::StartsAnew => {
+                self.start_again(fleet);
+                Some(KeptOut::StartsAnew { remaining: None })
+            }
+        };
+        let due = *self.due.lock();
+        fleet.expect(why.map(|why| Outlook { why, due }));
+        prospect
+    }
+
+    /// Most nodes have lost their data, and all answer: the cluster is given a
+    /// view again, above the one that this router knew, so that fences go on
+    /// growing.
+    fn start_again(&mut self, fleet: &Fleet) {
+        if !self.start.is_empty() || clock::now() < self.start_at {
+            return;
+        }
+        events::majority_lost(fleet.view.id());
+        let due = Arc::clone(&self.due);
+        let listener = Listener::new(move |progress| {
+            if let ConnectProgress::Waiting { remaining } = progress {
+                *due.lock() = Some(clock::now() + *remaining);
+            }
+        });
+        let charter = Charter {
+            listener,
+            ..self.charter.clone()
+        };
+        let (view, peers) = (Arc::clone(&fleet.view), fleet.peers().to_vec());
+        self.start
+            .spawn(async move { bootstrap::start_anew(&charter, &view, &peers).await });
+    }
+
+    /// Remembers what the nodes said.
+    fn note(&self, fleet: &Fleet, guide: &mut Transition, survey: &Survey<'_>) {
+        let now = clock::now();
+        for (index, (peer, status)) in fleet.peers().iter().zip(&survey.statuses).enumerate() {
+            let serving = status.as_ref().map(|status| status.standing());
+            if serving == Some(Standing::Serving(fleet.view.id())) {
+                fleet.saw(NodeIndex::new(index as u16), survey.asked_at);
+            }
+            peer.meter.seen(status.as_ref(), fleet.view.id());
+            guide.saw(now, &peer.name, status.clone());
+        }
+        let returning = guide.returning();
+        let back =
+            returning.filter_map(|(name, at)| Some((fleet.view.index_of(name)?, at + STAND_BY)));
+        *fleet.returning.lock() = back.collect();
+    }
+
+    /// Does what keeps every member in its place.
+    async fn attend(&mut self, fleet: &Fleet, guide: &Transition) -> Result<Sequel, Error> {
+        let now = clock::now();
+        let step = guide.next(now, proposer::fresh_nonce)?;
+        if !matches!(step, Move::Propose(_)) {
+            self.propose_at = None;
+        }
+        let mut sequel = Sequel::default();
+        match step {
+            Move::Tell(letters) => {
+                let help = help(fleet, letters).await;
+                sequel.has_helped = help.is_adopted;
+                // What nobody takes is tried again when it is looked again.
+                sequel.due = help.is_taken.then(|| clock::now() + PACE);
+            }
+            Move::Wait { until, .. } => sequel.due = Some(until),
+            Move::Propose(view) => {
+                let stand_by = || now + STAND_BY.mul_f64(rand::random());
+                let propose_at = *self.propose_at.get_or_insert_with(stand_by);
+                if now < propose_at {
+                    sequel.due = Some(propose_at);
+                } else {
+                    self.propose_at = None;
+                    return self.readmit(fleet, *view).await;
+                }
+            }
+            Move::Blocked(_) | Move::Done | Move::Superseded => {}
+        }
+        Ok(sequel)
+    }
+
+    async fn readmit(&self, fleet: &Fleet, view: View) -> Result<Sequel, Error> {
+        match proposer::decide(&fleet.view, fleet.peers(), &view).await? {
+            Vote::Decided(view) => {
+                events::readmitted(view.id());
+                let sequel = self.follow(*view)?;
+                if let Some((view, peers)) = &sequel.newer {
+                    proposer::spread(view, peers, Some((&fleet.view, fleet.peers())));
+                }
+                Ok(sequel)
+            }
+            Vote::Overtaken => {
+                self.lookout.wake();
+                Ok(Sequel::default())
+            }
+            Vote::TooFew { voted, .. } => {
+                events::not_readmitted(voted, majority(fleet.view.deciders().len()));
+                Ok(Sequel::default())
+            }
+        }
+    }
+}
+
+/// Where nodes lost their data and the others could let them in again: whether
+/// too few of those answer.
+fn too_few_answer(fleet: &Fleet, survey: &Survey<'_>) -> Option<KeptOut> {
+    let deciders = fleet.view.deciders();
+    let needed = majority(deciders.len());
+    let can_vote = |&node: &NodeIndex| {
+        let status = survey.status(&fleet.view.member(node).name);
+        status.is_some_and(|status| {
+            status.standing() != Standing::Absent
+                && status.nonce.as_ref() == Some(fleet.view.nonce(node))
+        })
+    };
+    (deciders.filter(can_vote).count() < needed).then_some(KeptOut::TooFewAnswer)
+}
+
+/// When to look though nobody asks: before what confirms the view runs out, at
+/// a time of each router's own.
+fn idle_until(fleet: &Fleet) -> Instant {
+    let half = fleet.view.view_lease() / 2;
+    clock::now() + half - half.mul_f64(rand::random::<f64>() / 5.0)
+}
+
+/// What letters have brought about.
+#[derive(Default)]
+struct Help {
+    /// Some node did as it was told.
+    is_taken: bool,
+    /// Some node serves the view for it.
+    is_adopted: bool,
+}
+
+/// Sends the letters.
+async fn help(fleet: &Fleet, letters: Vec<(String, Request)>) -> Help {
+    let mut adoptions = Vec::new();
+    let mut addressed = Vec::new();
+    for (name, request) in letters {
+        let Some(node) = fleet.view.index_of(&name) else {
+            continue;
+        };
+        let is_adoption = matches!(request, Request::Adopt { .. });
+        if is_adoption {
+            events::behind(&name, fleet.view.id());
+        } else {
+            events::quarantined(&name);
+        }
+        adoptions.push(is_adoption);
+        addressed.push((fleet.peer(node).clone(), request));
+    }
+    let mut help = Help::default();
+    for (answer, is_adoption) in tell(addressed).await.into_iter().zip(adoptions) {
+        let is_done = answer == Ok(Reply::Done);
+        help.is_taken |= is_done;
+        help.is_adopted |= is_done && is_adoption;
+    }
+    help
+}

@@ -1,0 +1,318 @@
+//! Looking at a cluster: what its nodes say of themselves, and which view they
+//! serve.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::cluster::nodes::Peer;
+use crate::error::{Cause, Error, NodeCause};
+use crate::node;
+use crate::proto::membership::topology::TopologyError;
+use crate::proto::membership::view::View;
+use crate::proto::node::message::{
+    Answer, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Standing, ViewId,
+};
+use crate::proto::quorum::majority;
+use crate::proto::time::Instant;
+use crate::telemetry::events;
+
+/// How long a node may take to answer about itself.
+pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How much longer than most nodes the others may take when a cluster that
+/// works is looked at: one that hangs must not hold up what the rest has to say.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// Asks every peer the same thing, in parallel.
+pub(crate) async fn ask_all(peers: &[Peer], request: impl Fn(usize) -> Request) -> Vec<Answer> {
+    let letters = peers.iter().enumerate();
+    tell(letters.map(|(index, peer)| (peer.clone(), request(index)))).await
+}
+
+/// Sends each peer its request, in parallel; the answers in the same order.
+pub(crate) async fn tell(letters: impl IntoIterator<Item = (Peer, Request)>) -> Vec<Answer> {
+    gather(letters.into_iter().collect(), STEP_TIMEOUT).await
+}
+
+/// Sends each peer its request. Once most have answered, the others have
+/// `grace` to do so.
+async fn gather(letters: Vec<(Peer, Request)>, grace: Duration) -> Vec<Answer> {
+    let deadline = clock::now() + STEP_TIMEOUT;
+    let silent = || Err(NodeError::new(NodeErrorKind::Timeout, "no answer yet"));
+    let mut answers: Vec<Answer> = letters.iter().map(|_| silent()).collect();
+    let enough = majority(letters.len());
+    let calls = letters.into_iter().enumerate();
+    let mut calls: FuturesUnordered<_> = calls
+        .map(|(index, (peer, request))| async move {
+            (index, node::call(&*peer.node, request, deadline).await)
+        })
+        .collect();
+    let (mut answered, mut until) = (0, deadline);
+    while let Some(Some((index, answer))) = clock::within(Some(until), calls.next()).await {
+        answered += usize::from(answer.is_ok());
+        answers[index] = answer;
+        if answered == enough {
+            until = until.min(clock::now() + grace);
+        }
+    }
+    answers
+}
+
+/// What all nodes say of themselves.
+pub(crate) struct Survey<'p> {
+    peers: &'p [Peer],
+    /// When they were asked.
+    pub(crate) asked_at: Instant,
+    pub(crate) statuses: Vec<Option<NodeStatus>>,
+    silent: Vec<NodeCause>,
+    /// A view in a form that another version of ringlock writes.
+    unreadable: Mutex<Option<(ViewId, TopologyError)>>,
+}
+
+impl<'p> Survey<'p> {
+    /// Asks them, and gives each its time.
+    pub(crate) async fn of(peers: &'p [Peer]) -> Self {
+        Self::within(peers, STEP_TIMEOUT).await
+    }
+
+    /// Asks them, and waits for most.
+    pub(crate) async fn of_most(peers: &'p [Peer]) -> Self {
+        Self::within(peers, GRACE).await
+    }
+
+    async fn within(peers: &'p [Peer], grace: Duration) -> Self {
+        let asked_at = clock::now();
+        let letters = peers.iter().map(|peer| (peer.clone(), Request::Status));
+        let answers = gather(letters.collect(), grace).await;
+        let mut survey = Self {
+            peers,
+            asked_at,
+            statuses: Vec::new(),
+            silent: Vec::new(),
+            unreadable: Mutex::default(),
+        };
+        for (peer, answer) in peers.iter().zip(answers) {
+            let status = match answer {
+                Ok(Reply::Status(status)) => Some(status),
+                other => {
+                    let misfit = || NodeError::new(NodeErrorKind::Protocol, "no status");
+                    survey.silent.push(NodeCause {
+                        node: Arc::clone(&peer.name),
+                        cause: Cause::Failed(other.err().unwrap_or_else(misfit)),
+                    });
+                    None
+                }
+            };
+            survey.statuses.push(status);
+        }
+        survey
+    }
+
+    /// Refuses servers that must not be used, and one server under two names,
+    /// which would vote twice.
+    pub(crate) fn check(&self) -> Result<&Self, Error> {
+        let is_unfit = |cause: &NodeCause| {
+            let Cause::Failed(error) = &cause.cause else {
+                return false;
+            };
+            let kind = error.kind();
+            matches!(kind, NodeErrorKind::Denied | NodeErrorKind::Unsuitable)
+        };
+        if let Some(cause) = self.silent.iter().find(|cause| is_unfit(cause)) {
+            return Err(Error::Node(cause.clone()));
+        }
+        let mut known: Vec<(&Peer, &NodeStatus)> = Vec::new();
+        for (peer, status) in self.answers() {
+            let is_twin = |(_, other): &&(_, &NodeStatus)| other.incarnation == status.incarnation;
+            if let Some((first, _)) = known.iter().find(is_twin) {
+                return Err(Error::SameServer {
+                    first: Arc::clone(&first.name),
+                    second: Arc::clone(&peer.name),
+                });
+            }
+            known.push((peer, status));
+        }
+        Ok(self)
+    }
+
+    /// Refuses a server that serves `view` as another member than the one that
+    /// it is taken for: it would grant what that one may have granted.
+    pub(crate) fn recognise(&self, view: &View) -> Result<&Self, Error> {
+        let is_other = |(peer, status): &(&Peer, &NodeStatus)| {
+            let listed = view.index_of(&peer.name).map(|node| view.nonce(node));
+            status.served() == Some(view.id()) && status.nonce.as_ref() != listed
+        };
+        match self.answers().find(is_other) {
+            Some((peer, _)) => Err(Error::Node(NodeCause {
+                node: Arc::clone(&peer.name),
+                cause: Cause::Failed(NodeError::another_member()),
+            })),
+            None => Ok(self),
+        }
+    }
+
+    /// Those that answered, and what.
+    pub(crate) fn answers(&self) -> impl Iterator<Item = (&'p Peer, &NodeStatus)> {
+        let pairs = self.peers.iter().zip(&self.statuses);
+        pairs.filter_map(|(peer, status)| Some((peer, status.as_ref()?)))
+    }
+
+    /// The newest view that any node serves.
+    pub(crate) fn newest(&self, least_epoch: u32) -> Option<ViewId> {
+        let served = self.answers().filter_map(|(_, status)| status.served());
+        served.filter(|view| view.epoch >= least_epoch).max()
+    }
+
+    /// A node that serves another view of `known`'s epoch, where most do and
+    /// none serves `known`. Two views of one epoch come only of two first
+    /// starts.
+    pub(crate) fn replaced(&self, known: ViewId) -> Option<(Arc<str>, ViewId)> {
+        let served = || self.answers().map(|(peer, status)| (peer, status.served()));
+        if served().any(|(_, view)| view == Some(known)) {
+            return None;
+        }
+        let others: Vec<_> = served()
+            .filter_map(|(peer, view)| Some((peer, view?)))
+            .filter(|(_, view)| view.epoch == known.epoch)
+            .collect();
+        let (peer, view) = others.first()?;
+        (others.len() >= majority(self.peers.len())).then(|| (Arc::clone(&peer.name), *view))
+    }
+
+    /// Everybody's status, if everybody answered.
+    pub(crate) fn complete(&self) -> Option<Vec<NodeStatus>> {
+        self.statuses.iter().cloned().collect()
+    }
+
+    /// The nodes that did not answer, and why.
+    pub(crate) fn silent(&self) -> &[NodeCause] {
+        &self.silent
+    }
+
+    /// What the node of this name said.
+    pub(crate) fn status(&self, name: &str) -> Option<&NodeStatus> {
+        let mut answers = self.answers();
+        answers.find_map(|(peer, status)| (&*peer.name == name).then_some(status))
+    }
+
+    /// Every view that is served, the newest first.
+    fn served(&self) -> Vec<ViewId> {
+        let mut views: Vec<ViewId> = self
+            .answers()
+            .filter_map(|(_, status)| status.served())
+            .collect();
+        views.sort_unstable_by(|a, b| b.cmp(a));
+        views.dedup();
+        views
+    }
+
+    /// The newest view that came after `known`, if any node serves one. That of
+    /// another cluster is none, where a server was put to use elsewhere; unless
+    /// most of the nodes were, for then the cluster was given up.
+    pub(crate) async fn successor(&self, known: &View) -> Option<View> {
+        for id in self.served() {
+            if id.epoch <= known.id().epoch {
+                return None;
+            }
+            let Some(view) = self.fetch(id).await else {
+                continue;
+            };
+            // Whoever is listed as it is serves it, or is about to.
+            let belongs = |(peer, status): &(&Peer, &NodeStatus)| {
+                let listed = view.index_of(&peer.name).map(|node| view.nonce(node));
+                status.standing() != Standing::Absent && status.nonce.as_ref() == listed
+            };
+            let belonging = self.answers().filter(belongs).count();
+            if view.cluster() == known.cluster() || belonging >= majority(self.peers.len()) {
+                return Some(view);
+            }
+            events::foreign(id);
+        }
+        None
+    }
+
+    /// The newest view that any node serves, not below `least_epoch`.
+    ///
+    /// # Errors
+    /// [`Error::TwoClusters`]; [`TopologyError::Form`] where the newest is not
+    /// one that can be read.
+    pub(crate) async fn newest_view(&self, least_epoch: u32) -> Result<Option<View>, Error> {
+        let mut newest: Option<View> = None;
+        for id in self.served() {
+            if id.epoch < least_epoch {
+                continue;
+            }
+            let Some(view) = self.fetch(id).await else {
+                continue;
+            };
+            match &newest {
+                Some(newest) if newest.cluster() != view.cluster() => {
+                    let serving = |id| {
+                        let mut answers = self.answers();
+                        let found = answers.find(|(_, status)| status.served() == Some(id));
+                        found.map_or_else(|| "?".into(), |(peer, _)| Arc::clone(&peer.name))
+                    };
+                    return Err(Error::TwoClusters {
+                        first: serving(newest.id()),
+                        second: serving(id),
+                    });
+                }
+                Some(_) => {}
+                None => newest = Some(view),
+            }
+        }
+        self.check_form(newest.as_ref().map(View::id))?;
+        Ok(newest)
+    }
+
+    /// Refuses to go on by `known`, or by none, where a newer view was found that
+    /// this version of ringlock cannot read.
+    pub(crate) fn check_form(&self, known: Option<ViewId>) -> Result<(), Error> {
+        match &*self.unreadable.lock() {
+            Some((view, error)) if known.is_none_or(|known| view.epoch > known.epoch) => {
+                Err(error.clone().into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the document of `view` from a node that serves it. `None`: nobody
+    /// gave it; look again.
+    async fn fetch(&self, view: ViewId) -> Option<View> {
+        let deadline = clock::now() + STEP_TIMEOUT;
+        for (peer, status) in self.answers() {
+            if status.served() != Some(view) {
+                continue;
+            }
+            let answer = node::call(&*peer.node, Request::Document, deadline).await;
+            let Ok(Reply::Document(Some(document))) = answer else {
+                continue;
+            };
+            match View::read(view, &document) {
+                Ok(read) => return Some(read),
+                Err(error) => {
+                    events::unreadable(&peer.name, &error);
+                    if matches!(error, TopologyError::Form { .. }) {
+                        *self.unreadable.lock() = Some((view, error));
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+impl NodeStatus {
+    /// The view that it serves, its data being whole.
+    fn served(&self) -> Option<ViewId> {
+        match self.standing() {
+            Standing::Serving(view) => Some(view),
+            Standing::Absent | Standing::Quarantined => None,
+        }
+    }
+}

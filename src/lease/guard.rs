@@ -1,0 +1,305 @@
+//! A held lease, as its holder sees it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::acquire::attempt::Won;
+use crate::clock;
+use crate::error::{Causes, Error, Loss};
+use crate::lease::local_queue::Turn;
+use crate::lease::operation::{Operates, Operation};
+use crate::lease::state::Held;
+use crate::proto::lease::{Fence, Key, Ttl};
+use crate::proto::operation::extend::Extension;
+use crate::proto::operation::machine::Refusal;
+use crate::proto::operation::release::{Farewell, Release};
+use crate::proto::time::Instant;
+use crate::router::Router;
+use crate::runtime::lifecycle::Life;
+use crate::runtime::task::AtHome;
+use crate::telemetry::events;
+
+/// A lease on a key, from the moment it is granted.
+///
+/// The lease may be relied upon while [`remaining`](Self::remaining) is above
+/// zero, under the assumptions that the crate's front page states. What makes
+/// it safe beyond them is the [`fence`](Self::fence): hand it to the guarded
+/// resource with every write, and let that refuse a lower one than it has seen.
+///
+/// Dropping the guard releases the lease in the background; the release is
+/// repeated until it gets through or the ttl has freed the key.
+/// [`release`](Self::release) does the same and tells the result. A lease is
+/// not re-entrant: another acquire of its key waits, like anybody's.
+#[must_use = "a guard that is dropped releases its lease"]
+pub struct Guard {
+    held: Arc<Held>,
+    fence: Fence,
+    is_released: bool,
+    /// The router lives as long as its leases.
+    _router: Router,
+}
+
+/// How often an extend begins anew because the cluster has a newer view.
+const EXTEND_RESTARTS: u32 = 4;
+
+/// What became of a released lease. None of it is an error: what was done under
+/// the lease is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// It was ours to the end.
+    InTime,
+    /// It was over before: somebody else may have held the key since.
+    TooLate,
+    /// It held to the end by our own clock, but too few nodes answered the
+    /// release. That is repeated in the background while the router lives; at
+    /// the latest the ttl frees the key.
+    Unknown,
+}
+
+impl Guard {
+    pub(crate) fn new(won: Won, router: Router) -> Self {
+        Self {
+            held: won.held,
+            fence: won.fence,
+            is_released: false,
+            _router: router,
+        }
+    }
+
+    /// The lease goes to its caller: from now on it is kept alive, where that
+    /// was asked for, and others of this process line up behind it.
+    pub(crate) fn begin(&self, turn: Option<Turn>) {
+        events::granted(&self.held.key, self.fence, self.held.ttl.get());
+        if let Some(mut turn) = turn {
+            turn.streak.count(self.held.trip());
+            self.held.keep_turn(turn);
+        }
+        if self.held.keep_alive.is_some() {
+            self.held.fleet.keeper.keep(Arc::clone(&self.held));
+        }
+    }
+
+    /// The time from `started` to the grant.
+    pub(crate) fn waited_since(&self, started: Instant) -> Duration {
+        self.held.granted_at().saturating_since(started)
+    }
+
+    /// What is locked.
+    pub fn key(&self) -> &Key {
+        &self.held.key
+    }
+
+    /// The number that grows with every grant of the key.
+    pub fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    /// The instant up to which the lease may be relied upon, unless it is
+    /// extended: ttl less 1 % and 2 ms, counted from before the first request.
+    pub fn valid_until(&self) -> Instant {
+        match self.is_elsewhere() {
+            true => Instant::default(),
+            false => self.held.valid_until(),
+        }
+    }
+
+    /// What is left of the lease; zero once it is over, for whatever reason.
+    pub fn remaining(&self) -> Duration {
+        if self.is_elsewhere() {
+            return Duration::ZERO;
+        }
+        let now = clock::now();
+        match self.held.check(now) {
+            Some(_) => Duration::ZERO,
+            None => self.held.valid_until().saturating_since(now),
+        }
+    }
+
+    /// Why the lease is over; `None` while it holds.
+    pub fn loss(&self) -> Option<Loss> {
+        match self.is_elsewhere() {
+            true => Some(Loss::Forked),
+            false => self.held.check(clock::now()),
+        }
+    }
+
+    /// Whether the lease is another process's, which this one was forked from.
+    fn is_elsewhere(&self) -> bool {
+        self.life().origin.is_elsewhere()
+    }
+
+    fn life(&self) -> &Life {
+        &self.held.fleet.keeper.life
+    }
+
+    /// Waits until the lease is over, and tells why.
+    ///
+    /// The signal is given no later than [`valid_until`](Self::valid_until),
+    /// with or without a network, and is never taken back. (A machine that was
+    /// suspended gives it within a second of waking up;
+    /// [`remaining`](Self::remaining) is right at once.)
+    ///
+    /// The future owns what it needs: it may be spawned, and outlive the
+    /// guard, whose release it then reports.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static {
+        let held = Arc::clone(&self.held);
+        let ended = async move { held.ended().await };
+        AtHome::new(&self.life().origin, ended, || Loss::Forked)
+    }
+
+    /// Extends the lease by its ttl, from now.
+    ///
+    /// # Errors
+    /// [`Error::Lost`]: it is over, for good. [`Error::NoQuorum`]: too few
+    /// nodes answered; the lease stays valid as long as it was, and another
+    /// extend may succeed.
+    ///
+    /// # Cancel safety
+    /// A dropped call may or may not extend; it never shortens or releases.
+    pub async fn extend(&self) -> Result<(), Error> {
+        self.extend_to(self.held.ttl.get()).await
+    }
+
+    /// Extends the lease so that at least `ttl` of its entries' life is left.
+    /// A shorter ttl than what is left changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`extend`](Self::extend), and [`Error::Ttl`].
+    ///
+    /// # Cancel safety
+    /// As [`extend`](Self::extend).
+    pub async fn extend_to(&self, ttl: Duration) -> Result<(), Error> {
+        self.life().check_tasks()?;
+        let held = &self.held;
+        let lost = |reason| {
+            let key = held.key.clone();
+            Err(Error::Lost { key, reason })
+        };
+        let fleet = held.fleet.newest().unwrap_or(&held.fleet);
+        let ttl = Ttl::new(ttl, fleet.view.max_ttl())?;
+        let mut restarts = 0;
+        loop {
+            let extend = held.renew(ttl)?;
+            let (fleet, placement) = extend.place();
+            let limit = held.valid_until() + held.fleet.node_timeout(held.ttl);
+            let Some(extended) = extend.by(limit).await else {
+                return Err(Error::Closed);
+            };
+            // It may have been cut off meanwhile.
+            let is_extended = matches!(extended, Extension::Extended(_));
+            if !is_extended {
+                self.life().check_tasks()?;
+            }
+            let (kept, refusals) = match extended {
+                Extension::Extended(_) => return Ok(()),
+                Extension::Lost { .. } => {
+                    return lost(held.check(clock::now()).unwrap_or(Loss::Gone));
+                }
+                Extension::Unchanged { kept, refusals } => (kept, refusals),
+            };
+            if let Some(reason) = held.check(clock::now()) {
+                return lost(reason);
+            }
+            let is_stale = |(_, refusal): &(_, Refusal)| refusal.is_stale();
+            restarts += 1;
+            let is_behind = refusals.iter().any(is_stale) && restarts <= EXTEND_RESTARTS;
+            if !(is_behind && fleet.catch_up(Some(held.valid_until())).await?) {
+                return Err(fleet.no_quorum(&held.key, kept, &placement, refusals));
+            }
+        }
+    }
+
+    /// Gives the lease back.
+    ///
+    /// An outage is no error here, nor is a lease that was over already: the
+    /// work is done, and [`Released`] has the news. So `guard.release().await?`
+    /// does not tell work as failed that was done.
+    ///
+    /// # Errors
+    /// [`Error::Forked`]: the lease is that of the process that this one was
+    /// forked from, which goes on holding it.
+    ///
+    /// # Cancel safety
+    /// A dropped call releases all the same.
+    pub async fn release(self) -> Result<Released, Error> {
+        self.give_back().await.map(|(released, _)| released)
+    }
+
+    /// The same, with the reason where the lease was over before.
+    pub(crate) async fn give_back(mut self) -> Result<(Released, Option<Loss>), Error> {
+        self.life().check_origin()?;
+        let held = Arc::clone(&self.held);
+        self.is_released = true;
+        // By the own clock, whatever the nodes still have.
+        let now = clock::now();
+        let loss = held.check(now);
+        held.end(Loss::Released, now);
+        held.count_release(loss.is_some());
+        events::released(&held.key, self.fence);
+        let (stance, placement) = held.standing();
+        let machine = Release::new(held.key.clone(), held.token.clone(), placement, now);
+        let running = Operation::start_from(machine, &held, stance.clone(), None);
+        held.release_elsewhere(stance.as_deref());
+        held.pass_turn();
+        let limit = now + 2 * held.fleet.node_timeout(held.ttl);
+        let farewell = running.by(limit).await;
+        let loss = match farewell.unwrap_or_else(Release::unanswered) {
+            _ if loss.is_some() => loss,
+            Farewell::Released => return Ok((Released::InTime, None)),
+            Farewell::TooLate { is_taken } => {
+                held.fleet.counters.gone.add_one();
+                events::released_too_late(&held.key, self.fence);
+                Some(if is_taken {
+                    Loss::TakenOver
+                } else {
+                    Loss::Gone
+                })
+            }
+            Farewell::Unknown { refusals } => {
+                let fleet = stance.as_ref().map_or(&held.fleet, |stance| &stance.fleet);
+                let causes = fleet.causes(refusals);
+                events::release_unanswered(&held.key, self.fence, &Causes(&causes));
+                return Ok((Released::Unknown, None));
+            }
+        };
+        Ok((Released::TooLate, loss))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.is_elsewhere() {
+            // The parent's lease, and its router, of which this is a copy.
+            std::mem::forget((Arc::clone(&self.held), self._router.clone()));
+            return;
+        }
+        if self.is_released {
+            return;
+        }
+        let now = clock::now();
+        let was_lost = self.held.check(now).is_some();
+        self.held.end(Loss::Released, now);
+        self.held.count_release(was_lost);
+        events::released(&self.held.key, self.fence);
+        // What was lost was released when that was found.
+        if !was_lost {
+            self.held.release();
+        }
+        // After the releases: the next turn's requests queue up behind them.
+        self.held.pass_turn();
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("key", self.key())
+            .field("fence", &self.fence)
+            .field("remaining", &self.remaining())
+            .finish()
+    }
+}

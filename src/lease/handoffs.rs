@@ -1,0 +1,211 @@
+//! Grants in a row: when a process leaves a key to others that wait for it.
+//!
+//! A release and the acquire that follows it travel down one connection, so
+//! that other processes never find the key free in between. Each turn therefore
+//! knows how many grants in a row came before it, and this is remembered for a
+//! moment after the last caller of the process has gone: a single task that
+//! acquires in a loop leaves the queue empty each time.
+//!
+//! Waiters leave notes with the nodes (see [`Node::interest`]). A process that
+//! knows of no waiter goes on without a pause.
+//!
+//! [`Node::interest`]: crate::node::Node::interest
+
+use std::time::Duration;
+
+use crate::acquire::wait::{LONGEST_WAY, way};
+use crate::clock;
+use crate::cluster::nodes::Fleet;
+use crate::node::Interest;
+use crate::proto::lease::Key;
+use crate::proto::quorum::Seats;
+use crate::proto::time::Instant;
+
+/// How often the next pause is doubled after pauses in a row that nobody used,
+/// twice after each. Where notes cannot be read the time to the next pause is
+/// doubled instead: at most `hand_overs` grants times two to this power lie
+/// between two.
+const MOST_DOUBLINGS: u8 = 6;
+
+/// Grants to one process of one key, with no chance for others in between.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Streak {
+    /// How many they are.
+    grants: u16,
+    /// How long the last of them took, in microseconds.
+    trip: u32,
+    /// Pauses in a row that nobody used.
+    pauses: u8,
+}
+
+impl Streak {
+    /// Another grant, which took `trip`.
+    pub(crate) fn count(&mut self, trip: Duration) {
+        self.grants = self.grants.saturating_add(1);
+        self.trip = u32::try_from(trip.as_micros()).unwrap_or(u32::MAX);
+    }
+
+    /// Whether others are to be thought of before the next attempt.
+    pub(crate) fn is_due(self, hand_overs: u32) -> bool {
+        u32::from(self.grants) >= hand_overs.max(1)
+    }
+
+    /// How long to leave `key` to others before the next attempt; `None`: not
+    /// at all. At most `hand_overs` grants in a row are made while others are
+    /// known to wait; none counts as one.
+    pub(crate) fn pause(&mut self, fleet: &Fleet, key: &Key, hand_overs: u32) -> Option<Duration> {
+        let most = hand_overs.max(1);
+        let doublings = self.pauses.min(MOST_DOUBLINGS);
+        let twice = (2 * doublings).min(MOST_DOUBLINGS);
+        let way = way(Duration::from_micros(self.trip.into()));
+        let pause = match interest(fleet, key) {
+            Interest::Nobody => {
+                // Asked again after as many grants.
+                (self.grants, self.pauses) = (0, 0);
+                return None;
+            }
+            // Twice as long: they need not be quick to be in time.
+            Interest::Somebody => (2 * way * (1 << twice)).min(LONGEST_WAY),
+            Interest::Unknown if u32::from(self.grants) < most << doublings => return None,
+            Interest::Unknown => way,
+        };
+        self.grants = 0;
+        self.pauses = self.pauses.saturating_add(1);
+        Some(pause)
+    }
+}
+
+/// Whether other processes wait for `key`, as far as its nodes can tell. Whoever
+/// waits has left a note with a majority, unless nodes were out of reach.
+fn interest(fleet: &Fleet, key: &Key) -> Interest {
+    let placement = fleet.view.place(key);
+    let mut without = Seats::NONE;
+    for seat in placement.seats().iter() {
+        match fleet.peer(placement.node(seat)).node.interest(key) {
+            Interest::Somebody => return Interest::Somebody,
+            Interest::Nobody => without = without.with(seat),
+            Interest::Unknown => {}
+        }
+    }
+    if placement.has_quorum(without) {
+        Interest::Nobody
+    } else {
+        Interest::Unknown
+    }
+}
+
+/// Streaks that are remembered where one is looked for.
+const WAYS: usize = 4;
+
+/// Places where streaks are looked for.
+const SETS: usize = 8;
+
+/// The latest streaks of keys that nobody of the process contends for now. Of
+/// those that fall into one set the oldest is forgotten first.
+#[derive(Debug)]
+pub(crate) struct Streaks {
+    slots: [Slot; WAYS * SETS],
+}
+
+impl Default for Streaks {
+    fn default() -> Self {
+        Self {
+            slots: [Slot::default(); WAYS * SETS],
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    /// The key's.
+    hash: u64,
+    streak: Streak,
+    /// From then on others have had a chance.
+    until: Instant,
+}
+
+impl Streaks {
+    fn set(&mut self, hash: u64) -> &mut [Slot] {
+        let first = hash as usize % SETS * WAYS;
+        &mut self.slots[first..first + WAYS]
+    }
+
+    /// Remembers the streak of a key that has just become nobody's.
+    pub(crate) fn keep(&mut self, hash: u64, streak: Streak) {
+        if streak.grants == 0 && streak.pauses == 0 {
+            return;
+        }
+        let until = clock::now() + way(Duration::from_micros(streak.trip.into()));
+        let set = self.set(hash);
+        let index = set.iter().position(|slot| slot.hash == hash);
+        let oldest = || (0..WAYS).min_by_key(|&index| set[index].until);
+        if let Some(index) = index.or_else(oldest) {
+            set[index] = Slot {
+                hash,
+                streak,
+                until,
+            };
+        }
+    }
+
+    /// The streak that a key's next grant goes on with.
+    pub(crate) fn resume(&mut self, hash: u64) -> Streak {
+        let set = self.set(hash);
+        let Some(slot) = set.iter_mut().find(|slot| slot.hash == hash) else {
+            return Streak::default();
+        };
+        let Slot { streak, until, .. } = std::mem::take(slot);
+        if clock::now() < until {
+            streak
+        } else {
+            Streak::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn streak(grants: u16) -> Streak {
+        Streak {
+            grants,
+            // As long as anything is remembered.
+            trip: u32::MAX,
+            pauses: 0,
+        }
+    }
+
+    #[test]
+    fn a_streak_is_gone_on_with_once() {
+        let mut streaks = Streaks::default();
+        streaks.keep(7, streak(3));
+        assert_eq!(streaks.resume(7).grants, 3);
+        assert_eq!(streaks.resume(7).grants, 0);
+    }
+
+    #[test]
+    fn the_oldest_of_a_set_is_forgotten() {
+        let mut streaks = Streaks::default();
+        let hashes = (0..=WAYS).map(|index| (index * SETS) as u64 + 1);
+        for hash in hashes.clone() {
+            streaks.keep(hash, streak(2));
+            // Later than the one before, by the clock.
+            std::thread::sleep(Duration::from_micros(10));
+        }
+        let kept: Vec<u16> = hashes.map(|hash| streaks.resume(hash).grants).collect();
+        assert_eq!(kept, [0, 2, 2, 2, 2]);
+    }
+
+    #[test]
+    fn a_key_that_was_free_for_a_while_begins_anew() {
+        let mut streaks = Streaks::default();
+        let short = Streak {
+            trip: 0,
+            ..streak(2)
+        };
+        streaks.keep(1, short);
+        std::thread::sleep(way(Duration::ZERO));
+        assert_eq!(streaks.resume(1).grants, 0);
+    }
+}

@@ -1,0 +1,483 @@
+//! The queue in front of each key: one contender per process, first come,
+//! first served.
+//!
+//! A turn lasts from the first attempt to the end of the lease, so that
+//! waiters of the same process cost the servers nothing. It passes on when it
+//! is dropped, whoever drops it: the next acquire follows the release down the
+//! same connections at once, so that a key goes from hand to hand within a
+//! process in one round trip. Other processes never see it free then; that is
+//! why a turn knows how many grants in a row came before it (see `handoffs.rs`).
+//!
+//! A queue also keeps the error of the last attempt made for it: a caller that
+//! runs out of time in line reports what the contender ahead of it has met.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::clock;
+use crate::error::Error;
+use crate::lease::handoffs::{Streak, Streaks};
+use crate::lease::state::Held;
+use crate::proto::lease::Key;
+use crate::proto::time::Instant;
+use crate::telemetry::stats::Counters;
+
+/// Locks that the keys are spread over.
+const SHARDS: usize = 64;
+
+/// Waiters that may have given up before a queue is rid of them, beside as
+/// many as still wait.
+const PURGE_SLACK: usize = 16;
+
+/// The queues of all keys.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    hasher: RandomState,
+    shards: Vec<Mutex<Shard>>,
+    turns: AtomicU64,
+    /// Nobody lines up any more.
+    is_closed: AtomicBool,
+    counters: Arc<Counters>,
+}
+
+/// The queues of some of the keys.
+#[derive(Debug, Default)]
+struct Shard {
+    queues: HashMap<Place, Queue, BuildHasherDefault<GivenHash>>,
+    /// Of keys that have no queue any more.
+    streaks: Streaks,
+}
+
+/// A key and its hash, which is reckoned once for a turn.
+#[derive(Clone, Debug)]
+struct Place {
+    hash: u64,
+    key: Key,
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Place {}
+
+impl Hash for Place {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// The hash that a [`Place`] brings along.
+#[derive(Default)]
+struct GivenHash(u64);
+
+impl Hasher for GivenHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes
+            .iter()
+            .for_each(|&byte| self.0 = self.0 << 8 ^ u64::from(byte));
+    }
+}
+
+/// One key that is contended for or held. Most have nobody waiting.
+#[derive(Debug)]
+struct Queue {
+    /// Number of the present turn.
+    turn: u64,
+    /// Whose turn it is, once it holds the key.
+    holder: Weak<Held>,
+    /// The last turn in which the key was held; 0: none.
+    held_in: u64,
+    /// What the attempts made since then have met, and in which turn.
+    met: Option<(u64, Arc<Plight>)>,
+    line: Option<Box<Line>>,
+}
+
+/// The error of a contender's last attempt, for those behind it. A call for many
+/// keys has one for all of its turns.
+#[derive(Debug, Default)]
+pub(crate) struct Plight(Mutex<Option<Arc<Error>>>);
+
+impl Plight {
+    /// What the contender has met; `None`: no attempt of it was answered yet.
+    pub(crate) fn set(&self, error: Option<Error>) {
+        *self.0.lock() = error.map(Arc::new);
+    }
+
+    fn get(&self) -> Option<Arc<Error>> {
+        self.0.lock().clone()
+    }
+}
+
+/// Those who wait for a key.
+#[derive(Debug)]
+struct Line {
+    /// One for each acquire of the process that waits for the key.
+    waiters: VecDeque<oneshot::Sender<Turn>>,
+    /// Wakes one of them to look when the present lease will lapse.
+    watch: Arc<Notify>,
+    purge_at: usize,
+}
+
+/// Sees to it that a lease is watched that others of this process wait for:
+/// who stops waiting has another one look after it.
+struct Watch(Arc<Notify>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+/// The right to contend for a key, and then to hold it.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    gate: Arc<Gate>,
+    place: Place,
+    /// [`NONE`] once it has been passed on.
+    number: u64,
+    /// What came before it.
+    pub(crate) streak: Streak,
+    /// The turn that was on when its owner took its place in line;
+    /// [`NONE`]: it did not.
+    since: u64,
+}
+
+/// No turn has this number.
+const NONE: u64 = u64::MAX;
+
+/// What a caller knows of a key that it stood in line for.
+#[derive(Clone, Debug)]
+pub(crate) enum Met {
+    /// The key was held by this process meanwhile.
+    Held,
+    /// An attempt of this process failed, after which none has succeeded.
+    Failed(Arc<Error>),
+    /// An attempt of this process has not been answered yet.
+    Unanswered,
+}
+
+/// What stands before a caller.
+pub(crate) enum Ahead {
+    /// A lease of this process.
+    Holder(Arc<Held>),
+    /// A caller of this process that is still trying.
+    Contender(Met),
+}
+
+impl Gate {
+    pub(crate) fn new(counters: Arc<Counters>) -> Arc<Self> {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Arc::new(Self {
+            hasher: RandomState::new(),
+            shards,
+            // Turn 0 is none.
+            turns: AtomicU64::new(1),
+            is_closed: AtomicBool::new(false),
+            counters,
+        })
+    }
+
+    fn place(&self, key: &Key) -> Place {
+        Place {
+            hash: self.hasher.hash_one(key),
+            key: key.clone(),
+        }
+    }
+
+    fn shard(&self, place: &Place) -> &Mutex<Shard> {
+        // The map goes by the other bits.
+        &self.shards[(place.hash >> 32) as usize % SHARDS]
+    }
+
+    /// Takes the turn if nobody has it.
+    pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Turn, Ahead> {
+        let place = self.place(key);
+        let mut shard = self.shard(&place).lock();
+        let Shard { queues, streaks } = &mut *shard;
+        match queues.entry(place.clone()) {
+            Entry::Vacant(vacant) => {
+                let mut turn = self.turn(place);
+                turn.streak = streaks.resume(turn.place.hash);
+                vacant.insert(Queue::of(&turn));
+                Ok(turn)
+            }
+            Entry::Occupied(queue) => {
+                self.counters.hot.note(key);
+                let queue = queue.get();
+                Err(queue.ahead(queue.turn))
+            }
+        }
+    }
+
+    /// Waits for the turn, up to `deadline`.
+    ///
+    /// Cancel safe: a dropped waiter passes its turn on.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        key: &Key,
+        deadline: Option<Instant>,
+    ) -> Result<Turn, Ahead> {
+        let place = self.place(key);
+        let (mut receiver, watch, since) = {
+            let mut shard = self.shard(&place).lock();
+            let Shard { queues, streaks } = &mut *shard;
+            match queues.entry(place.clone()) {
+                Entry::Vacant(vacant) => {
+                    let mut turn = self.turn(place);
+                    turn.streak = streaks.resume(turn.place.hash);
+                    vacant.insert(Queue::of(&turn));
+                    return Ok(turn);
+                }
+                Entry::Occupied(queue) if self.is_closed.load(Ordering::Acquire) => {
+                    let queue = queue.get();
+                    return Err(queue.ahead(queue.turn));
+                }
+                Entry::Occupied(mut queue) => queue.get_mut().line_up(),
+            }
+        };
+        self.counters.hot.note(key);
+        let _waiting = self.counters.waiting.enter();
+        // One `select!` and no future within a future: there may be very many
+        // who wait.
+        loop {
+            let lapse = self.holder(&place).map(|held| held.valid_until());
+            let wake = lapse.into_iter().chain(deadline).min();
+            tokio::select! {
+                biased;
+                turn = &mut receiver => {
+                    // A sender is only dropped together with the gate, or by `close`.
+                    let turn: Result<Turn, _> = turn.map_err(|_| self.ahead(&place, since));
+                    return turn.map(|mut turn| {
+                        turn.since = since;
+                        turn
+                    });
+                }
+                // There is a lease now that was not there before.
+                () = watch.0.notified() => {}
+                () = clock::sleep_until(wake.unwrap_or(Instant::MAX)) => {
+                    if deadline.is_some_and(|deadline| clock::now() >= deadline) {
+                        return Err(self.ahead(&place, since));
+                    }
+                    self.evict_lapsed(&place);
+                }
+            }
+        }
+    }
+
+    /// Sends away all who wait, and who comes to wait later.
+    pub(crate) fn close(&self) {
+        // Read under the locks that are taken below: who lines up before, is
+        // found here.
+        self.is_closed.store(true, Ordering::Release);
+        for shard in &self.shards {
+            let lines: Vec<_> = {
+                let mut shard = shard.lock();
+                shard
+                    .queues
+                    .values_mut()
+                    .filter_map(|queue| queue.line.take())
+                    .collect()
+            };
+            drop(lines);
+        }
+    }
+
+    /// What stands before a caller that has stood in line since turn `since`.
+    fn ahead(&self, place: &Place, since: u64) -> Ahead {
+        let shard = self.shard(place).lock();
+        let queue = shard.queues.get(place);
+        queue.map_or(Ahead::Contender(Met::Held), |queue| queue.ahead(since))
+    }
+
+    /// What a caller met that has stood in line since turn `since`.
+    fn met(&self, place: &Place, since: u64) -> Met {
+        let shard = self.shard(place).lock();
+        let queue = shard.queues.get(place);
+        queue.map_or(Met::Held, |queue| queue.met(since))
+    }
+
+    fn turn(self: &Arc<Self>, place: Place) -> Turn {
+        let number = self.turns.fetch_add(1, Ordering::Relaxed);
+        Turn {
+            gate: Arc::clone(self),
+            place,
+            number,
+            streak: Streak::default(),
+            since: NONE,
+        }
+    }
+
+    fn holder(&self, place: &Place) -> Option<Arc<Held>> {
+        let shard = self.shard(place).lock();
+        shard.queues.get(place)?.holder.upgrade()
+    }
+
+    /// Ends the turn of a holder whose lease has lapsed: it may never come
+    /// back to pass it on.
+    fn evict_lapsed(self: &Arc<Self>, place: &Place) {
+        let present = {
+            let shard = self.shard(place).lock();
+            shard
+                .queues
+                .get(place)
+                .map(|queue| (queue.turn, queue.holder.upgrade()))
+        };
+        // Outside the lock: the last handle to a lease gives its turn back.
+        if let Some((turn, Some(held))) = present
+            && held.check(clock::now()).is_some()
+        {
+            self.pass_on(place, turn, Streak::default());
+        }
+    }
+
+    /// Ends turn `number`, if it is still the present one, and gives the first
+    /// waiter who has not given up the next.
+    fn pass_on(self: &Arc<Self>, place: &Place, number: u64, streak: Streak) {
+        let mut ended = number;
+        loop {
+            let mut shard = self.shard(place).lock();
+            let queue = shard.queues.get_mut(place);
+            let Some(queue) = queue.filter(|queue| queue.turn == ended) else {
+                return;
+            };
+            let waiters = queue.line.as_mut().map(|line| &mut line.waiters);
+            let Some(next) = waiters.and_then(VecDeque::pop_front) else {
+                shard.queues.remove(place);
+                shard.streaks.keep(place.hash, streak);
+                return;
+            };
+            let mut turn = self.turn(place.clone());
+            turn.streak = streak;
+            queue.turn = turn.number;
+            queue.holder = Weak::new();
+            drop(shard);
+            match next.send(turn) {
+                Ok(()) => return,
+                Err(mut refused) => ended = std::mem::replace(&mut refused.number, NONE),
+            }
+        }
+    }
+}
+
+impl Queue {
+    fn of(turn: &Turn) -> Self {
+        Self {
+            turn: turn.number,
+            holder: Weak::new(),
+            held_in: 0,
+            met: None,
+            line: None,
+        }
+    }
+
+    /// What stands before a caller that has stood in line since turn `since`.
+    fn ahead(&self, since: u64) -> Ahead {
+        let holder = self.holder.upgrade();
+        holder.map_or_else(|| Ahead::Contender(self.met(since)), Ahead::Holder)
+    }
+
+    /// What such a caller met: the latest that is known.
+    fn met(&self, since: u64) -> Met {
+        match self.met.as_ref().and_then(|(_, plight)| plight.get()) {
+            Some(error) => Met::Failed(error),
+            None if self.held_in >= since => Met::Held,
+            None => Met::Unanswered,
+        }
+    }
+
+    /// A place in line, and the turn that is on when it is taken.
+    fn line_up(&mut self) -> (oneshot::Receiver<Turn>, Watch, u64) {
+        let line = self.line.get_or_insert_with(|| {
+            Box::new(Line {
+                waiters: VecDeque::new(),
+                watch: Arc::default(),
+                purge_at: PURGE_SLACK,
+            })
+        });
+        if line.waiters.len() >= line.purge_at {
+            line.waiters.retain(|waiter| !waiter.is_closed());
+            line.purge_at = 2 * line.waiters.len() + PURGE_SLACK;
+        }
+        let (sender, receiver) = oneshot::channel();
+        line.waiters.push_back(sender);
+        (receiver, Watch(Arc::clone(&line.watch)), self.turn)
+    }
+}
+
+impl Turn {
+    /// What its owner met while it stood in line, as far as that is the latest
+    /// that is known of the key; `None`: it did not stand there.
+    pub(crate) fn met(&self) -> Option<Met> {
+        (self.since != NONE).then(|| self.gate.met(&self.place, self.since))
+    }
+
+    /// An attempt in this turn has failed: other processes have had a chance,
+    /// and those in line learn of it if their time runs out.
+    pub(crate) fn failed(&mut self, error: &Error) {
+        self.streak = Streak::default();
+        self.on_queue(|queue, turn| {
+            if !matches!(&queue.met, Some((owner, _)) if *owner == turn) {
+                queue.met = None;
+            }
+            let (_, plight) = queue.met.get_or_insert_with(|| (turn, Arc::default()));
+            plight.set(Some(error.clone()));
+        });
+    }
+
+    /// Its owner leaves the key to others before it tries: to those in line that
+    /// is as if the key were held.
+    pub(crate) fn pauses(&self) {
+        self.on_queue(|queue, turn| queue.held_in = turn);
+    }
+
+    /// What its owner meets is told by `plight` from now on.
+    pub(crate) fn share(&self, plight: Arc<Plight>) {
+        self.on_queue(|queue, turn| queue.met = Some((turn, plight)));
+    }
+
+    /// Changes the queue, if this is the present turn still.
+    fn on_queue(&self, change: impl FnOnce(&mut Queue, u64)) {
+        let mut shard = self.gate.shard(&self.place).lock();
+        let queue = shard.queues.get_mut(&self.place);
+        if let Some(queue) = queue.filter(|queue| queue.turn == self.number) {
+            change(queue, self.number);
+        }
+    }
+
+    /// The turn's owner now holds the key.
+    pub(crate) fn hold(&self, held: &Arc<Held>) {
+        self.on_queue(|queue, turn| {
+            queue.holder = Arc::downgrade(held);
+            queue.held_in = turn;
+            queue.met = None;
+            if let Some(line) = &queue.line {
+                line.watch.notify_one();
+            }
+        });
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.number != NONE {
+            self.gate.pass_on(&self.place, self.number, self.streak);
+        }
+    }
+}

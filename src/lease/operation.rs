@@ -1,0 +1,466 @@
+//! Drives a machine: carries out its effects, feeds it the answers, and wakes
+//! its caller once, at the outcome.
+//!
+//! There is no task per operation. Whoever brings an answer (a connection's
+//! task, or the caller itself where a node answers at once) feeds the machine.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::{Mutex, MutexGuard};
+use ringlock_ring::NodeIndex;
+
+use crate::clock;
+use crate::cluster::nodes::Fleet;
+use crate::error::Loss;
+use crate::lease::position::{Site, Stance};
+use crate::lease::scheduler::Owed;
+use crate::lease::state::Held;
+use crate::node::{ReplyTo, Sink};
+use crate::proto::lease_record::known::Known;
+use crate::proto::node::message::{Answer, Reply, Request, ViewId};
+use crate::proto::operation::acquire::{Attempt, Refused, Shortfall};
+use crate::proto::operation::extend::{Extension, Renewal};
+use crate::proto::operation::machine::{Effects, Event, Machine, Step, vouches_for};
+use crate::proto::operation::release::{Farewell, Release};
+use crate::proto::quorum::{Placement, Seat, Seats};
+use crate::proto::time::Instant;
+use crate::runtime::lifecycle::Life;
+use crate::telemetry::metrics;
+
+/// A machine together with what its outcome does to the lease.
+pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
+    /// Takes note of the outcome, whether anybody waits for it or not.
+    fn settle(site: &Site, outcome: &Self::Outcome, now: Instant);
+
+    /// Whether what it does depends on the time.
+    const MINDS_TIME: bool = true;
+
+    /// Sees every answer, also those that the machine has no use for any more.
+    fn answered(_site: &Site, _from: NodeIndex, _step: Step, _answer: &Answer) {}
+
+    /// Whether the outcome ends the lease, so that its entries are released.
+    fn ends_lease(_outcome: &Self::Outcome) -> bool {
+        false
+    }
+
+    /// The outcome where nobody has answered, or will.
+    fn unanswered() -> Self::Outcome;
+
+    /// Nobody waits for the outcome any more.
+    fn abandoned(_held: &Arc<Held>) {}
+
+    /// What a shutdown is to wait for, until every node has answered.
+    fn owed(_held: &Arc<Held>) -> Option<Owed> {
+        None
+    }
+}
+
+impl Operates for Attempt {
+    fn settle(site: &Site, outcome: &Self::Outcome, now: Instant) {
+        if let Ok(grant) = outcome {
+            site.held.grant(grant, now);
+        }
+    }
+
+    fn unanswered() -> Self::Outcome {
+        Err(Refused {
+            shortfall: Shortfall::Votes,
+            granted: 0,
+            refusals: Vec::new(),
+        })
+    }
+
+    fn answered(site: &Site, from: NodeIndex, step: Step, answer: &Answer) {
+        let may_be_there = match answer {
+            Ok(Reply::Granted { .. }) => true,
+            Err(error) => step == Step::Main && !error.is_unsent(),
+            Ok(_) => false,
+        };
+        if may_be_there {
+            site.held.may_be_at(|| site.target(from), clock::now());
+        }
+    }
+
+    fn abandoned(held: &Arc<Held>) {
+        held.end(Loss::Released, clock::now());
+    }
+}
+
+impl Operates for Renewal {
+    fn settle(site: &Site, outcome: &Extension, now: Instant) {
+        site.held.renewed(site.stance.as_ref(), outcome, now);
+    }
+
+    fn unanswered() -> Extension {
+        Extension::Unchanged {
+            kept: 0,
+            refusals: Vec::new(),
+        }
+    }
+
+    /// The keeper and the lease's owner are different threads: a release may
+    /// have overtaken the extend, which then made the entry anew.
+    ///
+    /// An entry is healed when answers tell that it is absent, which may be after
+    /// the release. Where no answer comes to that, it may have been made.
+    fn answered(site: &Site, from: NodeIndex, step: Step, answer: &Answer) {
+        let may_be_there = match answer {
+            Ok(Reply::Kept { .. } | Reply::Made { .. }) => true,
+            Err(error) => step == Step::Heal && !error.is_unsent(),
+            Ok(_) => false,
+        };
+        if may_be_there && site.held.check(clock::now()).is_some() {
+            site.held.release_at(site.target(from));
+        }
+    }
+
+    fn ends_lease(outcome: &Extension) -> bool {
+        matches!(outcome, Extension::Lost { .. })
+    }
+
+    fn owed(held: &Arc<Held>) -> Option<Owed> {
+        Some(Owed::by(held))
+    }
+}
+
+impl Operates for Release {
+    const MINDS_TIME: bool = false;
+
+    fn settle(_: &Site, _: &Self::Outcome, _: Instant) {}
+
+    fn unanswered() -> Farewell {
+        Farewell::Unknown {
+            refusals: Vec::new(),
+        }
+    }
+
+    fn answered(site: &Site, from: NodeIndex, _: Step, answer: &Answer) {
+        if answer.is_err() {
+            site.held.release_later(site.target(from));
+        }
+    }
+
+    fn owed(held: &Arc<Held>) -> Option<Owed> {
+        Some(Owed::by(held))
+    }
+}
+
+/// One operation under way.
+pub(crate) struct Operation<M: Operates> {
+    site: Site,
+    t0: Instant,
+    limit: Option<Instant>,
+    core: Mutex<Core<M>>,
+    _owed: Option<Owed>,
+}
+
+struct Core<M: Operates> {
+    machine: M,
+    outbox: Outbox,
+    /// Somebody is emptying the outbox: nodes that answer at once re-enter.
+    is_sending: bool,
+    outcome: Option<M::Outcome>,
+    waker: Option<Waker>,
+}
+
+/// Requests that are yet to be handed to their nodes. A node gets them in the
+/// order of the steps, and a release last.
+#[derive(Default)]
+struct Outbox {
+    main: Seats,
+    write_back: Seats,
+    heal: Seats,
+    probe: Vec<NodeIndex>,
+    release: Seats,
+    /// The lease is over: whoever may have an entry is to release it.
+    is_end: bool,
+}
+
+enum Parcel {
+    Ask(Seat, Step),
+    Probe(NodeIndex),
+    Release(Seat),
+    ReleaseAll,
+}
+
+impl Outbox {
+    fn pop(&mut self) -> Option<Parcel> {
+        let Self {
+            main,
+            write_back,
+            heal,
+            probe,
+            release,
+            is_end,
+        } = self;
+        let ask = |step| move |seat| Parcel::Ask(seat, step);
+        main.take_first()
+            .map(ask(Step::Main))
+            .or_else(|| write_back.take_first().map(ask(Step::WriteBack)))
+            .or_else(|| heal.take_first().map(ask(Step::Heal)))
+            .or_else(|| probe.pop().map(Parcel::Probe))
+            .or_else(|| release.take_first().map(Parcel::Release))
+            .or_else(|| std::mem::take(is_end).then_some(Parcel::ReleaseAll))
+    }
+}
+
+impl<M: Operates> Operation<M> {
+    /// Begins an operation of `held`. No node is waited for past `limit`.
+    pub(crate) fn start(machine: M, held: &Arc<Held>, limit: Option<Instant>) -> Running<M> {
+        Self::start_at(machine, Site::of(held), limit)
+    }
+
+    /// Begins an operation that goes by the view of `stance`, which `None`
+    /// leaves as it was at the grant.
+    pub(crate) fn start_from(
+        machine: M,
+        held: &Arc<Held>,
+        stance: Option<Arc<Stance>>,
+        limit: Option<Instant>,
+    ) -> Running<M> {
+        let held = Arc::clone(held);
+        Self::start_at(machine, Site { held, stance }, limit)
+    }
+
+    fn start_at(machine: M, site: Site, limit: Option<Instant>) -> Running<M> {
+        let t0 = machine.started_at();
+        let probes = site.fleet().probes(machine.placement(), t0);
+        let owed = M::owed(&site.held);
+        let operation = Arc::new(Self {
+            site,
+            t0,
+            limit,
+            core: Mutex::new(Core {
+                machine,
+                outbox: Outbox::default(),
+                is_sending: false,
+                outcome: None,
+                waker: None,
+            }),
+            _owed: owed,
+        });
+        // It has begun just now.
+        operation.feed(t0, Event::Start { probes });
+        Running {
+            operation,
+            is_over: false,
+        }
+    }
+
+    /// Whether a node that serves `serving` is behind the newest view known:
+    /// it was told meanwhile, or will be.
+    fn is_past(&self, serving: Option<ViewId>) -> bool {
+        let own = self.fleet().view.id().epoch;
+        let newest = self
+            .fleet()
+            .newest()
+            .map_or(own, |fleet| fleet.view.id().epoch);
+        newest > own && serving.is_some_and(|view| view.epoch <= newest)
+    }
+
+    fn fleet(&self) -> &Arc<Fleet> {
+        self.site.fleet()
+    }
+
+    fn life(&self) -> &Life {
+        &self.site.held.fleet.keeper.life
+    }
+
+    fn feed(self: &Arc<Self>, now: Instant, event: Event) {
+        let lease = self.fleet().view.view_lease();
+        let confirmed_at = self
+            .fleet()
+            .confirmed_at(self.t0 - lease + std::time::Duration::from_nanos(1));
+        let mut core = self.core.lock();
+        let effects = core.machine.on(now, confirmed_at, event);
+        self.take_in(&mut core, effects, now);
+        if let Some(waker) = self.send_all(core, now) {
+            waker.wake();
+        }
+    }
+
+    fn take_in(&self, core: &mut Core<M>, effects: Effects<M::Outcome>, now: Instant) {
+        let Effects {
+            send,
+            probe,
+            release,
+            acknowledged: seen,
+            vouching,
+            disowned,
+            outcome,
+        } = effects;
+        self.site.acknowledge(Known { seen, vouching }, disowned);
+        let outbox = &mut core.outbox;
+        match send {
+            Some((Step::WriteBack, seats)) => outbox.write_back = outbox.write_back.union(seats),
+            Some((Step::Heal, seats)) => outbox.heal = outbox.heal.union(seats),
+            Some((_, seats)) => outbox.main = outbox.main.union(seats),
+            None => {}
+        }
+        outbox.probe.extend(probe);
+        outbox.release = outbox.release.union(release);
+        let Some(outcome) = outcome else { return };
+        outbox.is_end |= M::ends_lease(&outcome);
+        M::settle(&self.site, &outcome, now);
+        core.outcome = Some(outcome);
+    }
+
+    /// Empties the outbox, the lock let go while a node is spoken to. If
+    /// somebody is at it already, they will send ours too, in order. Whoever is
+    /// done with it wakes the caller: its next request to a node must not
+    /// overtake one of this operation's.
+    fn send_all<'a>(
+        self: &'a Arc<Self>,
+        mut core: MutexGuard<'a, Core<M>>,
+        now: Instant,
+    ) -> Option<Waker> {
+        if core.is_sending {
+            return None;
+        }
+        core.is_sending = true;
+        loop {
+            let Core {
+                machine, outbox, ..
+            } = &mut *core;
+            let Some(parcel) = outbox.pop() else {
+                break;
+            };
+            let (node, step, request) = match parcel {
+                Parcel::Ask(seat, step) => {
+                    let node = machine.placement().node(seat);
+                    (node, step, machine.request(step, seat))
+                }
+                Parcel::Probe(node) => (node, Step::Probe, Request::Status),
+                Parcel::ReleaseAll => {
+                    MutexGuard::unlocked(&mut core, || self.site.held.release());
+                    continue;
+                }
+                Parcel::Release(seat) => {
+                    let node = machine.placement().node(seat);
+                    MutexGuard::unlocked(&mut core, || {
+                        self.site.held.release_at(self.site.target(node));
+                    });
+                    continue;
+                }
+            };
+            MutexGuard::unlocked(&mut core, || self.ask(node, step, request, now));
+        }
+        core.is_sending = false;
+        core.outcome.is_some().then(|| core.waker.take())?
+    }
+
+    fn ask(self: &Arc<Self>, node: NodeIndex, step: Step, request: Request, now: Instant) {
+        let deadline = self.fleet().deadline(self.site.held.ttl, now, self.limit);
+        let sink = Arc::clone(self) as Arc<dyn Sink>;
+        let reply = ReplyTo::new(sink, ticket(node, step, now > self.t0));
+        let peer = self.fleet().peer(node);
+        peer.meter.asked(&request);
+        peer.node.submit(request, deadline, reply);
+    }
+}
+
+impl<M: Operates> Sink for Operation<M> {
+    fn accept(self: Arc<Self>, ticket: u32, answer: Answer) {
+        let (from, step) = (NodeIndex::new((ticket >> 8) as u16), step(ticket));
+        if vouches_for(&answer, self.fleet().view.id()) {
+            self.fleet().saw(from, self.t0);
+        }
+        if let Ok(Reply::Stale(serving)) = &answer
+            && !self.is_past(*serving)
+            && !self.fleet().is_returning(from)
+        {
+            self.fleet().lookout.wake();
+        }
+        M::answered(&self.site, from, step, &answer);
+        let now = if M::MINDS_TIME || metrics::ARE_ON {
+            clock::now()
+        } else {
+            self.t0
+        };
+        // When others were sent is not known any more.
+        let was_first = ticket & LATER == 0;
+        let took = was_first.then(|| now.saturating_since(self.t0));
+        self.fleet().peer(from).meter.answered(&answer, took);
+        self.feed(now, Event::Answered { from, step, answer });
+    }
+}
+
+const STEPS: [Step; 4] = [Step::Main, Step::WriteBack, Step::Probe, Step::Heal];
+
+/// Marks, beside the step, a request that was not sent when its operation began.
+const LATER: u32 = 0x80;
+
+fn ticket(node: NodeIndex, step: Step, is_later: bool) -> u32 {
+    let mark = if is_later { LATER } else { 0 };
+    (node.get() as u32) << 8 | mark | step as u32
+}
+
+fn step(ticket: u32) -> Step {
+    STEPS[(ticket & 0x7f) as usize]
+}
+
+/// An operation that its caller waits for. Dropped, it is abandoned: what it
+/// may have left on the nodes is released.
+#[must_use]
+pub(crate) struct Running<M: Operates> {
+    operation: Arc<Operation<M>>,
+    is_over: bool,
+}
+
+impl<M: Operates> Running<M> {
+    /// The nodes that it speaks to, and which of them must agree.
+    pub(crate) fn place(&self) -> (Arc<Fleet>, Placement) {
+        let placement = *self.operation.core.lock().machine.placement();
+        (Arc::clone(self.operation.fleet()), placement)
+    }
+
+    /// The outcome. A caller that runs on another runtime than the node's tasks
+    /// waits until `limit` at most, for that runtime may stand still; then
+    /// `None`.
+    pub(crate) async fn by(self, limit: Instant) -> Option<M::Outcome> {
+        if self.operation.life().is_guest() {
+            // On the heap: most callers need no timer of their own.
+            Box::pin(clock::within(Some(limit), self)).await
+        } else {
+            Some(self.await)
+        }
+    }
+}
+
+impl<M: Operates> Future for Running<M> {
+    type Output = M::Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<M::Outcome> {
+        if self.operation.life().origin.is_elsewhere() {
+            return Poll::Ready(M::unanswered());
+        }
+        let mut core = self.operation.core.lock();
+        if !core.is_sending
+            && let Some(outcome) = core.outcome.take()
+        {
+            drop(core);
+            self.is_over = true;
+            return Poll::Ready(outcome);
+        }
+        match &mut core.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl<M: Operates> Drop for Running<M> {
+    fn drop(&mut self) {
+        if self.operation.life().origin.is_elsewhere() {
+            std::mem::forget(Arc::clone(&self.operation));
+            return;
+        }
+        if !self.is_over {
+            M::abandoned(&self.operation.site.held);
+            self.operation.feed(clock::now(), Event::Abandoned);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Where a lease stands once its view has been left.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use ringlock_ring::NodeIndex;
+
+use crate::cluster::nodes::Fleet;
+use crate::lease::state::Held;
+use crate::node::Node;
+use crate::proto::lease::Key;
+use crate::proto::lease_record::carry::{Basis, Footing, transfer};
+use crate::proto::lease_record::known::Known;
+use crate::proto::quorum::{Placement, Seats};
+use crate::proto::time::Instant;
+
+/// What is known of a lease's entries in one view, noted down by whoever hears
+/// of it: the seats that were seen in the low half, those that vouch in the
+/// high one.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger(AtomicU64);
+
+impl Ledger {
+    fn of(known: Known) -> Self {
+        Self(AtomicU64::new(bits(known)))
+    }
+
+    pub(crate) fn read(&self) -> Known {
+        let bits = self.0.load(Ordering::Relaxed);
+        Known {
+            seen: Seats::from_bits(bits as u32),
+            vouching: Seats::from_bits((bits >> 32) as u32),
+        }
+    }
+
+    fn take_in(&self, has: Known, lacks: Seats) {
+        if has != Known::NONE {
+            self.0.fetch_or(bits(has), Ordering::Relaxed);
+        }
+        if !lacks.is_empty() {
+            let lacks = bits(Known::vouched(lacks));
+            self.0.fetch_and(!lacks, Ordering::Relaxed);
+        }
+    }
+}
+
+fn bits(known: Known) -> u64 {
+    u64::from(known.vouching.bits()) << 32 | u64::from(known.seen.bits())
+}
+
+/// A lease's place in a view that came after the one it was granted under.
+pub(crate) struct Stance {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) placement: Placement,
+    /// How many of the placement's groups the last success had.
+    established: AtomicUsize,
+    ledger: Ledger,
+}
+
+impl Stance {
+    fn new(fleet: Arc<Fleet>, footing: Footing) -> Arc<Self> {
+        Arc::new(Self {
+            fleet,
+            placement: footing.placement,
+            established: AtomicUsize::new(footing.established),
+            ledger: Ledger::of(footing.known),
+        })
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(crate) fn established(&self) -> usize {
+        self.established.load(Ordering::Relaxed)
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = Arc<dyn Node>> + '_ {
+        let nodes = self.placement.nodes().iter();
+        nodes.map(|&node| Arc::clone(&self.fleet.peer(node).node))
+    }
+}
+
+/// Everything about a lease that has left its first view.
+#[derive(Debug, Default)]
+pub(crate) struct Moved {
+    /// Where it had its last success; `None`: where it was granted.
+    base: Option<Arc<Stance>>,
+    /// Where it is being extended to.
+    trial: Option<Arc<Stance>>,
+    /// Other nodes that were ever sent its token, and until when they may have
+    /// an entry of it.
+    elsewhere: Vec<(Arc<dyn Node>, Instant)>,
+    /// Until when nodes may have an entry that it stands on no more, where it
+    /// was granted.
+    granted_until: Option<Instant>,
+}
+
+impl Moved {
+    pub(crate) fn base(&self) -> Option<&Arc<Stance>> {
+        self.base.as_ref()
+    }
+
+    /// Where to extend it.
+    pub(crate) fn newest(&self) -> Option<&Arc<Stance>> {
+        self.trial.as_ref().or(self.base.as_ref())
+    }
+
+    /// Goes on to the view of `fleet`, from the last success at `granted`
+    /// unless there was one since. Nodes that are left behind may have entries
+    /// until `until`.
+    pub(crate) fn follow(
+        &mut self,
+        fleet: Arc<Fleet>,
+        granted: &Basis<'_>,
+        key: &Key,
+        until: Instant,
+    ) {
+        let base = self.base.as_ref().map(|base| Basis {
+            view: &base.fleet.view,
+            placement: base.placement,
+            known: base.ledger.read(),
+        });
+        let mut footing = base.as_ref().unwrap_or(granted).carry(&fleet.view, key);
+        if let Some(trial) = self.trial.take() {
+            // Of the nodes that it asked, it knows the latest.
+            let now = |seats| {
+                let from = (&*trial.fleet.view, &trial.placement);
+                transfer(from.0, from.1, seats, &fleet.view, &footing.placement)
+            };
+            let asked = now(trial.placement.seats());
+            let unasked = footing.known.minus(asked);
+            footing.known = unasked.union(trial.ledger.read().map(now));
+            self.leave(&trial, until);
+        }
+        self.trial = Some(Stance::new(fleet, footing));
+    }
+
+    /// It was extended at `stance`; false if that is not the newest.
+    pub(crate) fn settle(&mut self, stance: &Arc<Stance>, until: Instant) -> bool {
+        if !self
+            .trial
+            .as_ref()
+            .is_some_and(|trial| Arc::ptr_eq(trial, stance))
+        {
+            return false;
+        }
+        match self.base.take() {
+            Some(base) => self.leave(&base, until),
+            None => self.granted_until = Some(until),
+        }
+        let groups = stance.placement.groups().count();
+        stance.established.store(groups, Ordering::Relaxed);
+        self.base = self.trial.take();
+        true
+    }
+
+    /// These nodes may have entries until `until`.
+    pub(crate) fn leave_nodes(
+        &mut self,
+        nodes: impl Iterator<Item = Arc<dyn Node>>,
+        until: Instant,
+    ) {
+        for node in nodes {
+            let known = self.elsewhere.iter_mut();
+            match known
+                .into_iter()
+                .find(|(other, _)| Arc::ptr_eq(other, &node))
+            {
+                Some((_, known)) => *known = until.max(*known),
+                None => self.elsewhere.push((node, until)),
+            }
+        }
+    }
+
+    fn leave(&mut self, stance: &Stance, until: Instant) {
+        self.leave_nodes(stance.nodes(), until);
+    }
+
+    /// Forgets the nodes that cannot have an entry any more.
+    pub(crate) fn forget(&mut self, now: Instant) {
+        self.elsewhere.retain(|(_, until)| *until > now);
+    }
+
+    /// Whether nothing can be left of it where it was granted, and every other
+    /// node that may have an entry.
+    pub(crate) fn entries(&self, now: Instant) -> (bool, Vec<Arc<dyn Node>>) {
+        let stances = self.base.iter().chain(&self.trial);
+        let mut nodes: Vec<_> = stances.flat_map(|stance| stance.nodes()).collect();
+        let elsewhere = self.elsewhere.iter().filter(|(_, until)| *until > now);
+        nodes.extend(elsewhere.map(|(node, _)| Arc::clone(node)));
+        nodes.sort_by_key(|node| Arc::as_ptr(node).cast::<()>());
+        nodes.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        (self.granted_until.is_some_and(|until| until <= now), nodes)
+    }
+}
+
+/// A lease, and the view by which one of its operations goes.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) held: Arc<Held>,
+    /// `None`: the view that it was granted under.
+    pub(crate) stance: Option<Arc<Stance>>,
+}
+
+impl Site {
+    /// The view that the lease is granted under.
+    pub(crate) fn of(held: &Arc<Held>) -> Self {
+        Self {
+            held: Arc::clone(held),
+            stance: None,
+        }
+    }
+
+    pub(crate) fn fleet(&self) -> &Arc<Fleet> {
+        match &self.stance {
+            Some(stance) => &stance.fleet,
+            None => &self.held.fleet,
+        }
+    }
+
+    pub(crate) fn target(&self, node: NodeIndex) -> Target {
+        match &self.stance {
+            Some(stance) => Target::Node(Arc::clone(&stance.fleet.peer(node).node)),
+            None => Target::Member(node),
+        }
+    }
+
+    /// Takes note of who is known to hold the entry, who of them vouches, and
+    /// who is known not to hold it.
+    pub(crate) fn acknowledge(&self, has: Known, lacks: Seats) {
+        let ledger = match &self.stance {
+            Some(stance) => &stance.ledger,
+            None => self.held.ledger(),
+        };
+        ledger.take_in(has, lacks);
+    }
+}
+
+/// A node that a lease is released at.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// One of the view that the lease was granted under.
+    Member(NodeIndex),
+    /// Another.
+    Node(Arc<dyn Node>),
+}
+
+impl fmt::Debug for Stance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stance")
+            .field("view", &self.fleet.view)
+            .field("placement", &self.placement)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,493 @@
+//! The state of one lease in this process, shared by its guard, the keeper
+//! and the operations under way.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::cluster::nodes::Fleet;
+use crate::error::{Error, Loss};
+use crate::lease::local_queue::Turn;
+use crate::lease::operation::{Operation, Running};
+use crate::lease::position::{Ledger, Moved, Stance, Target};
+use crate::lease::scheduler::DueRelease;
+use crate::node::Node;
+use crate::proto::lease::{Fence, Key, Token, Ttl};
+use crate::proto::lease_record::carry::Basis;
+use crate::proto::operation::acquire::{Claim, Grant};
+use crate::proto::operation::extend::{Extension, Prolongation, Renewal};
+use crate::proto::operation::machine::Refusal;
+use crate::proto::quorum::Placement;
+use crate::proto::time::{Instant, drift};
+use crate::telemetry::events;
+
+/// Renewals that fall due within as long go out together.
+const RENEWAL_GRID: Duration = Duration::from_millis(10);
+
+/// How a lease is kept alive.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeepAlive {
+    /// Time from one extend to the next.
+    pub(crate) interval: Duration,
+    /// When the lease ends all the same.
+    pub(crate) until: Instant,
+}
+
+/// One lease, from before its attempt until after its release.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) key: Key,
+    pub(crate) token: Token,
+    pub(crate) ttl: Ttl,
+    pub(crate) placement: Placement,
+    pub(crate) keep_alive: Option<KeepAlive>,
+    /// When its attempt began.
+    pub(crate) asked_at: Instant,
+    ledger: Ledger,
+    state: Mutex<State>,
+    /// Wakes those who wait for its end, once there are any.
+    ended: OnceLock<Box<Notify>>,
+}
+
+#[derive(Debug)]
+struct State {
+    valid_until: Instant,
+    /// How long the attempt took, in microseconds.
+    trip: u32,
+    fence: Option<Fence>,
+    ended: Option<Loss>,
+    /// When the keeper is to extend it next.
+    renew_at: Instant,
+    /// The last extend failed for want of a newer view.
+    awaits_view: bool,
+    turn: Option<Turn>,
+    /// What has become of it in later views.
+    moved: Option<Box<Moved>>,
+}
+
+impl Held {
+    /// A lease that is yet to be granted.
+    pub(crate) fn new(
+        fleet: Arc<Fleet>,
+        key: &Key,
+        ttl: Ttl,
+        token: Token,
+        asked_at: Instant,
+        keep_alive: Option<KeepAlive>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            placement: fleet.view.place(key),
+            // The view may have changed since the call began.
+            ttl: ttl.at_most(fleet.view.max_ttl()),
+            fleet,
+            key: key.clone(),
+            token,
+            keep_alive,
+            asked_at,
+            ledger: Ledger::default(),
+            state: Mutex::new(State {
+                valid_until: Instant::default(),
+                trip: 0,
+                fence: None,
+                ended: None,
+                renew_at: Instant::default(),
+                awaits_view: false,
+                turn: None,
+                moved: None,
+            }),
+            ended: OnceLock::new(),
+        })
+    }
+
+    /// The attempt at it.
+    pub(crate) fn claim(&self) -> Claim {
+        Claim {
+            view: self.fleet.view.id(),
+            view_lease: self.fleet.view.view_lease(),
+            key: self.key.clone(),
+            token: self.token.clone(),
+            ttl: self.ttl,
+            placement: self.placement,
+            t0: self.asked_at,
+        }
+    }
+
+    /// The attempt has won.
+    pub(crate) fn grant(&self, grant: &Grant, now: Instant) {
+        let mut state = self.state.lock();
+        state.valid_until = grant.valid_until;
+        let trip = now.saturating_since(self.asked_at).as_micros();
+        state.trip = u32::try_from(trip).unwrap_or(u32::MAX);
+        state.fence = Some(grant.fence);
+        self.fleet.counters.held.came();
+        if let Some(keep_alive) = &self.keep_alive {
+            // The first one anywhere in the second half: many leases are
+            // often taken at once.
+            let first = keep_alive
+                .interval
+                .mul_f64(1.0 - rand::random::<f64>() / 2.0);
+            state.renew_at = next_renewal(now, first);
+        }
+    }
+
+    /// Keeps the place in the process's queue for as long as the lease lasts.
+    pub(crate) fn keep_turn(self: &Arc<Self>, turn: Turn) {
+        turn.hold(self);
+        self.state.lock().turn = Some(turn);
+    }
+
+    /// When its attempt had won.
+    pub(crate) fn granted_at(&self) -> Instant {
+        self.asked_at + self.trip()
+    }
+
+    /// How long its attempt took.
+    pub(crate) fn trip(&self) -> Duration {
+        Duration::from_micros(self.state.lock().trip.into())
+    }
+
+    pub(crate) fn valid_until(&self) -> Instant {
+        self.state.lock().valid_until
+    }
+
+    /// What is known of its entries under the view that it was granted under.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Why the lease is over, if it is. Lapses it where its time has come, and
+    /// releases it then: an entry outlives the lease by as long as its request
+    /// was under way.
+    pub(crate) fn check(self: &Arc<Self>, now: Instant) -> Option<Loss> {
+        let mut state = self.state.lock();
+        if state.ended.is_none() {
+            let loss = if self.keep_alive.is_some_and(|keep| now >= keep.until) {
+                Loss::MaxHold
+            } else if now >= state.valid_until {
+                Loss::Expired
+            } else {
+                return None;
+            };
+            self.finish(&mut state, loss, now);
+            let fence = state.fence;
+            // Who listens may look at the lease.
+            drop(state);
+            self.lost(loss, fence);
+            self.release();
+            // After the releases: the next turn's requests queue up behind them.
+            self.pass_turn();
+            return Some(loss);
+        }
+        state.ended
+    }
+
+    /// A node may have made the entry that was asked for when the lease was
+    /// taken, and it is known only now. The entry is released once the lease is
+    /// over: at once, or where it would outlive the lease for long, at the lapse.
+    pub(crate) fn may_be_at(self: &Arc<Self>, target: impl FnOnce() -> Target, now: Instant) {
+        let ended = {
+            let state = self.state.lock();
+            if state.fence.is_none() {
+                return;
+            }
+            state.ended
+        };
+        match ended.or_else(|| self.check(now)) {
+            // The release goes to every node, behind what it was asked before.
+            Some(Loss::Released) => {}
+            Some(_) => self.release_at(target()),
+            None if self.keep_alive.is_some() => {}
+            None if now.saturating_since(self.asked_at) > drift(self.ttl.get()) => {
+                self.fleet.keeper.keep_late(self);
+            }
+            None => {}
+        }
+    }
+
+    /// When the lease ends unless it is extended.
+    fn end_of(&self, state: &State) -> Instant {
+        let limit = self.keep_alive.map(|keep| keep.until);
+        limit.map_or(state.valid_until, |limit| limit.min(state.valid_until))
+    }
+
+    /// Ends the lease for `loss`, unless it has ended before.
+    pub(crate) fn end(&self, loss: Loss, now: Instant) -> Option<Loss> {
+        let mut state = self.state.lock();
+        let before = state.ended;
+        if before.is_none() {
+            self.finish(&mut state, loss, now);
+        }
+        before
+    }
+
+    /// The end is for good: nothing makes a lease valid again.
+    fn finish(&self, state: &mut State, loss: Loss, now: Instant) {
+        state.ended = Some(loss);
+        // An attempt that was abandoned ends too, and was never held.
+        if state.fence.is_some() {
+            let counters = &self.fleet.counters;
+            counters.held.went();
+            let granted_at = self.asked_at + Duration::from_micros(state.trip.into());
+            counters
+                .meter
+                .hold
+                .note_span(now.saturating_since(granted_at));
+        }
+        if let Some(waiting) = self.ended.get() {
+            waiting.notify_waiters();
+        }
+    }
+
+    /// It ended while it was held.
+    fn lost(&self, loss: Loss, fence: Option<Fence>) {
+        self.fleet.counters.lost(loss);
+        events::lease_lost(&self.key, fence, loss);
+    }
+
+    /// Its holder gives it back, which was over before or not.
+    pub(crate) fn count_release(&self, was_lost: bool) {
+        let counters = &self.fleet.counters;
+        match was_lost {
+            false => counters.released_in_time.add_one(),
+            true => counters.released_too_late.add_one(),
+        }
+    }
+
+    /// Lets the next waiter of this process have its turn.
+    pub(crate) fn pass_turn(&self) {
+        let turn = self.state.lock().turn.take();
+        drop(turn);
+    }
+
+    /// Waits for the end of the lease; the signal needs no network.
+    pub(crate) async fn ended(self: &Arc<Self>) -> Loss {
+        loop {
+            let notified = self.ended.get_or_init(Box::default).notified();
+            if let Some(loss) = self.check(clock::now()) {
+                return loss;
+            }
+            let end = self.end_of(&self.state.lock());
+            clock::within(Some(end), notified).await;
+        }
+    }
+
+    /// Begins an extend to `ttl`; its success or failure is noted here.
+    pub(crate) fn renew(self: &Arc<Self>, ttl: Ttl) -> Result<Running<Renewal>, Error> {
+        let t0 = clock::now();
+        let over = self.check(t0);
+        let (fence, valid_until, stance) = {
+            let mut state = self.state.lock();
+            let stance = self.follow(&mut state, t0);
+            (state.fence, state.valid_until, stance)
+        };
+        let (Some(fence), None) = (fence, over) else {
+            let reason = over.unwrap_or(Loss::Expired);
+            return Err(Error::Lost {
+                key: self.key.clone(),
+                reason,
+            });
+        };
+        let fleet = stance.as_ref().map_or(&self.fleet, |stance| &stance.fleet);
+        let terms = Prolongation {
+            view: fleet.view.id(),
+            view_lease: fleet.view.view_lease(),
+            key: self.key.clone(),
+            token: self.token.clone(),
+            fence,
+            ttl: ttl.at_most(fleet.view.max_ttl()),
+            placement: stance
+                .as_ref()
+                .map_or(self.placement, |stance| stance.placement),
+            established: stance.as_ref().map_or_else(
+                || self.placement.groups().count(),
+                |stance| stance.established(),
+            ),
+            known: stance
+                .as_ref()
+                .map_or(&self.ledger, |stance| stance.ledger())
+                .read(),
+            valid_until,
+            t0,
+        };
+        let machine = Renewal::new(terms);
+        Ok(Operation::start_from(
+            machine,
+            self,
+            stance,
+            Some(valid_until),
+        ))
+    }
+
+    /// Where to extend it: in the newest view. `None`: that is still the one
+    /// that it was granted under.
+    fn follow(&self, state: &mut State, now: Instant) -> Option<Arc<Stance>> {
+        let known = state.moved.as_ref().and_then(|moved| moved.newest());
+        let fleet = known.map_or(&self.fleet, |stance| &stance.fleet);
+        if let Some(newest) = fleet.newest().map(Arc::clone) {
+            let granted = Basis {
+                view: &self.fleet.view,
+                placement: self.placement,
+                known: self.ledger.read(),
+            };
+            let until = now + newest.view.longest_ttl().max(self.fleet.view.longest_ttl());
+            let moved = state.moved.get_or_insert_default();
+            moved.forget(now);
+            moved.follow(newest, &granted, &self.key, until);
+        }
+        state.moved.as_ref()?.newest().map(Arc::clone)
+    }
+
+    /// Where it had its last success, if not where it was granted, and the
+    /// placement there.
+    pub(crate) fn standing(&self) -> (Option<Arc<Stance>>, Placement) {
+        let state = self.state.lock();
+        let base = state
+            .moved
+            .as_ref()
+            .and_then(|moved| moved.base())
+            .map(Arc::clone);
+        let placement = base.as_ref().map_or(self.placement, |base| base.placement);
+        (base, placement)
+    }
+
+    /// Takes note of an extend's outcome.
+    pub(crate) fn renewed(
+        &self,
+        stance: Option<&Arc<Stance>>,
+        extension: &Extension,
+        now: Instant,
+    ) {
+        let counters = &self.fleet.counters;
+        match extension {
+            Extension::Extended(until) => {
+                counters.extended.add_one();
+                let mut state = self.state.lock();
+                state.awaits_view = false;
+                let limit = now + self.fleet.view.longest_ttl();
+                if let (Some(stance), Some(moved)) = (stance, &mut state.moved) {
+                    moved.settle(stance, limit);
+                }
+                if state.ended.is_none() {
+                    state.valid_until = state.valid_until.max(*until);
+                    if let Some(keep_alive) = &self.keep_alive {
+                        let max_ttl = stance.map(|stance| stance.fleet.view.max_ttl());
+                        let most = max_ttl.map_or(Duration::MAX, |max_ttl| max_ttl / 3);
+                        state.renew_at = next_renewal(now, keep_alive.interval.min(most));
+                    }
+                }
+            }
+            Extension::Unchanged { refusals, .. } => {
+                events::extend_failed(&self.key, refusals.len());
+                let is_stale = |(_, refusal): &(_, Refusal)| refusal.is_stale();
+                self.state.lock().awaits_view |= refusals.iter().any(is_stale);
+                counters.extend_unchanged.add_one();
+            }
+            Extension::Lost { refusals } => {
+                counters.extend_lost.add_one();
+                let is_rival = |(_, refusal): &(_, Refusal)| matches!(refusal, Refusal::Busy(_));
+                let loss = match refusals.iter().any(is_rival) {
+                    true => Loss::TakenOver,
+                    false => Loss::Gone,
+                };
+                if self.end(loss, now).is_none() {
+                    let fence = self.state.lock().fence;
+                    self.lost(loss, fence);
+                    // Whoever waits need not wait for the guard to go.
+                    self.pass_turn();
+                }
+            }
+        }
+    }
+
+    /// When the keeper is to look at the lease again; extends it where that is
+    /// due. `None`: it needs no keeping any more.
+    pub(crate) fn tend(self: &Arc<Self>, now: Instant) -> Option<Instant> {
+        let keep_alive = self.keep_alive?;
+        if self.check(now).is_some() {
+            return None;
+        }
+        let retry = self.fleet.node_timeout(self.ttl);
+        let is_due = {
+            let mut state = self.state.lock();
+            let is_due = state.renew_at <= now;
+            if is_due {
+                state.renew_at = now + retry;
+            }
+            is_due
+        };
+        if is_due {
+            // Over meanwhile, it is found so at the next look.
+            drop(self.renew(self.ttl));
+        }
+        let state = self.state.lock();
+        // An extend that succeeds soon may be followed by the next before `retry`.
+        let next = state.renew_at.min(now + keep_alive.interval);
+        Some(next.min(self.end_of(&state)))
+    }
+
+    /// There is a new view; true if the next extend is due for that.
+    pub(crate) fn hurry(&self, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        if state.awaits_view {
+            state.renew_at = now;
+        }
+        state.awaits_view
+    }
+
+    /// Sends a RELEASE to every node that may have an entry.
+    pub(crate) fn release(self: &Arc<Self>) {
+        self.release_unless(|_| false);
+    }
+
+    /// Sends a RELEASE to every node that may have an entry and that the
+    /// release of [`standing`](Self::standing) does not reach.
+    pub(crate) fn release_elsewhere(self: &Arc<Self>, standing: Option<&Stance>) {
+        let (fleet, placement) = match standing {
+            Some(stance) => (&stance.fleet, &stance.placement),
+            None => (&self.fleet, &self.placement),
+        };
+        self.release_unless(|node| {
+            let mut members = placement.nodes().iter();
+            members.any(|&member| Arc::ptr_eq(&fleet.peer(member).node, node))
+        });
+    }
+
+    fn release_unless(self: &Arc<Self>, is_reached: impl Fn(&Arc<dyn Node>) -> bool) {
+        let (has_left, elsewhere) = match &self.state.lock().moved {
+            Some(moved) => moved.entries(clock::now()),
+            None => (false, Vec::new()),
+        };
+        for seat in self.placement.seats().iter().filter(|_| !has_left) {
+            let member = self.placement.node(seat);
+            if !is_reached(&self.fleet.peer(member).node) {
+                self.release_at(Target::Member(member));
+            }
+        }
+        for node in elsewhere.into_iter().filter(|node| !is_reached(node)) {
+            self.release_at(Target::Node(node));
+        }
+    }
+
+    /// Sends a RELEASE to `target`; repeated by the keeper until it is answered.
+    pub(crate) fn release_at(self: &Arc<Self>, target: Target) {
+        DueRelease::new(self, target).send();
+    }
+
+    /// A RELEASE to `target` failed: the keeper repeats it.
+    pub(crate) fn release_later(self: &Arc<Self>, target: Target) {
+        DueRelease::new(self, target).defer();
+    }
+}
+
+/// When to extend a lease next, `interval` from `now`: up to a tenth earlier,
+/// so that renewals that began together part, and on a grid, so that those of
+/// one moment go out together.
+fn next_renewal(now: Instant, interval: Duration) -> Instant {
+    let at = now + interval - interval.mul_f64(rand::random::<f64>() / 10.0);
+    let grid = (interval / 64).min(RENEWAL_GRID).as_nanos().max(1) as u64;
+    Instant::from_nanos(at.as_nanos() / grid * grid)
+}

@@ -1,0 +1,5 @@
+//! Requests as commands, and replies as answers.
+
+pub(crate) mod decode;
+pub(crate) mod encode;
+pub(crate) mod scripts;

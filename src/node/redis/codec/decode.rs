@@ -1,0 +1,696 @@
+//! Replies of a server as answers. Whatever does not fit what was asked is a
+//! [`Protocol`](NodeErrorKind::Protocol) error: never believed, never a panic.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::node::redis::pipeline::batch::{Kind, Section};
+use crate::node::redis::pipeline::state::Pending;
+use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::proto::lease::{Holder, Token};
+use crate::proto::node::message::{
+    Accepted, Answer, NodeError, NodeErrorKind, NodeStatus, Past, Reply, Request, Rival, Slot,
+    ViewId,
+};
+
+/// Bytes of a nonce or an incarnation at the most: about twice what ours have.
+const MAX_STAMP: usize = 256;
+
+/// What a reply means for one request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Resolution {
+    /// Its answer.
+    Answer(Answer),
+    /// Held by somebody: ask for how long.
+    AskRemaining(Holder),
+    /// The key held the request's own token already: raise what is left of it.
+    Raise(u64),
+    /// Answered as stale, but an entry was made: delete it at once.
+    Undo(Option<ViewId>),
+    /// There is no entry of its own to release: ask what is there instead.
+    AskFound,
+    /// Nothing was done: send it again in another form.
+    Again,
+}
+
+use Resolution::Answer as Is;
+
+/// The answer was not in the form that the request has one in.
+pub(crate) fn misfit(what: &str) -> NodeError {
+    NodeError::new(
+        NodeErrorKind::Protocol,
+        format!("the server's reply to {what} is not one that it may give"),
+    )
+}
+
+/// The answer of a script, which stands behind its mark; an error is one
+/// without. `None`: it is the answer to something else.
+fn marked(replies: &[u8], mark: u32) -> Option<&[u8]> {
+    let mut pieces = Pieces::of(replies);
+    pieces.list(2)?;
+    let is_ours = pieces.bulk()? == itoa::Buffer::new().format(mark).as_bytes();
+    is_ours.then(|| pieces.rest())
+}
+
+/// One answer for all.
+fn for_all(requests: &[Pending], error: &NodeError) -> Vec<Resolution> {
+    let refused = requests.iter().map(|_| Is(Err(error.clone())));
+    refused.collect()
+}
+
+/// The answers to a section's requests, in their order.
+///
+/// # Errors
+/// The replies are not to these requests: what follows may not be to the next
+/// ones either.
+pub(crate) fn decode(section: &Section, replies: &[u8]) -> Result<Vec<Resolution>, NodeError> {
+    let requests = &section.requests;
+    // Commands of their own are refused one by one.
+    let is_whole = !matches!(section.kind, Kind::ReleaseCommands(_));
+    if section.is_refused
+        && is_whole
+        && let Some(error) = ErrorReply::first(replies)
+    {
+        return Ok(match section.kind {
+            Kind::AcquireTogether(..) if error.is_denial() => {
+                requests.iter().map(|_| Resolution::Again).collect()
+            }
+            _ => for_all(requests, &error.explain_state()),
+        });
+    }
+    let pieces = Pieces::of(replies);
+    let scripted = |read: fn(&mut Pieces<'_>) -> Option<Answer>| {
+        batch(requests, Pieces::of(marked(replies, section.mark)?), read)
+    };
+    let (what, read) = match &section.kind {
+        Kind::AcquireTransaction(view, slots) => (
+            "ACQUIRE",
+            transaction(requests, *view, slots, false, pieces),
+        ),
+        Kind::AcquireTogether(view, slots) => {
+            ("ACQUIRE", transaction(requests, *view, slots, true, pieces))
+        }
+        Kind::AcquireScript(_) => ("ACQUIRE", scripted(acquired)),
+        Kind::Extend(_) => ("EXTEND", scripted(extended)),
+        Kind::ReleaseScript => ("RELEASE", scripted(released)),
+        Kind::ReleaseCommands(_) => ("RELEASE", deleted(requests, pieces)),
+        Kind::Control
+        | Kind::Found
+        | Kind::Remaining(_)
+        | Kind::Recheck
+        | Kind::Clock
+        | Kind::Identity { .. }
+        | Kind::Load(_) => ("a request", None),
+    };
+    read.ok_or_else(|| misfit(what))
+}
+
+/// One reply per request, or one text: the view that is served instead.
+fn batch(
+    requests: &[Pending],
+    mut pieces: Pieces<'_>,
+    read: fn(&mut Pieces<'_>) -> Option<Answer>,
+) -> Option<Vec<Resolution>> {
+    match pieces.next()? {
+        Piece::List(len) if len == requests.len() => {
+            requests.iter().map(|_| read(&mut pieces).map(Is)).collect()
+        }
+        Piece::Bulk(serving) => {
+            let serving = served(serving)?;
+            let stale = requests.iter().map(|_| Is(Ok(Reply::Stale(serving))));
+            Some(stale.collect())
+        }
+        _ => None,
+    }
+}
+
+/// The replies of a transaction: OK, QUEUED for each command, and those of
+/// EXEC: what each SET found, or whether all keys could be set; each slot's
+/// count; the view served.
+fn transaction(
+    requests: &[Pending],
+    view: ViewId,
+    slots: &[(Slot, u64)],
+    are_together: bool,
+    mut pieces: Pieces<'_>,
+) -> Option<Vec<Resolution>> {
+    let sets = if are_together { 1 } else { requests.len() };
+    let commands = sets + slots.len() + 1;
+    for _ in 0..=commands {
+        if !matches!(pieces.next()?, Piece::Status(_)) {
+            return None;
+        }
+    }
+    pieces.list(commands)?;
+    // What EXEC tells last decides what the rest means.
+    let found = pieces;
+    for _ in 0..sets {
+        pieces.next()?;
+    }
+    let mut counters = Vec::with_capacity(requests.len());
+    for (_, taken) in slots {
+        let last = match pieces.next()? {
+            Piece::Int(last) => u64::try_from(last).ok()?,
+            Piece::Error(line) => return Some(damaged(requests, line)),
+            _ => return None,
+        };
+        counters.extend(last.checked_sub(*taken)? + 1..=last);
+    }
+    let serving = match pieces.next()? {
+        Piece::Bulk(id) => served(id)?,
+        Piece::Nil => None,
+        Piece::Error(line) => return Some(damaged(requests, line)),
+        _ => return None,
+    };
+    let is_served = serving == Some(view);
+    let mut pieces = found;
+    let together = if are_together {
+        Some(pieces.next()?)
+    } else {
+        None
+    };
+    requests
+        .iter()
+        .zip(counters)
+        .map(|(pending, counter)| {
+            let Request::Acquire { token, .. } = &pending.request else {
+                return None;
+            };
+            let found = match together {
+                None => pieces.next()?,
+                // As if each SET had found nothing.
+                Some(Piece::Int(1)) => Piece::Nil,
+                Some(Piece::Int(0)) if is_served => return Some(Resolution::Again),
+                Some(Piece::Int(0)) => return Some(Is(Ok(Reply::Stale(serving)))),
+                Some(error @ Piece::Error(_)) => error,
+                Some(_) => return None,
+            };
+            resolve(token, counter, is_served, serving, found)
+        })
+        .collect()
+}
+
+/// A command on ringlock's own state failed.
+fn damaged(requests: &[Pending], line: &[u8]) -> Vec<Resolution> {
+    for_all(requests, &ErrorReply::of(line).explain_state())
+}
+
+fn resolve(
+    token: &Token,
+    counter: u64,
+    is_served: bool,
+    serving: Option<ViewId>,
+    found: Piece<'_>,
+) -> Option<Resolution> {
+    Some(match found {
+        Piece::Nil if is_served => Is(Ok(Reply::Granted { counter })),
+        Piece::Nil => Resolution::Undo(serving),
+        Piece::Bulk(_) | Piece::Error(_) if !is_served => Is(Ok(Reply::Stale(serving))),
+        Piece::Bulk(holder) if holder == token.as_stored() => Resolution::Raise(counter),
+        Piece::Bulk(holder) => Resolution::AskRemaining(Holder::of_stored(holder)),
+        Piece::Error(line) => Is(Err(ErrorReply::of(line).explain())),
+        _ => return None,
+    })
+}
+
+fn acquired(pieces: &mut Pieces<'_>) -> Option<Answer> {
+    match pieces.next()? {
+        Piece::Int(count) => Some(Ok(Reply::Granted {
+            counter: u64::try_from(count).ok()?,
+        })),
+        Piece::List(2) => Some(Ok(Reply::Busy(rival(pieces)?))),
+        other => wrong_type(other),
+    }
+}
+
+fn extended(pieces: &mut Pieces<'_>) -> Option<Answer> {
+    let parts = match pieces.next()? {
+        Piece::List(parts) => parts,
+        other => return wrong_type(other),
+    };
+    let counter = |pieces: &mut Pieces<'_>| u64::try_from(pieces.int()?).ok();
+    let reply = match (pieces.bulk()?, parts) {
+        (b"kept", 2) => Reply::Kept {
+            counter: counter(pieces)?,
+        },
+        (b"made", 2) => Reply::Made {
+            counter: counter(pieces)?,
+        },
+        (b"lost", 1) => Reply::Lost(None),
+        (b"lost", 3) => Reply::Lost(Some(rival(pieces)?)),
+        _ => return None,
+    };
+    Some(Ok(reply))
+}
+
+fn released(pieces: &mut Pieces<'_>) -> Option<Answer> {
+    match pieces.int()? {
+        1 => Some(Ok(Reply::Released)),
+        0 => Some(Ok(Reply::Missing)),
+        -1 => Some(Ok(Reply::Foreign)),
+        _ => None,
+    }
+}
+
+/// The replies of commands that each delete one key if it is the request's.
+fn deleted(requests: &[Pending], mut pieces: Pieces<'_>) -> Option<Vec<Resolution>> {
+    let read = |pending: &Pending| {
+        Some(match pieces.next()? {
+            Piece::Int(1) => Is(Ok(Reply::Released)),
+            Piece::Int(0) if pending.reply.is_nobody() => Is(Ok(Reply::Missing)),
+            Piece::Int(0) => Resolution::AskFound,
+            Piece::Error(line) => match ErrorReply::of(line) {
+                error if error.is_denial() => Resolution::Again,
+                error if error.is_no_lock() => Is(Ok(Reply::Missing)),
+                error => Is(Err(error.explain())),
+            },
+            _ => return None,
+        })
+    };
+    requests.iter().map(read).collect()
+}
+
+/// What a GET tells of an entry that could not be released: it was not there.
+/// An entry with the request's own token is one that a later request made.
+pub(crate) fn not_released(token: &Token, found: Option<Piece<'_>>) -> Answer {
+    match found {
+        Some(Piece::Nil) => Ok(Reply::Missing),
+        Some(Piece::Bulk(holder)) if holder == token.as_stored() => Ok(Reply::Missing),
+        Some(Piece::Bulk(_)) => Ok(Reply::Foreign),
+        Some(Piece::Error(line)) if ErrorReply::of(line).is_no_lock() => Ok(Reply::Missing),
+        other => Err(unexpected(other, "GET")),
+    }
+}
+
+fn rival(pieces: &mut Pieces<'_>) -> Option<Rival> {
+    let left = remaining(pieces.int()?);
+    Some(Rival::new(Holder::of_stored(pieces.bulk()?), left))
+}
+
+/// What PTTL says: −1 never expires, −2 is gone already.
+pub(crate) fn remaining(left: i64) -> Option<Duration> {
+    (left != -1).then(|| Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+}
+
+fn wrong_type(piece: Piece<'_>) -> Option<Answer> {
+    (piece == Piece::Bulk(b"WRONGTYPE")).then(|| Err(ErrorReply::of(b"WRONGTYPE").explain()))
+}
+
+/// A view id that a server told; empty for none. The outer `None`: no id.
+fn served(text: &[u8]) -> Option<Option<ViewId>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    read_text(text).map(Some)
+}
+
+/// The answer to a request that is in a section by itself.
+///
+/// # Errors
+/// As [`decode`].
+pub(crate) fn control(
+    request: &Request,
+    replies: &[u8],
+    mark: u32,
+    incarnation: &[u8],
+) -> Result<Answer, NodeError> {
+    if let Some(Piece::Error(line)) = Pieces::of(replies).next() {
+        return Ok(Err(ErrorReply::of(line).explain_state()));
+    }
+    if *request == Request::Document {
+        return document(replies).map(Ok);
+    }
+    let reply = marked(replies, mark).ok_or_else(|| misfit("a request"))?;
+    let answer = match request {
+        Request::Status => status(reply, incarnation).map(Reply::Status),
+        Request::Past => past(reply).map(Reply::Past).ok_or_else(|| misfit("PAST")),
+        Request::Prepare { .. } => prepared(reply, incarnation),
+        Request::Accept { .. } => accepted(reply, incarnation),
+        _ => compared_and_set(reply, incarnation),
+    };
+    answer.map(Ok)
+}
+
+/// The answer to STATUS.
+pub(crate) fn asked_status(
+    replies: &[u8],
+    mark: u32,
+    incarnation: &[u8],
+) -> Result<NodeStatus, NodeError> {
+    match control(&Request::Status, replies, mark, incarnation)?? {
+        Reply::Status(status) => Ok(status),
+        _ => Err(misfit("STATUS")),
+    }
+}
+
+/// The reply of STATUS.
+fn status(reply: &[u8], incarnation: &[u8]) -> Result<NodeStatus, NodeError> {
+    let read = || {
+        let mut pieces = Pieces::of(reply);
+        pieces.list(3)?;
+        let serving = served(pieces.bulk()?)?;
+        let mut text = || {
+            let text = std::str::from_utf8(pieces.bulk()?).ok()?;
+            if text.len() > MAX_STAMP {
+                return None;
+            }
+            Some((!text.is_empty()).then(|| Arc::<str>::from(text)))
+        };
+        Some(NodeStatus {
+            serving,
+            nonce: text()?,
+            stamped: text()?,
+            incarnation: String::from_utf8_lossy(incarnation).into(),
+        })
+    };
+    read().ok_or_else(|| misfit("STATUS"))
+}
+
+/// The reply of PAST.
+fn past(reply: &[u8]) -> Option<Past> {
+    let mut pieces = Pieces::of(reply);
+    pieces.list(2)?;
+    let (Piece::Int(epoch), Piece::Int(millis)) = (pieces.next()?, pieces.next()?) else {
+        return None;
+    };
+    Some(Past {
+        epoch: u32::try_from(epoch).ok()?,
+        quarantined_for: match millis {
+            -1 => None,
+            millis => Some(Duration::from_millis(u64::try_from(millis).ok()?)),
+        },
+    })
+}
+
+/// The reply of QUARANTINE, ADOPT and RESTAMP.
+fn compared_and_set(reply: &[u8], incarnation: &[u8]) -> Answer {
+    match Pieces::of(reply).next() {
+        Some(Piece::Int(1)) => Ok(Reply::Done),
+        _ => status(reply, incarnation).map(Reply::Refused),
+    }
+}
+
+/// The reply of PREPARE.
+fn prepared(reply: &[u8], incarnation: &[u8]) -> Answer {
+    match Pieces::of(reply).next() {
+        Some(Piece::List(4)) => promised(reply)
+            .map(Reply::Promised)
+            .ok_or_else(|| misfit("PREPARE")),
+        Some(Piece::Bulk(ballot)) => outbid(ballot, "PREPARE"),
+        _ => status(reply, incarnation).map(Reply::Refused),
+    }
+}
+
+/// The reply of ACCEPT.
+fn accepted(reply: &[u8], incarnation: &[u8]) -> Answer {
+    match Pieces::of(reply).next() {
+        Some(Piece::Bulk(ballot)) => outbid(ballot, "ACCEPT"),
+        _ => compared_and_set(reply, incarnation),
+    }
+}
+
+fn outbid(ballot: &[u8], what: &str) -> Answer {
+    let ballot = read_text(ballot).ok_or_else(|| misfit(what))?;
+    Ok(Reply::Outbid(ballot))
+}
+
+/// What a node says that it has accepted. The outer `None`: it makes no sense.
+fn promised(reply: &[u8]) -> Option<Option<Accepted>> {
+    let mut pieces = Pieces::of(reply);
+    pieces.list(4)?;
+    let (ballot, view, document) = (pieces.bulk()?, pieces.bulk()?, pieces.bulk()?);
+    if pieces.bulk()? != b"accepted" {
+        return None;
+    }
+    if ballot.is_empty() && view.is_empty() && document.is_empty() {
+        return Some(None);
+    }
+    Some(Some(Accepted {
+        ballot: read_text(ballot)?,
+        view: read_text(view)?,
+        document: std::str::from_utf8(document).ok()?.into(),
+    }))
+}
+
+pub(crate) fn read_text<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The reply of DOCUMENT.
+fn document(reply: &[u8]) -> Answer {
+    match Pieces::of(reply).next() {
+        Some(Piece::Nil) => Ok(Reply::Document(None)),
+        Some(Piece::Bulk(bytes)) => match std::str::from_utf8(bytes) {
+            Ok(text) => Ok(Reply::Document(Some(text.into()))),
+            Err(_) => Err(misfit("DOCUMENT")),
+        },
+        _ => Err(misfit("DOCUMENT")),
+    }
+}
+
+/// The error in a reply that is not the one hoped for.
+pub(crate) fn unexpected(reply: Option<Piece<'_>>, what: &str) -> NodeError {
+    match reply {
+        Some(Piece::Error(line)) => ErrorReply::of(line).explain(),
+        _ => misfit(what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::ReplyTo;
+    use crate::node::redis::codec::encode::DeleteIf;
+    use crate::proto::lease::{Key, Ttl};
+    use crate::proto::node::message::Ballot;
+    use crate::proto::time::Instant;
+
+    const VIEW: ViewId = ViewId {
+        epoch: 1,
+        digest: 7,
+    };
+
+    fn decoded(kind: Kind, request: impl Fn(Key) -> Request, replies: &str) -> Vec<Resolution> {
+        let requests = ["a", "b"].map(|name| Pending {
+            request: request(Key::new(name).unwrap()),
+            deadline: Instant::default(),
+            reply: ReplyTo::nobody(),
+        });
+        let section = Section::new(kind, requests.into(), Instant::default());
+        let refused = |error| for_all(&section.requests, &error);
+        decode(&section, replies.as_bytes()).unwrap_or_else(refused)
+    }
+
+    /// Two keys set together: what EXEC answers after OK and three QUEUED.
+    fn set_together(exec: &str) -> Vec<Resolution> {
+        let ttl = Ttl::new(Duration::from_secs(1), Duration::from_secs(1)).unwrap();
+        let request = |key| Request::Acquire {
+            view: VIEW,
+            key,
+            token: Token::new(1, None),
+            ttl,
+            slot: Slot::SINGLE,
+            floor: 0,
+        };
+        let replies = format!("+OK\r\n{}{exec}", "+QUEUED\r\n".repeat(3));
+        let kind = Kind::AcquireTogether(VIEW, vec![(Slot::SINGLE, 2)]);
+        decoded(kind, request, &replies)
+    }
+
+    fn deleted(replies: &str) -> Vec<Resolution> {
+        let request = |key| Request::Release {
+            key,
+            token: Token::new(1, None),
+        };
+        let kind = Kind::ReleaseCommands(DeleteIf::Delifeq);
+        decoded(kind, request, replies)
+    }
+
+    fn are_misfits(resolutions: &[Resolution]) -> bool {
+        let is_misfit = |resolution: &Resolution| matches!(resolution, Is(Err(error)) if error.kind() == NodeErrorKind::Protocol);
+        resolutions.len() == 2 && resolutions.iter().all(is_misfit)
+    }
+
+    #[test]
+    fn keys_set_together_share_their_fate() {
+        let serving = format!("$34\r\n{VIEW}\r\n");
+        let exec = |set: &str, id: &str| set_together(&format!("*3\r\n{set}:9\r\n{id}"));
+        let counts = [8, 9].map(|counter| Is(Ok(Reply::Granted { counter })));
+        assert_eq!(exec(":1\r\n", &serving), counts);
+        let again = || Resolution::Again;
+        assert_eq!(exec(":0\r\n", &serving), [again(), again()]);
+        let undo = || Resolution::Undo(None);
+        assert_eq!(exec(":1\r\n", "$-1\r\n"), [undo(), undo()]);
+        let stale = || Is(Ok(Reply::Stale(None)));
+        assert_eq!(exec(":0\r\n", "$-1\r\n"), [stale(), stale()]);
+    }
+
+    #[test]
+    fn replies_to_keys_set_together_that_do_not_fit() {
+        for exec in [
+            "*3\r\n:2\r\n:9\r\n",
+            "*3\r\n:-1\r\n:9\r\n",
+            "*3\r\n$-1\r\n:9\r\n",
+            "*3\r\n+OK\r\n:9\r\n",
+            // Fewer than were taken.
+            "*3\r\n:1\r\n:1\r\n",
+            "*3\r\n:0\r\n$1\r\nx\r\n",
+            "*4\r\n:1\r\n:1\r\n:9\r\n",
+            "*-1\r\n",
+            ":1\r\n",
+        ] {
+            let resolutions = set_together(&format!("{exec}$34\r\n{VIEW}\r\n"));
+            assert!(are_misfits(&resolutions), "{exec:?}: {resolutions:?}");
+        }
+    }
+
+    #[test]
+    fn deleting_commands_are_answered_one_by_one() {
+        // Nobody waits for these: what is there instead is not asked.
+        let missing = || Is(Ok(Reply::Missing));
+        let answers = deleted(":1\r\n-WRONGTYPE no string\r\n");
+        assert_eq!(answers, [Is(Ok(Reply::Released)), missing()]);
+        let answers = deleted("-NOPERM not you\r\n:0\r\n");
+        assert_eq!(answers, [Resolution::Again, missing()]);
+        assert!(matches!(
+            &deleted("-READONLY replica\r\n:1\r\n")[..],
+            [Is(Err(error)), Is(Ok(Reply::Released))] if error.kind() == NodeErrorKind::Unsuitable
+        ));
+        for replies in [
+            ":2\r\n:1\r\n",
+            "+OK\r\n:1\r\n",
+            ":1\r\n*1\r\n:1\r\n",
+            "$-1\r\n:0\r\n",
+        ] {
+            let resolutions = deleted(replies);
+            assert!(are_misfits(&resolutions), "{replies:?}: {resolutions:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_found_instead() {
+        let (token, other) = (Token::new(1, None), Token::new(2, None));
+        let found = |piece| not_released(&token, piece);
+        assert_eq!(found(Some(Piece::Nil)), Ok(Reply::Missing));
+        // A later request made it: when the release came, nothing was there.
+        let own = Piece::Bulk(token.as_stored());
+        assert_eq!(found(Some(own)), Ok(Reply::Missing));
+        let foreign = Piece::Bulk(other.as_stored());
+        assert_eq!(found(Some(foreign)), Ok(Reply::Foreign));
+        let list = Piece::Error(b"WRONGTYPE no string");
+        assert_eq!(found(Some(list)), Ok(Reply::Missing));
+        for misfit in [None, Some(Piece::Int(1)), Some(Piece::List(0))] {
+            assert_eq!(found(misfit).unwrap_err().kind(), NodeErrorKind::Protocol);
+        }
+    }
+
+    fn bulks(texts: &[&str]) -> String {
+        let bulk = |text: &&str| format!("${}\r\n{text}\r\n", text.len());
+        texts.iter().map(bulk).collect()
+    }
+
+    fn list(texts: &[&str]) -> String {
+        format!("*{}\r\n{}", texts.len(), bulks(texts))
+    }
+
+    fn after_prepare(reply: &str) -> Answer {
+        prepared(reply.as_bytes(), b"run-1")
+    }
+
+    fn after_accept(reply: &str) -> Answer {
+        accepted(reply.as_bytes(), b"run-1")
+    }
+
+    const BALLOT: Ballot = Ballot {
+        round: 2,
+        proposer: 9,
+    };
+
+    #[test]
+    fn a_promise_tells_what_was_accepted() {
+        let (ballot, view) = (BALLOT.to_string(), VIEW.to_string());
+        let before = Accepted {
+            ballot: BALLOT,
+            view: VIEW,
+            document: "a\r\nb".into(),
+        };
+        let nothing = list(&["", "", "", "accepted"]);
+        assert_eq!(after_prepare(&nothing), Ok(Reply::Promised(None)));
+        let something = list(&[&ballot, &view, "a\r\nb", "accepted"]);
+        assert_eq!(after_prepare(&something), Ok(Reply::Promised(Some(before))));
+        assert_eq!(after_accept(":1\r\n"), Ok(Reply::Done));
+    }
+
+    #[test]
+    fn both_votes_are_refused_alike() {
+        let refused = Ok(Reply::Refused(NodeStatus {
+            serving: Some(VIEW),
+            nonce: Some("n".into()),
+            stamped: None,
+            incarnation: "run-1".into(),
+        }));
+        let (outbid, status) = (bulks(&[&BALLOT.to_string()]), VIEW.to_string());
+        let status = list(&[&status, "n", ""]);
+        for answered in [after_prepare, after_accept] {
+            assert_eq!(answered(&outbid), Ok(Reply::Outbid(BALLOT)));
+            assert_eq!(answered(&status), refused);
+        }
+    }
+
+    #[test]
+    fn votes_that_do_not_fit() {
+        let (ballot, view) = (BALLOT.to_string(), VIEW.to_string());
+        let (ballot, view) = (ballot.as_str(), view.as_str());
+        let of_neither = [
+            String::new(),
+            "$-1\r\n".into(),
+            "*-1\r\n".into(),
+            "*0\r\n".into(),
+            ":0\r\n".into(),
+            ":2\r\n".into(),
+            "+OK\r\n".into(),
+            // No ballots.
+            bulks(&[""]),
+            bulks(&["2.9"]),
+            bulks(&[&format!("{ballot}0")]),
+            bulks(&[view]),
+            // Another number of parts, or others.
+            list(&[ballot, view, "document"]),
+            list(&[ballot, view, "document", "accepted", ""]),
+            list(&[ballot, view, "document", ""]),
+            list(&["2.9", view, "document", "accepted"]),
+            list(&[ballot, "1:7", "document", "accepted"]),
+            list(&["", view, "document", "accepted"]),
+            list(&[ballot, "", "document", "accepted"]),
+            list(&["", "", "document", "accepted"]),
+            "*4\r\n$-1\r\n$-1\r\n$-1\r\n$8\r\naccepted\r\n".into(),
+            "*4\r\n:1\r\n:2\r\n:3\r\n:4\r\n".into(),
+            "*4\r\n*0\r\n*0\r\n*0\r\n*0\r\n".into(),
+        ];
+        // What the other one may be answered.
+        let of_accept = [":1\r\n".into()];
+        let of_prepare = [list(&["", "", "", "accepted"])];
+        let to_prepare = of_neither.iter().chain(&of_accept);
+        let to_accept = of_neither.iter().chain(&of_prepare);
+        let answers = to_prepare
+            .map(|reply| (reply, after_prepare(reply)))
+            .chain(to_accept.map(|reply| (reply, after_accept(reply))));
+        for (reply, answer) in answers {
+            let kind = answer.as_ref().map_err(NodeError::kind);
+            assert_eq!(kind, Err(NodeErrorKind::Protocol), "{reply:?}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_document_that_is_no_text_was_not_accepted() {
+        let (ballot, view) = (BALLOT.to_string(), VIEW.to_string());
+        let reply = list(&[&ballot, &view, "?", "accepted"]).into_bytes();
+        let reply: Vec<u8> = reply
+            .into_iter()
+            .map(|byte| if byte == b'?' { 0xff } else { byte })
+            .collect();
+        let error = prepared(&reply, b"run-1").unwrap_err();
+        assert_eq!(error.kind(), NodeErrorKind::Protocol);
+    }
+}

@@ -1,0 +1,499 @@
+//! Requests as bytes: the Redis serialization protocol, version 2.
+
+use crate::node::redis::codec::scripts::{Script, Scripts};
+use crate::node::redis::pipeline::batch::{Kind, Section};
+use crate::node::redis::pipeline::identity_check;
+use crate::node::redis::pipeline::state::Pending;
+use crate::proto::lease::{Key, Token, Ttl};
+use crate::proto::node::message::{Absent, Request, Slot, ViewId};
+
+/// What acquires and releases are encoded with, from what every server can do
+/// to what costs it the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Encoding {
+    /// One script call per batch. Redis 6.2 on.
+    Script,
+    /// Acquires as `MULTI · SET NX GET PX · HINCRBY · GET · EXEC`: no script to
+    /// enter, which costs a server more than the SET itself. Redis 7.0 on.
+    Transaction,
+    /// Also `MSETEX` for acquires of one ttl whose keys have a single owner,
+    /// and `DELIFEQ` or `DELEX` for each release: of these, what the server has
+    /// and lets the user use. Valkey 9.0 on, with `MSETEX` 9.1; Redis 8.4 on.
+    Command,
+}
+
+/// What requests can be encoded with on one connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Abilities {
+    /// `SET … NX GET`.
+    pub(crate) transaction: bool,
+    /// `MSETEX`.
+    pub(crate) together: bool,
+    pub(crate) delete_if: Option<DeleteIf>,
+}
+
+impl Abilities {
+    /// Leaves what every user of ringlock must be allowed.
+    pub(crate) fn forget_commands(&mut self) {
+        self.together = false;
+        self.delete_if = None;
+    }
+}
+
+/// The command that deletes a key if it has a certain value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeleteIf {
+    /// `DELIFEQ key value`: Valkey's.
+    Delifeq,
+    /// `DELEX key IFEQ value`: Redis's.
+    Delex,
+}
+
+/// How one server is spoken to.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialect {
+    pub(crate) key_prefix: Vec<u8>,
+    pub(crate) id: Vec<u8>,
+    pub(crate) member: Vec<u8>,
+    pub(crate) counters: Vec<u8>,
+    pub(crate) scripts: Scripts,
+    pub(crate) abilities: Abilities,
+    pub(crate) incarnation: Vec<u8>,
+    /// See `RedisOptions::literal`.
+    pub(crate) literal: bool,
+}
+
+/// Appends one command.
+pub(crate) fn command(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    array(out, parts.len());
+    parts.iter().for_each(|part| bulk(out, part));
+}
+
+fn array(out: &mut Vec<u8>, len: usize) {
+    number(out, b'*', len);
+}
+
+fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
+    number(out, b'$', bytes.len());
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn number(out: &mut Vec<u8>, kind: u8, number: usize) {
+    out.push(kind);
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn bulk_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
+    bulk(out, itoa::Buffer::new().format(number).as_bytes());
+}
+
+impl Dialect {
+    /// Appends the commands of `section` and notes how many replies they get.
+    pub(crate) fn encode(&self, section: &mut Section, out: &mut Vec<u8>) {
+        match section.script().filter(|_| section.has_text) {
+            Some(script) => {
+                let call = |out: &mut Vec<u8>| self.encode_bare(section, out);
+                section.replies_due =
+                    crate::node::redis::pipeline::script_reload::together(script, call, out);
+            }
+            None => self.encode_bare(section, out),
+        }
+    }
+
+    fn encode_bare(&self, section: &mut Section, out: &mut Vec<u8>) {
+        let (requests, mark) = (&section.requests, section.mark);
+        section.replies_due = 1;
+        match &mut section.kind {
+            Kind::AcquireTransaction(_, slots) => {
+                self.transaction(requests, slots, Self::set_each, out);
+                // MULTI, one QUEUED each, EXEC.
+                section.replies_due = requests.len() + slots.len() + 3;
+            }
+            Kind::AcquireTogether(_, slots) => {
+                self.transaction(requests, slots, Self::set_together, out);
+                section.replies_due = 1 + slots.len() + 3;
+            }
+            Kind::AcquireScript(view) => self.leases(Script::Acquire, *view, requests, mark, out),
+            Kind::Extend(view) => self.leases(Script::Extend, *view, requests, mark, out),
+            Kind::ReleaseScript => {
+                self.begin(Script::Release, requests.len(), requests.len() + 1, out);
+                self.keys(requests, out);
+                for pending in requests {
+                    if let Request::Release { token, .. } = &pending.request {
+                        stored(out, token);
+                    }
+                }
+                bulk_number(out, mark);
+            }
+            Kind::ReleaseCommands(delete_if) => {
+                self.delete_each(*delete_if, requests, out);
+                section.replies_due = requests.len();
+            }
+            Kind::Found => {
+                self.ask_each(b"GET", requests, out);
+                section.replies_due = requests.len();
+            }
+            Kind::Remaining(_) => {
+                self.ask_each(b"PTTL", requests, out);
+                section.replies_due = requests.len();
+            }
+            Kind::Control => {
+                requests
+                    .iter()
+                    .for_each(|pending| self.control(&pending.request, mark, out));
+            }
+            Kind::Recheck => self.control(&Request::Status, mark, out),
+            Kind::Clock => command(out, &[b"TIME"]),
+            Kind::Identity { with_policy } => {
+                let asked = identity_check::sections(*with_policy);
+                asked.iter().for_each(|part| command(out, &[b"INFO", part]));
+                section.replies_due = asked.len();
+            }
+            Kind::Load(script) => script.load(out),
+        }
+    }
+
+    /// ACQUIRE and EXTEND as scripts: what they have in common.
+    fn leases(
+        &self,
+        script: Script,
+        view: ViewId,
+        requests: &[Pending],
+        mark: u32,
+        out: &mut Vec<u8>,
+    ) {
+        let fields = if script == Script::Acquire { 4 } else { 5 };
+        self.begin(script, 2 + requests.len(), 2 + fields * requests.len(), out);
+        bulk(out, &self.id);
+        bulk(out, &self.counters);
+        self.keys(requests, out);
+        bulk(out, view.to_string().as_bytes());
+        for pending in requests {
+            match &pending.request {
+                Request::Acquire {
+                    token,
+                    ttl,
+                    slot,
+                    floor,
+                    ..
+                } => {
+                    lease(out, token, *ttl, *slot, *floor);
+                }
+                Request::Extend {
+                    token,
+                    ttl,
+                    slot,
+                    floor,
+                    absent,
+                    ..
+                } => {
+                    lease(out, token, *ttl, *slot, *floor);
+                    bulk(
+                        out,
+                        if *absent == Absent::Heal {
+                            b"heal"
+                        } else {
+                            b"keep"
+                        },
+                    );
+                }
+                _ => {}
+            }
+        }
+        bulk_number(out, mark);
+    }
+
+    fn transaction(
+        &self,
+        requests: &[Pending],
+        slots: &mut Vec<(Slot, u64)>,
+        set: impl FnOnce(&Self, &[Pending], &mut Vec<u8>),
+        out: &mut Vec<u8>,
+    ) {
+        command(out, &[b"MULTI"]);
+        set(self, requests, out);
+        for pending in requests {
+            let Request::Acquire { slot, .. } = &pending.request else {
+                continue;
+            };
+            match slots.last_mut() {
+                Some((last, count)) if last == slot => *count += 1,
+                _ => slots.push((*slot, 1)),
+            }
+        }
+        for &(slot, count) in slots.iter() {
+            array(out, 4);
+            bulk(out, b"HINCRBY");
+            bulk(out, &self.counters);
+            bulk_slot(out, slot);
+            bulk_number(out, count);
+        }
+        command(out, &[b"GET", &self.id]);
+        command(out, &[b"EXEC"]);
+    }
+
+    fn set_each(&self, requests: &[Pending], out: &mut Vec<u8>) {
+        for pending in requests {
+            let Request::Acquire {
+                key, token, ttl, ..
+            } = &pending.request
+            else {
+                continue;
+            };
+            array(out, 7);
+            bulk(out, b"SET");
+            self.key(key, out);
+            stored(out, token);
+            bulk(out, b"NX");
+            bulk(out, b"GET");
+            bulk(out, b"PX");
+            bulk_number(out, ttl.as_millis());
+        }
+    }
+
+    /// All keys get the first one's ttl.
+    fn set_together(&self, requests: &[Pending], out: &mut Vec<u8>) {
+        array(out, 2 + 2 * requests.len() + 3);
+        bulk(out, b"MSETEX");
+        bulk_number(out, requests.len());
+        let mut shared = None;
+        for pending in requests {
+            if let Request::Acquire {
+                key, token, ttl, ..
+            } = &pending.request
+            {
+                self.key(key, out);
+                stored(out, token);
+                shared = shared.or(Some(*ttl));
+            }
+        }
+        bulk(out, b"NX");
+        bulk(out, b"PX");
+        bulk_number(out, shared.map_or(0, Ttl::as_millis));
+    }
+
+    fn delete_each(&self, delete_if: DeleteIf, requests: &[Pending], out: &mut Vec<u8>) {
+        for pending in requests {
+            let Request::Release { key, token } = &pending.request else {
+                continue;
+            };
+            match delete_if {
+                DeleteIf::Delifeq => {
+                    array(out, 3);
+                    bulk(out, b"DELIFEQ");
+                    self.key(key, out);
+                }
+                DeleteIf::Delex => {
+                    array(out, 4);
+                    bulk(out, b"DELEX");
+                    self.key(key, out);
+                    bulk(out, b"IFEQ");
+                }
+            }
+            stored(out, token);
+        }
+    }
+
+    fn ask_each(&self, question: &[u8], requests: &[Pending], out: &mut Vec<u8>) {
+        for key in requests.iter().filter_map(|pending| pending.request.key()) {
+            array(out, 2);
+            bulk(out, question);
+            self.key(key, out);
+        }
+    }
+
+    pub(crate) fn control(&self, request: &Request, mark: u32, out: &mut Vec<u8>) {
+        let incarnation = &self.incarnation;
+        let (id, member, counters) = (&self.id, &self.member, &self.counters);
+        let mut call = |script, keys: &[&[u8]], arguments: &[&[u8]]| {
+            self.call(script, keys, arguments, mark, out);
+        };
+        match request {
+            Request::Status => call(Script::Status, &[id, member], &[]),
+            Request::Document => command(out, &[b"HGET", member, b"doc"]),
+            Request::Past => call(Script::Past, &[id, member], &[incarnation]),
+            Request::Quarantine {
+                expected_nonce,
+                expected_view,
+                nonce,
+            } => {
+                let view = expected_view
+                    .map(|view| view.to_string())
+                    .unwrap_or_default();
+                let expected = expected_nonce.clone().unwrap_or_default();
+                let arguments = [
+                    expected.as_bytes(),
+                    view.as_bytes(),
+                    nonce.as_bytes(),
+                    incarnation,
+                ];
+                call(Script::Quarantine, &[id, member, counters], &arguments);
+            }
+            Request::Prepare { view, ballot } => {
+                let (view, ballot) = (view.to_string(), ballot.to_string());
+                let arguments = [view.as_bytes(), ballot.as_bytes(), incarnation];
+                call(Script::Prepare, &[id, member], &arguments);
+            }
+            Request::Accept {
+                view,
+                ballot,
+                next,
+                document,
+            } => {
+                let (view, ballot) = (view.to_string(), ballot.to_string());
+                let next = next.to_string();
+                let arguments = [
+                    view.as_bytes(),
+                    ballot.as_bytes(),
+                    next.as_bytes(),
+                    document.as_bytes(),
+                    incarnation,
+                ];
+                call(Script::Accept, &[id, member], &arguments);
+            }
+            Request::Adopt {
+                view,
+                document,
+                nonce,
+            } => {
+                let (epoch, view) = (view.epoch.to_string(), view.to_string());
+                let arguments = [
+                    epoch.as_bytes(),
+                    view.as_bytes(),
+                    document.as_bytes(),
+                    nonce.as_bytes(),
+                    incarnation,
+                ];
+                call(Script::Adopt, &[id, member, counters], &arguments);
+            }
+            Request::Restamp { expected } => {
+                let arguments = [expected.as_bytes(), incarnation];
+                call(Script::Restamp, &[id, member], &arguments);
+            }
+            // These have sections of their own.
+            Request::Acquire { .. } | Request::Extend { .. } | Request::Release { .. } => {}
+        }
+    }
+
+    fn call(
+        &self,
+        script: Script,
+        keys: &[&[u8]],
+        arguments: &[&[u8]],
+        mark: u32,
+        out: &mut Vec<u8>,
+    ) {
+        self.begin(script, keys.len(), arguments.len() + 1, out);
+        keys.iter()
+            .chain(arguments)
+            .for_each(|part| bulk(out, part));
+        bulk_number(out, mark);
+    }
+
+    fn begin(&self, script: Script, keys: usize, arguments: usize, out: &mut Vec<u8>) {
+        array(out, 3 + keys + arguments);
+        bulk(out, b"EVALSHA");
+        bulk(out, self.scripts.sha(script));
+        bulk_number(out, keys);
+    }
+
+    fn keys(&self, requests: &[Pending], out: &mut Vec<u8>) {
+        requests
+            .iter()
+            .filter_map(|pending| pending.request.key())
+            .for_each(|key| self.key(key, out));
+    }
+
+    fn key(&self, key: &Key, out: &mut Vec<u8>) {
+        number(out, b'$', self.key_prefix.len() + key.as_bytes().len());
+        out.extend_from_slice(&self.key_prefix);
+        out.extend_from_slice(key.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn lease(out: &mut Vec<u8>, token: &Token, ttl: Ttl, slot: Slot, floor: u64) {
+    stored(out, token);
+    bulk_number(out, ttl.as_millis());
+    bulk_slot(out, slot);
+    bulk_number(out, floor);
+}
+
+/// As it is displayed.
+fn bulk_slot(out: &mut Vec<u8>, slot: Slot) {
+    let mut buffers = [itoa::Buffer::new(); 3];
+    let [replicas, arc, part] = &mut buffers;
+    let replicas = replicas.format(slot.replicas);
+    let (arc, part) = (arc.format(slot.arc), part.format(slot.part));
+    number(out, b'$', replicas.len() + arc.len() + part.len() + 2);
+    for text in [replicas, "/", arc, "/", part, "\r\n"] {
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+fn stored(out: &mut Vec<u8>, token: &Token) {
+    bulk(out, token.as_stored());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::RouterConfig;
+    use crate::node::ReplyTo;
+    use crate::node::redis::fuzzing::sections::{dialect, section};
+
+    /// Sections by their number there; what loads a script is left out: that is
+    /// the script.
+    const NAMES: [(u8, &str); 19] = [
+        (0, "acquire-by-transaction"),
+        (1, "acquire-together"),
+        (2, "acquire-by-script"),
+        (3, "extend"),
+        (4, "release-by-script"),
+        (5, "release-by-delifeq"),
+        (6, "release-by-delex"),
+        (7, "found"),
+        (8, "remaining"),
+        (9, "recheck"),
+        (11, "status"),
+        (12, "document"),
+        (13, "quarantine"),
+        (14, "prepare"),
+        (15, "accept"),
+        (16, "adopt"),
+        (17, "restamp"),
+        (18, "past"),
+        (19, "identity"),
+    ];
+
+    #[test]
+    fn requests_are_as_they_were_recorded() {
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/upgrade/recordings/requests");
+        let keys = ["orders/1", "a\r\n\0b"].map(|key| Key::new(key).unwrap());
+        for (kind, name) in NAMES {
+            let mut section = section(kind, &keys, &mut ReplyTo::nobody);
+            section.mark = 4_294_967_295;
+            let mut written = Vec::new();
+            dialect(&RouterConfig::default()).encode(&mut section, &mut written);
+            let file = folder.join(format!("{name}.resp"));
+            if std::env::var_os("RINGLOCK_RECORD").is_some() {
+                std::fs::create_dir_all(&folder).unwrap();
+                std::fs::write(&file, &written).unwrap();
+            }
+            let recorded = std::fs::read(&file).unwrap();
+            assert!(
+                recorded == written,
+                "{name}: what servers are sent has changed; guide::compatibility says what that demands.\n\
+                 recorded: {}\nwritten:  {}",
+                recorded.escape_ascii(),
+                written.escape_ascii()
+            );
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The scripts, and the names that a server knows them by.
+
+use crate::node::redis::codec::encode::command;
+use crate::proto::node::message::Request;
+
+/// A script that every connection loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Script {
+    Acquire,
+    Extend,
+    Release,
+    Status,
+    Quarantine,
+    Prepare,
+    Accept,
+    Adopt,
+    Restamp,
+    Past,
+}
+
+impl Script {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Acquire,
+        Self::Extend,
+        Self::Release,
+        Self::Status,
+        Self::Quarantine,
+        Self::Prepare,
+        Self::Accept,
+        Self::Adopt,
+        Self::Restamp,
+        Self::Past,
+    ];
+
+    /// The script that carries out `request`; `None`: a command does.
+    pub(crate) fn of(request: &Request) -> Option<Self> {
+        Some(match request {
+            Request::Acquire { .. } => Self::Acquire,
+            Request::Extend { .. } => Self::Extend,
+            Request::Release { .. } => Self::Release,
+            Request::Status => Self::Status,
+            Request::Past => Self::Past,
+            Request::Quarantine { .. } => Self::Quarantine,
+            Request::Prepare { .. } => Self::Prepare,
+            Request::Accept { .. } => Self::Accept,
+            Request::Adopt { .. } => Self::Adopt,
+            Request::Restamp { .. } => Self::Restamp,
+            Request::Document => return None,
+        })
+    }
+
+    pub(crate) fn source(self) -> &'static str {
+        match self {
+            Self::Acquire => include_str!("lua/acquire.lua"),
+            Self::Extend => include_str!("lua/extend.lua"),
+            Self::Release => include_str!("lua/release.lua"),
+            Self::Status => include_str!("lua/status.lua"),
+            Self::Past => include_str!("lua/past.lua"),
+            Self::Quarantine => include_str!("lua/quarantine.lua"),
+            Self::Prepare => include_str!("lua/prepare.lua"),
+            Self::Accept => include_str!("lua/accept.lua"),
+            Self::Adopt => include_str!("lua/adopt.lua"),
+            Self::Restamp => include_str!("lua/restamp.lua"),
+        }
+    }
+
+    /// The command that loads it.
+    pub(crate) fn load(self, out: &mut Vec<u8>) {
+        command(out, &[b"SCRIPT", b"LOAD", self.source().as_bytes()]);
+    }
+}
+
+/// SHA-1 of each script, as the server told it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scripts([Vec<u8>; Script::ALL.len()]);
+
+impl Scripts {
+    /// The server loaded `script` under this name.
+    pub(crate) fn loaded(&mut self, script: Script, sha: &[u8]) {
+        self.0[script as usize] = sha.to_vec();
+    }
+
+    pub(crate) fn sha(&self, script: Script) -> &[u8] {
+        &self.0[script as usize]
+    }
+}

@@ -1,0 +1,140 @@
+//! One attempt at a connection: how long it may take in all, and which step it
+//! has come to.
+//!
+//! No step has a limit of its own that an operator could not raise: a slow
+//! handshake or a slow lookup may take what the attempt has. What can be tried
+//! in several ways is tried staggered, so that one way that leads nowhere does
+//! not use up the attempt.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::node::redis::connection::address::Address;
+use crate::proto::node::message::{NodeError, NodeErrorKind};
+use crate::proto::time::Instant;
+
+/// How long one way is tried before the next is tried beside it (RFC 8305,
+/// section 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// The least that an attempt has: a router that gives up early goes on
+/// connecting all the same.
+const LEAST: Duration = Duration::from_secs(2);
+
+/// An attempt at a connection.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) deadline: Instant,
+    step: Mutex<&'static str>,
+}
+
+impl Attempt {
+    /// One that has nine tenths of `connect_timeout`: the rest is for telling
+    /// why it failed.
+    pub(crate) fn begin(connect_timeout: Duration) -> Self {
+        Self::until(clock::now() + limit(connect_timeout))
+    }
+
+    pub(crate) fn until(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            step: Mutex::new("connecting"),
+        }
+    }
+
+    /// It comes to this step.
+    pub(crate) fn comes_to(&self, step: &'static str) {
+        *self.step.lock() = step;
+    }
+
+    /// It has taken too long, or longer than is usual.
+    pub(crate) fn late(&self, address: &Address) -> NodeError {
+        let step = *self.step.lock();
+        NodeError::new(
+            NodeErrorKind::Unreachable,
+            format!("no answer from {address} in time: {step}"),
+        )
+    }
+
+    /// Half of the time that is left: what comes next needs some.
+    pub(crate) fn half_way(&self) -> Instant {
+        let now = clock::now();
+        now + self.deadline.saturating_since(now) / 2
+    }
+}
+
+/// How long an attempt may take.
+pub(crate) fn limit(connect_timeout: Duration) -> Duration {
+    (connect_timeout / 10).saturating_mul(9).max(LEAST)
+}
+
+/// Begins each of `ways` as soon as those before have failed, or some time after
+/// the last was begun. The first that succeeds counts, and the others end.
+///
+/// # Errors
+/// Every one failed; in the order in which they did.
+pub(crate) async fn staggered<T, E, F>(ways: Vec<F>) -> Result<T, Vec<E>>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let mut ways = ways.into_iter();
+    let mut tried = FuturesUnordered::new();
+    let mut failures = Vec::new();
+    loop {
+        let next = ways.next();
+        let head_start = next.is_some().then(|| clock::now() + HEAD_START);
+        tried.extend(next);
+        match clock::within(head_start, tried.next()).await {
+            Some(Some(Ok(done))) => return Ok(done),
+            Some(Some(Err(failure))) => failures.push(failure),
+            Some(None) if head_start.is_none() => return Err(failures),
+            Some(None) | None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::pin::Pin;
+
+    use super::*;
+
+    type Way = Pin<Box<dyn Future<Output = Result<u32, &'static str>>>>;
+
+    #[tokio::test]
+    async fn the_first_way_that_leads_somewhere_counts() {
+        let silent = || Box::pin(pending()) as Way;
+        let ends = |end: Result<u32, &'static str>| Box::pin(ready(end)) as Way;
+        let started = std::time::Instant::now();
+        let ways = vec![silent(), ends(Err("refused")), ends(Ok(3)), ends(Ok(4))];
+        assert_eq!(staggered(ways).await, Ok(3));
+        assert!(started.elapsed() >= HEAD_START);
+        let failed = staggered(vec![ends(Err("a")), ends(Err("b"))]).await;
+        assert_eq!(failed, Err(vec!["a", "b"]));
+        assert_eq!(staggered(Vec::<Way>::new()).await, Err(Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn a_slow_way_is_not_given_up() {
+        let slow: Way = Box::pin(async {
+            tokio::time::sleep(2 * HEAD_START).await;
+            Ok(1)
+        });
+        let silent: Way = Box::pin(pending());
+        assert_eq!(staggered(vec![slow, silent]).await, Ok(1));
+    }
+
+    #[test]
+    fn an_attempt_has_what_the_operator_gives_it() {
+        let seconds = Duration::from_secs;
+        assert_eq!(limit(Duration::ZERO), seconds(2));
+        assert_eq!(limit(seconds(5)), Duration::from_millis(4_500));
+        assert_eq!(limit(seconds(60)), seconds(54));
+        assert!(limit(Duration::MAX) > seconds(60));
+    }
+}

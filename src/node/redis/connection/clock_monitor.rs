@@ -1,0 +1,275 @@
+//! How a server's wall clock runs beside this process's own clock.
+//!
+//! A server expires entries by its wall clock. Where that is stepped forward,
+//! locks end before their time, and nothing on the server tells of it. So the
+//! server is asked for its time now and then, always before it is asked for a
+//! lock; where the two clocks have come apart by more than they may, it is
+//! benched: for as long as a lock that it forgot may be relied upon, it grants
+//! nothing.
+
+use std::time::Duration;
+
+use crate::node::redis::codec::decode::{read_text, unexpected};
+use crate::node::redis::resp::parser::Pieces;
+use crate::proto::node::message::{NodeError, NodeErrorKind};
+use crate::proto::time::{Instant, drift, outwait};
+
+/// How old the last reading may be when a lock is asked for: the grain in which
+/// entries expire. Under load that is one reading to dozens of locks.
+pub(crate) const READ_EVERY: Duration = Duration::from_millis(1);
+
+/// What is known of one server's wall clock; outlives its connections.
+#[derive(Debug, Default)]
+pub(crate) struct Wall {
+    /// Whose clock it is: another server's stands where it will.
+    incarnation: Vec<u8>,
+    bounds: Option<Bounds>,
+    bench: Option<Bench>,
+}
+
+/// By how much the server's clock is ahead of one's own, at least and at most,
+/// in nanoseconds. The two have different origins: only changes mean something.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    least: i128,
+    most: i128,
+    at: Instant,
+}
+
+/// Why and until when a server grants nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bench {
+    /// By how much its clock was stepped, at least.
+    pub(crate) step: Duration,
+    pub(crate) until: Instant,
+}
+
+/// What a reading tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The clocks run alike, or are compared for the first time.
+    Steady,
+    /// It was stepped forward by so much, at least.
+    Ahead(Duration),
+    /// It was stepped back: what is locked lasts longer there, and that is all.
+    Back(Duration),
+}
+
+impl Wall {
+    /// Another run of the server has no memory to be relied upon: that is seen
+    /// to elsewhere, and its clock is compared anew.
+    pub(crate) fn belongs_to(&mut self, incarnation: &[u8]) {
+        if self.incarnation != incarnation {
+            incarnation.clone_into(&mut self.incarnation);
+            self.bounds = None;
+        }
+    }
+
+    /// The server's clock showed `server` at some time between `sent_at` and
+    /// `read_at`. No lock of the server lasts longer than `longest_ttl`.
+    pub(crate) fn read(
+        &mut self,
+        sent_at: Instant,
+        read_at: Instant,
+        server: Duration,
+        longest_ttl: Duration,
+    ) -> Verdict {
+        let ahead_of = |own: Instant| nanos(server) - i128::from(own.as_nanos());
+        let new = Bounds {
+            least: ahead_of(read_at),
+            most: ahead_of(sent_at),
+            at: read_at,
+        };
+        let Some(known) = self.bounds.replace(new) else {
+            return Verdict::Steady;
+        };
+        let known = known.widened(read_at);
+        if new.least > known.most {
+            let step = span(new.least - known.most);
+            let until = read_at + outwait(longest_ttl);
+            self.bench = Some(Bench { step, until });
+            return Verdict::Ahead(step);
+        }
+        if new.most < known.least {
+            return Verdict::Back(span(known.least - new.most));
+        }
+        // A reading that took long tells little, and takes nothing away.
+        self.bounds = Some(Bounds {
+            least: new.least.max(known.least),
+            most: new.most.min(known.most),
+            at: read_at,
+        });
+        Verdict::Steady
+    }
+
+    pub(crate) fn bench(&self) -> Option<Bench> {
+        self.bench
+    }
+}
+
+impl Bounds {
+    /// What they are later: clocks may drift apart.
+    fn widened(self, now: Instant) -> Self {
+        let apart = nanos(drift(now.saturating_since(self.at)));
+        Self {
+            least: self.least - apart,
+            most: self.most + apart,
+            at: now,
+        }
+    }
+}
+
+impl Bench {
+    /// What a request for a lock is told at `now`; `None`: the time is over.
+    pub(crate) fn refusal(&self, now: Instant) -> Option<NodeError> {
+        let left = self.until.saturating_since(now);
+        (!left.is_zero()).then(|| {
+            NodeError::new(
+                NodeErrorKind::ClockStepped,
+                format!(
+                    "its wall clock was stepped forward by {:?}, which may have ended locks before their time: it grants nothing for another {:?}",
+                    whole_millis(self.step),
+                    whole_millis(left),
+                ),
+            )
+        })
+    }
+}
+
+fn whole_millis(span: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn nanos(span: Duration) -> i128 {
+    i128::try_from(span.as_nanos()).unwrap_or(i128::MAX)
+}
+
+fn span(nanos: i128) -> Duration {
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or_default())
+}
+
+/// The reply of TIME: since the beginning of 1970.
+pub(crate) fn time(reply: &[u8]) -> Result<Duration, NodeError> {
+    let read = || {
+        let mut pieces = Pieces::of(reply);
+        pieces.list(2)?;
+        let seconds = Duration::from_secs(read_text(pieces.bulk()?)?);
+        seconds.checked_add(Duration::from_micros(read_text(pieces.bulk()?)?))
+    };
+    read().ok_or_else(|| unexpected(Pieces::of(reply).next(), "TIME"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(3);
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant::default() + ms(millis)
+    }
+
+    /// Some day in 2026, where the own clock stands at zero.
+    fn wall(millis: u64) -> Duration {
+        Duration::from_secs(1_790_000_000) + ms(millis)
+    }
+
+    #[test]
+    fn a_time_is_two_numbers() {
+        let read = super::time(b"*2\r\n$1\r\n5\r\n$1\r\n7\r\n");
+        assert_eq!(read, Ok(Duration::from_micros(5_000_007)));
+        for reply in [
+            "*2\r\n$1\r\n5\r\n:7\r\n",
+            "*2\r\n$2\r\n-5\r\n$1\r\n7\r\n",
+            "*2\r\n$20\r\n18446744073709551615\r\n$7\r\n1000000\r\n",
+            "-ERR no\r\n",
+        ] {
+            assert!(super::time(reply.as_bytes()).is_err(), "{reply:?}");
+        }
+    }
+
+    fn steady() -> Wall {
+        let mut wall_clock = Wall::default();
+        wall_clock.belongs_to(b"run");
+        let first = wall_clock.read(at(0), at(1), wall(0), TTL);
+        assert_eq!(first, Verdict::Steady);
+        wall_clock
+    }
+
+    #[test]
+    fn a_step_forward_benches_for_the_longest_ttl() {
+        let mut clock = steady();
+        let verdict = clock.read(at(1_000), at(1_001), wall(3_000), TTL);
+        let Verdict::Ahead(step) = verdict else {
+            panic!("{verdict:?}");
+        };
+        assert!(ms(1_980) < step && step < ms(2_000), "{step:?}");
+        let bench = clock.bench().unwrap();
+        assert_eq!(bench.until, at(1_001) + outwait(TTL));
+        let refusal = bench.refusal(at(2_001)).unwrap();
+        assert_eq!(refusal.kind(), NodeErrorKind::ClockStepped);
+        assert!(refusal.to_string().contains("another 2.064s"), "{refusal}");
+        assert_eq!(bench.refusal(bench.until), None);
+        // The clock is as it is now.
+        let next = clock.read(at(2_000), at(2_001), wall(4_000), TTL);
+        assert_eq!(next, Verdict::Steady);
+    }
+
+    #[test]
+    fn a_reading_that_took_long_is_no_step() {
+        let mut clock = steady();
+        for (sent, read) in [(1_000, 6_000), (6_000, 6_001), (7_000, 9_000)] {
+            for server in [sent, read] {
+                let verdict = clock.read(at(sent), at(read), wall(server), TTL);
+                assert_eq!(verdict, Verdict::Steady, "{sent} to {read}: {server}");
+            }
+        }
+        assert_eq!(clock.bench(), None);
+    }
+
+    #[test]
+    fn what_was_known_well_is_not_forgotten() {
+        let mut clock = steady();
+        // Between these nothing can be told.
+        let vague = clock.read(at(1_000), at(6_000), wall(5_900), TTL);
+        assert_eq!(vague, Verdict::Steady);
+        let verdict = clock.read(at(6_100), at(6_101), wall(6_500), TTL);
+        assert!(matches!(verdict, Verdict::Ahead(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn clocks_may_drift_by_one_percent() {
+        let mut clock = steady();
+        for second in 1..100 {
+            let server = wall(second * 1_009);
+            let verdict = clock.read(at(second * 1_000), at(second * 1_000 + 1), server, TTL);
+            assert_eq!(verdict, Verdict::Steady, "{second}");
+        }
+    }
+
+    #[test]
+    fn a_step_back_is_told_and_forgiven() {
+        let mut clock = steady();
+        let back = clock.read(at(5_000), at(5_001), wall(2_000), TTL);
+        assert!(matches!(back, Verdict::Back(_)), "{back:?}");
+        assert_eq!(clock.bench(), None);
+        // Set right again, it is one forward.
+        let ahead = clock.read(at(6_000), at(6_001), wall(6_000), TTL);
+        assert!(matches!(ahead, Verdict::Ahead(_)), "{ahead:?}");
+    }
+
+    #[test]
+    fn another_server_is_compared_anew() {
+        let mut clock = steady();
+        clock.belongs_to(b"another");
+        let verdict = clock.read(at(1_000), at(1_001), wall(90_000), TTL);
+        assert_eq!(verdict, Verdict::Steady);
+        clock.belongs_to(b"another");
+        let verdict = clock.read(at(2_000), at(2_001), wall(99_000), TTL);
+        assert!(matches!(verdict, Verdict::Ahead(_)), "{verdict:?}");
+    }
+}

@@ -1,0 +1,45 @@
+//! Errors of connections, in words.
+
+use std::io;
+
+use crate::config::Password;
+use crate::node::redis::connection::address::Address;
+use crate::node::redis::connection::stream::remedy;
+use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::proto::node::message::{NodeError, NodeErrorKind};
+
+pub(crate) fn unreachable(address: &Address, error: &io::Error) -> NodeError {
+    failed(format!("cannot reach {address}: {error}"), error)
+}
+
+/// A connection that worked before does no more.
+pub(crate) fn broken(address: &Address, error: &io::Error) -> NodeError {
+    failed(format!("the connection to {address} broke: {error}"), error)
+}
+
+pub(crate) fn failed(told: String, error: &io::Error) -> NodeError {
+    match remedy(error) {
+        Some((kind, remedy)) => NodeError::new(kind, format!("{told}: {remedy}")),
+        None => NodeError::new(NodeErrorKind::Unreachable, told),
+    }
+}
+
+/// The server said what no server says.
+pub(crate) fn no_reply(address: &Address) -> NodeError {
+    NodeError::new(
+        NodeErrorKind::Protocol,
+        format!("{address} sends what is no reply: is it a Redis server?"),
+    )
+}
+
+/// A refused AUTH. A server that does not know the command quotes it: what it
+/// says is not passed on.
+pub(crate) fn bad_credentials(address: &Address, error: &ErrorReply<'_>) -> NodeError {
+    let whence = address.password.as_ref().map(Password::whence);
+    let whence = whence.unwrap_or_else(|| "the user, who has no password here".into());
+    let code = error.code;
+    NodeError::new(
+        NodeErrorKind::Denied,
+        format!("the server refuses the credentials: check {whence} ({code})"),
+    )
+}

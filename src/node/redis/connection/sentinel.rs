@@ -1,0 +1,133 @@
+//! Finding the primary of a service: its sentinels know.
+//!
+//! They are asked at every connection, each a moment after the one before, and
+//! the first answer counts. The server that it names is checked as every server
+//! is. A server that was promoted is another incarnation: it has to be let in
+//! again before it grants anything.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::clock;
+use crate::config::node_url::Endpoint;
+use crate::node::redis::codec::decode::misfit;
+use crate::node::redis::codec::encode::command;
+use crate::node::redis::connection::address::{Address, Place};
+use crate::node::redis::connection::attempt::{Attempt, staggered};
+use crate::node::redis::connection::handshake::Line;
+use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::proto::node::message::{NodeError, NodeErrorKind};
+
+/// A primary that is known to sentinels by name.
+pub(crate) struct Service {
+    name: String,
+    sentinels: Vec<Address>,
+    /// Which of them answered last: it is asked first.
+    last: AtomicUsize,
+    is_tls: bool,
+}
+
+impl Service {
+    pub(crate) fn new(name: String, sentinels: Vec<Address>, is_tls: bool) -> Self {
+        Self {
+            name,
+            sentinels,
+            last: AtomicUsize::new(0),
+            is_tls,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sentinels(&self) -> &[Address] {
+        &self.sentinels
+    }
+
+    /// Where the primary is now.
+    ///
+    /// The sentinels have half of the attempt's time: the rest is the server's.
+    pub(crate) async fn primary(&self, attempt: &Attempt) -> Result<Place, NodeError> {
+        attempt.comes_to("its sentinels do not answer");
+        let limit = Attempt::until(attempt.half_way());
+        let count = self.sentinels.len();
+        let first = self.last.load(Ordering::Relaxed);
+        let order = (0..count).map(|offset| (first + offset) % count);
+        let limit = &limit;
+        let asked = order.map(|index| async move {
+            let sentinel = &self.sentinels[index];
+            let answer = clock::within(Some(limit.deadline), self.ask(sentinel, limit)).await;
+            let place = answer.unwrap_or_else(|| Err(late(sentinel)))?;
+            Ok((index, place))
+        });
+        match staggered(asked.collect()).await {
+            Ok((index, place)) => {
+                self.last.store(index, Ordering::Relaxed);
+                Ok(place)
+            }
+            Err(problems) => Err(self.unknown(&problems)),
+        }
+    }
+
+    async fn ask(&self, sentinel: &Address, attempt: &Attempt) -> Result<Place, NodeError> {
+        let mut line = Line::open_at(sentinel, &sentinel.place, attempt).await?;
+        let question = [
+            b"SENTINEL",
+            &b"GET-MASTER-ADDR-BY-NAME"[..],
+            self.name.as_bytes(),
+        ];
+        let answer = line.ask(|out| command(out, &question), 1).await?;
+        let unfit = |problem: &str| {
+            let message = format!("{sentinel} {problem}");
+            Err(NodeError::new(NodeErrorKind::Unsuitable, message))
+        };
+        let mut pieces = Pieces::of(&answer);
+        match pieces.next() {
+            Some(Piece::List(2)) => {
+                let mut text = || Some(String::from_utf8_lossy(pieces.bulk()?).into_owned());
+                let (host, port) = (text(), text().and_then(|port| port.parse().ok()));
+                match (host, port) {
+                    (Some(host), Some(port)) => Ok(Place::at(Endpoint { host, port }, self.is_tls)),
+                    _ => Err(misfit("SENTINEL")),
+                }
+            }
+            Some(Piece::Nil) => unfit(&format!(
+                "knows no service {:?}: correct the url",
+                self.name
+            )),
+            Some(Piece::Error(line)) => match ErrorReply::of(line) {
+                error if matches!(error.code, "NOAUTH" | "NOPERM") => {
+                    let remedy = "correct sentinel_user and sentinel_password in the url";
+                    let message =
+                        format!("{sentinel} refuses to answer: {remedy} ({})", error.code);
+                    Err(NodeError::new(NodeErrorKind::Denied, message))
+                }
+                error => match error.explain_unquoted() {
+                    Some(error) if error.kind().is_transient() => Err(error),
+                    _ => unfit("is no sentinel: name those, or write redis://"),
+                },
+            },
+            _ => Err(misfit("SENTINEL")),
+        }
+    }
+
+    /// What can only be that way is told as such; what may pass is an outage.
+    fn unknown(&self, problems: &[NodeError]) -> NodeError {
+        let may_pass = |problem: &NodeError| {
+            !matches!(
+                problem.kind(),
+                NodeErrorKind::Unsuitable | NodeErrorKind::Denied
+            )
+        };
+        let kind = match problems {
+            [first, ..] if !problems.iter().any(may_pass) => first.kind(),
+            _ => NodeErrorKind::Unreachable,
+        };
+        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let (name, told) = (&self.name, told.join("; "));
+        NodeError::new(kind, format!("no sentinel tells where {name} is: {told}"))
+    }
+}
+
+fn late(sentinel: &Address) -> NodeError {
+    let message = format!("{sentinel} did not answer in time");
+    NodeError::new(NodeErrorKind::Timeout, message)
+}

@@ -1,0 +1,523 @@
+//! Gathers what waits into as few commands as may be.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::node::redis::codec::encode::{Abilities, DeleteIf};
+use crate::node::redis::pipeline::queue::Queue;
+use crate::node::redis::pipeline::state::{Answers, Pending};
+use crate::proto::lease::{Holder, Key};
+use crate::proto::node::message::{Absent, Answer, NodeError, Request, Slot, ViewId};
+use crate::proto::time::Instant;
+
+/// Keys of one batch at the most: as many hold a server for about 0.1 ms, and
+/// a larger batch gains nothing.
+pub(crate) const MAX_BATCH: usize = 64;
+
+/// A connection that has owed an answer for so long is given up.
+const STALL_LIMIT: Duration = Duration::from_secs(3);
+
+/// Commands of one kind, answered together.
+#[derive(Debug)]
+pub(crate) struct Section {
+    pub(crate) kind: Kind,
+    pub(crate) requests: Vec<Pending>,
+    /// Replies of the server that are still to come for it.
+    pub(crate) replies_due: usize,
+    /// One of them was an error.
+    pub(crate) is_refused: bool,
+    /// With it, its batch is answered.
+    pub(crate) ends_batch: bool,
+    /// No earlier than that it went out.
+    pub(crate) sent_at: Instant,
+    /// What scripts repeat in their answer to it, so that no other passes for
+    /// it: where one reply goes missing, each that follows fits a wrong request.
+    pub(crate) mark: u32,
+    /// Its script went out with its text: see `reload`.
+    pub(crate) has_text: bool,
+    due: Instant,
+    given_up: Instant,
+}
+
+/// What a section asks, and thus how its reply is read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// ACQUIRE as a transaction; how many of its requests in a row count in which slot.
+    AcquireTransaction(ViewId, Vec<(Slot, u64)>),
+    /// The same with one command that sets all keys or none.
+    AcquireTogether(ViewId, Vec<(Slot, u64)>),
+    /// ACQUIRE as a script.
+    AcquireScript(ViewId),
+    /// EXTEND as a script.
+    Extend(ViewId),
+    /// RELEASE as a script.
+    ReleaseScript,
+    /// RELEASE as a command for each key.
+    ReleaseCommands(DeleteIf),
+    /// What is there instead of the entries that such commands did not find.
+    Found,
+    /// What is left of the entries that a transaction found held.
+    Remaining(Vec<Holder>),
+    /// A single request of another kind.
+    Control,
+    /// STATUS that the connection asks for itself.
+    Recheck,
+    /// TIME, likewise.
+    Clock,
+    /// INFO, likewise: whether it is still the same server, and with the policy
+    /// also by what it would evict.
+    Identity { with_policy: bool },
+    /// The loading of a script.
+    Load(crate::node::redis::codec::scripts::Script),
+}
+
+impl Kind {
+    fn of(request: &Request, abilities: Abilities) -> Self {
+        match request {
+            // A transaction has no form for a floor.
+            Request::Acquire { view, floor: 0, .. } if abilities.transaction => {
+                Self::AcquireTransaction(*view, Vec::new())
+            }
+            Request::Acquire { view, .. } => Self::AcquireScript(*view),
+            Request::Extend { view, .. } => Self::Extend(*view),
+            Request::Release { .. } => abilities
+                .delete_if
+                .map_or(Self::ReleaseScript, Self::ReleaseCommands),
+            _ => Self::Control,
+        }
+    }
+
+    /// Whether it asks for locks.
+    fn acquires(&self) -> bool {
+        matches!(
+            self,
+            Self::AcquireTransaction(..) | Self::AcquireTogether(..) | Self::AcquireScript(_)
+        )
+    }
+
+    /// Whether it means something only under a view.
+    pub(crate) fn needs_view(&self) -> bool {
+        self.acquires() || matches!(self, Self::Extend(_))
+    }
+
+    /// Whether an answer counts for something that another incarnation must
+    /// have no say in: a lock, the confirmation of a view, a vote.
+    pub(crate) fn relies_on_identity(&self) -> bool {
+        self.needs_view() || *self == Self::Control
+    }
+}
+
+impl Section {
+    pub(crate) fn new(kind: Kind, requests: Vec<Pending>, sent_at: Instant) -> Self {
+        let deadlines = requests.iter().map(|pending| pending.deadline);
+        let given_up = sent_at + STALL_LIMIT;
+        Self {
+            due: deadlines.fold(given_up, Instant::min),
+            kind,
+            requests,
+            replies_due: 0,
+            is_refused: false,
+            given_up,
+            sent_at,
+            ends_batch: false,
+            mark: 0,
+            has_text: false,
+        }
+    }
+
+    /// Whether it asks if the server is still the same.
+    pub(crate) fn is_check(&self) -> bool {
+        matches!(self.kind, Kind::Identity { .. })
+    }
+
+    /// When its first request runs out of time, or its connection.
+    pub(crate) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Answers the requests whose time is over; what the server says to them
+    /// later is for nobody. True if the connection is stuck.
+    pub(crate) fn expire(&mut self, now: Instant) -> bool {
+        if now >= self.due {
+            self.due = self.given_up;
+            for pending in &mut self.requests {
+                if pending.deadline > now {
+                    self.due = self.due.min(pending.deadline);
+                } else if !pending.reply.is_nobody() {
+                    pending.expire();
+                }
+            }
+        }
+        now >= self.given_up
+    }
+
+    /// Whether one command is to set all its keys: the ttl is said once. Where
+    /// several nodes count, each must count alike: counts that one of them
+    /// takes in vain would cost as many grants a second round.
+    fn can_be_joined(&self) -> bool {
+        let lone = |pending: &Pending| match pending.request {
+            Request::Acquire { ttl, slot, .. } if slot.replicas == 1 => Some(ttl),
+            _ => None,
+        };
+        let mut ttls = self.requests.iter().map(lone);
+        let first = ttls.next().flatten();
+        self.requests.len() > 1 && first.is_some() && ttls.all(|ttl| ttl == first)
+    }
+}
+
+/// What goes out at one time.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) sections: Vec<Section>,
+    pub(crate) transactions: Transactions,
+}
+
+/// What a batch acquires by transaction.
+#[derive(Debug, Default)]
+pub(crate) struct Transactions {
+    keys: KeySet,
+    /// They may all have to be sent again.
+    are_together: bool,
+}
+
+/// Whether setting keys together is worth a try: where one of them is held, it
+/// was in vain, and costs all of them another round trip.
+#[derive(Debug, Default)]
+pub(crate) struct Caution {
+    /// Tries to be left out after each: none while all goes well.
+    pause: u32,
+    /// Of these, yet to be left out.
+    left: u32,
+}
+
+impl Caution {
+    /// The requests that were sent again are the first that it leaves out.
+    const MIN_PAUSE: u32 = 2;
+
+    /// Then what is lost by trying is not noticed.
+    const MAX_PAUSE: u32 = 128;
+
+    fn allows_a_try(&mut self) -> bool {
+        let is_over = self.left == 0;
+        self.left = if is_over { self.pause } else { self.left - 1 };
+        is_over
+    }
+
+    /// A try has turned out like this.
+    pub(crate) fn learn(&mut self, was_good: bool) {
+        if was_good {
+            self.pause /= 2;
+            self.left = 0;
+        } else {
+            self.pause = (2 * self.pause).clamp(Self::MIN_PAUSE, Self::MAX_PAUSE);
+            self.left = self.pause;
+        }
+    }
+}
+
+/// The batches that are in flight, as far as others must heed them.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    /// Each one's transactions, how many requests it consists of, and when it
+    /// went out, the oldest first.
+    batches: VecDeque<(Transactions, usize, Instant)>,
+    requests: usize,
+}
+
+impl InFlight {
+    /// Batches in flight.
+    pub(crate) fn batches(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Requests in flight.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests
+    }
+
+    /// A batch of so many requests goes out, with these transactions.
+    pub(crate) fn begin(&mut self, requests: usize, transactions: Transactions, now: Instant) {
+        self.batches.push_back((transactions, requests, now));
+        self.requests += requests;
+    }
+
+    /// The oldest batch is answered; how large it was, and when it went out.
+    pub(crate) fn end(&mut self) -> Option<(usize, Instant)> {
+        let (_, requests, sent_at) = self.batches.pop_front()?;
+        self.requests -= requests;
+        Some((requests, sent_at))
+    }
+
+    /// Whether a request must not be sent before what is in flight is settled.
+    ///
+    /// An acquire by transaction may turn out to be stale and its entry to be
+    /// undone. An extend that found the entry meanwhile would be told KEPT of
+    /// what is deleted then; releases and other acquires come to no harm. And
+    /// what changes the view must not come between an acquire and its undoing.
+    /// But one that may have to be sent again must not be overtaken by
+    /// anything for its key, least of all by the release that cleans up after.
+    fn must_wait(&self, request: &Request, hash: Option<u64>) -> bool {
+        let mut batches = self.batches.iter().map(|(transactions, ..)| transactions);
+        match (request, hash) {
+            (Request::Extend { .. }, Some(hash)) => batches.any(|batch| batch.keys.has(hash)),
+            (_, Some(hash)) => batches.any(|batch| batch.are_together && batch.keys.has(hash)),
+            (request, None) => changes_view(request) && batches.any(|batch| !batch.keys.is_empty()),
+        }
+    }
+}
+
+/// Takes up to [`MAX_BATCH`] requests from the front of `queue`, sorted into
+/// sections.
+///
+/// Sorting changes their order, so that they must not touch each other: no two
+/// are for one key, and one that changes what the node serves goes alone. What
+/// must wait for batches in flight, and all behind it, stays.
+pub(crate) fn gather(
+    queue: &mut Queue,
+    abilities: Abilities,
+    in_flight: &InFlight,
+    now: Instant,
+) -> Batch {
+    let mut batch = Batch::default();
+    let mut keys = KeySet::default();
+    for taken in 0..MAX_BATCH {
+        let Some(front) = queue.front() else { break };
+        let request = &front.request;
+        let hash = request.key().map(hash);
+        let is_alone = changes_view(request);
+        let fits = hash.is_none_or(|hash| keys.insert(hash)) && (taken == 0 || !is_alone);
+        if !fits || in_flight.must_wait(request, hash) {
+            break;
+        }
+        if let Some(pending) = queue.pop() {
+            let room = (1 + queue.len()).min(MAX_BATCH - taken);
+            batch.add(pending, abilities, hash, now, room);
+        }
+        if is_alone {
+            break;
+        }
+    }
+    batch
+}
+
+impl Batch {
+    fn add(
+        &mut self,
+        pending: Pending,
+        abilities: Abilities,
+        hash: Option<u64>,
+        now: Instant,
+        room: usize,
+    ) {
+        let kind = Kind::of(&pending.request, abilities);
+        if let (Kind::AcquireTransaction(..), Some(hash)) = (&kind, hash) {
+            self.transactions.keys.insert(hash);
+        }
+        let mut sections = self.sections.iter_mut();
+        match sections.find(|section| section.kind == kind && kind != Kind::Control) {
+            Some(section) => {
+                section.due = section.due.min(pending.deadline);
+                section.requests.push(pending);
+            }
+            None => {
+                let mut requests = Vec::with_capacity(room);
+                requests.push(pending);
+                self.sections.push(Section::new(kind, requests, now));
+            }
+        }
+    }
+
+    /// Has no entry made: acquires are told `refusal`, and extends keep what
+    /// is there.
+    pub(crate) fn make_none(&mut self, refusal: NodeError, answers: &mut Answers) {
+        self.turn_away(Kind::acquires, &Err(refusal), answers);
+        let requests = self
+            .sections
+            .iter_mut()
+            .flat_map(|section| &mut section.requests);
+        for pending in requests {
+            if let Request::Extend { absent, .. } = &mut pending.request {
+                *absent = Absent::Keep;
+            }
+        }
+    }
+
+    /// Answers what is not to be sent.
+    pub(crate) fn turn_away(
+        &mut self,
+        is_void: impl Fn(&Kind) -> bool,
+        answer: &Answer,
+        answers: &mut Answers,
+    ) {
+        self.sections.retain_mut(|section| {
+            let is_void = is_void(&section.kind);
+            if is_void {
+                let requests = section.requests.drain(..);
+                answers.extend(requests.map(|pending| (pending.reply, answer.clone())));
+            }
+            !is_void
+        });
+    }
+
+    /// Has transactions set their keys together, as far as that can be done
+    /// and is worth a try.
+    pub(crate) fn join(&mut self, caution: &mut Caution) {
+        for section in &mut self.sections {
+            if let Kind::AcquireTransaction(view, _) = section.kind
+                && section.can_be_joined()
+                && caution.allows_a_try()
+            {
+                section.kind = Kind::AcquireTogether(view, Vec::new());
+                self.transactions.are_together = true;
+            }
+        }
+    }
+}
+
+fn changes_view(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Quarantine { .. } | Request::Adopt { .. } | Request::Restamp { .. }
+    )
+}
+
+fn hash(key: &Key) -> u64 {
+    xxh3_64(key.as_bytes()).max(KeySet::FREE + 1)
+}
+
+/// The keys of a batch by their hashes. Two keys of one hash pass for the same:
+/// the second then goes with a later batch, which does no harm.
+#[derive(Debug, Default)]
+struct KeySet(Vec<u64>);
+
+impl KeySet {
+    /// Twice as many as there are keys, so that a free one is near.
+    const PLACES: usize = 2 * MAX_BATCH;
+
+    /// Where no hash is: no key has this one.
+    const FREE: u64 = 0;
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn has(&self, hash: u64) -> bool {
+        !self.is_empty() && self.0[self.place(hash)] != Self::FREE
+    }
+
+    /// False if it is there already.
+    fn insert(&mut self, hash: u64) -> bool {
+        self.0.resize(Self::PLACES, Self::FREE);
+        let place = self.place(hash);
+        std::mem::replace(&mut self.0[place], hash) == Self::FREE
+    }
+
+    /// Where it is, or else is to be.
+    fn place(&self, hash: u64) -> usize {
+        let mut place = hash as usize % Self::PLACES;
+        while self.0[place] != Self::FREE && self.0[place] != hash {
+            place = (place + 1) % Self::PLACES;
+        }
+        place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::ReplyTo;
+    use crate::proto::lease::Token;
+
+    fn release(key: &str) -> Pending {
+        let request = Request::Release {
+            key: Key::new(key).unwrap(),
+            token: Token::new(1, None),
+        };
+        pending(request)
+    }
+
+    fn pending(request: Request) -> Pending {
+        Pending {
+            request,
+            deadline: Instant::default(),
+            reply: ReplyTo::nobody(),
+        }
+    }
+
+    fn queued(requests: impl IntoIterator<Item = Pending>) -> Queue {
+        let mut queue = Queue::default();
+        requests.into_iter().for_each(|pending| queue.push(pending));
+        queue
+    }
+
+    fn taken(queue: &mut Queue) -> usize {
+        let batch = gather(
+            queue,
+            Abilities::default(),
+            &InFlight::default(),
+            Instant::default(),
+        );
+        batch
+            .sections
+            .iter()
+            .map(|section| section.requests.len())
+            .sum()
+    }
+
+    #[test]
+    fn a_key_is_in_a_batch_once() {
+        let mut queue = queued(["a", "b", "a", "c"].map(release));
+        assert_eq!(taken(&mut queue), 2);
+        assert_eq!(taken(&mut queue), 2);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_batch_has_its_limit() {
+        let mut queue = queued((0..100).map(|i| release(&format!("k{i}"))));
+        assert_eq!(taken(&mut queue), MAX_BATCH);
+        assert_eq!(taken(&mut queue), 100 - MAX_BATCH);
+    }
+
+    #[test]
+    fn setting_together_is_tried_more_and_more_seldom() {
+        let mut caution = Caution::default();
+        let skipped = |caution: &mut Caution| {
+            let tries = std::iter::repeat_with(|| caution.allows_a_try());
+            tries.take_while(|is_allowed| !is_allowed).count()
+        };
+        for pause in [0, 2, 4, 8, 16, 32, 64, 128, 128] {
+            assert_eq!(skipped(&mut caution), pause);
+            caution.learn(false);
+        }
+        assert_eq!(skipped(&mut caution), 128);
+        // Until it is known how it went, there is no other.
+        assert_eq!(skipped(&mut caution), 128);
+        for _ in 0..8 {
+            caution.learn(true);
+            assert!(caution.allows_a_try());
+        }
+        assert!(caution.allows_a_try());
+    }
+
+    #[test]
+    fn what_changes_the_view_goes_alone() {
+        let restamp = || {
+            pending(Request::Restamp {
+                expected: "run".into(),
+            })
+        };
+        let restamps = || [restamp(), restamp()];
+        let mut queue = queued(restamps());
+        for _ in 0..2 {
+            assert_eq!(taken(&mut queue), 1);
+        }
+        // Whatever waits beside.
+        let mut queue = queued(restamps().into_iter().chain([release("a"), release("b")]));
+        for expected in [1, 1, 2] {
+            assert_eq!(taken(&mut queue), expected);
+        }
+    }
+}

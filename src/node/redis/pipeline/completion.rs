@@ -1,0 +1,356 @@
+//! What the replies to a section mean for its requests, and what is to be sent
+//! because of them.
+
+use std::collections::VecDeque;
+
+use crate::clock;
+use crate::node::ReplyTo;
+use crate::node::redis::codec::decode;
+use crate::node::redis::codec::decode::{Resolution, misfit};
+use crate::node::redis::codec::encode::Dialect;
+use crate::node::redis::connection::clock_monitor::Bench;
+use crate::node::redis::pipeline::batch::{Kind, Section};
+use crate::node::redis::pipeline::identity_check;
+use crate::node::redis::pipeline::identity_check::Count;
+use crate::node::redis::pipeline::state::{Answers, Pending, Settlement, timeout};
+use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::proto::node::message::{
+    Absent, Incarnation, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival,
+};
+
+/// What is known of the server that replies.
+pub(crate) struct Server<'a> {
+    pub(crate) dialect: &'a Dialect,
+    pub(crate) status: &'a NodeStatus,
+    pub(crate) bench: Option<Bench>,
+    /// What it was sent after the section that it replies to, and has answered:
+    /// that waits for a check.
+    pub(crate) held: &'a VecDeque<(Section, Vec<u8>)>,
+    /// What it was sent afterwards, and has not answered.
+    pub(crate) in_flight: &'a VecDeque<Section>,
+}
+
+impl<'a> Server<'a> {
+    /// What it was sent after the section that it replies to.
+    fn later(&self) -> impl Iterator<Item = &'a Section> + Clone {
+        let held = self.held.iter().map(|(section, _)| section);
+        held.chain(self.in_flight)
+    }
+}
+
+/// Gives a section's requests their answers.
+///
+/// # Errors
+/// The server must be looked at anew: the connection is of no more use.
+pub(crate) fn settle(
+    mut section: Section,
+    replies: &[u8],
+    server: &Server<'_>,
+    settlement: &mut Settlement,
+    answers: &mut Answers,
+) -> Result<(), NodeError> {
+    let dialect = server.dialect;
+    settlement.batches += usize::from(section.ends_batch);
+    let replies = section.unpack(replies);
+    if section.is_unloaded(replies) {
+        section.send_again(server.later(), settlement, answers);
+        return Ok(());
+    }
+    let is_optional = matches!(
+        section.kind,
+        Kind::AcquireTogether(..) | Kind::ReleaseCommands(_)
+    );
+    // Of those that are for single keys the connection is none the worse.
+    let refusal = if section.is_refused {
+        ErrorReply::all(replies).find(|error| !error.is_no_lock())
+    } else {
+        None
+    };
+    // What was not said to one request may have been said to another: where the
+    // two do not fit, nothing that follows is believed.
+    let fits = match section.kind {
+        Kind::Remaining(_) => remaining(section, replies, answers),
+        Kind::Found => not_released(section, replies, answers),
+        Kind::Recheck => {
+            let status = decode::asked_status(replies, section.mark, &dialect.incarnation)?;
+            settlement.status = Some(status);
+            Ok(())
+        }
+        Kind::Identity { with_policy } => {
+            identity_check::verify(replies, with_policy, &dialect.incarnation)
+        }
+        Kind::Load(script) => {
+            if Pieces::of(replies).bulk() != Some(dialect.scripts.sha(script)) {
+                return Err(misfit("SCRIPT LOAD"));
+            }
+            Ok(())
+        }
+        Kind::Control => control(section, replies, server, settlement, answers),
+        _ => batch(section, replies, server, settlement, answers),
+    };
+    fits?;
+    match refusal {
+        Some(refusal) if refusal.is_denial() => {
+            settlement.is_denied |= is_optional;
+            Ok(())
+        }
+        Some(refusal) if refusal.is_fatal() => Err(refusal.explain()),
+        _ => Ok(()),
+    }
+}
+
+fn control(
+    section: Section,
+    replies: &[u8],
+    server: &Server<'_>,
+    settlement: &mut Settlement,
+    answers: &mut Answers,
+) -> Result<(), NodeError> {
+    let (status, is_literal) = (server.status, server.dialect.literal);
+    let incarnation = status.incarnation.as_bytes();
+    let mut fits = Ok(());
+    for pending in section.requests {
+        let answer = decode::control(&pending.request, replies, section.mark, incarnation);
+        let answer = answer.and_then(|answer| match &answer {
+            Ok(Reply::Status(now) | Reply::Refused(now))
+                if !is_literal && is_another(now, status) =>
+            {
+                Err(another_server())
+            }
+            _ => Ok(answer),
+        });
+        let answer = answer.unwrap_or_else(|error| {
+            fits = Err(error.clone());
+            Err(error)
+        });
+        if let Ok(Reply::Status(status) | Reply::Refused(status)) = &answer {
+            settlement.status = Some(status.clone());
+        }
+        let stamps = matches!(
+            pending.request,
+            Request::Quarantine { .. } | Request::Adopt { .. } | Request::Restamp { .. }
+        );
+        if stamps && answer == Ok(Reply::Done) {
+            // What it does under the incarnation that it has now, it stamps.
+            settlement.status = Some(NodeStatus {
+                stamped: Some(status.incarnation.clone()),
+                ..status.clone()
+            });
+        }
+        answers.push((pending.reply, answer));
+    }
+    fits
+}
+
+/// Whether what a server says `now` cannot be of the one that was connected to:
+/// it was let in anew, but by another incarnation, and as long as a connection
+/// lasts that does not change. Who took the state of another server for this
+/// one's would have it wiped, as that of one that forgot.
+fn is_another(now: &NodeStatus, before: &NodeStatus) -> bool {
+    let is_own = |stamped: &Incarnation| *stamped == before.incarnation;
+    before.stamped.as_ref().is_some_and(is_own)
+        && now.nonce != before.nonce
+        && !now.stamped.as_ref().is_none_or(is_own)
+}
+
+fn another_server() -> NodeError {
+    NodeError::new(
+        NodeErrorKind::Unreachable,
+        "another server answers all of a sudden, or it has become another: it is looked at anew",
+    )
+}
+
+fn batch(
+    section: Section,
+    replies: &[u8],
+    server: &Server<'_>,
+    settlement: &mut Settlement,
+    answers: &mut Answers,
+) -> Result<(), NodeError> {
+    let refusal = server.bench.and_then(|bench| bench.refusal(clock::now()));
+    let decoded = decode::decode(&section, replies).and_then(|resolutions| {
+        if !server.dialect.literal {
+            count(&section, &resolutions, &mut settlement.count)?;
+        }
+        Ok(resolutions)
+    });
+    let resolutions = match decoded {
+        Ok(resolutions) => resolutions,
+        Err(error) => {
+            let replies = section.requests.into_iter().map(|pending| pending.reply);
+            answers.extend(replies.map(|reply| (reply, Err(error.clone()))));
+            return Err(error);
+        }
+    };
+    let are_together = matches!(section.kind, Kind::AcquireTogether(..));
+    if are_together {
+        settlement.joined = Some(!resolutions.contains(&Resolution::Again));
+    }
+    let mut absent = Vec::new();
+    let mut held = Vec::new();
+    let mut holders = Vec::new();
+    for (pending, resolution) in section.requests.into_iter().zip(resolutions) {
+        match resolution {
+            Resolution::Answer(answer) => {
+                // What was asked for before its clock was known to be stepped.
+                // The entry goes with the attempt, or stays with its lease.
+                let answer = match (&answer, &refusal) {
+                    (Ok(Reply::Granted { .. }), Some(refusal)) => Err(refusal.clone()),
+                    (Ok(Reply::Made { .. }), Some(_)) => Ok(Reply::Lost(None)),
+                    _ => answer,
+                };
+                answers.push((pending.reply, answer));
+            }
+            Resolution::AskRemaining(holder) => {
+                holders.push(holder);
+                held.push(pending);
+            }
+            Resolution::Raise(counter) => {
+                settlement.again.extend(raise(&pending));
+                let granted = Ok(Reply::Granted { counter });
+                let answer = refusal.clone().map_or(granted, Err);
+                answers.push((pending.reply, answer));
+            }
+            Resolution::Undo(serving) => {
+                settlement.again.extend(undo(&pending));
+                answers.push((pending.reply, Ok(Reply::Stale(serving))));
+            }
+            Resolution::AskFound => absent.push(pending),
+            // Whoever it was for has been told that its time was over.
+            Resolution::Again if are_together && pending.reply.is_nobody() => {}
+            Resolution::Again => settlement.again.push(pending),
+        }
+    }
+    if !absent.is_empty() {
+        let question = Section::new(Kind::Found, absent, clock::now());
+        settlement.follow_ups.push(question);
+    }
+    if !held.is_empty() {
+        let question = Section::new(Kind::Remaining(holders), held, clock::now());
+        settlement.follow_ups.push(question);
+    }
+    Ok(())
+}
+
+/// Takes in the counts of what was granted.
+///
+/// # Errors
+/// They went back: nothing of it is believed.
+fn count(
+    section: &Section,
+    resolutions: &[Resolution],
+    count: &mut Count,
+) -> Result<(), NodeError> {
+    for (pending, resolution) in section.requests.iter().zip(resolutions) {
+        match resolution {
+            Resolution::Answer(Ok(Reply::Granted { counter })) | Resolution::Raise(counter) => {
+                count.grow(&pending.request, *counter)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The answers to PTTL, one for each request.
+fn remaining(section: Section, replies: &[u8], answers: &mut Answers) -> Result<(), NodeError> {
+    let Kind::Remaining(holders) = section.kind else {
+        return Ok(());
+    };
+    let mut pieces = Pieces::of(replies);
+    let mut fits = Ok(());
+    for (pending, holder) in section.requests.into_iter().zip(holders) {
+        let answer = match pieces.next() {
+            Some(Piece::Int(left)) => Ok(Reply::Busy(Rival::new(holder, decode::remaining(left)))),
+            Some(Piece::Error(line)) => Err(ErrorReply::of(line).explain()),
+            _ => {
+                fits = Err(misfit("PTTL"));
+                Err(misfit("PTTL"))
+            }
+        };
+        answers.push((pending.reply, answer));
+    }
+    fits
+}
+
+/// The answers to GET, one for each release that found no entry of its own.
+///
+/// What is there now may be younger than the release. That tells of nothing but
+/// who came after: the entry was gone, and its token is not used again.
+fn not_released(section: Section, replies: &[u8], answers: &mut Answers) -> Result<(), NodeError> {
+    let mut pieces = Pieces::of(replies);
+    let mut fits = Ok(());
+    for pending in section.requests {
+        let found = pieces.next();
+        if !matches!(found, Some(Piece::Nil | Piece::Bulk(_) | Piece::Error(_))) {
+            fits = Err(misfit("GET"));
+        }
+        let answer = match &pending.request {
+            Request::Release { token, .. } => decode::not_released(token, found),
+            _ => Err(misfit("GET")),
+        };
+        answers.push((pending.reply, answer));
+    }
+    fits
+}
+
+impl Section {
+    /// Answers all its requests that have no answer, for the connection broke.
+    pub(crate) fn fail(self, error: &NodeError) {
+        for pending in self.requests {
+            pending.reply.send(Err(error.clone()));
+        }
+    }
+}
+
+impl Pending {
+    /// Answers that time is up, and lets nothing further be answered.
+    pub(crate) fn expire(&mut self) {
+        std::mem::replace(&mut self.reply, ReplyTo::nobody()).send(Err(timeout()));
+    }
+}
+
+/// The release of an entry that was made under a view that is not served.
+fn undo(pending: &Pending) -> Option<Pending> {
+    let Request::Acquire { key, token, .. } = &pending.request else {
+        return None;
+    };
+    let (key, token) = (key.clone(), token.clone());
+    Some(follow_up(pending, Request::Release { key, token }))
+}
+
+/// Raises an entry that an acquire found to be its own already. It makes none:
+/// a release may be on its way.
+fn raise(pending: &Pending) -> Option<Pending> {
+    let Request::Acquire {
+        view,
+        key,
+        token,
+        ttl,
+        slot,
+        ..
+    } = pending.request.clone()
+    else {
+        return None;
+    };
+    let request = Request::Extend {
+        view,
+        key,
+        token,
+        ttl,
+        slot,
+        floor: 0,
+        absent: Absent::Keep,
+    };
+    Some(follow_up(pending, request))
+}
+
+/// What the node itself sends after a request.
+fn follow_up(pending: &Pending, request: Request) -> Pending {
+    Pending {
+        request,
+        deadline: pending.deadline,
+        reply: ReplyTo::nobody(),
+    }
+}

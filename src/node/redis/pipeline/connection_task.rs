@@ -1,0 +1,149 @@
+//! The task of one node: makes the connection, again and again, and has each
+//! serve the lane.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock;
+use crate::node::redis::RedisOptions;
+use crate::node::redis::connection::address::Address;
+use crate::node::redis::connection::attempt::Attempt;
+use crate::node::redis::connection::clock_monitor::Wall;
+use crate::node::redis::connection::handshake::{Connection, connect};
+use crate::node::redis::pipeline::reader::Session;
+use crate::node::redis::pipeline::state::Lane;
+use crate::proto::backoff::Backoff;
+use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus};
+use crate::telemetry::events;
+
+/// How long requests wait for an attempt to connect at the least, and at the
+/// most; then they fail with what it waits for, and it goes on.
+const LEAST_PATIENCE: Duration = Duration::from_millis(900);
+const MOST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The task's own state.
+pub(crate) struct Driver {
+    name: Box<str>,
+    address: Arc<Address>,
+    options: RedisOptions,
+    lane: Arc<Lane>,
+    wall: Wall,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        name: &str,
+        address: Arc<Address>,
+        options: RedisOptions,
+        lane: Arc<Lane>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            address,
+            options,
+            lane,
+            wall: Wall::default(),
+        }
+    }
+
+    /// Runs until the lane is closed and everything in it is answered.
+    pub(crate) async fn run(mut self) {
+        let mut failures = 0;
+        let mut told = None;
+        let mut known = None;
+        loop {
+            let connected = match self.connect().await {
+                Ok(connection) => recognise(connection, known.as_ref()),
+                Err(error) => Err(error),
+            };
+            let error = match connected {
+                Ok(connection) => {
+                    failures = 0;
+                    told = None;
+                    events::connected(&self.name, &self.address);
+                    let (error, status) =
+                        Session::serve(&self.lane, &self.address, &mut self.wall, connection).await;
+                    known = Some(status);
+                    if error.kind() != NodeErrorKind::Closed {
+                        self.lane.lost();
+                        events::connection_lost(&self.name, &self.address, &error);
+                    }
+                    error
+                }
+                Err(error) => {
+                    failures += 1;
+                    self.tell(&error, told.replace(error.kind()));
+                    self.lane.fail(&error);
+                    let wait = Backoff::RECONNECT.wait(failures, rand::random());
+                    self.pause(wait).await;
+                    error
+                }
+            };
+            if self.lane.is_closed() {
+                return self.lane.fail(&error);
+            }
+        }
+    }
+
+    /// Tells why there is no connection; the same trouble is told loudly once.
+    fn tell(&self, error: &NodeError, told: Option<NodeErrorKind>) {
+        let (name, address) = (&self.name, &self.address);
+        match error.kind() {
+            kind if told == Some(kind) => events::still_out(name, address, error),
+            NodeErrorKind::Denied | NodeErrorKind::Unsuitable => {
+                events::unsuitable(name, address, error);
+            }
+            _ => events::unreachable(name, address, error),
+        }
+    }
+
+    async fn pause(&self, wait: Duration) {
+        let until = clock::now() + wait;
+        while !self.lane.is_closed() && clock::now() < until {
+            clock::within(Some(until), self.lane.attention()).await;
+        }
+    }
+
+    /// Connects, while requests that wait run out of time as they must.
+    async fn connect(&self) -> Result<Connection, NodeError> {
+        let attempt = Attempt::begin(self.options.connect_timeout);
+        let patience = self.options.connect_timeout / 2;
+        let patience = patience.clamp(LEAST_PATIENCE, MOST_PATIENCE);
+        let mut tell_at = Some(clock::now() + patience);
+        let connecting = connect(&self.address, &self.options, &attempt);
+        let connecting = clock::within(Some(attempt.deadline), connecting);
+        tokio::pin!(connecting);
+        loop {
+            let timer = self.lane.duties(&mut VecDeque::new(), tell_at).timer;
+            tokio::select! {
+                biased;
+                connected = &mut connecting => {
+                    return connected.unwrap_or_else(|| Err(attempt.late(&self.address)));
+                }
+                _ = clock::within(timer, self.lane.attention()) => {
+                    let now = clock::now();
+                    self.lane.expire(now);
+                    if tell_at.is_some_and(|at| now >= at) {
+                        tell_at = None;
+                        self.lane.fail(&attempt.late(&self.address));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Refuses a server that serves the view that the one before served, but is
+/// another member: addresses are given anew, and proxies pointed elsewhere. It
+/// would grant what the node itself may have granted to others.
+fn recognise(connection: Connection, known: Option<&NodeStatus>) -> Result<Connection, NodeError> {
+    let status = &connection.status;
+    let is_other = known.is_some_and(|known| {
+        known.serving.is_some() && known.serving == status.serving && known.nonce != status.nonce
+    });
+    if is_other {
+        return Err(NodeError::another_member());
+    }
+    Ok(connection)
+}

@@ -1,0 +1,537 @@
+//! Whether a server is still the one that was connected to.
+//!
+//! A server may change under an open connection: a resync replaces its data, a
+//! promotion starts another history, a changed policy evicts locks. Two things
+//! tell of it.
+//!
+//! **Pushes.** Under the third version of the protocol, with client tracking
+//! on, the server pushes an invalidation of everything when its data is flushed
+//! or replaced, and it stands in the stream ahead of every reply to what was
+//! carried out afterwards. No reply behind it is believed before the server has
+//! said again who it is.
+//!
+//! **Checks.** INFO on the same connection: replication history, evicted keys,
+//! role, policy. A primary that becomes a replica and a primary again draws a
+//! new replication id, and the count of evicted keys only grows: a check that
+//! equals what was said at connect vouches for every reply between the two. A
+//! check goes ahead of what relies on it when the last one is older than
+//! [`CHECK_EVERY`]. Where the server does not push, or answers slowly, it goes
+//! behind, and replies wait for it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::node::redis::codec::decode::{misfit, unexpected};
+use crate::node::redis::codec::encode::command;
+use crate::node::redis::connection::handshake::{Identity, Line};
+use crate::node::redis::pipeline::batch::{Kind, Section};
+use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::node::redis::resp::parser::{Piece, Pieces, reply_len};
+use crate::proto::node::message::{NodeError, NodeErrorKind, Request, Slot, ViewId};
+use crate::proto::time::Instant;
+
+/// How old the last check may be when something is asked that relies on it.
+const CHECK_EVERY: Duration = Duration::from_millis(50);
+
+/// How old it may be when a reply is believed: what changes unseen, and is not
+/// pushed, changed within this span before the reply.
+const MAX_AGE: Duration = Duration::from_millis(100);
+
+/// A server that takes longer to answer is checked behind each batch: ahead of
+/// it the check would be too old by the time the answers are there.
+const LONGEST_WAY: Duration = Duration::from_millis(40);
+
+const SECTIONS: [&[u8]; 3] = [b"replication", b"stats", b"memory"];
+
+/// Facts that may change while a server runs, and decide whether it is still
+/// fit.
+const CHANGING: [&[u8]; 4] = [
+    b"role",
+    b"master_replid",
+    b"evicted_keys",
+    b"maxmemory_policy",
+];
+
+/// Has a server push what happens to its data.
+const TELL: [&[&[u8]]; 2] = [
+    &[b"HELLO", b"3"],
+    &[b"CLIENT", b"TRACKING", b"ON", b"OPTIN"],
+];
+
+impl Line<'_> {
+    /// Asks who the server is.
+    pub(crate) async fn introduce(&mut self) -> Result<Identity, NodeError> {
+        let (_, identity) = self.ask_identity(&[]).await?;
+        Ok(identity)
+    }
+
+    /// Has the server push on this connection that its data was flushed or
+    /// replaced, and asks who it is: in this order, so that what happens
+    /// afterwards is pushed. False where it does not push, or not for this
+    /// user. No key is tracked for that: tracking costs the server nothing.
+    pub(crate) async fn introduce_and_be_told(&mut self) -> Result<(bool, Identity), NodeError> {
+        let (told, identity) = self.ask_identity(&TELL).await?;
+        let rest = reply_len(&told).ok().flatten().map(|len| &told[len..]);
+        let second = rest.and_then(|rest| Pieces::of(rest).next());
+        let is_told = matches!(
+            (Pieces::of(&told).next(), second),
+            (Some(Piece::List(_)), Some(Piece::Status(_)))
+        );
+        Ok((is_told, identity))
+    }
+
+    /// Sends `ahead` and then asks who the server is; the replies to `ahead`.
+    async fn ask_identity(&mut self, ahead: &[&[&[u8]]]) -> Result<(Vec<u8>, Identity), NodeError> {
+        const SECTIONS: [&[u8]; 5] = [
+            b"server",
+            b"replication",
+            b"stats",
+            b"memory",
+            b"persistence",
+        ];
+        let write = |out: &mut Vec<u8>| {
+            ahead.iter().for_each(|parts| command(out, parts));
+            SECTIONS
+                .iter()
+                .for_each(|section| command(out, &[b"INFO", section]));
+        };
+        let mut answers = self.ask(write, ahead.len() + SECTIONS.len()).await?;
+        let mut len = 0;
+        for _ in ahead {
+            let next = reply_len(&answers[len..]);
+            len += next.ok().flatten().ok_or_else(|| misfit("HELLO"))?;
+        }
+        let mut identity = Identity::default();
+        let mut pieces = Pieces::of(&answers[len..]);
+        for _ in SECTIONS {
+            match pieces.next() {
+                Some(Piece::Bulk(text)) => identity.take_in(text),
+                other => return Err(unexpected(other, "INFO")),
+            }
+        }
+        answers.truncate(len);
+        Ok((answers, identity))
+    }
+}
+
+impl Identity {
+    /// Adds what may change while the server runs.
+    pub(crate) fn take_in_changing(&mut self, section: &[u8]) {
+        let is_wanted = |line: &&[u8]| {
+            let mut names = CHANGING.iter();
+            names.any(|name| {
+                line.strip_prefix(*name)
+                    .is_some_and(|rest| rest.starts_with(b":"))
+            })
+        };
+        let lines = section.split(|&byte| byte == b'\n').filter(is_wanted);
+        lines.for_each(|line| self.take_in(line));
+    }
+
+    /// What of its incarnation can change while it runs. Whoever says nothing
+    /// of evictions has seen none.
+    pub(crate) fn history(&self) -> Option<String> {
+        let history = self.fact("master_replid")?;
+        Some(match self.fact("evicted_keys") {
+            None | Some("0") => history.to_owned(),
+            Some(evicted) => format!("{history}/{evicted}"),
+        })
+    }
+
+    /// Whether it is still the same incarnation.
+    pub(crate) fn check_same(&self, incarnation: &[u8]) -> Result<(), NodeError> {
+        let now = self.history().ok_or_else(|| misfit("INFO"))?;
+        let before = incarnation.iter().position(|&byte| byte == b'/');
+        let before = before.map_or(incarnation, |slash| &incarnation[slash + 1..]);
+        if before == now.as_bytes() {
+            return Ok(());
+        }
+        let replid = |history: &[u8]| history.split(|&byte| byte == b'/').next().map(Vec::from);
+        Err(if replid(before) == replid(now.as_bytes()) {
+            lost_data(
+                "the server has evicted keys, locks maybe among them: keep maxmemory-policy at noeviction",
+            )
+        } else {
+            lost_data("the server was a replica meanwhile, or has got its first one")
+        })
+    }
+}
+
+/// The sections of INFO that a check reads.
+pub(crate) fn sections(with_policy: bool) -> &'static [&'static [u8]] {
+    if with_policy {
+        &SECTIONS
+    } else {
+        &SECTIONS[..2]
+    }
+}
+
+/// Compares what a server says of itself with the incarnation that it was when
+/// the connection was made.
+///
+/// # Errors
+/// It is another server by now, or one that must not hold locks.
+pub(crate) fn verify(
+    replies: &[u8],
+    with_policy: bool,
+    incarnation: &[u8],
+) -> Result<(), NodeError> {
+    let mut identity = Identity::default();
+    let mut pieces = Pieces::of(replies);
+    for _ in sections(with_policy) {
+        match pieces.next() {
+            Some(Piece::Bulk(text)) => identity.take_in_changing(text),
+            other => return Err(unexpected(other, "INFO")),
+        }
+    }
+    let must_say = if with_policy {
+        &["role", "maxmemory_policy"][..]
+    } else {
+        &["role"]
+    };
+    if must_say.iter().any(|name| identity.fact(name).is_none()) {
+        return Err(misfit("INFO"));
+    }
+    identity.check_role()?;
+    identity.check_same(incarnation)?;
+    if with_policy {
+        identity.check_eviction()?;
+    }
+    Ok(())
+}
+
+/// What a server is told that was replaced, or may have been.
+pub(crate) fn lost_data(what_happened: &str) -> NodeError {
+    NodeError::new(
+        NodeErrorKind::LostData,
+        format!("{what_happened}: it grants nothing until it is let in again, after max_ttl"),
+    )
+}
+
+/// When the sending end has the server checked.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    is_told: bool,
+    check_at: Instant,
+}
+
+/// Where a check goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    Ahead,
+    Behind { with_policy: bool },
+}
+
+impl Checks {
+    /// The server was checked at `verified_at`, and pushes what happens to its
+    /// data if it `is_told`.
+    pub(crate) fn new(is_told: bool, verified_at: Instant) -> Self {
+        Self {
+            is_told,
+            check_at: verified_at + CHECK_EVERY,
+        }
+    }
+
+    /// Which check goes with a batch that relies on the server's identity, and
+    /// is `expected` to take so long.
+    pub(crate) fn due(&mut self, now: Instant, expected: Duration) -> Option<Check> {
+        let is_due = now >= self.check_at;
+        if is_due {
+            self.check_at = now + CHECK_EVERY;
+        }
+        if !self.is_told || expected > LONGEST_WAY {
+            return Some(Check::Behind {
+                with_policy: is_due,
+            });
+        }
+        is_due.then_some(Check::Ahead)
+    }
+}
+
+/// The section of a check.
+pub(crate) fn check(with_policy: bool, now: Instant) -> Section {
+    Section::new(Kind::Identity { with_policy }, Vec::new(), now)
+}
+
+/// What the receiving end believes.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    is_told: bool,
+    /// When the newest check that was passed was asked for.
+    verified_at: Instant,
+    /// Something was pushed, or refused, since.
+    is_doubtful: bool,
+    /// Something was pushed in the middle of the replies to a check: what it
+    /// read before the push is out of date.
+    is_pierced: bool,
+    asked_at: Instant,
+    /// Sections and their replies, in the order in which they came, that wait
+    /// for a check. No more than may be in flight, and what follows from it.
+    held: VecDeque<(Section, Vec<u8>)>,
+}
+
+impl Trust {
+    /// See [`Checks::new`].
+    pub(crate) fn new(is_told: bool, verified_at: Instant) -> Self {
+        Self {
+            is_told,
+            verified_at,
+            is_doubtful: false,
+            is_pierced: false,
+            asked_at: verified_at,
+            held: VecDeque::new(),
+        }
+    }
+
+    /// Something happened to the server's data, or may have, while `front` was
+    /// next to be answered, of whose replies `read` bytes were there.
+    pub(crate) fn doubt(&mut self, front: Option<&Section>, read: usize) {
+        self.is_doubtful = true;
+        self.is_pierced |= read > 0 && front.is_some_and(Section::is_check);
+    }
+
+    /// Whether the replies to this section wait for a check. Once one does, all
+    /// that follow do: what came first is settled first.
+    pub(crate) fn must_hold(&self, section: &Section, now: Instant) -> bool {
+        let is_stale = now > self.verified_at + MAX_AGE;
+        !self.held.is_empty()
+            || section.kind.relies_on_identity() && (!self.is_told || self.is_doubtful || is_stale)
+    }
+
+    pub(crate) fn hold(&mut self, section: Section, replies: &[u8]) {
+        self.held.push_back((section, replies.to_vec()));
+    }
+
+    /// A check that was asked for at `asked_at` has been passed.
+    pub(crate) fn verified(&mut self, asked_at: Instant) {
+        if !std::mem::take(&mut self.is_pierced) {
+            self.is_doubtful = false;
+            self.verified_at = self.verified_at.max(asked_at);
+        }
+    }
+
+    /// The next of what waited, if there is nothing to wait for any more.
+    pub(crate) fn next_believed(&mut self) -> Option<(Section, Vec<u8>)> {
+        if self.is_doubtful {
+            return None;
+        }
+        self.held.pop_front()
+    }
+
+    /// Whether a check is to be asked for, none being in flight. Where nothing
+    /// waits for it that is done now and then: a server may be flushed all the
+    /// time.
+    pub(crate) fn wants_check(&mut self, now: Instant) -> bool {
+        let wants = !self.held.is_empty() || self.is_doubtful && now >= self.asked_at + CHECK_EVERY;
+        if wants {
+            self.asked_at = now;
+        }
+        wants
+    }
+
+    /// What waits for a check, oldest first, with its replies.
+    pub(crate) fn waiting(&self) -> &VecDeque<(Section, Vec<u8>)> {
+        &self.held
+    }
+
+    /// The sections that wait for a check.
+    pub(crate) fn held(&mut self) -> impl Iterator<Item = &mut Section> {
+        self.held.iter_mut().map(|(section, _)| section)
+    }
+
+    /// When the first request that waits runs out of time.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.held.iter().map(|(section, _)| section.due()).min()
+    }
+
+    pub(crate) fn into_held(self) -> impl Iterator<Item = Section> {
+        self.held.into_iter().map(|(section, _)| section)
+    }
+}
+
+/// The last count that a server gave for a key with a single owner, and under
+/// which view: under one view counts only grow. Where keys have several owners,
+/// a count that went back on one of them lowers no fence.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Count(Option<(ViewId, u64)>);
+
+impl Count {
+    /// Takes in the count that a granted `request` got.
+    ///
+    /// # Errors
+    /// It is not higher than the one before: the counter was lost, and with it
+    /// maybe locks.
+    pub(crate) fn grow(&mut self, request: &Request, counter: u64) -> Result<(), NodeError> {
+        let &Request::Acquire { view, slot, .. } = request else {
+            return Ok(());
+        };
+        if slot != Slot::SINGLE {
+            return Ok(());
+        }
+        match self.0.replace((view, counter)) {
+            Some((before, last)) if before == view && counter <= last => Err(lost_data(
+                "the server has lost its fence counter, and maybe locks: keep maxmemory-policy at noeviction",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether one of the errors in `replies` may mean that the server is another
+/// by now, such as that it is, or was for a moment, a replica.
+pub(crate) fn is_upset(replies: &[u8]) -> bool {
+    ErrorReply::all(replies)
+        .any(|error| !error.is_no_lock() && !error.is_denial() && error.code != "NOSCRIPT")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::ReplyTo;
+    use crate::node::redis::fuzzing::sections::section;
+    use crate::proto::lease::{Key, Token, Ttl};
+
+    fn at(millis: u64) -> Instant {
+        Instant::default() + Duration::from_millis(millis)
+    }
+
+    /// Two or three sections of INFO.
+    fn info(facts: &[&str]) -> Vec<u8> {
+        let bulk = |text: &&str| format!("${}\r\n{text}\r\n", text.len());
+        facts.iter().map(bulk).collect::<String>().into_bytes()
+    }
+
+    #[test]
+    fn what_a_check_tells() {
+        const ROLE: &str = "# Replication\r\nrole:master\r\nmaster_replid:b\r\n";
+        const NONE: &str = "evicted_keys:0\r\n";
+        const KEEPS: &str = "maxmemory_policy:noeviction\r\n";
+        let told = |facts: &[&str], known: &str| {
+            let outcome = verify(&info(facts), facts.len() == 3, known.as_bytes());
+            outcome.map_err(|error| error.kind())
+        };
+        assert_eq!(told(&[ROLE, NONE, KEEPS], "a/b"), Ok(()));
+        assert_eq!(told(&[ROLE, NONE], "a/b"), Ok(()));
+        // A server that says nothing of evictions; one that had some before.
+        assert_eq!(told(&[ROLE, ""], "a/b"), Ok(()));
+        assert_eq!(told(&[ROLE, "evicted_keys:7\r\n"], "a/b/7"), Ok(()));
+        let lost = Err(NodeErrorKind::LostData);
+        assert_eq!(told(&[ROLE, NONE], "a/c"), lost);
+        assert_eq!(told(&[ROLE, NONE], "a/bb"), lost);
+        assert_eq!(told(&[ROLE, "evicted_keys:7\r\n"], "a/b"), lost);
+        assert_eq!(told(&[ROLE, "evicted_keys:8\r\n"], "a/b/7"), lost);
+        // The statistics were reset.
+        assert_eq!(told(&[ROLE, NONE], "a/b/7"), lost);
+        let replica = "role:slave\r\nmaster_replid:b\r\n";
+        let unsuitable = Err(NodeErrorKind::Unsuitable);
+        assert_eq!(told(&[replica, NONE], "a/b"), unsuitable);
+        let evicts = "maxmemory_policy:volatile-ttl\r\n";
+        assert_eq!(told(&[ROLE, NONE, evicts], "a/b"), unsuitable);
+        let misfit = Err(NodeErrorKind::Protocol);
+        assert_eq!(told(&["role:master\r\n", NONE], "a/b"), misfit);
+        let refused = verify(b"-NOPERM no\r\n", false, b"a/b").unwrap_err();
+        assert_eq!(refused.kind(), NodeErrorKind::Denied);
+    }
+
+    #[test]
+    fn a_check_goes_ahead_now_and_then_and_behind_where_nothing_is_pushed() {
+        let quick = Duration::from_millis(1);
+        let behind = |with_policy| Some(Check::Behind { with_policy });
+        let mut told = Checks::new(true, at(0));
+        assert_eq!(told.due(at(49), quick), None);
+        assert_eq!(told.due(at(50), quick), Some(Check::Ahead));
+        assert_eq!(told.due(at(99), quick), None);
+        // The first after a pause.
+        assert_eq!(told.due(at(5_000), quick), Some(Check::Ahead));
+        assert_eq!(told.due(at(5_001), LONGEST_WAY + quick), behind(false));
+        let mut untold = Checks::new(false, at(0));
+        assert_eq!(untold.due(at(1), quick), behind(false));
+        assert_eq!(untold.due(at(50), quick), behind(true));
+        assert_eq!(untold.due(at(51), quick), behind(false));
+    }
+
+    fn of_kind(kind: u8) -> Section {
+        let keys = [Key::new("a").unwrap()];
+        section(kind, &keys, &mut ReplyTo::nobody)
+    }
+
+    /// Sections by their number: an extend, a release, STATUS, a check.
+    const EXTEND: u8 = 3;
+    const RELEASE: u8 = 4;
+    const STATUS: u8 = 11;
+    const CHECK: u8 = 19;
+
+    #[test]
+    fn replies_wait_for_a_check_in_their_order() {
+        let mut trust = Trust::new(true, at(0));
+        let holds = |trust: &Trust, kind, millis| trust.must_hold(&of_kind(kind), at(millis));
+        for kind in [EXTEND, RELEASE, STATUS] {
+            assert!(!holds(&trust, kind, 100), "{kind}");
+            assert_eq!(holds(&trust, kind, 101), kind != RELEASE, "{kind}");
+        }
+        trust.doubt(Some(&of_kind(EXTEND)), 0);
+        assert!(holds(&trust, EXTEND, 1) && !holds(&trust, RELEASE, 1));
+        trust.hold(of_kind(EXTEND), b"first");
+        assert!(holds(&trust, RELEASE, 1), "it does not overtake");
+        trust.hold(of_kind(RELEASE), b"second");
+        assert!(trust.wants_check(at(1)) && trust.next_believed().is_none());
+        trust.verified(at(1));
+        let released: Vec<_> = std::iter::from_fn(|| trust.next_believed())
+            .map(|(_, replies)| replies)
+            .collect();
+        assert_eq!(released, [&b"first"[..], b"second"]);
+        assert!(!holds(&trust, EXTEND, 101) && holds(&trust, EXTEND, 102));
+        assert!(!trust.wants_check(at(1_000)));
+    }
+
+    #[test]
+    fn a_push_in_the_midst_of_a_check_voids_it() {
+        let mut trust = Trust::new(true, at(0));
+        trust.doubt(Some(&of_kind(CHECK)), 9);
+        trust.verified(at(1));
+        assert!(trust.must_hold(&of_kind(EXTEND), at(1)));
+        trust.verified(at(2));
+        assert!(!trust.must_hold(&of_kind(EXTEND), at(2)));
+        // One that stands ahead of all its replies does not.
+        trust.doubt(Some(&of_kind(CHECK)), 0);
+        trust.verified(at(3));
+        assert!(!trust.must_hold(&of_kind(EXTEND), at(3)));
+    }
+
+    #[test]
+    fn a_server_that_is_flushed_all_the_time_is_checked_now_and_then() {
+        let mut trust = Trust::new(true, at(0));
+        let mut checks = 0;
+        for millis in 0..1_000 {
+            trust.doubt(None, 0);
+            checks += u32::from(trust.wants_check(at(millis)));
+        }
+        assert_eq!(checks, 19);
+    }
+
+    #[test]
+    fn counts_grow_under_one_view() {
+        let request = |epoch, slot| {
+            let second = Duration::from_secs(1);
+            Request::Acquire {
+                view: ViewId { epoch, digest: 1 },
+                key: Key::new("a").unwrap(),
+                token: Token::new(1, None),
+                ttl: Ttl::new(second, second).unwrap(),
+                slot,
+                floor: 0,
+            }
+        };
+        let shared = Slot {
+            replicas: 3,
+            ..Slot::SINGLE
+        };
+        let mut count = Count::default();
+        let mut grow = |epoch, slot, counter| count.grow(&request(epoch, slot), counter).is_ok();
+        assert!(grow(1, Slot::SINGLE, 5) && grow(1, Slot::SINGLE, 6));
+        assert!(grow(1, shared, 1), "it has a counter of its own");
+        assert!(grow(2, Slot::SINGLE, 1), "it starts anew");
+        assert!(!grow(2, Slot::SINGLE, 1), "an equal one");
+        assert!(!grow(2, Slot::SINGLE, 0));
+    }
+}

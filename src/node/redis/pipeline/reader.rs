@@ -1,0 +1,404 @@
+//! One connection's life, on the side of the node's task: it takes in what the
+//! server says, watches the clock, and writes what no caller could.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock;
+use crate::node::redis::codec::encode::Dialect;
+use crate::node::redis::connection::address::Address;
+use crate::node::redis::connection::clock_monitor;
+use crate::node::redis::connection::clock_monitor::{Verdict, Wall};
+use crate::node::redis::connection::error::{broken, no_reply};
+use crate::node::redis::connection::handshake::Connection;
+use crate::node::redis::connection::stream::{Receiver, Sender};
+use crate::node::redis::pipeline::batch::{Kind, Section};
+use crate::node::redis::pipeline::completion::{Server, settle};
+use crate::node::redis::pipeline::identity_check;
+use crate::node::redis::pipeline::identity_check::{Checks, Count, Trust};
+use crate::node::redis::pipeline::state::{Answers, Lane, Settlement, closed, deliver};
+use crate::node::redis::pipeline::writer::{Link, is_absent};
+use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, reply_len};
+use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus};
+use crate::proto::time::{Instant, outwait};
+use crate::telemetry::events;
+
+/// Spare room for each read.
+const READ_SIZE: usize = 16 * 1024;
+
+/// How often a server that is another incarnation is asked whether it has been
+/// let in again.
+const RECHECK: Duration = Duration::from_millis(500);
+
+/// One connection's life.
+pub(crate) struct Session<'a> {
+    lane: &'a Lane,
+    address: &'a Address,
+    wall: &'a mut Wall,
+    dialect: Arc<Dialect>,
+    status: NodeStatus,
+    trust: Trust,
+    count: Count,
+    recheck_at: Instant,
+    /// Oldest first; the lane has what was sent last.
+    in_flight: VecDeque<Section>,
+    inbox: Inbox,
+    answers: Answers,
+}
+
+/// What has been read and not been settled.
+#[derive(Default)]
+struct Inbox {
+    bytes: Vec<u8>,
+    /// The replies up to here are whole, but others of their section are not.
+    scanned: usize,
+}
+
+/// What stands next in what has been read.
+enum Next {
+    /// All replies to the oldest section: so many bytes.
+    Replies(usize),
+    /// What nobody asked for, and what is taken out now.
+    Push,
+    /// Nothing that is whole.
+    More,
+}
+
+impl Inbox {
+    /// Looks behind the bytes that are settled.
+    fn next(&mut self, settled: usize, front: Option<&mut Section>) -> Result<Next, Malformed> {
+        let is_asked = front.is_some();
+        let whole = match front {
+            Some(section) => section.whole(&self.bytes[settled..], &mut self.scanned)?,
+            None => None,
+        };
+        let at = settled + self.scanned;
+        match whole {
+            Some(len) => Ok(Next::Replies(len)),
+            None if take_push(&mut self.bytes, at)? => Ok(Next::Push),
+            // A push may be there in part; nothing else was asked for.
+            None if is_asked || self.bytes[at..].first().is_none_or(|&kind| kind == b'>') => {
+                Ok(Next::More)
+            }
+            None => Err(Malformed),
+        }
+    }
+}
+
+/// Takes a push out of `bytes` if one begins at `at` and is whole. Whatever it
+/// says, only that the data was flushed can have led to it: no key is tracked.
+pub(crate) fn take_push(bytes: &mut Vec<u8>, at: usize) -> Result<bool, Malformed> {
+    if bytes.get(at) != Some(&b'>') {
+        return Ok(false);
+    }
+    match reply_len(&bytes[at..])? {
+        Some(len) => {
+            bytes.drain(at..at + len);
+            Ok(true)
+        }
+        None if bytes.len() - at > MAX_REPLY => Err(Malformed),
+        None => Ok(false),
+    }
+}
+
+/// What a caller could not write, and how far it has been written.
+#[derive(Default)]
+struct Backlog {
+    bytes: Vec<u8>,
+    written: usize,
+    is_pending: bool,
+}
+
+impl<'a> Session<'a> {
+    /// Serves the lane until the connection breaks or the lane is closed and
+    /// empty; says why it ended, and what the server was last known to be.
+    /// Whatever is unanswered then is failed.
+    pub(crate) async fn serve(
+        lane: &'a Lane,
+        address: &'a Address,
+        wall: &'a mut Wall,
+        connection: Connection,
+    ) -> (NodeError, NodeStatus) {
+        let Connection {
+            stream,
+            dialect,
+            status,
+            clock: (asked_at, time),
+            is_told,
+            verified_at,
+            is_doubtful,
+        } = connection;
+        let (receiver, sender) = stream.into_ends();
+        let dialect = Arc::new(dialect);
+        let checks = Checks::new(is_told, verified_at);
+        let mut link = Link::new(
+            Arc::clone(&dialect),
+            status.clone(),
+            checks,
+            sender.socket(),
+        );
+        let mut session = Self {
+            lane,
+            address,
+            wall,
+            dialect,
+            status,
+            trust: Trust::new(is_told, verified_at),
+            count: Count::default(),
+            recheck_at: clock::now() + RECHECK,
+            in_flight: VecDeque::new(),
+            inbox: Inbox::default(),
+            answers: Answers::new(),
+        };
+        if is_doubtful {
+            session.trust.doubt(None, 0);
+        }
+        session.wall.belongs_to(&session.dialect.incarnation);
+        session.read_clock(asked_at, time);
+        link.bench = session.wall.bench();
+        lane.connected(link);
+        let error = session.pump(receiver, sender).await;
+        session.in_flight.extend(lane.disconnected());
+        for section in session.trust.into_held().chain(session.in_flight) {
+            section.fail(&error);
+        }
+        (error, session.status)
+    }
+
+    async fn pump(&mut self, mut receiver: Receiver, mut sender: Sender) -> NodeError {
+        let timer = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(timer);
+        let mut timer_at = None;
+        let mut backlog = Backlog::default();
+        loop {
+            let recheck = is_absent(&self.status).then_some(self.recheck_at);
+            let due = [recheck, self.trust.due()].into_iter().flatten().min();
+            let duties = self.lane.duties(&mut self.in_flight, due);
+            if let Some(bytes) = duties.backlog {
+                backlog = Backlog::of(bytes);
+            }
+            if duties.is_over && !backlog.is_pending {
+                return closed();
+            }
+            if timer_at != duties.timer {
+                timer_at = duties.timer;
+                if let Some(at) = timer_at {
+                    let left = at.saturating_since(clock::now());
+                    timer.as_mut().reset(tokio::time::Instant::now() + left);
+                }
+            }
+            // With replies coming in all the time the timer is never looked at.
+            let is_late = timer_at.is_some_and(|at| clock::now() >= at);
+            self.inbox.bytes.reserve(READ_SIZE);
+            tokio::select! {
+                biased;
+                read = receiver.read(&mut self.inbox.bytes), if !is_late => {
+                    let taken = match read {
+                        Ok(0) => Err(self.broken(&io::ErrorKind::UnexpectedEof.into())),
+                        Ok(_) => self.take_in(),
+                        Err(error) => Err(self.broken(&error)),
+                    };
+                    if let Err(error) = taken {
+                        return error;
+                    }
+                }
+                written = backlog.write(&mut sender), if backlog.is_pending => match written {
+                    Ok(()) if backlog.is_pending => {}
+                    Ok(()) => self.lane.backlog_sent(),
+                    Err(error) => return self.broken(&error),
+                },
+                () = self.lane.attention() => self.lane.resume(),
+                () = async { if !is_late { timer.as_mut().await } }, if timer_at.is_some() => {
+                    timer_at = None;
+                    if self.expire() {
+                        let message = format!("{} has stopped answering", self.address);
+                        return NodeError::new(NodeErrorKind::Timeout, message);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers what has run out of time; true if the connection is stuck.
+    fn expire(&mut self) -> bool {
+        let now = clock::now();
+        self.lane.expire(now);
+        self.lane.collect_sent(&mut self.in_flight);
+        let mut is_stuck = false;
+        for section in self.trust.held().chain(&mut self.in_flight) {
+            is_stuck |= section.expire(now);
+        }
+        if is_absent(&self.status) && now >= self.recheck_at {
+            self.recheck_at = now + RECHECK;
+            let recheck = Section::new(Kind::Recheck, Vec::new(), now);
+            self.lane.settled(Settlement {
+                follow_ups: vec![recheck],
+                ..Settlement::default()
+            });
+        }
+        is_stuck
+    }
+
+    /// Settles every section whose replies are all there. What follows from
+    /// them is sent before the callers are woken: the server and they then
+    /// work at the same time.
+    fn take_in(&mut self) -> Result<(), NodeError> {
+        self.lane.collect_sent(&mut self.in_flight);
+        let now = clock::now();
+        // Its room is used again and again.
+        let mut answers = std::mem::take(&mut self.answers);
+        let mut settlement = Settlement {
+            count: self.count,
+            ..Settlement::default()
+        };
+        let mut settled = 0;
+        let outcome = loop {
+            match self.inbox.next(settled, self.in_flight.front_mut()) {
+                Ok(Next::More) => break Ok(()),
+                Ok(Next::Push) => self.trust.doubt(self.in_flight.front(), self.inbox.scanned),
+                Err(Malformed) => break Err(no_reply(self.address)),
+                Ok(Next::Replies(len)) => {
+                    let replies = settled..settled + len;
+                    settled += len;
+                    let outcome = self.settle_front(replies, now, &mut settlement, &mut answers);
+                    if outcome.is_err() {
+                        break outcome;
+                    }
+                }
+            }
+        };
+        self.inbox.bytes.drain(..settled);
+        self.count = settlement.count;
+        if let Some(status) = &settlement.status {
+            self.status = status.clone();
+        }
+        if self.trust.wants_check(now) && !self.in_flight.iter().any(Section::is_check) {
+            // Ahead of what follows from replies that wait for it.
+            settlement
+                .follow_ups
+                .insert(0, identity_check::check(true, now));
+        }
+        settlement.bench = self.wall.bench();
+        self.lane.settled(settlement);
+        deliver(&mut answers);
+        self.answers = answers;
+        outcome
+    }
+
+    /// Settles the oldest section, whose `replies` stand there in the inbox, or
+    /// has it wait until the server has said that it is still the same.
+    fn settle_front(
+        &mut self,
+        replies: Range<usize>,
+        now: Instant,
+        settlement: &mut Settlement,
+        answers: &mut Answers,
+    ) -> Result<(), NodeError> {
+        let Some(section) = self.in_flight.pop_front() else {
+            return Ok(());
+        };
+        let replies = &self.inbox.bytes[replies];
+        if section.kind == Kind::Clock {
+            let time = clock_monitor::time(replies)?;
+            self.read_clock(section.sent_at, time);
+            return Ok(());
+        }
+        if section.is_refused && identity_check::is_upset(replies) {
+            self.trust.doubt(None, 0);
+        }
+        if section.is_check() {
+            let asked_at = section.sent_at;
+            settle(section, replies, &self.server(), settlement, answers)?;
+            self.trust.verified(asked_at);
+            while let Some((section, replies)) = self.trust.next_believed() {
+                settle(section, &replies, &self.server(), settlement, answers)?;
+            }
+            return Ok(());
+        }
+        if self.trust.must_hold(&section, now) {
+            self.trust.hold(section, replies);
+            return Ok(());
+        }
+        settle(section, replies, &self.server(), settlement, answers)
+    }
+
+    /// What is known of the server when it replies to a section that is settled
+    /// now: what waits for a check was sent after that, as what is in flight.
+    fn server(&self) -> Server<'_> {
+        Server {
+            dialect: &self.dialect,
+            status: &self.status,
+            bench: self.wall.bench(),
+            held: self.trust.waiting(),
+            in_flight: &self.in_flight,
+        }
+    }
+
+    /// Compares the server's clock, as asked for at `asked_at`, with one's own.
+    fn read_clock(&mut self, asked_at: Instant, time: Duration) {
+        let longest_ttl = self.lane.longest_ttl();
+        let node = self.address;
+        match self.wall.read(asked_at, clock::now(), time, longest_ttl) {
+            Verdict::Steady => {}
+            Verdict::Ahead(step) => {
+                events::clock_stepped(node, step, outwait(longest_ttl));
+            }
+            Verdict::Back(step) => events::clock_stepped_back(node, step),
+        }
+    }
+
+    fn broken(&self, error: &io::Error) -> NodeError {
+        broken(self.address, error)
+    }
+}
+
+impl Section {
+    /// The length of its replies at the beginning of `bytes`; `None`: more is
+    /// to come. What has been looked at is not looked at again.
+    pub(crate) fn whole(
+        &mut self,
+        bytes: &[u8],
+        scanned: &mut usize,
+    ) -> Result<Option<usize>, Malformed> {
+        while self.replies_due > 0 {
+            // What was pushed is no reply to it.
+            if bytes.get(*scanned) == Some(&b'>') {
+                return Ok(None);
+            }
+            match reply_len(&bytes[*scanned..])? {
+                Some(len) => {
+                    self.is_refused |= bytes[*scanned] == b'-';
+                    *scanned += len;
+                    self.replies_due -= 1;
+                }
+                None if bytes.len() > MAX_REPLY => return Err(Malformed),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(std::mem::take(scanned)))
+    }
+}
+
+impl Backlog {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            written: 0,
+            is_pending: true,
+        }
+    }
+
+    /// Writes once, or flushes. Cancel safe.
+    async fn write(&mut self, sender: &mut Sender) -> io::Result<()> {
+        if self.written < self.bytes.len() {
+            self.written += sender.write(&self.bytes[self.written..]).await?;
+        } else {
+            sender.flush().await?;
+            self.is_pending = false;
+        }
+        Ok(())
+    }
+}

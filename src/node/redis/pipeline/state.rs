@@ -1,0 +1,406 @@
+//! The queue between the callers and a connection. Who finds the line free
+//! sends what waits, with no task in between.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use crate::config::RouterConfig;
+use crate::node::ReplyTo;
+use crate::node::redis::connection::clock_monitor::Bench;
+use crate::node::redis::pipeline::batch::Section;
+use crate::node::redis::pipeline::identity_check::Count;
+use crate::node::redis::pipeline::queue::Queue;
+use crate::node::redis::pipeline::script_reload::without_released;
+use crate::node::redis::pipeline::writer::Link;
+use crate::proto::node::message::{Answer, NodeError, NodeErrorKind, NodeStatus, Request};
+use crate::proto::time::Instant;
+use crate::runtime::origin::Origin;
+use crate::telemetry::metrics::LaneMeter;
+
+/// Times that one caller writes for others, at the most, before it leaves that
+/// to the node's task.
+const MAX_LED: usize = 8;
+
+/// A request that is yet to be answered.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) request: Request,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: ReplyTo,
+}
+
+/// Answers that are to be given once no lock is held: who takes one in may
+/// have the next request already.
+pub(crate) type Answers = Vec<(ReplyTo, Answer)>;
+
+/// The queue of one node, and the sending end of its connection.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    state: Mutex<State>,
+    /// Has the node's task look: something is to be written or timed, or the
+    /// lane was closed.
+    attention: Notify,
+    /// In milliseconds; 0: nobody has said, it is the default.
+    longest_ttl: AtomicU64,
+    meter: LaneMeter,
+    origin: Origin,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: Queue,
+    /// When the node's task looks at the clock, at the latest.
+    timer: Option<Instant>,
+    line: Line,
+    is_closed: bool,
+}
+
+/// What becomes of a new request.
+#[derive(Debug, Default)]
+enum Line {
+    /// It waits for a connection that is being made.
+    #[default]
+    Connecting,
+    /// It is sent.
+    Up(Box<Link>),
+    /// It fails at once: the server could not be reached a moment ago.
+    Down(NodeError),
+}
+
+/// What the node's task is to do next.
+#[derive(Debug)]
+pub(crate) struct Duties {
+    /// When to look at the clock, if anything waits.
+    pub(crate) timer: Option<Instant>,
+    /// Bytes that nobody could send at once.
+    pub(crate) backlog: Option<Vec<u8>>,
+    /// The lane is closed, and all that was queued has been sent.
+    pub(crate) is_over: bool,
+}
+
+impl State {
+    /// Why `request` is not even queued.
+    fn refusal(&self, request: &Request, deadline: Instant) -> Option<NodeError> {
+        let error = match &self.line {
+            _ if self.is_closed => closed(),
+            Line::Down(error) => error.clone(),
+            _ if self.queue.is_full_for(request) => overloaded(),
+            Line::Up(link)
+                if matches!(request, Request::Acquire { .. })
+                    && link.is_in_vain(deadline, self.queue.acquires()) =>
+            {
+                overloaded()
+            }
+            Line::Connecting | Line::Up(_) => return None,
+        };
+        Some(error.unsent())
+    }
+
+    fn link(&mut self) -> Option<&mut Link> {
+        match &mut self.line {
+            Line::Up(link) => Some(link),
+            _ => None,
+        }
+    }
+}
+
+impl Lane {
+    pub(crate) fn new(meter: LaneMeter, is_literal: bool) -> Self {
+        let state = State {
+            queue: Queue::new(is_literal),
+            ..State::default()
+        };
+        Self {
+            meter,
+            state: Mutex::new(state),
+            ..Self::default()
+        }
+    }
+
+    /// Queues a request, or says at once why not; sends it if the line is free.
+    pub(crate) fn submit(&self, pending: Pending) {
+        if self.origin.is_elsewhere() {
+            return pending.reply.send(Err(forked().unsent()));
+        }
+        let mut state = self.state.lock();
+        if let Some(error) = state.refusal(&pending.request, pending.deadline) {
+            drop(state);
+            return pending.reply.send(Err(error));
+        }
+        let deadline = pending.deadline;
+        state.queue.push(pending);
+        if state.timer.is_none_or(|timer| deadline < timer) {
+            self.attention.notify_one();
+        }
+        self.lead(state);
+    }
+
+    /// Sends what waits, batch by batch, as long as the line is free for it.
+    /// The lock is let go while bytes are written: others queue up meanwhile.
+    fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        let mut answers = Answers::new();
+        let mut led = 0;
+        loop {
+            if led == MAX_LED {
+                self.attention.notify_one();
+                break;
+            }
+            led += 1;
+            let State { line, queue, .. } = &mut *state;
+            let Line::Up(link) = line else { break };
+            link.fill(queue, &mut answers, &self.meter.batch);
+            let Some(socket) = link.socket_for_output() else {
+                if link.has_backlog() {
+                    self.attention.notify_one();
+                }
+                break;
+            };
+            let bytes = link.begin_sending();
+            let sent = MutexGuard::unlocked(&mut state, || socket.try_write(&bytes));
+            // The connection may have been given up meanwhile.
+            let link = state.link().filter(|link| link.is_on(&socket));
+            let Some(link) = link else { break };
+            link.end_sending(bytes, sent.unwrap_or_else(give_up));
+        }
+        self.meter.queue.set(state.queue.len() as u32);
+        drop(state);
+        deliver(&mut answers);
+    }
+
+    /// No lock is to last longer. What was longer before may still be there.
+    pub(crate) fn heed_longest_ttl(&self, ttl: Duration) {
+        let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        self.longest_ttl.fetch_max(millis, Ordering::Relaxed);
+    }
+
+    pub(crate) fn longest_ttl(&self) -> Duration {
+        match self.longest_ttl.load(Ordering::Relaxed) {
+            0 => RouterConfig::default().max_ttl,
+            millis => Duration::from_millis(millis),
+        }
+    }
+
+    /// Goes on with what a caller has left to the node's task.
+    pub(crate) fn resume(&self) {
+        self.lead(self.state.lock());
+    }
+
+    /// Goes on with a new connection.
+    pub(crate) fn connected(&self, link: Link) {
+        let mut state = self.state.lock();
+        state.line = Line::Up(Box::new(link));
+        self.meter.connected.set(1);
+        self.lead(state);
+    }
+
+    /// The connection is gone: what was sent on it comes back, and new
+    /// requests wait for the next one.
+    pub(crate) fn disconnected(&self) -> VecDeque<Section> {
+        let line = std::mem::take(&mut self.state.lock().line);
+        self.meter.connected.set(0);
+        match line {
+            Line::Up(link) => link.sent,
+            _ => VecDeque::new(),
+        }
+    }
+
+    /// A connection that had been found fit has broken.
+    pub(crate) fn lost(&self) {
+        self.meter.lost.add_one();
+    }
+
+    /// Fails what waits, and what comes until there is a connection.
+    pub(crate) fn fail(&self, error: &NodeError) {
+        let mut state = self.state.lock();
+        let failed = state.queue.take_all();
+        state.line = Line::Down(error.clone());
+        self.meter.queue.set(0);
+        drop(state);
+        for pending in failed {
+            pending.reply.send(Err(error.clone().unsent()));
+        }
+    }
+
+    /// Refuses new requests from now on; what is queued is still sent.
+    pub(crate) fn close(&self) {
+        if self.origin.is_elsewhere() {
+            return;
+        }
+        self.state.lock().is_closed = true;
+        self.attention.notify_one();
+    }
+
+    /// The node's task has ended, perhaps with its runtime: nobody else reads
+    /// answers or minds deadlines. What waits is failed, and what comes later.
+    pub(crate) fn end(&self) {
+        self.state.lock().is_closed = true;
+        let cut_off = self.disconnected();
+        self.fail(&closed());
+        for section in cut_off {
+            section.fail(&closed());
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().is_closed
+    }
+
+    /// Wakes the node's task when there is something for it to do.
+    pub(crate) async fn attention(&self) {
+        self.attention.notified().await;
+    }
+
+    /// What the node's task is to do. It takes over what has been sent; `due`
+    /// is when else it must look at the clock.
+    pub(crate) fn duties(&self, in_flight: &mut VecDeque<Section>, due: Option<Instant>) -> Duties {
+        let mut state = self.state.lock();
+        let backlog = state.link().and_then(|link| {
+            in_flight.append(&mut link.sent);
+            link.take_backlog()
+        });
+        let is_idle = state.queue.is_empty() && in_flight.is_empty();
+        let queued = state.queue.expires();
+        let sent = in_flight.iter().map(Section::due).min();
+        // A timer that is early is left alone: otherwise an idle lane would
+        // set one with every request.
+        let times = [queued, sent, due, state.timer];
+        state.timer = times.into_iter().flatten().min();
+        Duties {
+            timer: state.timer,
+            is_over: state.is_closed && is_idle && backlog.is_none(),
+            backlog,
+        }
+    }
+
+    /// The timer has gone off: answers what has waited past its deadline.
+    pub(crate) fn expire(&self, now: Instant) {
+        let mut state = self.state.lock();
+        state.timer = None;
+        let expired = state.queue.expire(now);
+        self.meter.queue.set(state.queue.len() as u32);
+        drop(state);
+        for pending in expired {
+            pending.reply.send(Err(unasked()));
+        }
+    }
+
+    /// The node's task takes over what has been sent.
+    pub(crate) fn collect_sent(&self, in_flight: &mut VecDeque<Section>) {
+        if let Some(link) = self.state.lock().link() {
+            in_flight.append(&mut link.sent);
+        }
+    }
+
+    /// The backlog has been written.
+    pub(crate) fn backlog_sent(&self) {
+        let mut state = self.state.lock();
+        if let Some(link) = state.link() {
+            link.end_backlog();
+        }
+        self.lead(state);
+    }
+
+    /// Batches are answered: sends what follows from it, then what waits.
+    pub(crate) fn settled(&self, settlement: Settlement) {
+        let mut state = self.state.lock();
+        let (mut again, mut answers) = (settlement.again, Answers::new());
+        if settlement.is_unloaded
+            && let Some(link) = state.link()
+        {
+            again = without_released(again, link.sent.iter(), &mut answers);
+            link.reload();
+        }
+        state.queue.push_again(again);
+        if let Some(link) = state.link() {
+            if let Some(status) = settlement.status {
+                link.status = status;
+            }
+            link.bench = settlement.bench.or(link.bench);
+            if settlement.is_denied {
+                link.abilities.forget_commands();
+            }
+            if let Some(was_good) = settlement.joined {
+                link.caution.learn(was_good);
+            }
+            for section in settlement.follow_ups {
+                link.push(section);
+            }
+            if settlement.batches > 0 {
+                link.end_batches(settlement.batches);
+            }
+        }
+        self.lead(state);
+        deliver(&mut answers);
+    }
+}
+
+/// What the replies of the server lead to, beside answers.
+#[derive(Debug, Default)]
+pub(crate) struct Settlement {
+    /// Batches that are answered in full.
+    pub(crate) batches: usize,
+    /// Requests that go ahead of all that wait.
+    pub(crate) again: Vec<Pending>,
+    /// Questions that go out at once.
+    pub(crate) follow_ups: Vec<Section>,
+    /// What the server serves now.
+    pub(crate) status: Option<NodeStatus>,
+    /// Whether the keys could be set that were last to be set together.
+    pub(crate) joined: Option<bool>,
+    /// The server's clock was stepped.
+    pub(crate) bench: Option<Bench>,
+    /// The last count that the server gave.
+    pub(crate) count: Count,
+    /// The user may not use commands that other forms can stand in for.
+    pub(crate) is_denied: bool,
+    /// The server has lost its scripts.
+    pub(crate) is_unloaded: bool,
+}
+
+pub(crate) fn deliver(answers: &mut Answers) {
+    for (reply, answer) in answers.drain(..) {
+        reply.send(answer);
+    }
+}
+
+/// Nothing could be written. Whether the socket is full or broken, the node's
+/// task finds out when it writes.
+fn give_up(_: io::Error) -> usize {
+    0
+}
+
+/// Its time was over before the connection was ready for it.
+fn unasked() -> NodeError {
+    let message =
+        "no answer within the node timeout: the node has not answered what it was asked before";
+    NodeError::new(NodeErrorKind::Timeout, message).unsent()
+}
+
+fn overloaded() -> NodeError {
+    let message = "too many requests wait for this node: it is slower than its callers";
+    NodeError::new(NodeErrorKind::Overloaded, message)
+}
+
+pub(crate) fn unsent_in_time() -> NodeError {
+    let message = "the node was not asked in time: too many requests wait for it";
+    NodeError::new(NodeErrorKind::Overloaded, message).unsent()
+}
+
+pub(crate) fn timeout() -> NodeError {
+    NodeError::new(NodeErrorKind::Timeout, "no answer within the node timeout")
+}
+
+pub(crate) fn closed() -> NodeError {
+    let message = "the router was shut down, or the runtime that made it has ended";
+    NodeError::new(NodeErrorKind::Closed, message)
+}
+
+fn forked() -> NodeError {
+    let message = "the connection belongs to the process that this one was forked from";
+    NodeError::new(NodeErrorKind::Closed, message)
+}

@@ -1,0 +1,10 @@
+//! Which nodes there are, and how that changes: views, the vote over the next
+//! one, what a coordinator does, and the start of a cluster.
+
+pub mod new_start;
+pub mod paxos;
+mod requests;
+mod takeback;
+pub mod topology;
+pub mod transition;
+pub mod view;

@@ -1,0 +1,62 @@
+//! Who took a change back, told to whoever carries it out.
+//!
+//! Neither ballots nor views name anybody. So who aborts holds, for a few
+//! seconds, an ordinary lock under a name of ringlock's own, and who is stopped
+//! reads its holder. It is advice: what stops a change is the vote.
+
+use std::mem::ManuallyDrop;
+use std::time::Duration;
+
+use crate::clock;
+use crate::error::Error;
+use crate::lease::guard::Guard;
+use crate::router::Router;
+
+/// The key of the note. One name is enough: it is read at once.
+const KEY: &str = "ringlock/abort";
+
+/// How long the note stays at most; who is stopped looks every half second.
+const STAYS: Duration = Duration::from_secs(3);
+
+/// How long leaving or reading it may take: it must not hold up the abort.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// A note that was left; it goes by itself.
+pub(crate) struct Note(Option<Guard>);
+
+impl Note {
+    /// Leaves the note, where that is possible.
+    pub(crate) async fn leave(router: &Router) -> Self {
+        let ttl = STAYS.min(router.max_ttl());
+        let lock = router.try_acquire(KEY).ttl(ttl).into_future();
+        let guard = clock::within(Some(clock::now() + LIMIT), lock).await;
+        Self(guard.and_then(Result::ok))
+    }
+}
+
+impl Drop for Note {
+    /// It outlives the call that left it. Where the process ends first, the
+    /// entry's ttl ends it.
+    fn drop(&mut self) {
+        if let (Some(guard), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            let guard = ManuallyDrop::new(guard);
+            runtime.spawn(async move {
+                clock::sleep_until(clock::now() + STAYS).await;
+                drop(ManuallyDrop::into_inner(guard));
+            });
+        }
+    }
+}
+
+/// Who left a note in the last few seconds, by its label.
+pub(crate) async fn author(router: &Router) -> Option<String> {
+    let ttl = STAYS.min(router.max_ttl());
+    let lock = router.try_acquire(KEY).ttl(ttl).into_future();
+    match clock::within(Some(clock::now() + LIMIT), lock).await? {
+        Err(Error::Contended {
+            holder: Some(holder),
+            ..
+        }) => Some(holder.to_string()),
+        _ => None,
+    }
+}

@@ -1,0 +1,328 @@
+//! Carrying out a change: look, do what the [`Transition`] says, look again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock;
+use crate::cluster::nodes::{Fleet, Peer};
+use crate::cluster::proposer;
+use crate::cluster::proposer::{Vote, fresh_nonce};
+use crate::cluster::snapshot::{Survey, tell};
+use crate::error::NodeCause;
+use crate::node::ReplyTo;
+use crate::proto::membership::transition::{
+    Goal, Move, Obstacle, Transition, Waiting, adopt_under,
+};
+use crate::proto::membership::view::View;
+use crate::proto::node::message::{Nonce, Reply, Request, ViewId};
+use crate::proto::quorum::majority;
+use crate::proto::time::Instant;
+use crate::rebalancer::{Phase, Progress, RebalanceError, Rebalancer, Report, abort_note};
+
+/// Time between two looks while nothing else is to be done.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The same while a node is expected to follow in an instant.
+const LOOK_SOON: Duration = Duration::from_millis(20);
+
+/// A change under way.
+pub(crate) struct Course<'a> {
+    rebalancer: &'a Rebalancer,
+    transition: Transition,
+    goal: Goal,
+    /// Everybody that was met, by name.
+    peers: BTreeMap<String, Peer>,
+    /// Members of earlier views that later ones do not name, and how to tell
+    /// them so.
+    former: BTreeMap<String, Nonce>,
+    begun: Instant,
+    /// What was in force then.
+    from: Arc<View>,
+    blocked_since: Option<Instant>,
+    /// Members that must serve the view in the end, silent ones too.
+    awaited: BTreeSet<String>,
+    /// It is also to outdate plans.
+    is_outdating: bool,
+}
+
+/// What a step leaves to be done.
+enum After {
+    Look(Duration),
+    Over,
+}
+
+impl<'a> Course<'a> {
+    pub(crate) fn new(
+        rebalancer: &'a Rebalancer,
+        fleet: &Fleet,
+        goal: Goal,
+        fenced: BTreeSet<String>,
+        retired: Vec<(String, ViewId)>,
+    ) -> Self {
+        Self {
+            rebalancer,
+            transition: Transition::new(goal.clone(), Arc::clone(&fleet.view))
+                .with_fenced(fenced)
+                .with_retired(retired),
+            goal,
+            peers: BTreeMap::new(),
+            former: BTreeMap::new(),
+            begun: clock::now(),
+            from: Arc::clone(&fleet.view),
+            blocked_since: None,
+            awaited: BTreeSet::new(),
+            is_outdating: false,
+        }
+    }
+
+    /// Has these members serve the view before it is over.
+    pub(crate) fn awaiting(mut self, nodes: BTreeSet<String>) -> Self {
+        self.awaited = nodes;
+        self
+    }
+
+    /// Outdates every plan for the view in force.
+    pub(crate) fn outdating(mut self) -> Self {
+        self.transition = self.transition.with_plans_outdated();
+        self.is_outdating = true;
+        self
+    }
+
+    pub(crate) async fn run(
+        mut self,
+        mut progress: impl FnMut(&Progress),
+    ) -> Result<Report, RebalanceError> {
+        loop {
+            self.rebalancer.router.life().check()?;
+            if let Some(pause) = self.look().await? {
+                clock::sleep_until(clock::now() + pause).await;
+                continue;
+            }
+            if self.is_overtaken() {
+                return Err(self.stopped().await);
+            }
+            let now = clock::now();
+            let step = self.transition.next(now, fresh_nonce)?;
+            progress(&self.progress(now, &step));
+            match self.carry_out(step).await? {
+                After::Look(pause) => clock::sleep_until(clock::now() + pause).await,
+                After::Over => return Ok(self.report().await),
+            }
+        }
+    }
+
+    /// Whether the passage that is to be taken back is over otherwise: it was
+    /// finished, or another has begun since. A passage that begins while plans
+    /// are outdated is taken back; one that begins afterwards is not meant.
+    fn is_overtaken(&self) -> bool {
+        let (view, from) = (self.transition.view(), &self.from);
+        let has_other_end = match (view.next(), from.next()) {
+            (None, _) => false,
+            (Some(_), None) => !self.is_outdating || view.since() > from.id().epoch + 1,
+            (Some(_), Some(_)) => view.next() != from.next() || view.since() != from.since(),
+        };
+        self.goal == Goal::Abort && (view.topology() != from.topology() || has_other_end)
+    }
+
+    /// Why it is not gone on with.
+    async fn stopped(&self) -> RebalanceError {
+        match self.transition.taken_back() {
+            Some(view) => RebalanceError::Aborted {
+                view,
+                by: abort_note::author(&self.rebalancer.router).await,
+            },
+            None => RebalanceError::Superseded {
+                view: self.transition.view().id(),
+            },
+        }
+    }
+
+    /// Looks at everybody, and follows the cluster to a newer view: then, or
+    /// where it cannot be followed yet, it is to be looked at again.
+    async fn look(&mut self) -> Result<Option<Duration>, RebalanceError> {
+        let peers = self.everybody()?;
+        let survey = Survey::of_most(&peers).await;
+        if let Some(view) = survey.successor(self.transition.view()).await {
+            self.follow(view)?;
+            return Ok(Some(Duration::ZERO));
+        }
+        let now = clock::now();
+        for (peer, status) in peers.iter().zip(&survey.statuses) {
+            self.transition.saw(now, &peer.name, status.clone());
+        }
+        Ok(None)
+    }
+
+    /// The members, and whom the goal names.
+    fn everybody(&mut self) -> Result<Vec<Peer>, RebalanceError> {
+        let roster = self.rebalancer.router.roster();
+        let view = Arc::clone(self.transition.view());
+        let goal = match &self.goal {
+            Goal::Reach { to, .. } => to.nodes.as_slice(),
+            Goal::Keep | Goal::Abort => &[],
+        };
+        let newcomers = goal
+            .iter()
+            .filter(|node| view.index_of(&node.name).is_none());
+        let mut everybody = Vec::new();
+        for node in view.members().chain(newcomers) {
+            let peer = roster.member(&node.name, &node.address)?;
+            self.peers.insert(node.name.clone(), peer.clone());
+            everybody.push(peer);
+        }
+        Ok(everybody)
+    }
+
+    fn follow(&mut self, view: View) -> Result<(), RebalanceError> {
+        let router = &self.rebalancer.router;
+        for (name, nonce) in self.transition.view().nonces() {
+            if view.index_of(&name).is_none() {
+                self.former.insert(name, nonce);
+            }
+        }
+        self.former.retain(|name, _| view.index_of(name).is_none());
+        let peers = router.roster().members(&view)?;
+        proposer::spread(&view, &peers, None);
+        self.teach(&view);
+        self.transition.moved(Arc::new(view.clone()));
+        router.move_up(view, peers);
+        Ok(())
+    }
+
+    /// Tells those who are members no more.
+    fn teach(&self, view: &View) {
+        let deadline = clock::now() + LOOK_AGAIN;
+        for (name, request) in self.lessons(view) {
+            if let Some(peer) = self.peers.get(&name) {
+                let nobody = ReplyTo::nobody();
+                peer.node.submit(request, deadline, nobody);
+            }
+        }
+    }
+
+    fn lessons(&self, view: &View) -> Vec<(String, Request)> {
+        let lesson = |(name, nonce): (&String, _)| (name.clone(), adopt_under(view, nonce));
+        self.former.iter().map(lesson).collect()
+    }
+
+    async fn carry_out(&mut self, step: Move) -> Result<After, RebalanceError> {
+        match step {
+            Move::Tell(letters) => {
+                let behind = |(name, _): &(String, _)| (name.clone(), Obstacle::Behind);
+                let nodes = letters.iter().map(behind).collect();
+                let send = |(name, request)| Some((self.peers.get(&name)?.clone(), request));
+                let answers = tell(letters.into_iter().filter_map(send)).await;
+                if answers.contains(&Ok(Reply::Done)) {
+                    return Ok(After::Look(LOOK_SOON));
+                }
+                self.persist(RebalanceError::Blocked { nodes })
+                    .map(After::Look)
+            }
+            Move::Wait { until, .. } => {
+                self.blocked_since = None;
+                let left = until.saturating_since(clock::now());
+                Ok(After::Look(left.min(LOOK_AGAIN)))
+            }
+            Move::Propose(view) => self.propose(*view).await,
+            Move::Blocked(nodes) => self
+                .persist(RebalanceError::Blocked { nodes })
+                .map(After::Look),
+            Move::Done => match self.missing() {
+                nodes if nodes.is_empty() => Ok(After::Over),
+                nodes => self
+                    .persist(RebalanceError::Blocked { nodes })
+                    .map(After::Look),
+            },
+            Move::Superseded => Err(self.stopped().await),
+        }
+    }
+
+    async fn propose(&mut self, proposal: View) -> Result<After, RebalanceError> {
+        let view = Arc::clone(self.transition.view());
+        let router = &self.rebalancer.router;
+        let peers = router.roster().members(&view)?;
+        match proposer::decide(&view, &peers, &proposal).await? {
+            Vote::Decided(view) => {
+                self.blocked_since = None;
+                self.follow(*view)?;
+                Ok(After::Look(LOOK_SOON))
+            }
+            Vote::Overtaken => Ok(After::Look(LOOK_SOON)),
+            Vote::TooFew { voted, refusals } => {
+                let causes = refusals.into_iter().map(|(node, refusal)| NodeCause {
+                    node: Arc::clone(&peers[node.get()].name),
+                    cause: refusal.into(),
+                });
+                self.persist(RebalanceError::TooFewVotes {
+                    voted,
+                    needed: majority(view.deciders().len()),
+                    causes: causes.collect(),
+                })
+                .map(After::Look)
+            }
+        }
+    }
+
+    /// Members that are waited for and do not serve the view.
+    fn missing(&self) -> Vec<(String, Obstacle)> {
+        if self.awaited.is_empty() {
+            return Vec::new();
+        }
+        let mut missing = self.transition.out();
+        missing.retain(|(name, _)| self.awaited.contains(name));
+        missing
+    }
+
+    /// Tries again what nodes stand in the way of, for as long as it is patient.
+    fn persist(&mut self, error: RebalanceError) -> Result<Duration, RebalanceError> {
+        let now = clock::now();
+        let since = *self.blocked_since.get_or_insert(now);
+        if now >= since + self.rebalancer.patience {
+            return Err(error);
+        }
+        let is_behind = |(_, obstacle): &(String, Obstacle)| *obstacle == Obstacle::Behind;
+        let is_soon =
+            matches!(&error, RebalanceError::Blocked { nodes } if nodes.iter().all(is_behind));
+        Ok(if is_soon { LOOK_SOON } else { LOOK_AGAIN })
+    }
+
+    fn progress(&self, now: Instant, step: &Move) -> Progress {
+        let view = self.transition.view();
+        let (phase, remaining) = match step {
+            Move::Wait { until, reason } => {
+                let phase = match reason {
+                    Waiting::Quarantine => Phase::Quarantine,
+                    Waiting::Leases => Phase::Joint,
+                };
+                (phase, Some(until.saturating_since(now)))
+            }
+            Move::Blocked(nodes) => (Phase::Blocked(nodes.clone()), None),
+            _ if view.next().is_some() => (Phase::Joint, None),
+            _ if view.id() == self.from.id() => (Phase::Beginning, None),
+            _ => (Phase::Settling, None),
+        };
+        Progress {
+            phase,
+            view: view.id(),
+            elapsed: now.saturating_since(self.begun),
+            remaining,
+        }
+    }
+
+    /// Makes sure of what those know who are members no more.
+    async fn report(self) -> Report {
+        let view = self.transition.view();
+        let lessons = self.lessons(view);
+        let names: Vec<String> = lessons.iter().map(|(name, _)| name.clone()).collect();
+        let send = |(name, request)| Some((self.peers.get(&name)?.clone(), request));
+        let answers = tell(lessons.into_iter().filter_map(send)).await;
+        let knows = answers.into_iter().map(|answer| answer == Ok(Reply::Done));
+        Report {
+            from: self.from.id(),
+            to: view.id(),
+            elapsed: clock::now().saturating_since(self.begun),
+            retired: names.into_iter().zip(knows).collect(),
+        }
+    }
+}

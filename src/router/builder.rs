@@ -1,0 +1,171 @@
+//! Building a router in code, and making its nodes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cluster::bootstrap::Charter;
+use crate::cluster::first_start::{ConnectProgress, Listener};
+use crate::cluster::registry::Roster;
+use crate::config::{Config, ConfigError, Init, NodeConfig, first_duplicate};
+use crate::error::Error;
+use crate::node::{MemoryNode, Node};
+use crate::proto::membership::topology::Override;
+use crate::router::Router;
+
+/// A router that is not connected yet.
+#[derive(Debug, Default)]
+#[must_use = "a builder does nothing until it connects"]
+pub struct RouterBuilder {
+    config: Config,
+    /// Nodes that were handed over as they are, by name.
+    given: Vec<(String, Arc<dyn Node>)>,
+    listener: Listener,
+}
+
+impl From<Config> for RouterBuilder {
+    fn from(config: Config) -> Self {
+        Self {
+            config,
+            given: Vec::new(),
+            listener: Listener::default(),
+        }
+    }
+}
+
+impl RouterBuilder {
+    /// Adds a node of weight 1 that is reached at `url`.
+    pub fn node(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
+        self.config.nodes.push(NodeConfig::new(name, url));
+        self
+    }
+
+    /// Adds a node with everything about it said.
+    pub fn node_config(mut self, node: NodeConfig) -> Self {
+        self.config.nodes.push(node);
+        self
+    }
+
+    /// Adds an in-memory node, which the caller can then make fail.
+    pub fn memory_node(self, node: MemoryNode) -> Self {
+        let name = node.name().to_owned();
+        self.custom_node(name, Arc::new(node))
+    }
+
+    /// Adds a node of the caller's own making.
+    pub fn custom_node(mut self, name: impl Into<String>, node: Arc<dyn Node>) -> Self {
+        let name = name.into();
+        self.config
+            .nodes
+            .push(NodeConfig::new(&name, node.address()));
+        self.given.push((name, node));
+        self
+    }
+
+    /// Adds a node of the caller's own making that is no member of a new
+    /// cluster: it may become one by a change of membership.
+    pub fn spare_node(mut self, name: impl Into<String>, node: Arc<dyn Node>) -> Self {
+        self.given.push((name.into(), node));
+        self
+    }
+
+    /// Replicas of a key: 1 (sharded mode, the default), 3 or 5 (quorum mode).
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.config.router.replicas = replicas;
+        self
+    }
+
+    /// Replicas of the keys that begin with `prefix`; the longest match counts.
+    pub fn override_replicas(mut self, prefix: impl Into<String>, replicas: usize) -> Self {
+        self.config.overrides.push(Override {
+            prefix: prefix.into(),
+            replicas,
+        });
+        self
+    }
+
+    /// Ttl of a lease that names none.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.config.router.ttl = ttl;
+        self
+    }
+
+    /// How long a node may take to answer; the default is 5 % of the ttl, at
+    /// least 50 ms and at most 1 s.
+    pub fn node_timeout(mut self, node_timeout: Duration) -> Self {
+        self.config.router.node_timeout = Some(node_timeout);
+        self
+    }
+
+    /// What to do with nodes that have no state.
+    pub fn init(mut self, init: Init) -> Self {
+        self.config.router.init = init;
+        self
+    }
+
+    /// Changes any other setting.
+    pub fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// Has `hear` told what [`connect`](Self::connect) waits for: nodes that do
+    /// not answer, and at a first start the end of whatever was locked before.
+    /// It is called in between, and should be quick.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+    /// let router = ringlock::Router::builder()
+    ///     .memory_node(ringlock::MemoryNode::new("a"))
+    ///     .on_progress(|progress| eprintln!("{progress}"))
+    ///     .connect()
+    ///     .await?;
+    /// # drop(router); Ok(()) }
+    /// ```
+    pub fn on_progress(mut self, hear: impl Fn(&ConnectProgress) + Send + Sync + 'static) -> Self {
+        self.listener = Listener::new(hear);
+        self
+    }
+
+    /// Connects; see [`Router::connect`].
+    ///
+    /// # Errors
+    /// As [`Router::connect`].
+    ///
+    /// # Cancel safety
+    /// As [`Router::connect`].
+    pub async fn connect(self) -> Result<Router, Error> {
+        let Self {
+            config,
+            given,
+            listener,
+        } = self;
+        let names = config.nodes.iter().map(|node| node.name.as_str());
+        if let Some(name) = first_duplicate(names) {
+            let name = name.to_owned();
+            return Err(ConfigError::from(
+                crate::proto::membership::topology::TopologyError::from(
+                    ringlock_ring::RingError::DuplicateName { name },
+                ),
+            )
+            .into());
+        }
+        config.check()?;
+        let roster = Roster::new(&config, given)?;
+        let addresses: BTreeMap<_, _> = roster
+            .seeds()
+            .into_iter()
+            .map(|peer| (peer.name, peer.node.address()))
+            .collect();
+        let address = |node: &NodeConfig| addresses.get(&*node.name).cloned().unwrap_or_default();
+        let charter = Charter {
+            topology: config.topology(address),
+            init: config.router.init,
+            on_mismatch: config.router.on_mismatch,
+            patience: config.router.connect_timeout,
+            least_epoch: 1,
+            listener,
+        };
+        Router::establish(&config, charter, Arc::new(roster)).await
+    }
+}

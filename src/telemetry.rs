@@ -1,0 +1,10 @@
+//! What is reported: events, metrics, and counters of a router.
+
+pub(crate) mod events;
+pub(crate) mod hot_keys;
+pub(crate) mod metric_names;
+pub(crate) mod metrics;
+pub(crate) mod stats;
+
+pub use hot_keys::HotKey;
+pub use stats::Stats;

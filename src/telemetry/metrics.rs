@@ -1,0 +1,377 @@
+//! What routers and nodes report as metrics. Handles are registered once, with
+//! the recorder that is installed then, and kept; without the feature `metrics`
+//! all of this is nothing.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::proto::node::message::{Answer, NodeErrorKind, NodeStatus, Request, Standing, ViewId};
+use crate::telemetry::metric_names::{self, Metric};
+
+/// Whether anything is reported at all: what is measured for that alone is
+/// otherwise left out.
+pub(crate) const ARE_ON: bool = cfg!(feature = "metrics");
+
+macro_rules! handle {
+    ($(#[$doc:meta])* $handle:ident, $inner:ident, $register:ident, $noop:expr) => {
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub(crate) struct $handle {
+            #[cfg(feature = "metrics")]
+            inner: metrics::$inner,
+        }
+
+        impl $handle {
+            /// Registers it under `metric` with these labels.
+            pub(crate) fn of(metric: &Metric, labels: &[(&'static str, &str)]) -> Self {
+                #[cfg(not(feature = "metrics"))]
+                let _ = (metric, labels);
+                Self {
+                    #[cfg(feature = "metrics")]
+                    inner: facade::register(metric, labels, |recorder, key, metadata| {
+                        recorder.$register(key, metadata)
+                    }),
+                }
+            }
+        }
+
+        impl Default for $handle {
+            fn default() -> Self {
+                Self {
+                    #[cfg(feature = "metrics")]
+                    inner: $noop,
+                }
+            }
+        }
+
+        impl fmt::Debug for $handle {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(stringify!($handle))
+            }
+        }
+    };
+}
+
+handle!(
+    /// A number that only grows.
+    Count, Counter, register_counter, metrics::Counter::noop()
+);
+handle!(
+    /// A number that goes up and down.
+    Level, Gauge, register_gauge, metrics::Gauge::noop()
+);
+handle!(
+    /// How values are spread.
+    Spread, Histogram, register_histogram, metrics::Histogram::noop()
+);
+
+impl Count {
+    pub(crate) fn add_one(&self) {
+        #[cfg(feature = "metrics")]
+        self.inner.increment(1);
+    }
+}
+
+impl Level {
+    pub(crate) fn set(&self, value: u32) {
+        #[cfg(feature = "metrics")]
+        self.inner.set(value);
+        #[cfg(not(feature = "metrics"))]
+        let _ = value;
+    }
+
+    pub(crate) fn add_one(&self) {
+        #[cfg(feature = "metrics")]
+        self.inner.increment(1);
+    }
+
+    pub(crate) fn take_one(&self) {
+        #[cfg(feature = "metrics")]
+        self.inner.decrement(1);
+    }
+}
+
+impl Spread {
+    #[cfg(feature = "redis")]
+    pub(crate) fn note(&self, value: u32) {
+        #[cfg(feature = "metrics")]
+        self.inner.record(value);
+        #[cfg(not(feature = "metrics"))]
+        let _ = value;
+    }
+
+    pub(crate) fn note_span(&self, span: Duration) {
+        #[cfg(feature = "metrics")]
+        self.inner.record(span);
+        #[cfg(not(feature = "metrics"))]
+        let _ = span;
+    }
+}
+
+#[cfg(feature = "metrics")]
+mod facade {
+    use metrics::{Key, Label, Metadata, Recorder, Unit, with_recorder};
+
+    use crate::telemetry::metric_names::{ALL, Kind, Metric};
+
+    pub(crate) fn register<T>(
+        metric: &Metric,
+        labels: &[(&'static str, &str)],
+        register: impl FnOnce(&dyn Recorder, &Key, &Metadata<'_>) -> T,
+    ) -> T {
+        let labels = labels
+            .iter()
+            .map(|(name, value)| Label::new(*name, (*value).to_owned()));
+        let key = Key::from_parts(metric.name, labels.collect::<Vec<_>>());
+        let metadata = Metadata::new("ringlock", metrics::Level::INFO, None);
+        with_recorder(|recorder| register(recorder, &key, &metadata))
+    }
+
+    /// Tells the recorder what every metric is.
+    pub(crate) fn describe() {
+        with_recorder(|recorder| {
+            for metric in ALL {
+                let (name, text) = (metric.name.into(), metric.text.into());
+                let unit = match metric.is_in_seconds() {
+                    true => Unit::Seconds,
+                    false => Unit::Count,
+                };
+                match metric.kind {
+                    Kind::Counter => recorder.describe_counter(name, Some(unit), text),
+                    Kind::Gauge => recorder.describe_gauge(name, Some(unit), text),
+                    Kind::Histogram => recorder.describe_histogram(name, Some(unit), text),
+                }
+            }
+        });
+    }
+}
+
+/// One handle per value of the last of `metric`'s labels; `node` is the value
+/// of the one before, where there is one.
+fn each<T: fmt::Debug, const N: usize>(
+    metric: &Metric,
+    node: Option<&str>,
+    of: impl Fn(&Metric, &[(&'static str, &str)]) -> T,
+) -> [T; N] {
+    let (name, values) = metric.labels.last().copied().unwrap_or_default();
+    std::array::from_fn(|at| {
+        let mut labels: Vec<(&str, &str)> = node.map(|node| ("node", node)).into_iter().collect();
+        labels.extend(values.get(at).map(|value| (name, *value)));
+        of(metric, &labels)
+    })
+}
+
+/// What a router reports beside what it counts.
+#[derive(Debug)]
+pub(crate) struct RouterMeter {
+    #[cfg(feature = "metrics")]
+    acquires: [Count; 6],
+    #[cfg(feature = "metrics")]
+    wait: Spread,
+    pub(crate) hold: Spread,
+    epoch: Level,
+    joint: Level,
+}
+
+impl Default for RouterMeter {
+    fn default() -> Self {
+        #[cfg(feature = "metrics")]
+        facade::describe();
+        Self {
+            #[cfg(feature = "metrics")]
+            acquires: each(&metric_names::ACQUIRES, None, Count::of),
+            #[cfg(feature = "metrics")]
+            wait: Spread::of(&metric_names::ACQUIRE_WAIT, &[]),
+            hold: Spread::of(&metric_names::HOLD, &[]),
+            epoch: Level::of(&metric_names::EPOCH, &[]),
+            joint: Level::of(&metric_names::VIEW_JOINT, &[]),
+        }
+    }
+}
+
+impl RouterMeter {
+    /// The router goes by this view from now on.
+    pub(crate) fn moved(&self, view: ViewId, is_joint: bool) {
+        self.epoch.set(view.epoch);
+        self.joint.set(u32::from(is_joint));
+    }
+
+    /// A call has ended.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn ended(&self, outcome: Outcome) {
+        self.acquires[outcome as usize].add_one();
+    }
+
+    /// A call was granted after this time.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn waited(&self, span: Duration) {
+        self.wait.note_span(span);
+    }
+}
+
+/// How a call ends, as [`metric::ACQUIRES`] has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Granted,
+    Contended,
+    TimedOut,
+    NoQuorum,
+    Refused,
+    Abandoned,
+}
+
+impl Outcome {
+    /// Its name.
+    pub(crate) fn word(self) -> &'static str {
+        let (_, words) = metric_names::ACQUIRES.labels[0];
+        words[self as usize]
+    }
+
+    /// Of a call that failed. An outage is none of the contended ones, however
+    /// long it was waited for.
+    pub(crate) fn of(error: &Error) -> Self {
+        match error {
+            Error::Contended { .. } => Self::Contended,
+            _ if error.is_contention() => Self::TimedOut,
+            _ if error.is_transient() => Self::NoQuorum,
+            _ => Self::Refused,
+        }
+    }
+}
+
+/// What is reported of a node, whatever it is.
+#[derive(Clone)]
+pub(crate) struct NodeMeter {
+    parts: Option<Arc<NodeParts>>,
+}
+
+#[derive(Debug)]
+struct NodeParts {
+    states: [Level; 5],
+    requests: [Count; 3],
+    errors: [Count; 11],
+    round_trip: Spread,
+}
+
+impl NodeMeter {
+    /// The meter of the node of this name.
+    pub(crate) fn of(node: &str) -> Self {
+        let parts = || {
+            Arc::new(NodeParts {
+                states: each(&metric_names::NODE_STATE, Some(node), Level::of),
+                requests: each(&metric_names::NODE_REQUESTS, Some(node), Count::of),
+                errors: each(&metric_names::NODE_ERRORS, Some(node), Count::of),
+                round_trip: Spread::of(&metric_names::ROUND_TRIP, &[("node", node)]),
+            })
+        };
+        Self {
+            parts: ARE_ON.then(parts),
+        }
+    }
+
+    fn parts(&self) -> Option<&NodeParts> {
+        if ARE_ON { self.parts.as_deref() } else { None }
+    }
+
+    /// A request is handed to it.
+    pub(crate) fn asked(&self, request: &Request) {
+        let Some(parts) = self.parts() else { return };
+        let at = match request {
+            Request::Acquire { .. } => 0,
+            Request::Extend { .. } => 1,
+            Request::Release { .. } => 2,
+            _ => return,
+        };
+        parts.requests[at].add_one();
+    }
+
+    /// It has answered, or not; after this time, where that is known.
+    pub(crate) fn answered(&self, answer: &Answer, took: Option<Duration>) {
+        let Some(parts) = self.parts() else { return };
+        match answer {
+            Ok(_) => {
+                if let Some(took) = took {
+                    parts.round_trip.note_span(took);
+                }
+            }
+            Err(error) => parts.errors[position(error.kind())].add_one(),
+        }
+    }
+
+    /// It was looked at, and said this of itself.
+    pub(crate) fn seen(&self, status: Option<&NodeStatus>, view: ViewId) {
+        self.is_in(match status.map(NodeStatus::standing) {
+            Some(Standing::Serving(served)) if served == view => Some(0),
+            Some(Standing::Serving(_)) => Some(1),
+            Some(Standing::Quarantined) => Some(2),
+            Some(Standing::Absent) => Some(3),
+            None => Some(4),
+        });
+    }
+
+    /// It has answered under the router's view of late.
+    pub(crate) fn serves(&self) {
+        self.is_in(Some(0));
+    }
+
+    /// It is no member any more.
+    pub(crate) fn left(&self) {
+        self.is_in(None);
+    }
+
+    fn is_in(&self, state: Option<usize>) {
+        let Some(parts) = self.parts() else { return };
+        for (at, level) in parts.states.iter().enumerate() {
+            level.set(u32::from(state == Some(at)));
+        }
+    }
+}
+
+impl fmt::Debug for NodeMeter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NodeMeter")
+    }
+}
+
+/// The place of a kind of error among the values of [`metric::NODE_ERRORS`].
+fn position(kind: NodeErrorKind) -> usize {
+    match kind {
+        NodeErrorKind::Unreachable => 0,
+        NodeErrorKind::Timeout => 1,
+        NodeErrorKind::Overloaded => 2,
+        NodeErrorKind::Denied => 3,
+        NodeErrorKind::Unsuitable => 4,
+        NodeErrorKind::LostData => 5,
+        NodeErrorKind::WrongType => 6,
+        NodeErrorKind::Protocol => 7,
+        NodeErrorKind::Closed => 8,
+        NodeErrorKind::ClockStepped => 9,
+        NodeErrorKind::NotReady => 10,
+    }
+}
+
+/// What is reported of the way to a server.
+#[cfg(feature = "redis")]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LaneMeter {
+    pub(crate) connected: Level,
+    pub(crate) lost: Count,
+    pub(crate) batch: Spread,
+    pub(crate) queue: Level,
+}
+
+#[cfg(feature = "redis")]
+impl LaneMeter {
+    /// The meter of the node of this name.
+    pub(crate) fn of(node: &str) -> Self {
+        let labels = [("node", node)];
+        Self {
+            connected: Level::of(&metric_names::NODE_CONNECTED, &labels),
+            lost: Count::of(&metric_names::CONNECTIONS_LOST, &labels),
+            batch: Spread::of(&metric_names::BATCH_SIZE, &labels),
+            queue: Level::of(&metric_names::QUEUE, &labels),
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Counts of what a router has done, and which keys were fought over.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::error::{Error, Loss};
+use crate::telemetry::hot_keys::HotKeys;
+use crate::telemetry::metric_names;
+use crate::telemetry::metric_names::Metric;
+#[cfg(feature = "metrics")]
+use crate::telemetry::metrics::Outcome;
+use crate::telemetry::metrics::{Count, Level, RouterMeter};
+
+/// What a router has done since it was made; see [`Router::stats`](crate::Router::stats).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Attempts begun.
+    pub attempts: u64,
+    /// Leases granted.
+    pub granted: u64,
+    /// Attempts that found the key held.
+    pub contended: u64,
+    /// Attempts that failed for want of nodes.
+    pub failed: u64,
+    /// Grants whose fence took a second round.
+    pub write_backs: u64,
+    /// Extends that prolonged their lease.
+    pub extended: u64,
+    /// Extends that did not.
+    pub extend_failures: u64,
+    /// Leases that were lost while they were held.
+    pub lost: u64,
+    /// Leases given back.
+    pub released: u64,
+    /// Releases given up: the entry's ttl ran out before its node came back.
+    pub release_failures: u64,
+    /// Leases that are held now. One that has run out counts until its guard
+    /// is looked at or dropped.
+    pub held: u64,
+    /// Calls that wait now: behind others of this router, or for a holder.
+    pub waiting: u64,
+}
+
+/// The live counts, and what is reported beside them.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    pub(crate) attempts: Counter,
+    pub(crate) granted: Counter,
+    pub(crate) contended: Counter,
+    pub(crate) failed: Counter,
+    pub(crate) write_backs: Counter,
+    pub(crate) extended: Counter,
+    pub(crate) extend_unchanged: Counter,
+    pub(crate) extend_lost: Counter,
+    expired: Counter,
+    taken_over: Counter,
+    vanished: Counter,
+    max_hold: Counter,
+    pub(crate) released_in_time: Counter,
+    pub(crate) released_too_late: Counter,
+    /// Of those in time, what the nodes had no more.
+    pub(crate) gone: Counter,
+    pub(crate) release_failures: Counter,
+    pub(crate) held: Stock,
+    pub(crate) waiting: Stock,
+    pub(crate) hot: HotKeys,
+    pub(crate) meter: RouterMeter,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let meter = RouterMeter::default();
+        let attempts = |outcome| Counter::of(&metric_names::ATTEMPTS, &[("outcome", outcome)]);
+        let extends = |outcome| Counter::of(&metric_names::EXTENDS, &[("outcome", outcome)]);
+        let losses = |reason| Counter::of(&metric_names::LOST, &[("reason", reason)]);
+        let releases = |outcome| Counter::of(&metric_names::RELEASES, &[("outcome", outcome)]);
+        Self {
+            attempts: Counter::default(),
+            granted: attempts("granted"),
+            contended: attempts("contended"),
+            failed: attempts("failed"),
+            write_backs: Counter::of(&metric_names::WRITE_BACKS, &[]),
+            extended: extends("extended"),
+            extend_unchanged: extends("unchanged"),
+            extend_lost: extends("lost"),
+            expired: losses("expired"),
+            taken_over: losses("taken_over"),
+            vanished: losses("gone"),
+            max_hold: losses("max_hold"),
+            released_in_time: releases("in_time"),
+            released_too_late: releases("too_late"),
+            gone: Counter::of(&metric_names::GONE, &[]),
+            release_failures: Counter::of(&metric_names::GIVEN_UP, &[]),
+            held: Stock::of(&metric_names::HELD),
+            waiting: Stock::of(&metric_names::WAITING),
+            hot: HotKeys::default(),
+            meter,
+        }
+    }
+}
+
+impl Counters {
+    /// A lease was lost while it was held.
+    pub(crate) fn lost(&self, loss: Loss) {
+        match loss {
+            Loss::Expired => self.expired.add_one(),
+            Loss::TakenOver => self.taken_over.add_one(),
+            Loss::Gone => self.vanished.add_one(),
+            Loss::MaxHold => self.max_hold.add_one(),
+            Loss::Released | Loss::Forked => {}
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Stats {
+        Stats {
+            attempts: self.attempts.sum(),
+            granted: self.granted.sum(),
+            contended: self.contended.sum(),
+            failed: self.failed.sum(),
+            write_backs: self.write_backs.sum(),
+            extended: self.extended.sum(),
+            extend_failures: self.extend_unchanged.sum() + self.extend_lost.sum(),
+            lost: [
+                &self.expired,
+                &self.taken_over,
+                &self.vanished,
+                &self.max_hold,
+            ]
+            .map(Counter::sum)
+            .iter()
+            .sum(),
+            released: self.released_in_time.sum() + self.released_too_late.sum(),
+            release_failures: self.release_failures.sum(),
+            held: self.held.level(),
+            waiting: self.waiting.level(),
+        }
+    }
+}
+
+/// A call under way. It counts when it is dropped; as abandoned, unless its end
+/// has been noted.
+#[derive(Debug)]
+pub(crate) struct Call {
+    #[cfg(feature = "metrics")]
+    counters: Arc<Counters>,
+    #[cfg(feature = "metrics")]
+    outcome: Outcome,
+}
+
+impl Call {
+    pub(crate) fn begin(counters: &Arc<Counters>) -> Self {
+        #[cfg(not(feature = "metrics"))]
+        let _ = counters;
+        Self {
+            #[cfg(feature = "metrics")]
+            counters: Arc::clone(counters),
+            #[cfg(feature = "metrics")]
+            outcome: Outcome::Abandoned,
+        }
+    }
+
+    /// It was granted, after this time.
+    pub(crate) fn granted(&mut self, waited: impl FnOnce() -> Duration) {
+        #[cfg(feature = "metrics")]
+        {
+            self.outcome = Outcome::Granted;
+            self.counters.meter.waited(waited());
+        }
+        #[cfg(not(feature = "metrics"))]
+        let _ = waited;
+    }
+
+    /// It failed.
+    pub(crate) fn failed(&mut self, error: Error) -> Error {
+        #[cfg(feature = "metrics")]
+        {
+            self.outcome = Outcome::of(&error);
+        }
+        error
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.counters.meter.ended(self.outcome);
+    }
+}
+
+/// Parts of one count, so that threads that add at the same time seldom touch
+/// the same memory.
+const STRIPES: usize = 8;
+
+/// One count, and the metric that it is reported as.
+#[derive(Debug, Default)]
+pub(crate) struct Counter {
+    stripes: [Stripe; STRIPES],
+    metric: Count,
+}
+
+/// As far from the next one as processors fetch at a time.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Stripe(AtomicU64);
+
+impl Counter {
+    fn of(metric: &Metric, labels: &[(&'static str, &str)]) -> Self {
+        Self {
+            stripes: <[Stripe; STRIPES]>::default(),
+            metric: Count::of(metric, labels),
+        }
+    }
+
+    pub(crate) fn add_one(&self) {
+        self.stripes[own_stripe()].0.fetch_add(1, Ordering::Relaxed);
+        self.metric.add_one();
+    }
+
+    fn sum(&self) -> u64 {
+        self.stripes
+            .iter()
+            .map(|stripe| stripe.0.load(Ordering::Relaxed))
+            .sum()
+    }
+}
+
+/// How many there are of what comes and goes.
+#[derive(Debug, Default)]
+pub(crate) struct Stock {
+    came: Counter,
+    went: Counter,
+    metric: Level,
+}
+
+impl Stock {
+    fn of(metric: &Metric) -> Self {
+        Self {
+            metric: Level::of(metric, &[]),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn came(&self) {
+        self.came.add_one();
+        self.metric.add_one();
+    }
+
+    pub(crate) fn went(&self) {
+        self.went.add_one();
+        self.metric.take_one();
+    }
+
+    /// One that stays until the presence is dropped.
+    pub(crate) fn enter(&self) -> Presence<'_> {
+        self.came();
+        Presence(self)
+    }
+
+    fn level(&self) -> u64 {
+        // Who went came before: in this order none is seen to go that did not.
+        let went = self.went.sum();
+        self.came.sum().saturating_sub(went)
+    }
+}
+
+/// One of a [`Stock`].
+#[derive(Debug)]
+pub(crate) struct Presence<'a>(&'a Stock);
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        self.0.went();
+    }
+}
+
+/// Threads take turns at the stripes.
+fn own_stripe() -> usize {
+    static THREADS: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static STRIPE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % STRIPES;
+    }
+    STRIPE.with(|stripe| *stripe)
+}
