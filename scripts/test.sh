@@ -78,7 +78,8 @@ fi
 cargo test --workspace --all-features --all-targets
 
 say "tests, as the user with the least rights"
-RINGLOCK_TEST_USER=least cargo test --all-features --test lock --test leases --test lifecycle --test wakeups
+RINGLOCK_TEST_USER=least cargo test --all-features --test api -- lock:: leases:: wakeups::
+RINGLOCK_TEST_USER=least cargo test --all-features --test cluster -- lifecycle::
 
 say "documentation tests"
 cargo test --workspace --all-features --doc

@@ -18,7 +18,7 @@
 //! | a ballot | ten digits, a point, twenty digits: compared as text |
 //! | which slot and which nodes a key has in a view | each ring format for ever, as its golden vectors have it |
 //!
-//! What 0.1 writes is kept byte by byte in `tests/upgrade/recordings`, with
+//! What 0.1 writes is kept byte by byte in `tests/redis/upgrade/recordings`, with
 //! tests that it is read, gone on with, and written the same.
 //!
 //! # What has a number
@@ -81,7 +81,7 @@
 //! A test of `tests/upgrade` or a golden vector that fails says that what is
 //! written has changed. Either that was a mistake, or it needs a new form, code
 //! that reads both, a new recording beside the old one, and an entry in the
-//! changelog. `RINGLOCK_RECORD=1 cargo test --test upgrade` and the same with
+//! changelog. `RINGLOCK_RECORD=1 cargo test --test redis upgrade` and the same with
 //! `--lib recorded` write recordings anew: before a first release, and never
 //! over those of a version that is out; but for `requests/`, which follow the
 //! code.

@@ -474,7 +474,7 @@ mod tests {
     #[test]
     fn requests_are_as_they_were_recorded() {
         let folder =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/upgrade/recordings/requests");
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/redis/upgrade/recordings/requests");
         let keys = ["orders/1", "a\r\n\0b"].map(|key| Key::new(key).unwrap());
         for (kind, name) in NAMES {
             let mut section = section(kind, &keys, &mut ReplyTo::nobody);
