@@ -1,30 +1,50 @@
-//! The floors of the house, as CONTRIBUTING.md has them: what a file names must
-//! lie on its own floor or below, the pure floors name nothing impure, and no
-//! dependency shows in a public signature. A check of the text, as good as
-//! such a check can be.
+//! Import direction: a file imports only from its own room or from one below,
+//! and no files import each other in a circle. `proto` and `ring` are pure. No
+//! dependency shows in a public signature. Files stay short.
+//!
+//! The files are parsed, so that comments and strings do not count. Paths inside
+//! macro calls are read from their tokens.
 
 #![allow(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test panics where it fails, and tells what it measured"
+    reason = "a test panics where it fails, and prints what it measured"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// The most code lines of a file, beside comments, blank lines and its tests.
+use proc_macro2::{TokenStream, TokenTree};
+use syn::visit::{self, Visit};
+use syn::{Attribute, File, Item, Macro, UseTree, Visibility};
+
+/// The rooms of `src/`, lowest first. Rooms of one row do not import each other.
+const FLOORS: [&[&str]; 12] = [
+    &["proto"],
+    &["clock"],
+    &["config"],
+    &["error"],
+    &["runtime"],
+    &["telemetry"],
+    &["node"],
+    &["cluster"],
+    &["lease"],
+    &["acquire"],
+    &["rebalancer"],
+    &["router", "fuzzing", "guide"],
+];
+
+/// The most code lines of a file, without comments, blank lines and its tests.
 const MAX_LINES: usize = 400;
 
-/// Crates that other crates need not know we use. `ringlock_ring` is ours.
-const DEPENDENCIES: [&str; 19] = [
-    "bytes",
-    "combine",
-    "crc32fast",
+/// Crates that a caller need not know. tokio and futures-core are part of the
+/// public vocabulary, `ringlock_ring` is ours.
+const DEPENDENCIES: [&str; 14] = [
+    "forkguard",
+    "futures_util",
     "humantime",
-    "md5",
     "metrics",
     "parking_lot",
     "rand",
@@ -32,21 +52,19 @@ const DEPENDENCIES: [&str; 19] = [
     "rustix",
     "rustls",
     "serde_json",
-    "tokio",
     "tokio_rustls",
     "toml",
     "tracing",
-    "webpki_roots",
-    "xxhash_rust",
-    "arc_swap",
+    "url",
 ];
 
-/// What the pure floors must not name: clocks, chance, iteration orders that
+/// What a pure file must not name: clocks, random numbers, iteration orders that
 /// differ from run to run, I/O, threads.
-const IMPURE: [&str; 22] = [
-    "HashMap",
-    "HashSet",
-    "RandomState",
+const IMPURE: [&str; 21] = [
+    "std::collections::HashMap",
+    "std::collections::HashSet",
+    "std::hash::RandomState",
+    "std::collections::hash_map",
     "std::time::Instant",
     "std::time::SystemTime",
     "tokio",
@@ -63,346 +81,303 @@ const IMPURE: [&str; 22] = [
     "std::process",
     "std::thread",
     "std::sync::Mutex",
-    "std::sync::RwLock",
-    "std::sync::Condvar",
     "std::sync::mpsc",
 ];
 
-/// The floor of a module of the crate's root.
-fn floor(module: &str) -> usize {
-    match module {
-        "proto" => 2,
-        // Values and the clock, which nodes are told and told by.
-        "clock" | "config" | "error" | "runtime" | "telemetry" => 3,
-        "node" => 4,
-        "bin" => 6,
-        _ => 5,
-    }
-}
+type Segments = Vec<String>;
 
-#[derive(Clone, Debug, PartialEq)]
-enum Token {
-    Word(String),
-    /// `::`
-    Path,
-    Sign(char),
-}
-
-/// A source file without its comments, texts and unit tests.
+/// One source file without its unit tests.
 struct Source {
-    path: PathBuf,
-    tokens: Vec<Token>,
+    path: String,
+    /// Its module, from the crate's root.
+    module: Segments,
+    /// Every path that it names; those within the crate begin with `crate`.
+    paths: BTreeSet<Segments>,
+    /// Public items whose signature names a dependency.
+    exposed: Vec<String>,
     code_lines: usize,
 }
 
 impl Source {
-    fn new(path: impl Into<PathBuf>, text: &str) -> Self {
-        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        let bare = without_comments_and_texts(text);
-        let code_lines = bare.lines().filter(|line| !line.trim().is_empty()).count();
+    fn parse(path: &str, text: &str) -> Self {
+        let under = path.split("src/").last().unwrap().trim_end_matches(".rs");
+        let mut module: Segments = under.split('/').map(String::from).collect();
+        module.retain(|part| part != "lib");
+        let file: File = syn::parse_file(text).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let mut names = Names {
+            module: module.clone(),
+            ..Names::default()
+        };
+        names.visit_file(&file);
+        let foreign = names.foreign();
+        let exposed = file
+            .items
+            .iter()
+            .flat_map(|item| exposed(item, &foreign))
+            .collect();
+        let body = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
         Self {
             path: path.into(),
-            tokens: tokens(&bare),
-            code_lines,
+            module,
+            paths: names.paths,
+            exposed,
+            code_lines: body.lines().filter(is_code).count(),
         }
     }
 
-    /// The module that the file is, from the crate's root.
-    fn module(&self) -> Vec<String> {
-        let under = self.path.iter().skip_while(|&part| part != "src").skip(1);
-        let mut module: Vec<String> = under
-            .map(|part| part.to_string_lossy().trim_end_matches(".rs").to_owned())
-            .collect();
-        if module
-            .last()
-            .is_some_and(|last| last == "lib" || last == "mod")
-        {
-            module.pop();
-        }
-        module
+    /// The modules of the crate that it names.
+    fn imports(&self) -> impl Iterator<Item = &[String]> {
+        self.paths
+            .iter()
+            .filter(|path| path[0] == "crate")
+            .map(|path| &path[1..])
     }
+}
 
-    /// Every path that is named, `use` trees spread out.
-    fn paths(&self) -> Vec<Vec<String>> {
-        let mut paths = Vec::new();
-        let mut at = 0;
-        while at < self.tokens.len() {
-            match self.tokens[at] {
-                Token::Word(_) => at = spread(&self.tokens, at, &[], &mut paths),
-                _ => at += 1,
+/// Collects paths, `super` and `self` resolved.
+#[derive(Default)]
+struct Names {
+    module: Segments,
+    paths: BTreeSet<Segments>,
+}
+
+impl Names {
+    fn add(&mut self, path: &[String]) {
+        let mut base = vec!["crate".to_owned()];
+        let mut rest = path;
+        match path.first().map(String::as_str) {
+            Some("self" | "super") => base.extend(self.module.iter().cloned()),
+            Some(_) => base.clear(),
+            None => return,
+        }
+        while let Some(first @ ("self" | "super")) = rest.first().map(String::as_str) {
+            if first == "super" {
+                base.pop();
             }
+            rest = &rest[1..];
         }
-        paths
+        base.extend(rest.iter().cloned());
+        self.paths.insert(base);
     }
 
-    /// The modules of the crate that are named, from its root.
-    fn named_modules(&self) -> BTreeSet<Vec<String>> {
-        let own = self.module();
-        let named = self.paths().into_iter().filter_map(|path| {
-            let mut base = own.clone();
-            let mut rest = path.as_slice();
-            match path.first()?.as_str() {
-                "crate" => base.clear(),
-                "self" => {}
-                "super" => {
-                    while let Some(("super", tail)) = first(rest) {
-                        base.pop();
-                        rest = tail;
-                    }
-                    return Some([&base, rest].concat());
+    fn add_tree(&mut self, tree: &UseTree, before: &[String]) {
+        let with = |ident: &syn::Ident| [before, &[ident.to_string()]].concat();
+        match tree {
+            UseTree::Path(path) => self.add_tree(&path.tree, &with(&path.ident)),
+            UseTree::Name(name) if name.ident == "self" => self.add(before),
+            UseTree::Name(name) => self.add(&with(&name.ident)),
+            UseTree::Rename(rename) => self.add(&with(&rename.ident)),
+            UseTree::Glob(_) => self.add(before),
+            UseTree::Group(group) => group
+                .items
+                .iter()
+                .for_each(|tree| self.add_tree(tree, before)),
+        }
+    }
+
+    fn add_tokens(&mut self, tokens: TokenStream) {
+        let mut path = Segments::new();
+        let mut colons = 0;
+        for token in tokens {
+            match token {
+                TokenTree::Ident(ident) if path.is_empty() || colons == 2 => {
+                    path.push(ident.to_string());
+                    colons = 0;
+                    continue;
                 }
-                _ => return None,
-            }
-            Some([&base, &rest[1..]].concat())
-        });
-        named.filter(|path| !path.is_empty()).collect()
-    }
-}
-
-fn first(path: &[String]) -> Option<(&str, &[String])> {
-    path.split_first().map(|(head, tail)| (head.as_str(), tail))
-}
-
-/// Reads one path, or tree of paths, from `at` on; returns where it ends.
-fn spread(tokens: &[Token], at: usize, before: &[String], paths: &mut Vec<Vec<String>>) -> usize {
-    let mut path = before.to_vec();
-    let mut at = at;
-    loop {
-        match tokens.get(at) {
-            Some(Token::Word(word)) => path.push(word.clone()),
-            Some(Token::Sign('{')) => {
-                at += 1;
-                while let Some(token) = tokens.get(at) {
-                    match token {
-                        Token::Sign('}') => {
-                            at += 1;
-                            break;
-                        }
-                        Token::Word(word) if word == "as" => at += 2,
-                        Token::Word(_) => at = spread(tokens, at, &path, paths),
-                        _ => at += 1,
-                    }
+                TokenTree::Punct(punct) if punct.as_char() == ':' && !path.is_empty() => {
+                    colons += 1;
+                    continue;
                 }
-                return at;
+                TokenTree::Ident(ident) => {
+                    self.add(&std::mem::replace(&mut path, vec![ident.to_string()]));
+                    colons = 0;
+                    continue;
+                }
+                TokenTree::Group(group) => self.add_tokens(group.stream()),
+                _ => {}
             }
-            _ => break,
+            self.add(&std::mem::take(&mut path));
+            colons = 0;
         }
-        at += 1;
-        if tokens.get(at) != Some(&Token::Path) {
-            break;
-        }
-        at += 1;
+        self.add(&path);
     }
-    paths.push(path);
-    at
+
+    /// Names that the file imports from dependencies.
+    fn foreign(&self) -> BTreeSet<String> {
+        let of_dependency =
+            |path: &&Segments| path.len() > 1 && DEPENDENCIES.contains(&path[0].as_str());
+        self.paths
+            .iter()
+            .filter(of_dependency)
+            .filter_map(|path| path.last().cloned())
+            .collect()
+    }
 }
 
-fn tokens(bare: &str) -> Vec<Token> {
-    let mut tokens = Vec::new();
-    let mut chars = bare.chars().peekable();
-    while let Some(char) = chars.next() {
-        if char.is_alphanumeric() || char == '_' {
-            let mut word = String::from(char);
-            while let Some(next) = chars.next_if(|c| c.is_alphanumeric() || *c == '_') {
-                word.push(next);
+impl<'a> Visit<'a> for Names {
+    fn visit_item(&mut self, item: &'a Item) {
+        if let Item::Mod(module) = item {
+            if is_test(&module.attrs) {
+                return;
             }
-            tokens.push(Token::Word(word));
-        } else if char == ':' && chars.next_if_eq(&':').is_some() {
-            tokens.push(Token::Path);
-        } else if !char.is_whitespace() {
-            tokens.push(Token::Sign(char));
-        }
-    }
-    tokens
-}
-
-/// Blanks comments out, and empties texts and character literals; lines stay.
-fn without_comments_and_texts(text: &str) -> String {
-    let mut bare = String::new();
-    let mut rest = text;
-    while let Some(char) = rest.chars().next() {
-        let after = |prefix: &str, end: &str, tail: &str| {
-            let body = &tail[prefix.len()..];
-            body.find(end)
-                .map_or(tail.len(), |at| prefix.len() + at + end.len())
-        };
-        let skipped = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("/*") {
-            after("/*", "*/", rest)
-        } else if rest.starts_with("r#\"") {
-            after("r#\"", "\"#", rest)
-        } else if char == '"' {
-            text_length(rest)
-        } else if char == '\'' {
-            character_length(rest)
+            self.module.push(module.ident.to_string());
+            visit::visit_item(self, item);
+            self.module.pop();
         } else {
-            bare.push(char);
-            rest = &rest[char.len_utf8()..];
-            continue;
-        };
-        let gone = &rest[..skipped];
-        if !gone.starts_with('/') {
-            bare.push_str("\"\"");
-        }
-        bare.extend(gone.chars().filter(|&char| char == '\n'));
-        rest = &rest[skipped..];
-    }
-    bare
-}
-
-/// The length of the text literal at the start, its quotes included.
-fn text_length(rest: &str) -> usize {
-    let mut is_escaped = false;
-    for (at, char) in rest.char_indices().skip(1) {
-        match char {
-            _ if is_escaped => is_escaped = false,
-            '\\' => is_escaped = true,
-            '"' => return at + 1,
-            _ => {}
+            visit::visit_item(self, item);
         }
     }
-    rest.len()
-}
 
-/// The length of the character literal at the start, or of the mere quote of a
-/// lifetime.
-fn character_length(rest: &str) -> usize {
-    let mut chars = rest.char_indices().skip(1);
-    match (chars.next(), chars.next()) {
-        (Some((_, '\\')), Some(_)) => chars
-            .find(|&(_, char)| char == '\'')
-            .map_or(1, |(at, _)| at + 1),
-        (Some(_), Some((at, '\''))) => at + 1,
-        _ => 1,
+    fn visit_item_use(&mut self, item: &'a syn::ItemUse) {
+        self.add_tree(&item.tree, &[]);
+    }
+
+    fn visit_path(&mut self, path: &'a syn::Path) {
+        let segments: Segments = path
+            .segments
+            .iter()
+            .map(|segment| segment.ident.to_string())
+            .collect();
+        self.add(&segments);
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, call: &'a Macro) {
+        self.add_tokens(call.tokens.clone());
+        visit::visit_macro(self, call);
     }
 }
 
-/// Where a file names what lies above it.
-fn upward(source: &Source) -> Vec<String> {
-    let module = source.module();
-    let Some(own) = module.first() else {
-        return Vec::new();
+fn is_test(attributes: &[Attribute]) -> bool {
+    let is_test = |attribute: &Attribute| {
+        let list = attribute.meta.require_list();
+        attribute.path().is_ident("cfg") && list.is_ok_and(|list| list.tokens.to_string() == "test")
     };
-    let named = source.named_modules();
-    let above = named.iter().filter(|path| {
-        let is_module = path[0].chars().next().is_some_and(char::is_lowercase);
-        is_module && floor(&path[0]) > floor(own)
-    });
-    above.map(|path| path.join("::")).collect()
+    attributes.iter().any(is_test)
 }
 
-/// Where a file of a pure floor names what is not.
-fn impure(source: &Source) -> Vec<String> {
-    let names = source.paths().into_iter().map(|path| path.join("::"));
-    let is_impure = |name: &String| {
-        IMPURE.iter().any(|impure| {
-            let inside = format!("::{name}::").contains(&format!("::{impure}::"));
-            // A crate's name counts at the front of a path alone.
-            let is_crate = !impure.contains("::") && impure.starts_with(char::is_lowercase);
-            inside && (!is_crate || name.starts_with(&format!("{impure}::")))
-        })
-    };
-    names.filter(is_impure).collect()
-}
-
-/// Public signatures that show a dependency.
-fn exposed(source: &Source) -> Vec<String> {
-    let is_foreign = |path: &[String]| DEPENDENCIES.contains(&path[0].as_str());
-    let foreign: BTreeSet<String> = source
-        .paths()
-        .into_iter()
-        .filter(|path| path.len() > 1 && is_foreign(path))
-        .filter_map(|path| path.last().cloned())
-        .collect();
+/// Whether a public item, or a public part of it, names a dependency's type.
+fn exposed(item: &Item, foreign: &BTreeSet<String>) -> Vec<String> {
+    let is_public = |visibility: &Visibility| matches!(visibility, Visibility::Public(_));
     let mut found = Vec::new();
-    for (at, token) in source.tokens.iter().enumerate() {
-        if *token != Token::Word("pub".into())
-            || source.tokens.get(at + 1) == Some(&Token::Sign('('))
-        {
-            continue;
+    let mut check = |name: &dyn ToString, visit: &dyn Fn(&mut Names)| {
+        let mut names = Names::default();
+        visit(&mut names);
+        let shows = |path: &Segments| {
+            path.len() > 1 && DEPENDENCIES.contains(&path[0].as_str())
+                || path.len() == 1 && foreign.contains(&path[0])
+        };
+        if names.paths.iter().any(shows) {
+            found.push(name.to_string());
         }
-        let signature = signature(&source.tokens[at + 1..]);
-        for (at, token) in signature.iter().enumerate() {
-            let Token::Word(word) = token else { continue };
-            let is_crate = DEPENDENCIES.contains(&word.as_str())
-                && signature.get(at + 1) == Some(&Token::Path);
-            if is_crate || foreign.contains(word) {
-                let words = signature.iter().filter_map(|token| match token {
-                    Token::Word(word) => Some(word.as_str()),
-                    _ => None,
-                });
-                found.push(words.collect::<Vec<_>>().join(" "));
-                break;
+    };
+    match item {
+        Item::Fn(item) if is_public(&item.vis) => {
+            check(&item.sig.ident, &|names| names.visit_signature(&item.sig))
+        }
+        Item::Struct(item) if is_public(&item.vis) => {
+            check(&item.ident, &|names| names.visit_generics(&item.generics));
+            for field in item.fields.iter().filter(|field| is_public(&field.vis)) {
+                check(&item.ident, &|names| names.visit_type(&field.ty));
             }
         }
+        Item::Enum(item) if is_public(&item.vis) => {
+            check(&item.ident, &|names| names.visit_item_enum(item))
+        }
+        Item::Trait(item) if is_public(&item.vis) => {
+            for part in &item.items {
+                if let syn::TraitItem::Fn(part) = part {
+                    check(&part.sig.ident, &|names| names.visit_signature(&part.sig));
+                }
+            }
+        }
+        Item::Type(item) if is_public(&item.vis) => {
+            check(&item.ident, &|names| names.visit_type(&item.ty))
+        }
+        Item::Use(item) if is_public(&item.vis) => {
+            check(&"use", &|names| names.visit_item_use(item))
+        }
+        Item::Impl(item) if item.trait_.is_none() => {
+            for part in &item.items {
+                if let syn::ImplItem::Fn(part) = part
+                    && is_public(&part.vis)
+                {
+                    check(&part.sig.ident, &|names| names.visit_signature(&part.sig));
+                }
+            }
+        }
+        _ => {}
     }
     found
 }
 
-/// The tokens of an item that others see: up to its body, and the bodies of
-/// enums and traits too.
-fn signature(item: &[Token]) -> &[Token] {
-    let head = |token: &Token| matches!(token, Token::Word(word) if !["async", "const", "unsafe"].contains(&word.as_str()));
-    let kind = item.iter().find(|token| head(token));
-    let is = |what: &str| kind == Some(&Token::Word(what.into()));
-    let is_item = [
-        "fn", "struct", "enum", "trait", "type", "static", "mod", "use",
-    ]
-    .iter()
-    .any(|what| is(what));
-    let has_open_body = is("enum") || is("trait") || is("use");
-    let mut depth = 0;
-    let mut end = 0;
-    for token in item {
-        match token {
-            Token::Sign('{') if !has_open_body => break,
-            Token::Sign('(' | '[' | '<' | '{') => depth += 1,
-            Token::Sign(')' | ']' | '>' | '}') if depth == 0 => break,
-            Token::Sign('}') if depth == 1 && has_open_body && !is("use") => break,
-            Token::Sign(')' | ']' | '>' | '}') => depth -= 1,
-            Token::Sign(';') if depth == 0 => break,
-            Token::Sign(',') if depth == 0 && !is_item => break,
-            // An arrow's head closes nothing.
-            Token::Sign('-' | '=') => {
-                depth += i32::from(item.get(end + 1) == Some(&Token::Sign('>')))
-            }
-            _ => {}
-        }
-        end += 1;
-    }
-    &item[..end]
+/// Imports of a room that is not below.
+fn upward(source: &Source) -> Vec<String> {
+    let floor = |room: &str| FLOORS.iter().position(|rooms| rooms.contains(&room));
+    let Some(own) = source.module.first() else {
+        return Vec::new();
+    };
+    let wrong = source.imports().filter(|path| {
+        path.first().is_some_and(|room| {
+            room != own
+                && floor(room).is_some_and(|other| floor(own).is_none_or(|own| other >= own))
+        })
+    });
+    wrong.map(|path| path.join("::")).collect()
 }
 
-/// Modules that name each other in a circle.
+/// What a pure file names that is not.
+fn impure(source: &Source) -> Vec<String> {
+    let names = source.paths.iter().map(|path| path.join("::"));
+    let is_impure = |name: &String| {
+        let is_under = |impure: &&str| format!("{name}::").starts_with(&format!("{impure}::"));
+        IMPURE.iter().any(|impure| is_under(&impure))
+    };
+    names.filter(is_impure).collect()
+}
+
+/// Files that import each other in a circle. A file and those below it count as
+/// one for each other.
 fn circle(sources: &[Source]) -> Option<String> {
-    let names: BTreeSet<Vec<String>> = sources.iter().map(Source::module).collect();
-    let mut below: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
+    let modules: BTreeSet<&[String]> = sources.iter().map(|source| &*source.module).collect();
+    let mut imports = BTreeMap::new();
     for source in sources {
-        let own = source.module();
-        let named = source.named_modules().into_iter().filter_map(|path| {
-            let longest = (1..=path.len()).rev().map(|len| path[..len].to_vec());
-            longest.into_iter().find(|path| names.contains(path))
+        let own = &*source.module;
+        let named = source.imports().filter_map(|path| {
+            (1..=path.len())
+                .rev()
+                .map(|len| &path[..len])
+                .find(|path| modules.contains(path))
         });
-        let named =
-            named.filter(|path| *path != own && !own.starts_with(path) && !path.starts_with(&own));
-        below.insert(own.clone(), named.collect());
+        let others = named.filter(|other| !own.starts_with(other) && !other.starts_with(own));
+        imports.insert(own, others.collect::<BTreeSet<_>>());
     }
-    // What names nothing that is left is at the bottom; take it away.
-    loop {
-        let bottom = below.iter().find(|(_, named)| named.is_empty());
-        let Some(bottom) = bottom.map(|(module, _)| module.clone()) else {
-            break;
-        };
-        below.remove(&bottom);
-        for named in below.values_mut() {
-            named.remove(&bottom);
-        }
+    // What imports nothing that is left is at the bottom; take it away.
+    while let Some(bottom) = imports
+        .iter()
+        .find(|(_, named)| named.is_empty())
+        .map(|(&module, _)| module)
+    {
+        imports.remove(bottom);
+        imports.values_mut().for_each(|named| {
+            named.remove(bottom);
+        });
     }
-    let left: Vec<String> = below.keys().map(|module| module.join("::")).collect();
+    let left: Vec<String> = imports.keys().map(|module| module.join("::")).collect();
     (!left.is_empty()).then(|| left.join(", "))
 }
 
+fn too_long(source: &Source) -> Vec<String> {
+    let finding = format!("{} code lines", source.code_lines);
+    (source.code_lines > MAX_LINES)
+        .then_some(finding)
+        .into_iter()
+        .collect()
+}
+
+/// The files below `folder`, without those of the programs.
 fn sources(folder: &str) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = vec![root.join(folder)];
@@ -414,7 +389,8 @@ fn sources(folder: &str) -> Vec<Source> {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
-                sources.push(Source::new(path.strip_prefix(root).unwrap(), &text));
+                let path = path.strip_prefix(root).unwrap().to_str().unwrap();
+                sources.push(Source::parse(path, &text));
             }
         }
     }
@@ -422,11 +398,10 @@ fn sources(folder: &str) -> Vec<Source> {
     sources
 }
 
-fn in_proto(source: &Source) -> bool {
-    source
-        .module()
-        .first()
-        .is_some_and(|module| module == "proto")
+fn library() -> Vec<Source> {
+    let mut sources = sources("src");
+    sources.retain(|source| !source.path.starts_with("src/bin/"));
+    sources
 }
 
 /// Everything that `check` finds, file by file.
@@ -434,38 +409,26 @@ fn findings(sources: &[Source], check: impl Fn(&Source) -> Vec<String>) -> Strin
     let mut text = String::new();
     for source in sources {
         for finding in check(source) {
-            let _ = writeln!(text, "{}: {finding}", source.path.display());
+            let _ = writeln!(text, "{}: {finding}", source.path);
         }
     }
     text
 }
 
 #[test]
-fn arrows_point_down() {
-    let sources = sources("src");
-    assert!(sources.len() > 30, "{} files", sources.len());
-    let named: usize = sources
-        .iter()
-        .map(|source| source.named_modules().len())
-        .sum();
-    assert!(named > 200, "only {named} names of modules were found");
+fn imports_point_down_and_not_in_a_circle() {
+    let sources = library();
+    let imports: usize = sources.iter().map(|source| source.imports().count()).sum();
+    assert!(sources.len() > 80 && imports > 500, "{imports} imports");
     assert_eq!(findings(&sources, upward), "");
-    let proto: Vec<Source> = sources.into_iter().filter(in_proto).collect();
-    assert_eq!(circle(&proto), None);
-    let ring = self::sources("ring/src");
-    let knows_us = |source: &Source| {
-        let paths = source
-            .paths()
-            .into_iter()
-            .filter(|path| path[0] == "ringlock");
-        paths.map(|path| path.join("::")).collect()
-    };
-    assert_eq!(findings(&ring, knows_us), "");
+    assert_eq!(circle(&sources), None);
+    assert_eq!(circle(&self::sources("ring/src")), None);
 }
 
 #[test]
-fn the_pure_floors_are_pure() {
-    let proto: Vec<Source> = sources("src").into_iter().filter(in_proto).collect();
+fn proto_and_ring_are_pure() {
+    let mut proto = library();
+    proto.retain(|source| source.module.first().is_some_and(|room| room == "proto"));
     assert!(proto.len() > 10, "{} files", proto.len());
     assert_eq!(findings(&proto, impure), "");
     assert_eq!(findings(&sources("ring/src"), impure), "");
@@ -473,47 +436,41 @@ fn the_pure_floors_are_pure() {
 
 #[test]
 fn no_dependency_shows_in_a_public_signature() {
-    for folder in ["src", "ring/src"] {
-        assert_eq!(findings(&sources(folder), exposed), "");
+    for sources in [library(), sources("ring/src")] {
+        assert_eq!(findings(&sources, |source| source.exposed.clone()), "");
     }
 }
 
 #[test]
-fn files_are_short_enough_to_be_read() {
-    let mut sources: Vec<Source> = ["src", "ring/src"].into_iter().flat_map(sources).collect();
+fn files_are_short() {
+    let folders = ["src", "ring/src"].into_iter();
+    let mut sources: Vec<Source> = folders.flat_map(sources).collect();
     sources.sort_by_key(|source| std::cmp::Reverse(source.code_lines));
     for source in sources.iter().take(10) {
-        println!("{:>4} {}", source.code_lines, source.path.display());
+        println!("{:>4} {}", source.code_lines, source.path);
     }
     assert_eq!(findings(&sources, too_long), "");
 }
 
-fn too_long(source: &Source) -> Vec<String> {
-    let is_too_long = source.code_lines > MAX_LINES;
-    let finding = format!("{} code lines", source.code_lines);
-    is_too_long.then_some(finding).into_iter().collect()
-}
-
 #[test]
 fn the_checks_find_what_they_are_made_for() {
-    let source = |path: &str, text: &str| Source::new(path, text);
-
+    let source = Source::parse;
     let proto = source(
-        "src/proto/attempt.rs",
+        "src/proto/acquire.rs",
         "use crate::{proto::time::Instant, router::Router as R};\n\
-         // crate::keeper in a comment, \n\
-         const TEXT: &str = \"crate::guard\";\n\
-         fn f() { super::super::gate::open(); super::round::on() }\n\
-         #[cfg(test)]\nmod tests { use crate::drive; }",
+         // crate::lease in a comment\n\
+         const TEXT: &str = \"crate::lease\";\n\
+         fn f() { super::super::lease::open(); super::machine::on(); m!(a, crate::node::x(b)) }\n\
+         #[cfg(test)]\nmod tests { use crate::cluster; }",
     );
-    assert_eq!(upward(&proto), ["gate::open", "router::Router"]);
+    assert_eq!(upward(&proto), ["lease::open", "node::x", "router::Router"]);
     let node = source(
-        "src/node/redis/driver.rs",
+        "src/node/redis/reader.rs",
         "use super::super::memory; use crate::clock;",
     );
     assert_eq!(upward(&node), [""; 0]);
-    let node = source("src/node/redis.rs", "use super::{Node, super::held::Held};");
-    assert_eq!(upward(&node).len(), 1);
+    let same_row = source("src/router.rs", "use crate::guide::x;");
+    assert_eq!(upward(&same_row), ["guide::x"]);
 
     let pure = source(
         "src/proto/time.rs",
@@ -523,31 +480,22 @@ fn the_checks_find_what_they_are_made_for() {
     );
     assert_eq!(
         impure(&pure),
-        ["std::time::Instant", "rand::random", "std::fs::exists"]
+        ["rand::random", "std::fs::exists", "std::time::Instant"]
     );
-    let hashed = source(
-        "ring/src/ring.rs",
-        "type T = std::collections::HashMap<u8, u8>;",
-    );
-    assert_eq!(impure(&hashed), ["std::collections::HashMap"]);
 
     let public = source(
         "src/node.rs",
-        "use redis::Value as _; use redis::{Value, Client};\n\
-         pub fn f(client: &Client) -> u8 { }\n\
+        "use redis::{Value, Client};\n\
+         pub fn f(client: &Client) -> u8 { 0 }\n\
          pub(crate) fn g(client: &Client) {}\n\
-         pub struct S { pub a: u8, b: Client, pub c: Option<tokio::time::Instant> }\n\
+         pub struct S { pub a: u8, b: Client, pub c: Option<url::Url> }\n\
          pub enum E { A(u8), B(Value) }\n\
          pub trait T { fn h(&self) -> Result<(), toml::de::Error>; }\n\
          pub fn fine(f: impl Fn(u8) -> u8) -> Vec<u8> { Client::new() }\n\
+         impl S { pub fn i(self) -> Client { x } fn j(self) -> Client { x } }\n\
          pub use redis::Cmd;",
     );
-    let found = exposed(&public);
-    let starts: Vec<&str> = found
-        .iter()
-        .map(|found| found.split(' ').nth(1).unwrap())
-        .collect();
-    assert_eq!(starts, ["f", "Option", "E", "T", "redis"], "{found:?}");
+    assert_eq!(public.exposed, ["f", "S", "E", "h", "i", "use"]);
 
     let a = || source("src/proto/a.rs", "use super::b::B;");
     let b = source("src/proto/b.rs", "use crate::proto::c;");
@@ -559,11 +507,8 @@ fn the_checks_find_what_they_are_made_for() {
     let b = source("src/proto/b.rs", "use std::fmt;");
     assert_eq!(circle(&[a(), b]), None);
 
-    let long = source(
-        "src/x.rs",
-        "//! A\n\nfn f() {\n    // B\n    g(\"a\n b\")\n}\n",
-    );
-    assert_eq!((long.code_lines, too_long(&long)), (4, Vec::new()));
-    let long = source("src/x.rs", &"f();\n".repeat(MAX_LINES + 1));
+    let long = source("src/x.rs", "//! A\n\nfn f() {\n    // B\n    g();\n}\n");
+    assert_eq!((long.code_lines, too_long(&long)), (3, Vec::new()));
+    let long = source("src/x.rs", &"fn f() {}\n".repeat(MAX_LINES + 1));
     assert_eq!(too_long(&long), ["401 code lines"]);
 }

@@ -113,7 +113,11 @@ async fn listen(
                 client = listener.accept() => client,
                 _ = state.wait_for(|state| state.mode.refuses()) => break,
             };
-            if let Ok((client, _)) = client {
+            // A client that was hung up on connects again before the listener
+            // is gone.
+            if let Ok((client, _)) = client
+                && !state.borrow().mode.refuses()
+            {
                 tokio::spawn(serve(client, target.get(), served.clone()));
             }
         }
@@ -152,7 +156,8 @@ async fn pump(
     let (mut is_dead, mut has_swallowed) = (false, false);
     loop {
         let State { mode, cuts: latest } = *state.borrow_and_update();
-        if latest != cuts || has_swallowed && mode != Mode::Deaf {
+        let has_hung_up = latest != cuts || mode == Mode::Cut;
+        if has_hung_up || has_swallowed && mode != Mode::Deaf {
             return;
         }
         is_dead |= mode == Mode::HalfOpen;
