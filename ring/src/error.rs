@@ -1,7 +1,7 @@
 //! Everything that can be wrong with a ring, with what to do about it.
 
-use crate::hash::Format;
-use crate::ring::{MAX_MEMBERS, MAX_POINTS};
+use crate::format::Format;
+use crate::member::{MAX_MEMBERS, MAX_POINTS};
 
 /// Why a ring, its replica sets or a diff cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -145,11 +145,4 @@ pub enum RingError {
         /// The newer ring's format.
         new: Format,
     },
-}
-
-/// The text names no [`Format`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown ring format {given:?}: use xxh3, md5, crc32, ketama or nginx")]
-pub struct ParseFormatError {
-    pub(crate) given: String,
 }

@@ -42,7 +42,7 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `hash.rs` | the formats: a member's points, a key's position |
+//! | `format.rs` | the formats: a member's points, a key's position |
 //! | `index.rs` | the sorted points, and how to find the first one at or after a position |
 //! | `ring.rs` | members, the builder, owners, successors, shares |
 //! | `replicas.rs` | replica sets, with the rules for hosts and zones |
@@ -51,16 +51,16 @@
 
 mod diff;
 mod error;
-mod hash;
+mod format;
 mod index;
 mod member;
 mod replicas;
 mod ring;
 
 pub use diff::{ChangedRange, OwnerMove, RingDiff, SetMove, fraction};
-pub use error::{ParseFormatError, RingError};
-pub use hash::{DEFAULT_VNODES, Format};
+pub use error::RingError;
+pub use format::{DEFAULT_VNODES, Format, ParseFormatError};
 pub use index::{KeyRange, Segment};
-pub use member::{Member, NodeIndex};
+pub use member::{MAX_MEMBERS, MAX_POINTS, Member, NodeIndex};
 pub use replicas::ReplicaSets;
-pub use ring::{MAX_MEMBERS, MAX_POINTS, Ring, RingBuilder, Successors};
+pub use ring::{Ring, RingBuilder, Successors};

@@ -1,5 +1,11 @@
 //! The members of a ring, and how they are referred to.
 
+/// The most members a ring takes: as many as a [`NodeIndex`] can tell apart.
+pub const MAX_MEMBERS: usize = 1 << 16;
+
+/// The most points a ring takes, over all members: 4 194 304, which come to about 60 MB.
+pub const MAX_POINTS: usize = 1 << 22;
+
 /// A node of the ring: a name, how large a share it takes, and what it shares its fate with.
 ///
 /// The name is the identity. It decides where the member's points lie, so that a node may change

@@ -26,6 +26,18 @@ pub struct ReplicaSets {
     rows: Arc<[NodeIndex]>,
 }
 
+impl Ring {
+    /// The replica sets of `n` members for every segment, under the rules for hosts and zones.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::ReplicasZero`], [`RingError::NotEnoughMembers`], [`RingError::NotEnoughHosts`]
+    /// or [`RingError::ZoneRule`] if the members cannot make such sets.
+    pub fn replica_sets(&self, n: usize) -> Result<ReplicaSets, RingError> {
+        ReplicaSets::new(self, n)
+    }
+}
+
 impl ReplicaSets {
     pub(crate) fn new(ring: &Ring, replicas: usize) -> Result<Self, RingError> {
         let rules = Rules::new(ring, replicas)?;

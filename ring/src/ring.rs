@@ -8,16 +8,9 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::RingError;
-use crate::hash::{DEFAULT_VNODES, Format};
+use crate::format::{DEFAULT_VNODES, Format};
 use crate::index::{Index, KeyRange, Segment};
-use crate::member::{Member, NodeIndex};
-use crate::replicas::ReplicaSets;
-
-/// The most members a ring takes: as many as a [`NodeIndex`] can tell apart.
-pub const MAX_MEMBERS: usize = 1 << 16;
-
-/// The most points a ring takes, over all members: 4 194 304, which come to about 60 MB.
-pub const MAX_POINTS: usize = 1 << 22;
+use crate::member::{MAX_MEMBERS, MAX_POINTS, Member, NodeIndex};
 
 /// A consistent-hash ring: an immutable snapshot, cheap to clone.
 ///
@@ -186,16 +179,6 @@ impl Ring {
     #[must_use]
     pub fn digest(&self) -> u64 {
         self.inner.digest
-    }
-
-    /// The replica sets of `n` members for every segment, under the rules for hosts and zones.
-    ///
-    /// # Errors
-    ///
-    /// [`RingError::ReplicasZero`], [`RingError::NotEnoughMembers`], [`RingError::NotEnoughHosts`]
-    /// or [`RingError::ZoneRule`] if the members cannot make such sets.
-    pub fn replica_sets(&self, n: usize) -> Result<ReplicaSets, RingError> {
-        ReplicaSets::new(self, n)
     }
 
     /// Every segment that is not empty, with its owner and range, clockwise from the first point.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Derives native.json from inputs.json: what the native formats must answer.
 
-Written from the formulas alone (src/hash.rs has them too), with other libraries: hashlib, zlib and
+Written from the formulas alone (src/format.rs has them too), with other libraries: hashlib, zlib and
 the package xxhash. The md5 ring is the textbook's, word for word: hex digests in a sorted list.
 
     pip install xxhash && python3 derive.py

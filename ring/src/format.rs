@@ -8,7 +8,6 @@ use std::str::FromStr;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::error::ParseFormatError;
 use crate::member::Member;
 
 /// Points per unit of weight unless the builder is told otherwise: shares then stray by about 8 %
@@ -165,6 +164,13 @@ impl FromStr for Format {
             given: text.to_owned(),
         })
     }
+}
+
+/// The text names no [`Format`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown ring format {given:?}: use xxh3, md5, crc32, ketama or nginx")]
+pub struct ParseFormatError {
+    given: String,
 }
 
 /// How many digests ketama makes for a member. Every step is in single precision, and in the order
