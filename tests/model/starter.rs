@@ -126,8 +126,11 @@ impl Explored {
         stopped: usize,
     ) -> Stage {
         let now = at(world.tick);
-        let request = start.quarantine(stopped, &statuses[stopped]);
-        let reply = world.nodes[stopped].update(|table| table.apply(now, &request));
+        // The order is the same for all starters. The owner of the key comes
+        // last: it may serve on while the others wait.
+        let member = statuses.len() - 1 - stopped;
+        let request = start.quarantine(member, &statuses[member]);
+        let reply = world.nodes[member].update(|table| table.apply(now, &request));
         if reply != Reply::Done {
             self.see(Seen::Disturbed);
             return Stage::Idle;
