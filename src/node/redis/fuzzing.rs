@@ -18,10 +18,9 @@ use crate::node::redis::codec::decode;
 use crate::node::redis::connection::handshake::Identity;
 use crate::node::redis::pipeline::batch::Section;
 use crate::node::redis::pipeline::completion::{Server, settle};
-use crate::node::redis::pipeline::reader::take_push;
 use crate::node::redis::pipeline::state::{Settlement, deliver};
-use crate::node::redis::resp::error_reply::ErrorReply;
-use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
+use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, Piece, Pieces, reply_len, take_push};
 use crate::node::{ReplyTo, Sink};
 use crate::proto::lease::{Holder, Key};
 use crate::proto::node::message::{Answer, Ballot, NodeStatus, ViewId};
@@ -112,7 +111,7 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
                 Ok(Some(len)) => len,
                 Ok(None) => break,
                 Err(Malformed) => {
-                    fault = Some(decode::misfit("anything"));
+                    fault = Some(misfit("anything"));
                     break;
                 }
             };
@@ -135,7 +134,7 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
             inbox.drain(..len);
         }
     }
-    let fault = fault.unwrap_or_else(|| decode::misfit("silence"));
+    let fault = fault.unwrap_or_else(|| misfit("silence"));
     in_flight
         .into_iter()
         .for_each(|section| section.fail(&fault));

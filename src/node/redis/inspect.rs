@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::node::redis::codec::decode::{misfit, unexpected};
-use crate::node::redis::codec::encode::command;
 use crate::node::redis::codec::scripts::Script;
 use crate::node::redis::connection::clock_monitor;
 use crate::node::redis::connection::handshake::Line;
-use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::node::redis::resp::encoder::command;
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{Piece, Pieces};
 use crate::proto::escape::shown;
 use crate::proto::lease::{Holder, Key};

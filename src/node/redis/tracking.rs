@@ -22,14 +22,13 @@ use tokio::sync::Notify;
 
 use super::RedisOptions;
 use crate::clock;
-use crate::node::redis::codec::decode::{misfit, unexpected};
-use crate::node::redis::codec::encode::command;
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::attempt::Attempt;
 use crate::node::redis::connection::error::{broken, no_reply, unreachable};
 use crate::node::redis::connection::handshake::Line;
 use crate::node::redis::connection::stream::Stream;
-use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::node::redis::resp::encoder::command;
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{MAX_REPLY, Piece, Pieces, reply_len};
 use crate::node::redis::tracking::hints::{Hints, NOTE_LIFE};
 use crate::node::{Interest, Sight, Watch, Watchlist};

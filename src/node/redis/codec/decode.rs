@@ -1,17 +1,16 @@
 //! Replies of a server as answers. Whatever does not fit what was asked is a
-//! [`Protocol`](NodeErrorKind::Protocol) error: never believed, never a panic.
+//! [`Protocol`](crate::NodeErrorKind::Protocol) error: never believed, never a panic.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::node::redis::pipeline::batch::{Kind, Section};
 use crate::node::redis::pipeline::state::Pending;
-use crate::node::redis::resp::error_reply::ErrorReply;
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
+use crate::node::redis::resp::parser::{Piece, Pieces, read_text};
 use crate::proto::lease::{Holder, Token};
 use crate::proto::node::message::{
-    Accepted, Answer, NodeError, NodeErrorKind, NodeStatus, Past, Reply, Request, Rival, Slot,
-    ViewId,
+    Accepted, Answer, NodeError, NodeStatus, Past, Reply, Request, Rival, Slot, ViewId,
 };
 
 /// Bytes of a nonce or an incarnation at the most: about twice what ours have.
@@ -35,14 +34,6 @@ pub(crate) enum Resolution {
 }
 
 use Resolution::Answer as Is;
-
-/// The answer was not in the form that the request has one in.
-pub(crate) fn misfit(what: &str) -> NodeError {
-    NodeError::new(
-        NodeErrorKind::Protocol,
-        format!("the server's reply to {what} is not one that it may give"),
-    )
-}
 
 /// The answer of a script, which stands behind its mark; an error is one
 /// without. `None`: it is the answer to something else.
@@ -433,10 +424,6 @@ fn promised(reply: &[u8]) -> Option<Option<Accepted>> {
     }))
 }
 
-pub(crate) fn read_text<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
 /// The reply of DOCUMENT.
 fn document(reply: &[u8]) -> Answer {
     match Pieces::of(reply).next() {
@@ -449,21 +436,13 @@ fn document(reply: &[u8]) -> Answer {
     }
 }
 
-/// The error in a reply that is not the one hoped for.
-pub(crate) fn unexpected(reply: Option<Piece<'_>>, what: &str) -> NodeError {
-    match reply {
-        Some(Piece::Error(line)) => ErrorReply::of(line).explain(),
-        _ => misfit(what),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::node::ReplyTo;
     use crate::node::redis::codec::encode::DeleteIf;
     use crate::proto::lease::{Key, Ttl};
-    use crate::proto::node::message::Ballot;
+    use crate::proto::node::message::{Ballot, NodeErrorKind};
     use crate::proto::time::Instant;
 
     const VIEW: ViewId = ViewId {

@@ -4,6 +4,7 @@ use crate::node::redis::codec::scripts::{Script, Scripts};
 use crate::node::redis::pipeline::batch::{Kind, Section};
 use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::state::Pending;
+use crate::node::redis::resp::encoder::{array, bulk, bulk_number, command, number};
 use crate::proto::lease::{Key, Token, Ttl};
 use crate::proto::node::message::{Absent, Request, Slot, ViewId};
 
@@ -62,32 +63,6 @@ pub(crate) struct Dialect {
     pub(crate) incarnation: Vec<u8>,
     /// See `RedisOptions::literal`.
     pub(crate) literal: bool,
-}
-
-/// Appends one command.
-pub(crate) fn command(out: &mut Vec<u8>, parts: &[&[u8]]) {
-    array(out, parts.len());
-    parts.iter().for_each(|part| bulk(out, part));
-}
-
-fn array(out: &mut Vec<u8>, len: usize) {
-    number(out, b'*', len);
-}
-
-fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
-    number(out, b'$', bytes.len());
-    out.extend_from_slice(bytes);
-    out.extend_from_slice(b"\r\n");
-}
-
-fn number(out: &mut Vec<u8>, kind: u8, number: usize) {
-    out.push(kind);
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-    out.extend_from_slice(b"\r\n");
-}
-
-fn bulk_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
-    bulk(out, itoa::Buffer::new().format(number).as_bytes());
 }
 
 impl Dialect {

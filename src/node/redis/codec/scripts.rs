@@ -1,6 +1,6 @@
 //! The scripts, and the names that a server knows them by.
 
-use crate::node::redis::codec::encode::command;
+use crate::node::redis::resp::encoder::command;
 use crate::proto::node::message::Request;
 
 /// A script that every connection loads.

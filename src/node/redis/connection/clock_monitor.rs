@@ -9,8 +9,8 @@
 
 use std::time::Duration;
 
-use crate::node::redis::codec::decode::{read_text, unexpected};
-use crate::node::redis::resp::parser::Pieces;
+use crate::node::redis::resp::error_reply::unexpected;
+use crate::node::redis::resp::parser::{Pieces, read_text};
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 use crate::proto::time::{Instant, drift, outwait};
 

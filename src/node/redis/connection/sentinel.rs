@@ -9,12 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::clock;
 use crate::config::node_url::Endpoint;
-use crate::node::redis::codec::decode::misfit;
-use crate::node::redis::codec::encode::command;
 use crate::node::redis::connection::address::{Address, Place};
 use crate::node::redis::connection::attempt::{Attempt, staggered};
 use crate::node::redis::connection::handshake::Line;
-use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::node::redis::resp::encoder::command;
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
 use crate::node::redis::resp::parser::{Piece, Pieces};
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use super::{Look, page, text, unexpected_of};
-use crate::node::redis::codec::encode::command;
+use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::parser::{Piece, Pieces};
 use crate::proto::lease::Key;
 use crate::proto::node::message::{NodeError, Slot, ViewId};

@@ -6,14 +6,14 @@ use std::collections::VecDeque;
 use crate::clock;
 use crate::node::ReplyTo;
 use crate::node::redis::codec::decode;
-use crate::node::redis::codec::decode::{Resolution, misfit};
+use crate::node::redis::codec::decode::Resolution;
 use crate::node::redis::codec::encode::Dialect;
 use crate::node::redis::connection::clock_monitor::Bench;
 use crate::node::redis::pipeline::batch::{Kind, Section};
 use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::Count;
 use crate::node::redis::pipeline::state::{Answers, Pending, Settlement, timeout};
-use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
 use crate::node::redis::resp::parser::{Piece, Pieces};
 use crate::proto::node::message::{
     Absent, Incarnation, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival,

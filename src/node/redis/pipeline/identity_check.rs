@@ -21,11 +21,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::node::redis::codec::decode::{misfit, unexpected};
-use crate::node::redis::codec::encode::command;
 use crate::node::redis::connection::handshake::{Identity, Line};
 use crate::node::redis::pipeline::batch::{Kind, Section};
-use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::node::redis::resp::encoder::command;
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{Piece, Pieces, reply_len};
 use crate::proto::node::message::{NodeError, NodeErrorKind, Request, Slot, ViewId};
 use crate::proto::time::Instant;

@@ -21,7 +21,7 @@ use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::{Checks, Count, Trust};
 use crate::node::redis::pipeline::state::{Answers, Lane, Settlement, closed, deliver};
 use crate::node::redis::pipeline::writer::{Link, is_absent};
-use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, reply_len};
+use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, reply_len, take_push};
 use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus};
 use crate::proto::time::{Instant, outwait};
 use crate::telemetry::events;
@@ -85,22 +85,6 @@ impl Inbox {
             }
             None => Err(Malformed),
         }
-    }
-}
-
-/// Takes a push out of `bytes` if one begins at `at` and is whole. Whatever it
-/// says, only that the data was flushed can have led to it: no key is tracked.
-pub(crate) fn take_push(bytes: &mut Vec<u8>, at: usize) -> Result<bool, Malformed> {
-    if bytes.get(at) != Some(&b'>') {
-        return Ok(false);
-    }
-    match reply_len(&bytes[at..])? {
-        Some(len) => {
-            bytes.drain(at..at + len);
-            Ok(true)
-        }
-        None if bytes.len() - at > MAX_REPLY => Err(Malformed),
-        None => Ok(false),
     }
 }
 

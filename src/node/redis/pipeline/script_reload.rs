@@ -15,11 +15,12 @@
 use std::time::Duration;
 
 use crate::clock;
-use crate::node::redis::codec::encode::{Dialect, command};
+use crate::node::redis::codec::encode::Dialect;
 use crate::node::redis::codec::scripts::Script;
 use crate::node::redis::connection::handshake::Line;
 use crate::node::redis::pipeline::batch::{Kind, Section};
 use crate::node::redis::pipeline::state::{Answers, Pending, Settlement};
+use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::ErrorReply;
 use crate::node::redis::resp::parser::{Piece, Pieces};
 use crate::proto::node::message::{NodeError, NodeErrorKind, Request};

@@ -13,11 +13,10 @@ use crate::node::redis::pipeline::batch::{
     Batch, Caution, InFlight, Kind, MAX_BATCH, Section, gather,
 };
 use crate::node::redis::pipeline::congestion::Window;
-use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::{Check, Checks};
 use crate::node::redis::pipeline::queue::Queue;
-use crate::node::redis::pipeline::script_reload;
 use crate::node::redis::pipeline::state::{Answers, unsent_in_time};
+use crate::node::redis::pipeline::{identity_check, script_reload};
 use crate::proto::node::message::{NodeStatus, Reply, Standing};
 use crate::proto::time::Instant;
 use crate::telemetry::metrics::Spread;

@@ -307,6 +307,22 @@ fn is_code(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
+/// The answer was not in the form that the request has one in.
+pub(crate) fn misfit(what: &str) -> NodeError {
+    NodeError::new(
+        NodeErrorKind::Protocol,
+        format!("the server's reply to {what} is not one that it may give"),
+    )
+}
+
+/// The error in a reply that is not the one hoped for.
+pub(crate) fn unexpected(reply: Option<Piece<'_>>, what: &str) -> NodeError {
+    match reply {
+        Some(Piece::Error(line)) => ErrorReply::of(line).explain(),
+        _ => misfit(what),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

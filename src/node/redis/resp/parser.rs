@@ -175,6 +175,26 @@ fn length(line: &[u8], max: usize) -> Result<Option<usize>, Malformed> {
     }
 }
 
+pub(crate) fn read_text<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Takes a push out of `bytes` if one begins at `at` and is whole. Whatever it
+/// says, only that the data was flushed can have led to it: no key is tracked.
+pub(crate) fn take_push(bytes: &mut Vec<u8>, at: usize) -> Result<bool, Malformed> {
+    if bytes.get(at) != Some(&b'>') {
+        return Ok(false);
+    }
+    match reply_len(&bytes[at..])? {
+        Some(len) => {
+            bytes.drain(at..at + len);
+            Ok(true)
+        }
+        None if bytes.len() - at > MAX_REPLY => Err(Malformed),
+        None => Ok(false),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
