@@ -20,13 +20,13 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
-use super::RedisOptions;
 use crate::clock;
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::attempt::Attempt;
 use crate::node::redis::connection::error::{broken, no_reply, unreachable};
 use crate::node::redis::connection::handshake::Line;
 use crate::node::redis::connection::stream::Stream;
+use crate::node::redis::options::RedisOptions;
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{MAX_REPLY, Piece, Pieces, reply_len};

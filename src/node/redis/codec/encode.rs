@@ -8,22 +8,6 @@ use crate::node::redis::resp::encoder::{array, bulk, bulk_number, command, numbe
 use crate::proto::lease::{Key, Token, Ttl};
 use crate::proto::node::message::{Absent, Request, Slot, ViewId};
 
-/// What acquires and releases are encoded with, from what every server can do
-/// to what costs it the least.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Encoding {
-    /// One script call per batch. Redis 6.2 on.
-    Script,
-    /// Acquires as `MULTI · SET NX GET PX · HINCRBY · GET · EXEC`: no script to
-    /// enter, which costs a server more than the SET itself. Redis 7.0 on.
-    Transaction,
-    /// Also `MSETEX` for acquires of one ttl whose keys have a single owner,
-    /// and `DELIFEQ` or `DELEX` for each release: of these, what the server has
-    /// and lets the user use. Valkey 9.0 on, with `MSETEX` 9.1; Redis 8.4 on.
-    Command,
-}
-
 /// What requests can be encoded with on one connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Abilities {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use crate::config::node_url::{self, Endpoint, Login, NodeUrl};
 use crate::config::{Password, TlsConfig};
-use crate::node::redis::RedisOptions;
 use crate::node::redis::connection::sentinel::Service;
+use crate::node::redis::options::RedisOptions;
 
 /// A server, as a node's URL and options name it.
 pub(crate) struct Address {

@@ -12,9 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::clock;
 use crate::config::Password;
-use crate::node::redis::RedisOptions;
 use crate::node::redis::codec::decode::asked_status;
-use crate::node::redis::codec::encode::{Abilities, DeleteIf, Dialect, Encoding};
+use crate::node::redis::codec::encode::{Abilities, DeleteIf, Dialect};
 use crate::node::redis::codec::scripts::{Script, Scripts};
 use crate::node::redis::connection::address::{Address, Place};
 use crate::node::redis::connection::attempt::Attempt;
@@ -23,6 +22,7 @@ use crate::node::redis::connection::error::{
     bad_credentials, broken, failed, no_reply, unreachable,
 };
 use crate::node::redis::connection::stream::Stream;
+use crate::node::redis::options::{Encoding, RedisOptions};
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, Piece, Pieces, reply_len, take_push};

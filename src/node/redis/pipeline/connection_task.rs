@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::node::redis::RedisOptions;
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::attempt::Attempt;
 use crate::node::redis::connection::clock_monitor::Wall;
 use crate::node::redis::connection::handshake::{Connection, connect};
+use crate::node::redis::options::RedisOptions;
 use crate::node::redis::pipeline::reader::Session;
 use crate::node::redis::pipeline::state::Lane;
 use crate::proto::backoff::Backoff;
