@@ -1,5 +1,6 @@
 //! Requests as commands, and replies as answers.
 
+pub(crate) mod capabilities;
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod scripts;

@@ -440,7 +440,7 @@ fn document(reply: &[u8]) -> Answer {
 mod tests {
     use super::*;
     use crate::node::ReplyTo;
-    use crate::node::redis::codec::encode::DeleteIf;
+    use crate::node::redis::codec::capabilities::DeleteIf;
     use crate::proto::lease::{Key, Ttl};
     use crate::proto::node::message::{Ballot, NodeErrorKind};
     use crate::proto::time::Instant;

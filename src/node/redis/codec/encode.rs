@@ -1,53 +1,13 @@
 //! Requests as bytes: the Redis serialization protocol, version 2.
 
-use crate::node::redis::codec::scripts::{Script, Scripts};
+use crate::node::redis::codec::capabilities::{DeleteIf, Dialect};
+use crate::node::redis::codec::scripts::Script;
 use crate::node::redis::pipeline::batch::{Kind, Section};
 use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::state::Pending;
 use crate::node::redis::resp::encoder::{array, bulk, bulk_number, command, number};
 use crate::proto::lease::{Key, Token, Ttl};
 use crate::proto::node::message::{Absent, Request, Slot, ViewId};
-
-/// What requests can be encoded with on one connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Abilities {
-    /// `SET … NX GET`.
-    pub(crate) transaction: bool,
-    /// `MSETEX`.
-    pub(crate) together: bool,
-    pub(crate) delete_if: Option<DeleteIf>,
-}
-
-impl Abilities {
-    /// Leaves what every user of ringlock must be allowed.
-    pub(crate) fn forget_commands(&mut self) {
-        self.together = false;
-        self.delete_if = None;
-    }
-}
-
-/// The command that deletes a key if it has a certain value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DeleteIf {
-    /// `DELIFEQ key value`: Valkey's.
-    Delifeq,
-    /// `DELEX key IFEQ value`: Redis's.
-    Delex,
-}
-
-/// How one server is spoken to.
-#[derive(Clone, Debug)]
-pub(crate) struct Dialect {
-    pub(crate) key_prefix: Vec<u8>,
-    pub(crate) id: Vec<u8>,
-    pub(crate) member: Vec<u8>,
-    pub(crate) counters: Vec<u8>,
-    pub(crate) scripts: Scripts,
-    pub(crate) abilities: Abilities,
-    pub(crate) incarnation: Vec<u8>,
-    /// See `RedisOptions::literal`.
-    pub(crate) literal: bool,
-}
 
 impl Dialect {
     /// Appends the commands of `section` and notes how many replies they get.

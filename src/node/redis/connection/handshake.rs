@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::clock;
 use crate::config::Password;
+use crate::node::redis::codec::capabilities::{Abilities, DeleteIf, Dialect};
 use crate::node::redis::codec::decode::asked_status;
-use crate::node::redis::codec::encode::{Abilities, DeleteIf, Dialect};
 use crate::node::redis::codec::scripts::{Script, Scripts};
 use crate::node::redis::connection::address::{Address, Place};
 use crate::node::redis::connection::attempt::Attempt;

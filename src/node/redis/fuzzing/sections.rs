@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::RouterConfig;
 use crate::node::ReplyTo;
-use crate::node::redis::codec::encode::{Abilities, DeleteIf, Dialect};
+use crate::node::redis::codec::capabilities::{Abilities, DeleteIf, Dialect};
 use crate::node::redis::codec::scripts::{Script, Scripts};
 use crate::node::redis::pipeline::batch::{Kind, Section};
 use crate::node::redis::pipeline::state::Pending;

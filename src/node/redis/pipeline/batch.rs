@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::node::redis::codec::encode::{Abilities, DeleteIf};
+use crate::node::redis::codec::capabilities::{Abilities, DeleteIf};
 use crate::node::redis::pipeline::queue::Queue;
 use crate::node::redis::pipeline::state::{Answers, Pending};
 use crate::proto::lease::{Holder, Key};

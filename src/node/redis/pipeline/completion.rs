@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 
 use crate::clock;
 use crate::node::ReplyTo;
+use crate::node::redis::codec::capabilities::Dialect;
 use crate::node::redis::codec::decode;
 use crate::node::redis::codec::decode::Resolution;
-use crate::node::redis::codec::encode::Dialect;
 use crate::node::redis::connection::clock_monitor::Bench;
 use crate::node::redis::pipeline::batch::{Kind, Section};
 use crate::node::redis::pipeline::identity_check;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::node::redis::codec::encode::Dialect;
+use crate::node::redis::codec::capabilities::Dialect;
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::clock_monitor;
 use crate::node::redis::connection::clock_monitor::{Verdict, Wall};

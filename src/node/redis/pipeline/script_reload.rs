@@ -15,7 +15,7 @@
 use std::time::Duration;
 
 use crate::clock;
-use crate::node::redis::codec::encode::Dialect;
+use crate::node::redis::codec::capabilities::Dialect;
 use crate::node::redis::codec::scripts::Script;
 use crate::node::redis::connection::handshake::Line;
 use crate::node::redis::pipeline::batch::{Kind, Section};

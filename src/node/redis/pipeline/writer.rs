@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock;
-use crate::node::redis::codec::encode::{Abilities, Dialect};
+use crate::node::redis::codec::capabilities::{Abilities, Dialect};
 use crate::node::redis::codec::scripts::Script;
 use crate::node::redis::connection::clock_monitor::{Bench, READ_EVERY};
 use crate::node::redis::connection::stream::Socket;
