@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use self::codec::request::Pending;
 use self::connection::address::Address;
-use self::pipeline::state::{Lane, Pending};
+use self::pipeline::state::Lane;
 use self::tracking::Tracker;
 use super::{Interest, Node, ReplyTo, Watch};
 use crate::config::{Config, NodeConfig};

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::node::redis::pipeline::batch::{Kind, Section};
-use crate::node::redis::pipeline::state::Pending;
+use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::request::Pending;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{Piece, Pieces, read_text};
 use crate::proto::lease::{Holder, Token};

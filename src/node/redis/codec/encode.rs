@@ -1,10 +1,9 @@
 //! Requests as bytes: the Redis serialization protocol, version 2.
 
 use crate::node::redis::codec::capabilities::{DeleteIf, Dialect};
-use crate::node::redis::codec::scripts::Script;
-use crate::node::redis::pipeline::batch::{Kind, Section};
-use crate::node::redis::pipeline::identity_check;
-use crate::node::redis::pipeline::state::Pending;
+use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::request::Pending;
+use crate::node::redis::codec::scripts::{Script, together};
 use crate::node::redis::resp::encoder::{array, bulk, bulk_number, command, number};
 use crate::proto::lease::{Key, Token, Ttl};
 use crate::proto::node::message::{Absent, Request, Slot, ViewId};
@@ -15,8 +14,7 @@ impl Dialect {
         match section.script().filter(|_| section.has_text) {
             Some(script) => {
                 let call = |out: &mut Vec<u8>| self.encode_bare(section, out);
-                section.replies_due =
-                    crate::node::redis::pipeline::script_reload::together(script, call, out);
+                section.replies_due = together(script, call, out);
             }
             None => self.encode_bare(section, out),
         }
@@ -67,7 +65,7 @@ impl Dialect {
             Kind::Recheck => self.control(&Request::Status, mark, out),
             Kind::Clock => command(out, &[b"TIME"]),
             Kind::Identity { with_policy } => {
-                let asked = identity_check::sections(*with_policy);
+                let asked = identity_sections(*with_policy);
                 asked.iter().for_each(|part| command(out, &[b"INFO", part]));
                 section.replies_due = asked.len();
             }
@@ -355,6 +353,35 @@ fn bulk_slot(out: &mut Vec<u8>, slot: Slot) {
 
 fn stored(out: &mut Vec<u8>, token: &Token) {
     bulk(out, token.as_stored());
+}
+
+impl Dialect {
+    /// Appends `request` together with the text of its script; `None`: it has
+    /// none.
+    pub(crate) fn control_with_text(
+        &self,
+        request: &Request,
+        mark: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        let script = Script::of(request)?;
+        Some(together(
+            script,
+            |out| self.control(request, mark, out),
+            out,
+        ))
+    }
+}
+
+const IDENTITY_SECTIONS: [&[u8]; 3] = [b"replication", b"stats", b"memory"];
+
+/// The sections of INFO that a check reads.
+pub(crate) fn identity_sections(with_policy: bool) -> &'static [&'static [u8]] {
+    if with_policy {
+        &IDENTITY_SECTIONS
+    } else {
+        &IDENTITY_SECTIONS[..2]
+    }
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@ use std::collections::VecDeque;
 use crate::clock;
 use crate::node::ReplyTo;
 use crate::node::redis::codec::capabilities::Dialect;
+use crate::node::redis::codec::command_group::{Kind, Section};
 use crate::node::redis::codec::decode;
 use crate::node::redis::codec::decode::Resolution;
+use crate::node::redis::codec::request::{Answers, Pending};
 use crate::node::redis::connection::clock_monitor::Bench;
-use crate::node::redis::pipeline::batch::{Kind, Section};
 use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::Count;
-use crate::node::redis::pipeline::state::{Answers, Pending, Settlement, timeout};
+use crate::node::redis::pipeline::state::Settlement;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
 use crate::node::redis::resp::parser::{Piece, Pieces};
 use crate::proto::node::message::{
@@ -293,22 +294,6 @@ fn not_released(section: Section, replies: &[u8], answers: &mut Answers) -> Resu
         answers.push((pending.reply, answer));
     }
     fits
-}
-
-impl Section {
-    /// Answers all its requests that have no answer, for the connection broke.
-    pub(crate) fn fail(self, error: &NodeError) {
-        for pending in self.requests {
-            pending.reply.send(Err(error.clone()));
-        }
-    }
-}
-
-impl Pending {
-    /// Answers that time is up, and lets nothing further be answered.
-    pub(crate) fn expire(&mut self) {
-        std::mem::replace(&mut self.reply, ReplyTo::nobody()).send(Err(timeout()));
-    }
 }
 
 /// The release of an entry that was made under a view that is not served.

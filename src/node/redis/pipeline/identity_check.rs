@@ -21,8 +21,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::encode::identity_sections;
 use crate::node::redis::connection::handshake::{Identity, Line};
-use crate::node::redis::pipeline::batch::{Kind, Section};
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{Piece, Pieces, reply_len};
@@ -39,8 +40,6 @@ const MAX_AGE: Duration = Duration::from_millis(100);
 /// A server that takes longer to answer is checked behind each batch: ahead of
 /// it the check would be too old by the time the answers are there.
 const LONGEST_WAY: Duration = Duration::from_millis(40);
-
-const SECTIONS: [&[u8]; 3] = [b"replication", b"stats", b"memory"];
 
 /// Facts that may change while a server runs, and decide whether it is still
 /// fit.
@@ -156,15 +155,6 @@ impl Identity {
     }
 }
 
-/// The sections of INFO that a check reads.
-pub(crate) fn sections(with_policy: bool) -> &'static [&'static [u8]] {
-    if with_policy {
-        &SECTIONS
-    } else {
-        &SECTIONS[..2]
-    }
-}
-
 /// Compares what a server says of itself with the incarnation that it was when
 /// the connection was made.
 ///
@@ -177,7 +167,7 @@ pub(crate) fn verify(
 ) -> Result<(), NodeError> {
     let mut identity = Identity::default();
     let mut pieces = Pieces::of(replies);
-    for _ in sections(with_policy) {
+    for _ in identity_sections(with_policy) {
         match pieces.next() {
             Some(Piece::Bulk(text)) => identity.take_in_changing(text),
             other => return Err(unexpected(other, "INFO")),

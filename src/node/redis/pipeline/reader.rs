@@ -9,19 +9,20 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::node::redis::codec::capabilities::Dialect;
+use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::request::{Answers, closed, deliver};
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::clock_monitor;
 use crate::node::redis::connection::clock_monitor::{Verdict, Wall};
 use crate::node::redis::connection::error::{broken, no_reply};
 use crate::node::redis::connection::handshake::Connection;
 use crate::node::redis::connection::stream::{Receiver, Sender};
-use crate::node::redis::pipeline::batch::{Kind, Section};
 use crate::node::redis::pipeline::completion::{Server, settle};
 use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::{Checks, Count, Trust};
-use crate::node::redis::pipeline::state::{Answers, Lane, Settlement, closed, deliver};
+use crate::node::redis::pipeline::state::{Lane, Settlement};
 use crate::node::redis::pipeline::writer::{Link, is_absent};
-use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, reply_len, take_push};
+use crate::node::redis::resp::parser::{Malformed, take_push};
 use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus};
 use crate::proto::time::{Instant, outwait};
 use crate::telemetry::events;
@@ -336,33 +337,6 @@ impl<'a> Session<'a> {
 
     fn broken(&self, error: &io::Error) -> NodeError {
         broken(self.address, error)
-    }
-}
-
-impl Section {
-    /// The length of its replies at the beginning of `bytes`; `None`: more is
-    /// to come. What has been looked at is not looked at again.
-    pub(crate) fn whole(
-        &mut self,
-        bytes: &[u8],
-        scanned: &mut usize,
-    ) -> Result<Option<usize>, Malformed> {
-        while self.replies_due > 0 {
-            // What was pushed is no reply to it.
-            if bytes.get(*scanned) == Some(&b'>') {
-                return Ok(None);
-            }
-            match reply_len(&bytes[*scanned..])? {
-                Some(len) => {
-                    self.is_refused |= bytes[*scanned] == b'-';
-                    *scanned += len;
-                    self.replies_due -= 1;
-                }
-                None if bytes.len() > MAX_REPLY => return Err(Malformed),
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(std::mem::take(scanned)))
     }
 }
 

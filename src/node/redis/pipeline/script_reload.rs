@@ -16,21 +16,17 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::node::redis::codec::capabilities::Dialect;
-use crate::node::redis::codec::scripts::Script;
+use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::request::{Answers, Pending};
+use crate::node::redis::codec::scripts::unpacked;
 use crate::node::redis::connection::handshake::Line;
-use crate::node::redis::pipeline::batch::{Kind, Section};
-use crate::node::redis::pipeline::state::{Answers, Pending, Settlement};
-use crate::node::redis::resp::encoder::command;
+use crate::node::redis::pipeline::state::Settlement;
 use crate::node::redis::resp::error_reply::ErrorReply;
-use crate::node::redis::resp::parser::{Piece, Pieces};
 use crate::proto::node::message::{NodeError, NodeErrorKind, Request};
 use crate::proto::time::Instant;
 
 /// How long scripts go out with their text after one was missing.
 const WARINESS: Duration = Duration::from_secs(1);
-
-/// Replies to a script with its text: MULTI, two QUEUED, EXEC.
-const REPLIES: usize = 4;
 
 /// Whether a server may have lost its scripts.
 #[derive(Debug, Default)]
@@ -51,62 +47,7 @@ impl Caution {
     }
 }
 
-/// Appends the loading of `script` and what `call` appends, as one.
-pub(crate) fn together(
-    script: Script,
-    call: impl FnOnce(&mut Vec<u8>),
-    out: &mut Vec<u8>,
-) -> usize {
-    command(out, &[b"MULTI"]);
-    script.load(out);
-    call(out);
-    command(out, &[b"EXEC"]);
-    REPLIES
-}
-
-/// The reply of the script in the replies to a script with its text; `None`:
-/// they are others.
-pub(crate) fn unpacked(replies: &[u8]) -> Option<&[u8]> {
-    let mut pieces = Pieces::of(replies);
-    for _ in 1..REPLIES {
-        let Piece::Status(_) = pieces.next()? else {
-            return None;
-        };
-    }
-    pieces.list(2)?;
-    pieces.bulk()?;
-    Some(pieces.rest())
-}
-
 impl Section {
-    /// The script that it calls.
-    pub(crate) fn script(&self) -> Option<Script> {
-        match &self.kind {
-            Kind::AcquireScript(_) => Some(Script::Acquire),
-            Kind::Extend(_) => Some(Script::Extend),
-            Kind::ReleaseScript => Some(Script::Release),
-            Kind::Recheck => Some(Script::Status),
-            Kind::Control => Script::of(&self.requests.first()?.request),
-            _ => None,
-        }
-    }
-
-    /// The script's own reply, where it went out with its text.
-    pub(crate) fn unpack<'a>(&mut self, replies: &'a [u8]) -> &'a [u8] {
-        let Some(reply) = unpacked(replies).filter(|_| self.has_text) else {
-            return replies;
-        };
-        self.is_refused |= reply.first() == Some(&b'-');
-        reply
-    }
-
-    /// Whether it was refused, for the server does not have its script.
-    pub(crate) fn is_unloaded(&self, replies: &[u8]) -> bool {
-        self.is_refused
-            && self.script().is_some()
-            && ErrorReply::first(replies).is_some_and(|error| error.is_unloaded())
-    }
-
     /// Has its requests sent again; `later` is what went out after it.
     pub(crate) fn send_again<'a>(
         self,
@@ -168,24 +109,6 @@ fn is_released<'a>(request: &Request, later: impl Iterator<Item = &'a Section>) 
 fn overtaken() -> NodeError {
     let message = "the server's scripts were flushed, and the lock was released before it could be asked for again";
     NodeError::new(NodeErrorKind::NotReady, message).unsent()
-}
-
-impl Dialect {
-    /// Appends `request` together with the text of its script; `None`: it has
-    /// none.
-    pub(crate) fn control_with_text(
-        &self,
-        request: &Request,
-        mark: u32,
-        out: &mut Vec<u8>,
-    ) -> Option<usize> {
-        let script = Script::of(request)?;
-        Some(together(
-            script,
-            |out| self.control(request, mark, out),
-            out,
-        ))
-    }
 }
 
 impl Line<'_> {

@@ -10,14 +10,16 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::config::RouterConfig;
-use crate::node::ReplyTo;
+use crate::node::redis::codec::command_group::Section;
+use crate::node::redis::codec::request::{
+    Answers, Pending, closed, deliver, forked, overloaded, unasked,
+};
 use crate::node::redis::connection::clock_monitor::Bench;
-use crate::node::redis::pipeline::batch::Section;
 use crate::node::redis::pipeline::identity_check::Count;
 use crate::node::redis::pipeline::queue::Queue;
 use crate::node::redis::pipeline::script_reload::without_released;
 use crate::node::redis::pipeline::writer::Link;
-use crate::proto::node::message::{Answer, NodeError, NodeErrorKind, NodeStatus, Request};
+use crate::proto::node::message::{NodeError, NodeStatus, Request};
 use crate::proto::time::Instant;
 use crate::runtime::origin::Origin;
 use crate::telemetry::metrics::LaneMeter;
@@ -25,18 +27,6 @@ use crate::telemetry::metrics::LaneMeter;
 /// Times that one caller writes for others, at the most, before it leaves that
 /// to the node's task.
 const MAX_LED: usize = 8;
-
-/// A request that is yet to be answered.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) request: Request,
-    pub(crate) deadline: Instant,
-    pub(crate) reply: ReplyTo,
-}
-
-/// Answers that are to be given once no lock is held: who takes one in may
-/// have the next request already.
-pub(crate) type Answers = Vec<(ReplyTo, Answer)>;
 
 /// The queue of one node, and the sending end of its connection.
 #[derive(Debug, Default)]
@@ -362,45 +352,8 @@ pub(crate) struct Settlement {
     pub(crate) is_unloaded: bool,
 }
 
-pub(crate) fn deliver(answers: &mut Answers) {
-    for (reply, answer) in answers.drain(..) {
-        reply.send(answer);
-    }
-}
-
 /// Nothing could be written. Whether the socket is full or broken, the node's
 /// task finds out when it writes.
 fn give_up(_: io::Error) -> usize {
     0
-}
-
-/// Its time was over before the connection was ready for it.
-fn unasked() -> NodeError {
-    let message =
-        "no answer within the node timeout: the node has not answered what it was asked before";
-    NodeError::new(NodeErrorKind::Timeout, message).unsent()
-}
-
-fn overloaded() -> NodeError {
-    let message = "too many requests wait for this node: it is slower than its callers";
-    NodeError::new(NodeErrorKind::Overloaded, message)
-}
-
-pub(crate) fn unsent_in_time() -> NodeError {
-    let message = "the node was not asked in time: too many requests wait for it";
-    NodeError::new(NodeErrorKind::Overloaded, message).unsent()
-}
-
-pub(crate) fn timeout() -> NodeError {
-    NodeError::new(NodeErrorKind::Timeout, "no answer within the node timeout")
-}
-
-pub(crate) fn closed() -> NodeError {
-    let message = "the router was shut down, or the runtime that made it has ended";
-    NodeError::new(NodeErrorKind::Closed, message)
-}
-
-fn forked() -> NodeError {
-    let message = "the connection belongs to the process that this one was forked from";
-    NodeError::new(NodeErrorKind::Closed, message)
 }

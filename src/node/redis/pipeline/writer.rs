@@ -6,16 +6,15 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::node::redis::codec::capabilities::{Abilities, Dialect};
+use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::request::{Answers, unsent_in_time};
 use crate::node::redis::codec::scripts::Script;
 use crate::node::redis::connection::clock_monitor::{Bench, READ_EVERY};
 use crate::node::redis::connection::stream::Socket;
-use crate::node::redis::pipeline::batch::{
-    Batch, Caution, InFlight, Kind, MAX_BATCH, Section, gather,
-};
+use crate::node::redis::pipeline::batch::{Batch, Caution, InFlight, MAX_BATCH, gather};
 use crate::node::redis::pipeline::congestion::Window;
 use crate::node::redis::pipeline::identity_check::{Check, Checks};
 use crate::node::redis::pipeline::queue::Queue;
-use crate::node::redis::pipeline::state::{Answers, unsent_in_time};
 use crate::node::redis::pipeline::{identity_check, script_reload};
 use crate::proto::node::message::{NodeStatus, Reply, Standing};
 use crate::proto::time::Instant;
