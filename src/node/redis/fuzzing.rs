@@ -17,7 +17,7 @@ use crate::config::RouterConfig;
 use crate::node::redis::codec::command_group::Section;
 use crate::node::redis::codec::decode;
 use crate::node::redis::codec::request::deliver;
-use crate::node::redis::connection::handshake::Identity;
+use crate::node::redis::connection::server_info::Identity;
 use crate::node::redis::pipeline::completion::{Server, settle};
 use crate::node::redis::pipeline::state::Settlement;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit};

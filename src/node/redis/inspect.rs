@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::node::redis::codec::scripts::Script;
 use crate::node::redis::connection::clock_monitor;
-use crate::node::redis::connection::handshake::Line;
+use crate::node::redis::connection::exchange::Line;
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{Piece, Pieces};

@@ -24,7 +24,7 @@ use crate::clock;
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::attempt::Attempt;
 use crate::node::redis::connection::error::{broken, no_reply, unreachable};
-use crate::node::redis::connection::handshake::Line;
+use crate::node::redis::connection::exchange::Line;
 use crate::node::redis::connection::stream::Stream;
 use crate::node::redis::options::RedisOptions;
 use crate::node::redis::resp::encoder::command;

@@ -5,42 +5,19 @@
 //! is. A server that was promoted is another incarnation: it has to be let in
 //! again before it grants anything.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::clock;
 use crate::config::node_url::Endpoint;
-use crate::node::redis::connection::address::{Address, Place};
+use crate::node::redis::connection::address::{Address, Place, Service};
 use crate::node::redis::connection::attempt::{Attempt, staggered};
-use crate::node::redis::connection::handshake::Line;
+use crate::node::redis::connection::exchange::Line;
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
 use crate::node::redis::resp::parser::{Piece, Pieces};
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 
-/// A primary that is known to sentinels by name.
-pub(crate) struct Service {
-    name: String,
-    sentinels: Vec<Address>,
-    /// Which of them answered last: it is asked first.
-    last: AtomicUsize,
-    is_tls: bool,
-}
-
 impl Service {
-    pub(crate) fn new(name: String, sentinels: Vec<Address>, is_tls: bool) -> Self {
-        Self {
-            name,
-            sentinels,
-            last: AtomicUsize::new(0),
-            is_tls,
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn sentinels(&self) -> &[Address] {
-        &self.sentinels
-    }
-
     /// Where the primary is now.
     ///
     /// The sentinels have half of the attempt's time: the rest is the server's.

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::config::{Config, ConfigError, NodeConfig, Password, TlsConfig, substitute};
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::attempt::Attempt;
-use crate::node::redis::connection::handshake::Line;
+use crate::node::redis::connection::exchange::Line;
 use crate::node::redis::options::RedisOptions;
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::ErrorReply;

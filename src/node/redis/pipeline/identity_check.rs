@@ -23,11 +23,10 @@ use std::time::Duration;
 
 use crate::node::redis::codec::command_group::{Kind, Section};
 use crate::node::redis::codec::encode::identity_sections;
-use crate::node::redis::connection::handshake::{Identity, Line};
-use crate::node::redis::resp::encoder::command;
+use crate::node::redis::connection::server_info::{Identity, lost_data};
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
-use crate::node::redis::resp::parser::{Piece, Pieces, reply_len};
-use crate::proto::node::message::{NodeError, NodeErrorKind, Request, Slot, ViewId};
+use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::proto::node::message::{NodeError, Request, Slot, ViewId};
 use crate::proto::time::Instant;
 
 /// How old the last check may be when something is asked that relies on it.
@@ -40,120 +39,6 @@ const MAX_AGE: Duration = Duration::from_millis(100);
 /// A server that takes longer to answer is checked behind each batch: ahead of
 /// it the check would be too old by the time the answers are there.
 const LONGEST_WAY: Duration = Duration::from_millis(40);
-
-/// Facts that may change while a server runs, and decide whether it is still
-/// fit.
-const CHANGING: [&[u8]; 4] = [
-    b"role",
-    b"master_replid",
-    b"evicted_keys",
-    b"maxmemory_policy",
-];
-
-/// Has a server push what happens to its data.
-const TELL: [&[&[u8]]; 2] = [
-    &[b"HELLO", b"3"],
-    &[b"CLIENT", b"TRACKING", b"ON", b"OPTIN"],
-];
-
-impl Line<'_> {
-    /// Asks who the server is.
-    pub(crate) async fn introduce(&mut self) -> Result<Identity, NodeError> {
-        let (_, identity) = self.ask_identity(&[]).await?;
-        Ok(identity)
-    }
-
-    /// Has the server push on this connection that its data was flushed or
-    /// replaced, and asks who it is: in this order, so that what happens
-    /// afterwards is pushed. False where it does not push, or not for this
-    /// user. No key is tracked for that: tracking costs the server nothing.
-    pub(crate) async fn introduce_and_be_told(&mut self) -> Result<(bool, Identity), NodeError> {
-        let (told, identity) = self.ask_identity(&TELL).await?;
-        let rest = reply_len(&told).ok().flatten().map(|len| &told[len..]);
-        let second = rest.and_then(|rest| Pieces::of(rest).next());
-        let is_told = matches!(
-            (Pieces::of(&told).next(), second),
-            (Some(Piece::List(_)), Some(Piece::Status(_)))
-        );
-        Ok((is_told, identity))
-    }
-
-    /// Sends `ahead` and then asks who the server is; the replies to `ahead`.
-    async fn ask_identity(&mut self, ahead: &[&[&[u8]]]) -> Result<(Vec<u8>, Identity), NodeError> {
-        const SECTIONS: [&[u8]; 5] = [
-            b"server",
-            b"replication",
-            b"stats",
-            b"memory",
-            b"persistence",
-        ];
-        let write = |out: &mut Vec<u8>| {
-            ahead.iter().for_each(|parts| command(out, parts));
-            SECTIONS
-                .iter()
-                .for_each(|section| command(out, &[b"INFO", section]));
-        };
-        let mut answers = self.ask(write, ahead.len() + SECTIONS.len()).await?;
-        let mut len = 0;
-        for _ in ahead {
-            let next = reply_len(&answers[len..]);
-            len += next.ok().flatten().ok_or_else(|| misfit("HELLO"))?;
-        }
-        let mut identity = Identity::default();
-        let mut pieces = Pieces::of(&answers[len..]);
-        for _ in SECTIONS {
-            match pieces.next() {
-                Some(Piece::Bulk(text)) => identity.take_in(text),
-                other => return Err(unexpected(other, "INFO")),
-            }
-        }
-        answers.truncate(len);
-        Ok((answers, identity))
-    }
-}
-
-impl Identity {
-    /// Adds what may change while the server runs.
-    pub(crate) fn take_in_changing(&mut self, section: &[u8]) {
-        let is_wanted = |line: &&[u8]| {
-            let mut names = CHANGING.iter();
-            names.any(|name| {
-                line.strip_prefix(*name)
-                    .is_some_and(|rest| rest.starts_with(b":"))
-            })
-        };
-        let lines = section.split(|&byte| byte == b'\n').filter(is_wanted);
-        lines.for_each(|line| self.take_in(line));
-    }
-
-    /// What of its incarnation can change while it runs. Whoever says nothing
-    /// of evictions has seen none.
-    pub(crate) fn history(&self) -> Option<String> {
-        let history = self.fact("master_replid")?;
-        Some(match self.fact("evicted_keys") {
-            None | Some("0") => history.to_owned(),
-            Some(evicted) => format!("{history}/{evicted}"),
-        })
-    }
-
-    /// Whether it is still the same incarnation.
-    pub(crate) fn check_same(&self, incarnation: &[u8]) -> Result<(), NodeError> {
-        let now = self.history().ok_or_else(|| misfit("INFO"))?;
-        let before = incarnation.iter().position(|&byte| byte == b'/');
-        let before = before.map_or(incarnation, |slash| &incarnation[slash + 1..]);
-        if before == now.as_bytes() {
-            return Ok(());
-        }
-        let replid = |history: &[u8]| history.split(|&byte| byte == b'/').next().map(Vec::from);
-        Err(if replid(before) == replid(now.as_bytes()) {
-            lost_data(
-                "the server has evicted keys, locks maybe among them: keep maxmemory-policy at noeviction",
-            )
-        } else {
-            lost_data("the server was a replica meanwhile, or has got its first one")
-        })
-    }
-}
 
 /// Compares what a server says of itself with the incarnation that it was when
 /// the connection was made.
@@ -187,14 +72,6 @@ pub(crate) fn verify(
         identity.check_eviction()?;
     }
     Ok(())
-}
-
-/// What a server is told that was replaced, or may have been.
-pub(crate) fn lost_data(what_happened: &str) -> NodeError {
-    NodeError::new(
-        NodeErrorKind::LostData,
-        format!("{what_happened}: it grants nothing until it is let in again, after max_ttl"),
-    )
 }
 
 /// When the sending end has the server checked.
@@ -379,6 +256,7 @@ mod tests {
     use crate::node::ReplyTo;
     use crate::node::redis::fuzzing::sections::section;
     use crate::proto::lease::{Key, Token, Ttl};
+    use crate::proto::node::message::NodeErrorKind;
 
     fn at(millis: u64) -> Instant {
         Instant::default() + Duration::from_millis(millis)

@@ -15,13 +15,9 @@
 use std::time::Duration;
 
 use crate::clock;
-use crate::node::redis::codec::capabilities::Dialect;
 use crate::node::redis::codec::command_group::{Kind, Section};
 use crate::node::redis::codec::request::{Answers, Pending};
-use crate::node::redis::codec::scripts::unpacked;
-use crate::node::redis::connection::handshake::Line;
 use crate::node::redis::pipeline::state::Settlement;
-use crate::node::redis::resp::error_reply::ErrorReply;
 use crate::proto::node::message::{NodeError, NodeErrorKind, Request};
 use crate::proto::time::Instant;
 
@@ -109,28 +105,4 @@ fn is_released<'a>(request: &Request, later: impl Iterator<Item = &'a Section>) 
 fn overtaken() -> NodeError {
     let message = "the server's scripts were flushed, and the lock was released before it could be asked for again";
     NodeError::new(NodeErrorKind::NotReady, message).unsent()
-}
-
-impl Line<'_> {
-    /// Asks what a script carries out. It was loaded on this connection, and may
-    /// have been flushed since: then it is sent again, once, with its text.
-    pub(crate) async fn call(
-        &mut self,
-        dialect: &Dialect,
-        request: &Request,
-        mark: u32,
-    ) -> Result<Vec<u8>, NodeError> {
-        let answer = self
-            .ask(|out| dialect.control(request, mark, out), 1)
-            .await?;
-        if !ErrorReply::first(&answer).is_some_and(|error| error.is_unloaded()) {
-            return Ok(answer);
-        }
-        let mut out = Vec::new();
-        let Some(replies) = dialect.control_with_text(request, mark, &mut out) else {
-            return Ok(answer);
-        };
-        let answer = self.ask(|line| line.append(&mut out), replies).await?;
-        Ok(unpacked(&answer).map_or_else(|| answer.clone(), <[u8]>::to_vec))
-    }
 }
