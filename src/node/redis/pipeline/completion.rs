@@ -13,12 +13,35 @@ use crate::node::redis::codec::request::{Answers, Pending};
 use crate::node::redis::connection::clock_monitor::Bench;
 use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::Count;
-use crate::node::redis::pipeline::state::Settlement;
+use crate::node::redis::pipeline::script_reload::{is_released, makes_entries, overtaken};
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
 use crate::node::redis::resp::parser::{Piece, Pieces};
 use crate::proto::node::message::{
     Absent, Incarnation, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival,
 };
+
+/// What the replies of the server lead to, beside answers.
+#[derive(Debug, Default)]
+pub(crate) struct Settlement {
+    /// Batches that are answered in full.
+    pub(crate) batches: usize,
+    /// Requests that go ahead of all that wait.
+    pub(crate) again: Vec<Pending>,
+    /// Questions that go out at once.
+    pub(crate) follow_ups: Vec<Section>,
+    /// What the server serves now.
+    pub(crate) status: Option<NodeStatus>,
+    /// Whether the keys could be set that were last to be set together.
+    pub(crate) joined: Option<bool>,
+    /// The server's clock was stepped.
+    pub(crate) bench: Option<Bench>,
+    /// The last count that the server gave.
+    pub(crate) count: Count,
+    /// The user may not use commands that other forms can stand in for.
+    pub(crate) is_denied: bool,
+    /// The server has lost its scripts.
+    pub(crate) is_unloaded: bool,
+}
 
 /// What is known of the server that replies.
 pub(crate) struct Server<'a> {
@@ -337,5 +360,30 @@ fn follow_up(pending: &Pending, request: Request) -> Pending {
         request,
         deadline: pending.deadline,
         reply: ReplyTo::nobody(),
+    }
+}
+
+impl Section {
+    /// Has its requests sent again; `later` is what went out after it.
+    fn send_again<'a>(
+        self,
+        later: impl Iterator<Item = &'a Self> + Clone,
+        settlement: &mut Settlement,
+        answers: &mut Answers,
+    ) {
+        settlement.is_unloaded = true;
+        if self.kind == Kind::Recheck {
+            let again = Self::new(Kind::Recheck, Vec::new(), clock::now());
+            settlement.follow_ups.push(again);
+        }
+        for pending in self.requests {
+            // Nobody waits for the entry that it would make.
+            let is_idle = pending.reply.is_nobody() && makes_entries(&pending.request);
+            if is_released(&pending.request, later.clone()) {
+                answers.push((pending.reply, Err(overtaken())));
+            } else if !is_idle {
+                settlement.again.push(pending);
+            }
+        }
     }
 }

@@ -14,10 +14,8 @@
 
 use std::time::Duration;
 
-use crate::clock;
-use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::command_group::Section;
 use crate::node::redis::codec::request::{Answers, Pending};
-use crate::node::redis::pipeline::state::Settlement;
 use crate::proto::node::message::{NodeError, NodeErrorKind, Request};
 use crate::proto::time::Instant;
 
@@ -43,31 +41,6 @@ impl Caution {
     }
 }
 
-impl Section {
-    /// Has its requests sent again; `later` is what went out after it.
-    pub(crate) fn send_again<'a>(
-        self,
-        later: impl Iterator<Item = &'a Self> + Clone,
-        settlement: &mut Settlement,
-        answers: &mut Answers,
-    ) {
-        settlement.is_unloaded = true;
-        if self.kind == Kind::Recheck {
-            let again = Self::new(Kind::Recheck, Vec::new(), clock::now());
-            settlement.follow_ups.push(again);
-        }
-        for pending in self.requests {
-            // Nobody waits for the entry that it would make.
-            let is_idle = pending.reply.is_nobody() && makes_entries(&pending.request);
-            if is_released(&pending.request, later.clone()) {
-                answers.push((pending.reply, Err(overtaken())));
-            } else if !is_idle {
-                settlement.again.push(pending);
-            }
-        }
-    }
-}
-
 /// Takes out of `again` what has been released since it was sent.
 pub(crate) fn without_released<'a>(
     again: Vec<Pending>,
@@ -85,12 +58,12 @@ pub(crate) fn without_released<'a>(
     rest
 }
 
-fn makes_entries(request: &Request) -> bool {
+pub(crate) fn makes_entries(request: &Request) -> bool {
     matches!(request, Request::Acquire { .. } | Request::Extend { .. })
 }
 
 /// Whether one of the sections `later` releases the entry of `request`.
-fn is_released<'a>(request: &Request, later: impl Iterator<Item = &'a Section>) -> bool {
+pub(crate) fn is_released<'a>(request: &Request, later: impl Iterator<Item = &'a Section>) -> bool {
     let (Request::Acquire { key, token, .. } | Request::Extend { key, token, .. }) = request else {
         return false;
     };
@@ -102,7 +75,7 @@ fn is_released<'a>(request: &Request, later: impl Iterator<Item = &'a Section>) 
     requests.any(|pending| pending.request == own)
 }
 
-fn overtaken() -> NodeError {
+pub(crate) fn overtaken() -> NodeError {
     let message = "the server's scripts were flushed, and the lock was released before it could be asked for again";
     NodeError::new(NodeErrorKind::NotReady, message).unsent()
 }

@@ -14,12 +14,11 @@ use crate::node::redis::codec::command_group::Section;
 use crate::node::redis::codec::request::{
     Answers, Pending, closed, deliver, forked, overloaded, unasked,
 };
-use crate::node::redis::connection::clock_monitor::Bench;
-use crate::node::redis::pipeline::identity_check::Count;
+use crate::node::redis::pipeline::completion::Settlement;
 use crate::node::redis::pipeline::queue::Queue;
 use crate::node::redis::pipeline::script_reload::without_released;
 use crate::node::redis::pipeline::writer::Link;
-use crate::proto::node::message::{NodeError, NodeStatus, Request};
+use crate::proto::node::message::{NodeError, Request};
 use crate::proto::time::Instant;
 use crate::runtime::origin::Origin;
 use crate::telemetry::metrics::LaneMeter;
@@ -327,29 +326,6 @@ impl Lane {
         self.lead(state);
         deliver(&mut answers);
     }
-}
-
-/// What the replies of the server lead to, beside answers.
-#[derive(Debug, Default)]
-pub(crate) struct Settlement {
-    /// Batches that are answered in full.
-    pub(crate) batches: usize,
-    /// Requests that go ahead of all that wait.
-    pub(crate) again: Vec<Pending>,
-    /// Questions that go out at once.
-    pub(crate) follow_ups: Vec<Section>,
-    /// What the server serves now.
-    pub(crate) status: Option<NodeStatus>,
-    /// Whether the keys could be set that were last to be set together.
-    pub(crate) joined: Option<bool>,
-    /// The server's clock was stepped.
-    pub(crate) bench: Option<Bench>,
-    /// The last count that the server gave.
-    pub(crate) count: Count,
-    /// The user may not use commands that other forms can stand in for.
-    pub(crate) is_denied: bool,
-    /// The server has lost its scripts.
-    pub(crate) is_unloaded: bool,
 }
 
 /// Nothing could be written. Whether the socket is full or broken, the node's
