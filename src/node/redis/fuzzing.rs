@@ -200,7 +200,7 @@ pub(crate) fn facts(bytes: &mut Bytes<'_>) {
     ] {
         identity.fact(name).into_iter().for_each(is_fit_to_show);
     }
-    // As `Line` hands it on: whole replies.
+    // As `Exchange` hands it on: whole replies.
     let mut whole = 0;
     while let Ok(Some(len @ 1..)) = reply_len(&said[whole..]) {
         whole += len;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::node::redis::codec::scripts::Script;
 use crate::node::redis::connection::clock_monitor;
-use crate::node::redis::connection::exchange::Line;
+use crate::node::redis::connection::exchange::Exchange;
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{Piece, Pieces};
@@ -58,7 +58,7 @@ const LONGEST_VALUE: usize = 512;
 /// connection is gone, and every further call fails.
 pub struct Look<'a> {
     server: &'a Server,
-    line: Option<Line<'a>>,
+    exchange: Option<Exchange<'a>>,
 }
 
 impl Look<'_> {
@@ -70,7 +70,9 @@ impl Look<'_> {
     /// # Cancel safety
     /// A dropped call changes nothing on the server.
     pub async fn facts(&mut self) -> Result<Facts, NodeError> {
-        let identity = self.with(async |line| line.introduce().await).await?;
+        let identity = self
+            .with(async |exchange| exchange.introduce().await)
+            .await?;
         let (mut round_trip, mut clock_ahead_us) = (Duration::MAX, 0);
         for _ in 0..CLOCK_READINGS {
             let (before, sent_at) = (clock::wall(), clock::now());
@@ -273,7 +275,9 @@ impl Look<'_> {
     /// # Cancel safety
     /// A dropped call may or may not load.
     pub async fn load_scripts(&mut self) -> Result<(), NodeError> {
-        self.with(async |line| line.load().await).await.map(|_| ())
+        self.with(async |exchange| exchange.load().await)
+            .await
+            .map(|_| ())
     }
 
     /// Has the server carry out ringlock's own writes on names of ringlock's
@@ -288,7 +292,7 @@ impl Look<'_> {
     /// which the next one deletes.
     pub async fn try_writes(&mut self) -> Result<(), NodeError> {
         let names = ["try!id", "try!m", "try!c"].map(|name| self.server.state(name));
-        let scripts = self.with(async |line| line.load().await).await?;
+        let scripts = self.with(async |exchange| exchange.load().await).await?;
         let write = |out: &mut Vec<u8>| {
             let [id, member, counters] = &names;
             let script = |script| [b"EVALSHA", scripts.sha(script), b"3", id, member, counters];
@@ -336,20 +340,21 @@ impl Look<'_> {
         write: impl FnOnce(&mut Vec<u8>),
         replies: usize,
     ) -> Result<Vec<u8>, NodeError> {
-        self.with(async |line| line.ask(write, replies).await).await
+        self.with(async |exchange| exchange.ask(write, replies).await)
+            .await
     }
 
     /// Asks on the connection, and keeps it if the answer came.
     async fn with<T>(
         &mut self,
-        question: impl AsyncFnOnce(&mut Line<'_>) -> Result<T, NodeError>,
+        question: impl AsyncFnOnce(&mut Exchange<'_>) -> Result<T, NodeError>,
     ) -> Result<T, NodeError> {
         let closed = || NodeError::new(NodeErrorKind::Closed, "the connection is gone");
-        let mut line = self.line.take().ok_or_else(closed)?;
+        let mut exchange = self.exchange.take().ok_or_else(closed)?;
         let deadline = clock::now() + ANSWER_LIMIT;
-        let answer = clock::within(Some(deadline), question(&mut line)).await;
+        let answer = clock::within(Some(deadline), question(&mut exchange)).await;
         let answer = answer.unwrap_or_else(|| Err(self.server.late()))?;
-        self.line = Some(line);
+        self.exchange = Some(exchange);
         Ok(answer)
     }
 }

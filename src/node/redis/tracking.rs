@@ -24,7 +24,7 @@ use crate::clock;
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::attempt::Attempt;
 use crate::node::redis::connection::error::{broken, no_reply, unreachable};
-use crate::node::redis::connection::exchange::Line;
+use crate::node::redis::connection::exchange::Exchange;
 use crate::node::redis::connection::stream::Stream;
 use crate::node::redis::options::RedisOptions;
 use crate::node::redis::resp::encoder::command;
@@ -294,19 +294,19 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     async fn open(tracker: &'a Tracker, attempt: &Attempt) -> Result<Self, NodeError> {
-        let mut line = Line::open(&tracker.address, attempt).await?;
+        let mut exchange = Exchange::open(&tracker.address, attempt).await?;
         attempt.comes_to("it does not say whether it tracks keys");
         let write = |out: &mut Vec<u8>| {
             command(out, &[b"HELLO", b"3"]);
             command(out, &[b"CLIENT", b"TRACKING", b"ON"]);
         };
-        let answers = line.ask(write, 2).await?;
+        let answers = exchange.ask(write, 2).await?;
         if let Some(error) = ErrorReply::first(&answers) {
             return Err(error.explain());
         }
         Ok(Self {
             tracker,
-            stream: line.stream,
+            stream: exchange.stream,
             read: Vec::new(),
             asked: VecDeque::new(),
             idle_at: clock::now() + IDLE_LIMIT,

@@ -19,7 +19,7 @@ use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, Piece, Pieces, repl
 use crate::proto::node::message::{NodeError, NodeErrorKind, Request};
 
 /// A stream on which one question is asked at a time.
-pub(crate) struct Line<'a> {
+pub(crate) struct Exchange<'a> {
     pub(crate) stream: Stream,
     pub(super) address: &'a Address,
     has_answered: bool,
@@ -27,7 +27,7 @@ pub(crate) struct Line<'a> {
     pub(super) is_doubtful: bool,
 }
 
-impl<'a> Line<'a> {
+impl<'a> Exchange<'a> {
     /// Opens a stream to `place`, where the server of `address` is, and logs in.
     pub(crate) async fn open_at(
         address: &'a Address,
@@ -42,15 +42,15 @@ impl<'a> Line<'a> {
             ),
             _ => unreachable(address, &error),
         })?;
-        let mut line = Self {
+        let mut exchange = Self {
             stream,
             address,
             has_answered: false,
             is_doubtful: false,
         };
         attempt.comes_to("it does not answer the login");
-        line.log_in().await?;
-        Ok(line)
+        exchange.log_in().await?;
+        Ok(exchange)
     }
 
     /// Asks, and reads exactly `replies` replies.
@@ -190,7 +190,7 @@ impl<'a> Line<'a> {
         let Some(replies) = dialect.control_with_text(request, mark, &mut out) else {
             return Ok(answer);
         };
-        let answer = self.ask(|line| line.append(&mut out), replies).await?;
+        let answer = self.ask(|sent| sent.append(&mut out), replies).await?;
         Ok(unpacked(&answer).map_or_else(|| answer.clone(), <[u8]>::to_vec))
     }
 }

@@ -13,7 +13,7 @@ use crate::node::redis::codec::scripts::{Script, Scripts};
 use crate::node::redis::connection::address::{Address, Place};
 use crate::node::redis::connection::attempt::Attempt;
 use crate::node::redis::connection::clock_monitor;
-use crate::node::redis::connection::exchange::Line;
+use crate::node::redis::connection::exchange::Exchange;
 use crate::node::redis::connection::server_info::Identity;
 use crate::node::redis::connection::stream::Stream;
 use crate::node::redis::options::{Encoding, RedisOptions};
@@ -49,10 +49,10 @@ pub(crate) async fn connect(
     options: &RedisOptions,
     attempt: &Attempt,
 ) -> Result<Connection, NodeError> {
-    let mut line = Line::open(address, attempt).await?;
+    let mut exchange = Exchange::open(address, attempt).await?;
     attempt.comes_to("it does not say what it is");
     let verified_at = clock::now();
-    let (is_told, identity) = line.introduce_and_be_told().await?;
+    let (is_told, identity) = exchange.introduce_and_be_told().await?;
     identity.check_loaded()?;
     if matches!(address.place, Place::Service(_)) && identity.check_role().is_err() {
         return Err(NodeError::new(
@@ -72,21 +72,22 @@ pub(crate) async fn connect(
         literal: options.literal,
     };
     let encoding = options.encoding.unwrap_or(Encoding::Command);
-    dialect.scripts = line.load().await?;
+    dialect.scripts = exchange.load().await?;
     dialect.abilities.transaction = encoding >= Encoding::Transaction && identity.has_transaction();
     if encoding >= Encoding::Command {
-        line.probe(&options.namespace, &mut dialect.abilities)
+        exchange
+            .probe(&options.namespace, &mut dialect.abilities)
             .await?;
     }
-    let clock = line.read_clock().await?;
-    let mut status = line.status(&dialect).await?;
+    let clock = exchange.read_clock().await?;
+    let mut status = exchange.status(&dialect).await?;
     if options.durable && status.standing() == Standing::Absent {
-        line.restamp(&dialect, &status, &identity).await?;
-        status = line.status(&dialect).await?;
+        exchange.restamp(&dialect, &status, &identity).await?;
+        status = exchange.status(&dialect).await?;
     }
     Ok(Connection {
-        is_doubtful: line.is_doubtful,
-        stream: line.stream,
+        is_doubtful: exchange.is_doubtful,
+        stream: exchange.stream,
         dialect,
         status,
         clock,
@@ -95,7 +96,7 @@ pub(crate) async fn connect(
     })
 }
 
-impl<'a> Line<'a> {
+impl<'a> Exchange<'a> {
     /// Opens a stream to `address` and logs in.
     pub(crate) async fn open(address: &'a Address, attempt: &Attempt) -> Result<Self, NodeError> {
         match &address.place {

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::config::node_url::Endpoint;
 use crate::node::redis::connection::address::{Address, Place, Service};
 use crate::node::redis::connection::attempt::{Attempt, staggered};
-use crate::node::redis::connection::exchange::Line;
+use crate::node::redis::connection::exchange::Exchange;
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
 use crate::node::redis::resp::parser::{Piece, Pieces};
@@ -44,13 +44,13 @@ impl Service {
     }
 
     async fn ask(&self, sentinel: &Address, attempt: &Attempt) -> Result<Place, NodeError> {
-        let mut line = Line::open_at(sentinel, &sentinel.place, attempt).await?;
+        let mut exchange = Exchange::open_at(sentinel, &sentinel.place, attempt).await?;
         let question = [
             b"SENTINEL",
             &b"GET-MASTER-ADDR-BY-NAME"[..],
             self.name.as_bytes(),
         ];
-        let answer = line.ask(|out| command(out, &question), 1).await?;
+        let answer = exchange.ask(|out| command(out, &question), 1).await?;
         let unfit = |problem: &str| {
             let message = format!("{sentinel} {problem}");
             Err(NodeError::new(NodeErrorKind::Unsuitable, message))

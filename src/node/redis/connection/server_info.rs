@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::node::redis::connection::exchange::Line;
+use crate::node::redis::connection::exchange::Exchange;
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{misfit, unexpected};
 use crate::node::redis::resp::parser::{Piece, Pieces, reply_len};
@@ -198,7 +198,7 @@ impl Identity {
     }
 }
 
-impl Line<'_> {
+impl Exchange<'_> {
     /// Asks who the server is.
     pub(crate) async fn introduce(&mut self) -> Result<Identity, NodeError> {
         let (_, identity) = self.ask_identity(&[]).await?;

@@ -1,4 +1,4 @@
-//! The queue between the callers and a connection. Who finds the line free
+//! The queue between the callers and a connection. Who finds the connection idle
 //! sends what waits, with no task in between.
 
 use std::collections::VecDeque;
@@ -45,13 +45,13 @@ struct State {
     queue: Queue,
     /// When the node's task looks at the clock, at the latest.
     timer: Option<Instant>,
-    line: Line,
+    connection: ConnectionState,
     is_closed: bool,
 }
 
 /// What becomes of a new request.
 #[derive(Debug, Default)]
-enum Line {
+enum ConnectionState {
     /// It waits for a connection that is being made.
     #[default]
     Connecting,
@@ -75,24 +75,24 @@ pub(crate) struct Duties {
 impl State {
     /// Why `request` is not even queued.
     fn refusal(&self, request: &Request, deadline: Instant) -> Option<NodeError> {
-        let error = match &self.line {
+        let error = match &self.connection {
             _ if self.is_closed => closed(),
-            Line::Down(error) => error.clone(),
+            ConnectionState::Down(error) => error.clone(),
             _ if self.queue.is_full_for(request) => overloaded(),
-            Line::Up(link)
+            ConnectionState::Up(link)
                 if matches!(request, Request::Acquire { .. })
                     && link.is_in_vain(deadline, self.queue.acquires()) =>
             {
                 overloaded()
             }
-            Line::Connecting | Line::Up(_) => return None,
+            ConnectionState::Connecting | ConnectionState::Up(_) => return None,
         };
         Some(error.unsent())
     }
 
     fn link(&mut self) -> Option<&mut Link> {
-        match &mut self.line {
-            Line::Up(link) => Some(link),
+        match &mut self.connection {
+            ConnectionState::Up(link) => Some(link),
             _ => None,
         }
     }
@@ -111,7 +111,7 @@ impl Lane {
         }
     }
 
-    /// Queues a request, or says at once why not; sends it if the line is free.
+    /// Queues a request, or says at once why not; sends it if the connection is free.
     pub(crate) fn submit(&self, pending: Pending) {
         if self.origin.is_elsewhere() {
             return pending.reply.send(Err(forked().unsent()));
@@ -129,7 +129,7 @@ impl Lane {
         self.lead(state);
     }
 
-    /// Sends what waits, batch by batch, as long as the line is free for it.
+    /// Sends what waits, batch by batch, as long as the connection is free for it.
     /// The lock is let go while bytes are written: others queue up meanwhile.
     fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) {
         let mut answers = Answers::new();
@@ -140,8 +140,12 @@ impl Lane {
                 break;
             }
             led += 1;
-            let State { line, queue, .. } = &mut *state;
-            let Line::Up(link) = line else { break };
+            let State {
+                connection, queue, ..
+            } = &mut *state;
+            let ConnectionState::Up(link) = connection else {
+                break;
+            };
             link.fill(queue, &mut answers, &self.meter.batch);
             let Some(socket) = link.socket_for_output() else {
                 if link.has_backlog() {
@@ -182,7 +186,7 @@ impl Lane {
     /// Goes on with a new connection.
     pub(crate) fn connected(&self, link: Link) {
         let mut state = self.state.lock();
-        state.line = Line::Up(Box::new(link));
+        state.connection = ConnectionState::Up(Box::new(link));
         self.meter.connected.set(1);
         self.lead(state);
     }
@@ -190,10 +194,10 @@ impl Lane {
     /// The connection is gone: what was sent on it comes back, and new
     /// requests wait for the next one.
     pub(crate) fn disconnected(&self) -> VecDeque<Section> {
-        let line = std::mem::take(&mut self.state.lock().line);
+        let connection = std::mem::take(&mut self.state.lock().connection);
         self.meter.connected.set(0);
-        match line {
-            Line::Up(link) => link.sent,
+        match connection {
+            ConnectionState::Up(link) => link.sent,
             _ => VecDeque::new(),
         }
     }
@@ -207,7 +211,7 @@ impl Lane {
     pub(crate) fn fail(&self, error: &NodeError) {
         let mut state = self.state.lock();
         let failed = state.queue.take_all();
-        state.line = Line::Down(error.clone());
+        state.connection = ConnectionState::Down(error.clone());
         self.meter.queue.set(0);
         drop(state);
         for pending in failed {

@@ -149,7 +149,7 @@ impl Link {
         self.checks.due(now, self.window.expected())
     }
 
-    /// An idle line sends at once. Otherwise a batch gathers until it is full,
+    /// An idle connection sends at once. Otherwise a batch gathers until it is full,
     /// or as large as what is in flight: of few callers one half is on its way
     /// then while the other gathers.
     fn may_send(&self, waiting: usize) -> bool {
