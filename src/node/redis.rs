@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use self::codec::request::Pending;
 use self::connection::address::Address;
-use self::pipeline::state::Lane;
+use self::pipeline::state::Pipeline;
 use self::tracking::Tracker;
 use super::{Interest, Node, ReplyTo, Watch};
 use crate::config::{Config, NodeConfig};
@@ -41,7 +41,7 @@ pub use self::options::{Encoding, RedisOptions};
 /// A Redis or Valkey server as a lock node.
 pub struct RedisNode {
     address: Arc<Address>,
-    lane: Arc<Lane>,
+    pipeline: Arc<Pipeline>,
     driver: JoinHandle<()>,
     tracker: Arc<Tracker>,
 }
@@ -63,7 +63,7 @@ impl RedisNode {
 
     /// A node that is reported by its name.
     fn start(name: &str, address: Arc<Address>, options: RedisOptions) -> Self {
-        let lane = Arc::new(Lane::new(LaneMeter::of(name), options.literal));
+        let pipeline = Arc::new(Pipeline::new(LaneMeter::of(name), options.literal));
         let tracker = Tracker::new(Arc::clone(&address), &options);
         let tracking = Arc::clone(&tracker);
         task::spawn(Arc::clone(&tracker).run(), move || tracking.end());
@@ -71,13 +71,13 @@ impl RedisNode {
             name,
             Arc::clone(&address),
             options,
-            Arc::clone(&lane),
+            Arc::clone(&pipeline),
         );
-        let driven = Arc::clone(&lane);
+        let driven = Arc::clone(&pipeline);
         let driver = task::spawn(driver.run(), move || driven.end());
         Self {
             address,
-            lane,
+            pipeline,
             driver,
             tracker,
         }
@@ -96,7 +96,7 @@ impl RedisNode {
 
 impl Node for RedisNode {
     fn submit(&self, request: Request, deadline: Instant, reply: ReplyTo) {
-        self.lane.submit(Pending {
+        self.pipeline.submit(Pending {
             request,
             deadline,
             reply,
@@ -116,7 +116,7 @@ impl Node for RedisNode {
     }
 
     fn heed_longest_ttl(&self, ttl: Duration) {
-        self.lane.heed_longest_ttl(ttl);
+        self.pipeline.heed_longest_ttl(ttl);
     }
 
     fn address(&self) -> String {
@@ -124,7 +124,7 @@ impl Node for RedisNode {
     }
 
     fn close(&self) {
-        self.lane.close();
+        self.pipeline.close();
         self.tracker.close();
     }
 }

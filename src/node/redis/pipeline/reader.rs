@@ -20,7 +20,7 @@ use crate::node::redis::connection::stream::{Receiver, Sender};
 use crate::node::redis::pipeline::completion::{Server, Settlement, settle};
 use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::{Checks, Count, Trust};
-use crate::node::redis::pipeline::state::Lane;
+use crate::node::redis::pipeline::state::Pipeline;
 use crate::node::redis::pipeline::writer::{Link, is_absent};
 use crate::node::redis::resp::parser::{Malformed, take_push};
 use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus};
@@ -36,7 +36,7 @@ const RECHECK: Duration = Duration::from_millis(500);
 
 /// One connection's life.
 pub(crate) struct Session<'a> {
-    lane: &'a Lane,
+    pipeline: &'a Pipeline,
     address: &'a Address,
     wall: &'a mut Wall,
     dialect: Arc<Dialect>,
@@ -44,7 +44,7 @@ pub(crate) struct Session<'a> {
     trust: Trust,
     count: Count,
     recheck_at: Instant,
-    /// Oldest first; the lane has what was sent last.
+    /// Oldest first; the pipeline has what was sent last.
     in_flight: VecDeque<Section>,
     inbox: Inbox,
     answers: Answers,
@@ -98,11 +98,11 @@ struct Backlog {
 }
 
 impl<'a> Session<'a> {
-    /// Serves the lane until the connection breaks or the lane is closed and
+    /// Serves the pipeline until the connection breaks or the pipeline is closed and
     /// empty; says why it ended, and what the server was last known to be.
     /// Whatever is unanswered then is failed.
     pub(crate) async fn serve(
-        lane: &'a Lane,
+        pipeline: &'a Pipeline,
         address: &'a Address,
         wall: &'a mut Wall,
         connection: Connection,
@@ -126,7 +126,7 @@ impl<'a> Session<'a> {
             sender.socket(),
         );
         let mut session = Self {
-            lane,
+            pipeline,
             address,
             wall,
             dialect,
@@ -144,9 +144,9 @@ impl<'a> Session<'a> {
         session.wall.belongs_to(&session.dialect.incarnation);
         session.read_clock(asked_at, time);
         link.bench = session.wall.bench();
-        lane.connected(link);
+        pipeline.connected(link);
         let error = session.pump(receiver, sender).await;
-        session.in_flight.extend(lane.disconnected());
+        session.in_flight.extend(pipeline.disconnected());
         for section in session.trust.into_held().chain(session.in_flight) {
             section.fail(&error);
         }
@@ -161,7 +161,7 @@ impl<'a> Session<'a> {
         loop {
             let recheck = is_absent(&self.status).then_some(self.recheck_at);
             let due = [recheck, self.trust.due()].into_iter().flatten().min();
-            let duties = self.lane.duties(&mut self.in_flight, due);
+            let duties = self.pipeline.duties(&mut self.in_flight, due);
             if let Some(bytes) = duties.backlog {
                 backlog = Backlog::of(bytes);
             }
@@ -192,10 +192,10 @@ impl<'a> Session<'a> {
                 }
                 written = backlog.write(&mut sender), if backlog.is_pending => match written {
                     Ok(()) if backlog.is_pending => {}
-                    Ok(()) => self.lane.backlog_sent(),
+                    Ok(()) => self.pipeline.backlog_sent(),
                     Err(error) => return self.broken(&error),
                 },
-                () = self.lane.attention() => self.lane.resume(),
+                () = self.pipeline.attention() => self.pipeline.resume(),
                 () = async { if !is_late { timer.as_mut().await } }, if timer_at.is_some() => {
                     timer_at = None;
                     if self.expire() {
@@ -210,8 +210,8 @@ impl<'a> Session<'a> {
     /// Answers what has run out of time; true if the connection is stuck.
     fn expire(&mut self) -> bool {
         let now = clock::now();
-        self.lane.expire(now);
-        self.lane.collect_sent(&mut self.in_flight);
+        self.pipeline.expire(now);
+        self.pipeline.collect_sent(&mut self.in_flight);
         let mut is_stuck = false;
         for section in self.trust.held().chain(&mut self.in_flight) {
             is_stuck |= section.expire(now);
@@ -219,7 +219,7 @@ impl<'a> Session<'a> {
         if is_absent(&self.status) && now >= self.recheck_at {
             self.recheck_at = now + RECHECK;
             let recheck = Section::new(Kind::Recheck, Vec::new(), now);
-            self.lane.settled(Settlement {
+            self.pipeline.settled(Settlement {
                 follow_ups: vec![recheck],
                 ..Settlement::default()
             });
@@ -231,7 +231,7 @@ impl<'a> Session<'a> {
     /// them is sent before the callers are woken: the server and they then
     /// work at the same time.
     fn take_in(&mut self) -> Result<(), NodeError> {
-        self.lane.collect_sent(&mut self.in_flight);
+        self.pipeline.collect_sent(&mut self.in_flight);
         let now = clock::now();
         // Its room is used again and again.
         let mut answers = std::mem::take(&mut self.answers);
@@ -267,7 +267,7 @@ impl<'a> Session<'a> {
                 .insert(0, identity_check::check(true, now));
         }
         settlement.bench = self.wall.bench();
-        self.lane.settled(settlement);
+        self.pipeline.settled(settlement);
         deliver(&mut answers);
         self.answers = answers;
         outcome
@@ -324,7 +324,7 @@ impl<'a> Session<'a> {
 
     /// Compares the server's clock, as asked for at `asked_at`, with one's own.
     fn read_clock(&mut self, asked_at: Instant, time: Duration) {
-        let longest_ttl = self.lane.longest_ttl();
+        let longest_ttl = self.pipeline.longest_ttl();
         let node = self.address;
         match self.wall.read(asked_at, clock::now(), time, longest_ttl) {
             Verdict::Steady => {}

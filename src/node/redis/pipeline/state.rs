@@ -29,10 +29,10 @@ const MAX_LED: usize = 8;
 
 /// The queue of one node, and the sending end of its connection.
 #[derive(Debug, Default)]
-pub(crate) struct Lane {
+pub(crate) struct Pipeline {
     state: Mutex<State>,
     /// Has the node's task look: something is to be written or timed, or the
-    /// lane was closed.
+    /// pipeline was closed.
     attention: Notify,
     /// In milliseconds; 0: nobody has said, it is the default.
     longest_ttl: AtomicU64,
@@ -68,7 +68,7 @@ pub(crate) struct Duties {
     pub(crate) timer: Option<Instant>,
     /// Bytes that nobody could send at once.
     pub(crate) backlog: Option<Vec<u8>>,
-    /// The lane is closed, and all that was queued has been sent.
+    /// The pipeline is closed, and all that was queued has been sent.
     pub(crate) is_over: bool,
 }
 
@@ -98,7 +98,7 @@ impl State {
     }
 }
 
-impl Lane {
+impl Pipeline {
     pub(crate) fn new(meter: LaneMeter, is_literal: bool) -> Self {
         let state = State {
             queue: Queue::new(is_literal),
@@ -259,7 +259,7 @@ impl Lane {
         let is_idle = state.queue.is_empty() && in_flight.is_empty();
         let queued = state.queue.expires();
         let sent = in_flight.iter().map(Section::due).min();
-        // A timer that is early is left alone: otherwise an idle lane would
+        // A timer that is early is left alone: otherwise an idle pipeline would
         // set one with every request.
         let times = [queued, sent, due, state.timer];
         state.timer = times.into_iter().flatten().min();
