@@ -21,7 +21,7 @@ use crate::node::redis::pipeline::completion::{Server, Settlement, settle};
 use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::{Checks, Count, Trust};
 use crate::node::redis::pipeline::state::Pipeline;
-use crate::node::redis::pipeline::writer::{Link, is_absent};
+use crate::node::redis::pipeline::writer::{Writer, is_absent};
 use crate::node::redis::resp::parser::{Malformed, take_push};
 use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus};
 use crate::proto::time::{Instant, outwait};
@@ -119,7 +119,7 @@ impl<'a> Session<'a> {
         let (receiver, sender) = stream.into_ends();
         let dialect = Arc::new(dialect);
         let checks = Checks::new(is_told, verified_at);
-        let mut link = Link::new(
+        let mut writer = Writer::new(
             Arc::clone(&dialect),
             status.clone(),
             checks,
@@ -143,8 +143,8 @@ impl<'a> Session<'a> {
         }
         session.wall.belongs_to(&session.dialect.incarnation);
         session.read_clock(asked_at, time);
-        link.bench = session.wall.bench();
-        pipeline.connected(link);
+        writer.bench = session.wall.bench();
+        pipeline.connected(writer);
         let error = session.pump(receiver, sender).await;
         session.in_flight.extend(pipeline.disconnected());
         for section in session.trust.into_held().chain(session.in_flight) {

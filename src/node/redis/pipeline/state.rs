@@ -17,7 +17,7 @@ use crate::node::redis::codec::request::{
 use crate::node::redis::pipeline::completion::Settlement;
 use crate::node::redis::pipeline::queue::Queue;
 use crate::node::redis::pipeline::script_reload::without_released;
-use crate::node::redis::pipeline::writer::Link;
+use crate::node::redis::pipeline::writer::Writer;
 use crate::proto::node::message::{NodeError, Request};
 use crate::proto::time::Instant;
 use crate::runtime::origin::Origin;
@@ -56,7 +56,7 @@ enum ConnectionState {
     #[default]
     Connecting,
     /// It is sent.
-    Up(Box<Link>),
+    Up(Box<Writer>),
     /// It fails at once: the server could not be reached a moment ago.
     Down(NodeError),
 }
@@ -79,9 +79,9 @@ impl State {
             _ if self.is_closed => closed(),
             ConnectionState::Down(error) => error.clone(),
             _ if self.queue.is_full_for(request) => overloaded(),
-            ConnectionState::Up(link)
+            ConnectionState::Up(writer)
                 if matches!(request, Request::Acquire { .. })
-                    && link.is_in_vain(deadline, self.queue.acquires()) =>
+                    && writer.is_in_vain(deadline, self.queue.acquires()) =>
             {
                 overloaded()
             }
@@ -90,9 +90,9 @@ impl State {
         Some(error.unsent())
     }
 
-    fn link(&mut self) -> Option<&mut Link> {
+    fn writer(&mut self) -> Option<&mut Writer> {
         match &mut self.connection {
-            ConnectionState::Up(link) => Some(link),
+            ConnectionState::Up(writer) => Some(writer),
             _ => None,
         }
     }
@@ -143,22 +143,22 @@ impl Pipeline {
             let State {
                 connection, queue, ..
             } = &mut *state;
-            let ConnectionState::Up(link) = connection else {
+            let ConnectionState::Up(writer) = connection else {
                 break;
             };
-            link.fill(queue, &mut answers, &self.meter.batch);
-            let Some(socket) = link.socket_for_output() else {
-                if link.has_backlog() {
+            writer.fill(queue, &mut answers, &self.meter.batch);
+            let Some(socket) = writer.socket_for_output() else {
+                if writer.has_backlog() {
                     self.attention.notify_one();
                 }
                 break;
             };
-            let bytes = link.begin_sending();
+            let bytes = writer.begin_sending();
             let sent = MutexGuard::unlocked(&mut state, || socket.try_write(&bytes));
             // The connection may have been given up meanwhile.
-            let link = state.link().filter(|link| link.is_on(&socket));
-            let Some(link) = link else { break };
-            link.end_sending(bytes, sent.unwrap_or_else(give_up));
+            let writer = state.writer().filter(|writer| writer.is_on(&socket));
+            let Some(writer) = writer else { break };
+            writer.end_sending(bytes, sent.unwrap_or_else(give_up));
         }
         self.meter.queue.set(state.queue.len() as u32);
         drop(state);
@@ -184,9 +184,9 @@ impl Pipeline {
     }
 
     /// Goes on with a new connection.
-    pub(crate) fn connected(&self, link: Link) {
+    pub(crate) fn connected(&self, writer: Writer) {
         let mut state = self.state.lock();
-        state.connection = ConnectionState::Up(Box::new(link));
+        state.connection = ConnectionState::Up(Box::new(writer));
         self.meter.connected.set(1);
         self.lead(state);
     }
@@ -197,7 +197,7 @@ impl Pipeline {
         let connection = std::mem::take(&mut self.state.lock().connection);
         self.meter.connected.set(0);
         match connection {
-            ConnectionState::Up(link) => link.sent,
+            ConnectionState::Up(writer) => writer.sent,
             _ => VecDeque::new(),
         }
     }
@@ -252,9 +252,9 @@ impl Pipeline {
     /// is when else it must look at the clock.
     pub(crate) fn duties(&self, in_flight: &mut VecDeque<Section>, due: Option<Instant>) -> Duties {
         let mut state = self.state.lock();
-        let backlog = state.link().and_then(|link| {
-            in_flight.append(&mut link.sent);
-            link.take_backlog()
+        let backlog = state.writer().and_then(|writer| {
+            in_flight.append(&mut writer.sent);
+            writer.take_backlog()
         });
         let is_idle = state.queue.is_empty() && in_flight.is_empty();
         let queued = state.queue.expires();
@@ -284,16 +284,16 @@ impl Pipeline {
 
     /// The node's task takes over what has been sent.
     pub(crate) fn collect_sent(&self, in_flight: &mut VecDeque<Section>) {
-        if let Some(link) = self.state.lock().link() {
-            in_flight.append(&mut link.sent);
+        if let Some(writer) = self.state.lock().writer() {
+            in_flight.append(&mut writer.sent);
         }
     }
 
     /// The backlog has been written.
     pub(crate) fn backlog_sent(&self) {
         let mut state = self.state.lock();
-        if let Some(link) = state.link() {
-            link.end_backlog();
+        if let Some(writer) = state.writer() {
+            writer.end_backlog();
         }
         self.lead(state);
     }
@@ -303,28 +303,28 @@ impl Pipeline {
         let mut state = self.state.lock();
         let (mut again, mut answers) = (settlement.again, Answers::new());
         if settlement.is_unloaded
-            && let Some(link) = state.link()
+            && let Some(writer) = state.writer()
         {
-            again = without_released(again, link.sent.iter(), &mut answers);
-            link.reload();
+            again = without_released(again, writer.sent.iter(), &mut answers);
+            writer.reload();
         }
         state.queue.push_again(again);
-        if let Some(link) = state.link() {
+        if let Some(writer) = state.writer() {
             if let Some(status) = settlement.status {
-                link.status = status;
+                writer.status = status;
             }
-            link.bench = settlement.bench.or(link.bench);
+            writer.bench = settlement.bench.or(writer.bench);
             if settlement.is_denied {
-                link.abilities.forget_commands();
+                writer.abilities.forget_commands();
             }
             if let Some(was_good) = settlement.joined {
-                link.caution.learn(was_good);
+                writer.caution.learn(was_good);
             }
             for section in settlement.follow_ups {
-                link.push(section);
+                writer.push(section);
             }
             if settlement.batches > 0 {
-                link.end_batches(settlement.batches);
+                writer.end_batches(settlement.batches);
             }
         }
         self.lead(state);

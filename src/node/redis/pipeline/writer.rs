@@ -29,7 +29,7 @@ const COMMAND_SIZE: usize = 160;
 
 /// The sending end of one connection.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct Writer {
     dialect: Arc<Dialect>,
     /// Of the dialect's, those that have not been denied since.
     pub(crate) abilities: Abilities,
@@ -46,7 +46,7 @@ pub(crate) struct Link {
     pub(crate) sent: VecDeque<Section>,
     socket: Option<Arc<Socket>>,
     out: Vec<u8>,
-    writer: Writer,
+    turn: WriteTurn,
     /// The last section's.
     mark: u32,
     unloaded: script_reload::Caution,
@@ -54,7 +54,7 @@ pub(crate) struct Link {
 
 /// Who writes what is in `out`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Writer {
+enum WriteTurn {
     /// Whoever comes first.
     Free,
     /// A caller is at it.
@@ -65,7 +65,7 @@ enum Writer {
     Task,
 }
 
-impl Link {
+impl Writer {
     /// A connection through `socket`; without one the node's task alone writes.
     pub(crate) fn new(
         dialect: Arc<Dialect>,
@@ -86,7 +86,7 @@ impl Link {
             sent: VecDeque::new(),
             socket,
             out: Vec::new(),
-            writer: Writer::Free,
+            turn: WriteTurn::Free,
             mark: 0,
             unloaded: script_reload::Caution::default(),
         }
@@ -100,7 +100,7 @@ impl Link {
 
     /// Encodes what waits in `queue`, as far as it is to go out now.
     pub(crate) fn fill(&mut self, queue: &mut Queue, answers: &mut Answers, sizes: &Spread) {
-        while self.writer == Writer::Free && self.may_send(queue.len()) {
+        while self.turn == WriteTurn::Free && self.may_send(queue.len()) {
             let now = clock::now();
             self.drop_hopeless(queue, now, answers);
             let mut batch = gather(queue, self.abilities, &self.in_flight, now);
@@ -210,18 +210,18 @@ impl Link {
 
     /// What a caller may write the output to, if there is any and it may.
     pub(crate) fn socket_for_output(&mut self) -> Option<Arc<Socket>> {
-        if self.out.is_empty() || self.writer != Writer::Free {
+        if self.out.is_empty() || self.turn != WriteTurn::Free {
             return None;
         }
         if self.socket.is_none() {
-            self.writer = Writer::Awaited;
+            self.turn = WriteTurn::Awaited;
         }
         self.socket.clone()
     }
 
     /// A caller takes the output, to write it.
     pub(crate) fn begin_sending(&mut self) -> Vec<u8> {
-        self.writer = Writer::Caller;
+        self.turn = WriteTurn::Caller;
         std::mem::take(&mut self.out)
     }
 
@@ -231,29 +231,29 @@ impl Link {
         bytes.drain(..written);
         bytes.append(&mut self.out);
         self.out = bytes;
-        self.writer = if is_done {
-            Writer::Free
+        self.turn = if is_done {
+            WriteTurn::Free
         } else {
-            Writer::Awaited
+            WriteTurn::Awaited
         };
     }
 
     /// Whether there is output that the node's task is to write.
     pub(crate) fn has_backlog(&self) -> bool {
-        self.writer == Writer::Awaited && !self.out.is_empty()
+        self.turn == WriteTurn::Awaited && !self.out.is_empty()
     }
 
     /// The node's task takes that output.
     pub(crate) fn take_backlog(&mut self) -> Option<Vec<u8>> {
         self.has_backlog().then(|| {
-            self.writer = Writer::Task;
+            self.turn = WriteTurn::Task;
             std::mem::take(&mut self.out)
         })
     }
 
     /// The node's task has written it.
     pub(crate) fn end_backlog(&mut self) {
-        self.writer = Writer::Free;
+        self.turn = WriteTurn::Free;
     }
 }
 
