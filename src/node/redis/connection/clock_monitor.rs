@@ -20,17 +20,17 @@ pub(crate) const READ_EVERY: Duration = Duration::from_millis(1);
 
 /// What is known of one server's wall clock; outlives its connections.
 #[derive(Debug, Default)]
-pub(crate) struct Wall {
+pub(crate) struct ClockMonitor {
     /// Whose clock it is: another server's stands where it will.
     incarnation: Vec<u8>,
-    bounds: Option<Bounds>,
+    bounds: Option<OffsetBounds>,
     bench: Option<Bench>,
 }
 
 /// By how much the server's clock is ahead of one's own, at least and at most,
 /// in nanoseconds. The two have different origins: only changes mean something.
 #[derive(Clone, Copy, Debug)]
-struct Bounds {
+struct OffsetBounds {
     least: i128,
     most: i128,
     at: Instant,
@@ -55,7 +55,7 @@ pub(crate) enum Verdict {
     Back(Duration),
 }
 
-impl Wall {
+impl ClockMonitor {
     /// Another run of the server has no memory to be relied upon: that is seen
     /// to elsewhere, and its clock is compared anew.
     pub(crate) fn belongs_to(&mut self, incarnation: &[u8]) {
@@ -75,7 +75,7 @@ impl Wall {
         longest_ttl: Duration,
     ) -> Verdict {
         let ahead_of = |own: Instant| nanos(server) - i128::from(own.as_nanos());
-        let new = Bounds {
+        let new = OffsetBounds {
             least: ahead_of(read_at),
             most: ahead_of(sent_at),
             at: read_at,
@@ -94,7 +94,7 @@ impl Wall {
             return Verdict::Back(span(known.least - new.most));
         }
         // A reading that took long tells little, and takes nothing away.
-        self.bounds = Some(Bounds {
+        self.bounds = Some(OffsetBounds {
             least: new.least.max(known.least),
             most: new.most.min(known.most),
             at: read_at,
@@ -107,7 +107,7 @@ impl Wall {
     }
 }
 
-impl Bounds {
+impl OffsetBounds {
     /// What they are later: clocks may drift apart.
     fn widened(self, now: Instant) -> Self {
         let apart = nanos(drift(now.saturating_since(self.at)));
@@ -192,12 +192,12 @@ mod tests {
         }
     }
 
-    fn steady() -> Wall {
-        let mut wall_clock = Wall::default();
-        wall_clock.belongs_to(b"run");
-        let first = wall_clock.read(at(0), at(1), wall(0), TTL);
+    fn steady() -> ClockMonitor {
+        let mut monitor = ClockMonitor::default();
+        monitor.belongs_to(b"run");
+        let first = monitor.read(at(0), at(1), wall(0), TTL);
         assert_eq!(first, Verdict::Steady);
-        wall_clock
+        monitor
     }
 
     #[test]

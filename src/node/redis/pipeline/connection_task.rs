@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::attempt::Attempt;
-use crate::node::redis::connection::clock_monitor::Wall;
+use crate::node::redis::connection::clock_monitor::ClockMonitor;
 use crate::node::redis::connection::handshake::{Connection, connect};
 use crate::node::redis::options::RedisOptions;
 use crate::node::redis::pipeline::reader::Session;
@@ -28,7 +28,7 @@ pub(crate) struct Driver {
     address: Arc<Address>,
     options: RedisOptions,
     pipeline: Arc<Pipeline>,
-    wall: Wall,
+    clock_monitor: ClockMonitor,
 }
 
 impl Driver {
@@ -43,7 +43,7 @@ impl Driver {
             address,
             options,
             pipeline,
-            wall: Wall::default(),
+            clock_monitor: ClockMonitor::default(),
         }
     }
 
@@ -62,9 +62,13 @@ impl Driver {
                     failures = 0;
                     told = None;
                     events::connected(&self.name, &self.address);
-                    let (error, status) =
-                        Session::serve(&self.pipeline, &self.address, &mut self.wall, connection)
-                            .await;
+                    let (error, status) = Session::serve(
+                        &self.pipeline,
+                        &self.address,
+                        &mut self.clock_monitor,
+                        connection,
+                    )
+                    .await;
                     known = Some(status);
                     if error.kind() != NodeErrorKind::Closed {
                         self.pipeline.lost();

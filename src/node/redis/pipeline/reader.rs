@@ -13,7 +13,7 @@ use crate::node::redis::codec::command_group::{Kind, Section};
 use crate::node::redis::codec::request::{Answers, closed, deliver};
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::clock_monitor;
-use crate::node::redis::connection::clock_monitor::{Verdict, Wall};
+use crate::node::redis::connection::clock_monitor::{ClockMonitor, Verdict};
 use crate::node::redis::connection::error::{broken, no_reply};
 use crate::node::redis::connection::handshake::Connection;
 use crate::node::redis::connection::stream::{Receiver, Sender};
@@ -38,7 +38,7 @@ const RECHECK: Duration = Duration::from_millis(500);
 pub(crate) struct Session<'a> {
     pipeline: &'a Pipeline,
     address: &'a Address,
-    wall: &'a mut Wall,
+    clock_monitor: &'a mut ClockMonitor,
     dialect: Arc<Dialect>,
     status: NodeStatus,
     trust: Trust,
@@ -104,7 +104,7 @@ impl<'a> Session<'a> {
     pub(crate) async fn serve(
         pipeline: &'a Pipeline,
         address: &'a Address,
-        wall: &'a mut Wall,
+        clock_monitor: &'a mut ClockMonitor,
         connection: Connection,
     ) -> (NodeError, NodeStatus) {
         let Connection {
@@ -128,7 +128,7 @@ impl<'a> Session<'a> {
         let mut session = Self {
             pipeline,
             address,
-            wall,
+            clock_monitor,
             dialect,
             status,
             trust: Trust::new(is_told, verified_at),
@@ -141,9 +141,11 @@ impl<'a> Session<'a> {
         if is_doubtful {
             session.trust.doubt(None, 0);
         }
-        session.wall.belongs_to(&session.dialect.incarnation);
+        session
+            .clock_monitor
+            .belongs_to(&session.dialect.incarnation);
         session.read_clock(asked_at, time);
-        writer.bench = session.wall.bench();
+        writer.bench = session.clock_monitor.bench();
         pipeline.connected(writer);
         let error = session.pump(receiver, sender).await;
         session.in_flight.extend(pipeline.disconnected());
@@ -266,7 +268,7 @@ impl<'a> Session<'a> {
                 .follow_ups
                 .insert(0, identity_check::check(true, now));
         }
-        settlement.bench = self.wall.bench();
+        settlement.bench = self.clock_monitor.bench();
         self.pipeline.settled(settlement);
         deliver(&mut answers);
         self.answers = answers;
@@ -316,7 +318,7 @@ impl<'a> Session<'a> {
         Server {
             dialect: &self.dialect,
             status: &self.status,
-            bench: self.wall.bench(),
+            bench: self.clock_monitor.bench(),
             held: self.trust.waiting(),
             in_flight: &self.in_flight,
         }
@@ -326,7 +328,10 @@ impl<'a> Session<'a> {
     fn read_clock(&mut self, asked_at: Instant, time: Duration) {
         let longest_ttl = self.pipeline.longest_ttl();
         let node = self.address;
-        match self.wall.read(asked_at, clock::now(), time, longest_ttl) {
+        match self
+            .clock_monitor
+            .read(asked_at, clock::now(), time, longest_ttl)
+        {
             Verdict::Steady => {}
             Verdict::Ahead(step) => {
                 events::clock_stepped(node, step, outwait(longest_ttl));
