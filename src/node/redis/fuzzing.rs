@@ -123,7 +123,7 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
             let server = Server {
                 dialect: &dialect,
                 status: &status,
-                bench: None,
+                clock_hold: None,
                 held: &VecDeque::new(),
                 in_flight: &in_flight,
             };

@@ -4,7 +4,7 @@
 //! locks end before their time, and nothing on the server tells of it. So the
 //! server is asked for its time now and then, always before it is asked for a
 //! lock; where the two clocks have come apart by more than they may, it is
-//! benched: for as long as a lock that it forgot may be relied upon, it grants
+//! put on hold: for as long as a lock that it forgot may be relied upon, it grants
 //! nothing.
 
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(crate) struct ClockMonitor {
     /// Whose clock it is: another server's stands where it will.
     incarnation: Vec<u8>,
     bounds: Option<OffsetBounds>,
-    bench: Option<Bench>,
+    hold: Option<ClockHold>,
 }
 
 /// By how much the server's clock is ahead of one's own, at least and at most,
@@ -38,7 +38,7 @@ struct OffsetBounds {
 
 /// Why and until when a server grants nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bench {
+pub(crate) struct ClockHold {
     /// By how much its clock was stepped, at least.
     pub(crate) step: Duration,
     pub(crate) until: Instant,
@@ -87,7 +87,7 @@ impl ClockMonitor {
         if new.least > known.most {
             let step = span(new.least - known.most);
             let until = read_at + outwait(longest_ttl);
-            self.bench = Some(Bench { step, until });
+            self.hold = Some(ClockHold { step, until });
             return Verdict::Ahead(step);
         }
         if new.most < known.least {
@@ -102,8 +102,8 @@ impl ClockMonitor {
         Verdict::Steady
     }
 
-    pub(crate) fn bench(&self) -> Option<Bench> {
-        self.bench
+    pub(crate) fn hold(&self) -> Option<ClockHold> {
+        self.hold
     }
 }
 
@@ -119,7 +119,7 @@ impl OffsetBounds {
     }
 }
 
-impl Bench {
+impl ClockHold {
     /// What a request for a lock is told at `now`; `None`: the time is over.
     pub(crate) fn refusal(&self, now: Instant) -> Option<NodeError> {
         let left = self.until.saturating_since(now);
@@ -201,19 +201,19 @@ mod tests {
     }
 
     #[test]
-    fn a_step_forward_benches_for_the_longest_ttl() {
+    fn a_step_forward_holds_for_the_longest_ttl() {
         let mut clock = steady();
         let verdict = clock.read(at(1_000), at(1_001), wall(3_000), TTL);
         let Verdict::Ahead(step) = verdict else {
             panic!("{verdict:?}");
         };
         assert!(ms(1_980) < step && step < ms(2_000), "{step:?}");
-        let bench = clock.bench().unwrap();
-        assert_eq!(bench.until, at(1_001) + outwait(TTL));
-        let refusal = bench.refusal(at(2_001)).unwrap();
+        let hold = clock.hold().unwrap();
+        assert_eq!(hold.until, at(1_001) + outwait(TTL));
+        let refusal = hold.refusal(at(2_001)).unwrap();
         assert_eq!(refusal.kind(), NodeErrorKind::ClockStepped);
         assert!(refusal.to_string().contains("another 2.064s"), "{refusal}");
-        assert_eq!(bench.refusal(bench.until), None);
+        assert_eq!(hold.refusal(hold.until), None);
         // The clock is as it is now.
         let next = clock.read(at(2_000), at(2_001), wall(4_000), TTL);
         assert_eq!(next, Verdict::Steady);
@@ -228,7 +228,7 @@ mod tests {
                 assert_eq!(verdict, Verdict::Steady, "{sent} to {read}: {server}");
             }
         }
-        assert_eq!(clock.bench(), None);
+        assert_eq!(clock.hold(), None);
     }
 
     #[test]
@@ -256,7 +256,7 @@ mod tests {
         let mut clock = steady();
         let back = clock.read(at(5_000), at(5_001), wall(2_000), TTL);
         assert!(matches!(back, Verdict::Back(_)), "{back:?}");
-        assert_eq!(clock.bench(), None);
+        assert_eq!(clock.hold(), None);
         // Set right again, it is one forward.
         let ahead = clock.read(at(6_000), at(6_001), wall(6_000), TTL);
         assert!(matches!(ahead, Verdict::Ahead(_)), "{ahead:?}");

@@ -10,7 +10,7 @@ use crate::node::redis::codec::command_group::{Kind, Section};
 use crate::node::redis::codec::decode;
 use crate::node::redis::codec::decode::Resolution;
 use crate::node::redis::codec::request::{Answers, Pending};
-use crate::node::redis::connection::clock_monitor::Bench;
+use crate::node::redis::connection::clock_monitor::ClockHold;
 use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::Count;
 use crate::node::redis::pipeline::script_reload::{is_released, makes_entries, overtaken};
@@ -34,7 +34,7 @@ pub(crate) struct Settlement {
     /// Whether the keys could be set that were last to be set together.
     pub(crate) joined: Option<bool>,
     /// The server's clock was stepped.
-    pub(crate) bench: Option<Bench>,
+    pub(crate) clock_hold: Option<ClockHold>,
     /// The last count that the server gave.
     pub(crate) count: Count,
     /// The user may not use commands that other forms can stand in for.
@@ -47,7 +47,7 @@ pub(crate) struct Settlement {
 pub(crate) struct Server<'a> {
     pub(crate) dialect: &'a Dialect,
     pub(crate) status: &'a NodeStatus,
-    pub(crate) bench: Option<Bench>,
+    pub(crate) clock_hold: Option<ClockHold>,
     /// What it was sent after the section that it replies to, and has answered:
     /// that waits for a check.
     pub(crate) held: &'a VecDeque<(Section, Vec<u8>)>,
@@ -192,7 +192,9 @@ fn batch(
     settlement: &mut Settlement,
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
-    let refusal = server.bench.and_then(|bench| bench.refusal(clock::now()));
+    let refusal = server
+        .clock_hold
+        .and_then(|hold| hold.refusal(clock::now()));
     let decoded = decode::decode(&section, replies).and_then(|resolutions| {
         if !server.dialect.literal {
             count(&section, &resolutions, &mut settlement.count)?;

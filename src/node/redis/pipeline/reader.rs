@@ -145,7 +145,7 @@ impl<'a> Session<'a> {
             .clock_monitor
             .belongs_to(&session.dialect.incarnation);
         session.read_clock(asked_at, time);
-        writer.bench = session.clock_monitor.bench();
+        writer.clock_hold = session.clock_monitor.hold();
         pipeline.connected(writer);
         let error = session.pump(receiver, sender).await;
         session.in_flight.extend(pipeline.disconnected());
@@ -268,7 +268,7 @@ impl<'a> Session<'a> {
                 .follow_ups
                 .insert(0, identity_check::check(true, now));
         }
-        settlement.bench = self.clock_monitor.bench();
+        settlement.clock_hold = self.clock_monitor.hold();
         self.pipeline.settled(settlement);
         deliver(&mut answers);
         self.answers = answers;
@@ -318,7 +318,7 @@ impl<'a> Session<'a> {
         Server {
             dialect: &self.dialect,
             status: &self.status,
-            bench: self.clock_monitor.bench(),
+            clock_hold: self.clock_monitor.hold(),
             held: self.trust.waiting(),
             in_flight: &self.in_flight,
         }

@@ -313,7 +313,7 @@ impl Pipeline {
             if let Some(status) = settlement.status {
                 writer.status = status;
             }
-            writer.bench = settlement.bench.or(writer.bench);
+            writer.clock_hold = settlement.clock_hold.or(writer.clock_hold);
             if settlement.is_denied {
                 writer.abilities.forget_commands();
             }

@@ -9,7 +9,7 @@ use crate::node::redis::codec::capabilities::{Abilities, Dialect};
 use crate::node::redis::codec::command_group::{Kind, Section};
 use crate::node::redis::codec::request::{Answers, unsent_in_time};
 use crate::node::redis::codec::scripts::Script;
-use crate::node::redis::connection::clock_monitor::{Bench, READ_EVERY};
+use crate::node::redis::connection::clock_monitor::{ClockHold, READ_EVERY};
 use crate::node::redis::connection::stream::Socket;
 use crate::node::redis::pipeline::batch::{Batch, Caution, InFlight, MAX_BATCH, gather};
 use crate::node::redis::pipeline::congestion::Window;
@@ -36,7 +36,7 @@ pub(crate) struct Writer {
     pub(crate) caution: Caution,
     pub(crate) status: NodeStatus,
     /// Set while the server grants nothing for what its clock did.
-    pub(crate) bench: Option<Bench>,
+    pub(crate) clock_hold: Option<ClockHold>,
     /// When its clock is to be read before anything else is asked.
     read_clock_at: Instant,
     checks: Checks,
@@ -78,7 +78,7 @@ impl Writer {
             caution: Caution::default(),
             dialect,
             status,
-            bench: None,
+            clock_hold: None,
             read_clock_at: clock::now() + READ_EVERY,
             checks,
             window: Window::default(),
@@ -110,7 +110,7 @@ impl Writer {
             if is_absent(&self.status) {
                 batch.turn_away(Kind::needs_view, &Ok(Reply::Stale(None)), answers);
             }
-            if let Some(refusal) = self.bench.and_then(|bench| bench.refusal(now)) {
+            if let Some(refusal) = self.clock_hold.and_then(|hold| hold.refusal(now)) {
                 batch.make_none(refusal, answers);
             }
             if now >= self.read_clock_at {
