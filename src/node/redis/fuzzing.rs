@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use self::sections::{control, dialect, section};
+use self::groups::{control, dialect, group};
 use super::inspect;
 use crate::config::RouterConfig;
-use crate::node::redis::codec::command_group::Section;
+use crate::node::redis::codec::command_group::CommandGroup;
 use crate::node::redis::codec::decode;
 use crate::node::redis::codec::request::deliver;
 use crate::node::redis::connection::server_info::Identity;
@@ -25,7 +25,7 @@ use crate::node::{ReplyTo, Sink};
 use crate::proto::lease::{Holder, Key};
 use crate::proto::node::message::{Answer, Ballot, NodeStatus, ViewId};
 
-pub(crate) mod sections;
+pub(crate) mod groups;
 
 /// Bytes that say what to do, taken from the front.
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
@@ -67,7 +67,7 @@ impl Sink for Notes {
     }
 }
 
-/// What comes of sections in flight when the server says `said`, piece by
+/// What comes of groups in flight when the server says `said`, piece by
 /// piece; what is unanswered then is failed, as when it hangs up.
 fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, Answer)> {
     let notes = Arc::new(Notes::default());
@@ -87,17 +87,17 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
     let mut in_flight = VecDeque::new();
     for (mark, &kind) in kinds.iter().enumerate() {
         let count = 1 + usize::from(kind >> 7);
-        let mut section = section(kind & 127, &keys[..count], &mut sink);
-        section.mark = mark as u32 + 1;
-        dialect.encode(&mut section, &mut Vec::new());
-        in_flight.push_back(section);
+        let mut group = group(kind & 127, &keys[..count], &mut sink);
+        group.mark = mark as u32 + 1;
+        dialect.encode(&mut group, &mut Vec::new());
+        in_flight.push_back(group);
     }
     let (mut inbox, mut scanned) = (Vec::new(), 0);
     let mut fault = None;
     for piece in said {
         inbox.extend_from_slice(piece);
         while fault.is_none() {
-            let Some(front): Option<&mut Section> = in_flight.front_mut() else {
+            let Some(front): Option<&mut CommandGroup> = in_flight.front_mut() else {
                 break;
             };
             let whole = match front.whole(&inbox, &mut scanned) {
@@ -116,7 +116,7 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
                 }
             };
             assert!(len <= inbox.len(), "it read beyond what was there");
-            let Some(section) = in_flight.pop_front() else {
+            let Some(group) = in_flight.pop_front() else {
                 break;
             };
             let (mut settlement, mut answers) = (Settlement::default(), Vec::new());
@@ -128,16 +128,14 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
                 in_flight: &in_flight,
             };
             let replies = &inbox[..len];
-            let settled = settle(section, replies, &server, &mut settlement, &mut answers);
+            let settled = settle(group, replies, &server, &mut settlement, &mut answers);
             fault = settled.err();
             deliver(&mut answers);
             inbox.drain(..len);
         }
     }
     let fault = fault.unwrap_or_else(|| misfit("silence"));
-    in_flight
-        .into_iter()
-        .for_each(|section| section.fail(&fault));
+    in_flight.into_iter().for_each(|group| group.fail(&fault));
     std::mem::take(&mut *notes.0.lock())
 }
 
@@ -272,9 +270,9 @@ pub(crate) fn keys(bytes: &mut Bytes<'_>) {
         return;
     }
     let dialect = dialect(&config);
-    let mut section = section(kind % 9, &keys, &mut ReplyTo::nobody);
+    let mut group = group(kind % 9, &keys, &mut ReplyTo::nobody);
     let mut out = Vec::new();
-    dialect.encode(&mut section, &mut out);
+    dialect.encode(&mut group, &mut out);
     let names: Vec<Vec<u8>> = keys
         .iter()
         .map(|key| [config.key_prefix.as_bytes(), key.as_bytes()].concat())

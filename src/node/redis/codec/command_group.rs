@@ -16,8 +16,8 @@ const STALL_LIMIT: Duration = Duration::from_secs(3);
 
 /// Commands of one kind, answered together.
 #[derive(Debug)]
-pub(crate) struct Section {
-    pub(crate) kind: Kind,
+pub(crate) struct CommandGroup {
+    pub(crate) kind: GroupKind,
     pub(crate) requests: Vec<Pending>,
     /// Replies of the server that are still to come for it.
     pub(crate) replies_due: usize,
@@ -36,9 +36,9 @@ pub(crate) struct Section {
     given_up: Instant,
 }
 
-/// What a section asks, and thus how its reply is read.
+/// What a group asks, and thus how its reply is read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum GroupKind {
     /// ACQUIRE as a transaction; how many of its requests in a row count in which slot.
     AcquireTransaction(ViewId, Vec<(Slot, u64)>),
     /// The same with one command that sets all keys or none.
@@ -68,7 +68,7 @@ pub(crate) enum Kind {
     Load(Script),
 }
 
-impl Kind {
+impl GroupKind {
     pub(crate) fn of(request: &Request, abilities: Abilities) -> Self {
         match request {
             // A transaction has no form for a floor.
@@ -104,8 +104,8 @@ impl Kind {
     }
 }
 
-impl Section {
-    pub(crate) fn new(kind: Kind, requests: Vec<Pending>, sent_at: Instant) -> Self {
+impl CommandGroup {
+    pub(crate) fn new(kind: GroupKind, requests: Vec<Pending>, sent_at: Instant) -> Self {
         let deadlines = requests.iter().map(|pending| pending.deadline);
         let given_up = sent_at + STALL_LIMIT;
         Self {
@@ -130,7 +130,7 @@ impl Section {
 
     /// Whether it asks if the server is still the same.
     pub(crate) fn is_check(&self) -> bool {
-        matches!(self.kind, Kind::Identity { .. })
+        matches!(self.kind, GroupKind::Identity { .. })
     }
 
     /// When its first request runs out of time, or its connection.
@@ -170,11 +170,11 @@ impl Section {
     /// The script that it calls.
     pub(crate) fn script(&self) -> Option<Script> {
         match &self.kind {
-            Kind::AcquireScript(_) => Some(Script::Acquire),
-            Kind::Extend(_) => Some(Script::Extend),
-            Kind::ReleaseScript => Some(Script::Release),
-            Kind::Recheck => Some(Script::Status),
-            Kind::Control => Script::of(&self.requests.first()?.request),
+            GroupKind::AcquireScript(_) => Some(Script::Acquire),
+            GroupKind::Extend(_) => Some(Script::Extend),
+            GroupKind::ReleaseScript => Some(Script::Release),
+            GroupKind::Recheck => Some(Script::Status),
+            GroupKind::Control => Script::of(&self.requests.first()?.request),
             _ => None,
         }
     }

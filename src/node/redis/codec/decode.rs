@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
 use crate::node::redis::codec::request::Pending;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{Piece, Pieces, read_text};
@@ -50,21 +50,21 @@ fn for_all(requests: &[Pending], error: &NodeError) -> Vec<Resolution> {
     refused.collect()
 }
 
-/// The answers to a section's requests, in their order.
+/// The answers to a group's requests, in their order.
 ///
 /// # Errors
 /// The replies are not to these requests: what follows may not be to the next
 /// ones either.
-pub(crate) fn decode(section: &Section, replies: &[u8]) -> Result<Vec<Resolution>, NodeError> {
-    let requests = &section.requests;
+pub(crate) fn decode(group: &CommandGroup, replies: &[u8]) -> Result<Vec<Resolution>, NodeError> {
+    let requests = &group.requests;
     // Commands of their own are refused one by one.
-    let is_whole = !matches!(section.kind, Kind::ReleaseCommands(_));
-    if section.is_refused
+    let is_whole = !matches!(group.kind, GroupKind::ReleaseCommands(_));
+    if group.is_refused
         && is_whole
         && let Some(error) = ErrorReply::first(replies)
     {
-        return Ok(match section.kind {
-            Kind::AcquireTogether(..) if error.is_denial() => {
+        return Ok(match group.kind {
+            GroupKind::AcquireTogether(..) if error.is_denial() => {
                 requests.iter().map(|_| Resolution::Again).collect()
             }
             _ => for_all(requests, &error.explain_state()),
@@ -72,27 +72,27 @@ pub(crate) fn decode(section: &Section, replies: &[u8]) -> Result<Vec<Resolution
     }
     let pieces = Pieces::of(replies);
     let scripted = |read: fn(&mut Pieces<'_>) -> Option<Answer>| {
-        batch(requests, Pieces::of(marked(replies, section.mark)?), read)
+        batch(requests, Pieces::of(marked(replies, group.mark)?), read)
     };
-    let (what, read) = match &section.kind {
-        Kind::AcquireTransaction(view, slots) => (
+    let (what, read) = match &group.kind {
+        GroupKind::AcquireTransaction(view, slots) => (
             "ACQUIRE",
             transaction(requests, *view, slots, false, pieces),
         ),
-        Kind::AcquireTogether(view, slots) => {
+        GroupKind::AcquireTogether(view, slots) => {
             ("ACQUIRE", transaction(requests, *view, slots, true, pieces))
         }
-        Kind::AcquireScript(_) => ("ACQUIRE", scripted(acquired)),
-        Kind::Extend(_) => ("EXTEND", scripted(extended)),
-        Kind::ReleaseScript => ("RELEASE", scripted(released)),
-        Kind::ReleaseCommands(_) => ("RELEASE", deleted(requests, pieces)),
-        Kind::Control
-        | Kind::Found
-        | Kind::Remaining(_)
-        | Kind::Recheck
-        | Kind::Clock
-        | Kind::Identity { .. }
-        | Kind::Load(_) => ("a request", None),
+        GroupKind::AcquireScript(_) => ("ACQUIRE", scripted(acquired)),
+        GroupKind::Extend(_) => ("EXTEND", scripted(extended)),
+        GroupKind::ReleaseScript => ("RELEASE", scripted(released)),
+        GroupKind::ReleaseCommands(_) => ("RELEASE", deleted(requests, pieces)),
+        GroupKind::Control
+        | GroupKind::Found
+        | GroupKind::Remaining(_)
+        | GroupKind::Recheck
+        | GroupKind::Clock
+        | GroupKind::Identity { .. }
+        | GroupKind::Load(_) => ("a request", None),
     };
     read.ok_or_else(|| misfit(what))
 }
@@ -296,7 +296,7 @@ fn served(text: &[u8]) -> Option<Option<ViewId>> {
     read_text(text).map(Some)
 }
 
-/// The answer to a request that is in a section by itself.
+/// The answer to a request that is in a group by itself.
 ///
 /// # Errors
 /// As [`decode`].
@@ -450,15 +450,19 @@ mod tests {
         digest: 7,
     };
 
-    fn decoded(kind: Kind, request: impl Fn(Key) -> Request, replies: &str) -> Vec<Resolution> {
+    fn decoded(
+        kind: GroupKind,
+        request: impl Fn(Key) -> Request,
+        replies: &str,
+    ) -> Vec<Resolution> {
         let requests = ["a", "b"].map(|name| Pending {
             request: request(Key::new(name).unwrap()),
             deadline: Instant::default(),
             reply: ReplyTo::nobody(),
         });
-        let section = Section::new(kind, requests.into(), Instant::default());
-        let refused = |error| for_all(&section.requests, &error);
-        decode(&section, replies.as_bytes()).unwrap_or_else(refused)
+        let group = CommandGroup::new(kind, requests.into(), Instant::default());
+        let refused = |error| for_all(&group.requests, &error);
+        decode(&group, replies.as_bytes()).unwrap_or_else(refused)
     }
 
     /// Two keys set together: what EXEC answers after OK and three QUEUED.
@@ -473,7 +477,7 @@ mod tests {
             floor: 0,
         };
         let replies = format!("+OK\r\n{}{exec}", "+QUEUED\r\n".repeat(3));
-        let kind = Kind::AcquireTogether(VIEW, vec![(Slot::SINGLE, 2)]);
+        let kind = GroupKind::AcquireTogether(VIEW, vec![(Slot::SINGLE, 2)]);
         decoded(kind, request, &replies)
     }
 
@@ -482,7 +486,7 @@ mod tests {
             key,
             token: Token::new(1, None),
         };
-        let kind = Kind::ReleaseCommands(DeleteIf::Delifeq);
+        let kind = GroupKind::ReleaseCommands(DeleteIf::Delifeq);
         decoded(kind, request, replies)
     }
 

@@ -1,7 +1,7 @@
 //! Requests as bytes: the Redis serialization protocol, version 2.
 
 use crate::node::redis::codec::capabilities::{DeleteIf, Dialect};
-use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
 use crate::node::redis::codec::request::Pending;
 use crate::node::redis::codec::scripts::{Script, together};
 use crate::node::redis::resp::encoder::{array, bulk, bulk_number, command, number};
@@ -9,33 +9,35 @@ use crate::proto::lease::{Key, Token, Ttl};
 use crate::proto::node::message::{Absent, Request, Slot, ViewId};
 
 impl Dialect {
-    /// Appends the commands of `section` and notes how many replies they get.
-    pub(crate) fn encode(&self, section: &mut Section, out: &mut Vec<u8>) {
-        match section.script().filter(|_| section.has_text) {
+    /// Appends the commands of `group` and notes how many replies they get.
+    pub(crate) fn encode(&self, group: &mut CommandGroup, out: &mut Vec<u8>) {
+        match group.script().filter(|_| group.has_text) {
             Some(script) => {
-                let call = |out: &mut Vec<u8>| self.encode_bare(section, out);
-                section.replies_due = together(script, call, out);
+                let call = |out: &mut Vec<u8>| self.encode_bare(group, out);
+                group.replies_due = together(script, call, out);
             }
-            None => self.encode_bare(section, out),
+            None => self.encode_bare(group, out),
         }
     }
 
-    fn encode_bare(&self, section: &mut Section, out: &mut Vec<u8>) {
-        let (requests, mark) = (&section.requests, section.mark);
-        section.replies_due = 1;
-        match &mut section.kind {
-            Kind::AcquireTransaction(_, slots) => {
+    fn encode_bare(&self, group: &mut CommandGroup, out: &mut Vec<u8>) {
+        let (requests, mark) = (&group.requests, group.mark);
+        group.replies_due = 1;
+        match &mut group.kind {
+            GroupKind::AcquireTransaction(_, slots) => {
                 self.transaction(requests, slots, Self::set_each, out);
                 // MULTI, one QUEUED each, EXEC.
-                section.replies_due = requests.len() + slots.len() + 3;
+                group.replies_due = requests.len() + slots.len() + 3;
             }
-            Kind::AcquireTogether(_, slots) => {
+            GroupKind::AcquireTogether(_, slots) => {
                 self.transaction(requests, slots, Self::set_together, out);
-                section.replies_due = 1 + slots.len() + 3;
+                group.replies_due = 1 + slots.len() + 3;
             }
-            Kind::AcquireScript(view) => self.leases(Script::Acquire, *view, requests, mark, out),
-            Kind::Extend(view) => self.leases(Script::Extend, *view, requests, mark, out),
-            Kind::ReleaseScript => {
+            GroupKind::AcquireScript(view) => {
+                self.leases(Script::Acquire, *view, requests, mark, out)
+            }
+            GroupKind::Extend(view) => self.leases(Script::Extend, *view, requests, mark, out),
+            GroupKind::ReleaseScript => {
                 self.begin(Script::Release, requests.len(), requests.len() + 1, out);
                 self.keys(requests, out);
                 for pending in requests {
@@ -45,31 +47,31 @@ impl Dialect {
                 }
                 bulk_number(out, mark);
             }
-            Kind::ReleaseCommands(delete_if) => {
+            GroupKind::ReleaseCommands(delete_if) => {
                 self.delete_each(*delete_if, requests, out);
-                section.replies_due = requests.len();
+                group.replies_due = requests.len();
             }
-            Kind::Found => {
+            GroupKind::Found => {
                 self.ask_each(b"GET", requests, out);
-                section.replies_due = requests.len();
+                group.replies_due = requests.len();
             }
-            Kind::Remaining(_) => {
+            GroupKind::Remaining(_) => {
                 self.ask_each(b"PTTL", requests, out);
-                section.replies_due = requests.len();
+                group.replies_due = requests.len();
             }
-            Kind::Control => {
+            GroupKind::Control => {
                 requests
                     .iter()
                     .for_each(|pending| self.control(&pending.request, mark, out));
             }
-            Kind::Recheck => self.control(&Request::Status, mark, out),
-            Kind::Clock => command(out, &[b"TIME"]),
-            Kind::Identity { with_policy } => {
+            GroupKind::Recheck => self.control(&Request::Status, mark, out),
+            GroupKind::Clock => command(out, &[b"TIME"]),
+            GroupKind::Identity { with_policy } => {
                 let asked = identity_sections(*with_policy);
                 asked.iter().for_each(|part| command(out, &[b"INFO", part]));
-                section.replies_due = asked.len();
+                group.replies_due = asked.len();
             }
-            Kind::Load(script) => script.load(out),
+            GroupKind::Load(script) => script.load(out),
         }
     }
 
@@ -290,7 +292,7 @@ impl Dialect {
                 let arguments = [expected.as_bytes(), incarnation];
                 call(Script::Restamp, &[id, member], &arguments);
             }
-            // These have sections of their own.
+            // These have groups of their own.
             Request::Acquire { .. } | Request::Extend { .. } | Request::Release { .. } => {}
         }
     }
@@ -391,7 +393,7 @@ mod tests {
     use super::*;
     use crate::config::RouterConfig;
     use crate::node::ReplyTo;
-    use crate::node::redis::fuzzing::sections::{dialect, section};
+    use crate::node::redis::fuzzing::groups::{dialect, group};
 
     /// Sections by their number there; what loads a script is left out: that is
     /// the script.
@@ -423,10 +425,10 @@ mod tests {
             Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/upgrade/recordings/requests");
         let keys = ["orders/1", "a\r\n\0b"].map(|key| Key::new(key).unwrap());
         for (kind, name) in NAMES {
-            let mut section = section(kind, &keys, &mut ReplyTo::nobody);
-            section.mark = 4_294_967_295;
+            let mut group = group(kind, &keys, &mut ReplyTo::nobody);
+            group.mark = 4_294_967_295;
             let mut written = Vec::new();
-            dialect(&RouterConfig::default()).encode(&mut section, &mut written);
+            dialect(&RouterConfig::default()).encode(&mut group, &mut written);
             let file = folder.join(format!("{name}.resp"));
             if std::env::var_os("RINGLOCK_RECORD").is_some() {
                 std::fs::create_dir_all(&folder).unwrap();

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::node::redis::codec::capabilities::Abilities;
-use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
 use crate::node::redis::codec::request::{Answers, Pending};
 use crate::node::redis::pipeline::queue::Queue;
 use crate::proto::lease::Key;
@@ -19,7 +19,7 @@ pub(crate) const MAX_BATCH: usize = 64;
 /// What goes out at one time.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub(crate) sections: Vec<Section>,
+    pub(crate) groups: Vec<CommandGroup>,
     pub(crate) transactions: Transactions,
 }
 
@@ -118,7 +118,7 @@ impl InFlight {
 }
 
 /// Takes up to [`MAX_BATCH`] requests from the front of `queue`, sorted into
-/// sections.
+/// groups.
 ///
 /// Sorting changes their order, so that they must not touch each other: no two
 /// are for one key, and one that changes what the node serves goes alone. What
@@ -160,17 +160,17 @@ impl Batch {
         now: Instant,
         room: usize,
     ) {
-        let kind = Kind::of(&pending.request, abilities);
-        if let (Kind::AcquireTransaction(..), Some(hash)) = (&kind, hash) {
+        let kind = GroupKind::of(&pending.request, abilities);
+        if let (GroupKind::AcquireTransaction(..), Some(hash)) = (&kind, hash) {
             self.transactions.keys.insert(hash);
         }
-        let mut sections = self.sections.iter_mut();
-        match sections.find(|section| section.kind == kind && kind != Kind::Control) {
-            Some(section) => section.push(pending),
+        let mut groups = self.groups.iter_mut();
+        match groups.find(|group| group.kind == kind && kind != GroupKind::Control) {
+            Some(group) => group.push(pending),
             None => {
                 let mut requests = Vec::with_capacity(room);
                 requests.push(pending);
-                self.sections.push(Section::new(kind, requests, now));
+                self.groups.push(CommandGroup::new(kind, requests, now));
             }
         }
     }
@@ -178,11 +178,8 @@ impl Batch {
     /// Has no entry made: acquires are told `refusal`, and extends keep what
     /// is there.
     pub(crate) fn make_none(&mut self, refusal: NodeError, answers: &mut Answers) {
-        self.turn_away(Kind::acquires, &Err(refusal), answers);
-        let requests = self
-            .sections
-            .iter_mut()
-            .flat_map(|section| &mut section.requests);
+        self.turn_away(GroupKind::acquires, &Err(refusal), answers);
+        let requests = self.groups.iter_mut().flat_map(|group| &mut group.requests);
         for pending in requests {
             if let Request::Extend { absent, .. } = &mut pending.request {
                 *absent = Absent::Keep;
@@ -193,14 +190,14 @@ impl Batch {
     /// Answers what is not to be sent.
     pub(crate) fn turn_away(
         &mut self,
-        is_void: impl Fn(&Kind) -> bool,
+        is_void: impl Fn(&GroupKind) -> bool,
         answer: &Answer,
         answers: &mut Answers,
     ) {
-        self.sections.retain_mut(|section| {
-            let is_void = is_void(&section.kind);
+        self.groups.retain_mut(|group| {
+            let is_void = is_void(&group.kind);
             if is_void {
-                let requests = section.requests.drain(..);
+                let requests = group.requests.drain(..);
                 answers.extend(requests.map(|pending| (pending.reply, answer.clone())));
             }
             !is_void
@@ -210,12 +207,12 @@ impl Batch {
     /// Has transactions set their keys together, as far as that can be done
     /// and is worth a try.
     pub(crate) fn join(&mut self, caution: &mut Caution) {
-        for section in &mut self.sections {
-            if let Kind::AcquireTransaction(view, _) = section.kind
-                && section.can_be_joined()
+        for group in &mut self.groups {
+            if let GroupKind::AcquireTransaction(view, _) = group.kind
+                && group.can_be_joined()
                 && caution.allows_a_try()
             {
-                section.kind = Kind::AcquireTogether(view, Vec::new());
+                group.kind = GroupKind::AcquireTogether(view, Vec::new());
                 self.transactions.are_together = true;
             }
         }
@@ -305,11 +302,7 @@ mod tests {
             &InFlight::default(),
             Instant::default(),
         );
-        batch
-            .sections
-            .iter()
-            .map(|section| section.requests.len())
-            .sum()
+        batch.groups.iter().map(|group| group.requests.len()).sum()
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the replies to a section mean for its requests, and what is to be sent
+//! What the replies to a group mean for its requests, and what is to be sent
 //! because of them.
 
 use std::collections::VecDeque;
@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use crate::clock;
 use crate::node::ReplyTo;
 use crate::node::redis::codec::capabilities::Dialect;
-use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
 use crate::node::redis::codec::decode;
 use crate::node::redis::codec::decode::Resolution;
 use crate::node::redis::codec::request::{Answers, Pending};
@@ -28,7 +28,7 @@ pub(crate) struct Settlement {
     /// Requests that go ahead of all that wait.
     pub(crate) again: Vec<Pending>,
     /// Questions that go out at once.
-    pub(crate) follow_ups: Vec<Section>,
+    pub(crate) follow_ups: Vec<CommandGroup>,
     /// What the server serves now.
     pub(crate) status: Option<NodeStatus>,
     /// Whether the keys could be set that were last to be set together.
@@ -48,70 +48,70 @@ pub(crate) struct Server<'a> {
     pub(crate) dialect: &'a Dialect,
     pub(crate) status: &'a NodeStatus,
     pub(crate) clock_hold: Option<ClockHold>,
-    /// What it was sent after the section that it replies to, and has answered:
+    /// What it was sent after the group that it replies to, and has answered:
     /// that waits for a check.
-    pub(crate) held: &'a VecDeque<(Section, Vec<u8>)>,
+    pub(crate) held: &'a VecDeque<(CommandGroup, Vec<u8>)>,
     /// What it was sent afterwards, and has not answered.
-    pub(crate) in_flight: &'a VecDeque<Section>,
+    pub(crate) in_flight: &'a VecDeque<CommandGroup>,
 }
 
 impl<'a> Server<'a> {
-    /// What it was sent after the section that it replies to.
-    fn later(&self) -> impl Iterator<Item = &'a Section> + Clone {
-        let held = self.held.iter().map(|(section, _)| section);
+    /// What it was sent after the group that it replies to.
+    fn later(&self) -> impl Iterator<Item = &'a CommandGroup> + Clone {
+        let held = self.held.iter().map(|(group, _)| group);
         held.chain(self.in_flight)
     }
 }
 
-/// Gives a section's requests their answers.
+/// Gives a group's requests their answers.
 ///
 /// # Errors
 /// The server must be looked at anew: the connection is of no more use.
 pub(crate) fn settle(
-    mut section: Section,
+    mut group: CommandGroup,
     replies: &[u8],
     server: &Server<'_>,
     settlement: &mut Settlement,
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
     let dialect = server.dialect;
-    settlement.batches += usize::from(section.ends_batch);
-    let replies = section.unpack(replies);
-    if section.is_unloaded(replies) {
-        section.send_again(server.later(), settlement, answers);
+    settlement.batches += usize::from(group.ends_batch);
+    let replies = group.unpack(replies);
+    if group.is_unloaded(replies) {
+        group.send_again(server.later(), settlement, answers);
         return Ok(());
     }
     let is_optional = matches!(
-        section.kind,
-        Kind::AcquireTogether(..) | Kind::ReleaseCommands(_)
+        group.kind,
+        GroupKind::AcquireTogether(..) | GroupKind::ReleaseCommands(_)
     );
     // Of those that are for single keys the connection is none the worse.
-    let refusal = if section.is_refused {
+    let refusal = if group.is_refused {
         ErrorReply::all(replies).find(|error| !error.is_no_lock())
     } else {
         None
     };
     // What was not said to one request may have been said to another: where the
     // two do not fit, nothing that follows is believed.
-    let fits = match section.kind {
-        Kind::Remaining(_) => remaining(section, replies, answers),
-        Kind::Found => not_released(section, replies, answers),
-        Kind::Recheck => {
-            let status = decode::asked_status(replies, section.mark, &dialect.incarnation)?;
+    let fits = match group.kind {
+        GroupKind::Remaining(_) => remaining(group, replies, answers),
+        GroupKind::Found => not_released(group, replies, answers),
+        GroupKind::Recheck => {
+            let status = decode::asked_status(replies, group.mark, &dialect.incarnation)?;
             settlement.status = Some(status);
             Ok(())
         }
-        Kind::Identity { with_policy } => {
+        GroupKind::Identity { with_policy } => {
             identity_check::verify(replies, with_policy, &dialect.incarnation)
         }
-        Kind::Load(script) => {
+        GroupKind::Load(script) => {
             if Pieces::of(replies).bulk() != Some(dialect.scripts.sha(script)) {
                 return Err(misfit("SCRIPT LOAD"));
             }
             Ok(())
         }
-        Kind::Control => control(section, replies, server, settlement, answers),
-        _ => batch(section, replies, server, settlement, answers),
+        GroupKind::Control => control(group, replies, server, settlement, answers),
+        _ => batch(group, replies, server, settlement, answers),
     };
     fits?;
     match refusal {
@@ -125,7 +125,7 @@ pub(crate) fn settle(
 }
 
 fn control(
-    section: Section,
+    group: CommandGroup,
     replies: &[u8],
     server: &Server<'_>,
     settlement: &mut Settlement,
@@ -134,8 +134,8 @@ fn control(
     let (status, is_literal) = (server.status, server.dialect.literal);
     let incarnation = status.incarnation.as_bytes();
     let mut fits = Ok(());
-    for pending in section.requests {
-        let answer = decode::control(&pending.request, replies, section.mark, incarnation);
+    for pending in group.requests {
+        let answer = decode::control(&pending.request, replies, group.mark, incarnation);
         let answer = answer.and_then(|answer| match &answer {
             Ok(Reply::Status(now) | Reply::Refused(now))
                 if !is_literal && is_another(now, status) =>
@@ -186,7 +186,7 @@ fn another_server() -> NodeError {
 }
 
 fn batch(
-    section: Section,
+    group: CommandGroup,
     replies: &[u8],
     server: &Server<'_>,
     settlement: &mut Settlement,
@@ -195,28 +195,28 @@ fn batch(
     let refusal = server
         .clock_hold
         .and_then(|hold| hold.refusal(clock::now()));
-    let decoded = decode::decode(&section, replies).and_then(|resolutions| {
+    let decoded = decode::decode(&group, replies).and_then(|resolutions| {
         if !server.dialect.literal {
-            count(&section, &resolutions, &mut settlement.count)?;
+            count(&group, &resolutions, &mut settlement.count)?;
         }
         Ok(resolutions)
     });
     let resolutions = match decoded {
         Ok(resolutions) => resolutions,
         Err(error) => {
-            let replies = section.requests.into_iter().map(|pending| pending.reply);
+            let replies = group.requests.into_iter().map(|pending| pending.reply);
             answers.extend(replies.map(|reply| (reply, Err(error.clone()))));
             return Err(error);
         }
     };
-    let are_together = matches!(section.kind, Kind::AcquireTogether(..));
+    let are_together = matches!(group.kind, GroupKind::AcquireTogether(..));
     if are_together {
         settlement.joined = Some(!resolutions.contains(&Resolution::Again));
     }
     let mut absent = Vec::new();
     let mut held = Vec::new();
     let mut holders = Vec::new();
-    for (pending, resolution) in section.requests.into_iter().zip(resolutions) {
+    for (pending, resolution) in group.requests.into_iter().zip(resolutions) {
         match resolution {
             Resolution::Answer(answer) => {
                 // What was asked for before its clock was known to be stepped.
@@ -249,11 +249,11 @@ fn batch(
         }
     }
     if !absent.is_empty() {
-        let question = Section::new(Kind::Found, absent, clock::now());
+        let question = CommandGroup::new(GroupKind::Found, absent, clock::now());
         settlement.follow_ups.push(question);
     }
     if !held.is_empty() {
-        let question = Section::new(Kind::Remaining(holders), held, clock::now());
+        let question = CommandGroup::new(GroupKind::Remaining(holders), held, clock::now());
         settlement.follow_ups.push(question);
     }
     Ok(())
@@ -264,11 +264,11 @@ fn batch(
 /// # Errors
 /// They went back: nothing of it is believed.
 fn count(
-    section: &Section,
+    group: &CommandGroup,
     resolutions: &[Resolution],
     count: &mut Count,
 ) -> Result<(), NodeError> {
-    for (pending, resolution) in section.requests.iter().zip(resolutions) {
+    for (pending, resolution) in group.requests.iter().zip(resolutions) {
         match resolution {
             Resolution::Answer(Ok(Reply::Granted { counter })) | Resolution::Raise(counter) => {
                 count.grow(&pending.request, *counter)?;
@@ -280,13 +280,13 @@ fn count(
 }
 
 /// The answers to PTTL, one for each request.
-fn remaining(section: Section, replies: &[u8], answers: &mut Answers) -> Result<(), NodeError> {
-    let Kind::Remaining(holders) = section.kind else {
+fn remaining(group: CommandGroup, replies: &[u8], answers: &mut Answers) -> Result<(), NodeError> {
+    let GroupKind::Remaining(holders) = group.kind else {
         return Ok(());
     };
     let mut pieces = Pieces::of(replies);
     let mut fits = Ok(());
-    for (pending, holder) in section.requests.into_iter().zip(holders) {
+    for (pending, holder) in group.requests.into_iter().zip(holders) {
         let answer = match pieces.next() {
             Some(Piece::Int(left)) => Ok(Reply::Busy(Rival::new(holder, decode::remaining(left)))),
             Some(Piece::Error(line)) => Err(ErrorReply::of(line).explain()),
@@ -304,10 +304,14 @@ fn remaining(section: Section, replies: &[u8], answers: &mut Answers) -> Result<
 ///
 /// What is there now may be younger than the release. That tells of nothing but
 /// who came after: the entry was gone, and its token is not used again.
-fn not_released(section: Section, replies: &[u8], answers: &mut Answers) -> Result<(), NodeError> {
+fn not_released(
+    group: CommandGroup,
+    replies: &[u8],
+    answers: &mut Answers,
+) -> Result<(), NodeError> {
     let mut pieces = Pieces::of(replies);
     let mut fits = Ok(());
-    for pending in section.requests {
+    for pending in group.requests {
         let found = pieces.next();
         if !matches!(found, Some(Piece::Nil | Piece::Bulk(_) | Piece::Error(_))) {
             fits = Err(misfit("GET"));
@@ -365,7 +369,7 @@ fn follow_up(pending: &Pending, request: Request) -> Pending {
     }
 }
 
-impl Section {
+impl CommandGroup {
     /// Has its requests sent again; `later` is what went out after it.
     fn send_again<'a>(
         self,
@@ -374,8 +378,8 @@ impl Section {
         answers: &mut Answers,
     ) {
         settlement.is_unloaded = true;
-        if self.kind == Kind::Recheck {
-            let again = Self::new(Kind::Recheck, Vec::new(), clock::now());
+        if self.kind == GroupKind::Recheck {
+            let again = Self::new(GroupKind::Recheck, Vec::new(), clock::now());
             settlement.follow_ups.push(again);
         }
         for pending in self.requests {

@@ -21,7 +21,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
 use crate::node::redis::codec::encode::identity_sections;
 use crate::node::redis::connection::server_info::{Identity, lost_data};
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
@@ -114,9 +114,9 @@ impl Checks {
     }
 }
 
-/// The section of a check.
-pub(crate) fn check(with_policy: bool, now: Instant) -> Section {
-    Section::new(Kind::Identity { with_policy }, Vec::new(), now)
+/// The group of a check.
+pub(crate) fn check(with_policy: bool, now: Instant) -> CommandGroup {
+    CommandGroup::new(GroupKind::Identity { with_policy }, Vec::new(), now)
 }
 
 /// What the receiving end believes.
@@ -133,7 +133,7 @@ pub(crate) struct Trust {
     asked_at: Instant,
     /// Sections and their replies, in the order in which they came, that wait
     /// for a check. No more than may be in flight, and what follows from it.
-    held: VecDeque<(Section, Vec<u8>)>,
+    held: VecDeque<(CommandGroup, Vec<u8>)>,
 }
 
 impl Trust {
@@ -151,21 +151,21 @@ impl Trust {
 
     /// Something happened to the server's data, or may have, while `front` was
     /// next to be answered, of whose replies `read` bytes were there.
-    pub(crate) fn doubt(&mut self, front: Option<&Section>, read: usize) {
+    pub(crate) fn doubt(&mut self, front: Option<&CommandGroup>, read: usize) {
         self.is_doubtful = true;
-        self.is_pierced |= read > 0 && front.is_some_and(Section::is_check);
+        self.is_pierced |= read > 0 && front.is_some_and(CommandGroup::is_check);
     }
 
-    /// Whether the replies to this section wait for a check. Once one does, all
+    /// Whether the replies to this group wait for a check. Once one does, all
     /// that follow do: what came first is settled first.
-    pub(crate) fn must_hold(&self, section: &Section, now: Instant) -> bool {
+    pub(crate) fn must_hold(&self, group: &CommandGroup, now: Instant) -> bool {
         let is_stale = now > self.verified_at + MAX_AGE;
         !self.held.is_empty()
-            || section.kind.relies_on_identity() && (!self.is_told || self.is_doubtful || is_stale)
+            || group.kind.relies_on_identity() && (!self.is_told || self.is_doubtful || is_stale)
     }
 
-    pub(crate) fn hold(&mut self, section: Section, replies: &[u8]) {
-        self.held.push_back((section, replies.to_vec()));
+    pub(crate) fn hold(&mut self, group: CommandGroup, replies: &[u8]) {
+        self.held.push_back((group, replies.to_vec()));
     }
 
     /// A check that was asked for at `asked_at` has been passed.
@@ -177,7 +177,7 @@ impl Trust {
     }
 
     /// The next of what waited, if there is nothing to wait for any more.
-    pub(crate) fn next_believed(&mut self) -> Option<(Section, Vec<u8>)> {
+    pub(crate) fn next_believed(&mut self) -> Option<(CommandGroup, Vec<u8>)> {
         if self.is_doubtful {
             return None;
         }
@@ -196,22 +196,22 @@ impl Trust {
     }
 
     /// What waits for a check, oldest first, with its replies.
-    pub(crate) fn waiting(&self) -> &VecDeque<(Section, Vec<u8>)> {
+    pub(crate) fn waiting(&self) -> &VecDeque<(CommandGroup, Vec<u8>)> {
         &self.held
     }
 
-    /// The sections that wait for a check.
-    pub(crate) fn held(&mut self) -> impl Iterator<Item = &mut Section> {
-        self.held.iter_mut().map(|(section, _)| section)
+    /// The groups that wait for a check.
+    pub(crate) fn held(&mut self) -> impl Iterator<Item = &mut CommandGroup> {
+        self.held.iter_mut().map(|(group, _)| group)
     }
 
     /// When the first request that waits runs out of time.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.held.iter().map(|(section, _)| section.due()).min()
+        self.held.iter().map(|(group, _)| group.due()).min()
     }
 
-    pub(crate) fn into_held(self) -> impl Iterator<Item = Section> {
-        self.held.into_iter().map(|(section, _)| section)
+    pub(crate) fn into_held(self) -> impl Iterator<Item = CommandGroup> {
+        self.held.into_iter().map(|(group, _)| group)
     }
 }
 
@@ -254,7 +254,7 @@ pub(crate) fn is_upset(replies: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::node::ReplyTo;
-    use crate::node::redis::fuzzing::sections::section;
+    use crate::node::redis::fuzzing::groups::group;
     use crate::proto::lease::{Key, Token, Ttl};
     use crate::proto::node::message::NodeErrorKind;
 
@@ -317,9 +317,9 @@ mod tests {
         assert_eq!(untold.due(at(51), quick), behind(false));
     }
 
-    fn of_kind(kind: u8) -> Section {
+    fn of_kind(kind: u8) -> CommandGroup {
         let keys = [Key::new("a").unwrap()];
-        section(kind, &keys, &mut ReplyTo::nobody)
+        group(kind, &keys, &mut ReplyTo::nobody)
     }
 
     /// Sections by their number: an extend, a release, STATUS, a check.

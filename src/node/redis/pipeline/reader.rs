@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::node::redis::codec::capabilities::Dialect;
-use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
 use crate::node::redis::codec::request::{Answers, closed, deliver};
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::clock_monitor;
@@ -45,7 +45,7 @@ pub(crate) struct Session<'a> {
     count: Count,
     recheck_at: Instant,
     /// Oldest first; the pipeline has what was sent last.
-    in_flight: VecDeque<Section>,
+    in_flight: VecDeque<CommandGroup>,
     inbox: Inbox,
     answers: Answers,
 }
@@ -54,13 +54,13 @@ pub(crate) struct Session<'a> {
 #[derive(Default)]
 struct Inbox {
     bytes: Vec<u8>,
-    /// The replies up to here are whole, but others of their section are not.
+    /// The replies up to here are whole, but others of their group are not.
     scanned: usize,
 }
 
 /// What stands next in what has been read.
 enum Next {
-    /// All replies to the oldest section: so many bytes.
+    /// All replies to the oldest group: so many bytes.
     Replies(usize),
     /// What nobody asked for, and what is taken out now.
     Push,
@@ -70,10 +70,14 @@ enum Next {
 
 impl Inbox {
     /// Looks behind the bytes that are settled.
-    fn next(&mut self, settled: usize, front: Option<&mut Section>) -> Result<Next, Malformed> {
+    fn next(
+        &mut self,
+        settled: usize,
+        front: Option<&mut CommandGroup>,
+    ) -> Result<Next, Malformed> {
         let is_asked = front.is_some();
         let whole = match front {
-            Some(section) => section.whole(&self.bytes[settled..], &mut self.scanned)?,
+            Some(group) => group.whole(&self.bytes[settled..], &mut self.scanned)?,
             None => None,
         };
         let at = settled + self.scanned;
@@ -149,8 +153,8 @@ impl<'a> Session<'a> {
         pipeline.connected(writer);
         let error = session.pump(receiver, sender).await;
         session.in_flight.extend(pipeline.disconnected());
-        for section in session.trust.into_held().chain(session.in_flight) {
-            section.fail(&error);
+        for group in session.trust.into_held().chain(session.in_flight) {
+            group.fail(&error);
         }
         (error, session.status)
     }
@@ -215,12 +219,12 @@ impl<'a> Session<'a> {
         self.pipeline.expire(now);
         self.pipeline.collect_sent(&mut self.in_flight);
         let mut is_stuck = false;
-        for section in self.trust.held().chain(&mut self.in_flight) {
-            is_stuck |= section.expire(now);
+        for group in self.trust.held().chain(&mut self.in_flight) {
+            is_stuck |= group.expire(now);
         }
         if is_absent(&self.status) && now >= self.recheck_at {
             self.recheck_at = now + RECHECK;
-            let recheck = Section::new(Kind::Recheck, Vec::new(), now);
+            let recheck = CommandGroup::new(GroupKind::Recheck, Vec::new(), now);
             self.pipeline.settled(Settlement {
                 follow_ups: vec![recheck],
                 ..Settlement::default()
@@ -229,7 +233,7 @@ impl<'a> Session<'a> {
         is_stuck
     }
 
-    /// Settles every section whose replies are all there. What follows from
+    /// Settles every group whose replies are all there. What follows from
     /// them is sent before the callers are woken: the server and they then
     /// work at the same time.
     fn take_in(&mut self) -> Result<(), NodeError> {
@@ -262,7 +266,7 @@ impl<'a> Session<'a> {
         if let Some(status) = &settlement.status {
             self.status = status.clone();
         }
-        if self.trust.wants_check(now) && !self.in_flight.iter().any(Section::is_check) {
+        if self.trust.wants_check(now) && !self.in_flight.iter().any(CommandGroup::is_check) {
             // Ahead of what follows from replies that wait for it.
             settlement
                 .follow_ups
@@ -275,7 +279,7 @@ impl<'a> Session<'a> {
         outcome
     }
 
-    /// Settles the oldest section, whose `replies` stand there in the inbox, or
+    /// Settles the oldest group, whose `replies` stand there in the inbox, or
     /// has it wait until the server has said that it is still the same.
     fn settle_front(
         &mut self,
@@ -284,35 +288,35 @@ impl<'a> Session<'a> {
         settlement: &mut Settlement,
         answers: &mut Answers,
     ) -> Result<(), NodeError> {
-        let Some(section) = self.in_flight.pop_front() else {
+        let Some(group) = self.in_flight.pop_front() else {
             return Ok(());
         };
         let replies = &self.inbox.bytes[replies];
-        if section.kind == Kind::Clock {
+        if group.kind == GroupKind::Clock {
             let time = clock_monitor::time(replies)?;
-            self.read_clock(section.sent_at, time);
+            self.read_clock(group.sent_at, time);
             return Ok(());
         }
-        if section.is_refused && identity_check::is_upset(replies) {
+        if group.is_refused && identity_check::is_upset(replies) {
             self.trust.doubt(None, 0);
         }
-        if section.is_check() {
-            let asked_at = section.sent_at;
-            settle(section, replies, &self.server(), settlement, answers)?;
+        if group.is_check() {
+            let asked_at = group.sent_at;
+            settle(group, replies, &self.server(), settlement, answers)?;
             self.trust.verified(asked_at);
-            while let Some((section, replies)) = self.trust.next_believed() {
-                settle(section, &replies, &self.server(), settlement, answers)?;
+            while let Some((group, replies)) = self.trust.next_believed() {
+                settle(group, &replies, &self.server(), settlement, answers)?;
             }
             return Ok(());
         }
-        if self.trust.must_hold(&section, now) {
-            self.trust.hold(section, replies);
+        if self.trust.must_hold(&group, now) {
+            self.trust.hold(group, replies);
             return Ok(());
         }
-        settle(section, replies, &self.server(), settlement, answers)
+        settle(group, replies, &self.server(), settlement, answers)
     }
 
-    /// What is known of the server when it replies to a section that is settled
+    /// What is known of the server when it replies to a group that is settled
     /// now: what waits for a check was sent after that, as what is in flight.
     fn server(&self) -> Server<'_> {
         Server {

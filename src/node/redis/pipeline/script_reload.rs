@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use crate::node::redis::codec::command_group::Section;
+use crate::node::redis::codec::command_group::CommandGroup;
 use crate::node::redis::codec::request::{Answers, Pending};
 use crate::proto::node::message::{NodeError, NodeErrorKind, Request};
 use crate::proto::time::Instant;
@@ -44,7 +44,7 @@ impl Caution {
 /// Takes out of `again` what has been released since it was sent.
 pub(crate) fn without_released<'a>(
     again: Vec<Pending>,
-    later: impl Iterator<Item = &'a Section> + Clone,
+    later: impl Iterator<Item = &'a CommandGroup> + Clone,
     answers: &mut Answers,
 ) -> Vec<Pending> {
     let (released, rest) = again
@@ -62,8 +62,11 @@ pub(crate) fn makes_entries(request: &Request) -> bool {
     matches!(request, Request::Acquire { .. } | Request::Extend { .. })
 }
 
-/// Whether one of the sections `later` releases the entry of `request`.
-pub(crate) fn is_released<'a>(request: &Request, later: impl Iterator<Item = &'a Section>) -> bool {
+/// Whether one of the groups `later` releases the entry of `request`.
+pub(crate) fn is_released<'a>(
+    request: &Request,
+    later: impl Iterator<Item = &'a CommandGroup>,
+) -> bool {
     let (Request::Acquire { key, token, .. } | Request::Extend { key, token, .. }) = request else {
         return false;
     };
@@ -71,7 +74,7 @@ pub(crate) fn is_released<'a>(request: &Request, later: impl Iterator<Item = &'a
         key: key.clone(),
         token: token.clone(),
     };
-    let mut requests = later.flat_map(|section| &section.requests);
+    let mut requests = later.flat_map(|group| &group.requests);
     requests.any(|pending| pending.request == own)
 }
 

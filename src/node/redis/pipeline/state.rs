@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::config::RouterConfig;
-use crate::node::redis::codec::command_group::Section;
+use crate::node::redis::codec::command_group::CommandGroup;
 use crate::node::redis::codec::request::{
     Answers, Pending, closed, deliver, forked, overloaded, unasked,
 };
@@ -193,7 +193,7 @@ impl Pipeline {
 
     /// The connection is gone: what was sent on it comes back, and new
     /// requests wait for the next one.
-    pub(crate) fn disconnected(&self) -> VecDeque<Section> {
+    pub(crate) fn disconnected(&self) -> VecDeque<CommandGroup> {
         let connection = std::mem::take(&mut self.state.lock().connection);
         self.meter.connected.set(0);
         match connection {
@@ -234,8 +234,8 @@ impl Pipeline {
         self.state.lock().is_closed = true;
         let cut_off = self.disconnected();
         self.fail(&closed());
-        for section in cut_off {
-            section.fail(&closed());
+        for group in cut_off {
+            group.fail(&closed());
         }
     }
 
@@ -250,7 +250,11 @@ impl Pipeline {
 
     /// What the node's task is to do. It takes over what has been sent; `due`
     /// is when else it must look at the clock.
-    pub(crate) fn duties(&self, in_flight: &mut VecDeque<Section>, due: Option<Instant>) -> Duties {
+    pub(crate) fn duties(
+        &self,
+        in_flight: &mut VecDeque<CommandGroup>,
+        due: Option<Instant>,
+    ) -> Duties {
         let mut state = self.state.lock();
         let backlog = state.writer().and_then(|writer| {
             in_flight.append(&mut writer.sent);
@@ -258,7 +262,7 @@ impl Pipeline {
         });
         let is_idle = state.queue.is_empty() && in_flight.is_empty();
         let queued = state.queue.expires();
-        let sent = in_flight.iter().map(Section::due).min();
+        let sent = in_flight.iter().map(CommandGroup::due).min();
         // A timer that is early is left alone: otherwise an idle pipeline would
         // set one with every request.
         let times = [queued, sent, due, state.timer];
@@ -283,7 +287,7 @@ impl Pipeline {
     }
 
     /// The node's task takes over what has been sent.
-    pub(crate) fn collect_sent(&self, in_flight: &mut VecDeque<Section>) {
+    pub(crate) fn collect_sent(&self, in_flight: &mut VecDeque<CommandGroup>) {
         if let Some(writer) = self.state.lock().writer() {
             in_flight.append(&mut writer.sent);
         }
@@ -320,8 +324,8 @@ impl Pipeline {
             if let Some(was_good) = settlement.joined {
                 writer.caution.learn(was_good);
             }
-            for section in settlement.follow_ups {
-                writer.push(section);
+            for group in settlement.follow_ups {
+                writer.push(group);
             }
             if settlement.batches > 0 {
                 writer.end_batches(settlement.batches);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::node::redis::codec::capabilities::{Abilities, Dialect};
-use crate::node::redis::codec::command_group::{Kind, Section};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
 use crate::node::redis::codec::request::{Answers, unsent_in_time};
 use crate::node::redis::codec::scripts::Script;
 use crate::node::redis::connection::clock_monitor::{ClockHold, READ_EVERY};
@@ -43,11 +43,11 @@ pub(crate) struct Writer {
     window: Window,
     in_flight: InFlight,
     /// What the node's task has not taken over yet, in the order of the bytes.
-    pub(crate) sent: VecDeque<Section>,
+    pub(crate) sent: VecDeque<CommandGroup>,
     socket: Option<Arc<Socket>>,
     out: Vec<u8>,
     turn: WriteTurn,
-    /// The last section's.
+    /// The last group's.
     mark: u32,
     unloaded: script_reload::Caution,
 }
@@ -104,18 +104,18 @@ impl Writer {
             let now = clock::now();
             self.drop_hopeless(queue, now, answers);
             let mut batch = gather(queue, self.abilities, &self.in_flight, now);
-            if batch.sections.is_empty() {
+            if batch.groups.is_empty() {
                 return;
             }
             if is_absent(&self.status) {
-                batch.turn_away(Kind::needs_view, &Ok(Reply::Stale(None)), answers);
+                batch.turn_away(GroupKind::needs_view, &Ok(Reply::Stale(None)), answers);
             }
             if let Some(refusal) = self.clock_hold.and_then(|hold| hold.refusal(now)) {
                 batch.make_none(refusal, answers);
             }
             if now >= self.read_clock_at {
                 self.read_clock_at = now + READ_EVERY;
-                self.push(Section::new(Kind::Clock, Vec::new(), now));
+                self.push(CommandGroup::new(GroupKind::Clock, Vec::new(), now));
             }
             let check = self.check(&batch, now);
             if check == Some(Check::Ahead) {
@@ -124,15 +124,15 @@ impl Writer {
             if self.abilities.together {
                 batch.join(&mut self.caution);
             }
-            if let Some(last) = batch.sections.last_mut() {
+            if let Some(last) = batch.groups.last_mut() {
                 last.ends_batch = true;
-                let requests = batch.sections.iter().map(|section| section.requests.len());
+                let requests = batch.groups.iter().map(|group| group.requests.len());
                 let size = requests.sum();
                 sizes.note(size as u32);
                 self.in_flight.begin(size, batch.transactions, now);
             }
-            for section in batch.sections {
-                self.push(section);
+            for group in batch.groups {
+                self.push(group);
             }
             if let Some(Check::Behind { with_policy }) = check {
                 self.push(identity_check::check(with_policy, now));
@@ -142,8 +142,8 @@ impl Writer {
 
     /// Which check of the server's identity goes with a batch.
     fn check(&mut self, batch: &Batch, now: Instant) -> Option<Check> {
-        let mut sections = batch.sections.iter();
-        if !sections.any(|section| section.kind.relies_on_identity()) {
+        let mut groups = batch.groups.iter();
+        if !groups.any(|group| group.kind.relies_on_identity()) {
             return None;
         }
         self.checks.due(now, self.window.expected())
@@ -187,15 +187,15 @@ impl Writer {
         }
     }
 
-    /// Encodes a section, behind what has been encoded before.
-    pub(crate) fn push(&mut self, mut section: Section) {
-        self.out.reserve(section.requests.len() * COMMAND_SIZE);
+    /// Encodes a group, behind what has been encoded before.
+    pub(crate) fn push(&mut self, mut group: CommandGroup) {
+        self.out.reserve(group.requests.len() * COMMAND_SIZE);
         self.mark = self.mark.wrapping_add(1);
-        section.mark = self.mark;
-        let is_scripted = section.script().is_some();
-        section.has_text = is_scripted && self.unloaded.is_on(section.sent_at);
-        self.dialect.encode(&mut section, &mut self.out);
-        self.sent.push_back(section);
+        group.mark = self.mark;
+        let is_scripted = group.script().is_some();
+        group.has_text = is_scripted && self.unloaded.is_on(group.sent_at);
+        self.dialect.encode(&mut group, &mut self.out);
+        self.sent.push_back(group);
     }
 
     /// The server has lost its scripts: for a while each goes out with its text.
@@ -203,7 +203,7 @@ impl Writer {
         let now = clock::now();
         if self.unloaded.begin(now) {
             for script in Script::ALL {
-                self.push(Section::new(Kind::Load(script), Vec::new(), now));
+                self.push(CommandGroup::new(GroupKind::Load(script), Vec::new(), now));
             }
         }
     }

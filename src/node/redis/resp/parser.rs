@@ -6,7 +6,7 @@
 //! The redis crate's parser makes a tree of owned values of every reply. Here
 //! a batch of 64 grants is 130 replies of a few bytes, read in one pass.
 
-/// Bytes of the replies to one section at the most: a view of a thousand nodes
+/// Bytes of the replies to one group at the most: a view of a thousand nodes
 /// takes a twentieth of it.
 pub(crate) const MAX_REPLY: usize = 4 << 20;
 
