@@ -20,7 +20,9 @@ use crate::node::redis::codec::request::deliver;
 use crate::node::redis::connection::server_info::Identity;
 use crate::node::redis::pipeline::completion::{Server, Settlement, settle};
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
-use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, Piece, Pieces, reply_len, take_push};
+use crate::node::redis::resp::parser::{
+    MAX_REPLY, Malformed, Replies, Value, reply_len, take_push,
+};
 use crate::node::{ReplyTo, Sink};
 use crate::proto::lease::{Holder, Key};
 use crate::proto::node::message::{Answer, Ballot, NodeStatus, ViewId};
@@ -296,16 +298,16 @@ pub(crate) fn keys(bytes: &mut Bytes<'_>) {
 
 /// Commands as a server reads them.
 fn commands(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
-    let mut pieces = Pieces::of(bytes);
+    let mut values = Replies::of(bytes);
     let mut commands = Vec::new();
-    while let Some(piece) = pieces.next() {
-        let Piece::List(len) = piece else {
-            panic!("a command is a list: {piece:?}")
+    while let Some(value) = values.next() {
+        let Value::List(len) = value else {
+            panic!("a command is a list: {value:?}")
         };
-        let parts = (0..len).map(|_| pieces.bulk().expect("a part").to_vec());
+        let parts = (0..len).map(|_| values.bulk().expect("a part").to_vec());
         commands.push(parts.collect());
     }
-    assert_eq!(pieces.rest(), b"", "the last command is whole");
+    assert_eq!(values.rest(), b"", "the last command is whole");
     commands
 }
 

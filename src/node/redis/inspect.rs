@@ -15,7 +15,7 @@ use crate::node::redis::connection::clock_monitor;
 use crate::node::redis::connection::exchange::Exchange;
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::escape::shown;
 use crate::proto::lease::{Holder, Key};
 use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus, Reply, Slot, ViewId};
@@ -85,7 +85,7 @@ impl Look<'_> {
             }
         }
         let answer = self.ask(|out| command(out, &[b"DBSIZE"]), 1).await?;
-        let size = Pieces::of(&answer).int();
+        let size = Replies::of(&answer).int();
         Ok(Facts {
             identity,
             round_trip,
@@ -113,16 +113,16 @@ impl Look<'_> {
         };
         let answers = self.ask(write, 2).await?;
         let read = || {
-            let mut pieces = Pieces::of(&answers);
-            let serving = text(&mut pieces)?;
-            pieces.list(3)?;
+            let mut values = Replies::of(&answers);
+            let serving = text(&mut values)?;
+            values.list(3)?;
             let status = NodeStatus {
                 serving: serving.map(|id| id.parse()).transpose().ok()?,
-                nonce: text(&mut pieces)?,
-                stamped: text(&mut pieces)?,
+                nonce: text(&mut values)?,
+                stamped: text(&mut values)?,
                 incarnation: facts.incarnation().ok()?,
             };
-            Some((status, text(&mut pieces)?))
+            Some((status, text(&mut values)?))
         };
         read().ok_or_else(|| unexpected_of(&answers, "GET and HMGET"))
     }
@@ -187,9 +187,9 @@ impl Look<'_> {
                 }
             };
             let answers = self.ask(write, 2 * keys.len()).await?;
-            let mut pieces = Pieces::of(&answers);
+            let mut values = Replies::of(&answers);
             for name in &names {
-                let found = found(&mut pieces);
+                let found = found(&mut values);
                 let found = found.ok_or_else(|| unexpected_of(&answers, "GETRANGE and PTTL"))?;
                 all.push(match self.server.is_state(name) {
                     true => Found::State,
@@ -252,12 +252,12 @@ impl Look<'_> {
         }
         let write = [b"EVAL", script.as_bytes(), b"1", &name, &*found.value, MARK];
         let answer = self.ask(|out| command(out, &write), 1).await?;
-        let mut pieces = Pieces::of(&answer);
+        let mut values = Replies::of(&answer);
         let mut released = || {
-            pieces.list(2)?;
-            pieces.bulk().filter(|&mark| mark == MARK)?;
-            pieces.list(1)?;
-            pieces.int()
+            values.list(2)?;
+            values.bulk().filter(|&mark| mark == MARK)?;
+            values.list(1)?;
+            values.int()
         };
         match released() {
             Some(1) => Ok(Reply::Released),
@@ -323,11 +323,11 @@ impl Look<'_> {
     pub async fn setting(&mut self, name: &str) -> Result<Option<String>, NodeError> {
         let write = |out: &mut Vec<u8>| command(out, &[b"CONFIG", b"GET", name.as_bytes()]);
         let answer = self.ask(write, 1).await?;
-        let mut pieces = Pieces::of(&answer);
-        match pieces.next() {
-            Some(Piece::List(0)) => Ok(None),
-            Some(Piece::List(2)) => {
-                let value = pieces.bulk().and_then(|_| pieces.bulk());
+        let mut values = Replies::of(&answer);
+        match values.next() {
+            Some(Value::List(0)) => Ok(None),
+            Some(Value::List(2)) => {
+                let value = values.bulk().and_then(|_| values.bulk());
                 let value = value.ok_or_else(|| misfit("CONFIG GET"))?;
                 Ok(Some(shown(value, LONGEST_VALUE)))
             }
@@ -441,10 +441,10 @@ fn unexpected_of(answers: &[u8], what: &str) -> NodeError {
 }
 
 /// A text, or that there is none.
-fn text(pieces: &mut Pieces<'_>) -> Option<Option<Arc<str>>> {
-    match pieces.next()? {
-        Piece::Nil => Some(None),
-        Piece::Bulk(bytes) => std::str::from_utf8(bytes)
+fn text(values: &mut Replies<'_>) -> Option<Option<Arc<str>>> {
+    match values.next()? {
+        Value::Nil => Some(None),
+        Value::Bulk(bytes) => std::str::from_utf8(bytes)
             .ok()
             .map(|text| Some(text.into())),
         _ => None,
@@ -457,23 +457,23 @@ fn micros(span: Duration) -> i64 {
 
 /// The next cursor, and the names.
 fn page(answer: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {
-    let mut pieces = Pieces::of(answer);
-    pieces.list(2)?;
-    let cursor = pieces.bulk()?;
-    let Piece::List(len) = pieces.next()? else {
+    let mut values = Replies::of(answer);
+    values.list(2)?;
+    let cursor = values.bulk()?;
+    let Value::List(len) = values.next()? else {
         return None;
     };
-    let names = (0..len).map(|_| pieces.bulk()).collect::<Option<_>>()?;
+    let names = (0..len).map(|_| values.bulk()).collect::<Option<_>>()?;
     Some((cursor, names))
 }
 
 /// So many counters, and the view served.
 fn counts(answers: &[u8], len: usize) -> Option<(Vec<u64>, Option<Arc<str>>)> {
-    let mut pieces = Pieces::of(answers);
-    pieces.list(len)?;
-    let counter = |_| text(&mut pieces)?.map_or(Some(0), |count| count.parse().ok());
+    let mut values = Replies::of(answers);
+    values.list(len)?;
+    let counter = |_| text(&mut values)?.map_or(Some(0), |count| count.parse().ok());
     let counts = (0..len).map(counter).collect::<Option<_>>()?;
-    Some((counts, text(&mut pieces)?))
+    Some((counts, text(&mut values)?))
 }
 
 /// Reads whole replies as if each were the answer to each question.
@@ -484,21 +484,21 @@ pub(crate) fn fuzz(replies: &[u8]) {
         page(replies),
         counts(replies, 2),
     );
-    let mut pieces = Pieces::of(replies);
-    while let Some(found) = found(&mut pieces) {
+    let mut values = Replies::of(replies);
+    while let Some(found) = found(&mut values) {
         let _ = format!("{found:?}");
     }
     let _ = unexpected_of(replies, "a question");
 }
 
-fn found(pieces: &mut Pieces<'_>) -> Option<Found> {
-    let value = pieces.next()?;
-    let left = pieces.int()?;
+fn found(values: &mut Replies<'_>) -> Option<Found> {
+    let value = values.next()?;
+    let left = values.int()?;
     match value {
-        Piece::Error(line) if ErrorReply::of(line).is_no_lock() => Some(Found::NoLock),
-        Piece::Bulk(_) if left == -2 => Some(Found::Free),
-        Piece::Bulk(value) if value.len() >= LONGEST_VALUE => Some(Found::NoLock),
-        Piece::Bulk(value) => Some(Found::Held(Entry {
+        Value::Error(line) if ErrorReply::of(line).is_no_lock() => Some(Found::NoLock),
+        Value::Bulk(_) if left == -2 => Some(Found::Free),
+        Value::Bulk(value) if value.len() >= LONGEST_VALUE => Some(Found::NoLock),
+        Value::Bulk(value) => Some(Found::Held(Entry {
             value: value.to_vec(),
             remaining: u64::try_from(left).ok().map(Duration::from_millis),
         })),
@@ -528,7 +528,7 @@ mod tests {
     #[test]
     fn answers_that_do_not_fit_are_none() {
         assert!(page(b"*2\r\n$1\r\n0\r\n*1\r\n:1\r\n").is_none());
-        let mut pieces = Pieces::of(b"$1\r\nx\r\n$1\r\ny\r\n");
-        assert!(found(&mut pieces).is_none());
+        let mut values = Replies::of(b"$1\r\nx\r\n$1\r\ny\r\n");
+        assert!(found(&mut values).is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! The scripts, and the names that a server knows them by.
 
 use crate::node::redis::resp::encoder::command;
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::node::message::Request;
 
 /// A script that every connection loads.
@@ -105,13 +105,13 @@ pub(crate) fn together(
 /// The reply of the script in the replies to a script with its text; `None`:
 /// they are others.
 pub(crate) fn unpacked(replies: &[u8]) -> Option<&[u8]> {
-    let mut pieces = Pieces::of(replies);
+    let mut values = Replies::of(replies);
     for _ in 1..REPLIES {
-        let Piece::Status(_) = pieces.next()? else {
+        let Value::Status(_) = values.next()? else {
             return None;
         };
     }
-    pieces.list(2)?;
-    pieces.bulk()?;
-    Some(pieces.rest())
+    values.list(2)?;
+    values.bulk()?;
+    Some(values.rest())
 }

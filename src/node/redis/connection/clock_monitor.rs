@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::node::redis::resp::error_reply::unexpected;
-use crate::node::redis::resp::parser::{Pieces, read_text};
+use crate::node::redis::resp::parser::{Replies, read_text};
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 use crate::proto::time::{Instant, drift, outwait};
 
@@ -151,12 +151,12 @@ fn span(nanos: i128) -> Duration {
 /// The reply of TIME: since the beginning of 1970.
 pub(crate) fn time(reply: &[u8]) -> Result<Duration, NodeError> {
     let read = || {
-        let mut pieces = Pieces::of(reply);
-        pieces.list(2)?;
-        let seconds = Duration::from_secs(read_text(pieces.bulk()?)?);
-        seconds.checked_add(Duration::from_micros(read_text(pieces.bulk()?)?))
+        let mut values = Replies::of(reply);
+        values.list(2)?;
+        let seconds = Duration::from_secs(read_text(values.bulk()?)?);
+        seconds.checked_add(Duration::from_micros(read_text(values.bulk()?)?))
     };
-    read().ok_or_else(|| unexpected(Pieces::of(reply).next(), "TIME"))
+    read().ok_or_else(|| unexpected(Replies::of(reply).next(), "TIME"))
 }
 
 #[cfg(test)]

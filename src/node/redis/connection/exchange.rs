@@ -15,7 +15,9 @@ use crate::node::redis::connection::error::{
 use crate::node::redis::connection::stream::Stream;
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{ErrorReply, unexpected};
-use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, Piece, Pieces, reply_len, take_push};
+use crate::node::redis::resp::parser::{
+    MAX_REPLY, Malformed, Replies, Value, reply_len, take_push,
+};
 use crate::proto::node::message::{NodeError, NodeErrorKind, Request};
 
 /// A stream on which one question is asked at a time.
@@ -157,11 +159,11 @@ impl<'a> Exchange<'a> {
         let write =
             |out: &mut Vec<u8>| greetings.iter().for_each(|greeting| command(out, greeting));
         let answers = self.ask(write, greetings.len()).await?;
-        let mut pieces = Pieces::of(&answers);
+        let mut values = Replies::of(&answers);
         for index in 0..greetings.len() {
-            match pieces.next() {
-                Some(Piece::Status(_)) => {}
-                Some(Piece::Error(line)) if index == 0 && has_login => {
+            match values.next() {
+                Some(Value::Status(_)) => {}
+                Some(Value::Error(line)) if index == 0 && has_login => {
                     let refusal = ErrorReply::of(line);
                     let other = refusal.explain_unquoted();
                     return Err(other.unwrap_or_else(|| bad_credentials(self.address, &refusal)));

@@ -19,7 +19,7 @@ use crate::node::redis::connection::stream::Stream;
 use crate::node::redis::options::{Encoding, RedisOptions};
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{ErrorReply, unexpected};
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus, Request, Standing};
 use crate::proto::time::Instant;
 use crate::telemetry::events;
@@ -112,11 +112,11 @@ impl<'a> Exchange<'a> {
     pub(crate) async fn load(&mut self) -> Result<Scripts, NodeError> {
         let load = |out: &mut Vec<u8>| Script::ALL.iter().for_each(|script| script.load(out));
         let answers = self.ask(load, Script::ALL.len()).await?;
-        let mut pieces = Pieces::of(&answers);
+        let mut values = Replies::of(&answers);
         let mut scripts = Scripts::default();
         for script in Script::ALL {
-            match pieces.next() {
-                Some(Piece::Bulk(sha)) => scripts.loaded(script, sha),
+            match values.next() {
+                Some(Value::Bulk(sha)) => scripts.loaded(script, sha),
                 other => return Err(unexpected(other, "SCRIPT LOAD")),
             }
         }
@@ -133,11 +133,11 @@ impl<'a> Exchange<'a> {
             command(out, &[b"DELEX", &key, b"IFEQ", b""]);
         };
         let answers = self.ask(write, 3).await?;
-        let mut pieces = Pieces::of(&answers);
-        let mut can = || match pieces.next() {
-            Some(Piece::Int(_)) => Ok(true),
+        let mut values = Replies::of(&answers);
+        let mut can = || match values.next() {
+            Some(Value::Int(_)) => Ok(true),
             // Others pass, such as that the memory is full.
-            Some(Piece::Error(line)) => Ok(!matches!(ErrorReply::of(line).code, "ERR" | "NOPERM")),
+            Some(Value::Error(line)) => Ok(!matches!(ErrorReply::of(line).code, "ERR" | "NOPERM")),
             other => Err(unexpected(other, "a command that it may have")),
         };
         abilities.together = can()?;

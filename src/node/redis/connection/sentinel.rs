@@ -14,7 +14,7 @@ use crate::node::redis::connection::attempt::{Attempt, staggered};
 use crate::node::redis::connection::exchange::Exchange;
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 
 impl Service {
@@ -55,21 +55,21 @@ impl Service {
             let message = format!("{sentinel} {problem}");
             Err(NodeError::new(NodeErrorKind::Unsuitable, message))
         };
-        let mut pieces = Pieces::of(&answer);
-        match pieces.next() {
-            Some(Piece::List(2)) => {
-                let mut text = || Some(String::from_utf8_lossy(pieces.bulk()?).into_owned());
+        let mut values = Replies::of(&answer);
+        match values.next() {
+            Some(Value::List(2)) => {
+                let mut text = || Some(String::from_utf8_lossy(values.bulk()?).into_owned());
                 let (host, port) = (text(), text().and_then(|port| port.parse().ok()));
                 match (host, port) {
                     (Some(host), Some(port)) => Ok(Place::at(Endpoint { host, port }, self.is_tls)),
                     _ => Err(misfit("SENTINEL")),
                 }
             }
-            Some(Piece::Nil) => unfit(&format!(
+            Some(Value::Nil) => unfit(&format!(
                 "knows no service {:?}: correct the url",
                 self.name
             )),
-            Some(Piece::Error(line)) => match ErrorReply::of(line) {
+            Some(Value::Error(line)) => match ErrorReply::of(line) {
                 error if matches!(error.code, "NOAUTH" | "NOPERM") => {
                     let remedy = "correct sentinel_user and sentinel_password in the url";
                     let message =

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::node::redis::connection::exchange::Exchange;
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{misfit, unexpected};
-use crate::node::redis::resp::parser::{Piece, Pieces, reply_len};
+use crate::node::redis::resp::parser::{Replies, Value, reply_len};
 use crate::proto::escape::shown;
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 
@@ -212,10 +212,10 @@ impl Exchange<'_> {
     pub(crate) async fn introduce_and_be_told(&mut self) -> Result<(bool, Identity), NodeError> {
         let (told, identity) = self.ask_identity(&TELL).await?;
         let rest = reply_len(&told).ok().flatten().map(|len| &told[len..]);
-        let second = rest.and_then(|rest| Pieces::of(rest).next());
+        let second = rest.and_then(|rest| Replies::of(rest).next());
         let is_told = matches!(
-            (Pieces::of(&told).next(), second),
-            (Some(Piece::List(_)), Some(Piece::Status(_)))
+            (Replies::of(&told).next(), second),
+            (Some(Value::List(_)), Some(Value::Status(_)))
         );
         Ok((is_told, identity))
     }
@@ -242,10 +242,10 @@ impl Exchange<'_> {
             len += next.ok().flatten().ok_or_else(|| misfit("HELLO"))?;
         }
         let mut identity = Identity::default();
-        let mut pieces = Pieces::of(&answers[len..]);
+        let mut values = Replies::of(&answers[len..]);
         for _ in SECTIONS {
-            match pieces.next() {
-                Some(Piece::Bulk(text)) => identity.take_in(text),
+            match values.next() {
+                Some(Value::Bulk(text)) => identity.take_in(text),
                 other => return Err(unexpected(other, "INFO")),
             }
         }

@@ -15,7 +15,7 @@ use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::Count;
 use crate::node::redis::pipeline::script_reload::{is_released, makes_entries, overtaken};
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::node::message::{
     Absent, Incarnation, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival,
 };
@@ -105,7 +105,7 @@ pub(crate) fn settle(
             identity_check::verify(replies, with_policy, &dialect.incarnation)
         }
         GroupKind::Load(script) => {
-            if Pieces::of(replies).bulk() != Some(dialect.scripts.sha(script)) {
+            if Replies::of(replies).bulk() != Some(dialect.scripts.sha(script)) {
                 return Err(misfit("SCRIPT LOAD"));
             }
             Ok(())
@@ -284,12 +284,12 @@ fn remaining(group: CommandGroup, replies: &[u8], answers: &mut Answers) -> Resu
     let GroupKind::Remaining(holders) = group.kind else {
         return Ok(());
     };
-    let mut pieces = Pieces::of(replies);
+    let mut values = Replies::of(replies);
     let mut fits = Ok(());
     for (pending, holder) in group.requests.into_iter().zip(holders) {
-        let answer = match pieces.next() {
-            Some(Piece::Int(left)) => Ok(Reply::Busy(Rival::new(holder, decode::remaining(left)))),
-            Some(Piece::Error(line)) => Err(ErrorReply::of(line).explain()),
+        let answer = match values.next() {
+            Some(Value::Int(left)) => Ok(Reply::Busy(Rival::new(holder, decode::remaining(left)))),
+            Some(Value::Error(line)) => Err(ErrorReply::of(line).explain()),
             _ => {
                 fits = Err(misfit("PTTL"));
                 Err(misfit("PTTL"))
@@ -309,11 +309,11 @@ fn not_released(
     replies: &[u8],
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
-    let mut pieces = Pieces::of(replies);
+    let mut values = Replies::of(replies);
     let mut fits = Ok(());
     for pending in group.requests {
-        let found = pieces.next();
-        if !matches!(found, Some(Piece::Nil | Piece::Bulk(_) | Piece::Error(_))) {
+        let found = values.next();
+        if !matches!(found, Some(Value::Nil | Value::Bulk(_) | Value::Error(_))) {
             fits = Err(misfit("GET"));
         }
         let answer = match &pending.request {

@@ -25,7 +25,7 @@ use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
 use crate::node::redis::codec::encode::identity_sections;
 use crate::node::redis::connection::server_info::{Identity, lost_data};
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::node::message::{NodeError, Request, Slot, ViewId};
 use crate::proto::time::Instant;
 
@@ -51,10 +51,10 @@ pub(crate) fn verify(
     incarnation: &[u8],
 ) -> Result<(), NodeError> {
     let mut identity = Identity::default();
-    let mut pieces = Pieces::of(replies);
+    let mut values = Replies::of(replies);
     for _ in identity_sections(with_policy) {
-        match pieces.next() {
-            Some(Piece::Bulk(text)) => identity.take_in_changing(text),
+        match values.next() {
+            Some(Value::Bulk(text)) => identity.take_in_changing(text),
             other => return Err(unexpected(other, "INFO")),
         }
     }
