@@ -18,7 +18,7 @@ use crate::node::redis::codec::command_group::CommandGroup;
 use crate::node::redis::codec::decode;
 use crate::node::redis::codec::request::deliver;
 use crate::node::redis::connection::server_info::Identity;
-use crate::node::redis::pipeline::completion::{Server, Settlement, settle};
+use crate::node::redis::pipeline::completion::{Completion, Server, settle};
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
 use crate::node::redis::resp::parser::{
     MAX_REPLY, Malformed, Replies, Value, reply_len, take_push,
@@ -121,7 +121,7 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
             let Some(group) = in_flight.pop_front() else {
                 break;
             };
-            let (mut settlement, mut answers) = (Settlement::default(), Vec::new());
+            let (mut completion, mut answers) = (Completion::default(), Vec::new());
             let server = Server {
                 dialect: &dialect,
                 status: &status,
@@ -130,7 +130,7 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
                 in_flight: &in_flight,
             };
             let replies = &inbox[..len];
-            let settled = settle(group, replies, &server, &mut settlement, &mut answers);
+            let settled = settle(group, replies, &server, &mut completion, &mut answers);
             fault = settled.err();
             deliver(&mut answers);
             inbox.drain(..len);

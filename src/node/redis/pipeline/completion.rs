@@ -22,7 +22,7 @@ use crate::proto::node::message::{
 
 /// What the replies of the server lead to, beside answers.
 #[derive(Debug, Default)]
-pub(crate) struct Settlement {
+pub(crate) struct Completion {
     /// Batches that are answered in full.
     pub(crate) batches: usize,
     /// Requests that go ahead of all that wait.
@@ -71,14 +71,14 @@ pub(crate) fn settle(
     mut group: CommandGroup,
     replies: &[u8],
     server: &Server<'_>,
-    settlement: &mut Settlement,
+    completion: &mut Completion,
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
     let dialect = server.dialect;
-    settlement.batches += usize::from(group.ends_batch);
+    completion.batches += usize::from(group.ends_batch);
     let replies = group.unpack(replies);
     if group.is_unloaded(replies) {
-        group.send_again(server.later(), settlement, answers);
+        group.send_again(server.later(), completion, answers);
         return Ok(());
     }
     let is_optional = matches!(
@@ -98,7 +98,7 @@ pub(crate) fn settle(
         GroupKind::Found => not_released(group, replies, answers),
         GroupKind::Recheck => {
             let status = decode::asked_status(replies, group.mark, &dialect.incarnation)?;
-            settlement.status = Some(status);
+            completion.status = Some(status);
             Ok(())
         }
         GroupKind::Identity { with_policy } => {
@@ -110,13 +110,13 @@ pub(crate) fn settle(
             }
             Ok(())
         }
-        GroupKind::Control => control(group, replies, server, settlement, answers),
-        _ => batch(group, replies, server, settlement, answers),
+        GroupKind::Control => control(group, replies, server, completion, answers),
+        _ => batch(group, replies, server, completion, answers),
     };
     fits?;
     match refusal {
         Some(refusal) if refusal.is_denial() => {
-            settlement.is_denied |= is_optional;
+            completion.is_denied |= is_optional;
             Ok(())
         }
         Some(refusal) if refusal.is_fatal() => Err(refusal.explain()),
@@ -128,7 +128,7 @@ fn control(
     group: CommandGroup,
     replies: &[u8],
     server: &Server<'_>,
-    settlement: &mut Settlement,
+    completion: &mut Completion,
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
     let (status, is_literal) = (server.status, server.dialect.literal);
@@ -149,7 +149,7 @@ fn control(
             Err(error)
         });
         if let Ok(Reply::Status(status) | Reply::Refused(status)) = &answer {
-            settlement.status = Some(status.clone());
+            completion.status = Some(status.clone());
         }
         let stamps = matches!(
             pending.request,
@@ -157,7 +157,7 @@ fn control(
         );
         if stamps && answer == Ok(Reply::Done) {
             // What it does under the incarnation that it has now, it stamps.
-            settlement.status = Some(NodeStatus {
+            completion.status = Some(NodeStatus {
                 stamped: Some(status.incarnation.clone()),
                 ..status.clone()
             });
@@ -189,7 +189,7 @@ fn batch(
     group: CommandGroup,
     replies: &[u8],
     server: &Server<'_>,
-    settlement: &mut Settlement,
+    completion: &mut Completion,
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
     let refusal = server
@@ -197,7 +197,7 @@ fn batch(
         .and_then(|hold| hold.refusal(clock::now()));
     let decoded = decode::decode(&group, replies).and_then(|resolutions| {
         if !server.dialect.literal {
-            count(&group, &resolutions, &mut settlement.count)?;
+            count(&group, &resolutions, &mut completion.count)?;
         }
         Ok(resolutions)
     });
@@ -211,7 +211,7 @@ fn batch(
     };
     let are_together = matches!(group.kind, GroupKind::AcquireTogether(..));
     if are_together {
-        settlement.joined = Some(!resolutions.contains(&Resolution::Again));
+        completion.joined = Some(!resolutions.contains(&Resolution::Again));
     }
     let mut absent = Vec::new();
     let mut held = Vec::new();
@@ -233,28 +233,28 @@ fn batch(
                 held.push(pending);
             }
             Resolution::Raise(counter) => {
-                settlement.again.extend(raise(&pending));
+                completion.again.extend(raise(&pending));
                 let granted = Ok(Reply::Granted { counter });
                 let answer = refusal.clone().map_or(granted, Err);
                 answers.push((pending.reply, answer));
             }
             Resolution::Undo(serving) => {
-                settlement.again.extend(undo(&pending));
+                completion.again.extend(undo(&pending));
                 answers.push((pending.reply, Ok(Reply::Stale(serving))));
             }
             Resolution::AskFound => absent.push(pending),
             // Whoever it was for has been told that its time was over.
             Resolution::Again if are_together && pending.reply.is_nobody() => {}
-            Resolution::Again => settlement.again.push(pending),
+            Resolution::Again => completion.again.push(pending),
         }
     }
     if !absent.is_empty() {
         let question = CommandGroup::new(GroupKind::Found, absent, clock::now());
-        settlement.follow_ups.push(question);
+        completion.follow_ups.push(question);
     }
     if !held.is_empty() {
         let question = CommandGroup::new(GroupKind::Remaining(holders), held, clock::now());
-        settlement.follow_ups.push(question);
+        completion.follow_ups.push(question);
     }
     Ok(())
 }
@@ -374,13 +374,13 @@ impl CommandGroup {
     fn send_again<'a>(
         self,
         later: impl Iterator<Item = &'a Self> + Clone,
-        settlement: &mut Settlement,
+        completion: &mut Completion,
         answers: &mut Answers,
     ) {
-        settlement.is_unloaded = true;
+        completion.is_unloaded = true;
         if self.kind == GroupKind::Recheck {
             let again = Self::new(GroupKind::Recheck, Vec::new(), clock::now());
-            settlement.follow_ups.push(again);
+            completion.follow_ups.push(again);
         }
         for pending in self.requests {
             // Nobody waits for the entry that it would make.
@@ -388,7 +388,7 @@ impl CommandGroup {
             if is_released(&pending.request, later.clone()) {
                 answers.push((pending.reply, Err(overtaken())));
             } else if !is_idle {
-                settlement.again.push(pending);
+                completion.again.push(pending);
             }
         }
     }

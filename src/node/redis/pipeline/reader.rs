@@ -17,7 +17,7 @@ use crate::node::redis::connection::clock_monitor::{ClockMonitor, Verdict};
 use crate::node::redis::connection::error::{broken, no_reply};
 use crate::node::redis::connection::handshake::Connection;
 use crate::node::redis::connection::stream::{Receiver, Sender};
-use crate::node::redis::pipeline::completion::{Server, Settlement, settle};
+use crate::node::redis::pipeline::completion::{Completion, Server, settle};
 use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::{Checks, Count, Trust};
 use crate::node::redis::pipeline::state::Pipeline;
@@ -225,9 +225,9 @@ impl<'a> Session<'a> {
         if is_absent(&self.status) && now >= self.recheck_at {
             self.recheck_at = now + RECHECK;
             let recheck = CommandGroup::new(GroupKind::Recheck, Vec::new(), now);
-            self.pipeline.settled(Settlement {
+            self.pipeline.settled(Completion {
                 follow_ups: vec![recheck],
-                ..Settlement::default()
+                ..Completion::default()
             });
         }
         is_stuck
@@ -241,9 +241,9 @@ impl<'a> Session<'a> {
         let now = clock::now();
         // Its room is used again and again.
         let mut answers = std::mem::take(&mut self.answers);
-        let mut settlement = Settlement {
+        let mut completion = Completion {
             count: self.count,
-            ..Settlement::default()
+            ..Completion::default()
         };
         let mut settled = 0;
         let outcome = loop {
@@ -254,7 +254,7 @@ impl<'a> Session<'a> {
                 Ok(Next::Replies(len)) => {
                     let replies = settled..settled + len;
                     settled += len;
-                    let outcome = self.settle_front(replies, now, &mut settlement, &mut answers);
+                    let outcome = self.settle_front(replies, now, &mut completion, &mut answers);
                     if outcome.is_err() {
                         break outcome;
                     }
@@ -262,18 +262,18 @@ impl<'a> Session<'a> {
             }
         };
         self.inbox.bytes.drain(..settled);
-        self.count = settlement.count;
-        if let Some(status) = &settlement.status {
+        self.count = completion.count;
+        if let Some(status) = &completion.status {
             self.status = status.clone();
         }
         if self.trust.wants_check(now) && !self.in_flight.iter().any(CommandGroup::is_check) {
             // Ahead of what follows from replies that wait for it.
-            settlement
+            completion
                 .follow_ups
                 .insert(0, identity_check::check(true, now));
         }
-        settlement.clock_hold = self.clock_monitor.hold();
-        self.pipeline.settled(settlement);
+        completion.clock_hold = self.clock_monitor.hold();
+        self.pipeline.settled(completion);
         deliver(&mut answers);
         self.answers = answers;
         outcome
@@ -285,7 +285,7 @@ impl<'a> Session<'a> {
         &mut self,
         replies: Range<usize>,
         now: Instant,
-        settlement: &mut Settlement,
+        completion: &mut Completion,
         answers: &mut Answers,
     ) -> Result<(), NodeError> {
         let Some(group) = self.in_flight.pop_front() else {
@@ -302,10 +302,10 @@ impl<'a> Session<'a> {
         }
         if group.is_check() {
             let asked_at = group.sent_at;
-            settle(group, replies, &self.server(), settlement, answers)?;
+            settle(group, replies, &self.server(), completion, answers)?;
             self.trust.verified(asked_at);
             while let Some((group, replies)) = self.trust.next_believed() {
-                settle(group, &replies, &self.server(), settlement, answers)?;
+                settle(group, &replies, &self.server(), completion, answers)?;
             }
             return Ok(());
         }
@@ -313,7 +313,7 @@ impl<'a> Session<'a> {
             self.trust.hold(group, replies);
             return Ok(());
         }
-        settle(group, replies, &self.server(), settlement, answers)
+        settle(group, replies, &self.server(), completion, answers)
     }
 
     /// What is known of the server when it replies to a group that is settled

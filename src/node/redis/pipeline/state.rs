@@ -14,7 +14,7 @@ use crate::node::redis::codec::command_group::CommandGroup;
 use crate::node::redis::codec::request::{
     Answers, Pending, closed, deliver, forked, overloaded, unasked,
 };
-use crate::node::redis::pipeline::completion::Settlement;
+use crate::node::redis::pipeline::completion::Completion;
 use crate::node::redis::pipeline::queue::Queue;
 use crate::node::redis::pipeline::script_reload::without_released;
 use crate::node::redis::pipeline::writer::Writer;
@@ -303,10 +303,10 @@ impl Pipeline {
     }
 
     /// Batches are answered: sends what follows from it, then what waits.
-    pub(crate) fn settled(&self, settlement: Settlement) {
+    pub(crate) fn settled(&self, completion: Completion) {
         let mut state = self.state.lock();
-        let (mut again, mut answers) = (settlement.again, Answers::new());
-        if settlement.is_unloaded
+        let (mut again, mut answers) = (completion.again, Answers::new());
+        if completion.is_unloaded
             && let Some(writer) = state.writer()
         {
             again = without_released(again, writer.sent.iter(), &mut answers);
@@ -314,21 +314,21 @@ impl Pipeline {
         }
         state.queue.push_again(again);
         if let Some(writer) = state.writer() {
-            if let Some(status) = settlement.status {
+            if let Some(status) = completion.status {
                 writer.status = status;
             }
-            writer.clock_hold = settlement.clock_hold.or(writer.clock_hold);
-            if settlement.is_denied {
+            writer.clock_hold = completion.clock_hold.or(writer.clock_hold);
+            if completion.is_denied {
                 writer.abilities.forget_commands();
             }
-            if let Some(was_good) = settlement.joined {
+            if let Some(was_good) = completion.joined {
                 writer.caution.learn(was_good);
             }
-            for group in settlement.follow_ups {
+            for group in completion.follow_ups {
                 writer.push(group);
             }
-            if settlement.batches > 0 {
-                writer.end_batches(settlement.batches);
+            if completion.batches > 0 {
+                writer.end_batches(completion.batches);
             }
         }
         self.lead(state);
