@@ -18,7 +18,7 @@ const MAX_STAMP: usize = 256;
 
 /// What a reply means for one request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Resolution {
+pub(crate) enum ReplyAction {
     /// Its answer.
     Answer(Answer),
     /// Held by somebody: ask for how long.
@@ -33,7 +33,7 @@ pub(crate) enum Resolution {
     Again,
 }
 
-use Resolution::Answer as Is;
+use ReplyAction::Answer as Is;
 
 /// The answer of a script, which stands behind its mark; an error is one
 /// without. `None`: it is the answer to something else.
@@ -45,7 +45,7 @@ fn marked(replies: &[u8], mark: u32) -> Option<&[u8]> {
 }
 
 /// One answer for all.
-fn for_all(requests: &[Pending], error: &NodeError) -> Vec<Resolution> {
+fn for_all(requests: &[Pending], error: &NodeError) -> Vec<ReplyAction> {
     let refused = requests.iter().map(|_| Is(Err(error.clone())));
     refused.collect()
 }
@@ -55,7 +55,7 @@ fn for_all(requests: &[Pending], error: &NodeError) -> Vec<Resolution> {
 /// # Errors
 /// The replies are not to these requests: what follows may not be to the next
 /// ones either.
-pub(crate) fn decode(group: &CommandGroup, replies: &[u8]) -> Result<Vec<Resolution>, NodeError> {
+pub(crate) fn decode(group: &CommandGroup, replies: &[u8]) -> Result<Vec<ReplyAction>, NodeError> {
     let requests = &group.requests;
     // Commands of their own are refused one by one.
     let is_whole = !matches!(group.kind, GroupKind::ReleaseCommands(_));
@@ -65,7 +65,7 @@ pub(crate) fn decode(group: &CommandGroup, replies: &[u8]) -> Result<Vec<Resolut
     {
         return Ok(match group.kind {
             GroupKind::AcquireTogether(..) if error.is_denial() => {
-                requests.iter().map(|_| Resolution::Again).collect()
+                requests.iter().map(|_| ReplyAction::Again).collect()
             }
             _ => for_all(requests, &error.explain_state()),
         });
@@ -102,7 +102,7 @@ fn batch(
     requests: &[Pending],
     mut values: Replies<'_>,
     read: fn(&mut Replies<'_>) -> Option<Answer>,
-) -> Option<Vec<Resolution>> {
+) -> Option<Vec<ReplyAction>> {
     match values.next()? {
         Value::List(len) if len == requests.len() => {
             requests.iter().map(|_| read(&mut values).map(Is)).collect()
@@ -125,7 +125,7 @@ fn transaction(
     slots: &[(Slot, u64)],
     are_together: bool,
     mut values: Replies<'_>,
-) -> Option<Vec<Resolution>> {
+) -> Option<Vec<ReplyAction>> {
     let sets = if are_together { 1 } else { requests.len() };
     let commands = sets + slots.len() + 1;
     for _ in 0..=commands {
@@ -172,7 +172,7 @@ fn transaction(
                 None => values.next()?,
                 // As if each SET had found nothing.
                 Some(Value::Int(1)) => Value::Nil,
-                Some(Value::Int(0)) if is_served => return Some(Resolution::Again),
+                Some(Value::Int(0)) if is_served => return Some(ReplyAction::Again),
                 Some(Value::Int(0)) => return Some(Is(Ok(Reply::Stale(serving)))),
                 Some(error @ Value::Error(_)) => error,
                 Some(_) => return None,
@@ -183,7 +183,7 @@ fn transaction(
 }
 
 /// A command on ringlock's own state failed.
-fn damaged(requests: &[Pending], line: &[u8]) -> Vec<Resolution> {
+fn damaged(requests: &[Pending], line: &[u8]) -> Vec<ReplyAction> {
     for_all(requests, &ErrorReply::of(line).explain_state())
 }
 
@@ -193,13 +193,13 @@ fn resolve(
     is_served: bool,
     serving: Option<ViewId>,
     found: Value<'_>,
-) -> Option<Resolution> {
+) -> Option<ReplyAction> {
     Some(match found {
         Value::Nil if is_served => Is(Ok(Reply::Granted { counter })),
-        Value::Nil => Resolution::Undo(serving),
+        Value::Nil => ReplyAction::Undo(serving),
         Value::Bulk(_) | Value::Error(_) if !is_served => Is(Ok(Reply::Stale(serving))),
-        Value::Bulk(holder) if holder == token.as_stored() => Resolution::Raise(counter),
-        Value::Bulk(holder) => Resolution::AskRemaining(Holder::of_stored(holder)),
+        Value::Bulk(holder) if holder == token.as_stored() => ReplyAction::Raise(counter),
+        Value::Bulk(holder) => ReplyAction::AskRemaining(Holder::of_stored(holder)),
         Value::Error(line) => Is(Err(ErrorReply::of(line).explain())),
         _ => return None,
     })
@@ -245,14 +245,14 @@ fn released(values: &mut Replies<'_>) -> Option<Answer> {
 }
 
 /// The replies of commands that each delete one key if it is the request's.
-fn deleted(requests: &[Pending], mut values: Replies<'_>) -> Option<Vec<Resolution>> {
+fn deleted(requests: &[Pending], mut values: Replies<'_>) -> Option<Vec<ReplyAction>> {
     let read = |pending: &Pending| {
         Some(match values.next()? {
             Value::Int(1) => Is(Ok(Reply::Released)),
             Value::Int(0) if pending.reply.is_nobody() => Is(Ok(Reply::Missing)),
-            Value::Int(0) => Resolution::AskFound,
+            Value::Int(0) => ReplyAction::AskFound,
             Value::Error(line) => match ErrorReply::of(line) {
-                error if error.is_denial() => Resolution::Again,
+                error if error.is_denial() => ReplyAction::Again,
                 error if error.is_no_lock() => Is(Ok(Reply::Missing)),
                 error => Is(Err(error.explain())),
             },
@@ -454,7 +454,7 @@ mod tests {
         kind: GroupKind,
         request: impl Fn(Key) -> Request,
         replies: &str,
-    ) -> Vec<Resolution> {
+    ) -> Vec<ReplyAction> {
         let requests = ["a", "b"].map(|name| Pending {
             request: request(Key::new(name).unwrap()),
             deadline: Instant::default(),
@@ -466,7 +466,7 @@ mod tests {
     }
 
     /// Two keys set together: what EXEC answers after OK and three QUEUED.
-    fn set_together(exec: &str) -> Vec<Resolution> {
+    fn set_together(exec: &str) -> Vec<ReplyAction> {
         let ttl = Ttl::new(Duration::from_secs(1), Duration::from_secs(1)).unwrap();
         let request = |key| Request::Acquire {
             view: VIEW,
@@ -481,7 +481,7 @@ mod tests {
         decoded(kind, request, &replies)
     }
 
-    fn deleted(replies: &str) -> Vec<Resolution> {
+    fn deleted(replies: &str) -> Vec<ReplyAction> {
         let request = |key| Request::Release {
             key,
             token: Token::new(1, None),
@@ -490,9 +490,9 @@ mod tests {
         decoded(kind, request, replies)
     }
 
-    fn are_misfits(resolutions: &[Resolution]) -> bool {
-        let is_misfit = |resolution: &Resolution| matches!(resolution, Is(Err(error)) if error.kind() == NodeErrorKind::Protocol);
-        resolutions.len() == 2 && resolutions.iter().all(is_misfit)
+    fn are_misfits(actions: &[ReplyAction]) -> bool {
+        let is_misfit = |action: &ReplyAction| matches!(action, Is(Err(error)) if error.kind() == NodeErrorKind::Protocol);
+        actions.len() == 2 && actions.iter().all(is_misfit)
     }
 
     #[test]
@@ -501,9 +501,9 @@ mod tests {
         let exec = |set: &str, id: &str| set_together(&format!("*3\r\n{set}:9\r\n{id}"));
         let counts = [8, 9].map(|counter| Is(Ok(Reply::Granted { counter })));
         assert_eq!(exec(":1\r\n", &serving), counts);
-        let again = || Resolution::Again;
+        let again = || ReplyAction::Again;
         assert_eq!(exec(":0\r\n", &serving), [again(), again()]);
-        let undo = || Resolution::Undo(None);
+        let undo = || ReplyAction::Undo(None);
         assert_eq!(exec(":1\r\n", "$-1\r\n"), [undo(), undo()]);
         let stale = || Is(Ok(Reply::Stale(None)));
         assert_eq!(exec(":0\r\n", "$-1\r\n"), [stale(), stale()]);
@@ -523,8 +523,8 @@ mod tests {
             "*-1\r\n",
             ":1\r\n",
         ] {
-            let resolutions = set_together(&format!("{exec}$34\r\n{VIEW}\r\n"));
-            assert!(are_misfits(&resolutions), "{exec:?}: {resolutions:?}");
+            let actions = set_together(&format!("{exec}$34\r\n{VIEW}\r\n"));
+            assert!(are_misfits(&actions), "{exec:?}: {actions:?}");
         }
     }
 
@@ -535,7 +535,7 @@ mod tests {
         let answers = deleted(":1\r\n-WRONGTYPE no string\r\n");
         assert_eq!(answers, [Is(Ok(Reply::Released)), missing()]);
         let answers = deleted("-NOPERM not you\r\n:0\r\n");
-        assert_eq!(answers, [Resolution::Again, missing()]);
+        assert_eq!(answers, [ReplyAction::Again, missing()]);
         assert!(matches!(
             &deleted("-READONLY replica\r\n:1\r\n")[..],
             [Is(Err(error)), Is(Ok(Reply::Released))] if error.kind() == NodeErrorKind::Unsuitable
@@ -546,8 +546,8 @@ mod tests {
             ":1\r\n*1\r\n:1\r\n",
             "$-1\r\n:0\r\n",
         ] {
-            let resolutions = deleted(replies);
-            assert!(are_misfits(&resolutions), "{replies:?}: {resolutions:?}");
+            let actions = deleted(replies);
+            assert!(are_misfits(&actions), "{replies:?}: {actions:?}");
         }
     }
 

@@ -8,7 +8,7 @@ use crate::node::ReplyTo;
 use crate::node::redis::codec::capabilities::Dialect;
 use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
 use crate::node::redis::codec::decode;
-use crate::node::redis::codec::decode::Resolution;
+use crate::node::redis::codec::decode::ReplyAction;
 use crate::node::redis::codec::request::{Answers, Pending};
 use crate::node::redis::connection::clock_monitor::ClockHold;
 use crate::node::redis::pipeline::identity_check;
@@ -195,14 +195,14 @@ fn batch(
     let refusal = server
         .clock_hold
         .and_then(|hold| hold.refusal(clock::now()));
-    let decoded = decode::decode(&group, replies).and_then(|resolutions| {
+    let decoded = decode::decode(&group, replies).and_then(|actions| {
         if !server.dialect.literal {
-            count(&group, &resolutions, &mut completion.count)?;
+            count(&group, &actions, &mut completion.count)?;
         }
-        Ok(resolutions)
+        Ok(actions)
     });
-    let resolutions = match decoded {
-        Ok(resolutions) => resolutions,
+    let actions = match decoded {
+        Ok(actions) => actions,
         Err(error) => {
             let replies = group.requests.into_iter().map(|pending| pending.reply);
             answers.extend(replies.map(|reply| (reply, Err(error.clone()))));
@@ -211,14 +211,14 @@ fn batch(
     };
     let are_together = matches!(group.kind, GroupKind::AcquireTogether(..));
     if are_together {
-        completion.joined = Some(!resolutions.contains(&Resolution::Again));
+        completion.joined = Some(!actions.contains(&ReplyAction::Again));
     }
     let mut absent = Vec::new();
     let mut held = Vec::new();
     let mut holders = Vec::new();
-    for (pending, resolution) in group.requests.into_iter().zip(resolutions) {
-        match resolution {
-            Resolution::Answer(answer) => {
+    for (pending, action) in group.requests.into_iter().zip(actions) {
+        match action {
+            ReplyAction::Answer(answer) => {
                 // What was asked for before its clock was known to be stepped.
                 // The entry goes with the attempt, or stays with its lease.
                 let answer = match (&answer, &refusal) {
@@ -228,24 +228,24 @@ fn batch(
                 };
                 answers.push((pending.reply, answer));
             }
-            Resolution::AskRemaining(holder) => {
+            ReplyAction::AskRemaining(holder) => {
                 holders.push(holder);
                 held.push(pending);
             }
-            Resolution::Raise(counter) => {
+            ReplyAction::Raise(counter) => {
                 completion.again.extend(raise(&pending));
                 let granted = Ok(Reply::Granted { counter });
                 let answer = refusal.clone().map_or(granted, Err);
                 answers.push((pending.reply, answer));
             }
-            Resolution::Undo(serving) => {
+            ReplyAction::Undo(serving) => {
                 completion.again.extend(undo(&pending));
                 answers.push((pending.reply, Ok(Reply::Stale(serving))));
             }
-            Resolution::AskFound => absent.push(pending),
+            ReplyAction::AskFound => absent.push(pending),
             // Whoever it was for has been told that its time was over.
-            Resolution::Again if are_together && pending.reply.is_nobody() => {}
-            Resolution::Again => completion.again.push(pending),
+            ReplyAction::Again if are_together && pending.reply.is_nobody() => {}
+            ReplyAction::Again => completion.again.push(pending),
         }
     }
     if !absent.is_empty() {
@@ -265,12 +265,12 @@ fn batch(
 /// They went back: nothing of it is believed.
 fn count(
     group: &CommandGroup,
-    resolutions: &[Resolution],
+    actions: &[ReplyAction],
     count: &mut Count,
 ) -> Result<(), NodeError> {
-    for (pending, resolution) in group.requests.iter().zip(resolutions) {
-        match resolution {
-            Resolution::Answer(Ok(Reply::Granted { counter })) | Resolution::Raise(counter) => {
+    for (pending, action) in group.requests.iter().zip(actions) {
+        match action {
+            ReplyAction::Answer(Ok(Reply::Granted { counter })) | ReplyAction::Raise(counter) => {
                 count.grow(&pending.request, *counter)?;
             }
             _ => {}
