@@ -34,14 +34,14 @@ pub(crate) struct Transactions {
 /// Whether setting keys together is worth a try: where one of them is held, it
 /// was in vain, and costs all of them another round trip.
 #[derive(Debug, Default)]
-pub(crate) struct Caution {
+pub(crate) struct JoinBackoff {
     /// Tries to be left out after each: none while all goes well.
     pause: u32,
     /// Of these, yet to be left out.
     left: u32,
 }
 
-impl Caution {
+impl JoinBackoff {
     /// The requests that were sent again are the first that it leaves out.
     const MIN_PAUSE: u32 = 2;
 
@@ -206,11 +206,11 @@ impl Batch {
 
     /// Has transactions set their keys together, as far as that can be done
     /// and is worth a try.
-    pub(crate) fn join(&mut self, caution: &mut Caution) {
+    pub(crate) fn join(&mut self, join_backoff: &mut JoinBackoff) {
         for group in &mut self.groups {
             if let GroupKind::AcquireTransaction(view, _) = group.kind
                 && group.can_be_joined()
-                && caution.allows_a_try()
+                && join_backoff.allows_a_try()
             {
                 group.kind = GroupKind::AcquireTogether(view, Vec::new());
                 self.transactions.are_together = true;
@@ -322,23 +322,23 @@ mod tests {
 
     #[test]
     fn setting_together_is_tried_more_and_more_seldom() {
-        let mut caution = Caution::default();
-        let skipped = |caution: &mut Caution| {
-            let tries = std::iter::repeat_with(|| caution.allows_a_try());
+        let mut join_backoff = JoinBackoff::default();
+        let skipped = |join_backoff: &mut JoinBackoff| {
+            let tries = std::iter::repeat_with(|| join_backoff.allows_a_try());
             tries.take_while(|is_allowed| !is_allowed).count()
         };
         for pause in [0, 2, 4, 8, 16, 32, 64, 128, 128] {
-            assert_eq!(skipped(&mut caution), pause);
-            caution.learn(false);
+            assert_eq!(skipped(&mut join_backoff), pause);
+            join_backoff.learn(false);
         }
-        assert_eq!(skipped(&mut caution), 128);
+        assert_eq!(skipped(&mut join_backoff), 128);
         // Until it is known how it went, there is no other.
-        assert_eq!(skipped(&mut caution), 128);
+        assert_eq!(skipped(&mut join_backoff), 128);
         for _ in 0..8 {
-            caution.learn(true);
-            assert!(caution.allows_a_try());
+            join_backoff.learn(true);
+            assert!(join_backoff.allows_a_try());
         }
-        assert!(caution.allows_a_try());
+        assert!(join_backoff.allows_a_try());
     }
 
     #[test]

@@ -20,19 +20,19 @@ use crate::proto::node::message::{NodeError, NodeErrorKind, Request};
 use crate::proto::time::Instant;
 
 /// How long scripts go out with their text after one was missing.
-const WARINESS: Duration = Duration::from_secs(1);
+const RELOAD_PERIOD: Duration = Duration::from_secs(1);
 
 /// Whether a server may have lost its scripts.
 #[derive(Debug, Default)]
-pub(crate) struct Caution {
+pub(crate) struct ReloadPeriod {
     until: Option<Instant>,
 }
 
-impl Caution {
+impl ReloadPeriod {
     /// A script was missing. True: that is news, and all are to be loaded.
     pub(crate) fn begin(&mut self, now: Instant) -> bool {
         let is_news = !self.is_on(now);
-        self.until = Some(now + WARINESS);
+        self.until = Some(now + RELOAD_PERIOD);
         is_news
     }
 

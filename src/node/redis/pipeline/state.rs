@@ -322,7 +322,7 @@ impl Pipeline {
                 writer.abilities.forget_commands();
             }
             if let Some(was_good) = completion.joined {
-                writer.caution.learn(was_good);
+                writer.join_backoff.learn(was_good);
             }
             for group in completion.follow_ups {
                 writer.push(group);

@@ -11,7 +11,7 @@ use crate::node::redis::codec::request::{Answers, unsent_in_time};
 use crate::node::redis::codec::scripts::Script;
 use crate::node::redis::connection::clock_monitor::{ClockHold, READ_EVERY};
 use crate::node::redis::connection::stream::Socket;
-use crate::node::redis::pipeline::batch::{Batch, Caution, InFlight, MAX_BATCH, gather};
+use crate::node::redis::pipeline::batch::{Batch, InFlight, JoinBackoff, MAX_BATCH, gather};
 use crate::node::redis::pipeline::congestion::Window;
 use crate::node::redis::pipeline::identity_check::{Check, Checks};
 use crate::node::redis::pipeline::queue::Queue;
@@ -22,7 +22,7 @@ use crate::telemetry::metrics::Spread;
 
 /// By how much longer an answer may take than expected: a grant that comes too
 /// late costs the server twice, for it must be taken back.
-const CAUTION: u32 = 2;
+const ANSWER_TIME_MARGIN: u32 = 2;
 
 /// Bytes that a request mostly takes.
 const COMMAND_SIZE: usize = 160;
@@ -33,7 +33,7 @@ pub(crate) struct Writer {
     dialect: Arc<Dialect>,
     /// Of the dialect's, those that have not been denied since.
     pub(crate) abilities: Abilities,
-    pub(crate) caution: Caution,
+    pub(crate) join_backoff: JoinBackoff,
     pub(crate) status: NodeStatus,
     /// Set while the server grants nothing for what its clock did.
     pub(crate) clock_hold: Option<ClockHold>,
@@ -49,7 +49,7 @@ pub(crate) struct Writer {
     turn: WriteTurn,
     /// The last group's.
     mark: u32,
-    unloaded: script_reload::Caution,
+    unloaded: script_reload::ReloadPeriod,
 }
 
 /// Who writes what is in `out`.
@@ -75,7 +75,7 @@ impl Writer {
     ) -> Self {
         Self {
             abilities: dialect.abilities,
-            caution: Caution::default(),
+            join_backoff: JoinBackoff::default(),
             dialect,
             status,
             clock_hold: None,
@@ -88,7 +88,7 @@ impl Writer {
             out: Vec::new(),
             turn: WriteTurn::Free,
             mark: 0,
-            unloaded: script_reload::Caution::default(),
+            unloaded: script_reload::ReloadPeriod::default(),
         }
     }
 
@@ -122,7 +122,7 @@ impl Writer {
                 self.push(identity_check::check(true, now));
             }
             if self.abilities.together {
-                batch.join(&mut self.caution);
+                batch.join(&mut self.join_backoff);
             }
             if let Some(last) = batch.groups.last_mut() {
                 last.ends_batch = true;
@@ -164,7 +164,7 @@ impl Writer {
         if self.in_flight.batches() == 0 || queue.acquires() <= MAX_BATCH {
             return;
         }
-        let answered_at = now + CAUTION * self.window.expected();
+        let answered_at = now + ANSWER_TIME_MARGIN * self.window.expected();
         while let Some(hopeless) = queue.pop_hopeless(answered_at) {
             answers.push((hopeless.reply, Err(unsent_in_time())));
         }
@@ -174,7 +174,7 @@ impl Writer {
     /// that wait already.
     pub(crate) fn is_in_vain(&self, deadline: Instant, acquires: usize) -> bool {
         acquires > MAX_BATCH
-            && clock::now() + CAUTION * self.window.wait_behind(acquires) > deadline
+            && clock::now() + ANSWER_TIME_MARGIN * self.window.wait_behind(acquires) > deadline
     }
 
     /// This many batches are answered.
