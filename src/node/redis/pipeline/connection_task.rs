@@ -120,7 +120,10 @@ impl Driver {
         let connecting = clock::within(Some(attempt.deadline), connecting);
         tokio::pin!(connecting);
         loop {
-            let timer = self.pipeline.duties(&mut VecDeque::new(), tell_at).timer;
+            let timer = self
+                .pipeline
+                .task_input(&mut VecDeque::new(), tell_at)
+                .timer;
             tokio::select! {
                 biased;
                 connected = &mut connecting => {

@@ -167,15 +167,15 @@ impl<'a> Session<'a> {
         loop {
             let recheck = is_absent(&self.status).then_some(self.recheck_at);
             let due = [recheck, self.trust.due()].into_iter().flatten().min();
-            let duties = self.pipeline.duties(&mut self.in_flight, due);
-            if let Some(bytes) = duties.backlog {
+            let input = self.pipeline.task_input(&mut self.in_flight, due);
+            if let Some(bytes) = input.backlog {
                 backlog = Backlog::of(bytes);
             }
-            if duties.is_over && !backlog.is_pending {
+            if input.is_over && !backlog.is_pending {
                 return closed();
             }
-            if timer_at != duties.timer {
-                timer_at = duties.timer;
+            if timer_at != input.timer {
+                timer_at = input.timer;
                 if let Some(at) = timer_at {
                     let left = at.saturating_since(clock::now());
                     timer.as_mut().reset(tokio::time::Instant::now() + left);

@@ -63,7 +63,7 @@ enum ConnectionState {
 
 /// What the node's task is to do next.
 #[derive(Debug)]
-pub(crate) struct Duties {
+pub(crate) struct TaskInput {
     /// When to look at the clock, if anything waits.
     pub(crate) timer: Option<Instant>,
     /// Bytes that nobody could send at once.
@@ -250,11 +250,11 @@ impl Pipeline {
 
     /// What the node's task is to do. It takes over what has been sent; `due`
     /// is when else it must look at the clock.
-    pub(crate) fn duties(
+    pub(crate) fn task_input(
         &self,
         in_flight: &mut VecDeque<CommandGroup>,
         due: Option<Instant>,
-    ) -> Duties {
+    ) -> TaskInput {
         let mut state = self.state.lock();
         let backlog = state.writer().and_then(|writer| {
             in_flight.append(&mut writer.sent);
@@ -267,7 +267,7 @@ impl Pipeline {
         // set one with every request.
         let times = [queued, sent, due, state.timer];
         state.timer = times.into_iter().flatten().min();
-        Duties {
+        TaskInput {
             timer: state.timer,
             is_over: state.is_closed && is_idle && backlog.is_none(),
             backlog,
