@@ -33,7 +33,7 @@ pub(crate) enum Value<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// Reads replies piece by value.
+/// Reads replies value by value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Replies<'a>(&'a [u8]);
 
