@@ -395,7 +395,7 @@ mod tests {
     use crate::node::ReplyTo;
     use crate::node::redis::fuzzing::groups::{dialect, group};
 
-    /// Sections by their number there; what loads a script is left out: that is
+    /// Groups by their number there; what loads a script is left out: that is
     /// the script.
     const NAMES: [(u8, &str); 19] = [
         (0, "acquire-by-transaction"),

@@ -131,7 +131,7 @@ pub(crate) struct Trust {
     /// read before the push is out of date.
     is_pierced: bool,
     asked_at: Instant,
-    /// Sections and their replies, in the order in which they came, that wait
+    /// Groups and their replies, in the order in which they came, that wait
     /// for a check. No more than may be in flight, and what follows from it.
     held: VecDeque<(CommandGroup, Vec<u8>)>,
 }
@@ -322,7 +322,7 @@ mod tests {
         group(kind, &keys, &mut ReplyTo::nobody)
     }
 
-    /// Sections by their number: an extend, a release, STATUS, a check.
+    /// Groups by their number: an extend, a release, STATUS, a check.
     const EXTEND: u8 = 3;
     const RELEASE: u8 = 4;
     const STATUS: u8 = 11;
