@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use self::codec::request::Pending;
 use self::connection::address::Address;
-use self::pipeline::state::{Lane, Pending};
+use self::pipeline::state::Pipeline;
 use self::tracking::Tracker;
 use super::{Interest, Node, ReplyTo, Watch};
-use crate::config::{Config, NodeConfig, Password, TlsConfig};
+use crate::config::{Config, NodeConfig};
 use crate::proto::lease::Key;
 use crate::proto::node::message::Request;
 use crate::proto::time::Instant;
@@ -30,128 +31,19 @@ mod connection;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod inspect;
+mod options;
 mod pipeline;
 mod resp;
 mod tracking;
 
-pub use self::codec::encode::Encoding;
+pub use self::options::{Encoding, RedisOptions};
 
 /// A Redis or Valkey server as a lock node.
 pub struct RedisNode {
     address: Arc<Address>,
-    lane: Arc<Lane>,
+    pipeline: Arc<Pipeline>,
     driver: JoinHandle<()>,
     tracker: Arc<Tracker>,
-}
-
-/// How a node is spoken to, beside where it is.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct RedisOptions {
-    /// What a key's name on the server begins with.
-    pub key_prefix: String,
-    /// Under which names ringlock keeps its own state: those that begin with
-    /// it and `!`.
-    pub namespace: String,
-    /// The operator's word that the server keeps every write through a restart.
-    pub durable: bool,
-    /// The most that acquires and releases may be encoded with; `None` sets no
-    /// limit to what the server can do.
-    pub encoding: Option<Encoding>,
-    /// Requests go out in the order in which they come, and the server is
-    /// believed what it says of itself: to compare it with the specification.
-    #[doc(hidden)]
-    pub literal: bool,
-    /// Certificates for `rediss://`.
-    pub tls: TlsConfig,
-    /// The user that `password` is of; `None`: the default user.
-    pub username: Option<String>,
-    /// A password that may change, instead of one in the URL.
-    pub password: Option<Password>,
-    /// How long an attempt to connect may take, with lookup, handshake, login
-    /// and all questions: nine tenths of this, and at least two seconds.
-    pub connect_timeout: Duration,
-}
-
-impl Default for RedisOptions {
-    fn default() -> Self {
-        let defaults = crate::config::RouterConfig::default();
-        Self {
-            key_prefix: defaults.key_prefix,
-            namespace: defaults.namespace,
-            durable: false,
-            encoding: None,
-            literal: false,
-            tls: TlsConfig::default(),
-            username: None,
-            password: None,
-            connect_timeout: defaults.connect_timeout,
-        }
-    }
-}
-
-impl RedisOptions {
-    fn from_config(config: &Config, node: &NodeConfig) -> Self {
-        Self {
-            key_prefix: config.router.key_prefix.clone(),
-            namespace: config.router.namespace.clone(),
-            durable: node.durable,
-            encoding: None,
-            literal: false,
-            tls: config.tls.clone(),
-            username: node.username.clone(),
-            password: node.password.clone(),
-            connect_timeout: config.router.connect_timeout,
-        }
-    }
-
-    /// Under which names ringlock keeps its own state: those that begin with
-    /// it and `!`.
-    #[must_use]
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.namespace = namespace.into();
-        self
-    }
-
-    /// What a key's name on the server begins with.
-    #[must_use]
-    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.key_prefix = prefix.into();
-        self
-    }
-
-    /// The most that acquires and releases may be encoded with. Of that, each
-    /// server gets what it can do and lets the user do.
-    #[must_use]
-    pub fn encoding(mut self, encoding: Encoding) -> Self {
-        self.encoding = Some(encoding);
-        self
-    }
-
-    /// The operator's word that the server keeps every write through a restart
-    /// (`appendonly yes`, `appendfsync always`).
-    #[must_use]
-    pub fn durable(mut self, durable: bool) -> Self {
-        self.durable = durable;
-        self
-    }
-
-    /// A password that may change, and the user that it is of; `None`: the
-    /// default user.
-    #[must_use]
-    pub fn login(mut self, user: Option<&str>, password: Password) -> Self {
-        self.username = user.map(Into::into);
-        self.password = Some(password);
-        self
-    }
-
-    /// How long an attempt to connect may take: nine tenths of this, and at least
-    /// two seconds.
-    #[must_use]
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
 }
 
 impl RedisNode {
@@ -171,7 +63,7 @@ impl RedisNode {
 
     /// A node that is reported by its name.
     fn start(name: &str, address: Arc<Address>, options: RedisOptions) -> Self {
-        let lane = Arc::new(Lane::new(LaneMeter::of(name), options.literal));
+        let pipeline = Arc::new(Pipeline::new(LaneMeter::of(name), options.literal));
         let tracker = Tracker::new(Arc::clone(&address), &options);
         let tracking = Arc::clone(&tracker);
         task::spawn(Arc::clone(&tracker).run(), move || tracking.end());
@@ -179,13 +71,13 @@ impl RedisNode {
             name,
             Arc::clone(&address),
             options,
-            Arc::clone(&lane),
+            Arc::clone(&pipeline),
         );
-        let driven = Arc::clone(&lane);
+        let driven = Arc::clone(&pipeline);
         let driver = task::spawn(driver.run(), move || driven.end());
         Self {
             address,
-            lane,
+            pipeline,
             driver,
             tracker,
         }
@@ -204,7 +96,7 @@ impl RedisNode {
 
 impl Node for RedisNode {
     fn submit(&self, request: Request, deadline: Instant, reply: ReplyTo) {
-        self.lane.submit(Pending {
+        self.pipeline.submit(Pending {
             request,
             deadline,
             reply,
@@ -224,7 +116,7 @@ impl Node for RedisNode {
     }
 
     fn heed_longest_ttl(&self, ttl: Duration) {
-        self.lane.heed_longest_ttl(ttl);
+        self.pipeline.heed_longest_ttl(ttl);
     }
 
     fn address(&self) -> String {
@@ -232,7 +124,7 @@ impl Node for RedisNode {
     }
 
     fn close(&self) {
-        self.lane.close();
+        self.pipeline.close();
         self.tracker.close();
     }
 }

@@ -11,22 +11,23 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use self::sections::{control, dialect, section};
+use self::groups::{control, dialect, group};
 use super::inspect;
 use crate::config::RouterConfig;
+use crate::node::redis::codec::command_group::CommandGroup;
 use crate::node::redis::codec::decode;
-use crate::node::redis::connection::handshake::Identity;
-use crate::node::redis::pipeline::batch::Section;
-use crate::node::redis::pipeline::completion::{Server, settle};
-use crate::node::redis::pipeline::reader::take_push;
-use crate::node::redis::pipeline::state::{Settlement, deliver};
-use crate::node::redis::resp::error_reply::ErrorReply;
-use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, Piece, Pieces, reply_len};
+use crate::node::redis::codec::request::deliver;
+use crate::node::redis::connection::server_info::Identity;
+use crate::node::redis::pipeline::completion::{Completion, Server, settle};
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
+use crate::node::redis::resp::parser::{
+    MAX_REPLY, Malformed, Replies, Value, reply_len, take_push,
+};
 use crate::node::{ReplyTo, Sink};
 use crate::proto::lease::{Holder, Key};
 use crate::proto::node::message::{Answer, Ballot, NodeStatus, ViewId};
 
-pub(crate) mod sections;
+pub(crate) mod groups;
 
 /// Bytes that say what to do, taken from the front.
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
@@ -68,7 +69,7 @@ impl Sink for Notes {
     }
 }
 
-/// What comes of sections in flight when the server says `said`, piece by
+/// What comes of groups in flight when the server says `said`, piece by
 /// piece; what is unanswered then is failed, as when it hangs up.
 fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, Answer)> {
     let notes = Arc::new(Notes::default());
@@ -88,17 +89,17 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
     let mut in_flight = VecDeque::new();
     for (mark, &kind) in kinds.iter().enumerate() {
         let count = 1 + usize::from(kind >> 7);
-        let mut section = section(kind & 127, &keys[..count], &mut sink);
-        section.mark = mark as u32 + 1;
-        dialect.encode(&mut section, &mut Vec::new());
-        in_flight.push_back(section);
+        let mut group = group(kind & 127, &keys[..count], &mut sink);
+        group.mark = mark as u32 + 1;
+        dialect.encode(&mut group, &mut Vec::new());
+        in_flight.push_back(group);
     }
     let (mut inbox, mut scanned) = (Vec::new(), 0);
     let mut fault = None;
     for piece in said {
         inbox.extend_from_slice(piece);
         while fault.is_none() {
-            let Some(front): Option<&mut Section> = in_flight.front_mut() else {
+            let Some(front): Option<&mut CommandGroup> = in_flight.front_mut() else {
                 break;
             };
             let whole = match front.whole(&inbox, &mut scanned) {
@@ -112,33 +113,31 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
                 Ok(Some(len)) => len,
                 Ok(None) => break,
                 Err(Malformed) => {
-                    fault = Some(decode::misfit("anything"));
+                    fault = Some(misfit("anything"));
                     break;
                 }
             };
             assert!(len <= inbox.len(), "it read beyond what was there");
-            let Some(section) = in_flight.pop_front() else {
+            let Some(group) = in_flight.pop_front() else {
                 break;
             };
-            let (mut settlement, mut answers) = (Settlement::default(), Vec::new());
+            let (mut completion, mut answers) = (Completion::default(), Vec::new());
             let server = Server {
                 dialect: &dialect,
                 status: &status,
-                bench: None,
+                clock_hold: None,
                 held: &VecDeque::new(),
                 in_flight: &in_flight,
             };
             let replies = &inbox[..len];
-            let settled = settle(section, replies, &server, &mut settlement, &mut answers);
+            let settled = settle(group, replies, &server, &mut completion, &mut answers);
             fault = settled.err();
             deliver(&mut answers);
             inbox.drain(..len);
         }
     }
-    let fault = fault.unwrap_or_else(|| decode::misfit("silence"));
-    in_flight
-        .into_iter()
-        .for_each(|section| section.fail(&fault));
+    let fault = fault.unwrap_or_else(|| misfit("silence"));
+    in_flight.into_iter().for_each(|group| group.fail(&fault));
     std::mem::take(&mut *notes.0.lock())
 }
 
@@ -201,7 +200,7 @@ pub(crate) fn facts(bytes: &mut Bytes<'_>) {
     ] {
         identity.fact(name).into_iter().for_each(is_fit_to_show);
     }
-    // As `Line` hands it on: whole replies.
+    // As `Exchange` hands it on: whole replies.
     let mut whole = 0;
     while let Ok(Some(len @ 1..)) = reply_len(&said[whole..]) {
         whole += len;
@@ -273,9 +272,9 @@ pub(crate) fn keys(bytes: &mut Bytes<'_>) {
         return;
     }
     let dialect = dialect(&config);
-    let mut section = section(kind % 9, &keys, &mut ReplyTo::nobody);
+    let mut group = group(kind % 9, &keys, &mut ReplyTo::nobody);
     let mut out = Vec::new();
-    dialect.encode(&mut section, &mut out);
+    dialect.encode(&mut group, &mut out);
     let names: Vec<Vec<u8>> = keys
         .iter()
         .map(|key| [config.key_prefix.as_bytes(), key.as_bytes()].concat())
@@ -299,16 +298,16 @@ pub(crate) fn keys(bytes: &mut Bytes<'_>) {
 
 /// Commands as a server reads them.
 fn commands(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
-    let mut pieces = Pieces::of(bytes);
+    let mut values = Replies::of(bytes);
     let mut commands = Vec::new();
-    while let Some(piece) = pieces.next() {
-        let Piece::List(len) = piece else {
-            panic!("a command is a list: {piece:?}")
+    while let Some(value) = values.next() {
+        let Value::List(len) = value else {
+            panic!("a command is a list: {value:?}")
         };
-        let parts = (0..len).map(|_| pieces.bulk().expect("a part").to_vec());
+        let parts = (0..len).map(|_| values.bulk().expect("a part").to_vec());
         commands.push(parts.collect());
     }
-    assert_eq!(pieces.rest(), b"", "the last command is whole");
+    assert_eq!(values.rest(), b"", "the last command is whole");
     commands
 }
 

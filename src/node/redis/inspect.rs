@@ -10,13 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::node::redis::codec::decode::{misfit, unexpected};
-use crate::node::redis::codec::encode::command;
 use crate::node::redis::codec::scripts::Script;
 use crate::node::redis::connection::clock_monitor;
-use crate::node::redis::connection::handshake::Line;
-use crate::node::redis::resp::error_reply::ErrorReply;
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::connection::exchange::Exchange;
+use crate::node::redis::resp::encoder::command;
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
+use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::escape::shown;
 use crate::proto::lease::{Holder, Key};
 use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus, Reply, Slot, ViewId};
@@ -59,7 +58,7 @@ const LONGEST_VALUE: usize = 512;
 /// connection is gone, and every further call fails.
 pub struct Look<'a> {
     server: &'a Server,
-    line: Option<Line<'a>>,
+    exchange: Option<Exchange<'a>>,
 }
 
 impl Look<'_> {
@@ -71,7 +70,9 @@ impl Look<'_> {
     /// # Cancel safety
     /// A dropped call changes nothing on the server.
     pub async fn facts(&mut self) -> Result<Facts, NodeError> {
-        let identity = self.with(async |line| line.introduce().await).await?;
+        let identity = self
+            .with(async |exchange| exchange.introduce().await)
+            .await?;
         let (mut round_trip, mut clock_ahead_us) = (Duration::MAX, 0);
         for _ in 0..CLOCK_READINGS {
             let (before, sent_at) = (clock::wall(), clock::now());
@@ -84,7 +85,7 @@ impl Look<'_> {
             }
         }
         let answer = self.ask(|out| command(out, &[b"DBSIZE"]), 1).await?;
-        let size = Pieces::of(&answer).int();
+        let size = Replies::of(&answer).int();
         Ok(Facts {
             identity,
             round_trip,
@@ -112,16 +113,16 @@ impl Look<'_> {
         };
         let answers = self.ask(write, 2).await?;
         let read = || {
-            let mut pieces = Pieces::of(&answers);
-            let serving = text(&mut pieces)?;
-            pieces.list(3)?;
+            let mut values = Replies::of(&answers);
+            let serving = text(&mut values)?;
+            values.list(3)?;
             let status = NodeStatus {
                 serving: serving.map(|id| id.parse()).transpose().ok()?,
-                nonce: text(&mut pieces)?,
-                stamped: text(&mut pieces)?,
+                nonce: text(&mut values)?,
+                stamped: text(&mut values)?,
                 incarnation: facts.incarnation().ok()?,
             };
-            Some((status, text(&mut pieces)?))
+            Some((status, text(&mut values)?))
         };
         read().ok_or_else(|| unexpected_of(&answers, "GET and HMGET"))
     }
@@ -186,9 +187,9 @@ impl Look<'_> {
                 }
             };
             let answers = self.ask(write, 2 * keys.len()).await?;
-            let mut pieces = Pieces::of(&answers);
+            let mut values = Replies::of(&answers);
             for name in &names {
-                let found = found(&mut pieces);
+                let found = found(&mut values);
                 let found = found.ok_or_else(|| unexpected_of(&answers, "GETRANGE and PTTL"))?;
                 all.push(match self.server.is_state(name) {
                     true => Found::State,
@@ -251,12 +252,12 @@ impl Look<'_> {
         }
         let write = [b"EVAL", script.as_bytes(), b"1", &name, &*found.value, MARK];
         let answer = self.ask(|out| command(out, &write), 1).await?;
-        let mut pieces = Pieces::of(&answer);
+        let mut values = Replies::of(&answer);
         let mut released = || {
-            pieces.list(2)?;
-            pieces.bulk().filter(|&mark| mark == MARK)?;
-            pieces.list(1)?;
-            pieces.int()
+            values.list(2)?;
+            values.bulk().filter(|&mark| mark == MARK)?;
+            values.list(1)?;
+            values.int()
         };
         match released() {
             Some(1) => Ok(Reply::Released),
@@ -274,7 +275,9 @@ impl Look<'_> {
     /// # Cancel safety
     /// A dropped call may or may not load.
     pub async fn load_scripts(&mut self) -> Result<(), NodeError> {
-        self.with(async |line| line.load().await).await.map(|_| ())
+        self.with(async |exchange| exchange.load().await)
+            .await
+            .map(|_| ())
     }
 
     /// Has the server carry out ringlock's own writes on names of ringlock's
@@ -289,7 +292,7 @@ impl Look<'_> {
     /// which the next one deletes.
     pub async fn try_writes(&mut self) -> Result<(), NodeError> {
         let names = ["try!id", "try!m", "try!c"].map(|name| self.server.state(name));
-        let scripts = self.with(async |line| line.load().await).await?;
+        let scripts = self.with(async |exchange| exchange.load().await).await?;
         let write = |out: &mut Vec<u8>| {
             let [id, member, counters] = &names;
             let script = |script| [b"EVALSHA", scripts.sha(script), b"3", id, member, counters];
@@ -320,11 +323,11 @@ impl Look<'_> {
     pub async fn setting(&mut self, name: &str) -> Result<Option<String>, NodeError> {
         let write = |out: &mut Vec<u8>| command(out, &[b"CONFIG", b"GET", name.as_bytes()]);
         let answer = self.ask(write, 1).await?;
-        let mut pieces = Pieces::of(&answer);
-        match pieces.next() {
-            Some(Piece::List(0)) => Ok(None),
-            Some(Piece::List(2)) => {
-                let value = pieces.bulk().and_then(|_| pieces.bulk());
+        let mut values = Replies::of(&answer);
+        match values.next() {
+            Some(Value::List(0)) => Ok(None),
+            Some(Value::List(2)) => {
+                let value = values.bulk().and_then(|_| values.bulk());
                 let value = value.ok_or_else(|| misfit("CONFIG GET"))?;
                 Ok(Some(shown(value, LONGEST_VALUE)))
             }
@@ -337,20 +340,21 @@ impl Look<'_> {
         write: impl FnOnce(&mut Vec<u8>),
         replies: usize,
     ) -> Result<Vec<u8>, NodeError> {
-        self.with(async |line| line.ask(write, replies).await).await
+        self.with(async |exchange| exchange.ask(write, replies).await)
+            .await
     }
 
     /// Asks on the connection, and keeps it if the answer came.
     async fn with<T>(
         &mut self,
-        question: impl AsyncFnOnce(&mut Line<'_>) -> Result<T, NodeError>,
+        question: impl AsyncFnOnce(&mut Exchange<'_>) -> Result<T, NodeError>,
     ) -> Result<T, NodeError> {
         let closed = || NodeError::new(NodeErrorKind::Closed, "the connection is gone");
-        let mut line = self.line.take().ok_or_else(closed)?;
+        let mut exchange = self.exchange.take().ok_or_else(closed)?;
         let deadline = clock::now() + ANSWER_LIMIT;
-        let answer = clock::within(Some(deadline), question(&mut line)).await;
+        let answer = clock::within(Some(deadline), question(&mut exchange)).await;
         let answer = answer.unwrap_or_else(|| Err(self.server.late()))?;
-        self.line = Some(line);
+        self.exchange = Some(exchange);
         Ok(answer)
     }
 }
@@ -437,10 +441,10 @@ fn unexpected_of(answers: &[u8], what: &str) -> NodeError {
 }
 
 /// A text, or that there is none.
-fn text(pieces: &mut Pieces<'_>) -> Option<Option<Arc<str>>> {
-    match pieces.next()? {
-        Piece::Nil => Some(None),
-        Piece::Bulk(bytes) => std::str::from_utf8(bytes)
+fn text(values: &mut Replies<'_>) -> Option<Option<Arc<str>>> {
+    match values.next()? {
+        Value::Nil => Some(None),
+        Value::Bulk(bytes) => std::str::from_utf8(bytes)
             .ok()
             .map(|text| Some(text.into())),
         _ => None,
@@ -453,23 +457,23 @@ fn micros(span: Duration) -> i64 {
 
 /// The next cursor, and the names.
 fn page(answer: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {
-    let mut pieces = Pieces::of(answer);
-    pieces.list(2)?;
-    let cursor = pieces.bulk()?;
-    let Piece::List(len) = pieces.next()? else {
+    let mut values = Replies::of(answer);
+    values.list(2)?;
+    let cursor = values.bulk()?;
+    let Value::List(len) = values.next()? else {
         return None;
     };
-    let names = (0..len).map(|_| pieces.bulk()).collect::<Option<_>>()?;
+    let names = (0..len).map(|_| values.bulk()).collect::<Option<_>>()?;
     Some((cursor, names))
 }
 
 /// So many counters, and the view served.
 fn counts(answers: &[u8], len: usize) -> Option<(Vec<u64>, Option<Arc<str>>)> {
-    let mut pieces = Pieces::of(answers);
-    pieces.list(len)?;
-    let counter = |_| text(&mut pieces)?.map_or(Some(0), |count| count.parse().ok());
+    let mut values = Replies::of(answers);
+    values.list(len)?;
+    let counter = |_| text(&mut values)?.map_or(Some(0), |count| count.parse().ok());
     let counts = (0..len).map(counter).collect::<Option<_>>()?;
-    Some((counts, text(&mut pieces)?))
+    Some((counts, text(&mut values)?))
 }
 
 /// Reads whole replies as if each were the answer to each question.
@@ -480,21 +484,21 @@ pub(crate) fn fuzz(replies: &[u8]) {
         page(replies),
         counts(replies, 2),
     );
-    let mut pieces = Pieces::of(replies);
-    while let Some(found) = found(&mut pieces) {
+    let mut values = Replies::of(replies);
+    while let Some(found) = found(&mut values) {
         let _ = format!("{found:?}");
     }
     let _ = unexpected_of(replies, "a question");
 }
 
-fn found(pieces: &mut Pieces<'_>) -> Option<Found> {
-    let value = pieces.next()?;
-    let left = pieces.int()?;
+fn found(values: &mut Replies<'_>) -> Option<Found> {
+    let value = values.next()?;
+    let left = values.int()?;
     match value {
-        Piece::Error(line) if ErrorReply::of(line).is_no_lock() => Some(Found::NoLock),
-        Piece::Bulk(_) if left == -2 => Some(Found::Free),
-        Piece::Bulk(value) if value.len() >= LONGEST_VALUE => Some(Found::NoLock),
-        Piece::Bulk(value) => Some(Found::Held(Entry {
+        Value::Error(line) if ErrorReply::of(line).is_no_lock() => Some(Found::NoLock),
+        Value::Bulk(_) if left == -2 => Some(Found::Free),
+        Value::Bulk(value) if value.len() >= LONGEST_VALUE => Some(Found::NoLock),
+        Value::Bulk(value) => Some(Found::Held(Entry {
             value: value.to_vec(),
             remaining: u64::try_from(left).ok().map(Duration::from_millis),
         })),
@@ -524,7 +528,7 @@ mod tests {
     #[test]
     fn answers_that_do_not_fit_are_none() {
         assert!(page(b"*2\r\n$1\r\n0\r\n*1\r\n:1\r\n").is_none());
-        let mut pieces = Pieces::of(b"$1\r\nx\r\n$1\r\ny\r\n");
-        assert!(found(&mut pieces).is_none());
+        let mut values = Replies::of(b"$1\r\nx\r\n$1\r\ny\r\n");
+        assert!(found(&mut values).is_none());
     }
 }

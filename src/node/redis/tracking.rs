@@ -20,17 +20,16 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
-use super::RedisOptions;
 use crate::clock;
-use crate::node::redis::codec::decode::{misfit, unexpected};
-use crate::node::redis::codec::encode::command;
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::attempt::Attempt;
 use crate::node::redis::connection::error::{broken, no_reply, unreachable};
-use crate::node::redis::connection::handshake::Line;
+use crate::node::redis::connection::exchange::Exchange;
 use crate::node::redis::connection::stream::Stream;
-use crate::node::redis::resp::error_reply::ErrorReply;
-use crate::node::redis::resp::parser::{MAX_REPLY, Piece, Pieces, reply_len};
+use crate::node::redis::options::RedisOptions;
+use crate::node::redis::resp::encoder::command;
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
+use crate::node::redis::resp::parser::{MAX_REPLY, Replies, Value, reply_len};
 use crate::node::redis::tracking::hints::{Hints, NOTE_LIFE};
 use crate::node::{Interest, Sight, Watch, Watchlist};
 use crate::proto::lease::Key;
@@ -295,19 +294,19 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     async fn open(tracker: &'a Tracker, attempt: &Attempt) -> Result<Self, NodeError> {
-        let mut line = Line::open(&tracker.address, attempt).await?;
+        let mut exchange = Exchange::open(&tracker.address, attempt).await?;
         attempt.comes_to("it does not say whether it tracks keys");
         let write = |out: &mut Vec<u8>| {
             command(out, &[b"HELLO", b"3"]);
             command(out, &[b"CLIENT", b"TRACKING", b"ON"]);
         };
-        let answers = line.ask(write, 2).await?;
+        let answers = exchange.ask(write, 2).await?;
         if let Some(error) = ErrorReply::first(&answers) {
             return Err(error.explain());
         }
         Ok(Self {
             tracker,
-            stream: line.stream,
+            stream: exchange.stream,
             read: Vec::new(),
             asked: VecDeque::new(),
             idle_at: clock::now() + IDLE_LIMIT,
@@ -407,7 +406,7 @@ impl<'a> Session<'a> {
             match reply_len(rest) {
                 Ok(Some(len)) => {
                     let (reply, behind) = rest.split_at(len);
-                    self.heed(Pieces::of(reply))?;
+                    self.heed(Replies::of(reply))?;
                     rest = behind;
                 }
                 Ok(None) if rest.len() <= MAX_REPLY => {
@@ -419,9 +418,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn heed(&mut self, mut reply: Pieces<'_>) -> Result<(), NodeError> {
+    fn heed(&mut self, mut reply: Replies<'_>) -> Result<(), NodeError> {
         let first = reply.next();
-        if let Some(Piece::Push(_)) = first {
+        if let Some(Value::Push(_)) = first {
             if reply.bulk() == Some(b"invalidate") {
                 self.invalidate(reply);
             }
@@ -430,7 +429,7 @@ impl<'a> Session<'a> {
         let (ask, _) = self.asked.pop_front().ok_or_else(|| misfit("nothing"))?;
         let (watchlist, state) = (&self.tracker.watchlist, &self.tracker.state);
         match (ask, first) {
-            (Ask::Watch(key, is_again), Some(Piece::Nil)) => {
+            (Ask::Watch(key, is_again), Some(Value::Nil)) => {
                 state.lock().hints.free(&key);
                 let sight = if is_again {
                     Sight::Changed
@@ -440,18 +439,18 @@ impl<'a> Session<'a> {
                 watchlist.tell(&key, sight);
             }
             // From here on its end is pushed.
-            (Ask::Watch(key, _), Some(Piece::Bulk(stored))) => {
+            (Ask::Watch(key, _), Some(Value::Bulk(stored))) => {
                 state.lock().hints.held(&key, stored, clock::now());
             }
-            (Ask::Watch(key, _), Some(Piece::Error(line))) if ErrorReply::of(line).is_no_lock() => {
+            (Ask::Watch(key, _), Some(Value::Error(line))) if ErrorReply::of(line).is_no_lock() => {
                 watchlist.tell(&key, Sight::Lost);
             }
             // Without the right to it nobody is told and nothing is known.
-            (Ask::Note(_), Some(Piece::Status(_) | Piece::Error(_))) => {}
-            (Ask::Interest(key), Some(reply @ (Piece::Nil | Piece::Bulk(_) | Piece::Error(_)))) => {
+            (Ask::Note(_), Some(Value::Status(_) | Value::Error(_))) => {}
+            (Ask::Interest(key), Some(reply @ (Value::Nil | Value::Bulk(_) | Value::Error(_)))) => {
                 let is_there = match reply {
-                    Piece::Nil => Some(false),
-                    Piece::Bulk(_) => Some(true),
+                    Value::Nil => Some(false),
+                    Value::Bulk(_) => Some(true),
                     _ => None,
                 };
                 state.lock().hints.noted(key, is_there, clock::now());
@@ -464,10 +463,10 @@ impl<'a> Session<'a> {
 
     /// The server no longer tracks these keys: what is to be watched further
     /// must be read anew. None named: all were flushed.
-    fn invalidate(&self, mut names: Pieces<'_>) {
+    fn invalidate(&self, mut names: Replies<'_>) {
         let now = clock::now();
         match names.next() {
-            Some(Piece::List(_)) => std::iter::from_fn(|| names.bulk())
+            Some(Value::List(_)) => std::iter::from_fn(|| names.bulk())
                 .for_each(|name| self.tracker.invalidate(name, now)),
             _ => {
                 self.tracker.state.lock().hints.forget();

@@ -1,17 +1,16 @@
 //! Replies of a server as answers. Whatever does not fit what was asked is a
-//! [`Protocol`](NodeErrorKind::Protocol) error: never believed, never a panic.
+//! [`Protocol`](crate::NodeErrorKind::Protocol) error: never believed, never a panic.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::node::redis::pipeline::batch::{Kind, Section};
-use crate::node::redis::pipeline::state::Pending;
-use crate::node::redis::resp::error_reply::ErrorReply;
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
+use crate::node::redis::codec::request::Pending;
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
+use crate::node::redis::resp::parser::{Replies, Value, read_text};
 use crate::proto::lease::{Holder, Token};
 use crate::proto::node::message::{
-    Accepted, Answer, NodeError, NodeErrorKind, NodeStatus, Past, Reply, Request, Rival, Slot,
-    ViewId,
+    Accepted, Answer, NodeError, NodeStatus, Past, Reply, Request, Rival, Slot, ViewId,
 };
 
 /// Bytes of a nonce or an incarnation at the most: about twice what ours have.
@@ -19,7 +18,7 @@ const MAX_STAMP: usize = 256;
 
 /// What a reply means for one request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Resolution {
+pub(crate) enum ReplyAction {
     /// Its answer.
     Answer(Answer),
     /// Held by somebody: ask for how long.
@@ -34,74 +33,66 @@ pub(crate) enum Resolution {
     Again,
 }
 
-use Resolution::Answer as Is;
-
-/// The answer was not in the form that the request has one in.
-pub(crate) fn misfit(what: &str) -> NodeError {
-    NodeError::new(
-        NodeErrorKind::Protocol,
-        format!("the server's reply to {what} is not one that it may give"),
-    )
-}
+use ReplyAction::Answer as Is;
 
 /// The answer of a script, which stands behind its mark; an error is one
 /// without. `None`: it is the answer to something else.
 fn marked(replies: &[u8], mark: u32) -> Option<&[u8]> {
-    let mut pieces = Pieces::of(replies);
-    pieces.list(2)?;
-    let is_ours = pieces.bulk()? == itoa::Buffer::new().format(mark).as_bytes();
-    is_ours.then(|| pieces.rest())
+    let mut values = Replies::of(replies);
+    values.list(2)?;
+    let is_ours = values.bulk()? == itoa::Buffer::new().format(mark).as_bytes();
+    is_ours.then(|| values.rest())
 }
 
 /// One answer for all.
-fn for_all(requests: &[Pending], error: &NodeError) -> Vec<Resolution> {
+fn for_all(requests: &[Pending], error: &NodeError) -> Vec<ReplyAction> {
     let refused = requests.iter().map(|_| Is(Err(error.clone())));
     refused.collect()
 }
 
-/// The answers to a section's requests, in their order.
+/// The answers to a group's requests, in their order.
 ///
 /// # Errors
 /// The replies are not to these requests: what follows may not be to the next
 /// ones either.
-pub(crate) fn decode(section: &Section, replies: &[u8]) -> Result<Vec<Resolution>, NodeError> {
-    let requests = &section.requests;
+pub(crate) fn decode(group: &CommandGroup, replies: &[u8]) -> Result<Vec<ReplyAction>, NodeError> {
+    let requests = &group.requests;
     // Commands of their own are refused one by one.
-    let is_whole = !matches!(section.kind, Kind::ReleaseCommands(_));
-    if section.is_refused
+    let is_whole = !matches!(group.kind, GroupKind::ReleaseCommands(_));
+    if group.is_refused
         && is_whole
         && let Some(error) = ErrorReply::first(replies)
     {
-        return Ok(match section.kind {
-            Kind::AcquireTogether(..) if error.is_denial() => {
-                requests.iter().map(|_| Resolution::Again).collect()
+        return Ok(match group.kind {
+            GroupKind::AcquireTogether(..) if error.is_denial() => {
+                requests.iter().map(|_| ReplyAction::Again).collect()
             }
             _ => for_all(requests, &error.explain_state()),
         });
     }
-    let pieces = Pieces::of(replies);
-    let scripted = |read: fn(&mut Pieces<'_>) -> Option<Answer>| {
-        batch(requests, Pieces::of(marked(replies, section.mark)?), read)
+    let values = Replies::of(replies);
+    let scripted = |read: fn(&mut Replies<'_>) -> Option<Answer>| {
+        batch(requests, Replies::of(marked(replies, group.mark)?), read)
     };
-    let (what, read) = match &section.kind {
-        Kind::AcquireTransaction(view, slots) => (
+    let (what, read) = match &group.kind {
+        GroupKind::AcquireTransaction(view, slots) => (
             "ACQUIRE",
-            transaction(requests, *view, slots, false, pieces),
+            transaction(requests, *view, slots, false, values),
         ),
-        Kind::AcquireTogether(view, slots) => {
-            ("ACQUIRE", transaction(requests, *view, slots, true, pieces))
+        GroupKind::AcquireTogether(view, slots) => {
+            ("ACQUIRE", transaction(requests, *view, slots, true, values))
         }
-        Kind::AcquireScript(_) => ("ACQUIRE", scripted(acquired)),
-        Kind::Extend(_) => ("EXTEND", scripted(extended)),
-        Kind::ReleaseScript => ("RELEASE", scripted(released)),
-        Kind::ReleaseCommands(_) => ("RELEASE", deleted(requests, pieces)),
-        Kind::Control
-        | Kind::Found
-        | Kind::Remaining(_)
-        | Kind::Recheck
-        | Kind::Clock
-        | Kind::Identity { .. }
-        | Kind::Load(_) => ("a request", None),
+        GroupKind::AcquireScript(_) => ("ACQUIRE", scripted(acquired)),
+        GroupKind::Extend(_) => ("EXTEND", scripted(extended)),
+        GroupKind::ReleaseScript => ("RELEASE", scripted(released)),
+        GroupKind::ReleaseCommands(_) => ("RELEASE", deleted(requests, values)),
+        GroupKind::Control
+        | GroupKind::Found
+        | GroupKind::Remaining(_)
+        | GroupKind::Recheck
+        | GroupKind::Clock
+        | GroupKind::Identity { .. }
+        | GroupKind::Load(_) => ("a request", None),
     };
     read.ok_or_else(|| misfit(what))
 }
@@ -109,14 +100,14 @@ pub(crate) fn decode(section: &Section, replies: &[u8]) -> Result<Vec<Resolution
 /// One reply per request, or one text: the view that is served instead.
 fn batch(
     requests: &[Pending],
-    mut pieces: Pieces<'_>,
-    read: fn(&mut Pieces<'_>) -> Option<Answer>,
-) -> Option<Vec<Resolution>> {
-    match pieces.next()? {
-        Piece::List(len) if len == requests.len() => {
-            requests.iter().map(|_| read(&mut pieces).map(Is)).collect()
+    mut values: Replies<'_>,
+    read: fn(&mut Replies<'_>) -> Option<Answer>,
+) -> Option<Vec<ReplyAction>> {
+    match values.next()? {
+        Value::List(len) if len == requests.len() => {
+            requests.iter().map(|_| read(&mut values).map(Is)).collect()
         }
-        Piece::Bulk(serving) => {
+        Value::Bulk(serving) => {
             let serving = served(serving)?;
             let stale = requests.iter().map(|_| Is(Ok(Reply::Stale(serving))));
             Some(stale.collect())
@@ -133,40 +124,40 @@ fn transaction(
     view: ViewId,
     slots: &[(Slot, u64)],
     are_together: bool,
-    mut pieces: Pieces<'_>,
-) -> Option<Vec<Resolution>> {
+    mut values: Replies<'_>,
+) -> Option<Vec<ReplyAction>> {
     let sets = if are_together { 1 } else { requests.len() };
     let commands = sets + slots.len() + 1;
     for _ in 0..=commands {
-        if !matches!(pieces.next()?, Piece::Status(_)) {
+        if !matches!(values.next()?, Value::Status(_)) {
             return None;
         }
     }
-    pieces.list(commands)?;
+    values.list(commands)?;
     // What EXEC tells last decides what the rest means.
-    let found = pieces;
+    let found = values;
     for _ in 0..sets {
-        pieces.next()?;
+        values.next()?;
     }
     let mut counters = Vec::with_capacity(requests.len());
     for (_, taken) in slots {
-        let last = match pieces.next()? {
-            Piece::Int(last) => u64::try_from(last).ok()?,
-            Piece::Error(line) => return Some(damaged(requests, line)),
+        let last = match values.next()? {
+            Value::Int(last) => u64::try_from(last).ok()?,
+            Value::Error(line) => return Some(damaged(requests, line)),
             _ => return None,
         };
         counters.extend(last.checked_sub(*taken)? + 1..=last);
     }
-    let serving = match pieces.next()? {
-        Piece::Bulk(id) => served(id)?,
-        Piece::Nil => None,
-        Piece::Error(line) => return Some(damaged(requests, line)),
+    let serving = match values.next()? {
+        Value::Bulk(id) => served(id)?,
+        Value::Nil => None,
+        Value::Error(line) => return Some(damaged(requests, line)),
         _ => return None,
     };
     let is_served = serving == Some(view);
-    let mut pieces = found;
+    let mut values = found;
     let together = if are_together {
-        Some(pieces.next()?)
+        Some(values.next()?)
     } else {
         None
     };
@@ -178,12 +169,12 @@ fn transaction(
                 return None;
             };
             let found = match together {
-                None => pieces.next()?,
+                None => values.next()?,
                 // As if each SET had found nothing.
-                Some(Piece::Int(1)) => Piece::Nil,
-                Some(Piece::Int(0)) if is_served => return Some(Resolution::Again),
-                Some(Piece::Int(0)) => return Some(Is(Ok(Reply::Stale(serving)))),
-                Some(error @ Piece::Error(_)) => error,
+                Some(Value::Int(1)) => Value::Nil,
+                Some(Value::Int(0)) if is_served => return Some(ReplyAction::Again),
+                Some(Value::Int(0)) => return Some(Is(Ok(Reply::Stale(serving)))),
+                Some(error @ Value::Error(_)) => error,
                 Some(_) => return None,
             };
             resolve(token, counter, is_served, serving, found)
@@ -192,7 +183,7 @@ fn transaction(
 }
 
 /// A command on ringlock's own state failed.
-fn damaged(requests: &[Pending], line: &[u8]) -> Vec<Resolution> {
+fn damaged(requests: &[Pending], line: &[u8]) -> Vec<ReplyAction> {
     for_all(requests, &ErrorReply::of(line).explain_state())
 }
 
@@ -201,51 +192,51 @@ fn resolve(
     counter: u64,
     is_served: bool,
     serving: Option<ViewId>,
-    found: Piece<'_>,
-) -> Option<Resolution> {
+    found: Value<'_>,
+) -> Option<ReplyAction> {
     Some(match found {
-        Piece::Nil if is_served => Is(Ok(Reply::Granted { counter })),
-        Piece::Nil => Resolution::Undo(serving),
-        Piece::Bulk(_) | Piece::Error(_) if !is_served => Is(Ok(Reply::Stale(serving))),
-        Piece::Bulk(holder) if holder == token.as_stored() => Resolution::Raise(counter),
-        Piece::Bulk(holder) => Resolution::AskRemaining(Holder::of_stored(holder)),
-        Piece::Error(line) => Is(Err(ErrorReply::of(line).explain())),
+        Value::Nil if is_served => Is(Ok(Reply::Granted { counter })),
+        Value::Nil => ReplyAction::Undo(serving),
+        Value::Bulk(_) | Value::Error(_) if !is_served => Is(Ok(Reply::Stale(serving))),
+        Value::Bulk(holder) if holder == token.as_stored() => ReplyAction::Raise(counter),
+        Value::Bulk(holder) => ReplyAction::AskRemaining(Holder::of_stored(holder)),
+        Value::Error(line) => Is(Err(ErrorReply::of(line).explain())),
         _ => return None,
     })
 }
 
-fn acquired(pieces: &mut Pieces<'_>) -> Option<Answer> {
-    match pieces.next()? {
-        Piece::Int(count) => Some(Ok(Reply::Granted {
+fn acquired(values: &mut Replies<'_>) -> Option<Answer> {
+    match values.next()? {
+        Value::Int(count) => Some(Ok(Reply::Granted {
             counter: u64::try_from(count).ok()?,
         })),
-        Piece::List(2) => Some(Ok(Reply::Busy(rival(pieces)?))),
+        Value::List(2) => Some(Ok(Reply::Busy(rival(values)?))),
         other => wrong_type(other),
     }
 }
 
-fn extended(pieces: &mut Pieces<'_>) -> Option<Answer> {
-    let parts = match pieces.next()? {
-        Piece::List(parts) => parts,
+fn extended(values: &mut Replies<'_>) -> Option<Answer> {
+    let parts = match values.next()? {
+        Value::List(parts) => parts,
         other => return wrong_type(other),
     };
-    let counter = |pieces: &mut Pieces<'_>| u64::try_from(pieces.int()?).ok();
-    let reply = match (pieces.bulk()?, parts) {
+    let counter = |values: &mut Replies<'_>| u64::try_from(values.int()?).ok();
+    let reply = match (values.bulk()?, parts) {
         (b"kept", 2) => Reply::Kept {
-            counter: counter(pieces)?,
+            counter: counter(values)?,
         },
         (b"made", 2) => Reply::Made {
-            counter: counter(pieces)?,
+            counter: counter(values)?,
         },
         (b"lost", 1) => Reply::Lost(None),
-        (b"lost", 3) => Reply::Lost(Some(rival(pieces)?)),
+        (b"lost", 3) => Reply::Lost(Some(rival(values)?)),
         _ => return None,
     };
     Some(Ok(reply))
 }
 
-fn released(pieces: &mut Pieces<'_>) -> Option<Answer> {
-    match pieces.int()? {
+fn released(values: &mut Replies<'_>) -> Option<Answer> {
+    match values.int()? {
         1 => Some(Ok(Reply::Released)),
         0 => Some(Ok(Reply::Missing)),
         -1 => Some(Ok(Reply::Foreign)),
@@ -254,14 +245,14 @@ fn released(pieces: &mut Pieces<'_>) -> Option<Answer> {
 }
 
 /// The replies of commands that each delete one key if it is the request's.
-fn deleted(requests: &[Pending], mut pieces: Pieces<'_>) -> Option<Vec<Resolution>> {
+fn deleted(requests: &[Pending], mut values: Replies<'_>) -> Option<Vec<ReplyAction>> {
     let read = |pending: &Pending| {
-        Some(match pieces.next()? {
-            Piece::Int(1) => Is(Ok(Reply::Released)),
-            Piece::Int(0) if pending.reply.is_nobody() => Is(Ok(Reply::Missing)),
-            Piece::Int(0) => Resolution::AskFound,
-            Piece::Error(line) => match ErrorReply::of(line) {
-                error if error.is_denial() => Resolution::Again,
+        Some(match values.next()? {
+            Value::Int(1) => Is(Ok(Reply::Released)),
+            Value::Int(0) if pending.reply.is_nobody() => Is(Ok(Reply::Missing)),
+            Value::Int(0) => ReplyAction::AskFound,
+            Value::Error(line) => match ErrorReply::of(line) {
+                error if error.is_denial() => ReplyAction::Again,
                 error if error.is_no_lock() => Is(Ok(Reply::Missing)),
                 error => Is(Err(error.explain())),
             },
@@ -273,19 +264,19 @@ fn deleted(requests: &[Pending], mut pieces: Pieces<'_>) -> Option<Vec<Resolutio
 
 /// What a GET tells of an entry that could not be released: it was not there.
 /// An entry with the request's own token is one that a later request made.
-pub(crate) fn not_released(token: &Token, found: Option<Piece<'_>>) -> Answer {
+pub(crate) fn not_released(token: &Token, found: Option<Value<'_>>) -> Answer {
     match found {
-        Some(Piece::Nil) => Ok(Reply::Missing),
-        Some(Piece::Bulk(holder)) if holder == token.as_stored() => Ok(Reply::Missing),
-        Some(Piece::Bulk(_)) => Ok(Reply::Foreign),
-        Some(Piece::Error(line)) if ErrorReply::of(line).is_no_lock() => Ok(Reply::Missing),
+        Some(Value::Nil) => Ok(Reply::Missing),
+        Some(Value::Bulk(holder)) if holder == token.as_stored() => Ok(Reply::Missing),
+        Some(Value::Bulk(_)) => Ok(Reply::Foreign),
+        Some(Value::Error(line)) if ErrorReply::of(line).is_no_lock() => Ok(Reply::Missing),
         other => Err(unexpected(other, "GET")),
     }
 }
 
-fn rival(pieces: &mut Pieces<'_>) -> Option<Rival> {
-    let left = remaining(pieces.int()?);
-    Some(Rival::new(Holder::of_stored(pieces.bulk()?), left))
+fn rival(values: &mut Replies<'_>) -> Option<Rival> {
+    let left = remaining(values.int()?);
+    Some(Rival::new(Holder::of_stored(values.bulk()?), left))
 }
 
 /// What PTTL says: −1 never expires, −2 is gone already.
@@ -293,8 +284,8 @@ pub(crate) fn remaining(left: i64) -> Option<Duration> {
     (left != -1).then(|| Duration::from_millis(u64::try_from(left).unwrap_or(0)))
 }
 
-fn wrong_type(piece: Piece<'_>) -> Option<Answer> {
-    (piece == Piece::Bulk(b"WRONGTYPE")).then(|| Err(ErrorReply::of(b"WRONGTYPE").explain()))
+fn wrong_type(value: Value<'_>) -> Option<Answer> {
+    (value == Value::Bulk(b"WRONGTYPE")).then(|| Err(ErrorReply::of(b"WRONGTYPE").explain()))
 }
 
 /// A view id that a server told; empty for none. The outer `None`: no id.
@@ -305,7 +296,7 @@ fn served(text: &[u8]) -> Option<Option<ViewId>> {
     read_text(text).map(Some)
 }
 
-/// The answer to a request that is in a section by itself.
+/// The answer to a request that is in a group by itself.
 ///
 /// # Errors
 /// As [`decode`].
@@ -315,7 +306,7 @@ pub(crate) fn control(
     mark: u32,
     incarnation: &[u8],
 ) -> Result<Answer, NodeError> {
-    if let Some(Piece::Error(line)) = Pieces::of(replies).next() {
+    if let Some(Value::Error(line)) = Replies::of(replies).next() {
         return Ok(Err(ErrorReply::of(line).explain_state()));
     }
     if *request == Request::Document {
@@ -347,11 +338,11 @@ pub(crate) fn asked_status(
 /// The reply of STATUS.
 fn status(reply: &[u8], incarnation: &[u8]) -> Result<NodeStatus, NodeError> {
     let read = || {
-        let mut pieces = Pieces::of(reply);
-        pieces.list(3)?;
-        let serving = served(pieces.bulk()?)?;
+        let mut values = Replies::of(reply);
+        values.list(3)?;
+        let serving = served(values.bulk()?)?;
         let mut text = || {
-            let text = std::str::from_utf8(pieces.bulk()?).ok()?;
+            let text = std::str::from_utf8(values.bulk()?).ok()?;
             if text.len() > MAX_STAMP {
                 return None;
             }
@@ -369,9 +360,9 @@ fn status(reply: &[u8], incarnation: &[u8]) -> Result<NodeStatus, NodeError> {
 
 /// The reply of PAST.
 fn past(reply: &[u8]) -> Option<Past> {
-    let mut pieces = Pieces::of(reply);
-    pieces.list(2)?;
-    let (Piece::Int(epoch), Piece::Int(millis)) = (pieces.next()?, pieces.next()?) else {
+    let mut values = Replies::of(reply);
+    values.list(2)?;
+    let (Value::Int(epoch), Value::Int(millis)) = (values.next()?, values.next()?) else {
         return None;
     };
     Some(Past {
@@ -385,27 +376,27 @@ fn past(reply: &[u8]) -> Option<Past> {
 
 /// The reply of QUARANTINE, ADOPT and RESTAMP.
 fn compared_and_set(reply: &[u8], incarnation: &[u8]) -> Answer {
-    match Pieces::of(reply).next() {
-        Some(Piece::Int(1)) => Ok(Reply::Done),
+    match Replies::of(reply).next() {
+        Some(Value::Int(1)) => Ok(Reply::Done),
         _ => status(reply, incarnation).map(Reply::Refused),
     }
 }
 
 /// The reply of PREPARE.
 fn prepared(reply: &[u8], incarnation: &[u8]) -> Answer {
-    match Pieces::of(reply).next() {
-        Some(Piece::List(4)) => promised(reply)
+    match Replies::of(reply).next() {
+        Some(Value::List(4)) => promised(reply)
             .map(Reply::Promised)
             .ok_or_else(|| misfit("PREPARE")),
-        Some(Piece::Bulk(ballot)) => outbid(ballot, "PREPARE"),
+        Some(Value::Bulk(ballot)) => outbid(ballot, "PREPARE"),
         _ => status(reply, incarnation).map(Reply::Refused),
     }
 }
 
 /// The reply of ACCEPT.
 fn accepted(reply: &[u8], incarnation: &[u8]) -> Answer {
-    match Pieces::of(reply).next() {
-        Some(Piece::Bulk(ballot)) => outbid(ballot, "ACCEPT"),
+    match Replies::of(reply).next() {
+        Some(Value::Bulk(ballot)) => outbid(ballot, "ACCEPT"),
         _ => compared_and_set(reply, incarnation),
     }
 }
@@ -417,10 +408,10 @@ fn outbid(ballot: &[u8], what: &str) -> Answer {
 
 /// What a node says that it has accepted. The outer `None`: it makes no sense.
 fn promised(reply: &[u8]) -> Option<Option<Accepted>> {
-    let mut pieces = Pieces::of(reply);
-    pieces.list(4)?;
-    let (ballot, view, document) = (pieces.bulk()?, pieces.bulk()?, pieces.bulk()?);
-    if pieces.bulk()? != b"accepted" {
+    let mut values = Replies::of(reply);
+    values.list(4)?;
+    let (ballot, view, document) = (values.bulk()?, values.bulk()?, values.bulk()?);
+    if values.bulk()? != b"accepted" {
         return None;
     }
     if ballot.is_empty() && view.is_empty() && document.is_empty() {
@@ -433,15 +424,11 @@ fn promised(reply: &[u8]) -> Option<Option<Accepted>> {
     }))
 }
 
-pub(crate) fn read_text<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
 /// The reply of DOCUMENT.
 fn document(reply: &[u8]) -> Answer {
-    match Pieces::of(reply).next() {
-        Some(Piece::Nil) => Ok(Reply::Document(None)),
-        Some(Piece::Bulk(bytes)) => match std::str::from_utf8(bytes) {
+    match Replies::of(reply).next() {
+        Some(Value::Nil) => Ok(Reply::Document(None)),
+        Some(Value::Bulk(bytes)) => match std::str::from_utf8(bytes) {
             Ok(text) => Ok(Reply::Document(Some(text.into()))),
             Err(_) => Err(misfit("DOCUMENT")),
         },
@@ -449,21 +436,13 @@ fn document(reply: &[u8]) -> Answer {
     }
 }
 
-/// The error in a reply that is not the one hoped for.
-pub(crate) fn unexpected(reply: Option<Piece<'_>>, what: &str) -> NodeError {
-    match reply {
-        Some(Piece::Error(line)) => ErrorReply::of(line).explain(),
-        _ => misfit(what),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::node::ReplyTo;
-    use crate::node::redis::codec::encode::DeleteIf;
+    use crate::node::redis::codec::capabilities::DeleteIf;
     use crate::proto::lease::{Key, Ttl};
-    use crate::proto::node::message::Ballot;
+    use crate::proto::node::message::{Ballot, NodeErrorKind};
     use crate::proto::time::Instant;
 
     const VIEW: ViewId = ViewId {
@@ -471,19 +450,23 @@ mod tests {
         digest: 7,
     };
 
-    fn decoded(kind: Kind, request: impl Fn(Key) -> Request, replies: &str) -> Vec<Resolution> {
+    fn decoded(
+        kind: GroupKind,
+        request: impl Fn(Key) -> Request,
+        replies: &str,
+    ) -> Vec<ReplyAction> {
         let requests = ["a", "b"].map(|name| Pending {
             request: request(Key::new(name).unwrap()),
             deadline: Instant::default(),
             reply: ReplyTo::nobody(),
         });
-        let section = Section::new(kind, requests.into(), Instant::default());
-        let refused = |error| for_all(&section.requests, &error);
-        decode(&section, replies.as_bytes()).unwrap_or_else(refused)
+        let group = CommandGroup::new(kind, requests.into(), Instant::default());
+        let refused = |error| for_all(&group.requests, &error);
+        decode(&group, replies.as_bytes()).unwrap_or_else(refused)
     }
 
     /// Two keys set together: what EXEC answers after OK and three QUEUED.
-    fn set_together(exec: &str) -> Vec<Resolution> {
+    fn set_together(exec: &str) -> Vec<ReplyAction> {
         let ttl = Ttl::new(Duration::from_secs(1), Duration::from_secs(1)).unwrap();
         let request = |key| Request::Acquire {
             view: VIEW,
@@ -494,22 +477,22 @@ mod tests {
             floor: 0,
         };
         let replies = format!("+OK\r\n{}{exec}", "+QUEUED\r\n".repeat(3));
-        let kind = Kind::AcquireTogether(VIEW, vec![(Slot::SINGLE, 2)]);
+        let kind = GroupKind::AcquireTogether(VIEW, vec![(Slot::SINGLE, 2)]);
         decoded(kind, request, &replies)
     }
 
-    fn deleted(replies: &str) -> Vec<Resolution> {
+    fn deleted(replies: &str) -> Vec<ReplyAction> {
         let request = |key| Request::Release {
             key,
             token: Token::new(1, None),
         };
-        let kind = Kind::ReleaseCommands(DeleteIf::Delifeq);
+        let kind = GroupKind::ReleaseCommands(DeleteIf::Delifeq);
         decoded(kind, request, replies)
     }
 
-    fn are_misfits(resolutions: &[Resolution]) -> bool {
-        let is_misfit = |resolution: &Resolution| matches!(resolution, Is(Err(error)) if error.kind() == NodeErrorKind::Protocol);
-        resolutions.len() == 2 && resolutions.iter().all(is_misfit)
+    fn are_misfits(actions: &[ReplyAction]) -> bool {
+        let is_misfit = |action: &ReplyAction| matches!(action, Is(Err(error)) if error.kind() == NodeErrorKind::Protocol);
+        actions.len() == 2 && actions.iter().all(is_misfit)
     }
 
     #[test]
@@ -518,9 +501,9 @@ mod tests {
         let exec = |set: &str, id: &str| set_together(&format!("*3\r\n{set}:9\r\n{id}"));
         let counts = [8, 9].map(|counter| Is(Ok(Reply::Granted { counter })));
         assert_eq!(exec(":1\r\n", &serving), counts);
-        let again = || Resolution::Again;
+        let again = || ReplyAction::Again;
         assert_eq!(exec(":0\r\n", &serving), [again(), again()]);
-        let undo = || Resolution::Undo(None);
+        let undo = || ReplyAction::Undo(None);
         assert_eq!(exec(":1\r\n", "$-1\r\n"), [undo(), undo()]);
         let stale = || Is(Ok(Reply::Stale(None)));
         assert_eq!(exec(":0\r\n", "$-1\r\n"), [stale(), stale()]);
@@ -540,8 +523,8 @@ mod tests {
             "*-1\r\n",
             ":1\r\n",
         ] {
-            let resolutions = set_together(&format!("{exec}$34\r\n{VIEW}\r\n"));
-            assert!(are_misfits(&resolutions), "{exec:?}: {resolutions:?}");
+            let actions = set_together(&format!("{exec}$34\r\n{VIEW}\r\n"));
+            assert!(are_misfits(&actions), "{exec:?}: {actions:?}");
         }
     }
 
@@ -552,7 +535,7 @@ mod tests {
         let answers = deleted(":1\r\n-WRONGTYPE no string\r\n");
         assert_eq!(answers, [Is(Ok(Reply::Released)), missing()]);
         let answers = deleted("-NOPERM not you\r\n:0\r\n");
-        assert_eq!(answers, [Resolution::Again, missing()]);
+        assert_eq!(answers, [ReplyAction::Again, missing()]);
         assert!(matches!(
             &deleted("-READONLY replica\r\n:1\r\n")[..],
             [Is(Err(error)), Is(Ok(Reply::Released))] if error.kind() == NodeErrorKind::Unsuitable
@@ -563,24 +546,24 @@ mod tests {
             ":1\r\n*1\r\n:1\r\n",
             "$-1\r\n:0\r\n",
         ] {
-            let resolutions = deleted(replies);
-            assert!(are_misfits(&resolutions), "{replies:?}: {resolutions:?}");
+            let actions = deleted(replies);
+            assert!(are_misfits(&actions), "{replies:?}: {actions:?}");
         }
     }
 
     #[test]
     fn what_was_found_instead() {
         let (token, other) = (Token::new(1, None), Token::new(2, None));
-        let found = |piece| not_released(&token, piece);
-        assert_eq!(found(Some(Piece::Nil)), Ok(Reply::Missing));
+        let found = |value| not_released(&token, value);
+        assert_eq!(found(Some(Value::Nil)), Ok(Reply::Missing));
         // A later request made it: when the release came, nothing was there.
-        let own = Piece::Bulk(token.as_stored());
+        let own = Value::Bulk(token.as_stored());
         assert_eq!(found(Some(own)), Ok(Reply::Missing));
-        let foreign = Piece::Bulk(other.as_stored());
+        let foreign = Value::Bulk(other.as_stored());
         assert_eq!(found(Some(foreign)), Ok(Reply::Foreign));
-        let list = Piece::Error(b"WRONGTYPE no string");
+        let list = Value::Error(b"WRONGTYPE no string");
         assert_eq!(found(Some(list)), Ok(Reply::Missing));
-        for misfit in [None, Some(Piece::Int(1)), Some(Piece::List(0))] {
+        for misfit in [None, Some(Value::Int(1)), Some(Value::List(0))] {
             assert_eq!(found(misfit).unwrap_err().kind(), NodeErrorKind::Protocol);
         }
     }

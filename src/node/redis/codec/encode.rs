@@ -1,124 +1,43 @@
 //! Requests as bytes: the Redis serialization protocol, version 2.
 
-use crate::node::redis::codec::scripts::{Script, Scripts};
-use crate::node::redis::pipeline::batch::{Kind, Section};
-use crate::node::redis::pipeline::identity_check;
-use crate::node::redis::pipeline::state::Pending;
+use crate::node::redis::codec::capabilities::{DeleteIf, Dialect};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
+use crate::node::redis::codec::request::Pending;
+use crate::node::redis::codec::scripts::{Script, together};
+use crate::node::redis::resp::encoder::{array, bulk, bulk_number, command, number};
 use crate::proto::lease::{Key, Token, Ttl};
 use crate::proto::node::message::{Absent, Request, Slot, ViewId};
 
-/// What acquires and releases are encoded with, from what every server can do
-/// to what costs it the least.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Encoding {
-    /// One script call per batch. Redis 6.2 on.
-    Script,
-    /// Acquires as `MULTI · SET NX GET PX · HINCRBY · GET · EXEC`: no script to
-    /// enter, which costs a server more than the SET itself. Redis 7.0 on.
-    Transaction,
-    /// Also `MSETEX` for acquires of one ttl whose keys have a single owner,
-    /// and `DELIFEQ` or `DELEX` for each release: of these, what the server has
-    /// and lets the user use. Valkey 9.0 on, with `MSETEX` 9.1; Redis 8.4 on.
-    Command,
-}
-
-/// What requests can be encoded with on one connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Abilities {
-    /// `SET … NX GET`.
-    pub(crate) transaction: bool,
-    /// `MSETEX`.
-    pub(crate) together: bool,
-    pub(crate) delete_if: Option<DeleteIf>,
-}
-
-impl Abilities {
-    /// Leaves what every user of ringlock must be allowed.
-    pub(crate) fn forget_commands(&mut self) {
-        self.together = false;
-        self.delete_if = None;
-    }
-}
-
-/// The command that deletes a key if it has a certain value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DeleteIf {
-    /// `DELIFEQ key value`: Valkey's.
-    Delifeq,
-    /// `DELEX key IFEQ value`: Redis's.
-    Delex,
-}
-
-/// How one server is spoken to.
-#[derive(Clone, Debug)]
-pub(crate) struct Dialect {
-    pub(crate) key_prefix: Vec<u8>,
-    pub(crate) id: Vec<u8>,
-    pub(crate) member: Vec<u8>,
-    pub(crate) counters: Vec<u8>,
-    pub(crate) scripts: Scripts,
-    pub(crate) abilities: Abilities,
-    pub(crate) incarnation: Vec<u8>,
-    /// See `RedisOptions::literal`.
-    pub(crate) literal: bool,
-}
-
-/// Appends one command.
-pub(crate) fn command(out: &mut Vec<u8>, parts: &[&[u8]]) {
-    array(out, parts.len());
-    parts.iter().for_each(|part| bulk(out, part));
-}
-
-fn array(out: &mut Vec<u8>, len: usize) {
-    number(out, b'*', len);
-}
-
-fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
-    number(out, b'$', bytes.len());
-    out.extend_from_slice(bytes);
-    out.extend_from_slice(b"\r\n");
-}
-
-fn number(out: &mut Vec<u8>, kind: u8, number: usize) {
-    out.push(kind);
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-    out.extend_from_slice(b"\r\n");
-}
-
-fn bulk_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
-    bulk(out, itoa::Buffer::new().format(number).as_bytes());
-}
-
 impl Dialect {
-    /// Appends the commands of `section` and notes how many replies they get.
-    pub(crate) fn encode(&self, section: &mut Section, out: &mut Vec<u8>) {
-        match section.script().filter(|_| section.has_text) {
+    /// Appends the commands of `group` and notes how many replies they get.
+    pub(crate) fn encode(&self, group: &mut CommandGroup, out: &mut Vec<u8>) {
+        match group.script().filter(|_| group.has_text) {
             Some(script) => {
-                let call = |out: &mut Vec<u8>| self.encode_bare(section, out);
-                section.replies_due =
-                    crate::node::redis::pipeline::script_reload::together(script, call, out);
+                let call = |out: &mut Vec<u8>| self.encode_bare(group, out);
+                group.replies_due = together(script, call, out);
             }
-            None => self.encode_bare(section, out),
+            None => self.encode_bare(group, out),
         }
     }
 
-    fn encode_bare(&self, section: &mut Section, out: &mut Vec<u8>) {
-        let (requests, mark) = (&section.requests, section.mark);
-        section.replies_due = 1;
-        match &mut section.kind {
-            Kind::AcquireTransaction(_, slots) => {
+    fn encode_bare(&self, group: &mut CommandGroup, out: &mut Vec<u8>) {
+        let (requests, mark) = (&group.requests, group.mark);
+        group.replies_due = 1;
+        match &mut group.kind {
+            GroupKind::AcquireTransaction(_, slots) => {
                 self.transaction(requests, slots, Self::set_each, out);
                 // MULTI, one QUEUED each, EXEC.
-                section.replies_due = requests.len() + slots.len() + 3;
+                group.replies_due = requests.len() + slots.len() + 3;
             }
-            Kind::AcquireTogether(_, slots) => {
+            GroupKind::AcquireTogether(_, slots) => {
                 self.transaction(requests, slots, Self::set_together, out);
-                section.replies_due = 1 + slots.len() + 3;
+                group.replies_due = 1 + slots.len() + 3;
             }
-            Kind::AcquireScript(view) => self.leases(Script::Acquire, *view, requests, mark, out),
-            Kind::Extend(view) => self.leases(Script::Extend, *view, requests, mark, out),
-            Kind::ReleaseScript => {
+            GroupKind::AcquireScript(view) => {
+                self.leases(Script::Acquire, *view, requests, mark, out)
+            }
+            GroupKind::Extend(view) => self.leases(Script::Extend, *view, requests, mark, out),
+            GroupKind::ReleaseScript => {
                 self.begin(Script::Release, requests.len(), requests.len() + 1, out);
                 self.keys(requests, out);
                 for pending in requests {
@@ -128,31 +47,31 @@ impl Dialect {
                 }
                 bulk_number(out, mark);
             }
-            Kind::ReleaseCommands(delete_if) => {
+            GroupKind::ReleaseCommands(delete_if) => {
                 self.delete_each(*delete_if, requests, out);
-                section.replies_due = requests.len();
+                group.replies_due = requests.len();
             }
-            Kind::Found => {
+            GroupKind::Found => {
                 self.ask_each(b"GET", requests, out);
-                section.replies_due = requests.len();
+                group.replies_due = requests.len();
             }
-            Kind::Remaining(_) => {
+            GroupKind::Remaining(_) => {
                 self.ask_each(b"PTTL", requests, out);
-                section.replies_due = requests.len();
+                group.replies_due = requests.len();
             }
-            Kind::Control => {
+            GroupKind::Control => {
                 requests
                     .iter()
                     .for_each(|pending| self.control(&pending.request, mark, out));
             }
-            Kind::Recheck => self.control(&Request::Status, mark, out),
-            Kind::Clock => command(out, &[b"TIME"]),
-            Kind::Identity { with_policy } => {
-                let asked = identity_check::sections(*with_policy);
+            GroupKind::Recheck => self.control(&Request::Status, mark, out),
+            GroupKind::Clock => command(out, &[b"TIME"]),
+            GroupKind::Identity { with_policy } => {
+                let asked = identity_sections(*with_policy);
                 asked.iter().for_each(|part| command(out, &[b"INFO", part]));
-                section.replies_due = asked.len();
+                group.replies_due = asked.len();
             }
-            Kind::Load(script) => script.load(out),
+            GroupKind::Load(script) => script.load(out),
         }
     }
 
@@ -373,7 +292,7 @@ impl Dialect {
                 let arguments = [expected.as_bytes(), incarnation];
                 call(Script::Restamp, &[id, member], &arguments);
             }
-            // These have sections of their own.
+            // These have groups of their own.
             Request::Acquire { .. } | Request::Extend { .. } | Request::Release { .. } => {}
         }
     }
@@ -438,6 +357,35 @@ fn stored(out: &mut Vec<u8>, token: &Token) {
     bulk(out, token.as_stored());
 }
 
+impl Dialect {
+    /// Appends `request` together with the text of its script; `None`: it has
+    /// none.
+    pub(crate) fn control_with_text(
+        &self,
+        request: &Request,
+        mark: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        let script = Script::of(request)?;
+        Some(together(
+            script,
+            |out| self.control(request, mark, out),
+            out,
+        ))
+    }
+}
+
+const IDENTITY_SECTIONS: [&[u8]; 3] = [b"replication", b"stats", b"memory"];
+
+/// The sections of INFO that a check reads.
+pub(crate) fn identity_sections(with_policy: bool) -> &'static [&'static [u8]] {
+    if with_policy {
+        &IDENTITY_SECTIONS
+    } else {
+        &IDENTITY_SECTIONS[..2]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -445,9 +393,9 @@ mod tests {
     use super::*;
     use crate::config::RouterConfig;
     use crate::node::ReplyTo;
-    use crate::node::redis::fuzzing::sections::{dialect, section};
+    use crate::node::redis::fuzzing::groups::{dialect, group};
 
-    /// Sections by their number there; what loads a script is left out: that is
+    /// Groups by their number there; what loads a script is left out: that is
     /// the script.
     const NAMES: [(u8, &str); 19] = [
         (0, "acquire-by-transaction"),
@@ -477,10 +425,10 @@ mod tests {
             Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/redis/upgrade/recordings/requests");
         let keys = ["orders/1", "a\r\n\0b"].map(|key| Key::new(key).unwrap());
         for (kind, name) in NAMES {
-            let mut section = section(kind, &keys, &mut ReplyTo::nobody);
-            section.mark = 4_294_967_295;
+            let mut group = group(kind, &keys, &mut ReplyTo::nobody);
+            group.mark = 4_294_967_295;
             let mut written = Vec::new();
-            dialect(&RouterConfig::default()).encode(&mut section, &mut written);
+            dialect(&RouterConfig::default()).encode(&mut group, &mut written);
             let file = folder.join(format!("{name}.resp"));
             if std::env::var_os("RINGLOCK_RECORD").is_some() {
                 std::fs::create_dir_all(&folder).unwrap();

@@ -1,6 +1,7 @@
 //! The scripts, and the names that a server knows them by.
 
-use crate::node::redis::codec::encode::command;
+use crate::node::redis::resp::encoder::command;
+use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::node::message::Request;
 
 /// A script that every connection loads.
@@ -83,4 +84,34 @@ impl Scripts {
     pub(crate) fn sha(&self, script: Script) -> &[u8] {
         &self.0[script as usize]
     }
+}
+
+/// Replies to a script with its text: MULTI, two QUEUED, EXEC.
+const REPLIES: usize = 4;
+
+/// Appends the loading of `script` and what `call` appends, as one.
+pub(crate) fn together(
+    script: Script,
+    call: impl FnOnce(&mut Vec<u8>),
+    out: &mut Vec<u8>,
+) -> usize {
+    command(out, &[b"MULTI"]);
+    script.load(out);
+    call(out);
+    command(out, &[b"EXEC"]);
+    REPLIES
+}
+
+/// The reply of the script in the replies to a script with its text; `None`:
+/// they are others.
+pub(crate) fn unpacked(replies: &[u8]) -> Option<&[u8]> {
+    let mut values = Replies::of(replies);
+    for _ in 1..REPLIES {
+        let Value::Status(_) = values.next()? else {
+            return None;
+        };
+    }
+    values.list(2)?;
+    values.bulk()?;
+    Some(values.rest())
 }

@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 
 use crate::config::node_url::{self, Endpoint, Login, NodeUrl};
 use crate::config::{Password, TlsConfig};
-use crate::node::redis::RedisOptions;
-use crate::node::redis::connection::sentinel::Service;
+use crate::node::redis::options::RedisOptions;
 
 /// A server, as a node's URL and options name it.
 pub(crate) struct Address {
@@ -32,6 +32,15 @@ pub(crate) enum Place {
     Unix(PathBuf),
     /// Wherever the primary is.
     Service(Service),
+}
+
+/// A primary that is known to sentinels by name.
+pub(crate) struct Service {
+    pub(super) name: String,
+    pub(super) sentinels: Vec<Address>,
+    /// Which of them answered last: it is asked first.
+    pub(super) last: AtomicUsize,
+    pub(super) is_tls: bool,
 }
 
 impl Address {
@@ -110,6 +119,17 @@ impl Place {
     }
 }
 
+impl Service {
+    fn new(name: String, sentinels: Vec<Address>, is_tls: bool) -> Self {
+        Self {
+            name,
+            sentinels,
+            last: AtomicUsize::new(0),
+            is_tls,
+        }
+    }
+}
+
 impl fmt::Display for Address {
     /// Leaves user and password out; otherwise it is what can be parsed again.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -151,7 +171,7 @@ mod tests {
         let Place::Service(service) = &address.place else {
             panic!("{address}");
         };
-        for sentinel in service.sentinels() {
+        for sentinel in &service.sentinels {
             assert_eq!(sentinel.username.as_deref(), Some("you"));
             assert_eq!(sentinel.password, Some(Password::written("a@b")));
         }

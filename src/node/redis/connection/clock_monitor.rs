@@ -4,13 +4,13 @@
 //! locks end before their time, and nothing on the server tells of it. So the
 //! server is asked for its time now and then, always before it is asked for a
 //! lock; where the two clocks have come apart by more than they may, it is
-//! benched: for as long as a lock that it forgot may be relied upon, it grants
+//! put on hold: for as long as a lock that it forgot may be relied upon, it grants
 //! nothing.
 
 use std::time::Duration;
 
-use crate::node::redis::codec::decode::{read_text, unexpected};
-use crate::node::redis::resp::parser::Pieces;
+use crate::node::redis::resp::error_reply::unexpected;
+use crate::node::redis::resp::parser::{Replies, read_text};
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 use crate::proto::time::{Instant, drift, outwait};
 
@@ -20,17 +20,17 @@ pub(crate) const READ_EVERY: Duration = Duration::from_millis(1);
 
 /// What is known of one server's wall clock; outlives its connections.
 #[derive(Debug, Default)]
-pub(crate) struct Wall {
+pub(crate) struct ClockMonitor {
     /// Whose clock it is: another server's stands where it will.
     incarnation: Vec<u8>,
-    bounds: Option<Bounds>,
-    bench: Option<Bench>,
+    bounds: Option<OffsetBounds>,
+    hold: Option<ClockHold>,
 }
 
 /// By how much the server's clock is ahead of one's own, at least and at most,
 /// in nanoseconds. The two have different origins: only changes mean something.
 #[derive(Clone, Copy, Debug)]
-struct Bounds {
+struct OffsetBounds {
     least: i128,
     most: i128,
     at: Instant,
@@ -38,7 +38,7 @@ struct Bounds {
 
 /// Why and until when a server grants nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bench {
+pub(crate) struct ClockHold {
     /// By how much its clock was stepped, at least.
     pub(crate) step: Duration,
     pub(crate) until: Instant,
@@ -55,7 +55,7 @@ pub(crate) enum Verdict {
     Back(Duration),
 }
 
-impl Wall {
+impl ClockMonitor {
     /// Another run of the server has no memory to be relied upon: that is seen
     /// to elsewhere, and its clock is compared anew.
     pub(crate) fn belongs_to(&mut self, incarnation: &[u8]) {
@@ -75,7 +75,7 @@ impl Wall {
         longest_ttl: Duration,
     ) -> Verdict {
         let ahead_of = |own: Instant| nanos(server) - i128::from(own.as_nanos());
-        let new = Bounds {
+        let new = OffsetBounds {
             least: ahead_of(read_at),
             most: ahead_of(sent_at),
             at: read_at,
@@ -87,14 +87,14 @@ impl Wall {
         if new.least > known.most {
             let step = span(new.least - known.most);
             let until = read_at + outwait(longest_ttl);
-            self.bench = Some(Bench { step, until });
+            self.hold = Some(ClockHold { step, until });
             return Verdict::Ahead(step);
         }
         if new.most < known.least {
             return Verdict::Back(span(known.least - new.most));
         }
         // A reading that took long tells little, and takes nothing away.
-        self.bounds = Some(Bounds {
+        self.bounds = Some(OffsetBounds {
             least: new.least.max(known.least),
             most: new.most.min(known.most),
             at: read_at,
@@ -102,12 +102,12 @@ impl Wall {
         Verdict::Steady
     }
 
-    pub(crate) fn bench(&self) -> Option<Bench> {
-        self.bench
+    pub(crate) fn hold(&self) -> Option<ClockHold> {
+        self.hold
     }
 }
 
-impl Bounds {
+impl OffsetBounds {
     /// What they are later: clocks may drift apart.
     fn widened(self, now: Instant) -> Self {
         let apart = nanos(drift(now.saturating_since(self.at)));
@@ -119,7 +119,7 @@ impl Bounds {
     }
 }
 
-impl Bench {
+impl ClockHold {
     /// What a request for a lock is told at `now`; `None`: the time is over.
     pub(crate) fn refusal(&self, now: Instant) -> Option<NodeError> {
         let left = self.until.saturating_since(now);
@@ -151,12 +151,12 @@ fn span(nanos: i128) -> Duration {
 /// The reply of TIME: since the beginning of 1970.
 pub(crate) fn time(reply: &[u8]) -> Result<Duration, NodeError> {
     let read = || {
-        let mut pieces = Pieces::of(reply);
-        pieces.list(2)?;
-        let seconds = Duration::from_secs(read_text(pieces.bulk()?)?);
-        seconds.checked_add(Duration::from_micros(read_text(pieces.bulk()?)?))
+        let mut values = Replies::of(reply);
+        values.list(2)?;
+        let seconds = Duration::from_secs(read_text(values.bulk()?)?);
+        seconds.checked_add(Duration::from_micros(read_text(values.bulk()?)?))
     };
-    read().ok_or_else(|| unexpected(Pieces::of(reply).next(), "TIME"))
+    read().ok_or_else(|| unexpected(Replies::of(reply).next(), "TIME"))
 }
 
 #[cfg(test)]
@@ -192,28 +192,28 @@ mod tests {
         }
     }
 
-    fn steady() -> Wall {
-        let mut wall_clock = Wall::default();
-        wall_clock.belongs_to(b"run");
-        let first = wall_clock.read(at(0), at(1), wall(0), TTL);
+    fn steady() -> ClockMonitor {
+        let mut monitor = ClockMonitor::default();
+        monitor.belongs_to(b"run");
+        let first = monitor.read(at(0), at(1), wall(0), TTL);
         assert_eq!(first, Verdict::Steady);
-        wall_clock
+        monitor
     }
 
     #[test]
-    fn a_step_forward_benches_for_the_longest_ttl() {
+    fn a_step_forward_holds_for_the_longest_ttl() {
         let mut clock = steady();
         let verdict = clock.read(at(1_000), at(1_001), wall(3_000), TTL);
         let Verdict::Ahead(step) = verdict else {
             panic!("{verdict:?}");
         };
         assert!(ms(1_980) < step && step < ms(2_000), "{step:?}");
-        let bench = clock.bench().unwrap();
-        assert_eq!(bench.until, at(1_001) + outwait(TTL));
-        let refusal = bench.refusal(at(2_001)).unwrap();
+        let hold = clock.hold().unwrap();
+        assert_eq!(hold.until, at(1_001) + outwait(TTL));
+        let refusal = hold.refusal(at(2_001)).unwrap();
         assert_eq!(refusal.kind(), NodeErrorKind::ClockStepped);
         assert!(refusal.to_string().contains("another 2.064s"), "{refusal}");
-        assert_eq!(bench.refusal(bench.until), None);
+        assert_eq!(hold.refusal(hold.until), None);
         // The clock is as it is now.
         let next = clock.read(at(2_000), at(2_001), wall(4_000), TTL);
         assert_eq!(next, Verdict::Steady);
@@ -228,7 +228,7 @@ mod tests {
                 assert_eq!(verdict, Verdict::Steady, "{sent} to {read}: {server}");
             }
         }
-        assert_eq!(clock.bench(), None);
+        assert_eq!(clock.hold(), None);
     }
 
     #[test]
@@ -256,7 +256,7 @@ mod tests {
         let mut clock = steady();
         let back = clock.read(at(5_000), at(5_001), wall(2_000), TTL);
         assert!(matches!(back, Verdict::Back(_)), "{back:?}");
-        assert_eq!(clock.bench(), None);
+        assert_eq!(clock.hold(), None);
         // Set right again, it is one forward.
         let ahead = clock.read(at(6_000), at(6_001), wall(6_000), TTL);
         assert!(matches!(ahead, Verdict::Ahead(_)), "{ahead:?}");

@@ -5,43 +5,19 @@
 //! is. A server that was promoted is another incarnation: it has to be let in
 //! again before it grants anything.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::clock;
 use crate::config::node_url::Endpoint;
-use crate::node::redis::codec::decode::misfit;
-use crate::node::redis::codec::encode::command;
-use crate::node::redis::connection::address::{Address, Place};
+use crate::node::redis::connection::address::{Address, Place, Service};
 use crate::node::redis::connection::attempt::{Attempt, staggered};
-use crate::node::redis::connection::handshake::Line;
-use crate::node::redis::resp::error_reply::ErrorReply;
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::connection::exchange::Exchange;
+use crate::node::redis::resp::encoder::command;
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
+use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 
-/// A primary that is known to sentinels by name.
-pub(crate) struct Service {
-    name: String,
-    sentinels: Vec<Address>,
-    /// Which of them answered last: it is asked first.
-    last: AtomicUsize,
-    is_tls: bool,
-}
-
 impl Service {
-    pub(crate) fn new(name: String, sentinels: Vec<Address>, is_tls: bool) -> Self {
-        Self {
-            name,
-            sentinels,
-            last: AtomicUsize::new(0),
-            is_tls,
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn sentinels(&self) -> &[Address] {
-        &self.sentinels
-    }
-
     /// Where the primary is now.
     ///
     /// The sentinels have half of the attempt's time: the rest is the server's.
@@ -68,32 +44,32 @@ impl Service {
     }
 
     async fn ask(&self, sentinel: &Address, attempt: &Attempt) -> Result<Place, NodeError> {
-        let mut line = Line::open_at(sentinel, &sentinel.place, attempt).await?;
+        let mut exchange = Exchange::open_at(sentinel, &sentinel.place, attempt).await?;
         let question = [
             b"SENTINEL",
             &b"GET-MASTER-ADDR-BY-NAME"[..],
             self.name.as_bytes(),
         ];
-        let answer = line.ask(|out| command(out, &question), 1).await?;
+        let answer = exchange.ask(|out| command(out, &question), 1).await?;
         let unfit = |problem: &str| {
             let message = format!("{sentinel} {problem}");
             Err(NodeError::new(NodeErrorKind::Unsuitable, message))
         };
-        let mut pieces = Pieces::of(&answer);
-        match pieces.next() {
-            Some(Piece::List(2)) => {
-                let mut text = || Some(String::from_utf8_lossy(pieces.bulk()?).into_owned());
+        let mut values = Replies::of(&answer);
+        match values.next() {
+            Some(Value::List(2)) => {
+                let mut text = || Some(String::from_utf8_lossy(values.bulk()?).into_owned());
                 let (host, port) = (text(), text().and_then(|port| port.parse().ok()));
                 match (host, port) {
                     (Some(host), Some(port)) => Ok(Place::at(Endpoint { host, port }, self.is_tls)),
                     _ => Err(misfit("SENTINEL")),
                 }
             }
-            Some(Piece::Nil) => unfit(&format!(
+            Some(Value::Nil) => unfit(&format!(
                 "knows no service {:?}: correct the url",
                 self.name
             )),
-            Some(Piece::Error(line)) => match ErrorReply::of(line) {
+            Some(Value::Error(line)) => match ErrorReply::of(line) {
                 error if matches!(error.code, "NOAUTH" | "NOPERM") => {
                     let remedy = "correct sentinel_user and sentinel_password in the url";
                     let message =

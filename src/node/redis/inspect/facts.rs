@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::node::redis::connection::handshake::Identity;
+use crate::node::redis::connection::server_info::Identity;
 use crate::proto::node::message::{Incarnation, NodeError};
 
 /// What a server tells of itself.

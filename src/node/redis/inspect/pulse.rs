@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use super::{Look, page, text, unexpected_of};
-use crate::node::redis::codec::encode::command;
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::resp::encoder::command;
+use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::lease::Key;
 use crate::proto::node::message::{NodeError, Slot, ViewId};
 
@@ -54,7 +54,7 @@ impl Look<'_> {
         let answer = self
             .ask(|out| command(out, &[b"HLEN", &counters]), 1)
             .await?;
-        let len = Pieces::of(&answer).int();
+        let len = Replies::of(&answer).int();
         let are_few = len.ok_or_else(|| unexpected_of(&answer, "HLEN"))? <= MOST_COUNTERS;
         let write = |out: &mut Vec<u8>| {
             command(out, &[b"INFO", b"stats"]);
@@ -67,13 +67,13 @@ impl Look<'_> {
         };
         let answers = self.ask(write, 3 + usize::from(are_few)).await?;
         let read = || {
-            let mut pieces = Pieces::of(&answers);
-            let (stats, cpu) = (text(&mut pieces)??, text(&mut pieces)??);
+            let mut values = Replies::of(&answers);
+            let (stats, cpu) = (text(&mut values)??, text(&mut values)??);
             let counters = match are_few {
-                true => Some(counted(&mut pieces)?),
+                true => Some(counted(&mut values)?),
                 false => None,
             };
-            let is_served = text(&mut pieces)?.as_deref() == Some(&*view.to_string());
+            let is_served = text(&mut values)?.as_deref() == Some(&*view.to_string());
             let (user, system) = (fact(&cpu, "used_cpu_user"), fact(&cpu, "used_cpu_sys"));
             Some(Pulse {
                 counters: counters.filter(|_| is_served),
@@ -122,13 +122,13 @@ fn fact<T: FromStr>(info: &str, name: &str) -> Option<T> {
 }
 
 /// The fields of the counters, and their values.
-fn counted(pieces: &mut Pieces<'_>) -> Option<BTreeMap<Slot, u64>> {
-    let Piece::List(len) = pieces.next()? else {
+fn counted(values: &mut Replies<'_>) -> Option<BTreeMap<Slot, u64>> {
+    let Value::List(len) = values.next()? else {
         return None;
     };
     let mut counters = BTreeMap::new();
     for _ in 0..len / 2 {
-        let (slot, count) = (text(pieces)??, text(pieces)??);
+        let (slot, count) = (text(values)??, text(values)??);
         counters.insert(slot_of(&slot)?, count.parse().ok()?);
     }
     Some(counters)

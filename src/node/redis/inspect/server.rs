@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::{ANSWER_LIMIT, Look};
 use crate::clock;
 use crate::config::{Config, ConfigError, NodeConfig, Password, TlsConfig, substitute};
-use crate::node::redis::RedisOptions;
-use crate::node::redis::codec::encode::command;
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::attempt::Attempt;
-use crate::node::redis::connection::handshake::Line;
+use crate::node::redis::connection::exchange::Exchange;
+use crate::node::redis::options::RedisOptions;
+use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::ErrorReply;
 use crate::proto::lease::Key;
 use crate::proto::node::message::{NodeError, NodeErrorKind};
@@ -125,11 +125,11 @@ impl Server {
     /// Cancel safe.
     pub async fn open(&self) -> Result<Look<'_>, NodeError> {
         let attempt = Attempt::begin(self.connect_timeout);
-        let opening = Line::open(&self.address, &attempt);
+        let opening = Exchange::open(&self.address, &attempt);
         let opened = clock::within(Some(attempt.deadline), opening).await;
         Ok(Look {
             server: self,
-            line: Some(opened.unwrap_or_else(|| Err(attempt.late(&self.address)))?),
+            exchange: Some(opened.unwrap_or_else(|| Err(attempt.late(&self.address)))?),
         })
     }
 

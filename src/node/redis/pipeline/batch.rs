@@ -1,176 +1,25 @@
 //! Gathers what waits into as few commands as may be.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::node::redis::codec::encode::{Abilities, DeleteIf};
+use crate::node::redis::codec::capabilities::Abilities;
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
+use crate::node::redis::codec::request::{Answers, Pending};
 use crate::node::redis::pipeline::queue::Queue;
-use crate::node::redis::pipeline::state::{Answers, Pending};
-use crate::proto::lease::{Holder, Key};
-use crate::proto::node::message::{Absent, Answer, NodeError, Request, Slot, ViewId};
+use crate::proto::lease::Key;
+use crate::proto::node::message::{Absent, Answer, NodeError, Request};
 use crate::proto::time::Instant;
 
 /// Keys of one batch at the most: as many hold a server for about 0.1 ms, and
 /// a larger batch gains nothing.
 pub(crate) const MAX_BATCH: usize = 64;
 
-/// A connection that has owed an answer for so long is given up.
-const STALL_LIMIT: Duration = Duration::from_secs(3);
-
-/// Commands of one kind, answered together.
-#[derive(Debug)]
-pub(crate) struct Section {
-    pub(crate) kind: Kind,
-    pub(crate) requests: Vec<Pending>,
-    /// Replies of the server that are still to come for it.
-    pub(crate) replies_due: usize,
-    /// One of them was an error.
-    pub(crate) is_refused: bool,
-    /// With it, its batch is answered.
-    pub(crate) ends_batch: bool,
-    /// No earlier than that it went out.
-    pub(crate) sent_at: Instant,
-    /// What scripts repeat in their answer to it, so that no other passes for
-    /// it: where one reply goes missing, each that follows fits a wrong request.
-    pub(crate) mark: u32,
-    /// Its script went out with its text: see `reload`.
-    pub(crate) has_text: bool,
-    due: Instant,
-    given_up: Instant,
-}
-
-/// What a section asks, and thus how its reply is read.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// ACQUIRE as a transaction; how many of its requests in a row count in which slot.
-    AcquireTransaction(ViewId, Vec<(Slot, u64)>),
-    /// The same with one command that sets all keys or none.
-    AcquireTogether(ViewId, Vec<(Slot, u64)>),
-    /// ACQUIRE as a script.
-    AcquireScript(ViewId),
-    /// EXTEND as a script.
-    Extend(ViewId),
-    /// RELEASE as a script.
-    ReleaseScript,
-    /// RELEASE as a command for each key.
-    ReleaseCommands(DeleteIf),
-    /// What is there instead of the entries that such commands did not find.
-    Found,
-    /// What is left of the entries that a transaction found held.
-    Remaining(Vec<Holder>),
-    /// A single request of another kind.
-    Control,
-    /// STATUS that the connection asks for itself.
-    Recheck,
-    /// TIME, likewise.
-    Clock,
-    /// INFO, likewise: whether it is still the same server, and with the policy
-    /// also by what it would evict.
-    Identity { with_policy: bool },
-    /// The loading of a script.
-    Load(crate::node::redis::codec::scripts::Script),
-}
-
-impl Kind {
-    fn of(request: &Request, abilities: Abilities) -> Self {
-        match request {
-            // A transaction has no form for a floor.
-            Request::Acquire { view, floor: 0, .. } if abilities.transaction => {
-                Self::AcquireTransaction(*view, Vec::new())
-            }
-            Request::Acquire { view, .. } => Self::AcquireScript(*view),
-            Request::Extend { view, .. } => Self::Extend(*view),
-            Request::Release { .. } => abilities
-                .delete_if
-                .map_or(Self::ReleaseScript, Self::ReleaseCommands),
-            _ => Self::Control,
-        }
-    }
-
-    /// Whether it asks for locks.
-    fn acquires(&self) -> bool {
-        matches!(
-            self,
-            Self::AcquireTransaction(..) | Self::AcquireTogether(..) | Self::AcquireScript(_)
-        )
-    }
-
-    /// Whether it means something only under a view.
-    pub(crate) fn needs_view(&self) -> bool {
-        self.acquires() || matches!(self, Self::Extend(_))
-    }
-
-    /// Whether an answer counts for something that another incarnation must
-    /// have no say in: a lock, the confirmation of a view, a vote.
-    pub(crate) fn relies_on_identity(&self) -> bool {
-        self.needs_view() || *self == Self::Control
-    }
-}
-
-impl Section {
-    pub(crate) fn new(kind: Kind, requests: Vec<Pending>, sent_at: Instant) -> Self {
-        let deadlines = requests.iter().map(|pending| pending.deadline);
-        let given_up = sent_at + STALL_LIMIT;
-        Self {
-            due: deadlines.fold(given_up, Instant::min),
-            kind,
-            requests,
-            replies_due: 0,
-            is_refused: false,
-            given_up,
-            sent_at,
-            ends_batch: false,
-            mark: 0,
-            has_text: false,
-        }
-    }
-
-    /// Whether it asks if the server is still the same.
-    pub(crate) fn is_check(&self) -> bool {
-        matches!(self.kind, Kind::Identity { .. })
-    }
-
-    /// When its first request runs out of time, or its connection.
-    pub(crate) fn due(&self) -> Instant {
-        self.due
-    }
-
-    /// Answers the requests whose time is over; what the server says to them
-    /// later is for nobody. True if the connection is stuck.
-    pub(crate) fn expire(&mut self, now: Instant) -> bool {
-        if now >= self.due {
-            self.due = self.given_up;
-            for pending in &mut self.requests {
-                if pending.deadline > now {
-                    self.due = self.due.min(pending.deadline);
-                } else if !pending.reply.is_nobody() {
-                    pending.expire();
-                }
-            }
-        }
-        now >= self.given_up
-    }
-
-    /// Whether one command is to set all its keys: the ttl is said once. Where
-    /// several nodes count, each must count alike: counts that one of them
-    /// takes in vain would cost as many grants a second round.
-    fn can_be_joined(&self) -> bool {
-        let lone = |pending: &Pending| match pending.request {
-            Request::Acquire { ttl, slot, .. } if slot.replicas == 1 => Some(ttl),
-            _ => None,
-        };
-        let mut ttls = self.requests.iter().map(lone);
-        let first = ttls.next().flatten();
-        self.requests.len() > 1 && first.is_some() && ttls.all(|ttl| ttl == first)
-    }
-}
-
 /// What goes out at one time.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub(crate) sections: Vec<Section>,
+    pub(crate) groups: Vec<CommandGroup>,
     pub(crate) transactions: Transactions,
 }
 
@@ -185,14 +34,14 @@ pub(crate) struct Transactions {
 /// Whether setting keys together is worth a try: where one of them is held, it
 /// was in vain, and costs all of them another round trip.
 #[derive(Debug, Default)]
-pub(crate) struct Caution {
+pub(crate) struct JoinBackoff {
     /// Tries to be left out after each: none while all goes well.
     pause: u32,
     /// Of these, yet to be left out.
     left: u32,
 }
 
-impl Caution {
+impl JoinBackoff {
     /// The requests that were sent again are the first that it leaves out.
     const MIN_PAUSE: u32 = 2;
 
@@ -269,7 +118,7 @@ impl InFlight {
 }
 
 /// Takes up to [`MAX_BATCH`] requests from the front of `queue`, sorted into
-/// sections.
+/// groups.
 ///
 /// Sorting changes their order, so that they must not touch each other: no two
 /// are for one key, and one that changes what the node serves goes alone. What
@@ -311,20 +160,17 @@ impl Batch {
         now: Instant,
         room: usize,
     ) {
-        let kind = Kind::of(&pending.request, abilities);
-        if let (Kind::AcquireTransaction(..), Some(hash)) = (&kind, hash) {
+        let kind = GroupKind::of(&pending.request, abilities);
+        if let (GroupKind::AcquireTransaction(..), Some(hash)) = (&kind, hash) {
             self.transactions.keys.insert(hash);
         }
-        let mut sections = self.sections.iter_mut();
-        match sections.find(|section| section.kind == kind && kind != Kind::Control) {
-            Some(section) => {
-                section.due = section.due.min(pending.deadline);
-                section.requests.push(pending);
-            }
+        let mut groups = self.groups.iter_mut();
+        match groups.find(|group| group.kind == kind && kind != GroupKind::Control) {
+            Some(group) => group.push(pending),
             None => {
                 let mut requests = Vec::with_capacity(room);
                 requests.push(pending);
-                self.sections.push(Section::new(kind, requests, now));
+                self.groups.push(CommandGroup::new(kind, requests, now));
             }
         }
     }
@@ -332,11 +178,8 @@ impl Batch {
     /// Has no entry made: acquires are told `refusal`, and extends keep what
     /// is there.
     pub(crate) fn make_none(&mut self, refusal: NodeError, answers: &mut Answers) {
-        self.turn_away(Kind::acquires, &Err(refusal), answers);
-        let requests = self
-            .sections
-            .iter_mut()
-            .flat_map(|section| &mut section.requests);
+        self.turn_away(GroupKind::acquires, &Err(refusal), answers);
+        let requests = self.groups.iter_mut().flat_map(|group| &mut group.requests);
         for pending in requests {
             if let Request::Extend { absent, .. } = &mut pending.request {
                 *absent = Absent::Keep;
@@ -347,14 +190,14 @@ impl Batch {
     /// Answers what is not to be sent.
     pub(crate) fn turn_away(
         &mut self,
-        is_void: impl Fn(&Kind) -> bool,
+        is_void: impl Fn(&GroupKind) -> bool,
         answer: &Answer,
         answers: &mut Answers,
     ) {
-        self.sections.retain_mut(|section| {
-            let is_void = is_void(&section.kind);
+        self.groups.retain_mut(|group| {
+            let is_void = is_void(&group.kind);
             if is_void {
-                let requests = section.requests.drain(..);
+                let requests = group.requests.drain(..);
                 answers.extend(requests.map(|pending| (pending.reply, answer.clone())));
             }
             !is_void
@@ -363,13 +206,13 @@ impl Batch {
 
     /// Has transactions set their keys together, as far as that can be done
     /// and is worth a try.
-    pub(crate) fn join(&mut self, caution: &mut Caution) {
-        for section in &mut self.sections {
-            if let Kind::AcquireTransaction(view, _) = section.kind
-                && section.can_be_joined()
-                && caution.allows_a_try()
+    pub(crate) fn join(&mut self, join_backoff: &mut JoinBackoff) {
+        for group in &mut self.groups {
+            if let GroupKind::AcquireTransaction(view, _) = group.kind
+                && group.can_be_joined()
+                && join_backoff.allows_a_try()
             {
-                section.kind = Kind::AcquireTogether(view, Vec::new());
+                group.kind = GroupKind::AcquireTogether(view, Vec::new());
                 self.transactions.are_together = true;
             }
         }
@@ -459,11 +302,7 @@ mod tests {
             &InFlight::default(),
             Instant::default(),
         );
-        batch
-            .sections
-            .iter()
-            .map(|section| section.requests.len())
-            .sum()
+        batch.groups.iter().map(|group| group.requests.len()).sum()
     }
 
     #[test]
@@ -483,23 +322,23 @@ mod tests {
 
     #[test]
     fn setting_together_is_tried_more_and_more_seldom() {
-        let mut caution = Caution::default();
-        let skipped = |caution: &mut Caution| {
-            let tries = std::iter::repeat_with(|| caution.allows_a_try());
+        let mut join_backoff = JoinBackoff::default();
+        let skipped = |join_backoff: &mut JoinBackoff| {
+            let tries = std::iter::repeat_with(|| join_backoff.allows_a_try());
             tries.take_while(|is_allowed| !is_allowed).count()
         };
         for pause in [0, 2, 4, 8, 16, 32, 64, 128, 128] {
-            assert_eq!(skipped(&mut caution), pause);
-            caution.learn(false);
+            assert_eq!(skipped(&mut join_backoff), pause);
+            join_backoff.learn(false);
         }
-        assert_eq!(skipped(&mut caution), 128);
+        assert_eq!(skipped(&mut join_backoff), 128);
         // Until it is known how it went, there is no other.
-        assert_eq!(skipped(&mut caution), 128);
+        assert_eq!(skipped(&mut join_backoff), 128);
         for _ in 0..8 {
-            caution.learn(true);
-            assert!(caution.allows_a_try());
+            join_backoff.learn(true);
+            assert!(join_backoff.allows_a_try());
         }
-        assert!(caution.allows_a_try());
+        assert!(join_backoff.allows_a_try());
     }
 
     #[test]

@@ -1,98 +1,122 @@
-//! What the replies to a section mean for its requests, and what is to be sent
+//! What the replies to a group mean for its requests, and what is to be sent
 //! because of them.
 
 use std::collections::VecDeque;
 
 use crate::clock;
 use crate::node::ReplyTo;
+use crate::node::redis::codec::capabilities::Dialect;
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
 use crate::node::redis::codec::decode;
-use crate::node::redis::codec::decode::{Resolution, misfit};
-use crate::node::redis::codec::encode::Dialect;
-use crate::node::redis::connection::clock_monitor::Bench;
-use crate::node::redis::pipeline::batch::{Kind, Section};
+use crate::node::redis::codec::decode::ReplyAction;
+use crate::node::redis::codec::request::{Answers, Pending};
+use crate::node::redis::connection::clock_monitor::ClockHold;
 use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::Count;
-use crate::node::redis::pipeline::state::{Answers, Pending, Settlement, timeout};
-use crate::node::redis::resp::error_reply::ErrorReply;
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::pipeline::script_reload::{is_released, makes_entries, overtaken};
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
+use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::node::message::{
     Absent, Incarnation, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival,
 };
+
+/// What the replies of the server lead to, beside answers.
+#[derive(Debug, Default)]
+pub(crate) struct Completion {
+    /// Batches that are answered in full.
+    pub(crate) batches: usize,
+    /// Requests that go ahead of all that wait.
+    pub(crate) again: Vec<Pending>,
+    /// Questions that go out at once.
+    pub(crate) follow_ups: Vec<CommandGroup>,
+    /// What the server serves now.
+    pub(crate) status: Option<NodeStatus>,
+    /// Whether the keys could be set that were last to be set together.
+    pub(crate) joined: Option<bool>,
+    /// The server's clock was stepped.
+    pub(crate) clock_hold: Option<ClockHold>,
+    /// The last count that the server gave.
+    pub(crate) count: Count,
+    /// The user may not use commands that other forms can stand in for.
+    pub(crate) is_denied: bool,
+    /// The server has lost its scripts.
+    pub(crate) is_unloaded: bool,
+}
 
 /// What is known of the server that replies.
 pub(crate) struct Server<'a> {
     pub(crate) dialect: &'a Dialect,
     pub(crate) status: &'a NodeStatus,
-    pub(crate) bench: Option<Bench>,
-    /// What it was sent after the section that it replies to, and has answered:
+    pub(crate) clock_hold: Option<ClockHold>,
+    /// What it was sent after the group that it replies to, and has answered:
     /// that waits for a check.
-    pub(crate) held: &'a VecDeque<(Section, Vec<u8>)>,
+    pub(crate) held: &'a VecDeque<(CommandGroup, Vec<u8>)>,
     /// What it was sent afterwards, and has not answered.
-    pub(crate) in_flight: &'a VecDeque<Section>,
+    pub(crate) in_flight: &'a VecDeque<CommandGroup>,
 }
 
 impl<'a> Server<'a> {
-    /// What it was sent after the section that it replies to.
-    fn later(&self) -> impl Iterator<Item = &'a Section> + Clone {
-        let held = self.held.iter().map(|(section, _)| section);
+    /// What it was sent after the group that it replies to.
+    fn later(&self) -> impl Iterator<Item = &'a CommandGroup> + Clone {
+        let held = self.held.iter().map(|(group, _)| group);
         held.chain(self.in_flight)
     }
 }
 
-/// Gives a section's requests their answers.
+/// Gives a group's requests their answers.
 ///
 /// # Errors
 /// The server must be looked at anew: the connection is of no more use.
 pub(crate) fn settle(
-    mut section: Section,
+    mut group: CommandGroup,
     replies: &[u8],
     server: &Server<'_>,
-    settlement: &mut Settlement,
+    completion: &mut Completion,
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
     let dialect = server.dialect;
-    settlement.batches += usize::from(section.ends_batch);
-    let replies = section.unpack(replies);
-    if section.is_unloaded(replies) {
-        section.send_again(server.later(), settlement, answers);
+    completion.batches += usize::from(group.ends_batch);
+    let replies = group.unpack(replies);
+    if group.is_unloaded(replies) {
+        group.send_again(server.later(), completion, answers);
         return Ok(());
     }
     let is_optional = matches!(
-        section.kind,
-        Kind::AcquireTogether(..) | Kind::ReleaseCommands(_)
+        group.kind,
+        GroupKind::AcquireTogether(..) | GroupKind::ReleaseCommands(_)
     );
     // Of those that are for single keys the connection is none the worse.
-    let refusal = if section.is_refused {
+    let refusal = if group.is_refused {
         ErrorReply::all(replies).find(|error| !error.is_no_lock())
     } else {
         None
     };
     // What was not said to one request may have been said to another: where the
     // two do not fit, nothing that follows is believed.
-    let fits = match section.kind {
-        Kind::Remaining(_) => remaining(section, replies, answers),
-        Kind::Found => not_released(section, replies, answers),
-        Kind::Recheck => {
-            let status = decode::asked_status(replies, section.mark, &dialect.incarnation)?;
-            settlement.status = Some(status);
+    let fits = match group.kind {
+        GroupKind::Remaining(_) => remaining(group, replies, answers),
+        GroupKind::Found => not_released(group, replies, answers),
+        GroupKind::Recheck => {
+            let status = decode::asked_status(replies, group.mark, &dialect.incarnation)?;
+            completion.status = Some(status);
             Ok(())
         }
-        Kind::Identity { with_policy } => {
+        GroupKind::Identity { with_policy } => {
             identity_check::verify(replies, with_policy, &dialect.incarnation)
         }
-        Kind::Load(script) => {
-            if Pieces::of(replies).bulk() != Some(dialect.scripts.sha(script)) {
+        GroupKind::Load(script) => {
+            if Replies::of(replies).bulk() != Some(dialect.scripts.sha(script)) {
                 return Err(misfit("SCRIPT LOAD"));
             }
             Ok(())
         }
-        Kind::Control => control(section, replies, server, settlement, answers),
-        _ => batch(section, replies, server, settlement, answers),
+        GroupKind::Control => control(group, replies, server, completion, answers),
+        _ => batch(group, replies, server, completion, answers),
     };
     fits?;
     match refusal {
         Some(refusal) if refusal.is_denial() => {
-            settlement.is_denied |= is_optional;
+            completion.is_denied |= is_optional;
             Ok(())
         }
         Some(refusal) if refusal.is_fatal() => Err(refusal.explain()),
@@ -101,17 +125,17 @@ pub(crate) fn settle(
 }
 
 fn control(
-    section: Section,
+    group: CommandGroup,
     replies: &[u8],
     server: &Server<'_>,
-    settlement: &mut Settlement,
+    completion: &mut Completion,
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
     let (status, is_literal) = (server.status, server.dialect.literal);
     let incarnation = status.incarnation.as_bytes();
     let mut fits = Ok(());
-    for pending in section.requests {
-        let answer = decode::control(&pending.request, replies, section.mark, incarnation);
+    for pending in group.requests {
+        let answer = decode::control(&pending.request, replies, group.mark, incarnation);
         let answer = answer.and_then(|answer| match &answer {
             Ok(Reply::Status(now) | Reply::Refused(now))
                 if !is_literal && is_another(now, status) =>
@@ -125,7 +149,7 @@ fn control(
             Err(error)
         });
         if let Ok(Reply::Status(status) | Reply::Refused(status)) = &answer {
-            settlement.status = Some(status.clone());
+            completion.status = Some(status.clone());
         }
         let stamps = matches!(
             pending.request,
@@ -133,7 +157,7 @@ fn control(
         );
         if stamps && answer == Ok(Reply::Done) {
             // What it does under the incarnation that it has now, it stamps.
-            settlement.status = Some(NodeStatus {
+            completion.status = Some(NodeStatus {
                 stamped: Some(status.incarnation.clone()),
                 ..status.clone()
             });
@@ -162,37 +186,39 @@ fn another_server() -> NodeError {
 }
 
 fn batch(
-    section: Section,
+    group: CommandGroup,
     replies: &[u8],
     server: &Server<'_>,
-    settlement: &mut Settlement,
+    completion: &mut Completion,
     answers: &mut Answers,
 ) -> Result<(), NodeError> {
-    let refusal = server.bench.and_then(|bench| bench.refusal(clock::now()));
-    let decoded = decode::decode(&section, replies).and_then(|resolutions| {
+    let refusal = server
+        .clock_hold
+        .and_then(|hold| hold.refusal(clock::now()));
+    let decoded = decode::decode(&group, replies).and_then(|actions| {
         if !server.dialect.literal {
-            count(&section, &resolutions, &mut settlement.count)?;
+            count(&group, &actions, &mut completion.count)?;
         }
-        Ok(resolutions)
+        Ok(actions)
     });
-    let resolutions = match decoded {
-        Ok(resolutions) => resolutions,
+    let actions = match decoded {
+        Ok(actions) => actions,
         Err(error) => {
-            let replies = section.requests.into_iter().map(|pending| pending.reply);
+            let replies = group.requests.into_iter().map(|pending| pending.reply);
             answers.extend(replies.map(|reply| (reply, Err(error.clone()))));
             return Err(error);
         }
     };
-    let are_together = matches!(section.kind, Kind::AcquireTogether(..));
+    let are_together = matches!(group.kind, GroupKind::AcquireTogether(..));
     if are_together {
-        settlement.joined = Some(!resolutions.contains(&Resolution::Again));
+        completion.joined = Some(!actions.contains(&ReplyAction::Again));
     }
     let mut absent = Vec::new();
     let mut held = Vec::new();
     let mut holders = Vec::new();
-    for (pending, resolution) in section.requests.into_iter().zip(resolutions) {
-        match resolution {
-            Resolution::Answer(answer) => {
+    for (pending, action) in group.requests.into_iter().zip(actions) {
+        match action {
+            ReplyAction::Answer(answer) => {
                 // What was asked for before its clock was known to be stepped.
                 // The entry goes with the attempt, or stays with its lease.
                 let answer = match (&answer, &refusal) {
@@ -202,33 +228,33 @@ fn batch(
                 };
                 answers.push((pending.reply, answer));
             }
-            Resolution::AskRemaining(holder) => {
+            ReplyAction::AskRemaining(holder) => {
                 holders.push(holder);
                 held.push(pending);
             }
-            Resolution::Raise(counter) => {
-                settlement.again.extend(raise(&pending));
+            ReplyAction::Raise(counter) => {
+                completion.again.extend(raise(&pending));
                 let granted = Ok(Reply::Granted { counter });
                 let answer = refusal.clone().map_or(granted, Err);
                 answers.push((pending.reply, answer));
             }
-            Resolution::Undo(serving) => {
-                settlement.again.extend(undo(&pending));
+            ReplyAction::Undo(serving) => {
+                completion.again.extend(undo(&pending));
                 answers.push((pending.reply, Ok(Reply::Stale(serving))));
             }
-            Resolution::AskFound => absent.push(pending),
+            ReplyAction::AskFound => absent.push(pending),
             // Whoever it was for has been told that its time was over.
-            Resolution::Again if are_together && pending.reply.is_nobody() => {}
-            Resolution::Again => settlement.again.push(pending),
+            ReplyAction::Again if are_together && pending.reply.is_nobody() => {}
+            ReplyAction::Again => completion.again.push(pending),
         }
     }
     if !absent.is_empty() {
-        let question = Section::new(Kind::Found, absent, clock::now());
-        settlement.follow_ups.push(question);
+        let question = CommandGroup::new(GroupKind::Found, absent, clock::now());
+        completion.follow_ups.push(question);
     }
     if !held.is_empty() {
-        let question = Section::new(Kind::Remaining(holders), held, clock::now());
-        settlement.follow_ups.push(question);
+        let question = CommandGroup::new(GroupKind::Remaining(holders), held, clock::now());
+        completion.follow_ups.push(question);
     }
     Ok(())
 }
@@ -238,13 +264,13 @@ fn batch(
 /// # Errors
 /// They went back: nothing of it is believed.
 fn count(
-    section: &Section,
-    resolutions: &[Resolution],
+    group: &CommandGroup,
+    actions: &[ReplyAction],
     count: &mut Count,
 ) -> Result<(), NodeError> {
-    for (pending, resolution) in section.requests.iter().zip(resolutions) {
-        match resolution {
-            Resolution::Answer(Ok(Reply::Granted { counter })) | Resolution::Raise(counter) => {
+    for (pending, action) in group.requests.iter().zip(actions) {
+        match action {
+            ReplyAction::Answer(Ok(Reply::Granted { counter })) | ReplyAction::Raise(counter) => {
                 count.grow(&pending.request, *counter)?;
             }
             _ => {}
@@ -254,16 +280,16 @@ fn count(
 }
 
 /// The answers to PTTL, one for each request.
-fn remaining(section: Section, replies: &[u8], answers: &mut Answers) -> Result<(), NodeError> {
-    let Kind::Remaining(holders) = section.kind else {
+fn remaining(group: CommandGroup, replies: &[u8], answers: &mut Answers) -> Result<(), NodeError> {
+    let GroupKind::Remaining(holders) = group.kind else {
         return Ok(());
     };
-    let mut pieces = Pieces::of(replies);
+    let mut values = Replies::of(replies);
     let mut fits = Ok(());
-    for (pending, holder) in section.requests.into_iter().zip(holders) {
-        let answer = match pieces.next() {
-            Some(Piece::Int(left)) => Ok(Reply::Busy(Rival::new(holder, decode::remaining(left)))),
-            Some(Piece::Error(line)) => Err(ErrorReply::of(line).explain()),
+    for (pending, holder) in group.requests.into_iter().zip(holders) {
+        let answer = match values.next() {
+            Some(Value::Int(left)) => Ok(Reply::Busy(Rival::new(holder, decode::remaining(left)))),
+            Some(Value::Error(line)) => Err(ErrorReply::of(line).explain()),
             _ => {
                 fits = Err(misfit("PTTL"));
                 Err(misfit("PTTL"))
@@ -278,12 +304,16 @@ fn remaining(section: Section, replies: &[u8], answers: &mut Answers) -> Result<
 ///
 /// What is there now may be younger than the release. That tells of nothing but
 /// who came after: the entry was gone, and its token is not used again.
-fn not_released(section: Section, replies: &[u8], answers: &mut Answers) -> Result<(), NodeError> {
-    let mut pieces = Pieces::of(replies);
+fn not_released(
+    group: CommandGroup,
+    replies: &[u8],
+    answers: &mut Answers,
+) -> Result<(), NodeError> {
+    let mut values = Replies::of(replies);
     let mut fits = Ok(());
-    for pending in section.requests {
-        let found = pieces.next();
-        if !matches!(found, Some(Piece::Nil | Piece::Bulk(_) | Piece::Error(_))) {
+    for pending in group.requests {
+        let found = values.next();
+        if !matches!(found, Some(Value::Nil | Value::Bulk(_) | Value::Error(_))) {
             fits = Err(misfit("GET"));
         }
         let answer = match &pending.request {
@@ -293,22 +323,6 @@ fn not_released(section: Section, replies: &[u8], answers: &mut Answers) -> Resu
         answers.push((pending.reply, answer));
     }
     fits
-}
-
-impl Section {
-    /// Answers all its requests that have no answer, for the connection broke.
-    pub(crate) fn fail(self, error: &NodeError) {
-        for pending in self.requests {
-            pending.reply.send(Err(error.clone()));
-        }
-    }
-}
-
-impl Pending {
-    /// Answers that time is up, and lets nothing further be answered.
-    pub(crate) fn expire(&mut self) {
-        std::mem::replace(&mut self.reply, ReplyTo::nobody()).send(Err(timeout()));
-    }
 }
 
 /// The release of an entry that was made under a view that is not served.
@@ -352,5 +366,30 @@ fn follow_up(pending: &Pending, request: Request) -> Pending {
         request,
         deadline: pending.deadline,
         reply: ReplyTo::nobody(),
+    }
+}
+
+impl CommandGroup {
+    /// Has its requests sent again; `later` is what went out after it.
+    fn send_again<'a>(
+        self,
+        later: impl Iterator<Item = &'a Self> + Clone,
+        completion: &mut Completion,
+        answers: &mut Answers,
+    ) {
+        completion.is_unloaded = true;
+        if self.kind == GroupKind::Recheck {
+            let again = Self::new(GroupKind::Recheck, Vec::new(), clock::now());
+            completion.follow_ups.push(again);
+        }
+        for pending in self.requests {
+            // Nobody waits for the entry that it would make.
+            let is_idle = pending.reply.is_nobody() && makes_entries(&pending.request);
+            if is_released(&pending.request, later.clone()) {
+                answers.push((pending.reply, Err(overtaken())));
+            } else if !is_idle {
+                completion.again.push(pending);
+            }
+        }
     }
 }

@@ -1,18 +1,18 @@
 //! The task of one node: makes the connection, again and again, and has each
-//! serve the lane.
+//! serve the pipeline.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::node::redis::RedisOptions;
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::attempt::Attempt;
-use crate::node::redis::connection::clock_monitor::Wall;
+use crate::node::redis::connection::clock_monitor::ClockMonitor;
 use crate::node::redis::connection::handshake::{Connection, connect};
+use crate::node::redis::options::RedisOptions;
 use crate::node::redis::pipeline::reader::Session;
-use crate::node::redis::pipeline::state::Lane;
+use crate::node::redis::pipeline::state::Pipeline;
 use crate::proto::backoff::Backoff;
 use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus};
 use crate::telemetry::events;
@@ -27,8 +27,8 @@ pub(crate) struct Driver {
     name: Box<str>,
     address: Arc<Address>,
     options: RedisOptions,
-    lane: Arc<Lane>,
-    wall: Wall,
+    pipeline: Arc<Pipeline>,
+    clock_monitor: ClockMonitor,
 }
 
 impl Driver {
@@ -36,18 +36,18 @@ impl Driver {
         name: &str,
         address: Arc<Address>,
         options: RedisOptions,
-        lane: Arc<Lane>,
+        pipeline: Arc<Pipeline>,
     ) -> Self {
         Self {
             name: name.into(),
             address,
             options,
-            lane,
-            wall: Wall::default(),
+            pipeline,
+            clock_monitor: ClockMonitor::default(),
         }
     }
 
-    /// Runs until the lane is closed and everything in it is answered.
+    /// Runs until the pipeline is closed and everything in it is answered.
     pub(crate) async fn run(mut self) {
         let mut failures = 0;
         let mut told = None;
@@ -62,11 +62,16 @@ impl Driver {
                     failures = 0;
                     told = None;
                     events::connected(&self.name, &self.address);
-                    let (error, status) =
-                        Session::serve(&self.lane, &self.address, &mut self.wall, connection).await;
+                    let (error, status) = Session::serve(
+                        &self.pipeline,
+                        &self.address,
+                        &mut self.clock_monitor,
+                        connection,
+                    )
+                    .await;
                     known = Some(status);
                     if error.kind() != NodeErrorKind::Closed {
-                        self.lane.lost();
+                        self.pipeline.lost();
                         events::connection_lost(&self.name, &self.address, &error);
                     }
                     error
@@ -74,14 +79,14 @@ impl Driver {
                 Err(error) => {
                     failures += 1;
                     self.tell(&error, told.replace(error.kind()));
-                    self.lane.fail(&error);
+                    self.pipeline.fail(&error);
                     let wait = Backoff::RECONNECT.wait(failures, rand::random());
                     self.pause(wait).await;
                     error
                 }
             };
-            if self.lane.is_closed() {
-                return self.lane.fail(&error);
+            if self.pipeline.is_closed() {
+                return self.pipeline.fail(&error);
             }
         }
     }
@@ -100,8 +105,8 @@ impl Driver {
 
     async fn pause(&self, wait: Duration) {
         let until = clock::now() + wait;
-        while !self.lane.is_closed() && clock::now() < until {
-            clock::within(Some(until), self.lane.attention()).await;
+        while !self.pipeline.is_closed() && clock::now() < until {
+            clock::within(Some(until), self.pipeline.attention()).await;
         }
     }
 
@@ -115,18 +120,21 @@ impl Driver {
         let connecting = clock::within(Some(attempt.deadline), connecting);
         tokio::pin!(connecting);
         loop {
-            let timer = self.lane.duties(&mut VecDeque::new(), tell_at).timer;
+            let timer = self
+                .pipeline
+                .task_input(&mut VecDeque::new(), tell_at)
+                .timer;
             tokio::select! {
                 biased;
                 connected = &mut connecting => {
                     return connected.unwrap_or_else(|| Err(attempt.late(&self.address)));
                 }
-                _ = clock::within(timer, self.lane.attention()) => {
+                _ = clock::within(timer, self.pipeline.attention()) => {
                     let now = clock::now();
-                    self.lane.expire(now);
+                    self.pipeline.expire(now);
                     if tell_at.is_some_and(|at| now >= at) {
                         tell_at = None;
-                        self.lane.fail(&attempt.late(&self.address));
+                        self.pipeline.fail(&attempt.late(&self.address));
                     }
                 }
             }

@@ -21,13 +21,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::node::redis::codec::decode::{misfit, unexpected};
-use crate::node::redis::codec::encode::command;
-use crate::node::redis::connection::handshake::{Identity, Line};
-use crate::node::redis::pipeline::batch::{Kind, Section};
-use crate::node::redis::resp::error_reply::ErrorReply;
-use crate::node::redis::resp::parser::{Piece, Pieces, reply_len};
-use crate::proto::node::message::{NodeError, NodeErrorKind, Request, Slot, ViewId};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
+use crate::node::redis::codec::encode::identity_sections;
+use crate::node::redis::connection::server_info::{Identity, lost_data};
+use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
+use crate::node::redis::resp::parser::{Replies, Value};
+use crate::proto::node::message::{NodeError, Request, Slot, ViewId};
 use crate::proto::time::Instant;
 
 /// How old the last check may be when something is asked that relies on it.
@@ -41,131 +40,6 @@ const MAX_AGE: Duration = Duration::from_millis(100);
 /// it the check would be too old by the time the answers are there.
 const LONGEST_WAY: Duration = Duration::from_millis(40);
 
-const SECTIONS: [&[u8]; 3] = [b"replication", b"stats", b"memory"];
-
-/// Facts that may change while a server runs, and decide whether it is still
-/// fit.
-const CHANGING: [&[u8]; 4] = [
-    b"role",
-    b"master_replid",
-    b"evicted_keys",
-    b"maxmemory_policy",
-];
-
-/// Has a server push what happens to its data.
-const TELL: [&[&[u8]]; 2] = [
-    &[b"HELLO", b"3"],
-    &[b"CLIENT", b"TRACKING", b"ON", b"OPTIN"],
-];
-
-impl Line<'_> {
-    /// Asks who the server is.
-    pub(crate) async fn introduce(&mut self) -> Result<Identity, NodeError> {
-        let (_, identity) = self.ask_identity(&[]).await?;
-        Ok(identity)
-    }
-
-    /// Has the server push on this connection that its data was flushed or
-    /// replaced, and asks who it is: in this order, so that what happens
-    /// afterwards is pushed. False where it does not push, or not for this
-    /// user. No key is tracked for that: tracking costs the server nothing.
-    pub(crate) async fn introduce_and_be_told(&mut self) -> Result<(bool, Identity), NodeError> {
-        let (told, identity) = self.ask_identity(&TELL).await?;
-        let rest = reply_len(&told).ok().flatten().map(|len| &told[len..]);
-        let second = rest.and_then(|rest| Pieces::of(rest).next());
-        let is_told = matches!(
-            (Pieces::of(&told).next(), second),
-            (Some(Piece::List(_)), Some(Piece::Status(_)))
-        );
-        Ok((is_told, identity))
-    }
-
-    /// Sends `ahead` and then asks who the server is; the replies to `ahead`.
-    async fn ask_identity(&mut self, ahead: &[&[&[u8]]]) -> Result<(Vec<u8>, Identity), NodeError> {
-        const SECTIONS: [&[u8]; 5] = [
-            b"server",
-            b"replication",
-            b"stats",
-            b"memory",
-            b"persistence",
-        ];
-        let write = |out: &mut Vec<u8>| {
-            ahead.iter().for_each(|parts| command(out, parts));
-            SECTIONS
-                .iter()
-                .for_each(|section| command(out, &[b"INFO", section]));
-        };
-        let mut answers = self.ask(write, ahead.len() + SECTIONS.len()).await?;
-        let mut len = 0;
-        for _ in ahead {
-            let next = reply_len(&answers[len..]);
-            len += next.ok().flatten().ok_or_else(|| misfit("HELLO"))?;
-        }
-        let mut identity = Identity::default();
-        let mut pieces = Pieces::of(&answers[len..]);
-        for _ in SECTIONS {
-            match pieces.next() {
-                Some(Piece::Bulk(text)) => identity.take_in(text),
-                other => return Err(unexpected(other, "INFO")),
-            }
-        }
-        answers.truncate(len);
-        Ok((answers, identity))
-    }
-}
-
-impl Identity {
-    /// Adds what may change while the server runs.
-    pub(crate) fn take_in_changing(&mut self, section: &[u8]) {
-        let is_wanted = |line: &&[u8]| {
-            let mut names = CHANGING.iter();
-            names.any(|name| {
-                line.strip_prefix(*name)
-                    .is_some_and(|rest| rest.starts_with(b":"))
-            })
-        };
-        let lines = section.split(|&byte| byte == b'\n').filter(is_wanted);
-        lines.for_each(|line| self.take_in(line));
-    }
-
-    /// What of its incarnation can change while it runs. Whoever says nothing
-    /// of evictions has seen none.
-    pub(crate) fn history(&self) -> Option<String> {
-        let history = self.fact("master_replid")?;
-        Some(match self.fact("evicted_keys") {
-            None | Some("0") => history.to_owned(),
-            Some(evicted) => format!("{history}/{evicted}"),
-        })
-    }
-
-    /// Whether it is still the same incarnation.
-    pub(crate) fn check_same(&self, incarnation: &[u8]) -> Result<(), NodeError> {
-        let now = self.history().ok_or_else(|| misfit("INFO"))?;
-        let before = incarnation.iter().position(|&byte| byte == b'/');
-        let before = before.map_or(incarnation, |slash| &incarnation[slash + 1..]);
-        if before == now.as_bytes() {
-            return Ok(());
-        }
-        let replid = |history: &[u8]| history.split(|&byte| byte == b'/').next().map(Vec::from);
-        Err(if replid(before) == replid(now.as_bytes()) {
-            lost_data(
-                "the server has evicted keys, locks maybe among them: keep maxmemory-policy at noeviction",
-            )
-        } else {
-            lost_data("the server was a replica meanwhile, or has got its first one")
-        })
-    }
-}
-
-/// The sections of INFO that a check reads.
-pub(crate) fn sections(with_policy: bool) -> &'static [&'static [u8]] {
-    if with_policy {
-        &SECTIONS
-    } else {
-        &SECTIONS[..2]
-    }
-}
-
 /// Compares what a server says of itself with the incarnation that it was when
 /// the connection was made.
 ///
@@ -177,10 +51,10 @@ pub(crate) fn verify(
     incarnation: &[u8],
 ) -> Result<(), NodeError> {
     let mut identity = Identity::default();
-    let mut pieces = Pieces::of(replies);
-    for _ in sections(with_policy) {
-        match pieces.next() {
-            Some(Piece::Bulk(text)) => identity.take_in_changing(text),
+    let mut values = Replies::of(replies);
+    for _ in identity_sections(with_policy) {
+        match values.next() {
+            Some(Value::Bulk(text)) => identity.take_in_changing(text),
             other => return Err(unexpected(other, "INFO")),
         }
     }
@@ -198,14 +72,6 @@ pub(crate) fn verify(
         identity.check_eviction()?;
     }
     Ok(())
-}
-
-/// What a server is told that was replaced, or may have been.
-pub(crate) fn lost_data(what_happened: &str) -> NodeError {
-    NodeError::new(
-        NodeErrorKind::LostData,
-        format!("{what_happened}: it grants nothing until it is let in again, after max_ttl"),
-    )
 }
 
 /// When the sending end has the server checked.
@@ -248,9 +114,9 @@ impl Checks {
     }
 }
 
-/// The section of a check.
-pub(crate) fn check(with_policy: bool, now: Instant) -> Section {
-    Section::new(Kind::Identity { with_policy }, Vec::new(), now)
+/// The group of a check.
+pub(crate) fn check(with_policy: bool, now: Instant) -> CommandGroup {
+    CommandGroup::new(GroupKind::Identity { with_policy }, Vec::new(), now)
 }
 
 /// What the receiving end believes.
@@ -265,9 +131,9 @@ pub(crate) struct Trust {
     /// read before the push is out of date.
     is_pierced: bool,
     asked_at: Instant,
-    /// Sections and their replies, in the order in which they came, that wait
+    /// Groups and their replies, in the order in which they came, that wait
     /// for a check. No more than may be in flight, and what follows from it.
-    held: VecDeque<(Section, Vec<u8>)>,
+    held: VecDeque<(CommandGroup, Vec<u8>)>,
 }
 
 impl Trust {
@@ -285,21 +151,21 @@ impl Trust {
 
     /// Something happened to the server's data, or may have, while `front` was
     /// next to be answered, of whose replies `read` bytes were there.
-    pub(crate) fn doubt(&mut self, front: Option<&Section>, read: usize) {
+    pub(crate) fn doubt(&mut self, front: Option<&CommandGroup>, read: usize) {
         self.is_doubtful = true;
-        self.is_pierced |= read > 0 && front.is_some_and(Section::is_check);
+        self.is_pierced |= read > 0 && front.is_some_and(CommandGroup::is_check);
     }
 
-    /// Whether the replies to this section wait for a check. Once one does, all
+    /// Whether the replies to this group wait for a check. Once one does, all
     /// that follow do: what came first is settled first.
-    pub(crate) fn must_hold(&self, section: &Section, now: Instant) -> bool {
+    pub(crate) fn must_hold(&self, group: &CommandGroup, now: Instant) -> bool {
         let is_stale = now > self.verified_at + MAX_AGE;
         !self.held.is_empty()
-            || section.kind.relies_on_identity() && (!self.is_told || self.is_doubtful || is_stale)
+            || group.kind.relies_on_identity() && (!self.is_told || self.is_doubtful || is_stale)
     }
 
-    pub(crate) fn hold(&mut self, section: Section, replies: &[u8]) {
-        self.held.push_back((section, replies.to_vec()));
+    pub(crate) fn hold(&mut self, group: CommandGroup, replies: &[u8]) {
+        self.held.push_back((group, replies.to_vec()));
     }
 
     /// A check that was asked for at `asked_at` has been passed.
@@ -311,7 +177,7 @@ impl Trust {
     }
 
     /// The next of what waited, if there is nothing to wait for any more.
-    pub(crate) fn next_believed(&mut self) -> Option<(Section, Vec<u8>)> {
+    pub(crate) fn next_believed(&mut self) -> Option<(CommandGroup, Vec<u8>)> {
         if self.is_doubtful {
             return None;
         }
@@ -330,22 +196,22 @@ impl Trust {
     }
 
     /// What waits for a check, oldest first, with its replies.
-    pub(crate) fn waiting(&self) -> &VecDeque<(Section, Vec<u8>)> {
+    pub(crate) fn waiting(&self) -> &VecDeque<(CommandGroup, Vec<u8>)> {
         &self.held
     }
 
-    /// The sections that wait for a check.
-    pub(crate) fn held(&mut self) -> impl Iterator<Item = &mut Section> {
-        self.held.iter_mut().map(|(section, _)| section)
+    /// The groups that wait for a check.
+    pub(crate) fn held(&mut self) -> impl Iterator<Item = &mut CommandGroup> {
+        self.held.iter_mut().map(|(group, _)| group)
     }
 
     /// When the first request that waits runs out of time.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.held.iter().map(|(section, _)| section.due()).min()
+        self.held.iter().map(|(group, _)| group.due()).min()
     }
 
-    pub(crate) fn into_held(self) -> impl Iterator<Item = Section> {
-        self.held.into_iter().map(|(section, _)| section)
+    pub(crate) fn into_held(self) -> impl Iterator<Item = CommandGroup> {
+        self.held.into_iter().map(|(group, _)| group)
     }
 }
 
@@ -388,8 +254,9 @@ pub(crate) fn is_upset(replies: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::node::ReplyTo;
-    use crate::node::redis::fuzzing::sections::section;
+    use crate::node::redis::fuzzing::groups::group;
     use crate::proto::lease::{Key, Token, Ttl};
+    use crate::proto::node::message::NodeErrorKind;
 
     fn at(millis: u64) -> Instant {
         Instant::default() + Duration::from_millis(millis)
@@ -450,12 +317,12 @@ mod tests {
         assert_eq!(untold.due(at(51), quick), behind(false));
     }
 
-    fn of_kind(kind: u8) -> Section {
+    fn of_kind(kind: u8) -> CommandGroup {
         let keys = [Key::new("a").unwrap()];
-        section(kind, &keys, &mut ReplyTo::nobody)
+        group(kind, &keys, &mut ReplyTo::nobody)
     }
 
-    /// Sections by their number: an extend, a release, STATUS, a check.
+    /// Groups by their number: an extend, a release, STATUS, a check.
     const EXTEND: u8 = 3;
     const RELEASE: u8 = 4;
     const STATUS: u8 = 11;

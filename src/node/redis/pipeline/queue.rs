@@ -9,7 +9,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use crate::node::redis::pipeline::state::Pending;
+use crate::node::redis::codec::request::Pending;
 use crate::proto::lease::Token;
 use crate::proto::node::message::Request;
 use crate::proto::time::Instant;

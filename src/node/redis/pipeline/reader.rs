@@ -8,20 +8,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::node::redis::codec::encode::Dialect;
+use crate::node::redis::codec::capabilities::Dialect;
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
+use crate::node::redis::codec::request::{Answers, closed, deliver};
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::clock_monitor;
-use crate::node::redis::connection::clock_monitor::{Verdict, Wall};
+use crate::node::redis::connection::clock_monitor::{ClockMonitor, Verdict};
 use crate::node::redis::connection::error::{broken, no_reply};
 use crate::node::redis::connection::handshake::Connection;
 use crate::node::redis::connection::stream::{Receiver, Sender};
-use crate::node::redis::pipeline::batch::{Kind, Section};
-use crate::node::redis::pipeline::completion::{Server, settle};
+use crate::node::redis::pipeline::completion::{Completion, Server, settle};
 use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::{Checks, Count, Trust};
-use crate::node::redis::pipeline::state::{Answers, Lane, Settlement, closed, deliver};
-use crate::node::redis::pipeline::writer::{Link, is_absent};
-use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, reply_len};
+use crate::node::redis::pipeline::state::Pipeline;
+use crate::node::redis::pipeline::writer::{Writer, is_absent};
+use crate::node::redis::resp::parser::{Malformed, take_push};
 use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus};
 use crate::proto::time::{Instant, outwait};
 use crate::telemetry::events;
@@ -35,16 +36,16 @@ const RECHECK: Duration = Duration::from_millis(500);
 
 /// One connection's life.
 pub(crate) struct Session<'a> {
-    lane: &'a Lane,
+    pipeline: &'a Pipeline,
     address: &'a Address,
-    wall: &'a mut Wall,
+    clock_monitor: &'a mut ClockMonitor,
     dialect: Arc<Dialect>,
     status: NodeStatus,
     trust: Trust,
     count: Count,
     recheck_at: Instant,
-    /// Oldest first; the lane has what was sent last.
-    in_flight: VecDeque<Section>,
+    /// Oldest first; the pipeline has what was sent last.
+    in_flight: VecDeque<CommandGroup>,
     inbox: Inbox,
     answers: Answers,
 }
@@ -53,13 +54,13 @@ pub(crate) struct Session<'a> {
 #[derive(Default)]
 struct Inbox {
     bytes: Vec<u8>,
-    /// The replies up to here are whole, but others of their section are not.
+    /// The replies up to here are whole, but others of their group are not.
     scanned: usize,
 }
 
 /// What stands next in what has been read.
 enum Next {
-    /// All replies to the oldest section: so many bytes.
+    /// All replies to the oldest group: so many bytes.
     Replies(usize),
     /// What nobody asked for, and what is taken out now.
     Push,
@@ -69,10 +70,14 @@ enum Next {
 
 impl Inbox {
     /// Looks behind the bytes that are settled.
-    fn next(&mut self, settled: usize, front: Option<&mut Section>) -> Result<Next, Malformed> {
+    fn next(
+        &mut self,
+        settled: usize,
+        front: Option<&mut CommandGroup>,
+    ) -> Result<Next, Malformed> {
         let is_asked = front.is_some();
         let whole = match front {
-            Some(section) => section.whole(&self.bytes[settled..], &mut self.scanned)?,
+            Some(group) => group.whole(&self.bytes[settled..], &mut self.scanned)?,
             None => None,
         };
         let at = settled + self.scanned;
@@ -88,22 +93,6 @@ impl Inbox {
     }
 }
 
-/// Takes a push out of `bytes` if one begins at `at` and is whole. Whatever it
-/// says, only that the data was flushed can have led to it: no key is tracked.
-pub(crate) fn take_push(bytes: &mut Vec<u8>, at: usize) -> Result<bool, Malformed> {
-    if bytes.get(at) != Some(&b'>') {
-        return Ok(false);
-    }
-    match reply_len(&bytes[at..])? {
-        Some(len) => {
-            bytes.drain(at..at + len);
-            Ok(true)
-        }
-        None if bytes.len() - at > MAX_REPLY => Err(Malformed),
-        None => Ok(false),
-    }
-}
-
 /// What a caller could not write, and how far it has been written.
 #[derive(Default)]
 struct Backlog {
@@ -113,13 +102,13 @@ struct Backlog {
 }
 
 impl<'a> Session<'a> {
-    /// Serves the lane until the connection breaks or the lane is closed and
+    /// Serves the pipeline until the connection breaks or the pipeline is closed and
     /// empty; says why it ended, and what the server was last known to be.
     /// Whatever is unanswered then is failed.
     pub(crate) async fn serve(
-        lane: &'a Lane,
+        pipeline: &'a Pipeline,
         address: &'a Address,
-        wall: &'a mut Wall,
+        clock_monitor: &'a mut ClockMonitor,
         connection: Connection,
     ) -> (NodeError, NodeStatus) {
         let Connection {
@@ -134,16 +123,16 @@ impl<'a> Session<'a> {
         let (receiver, sender) = stream.into_ends();
         let dialect = Arc::new(dialect);
         let checks = Checks::new(is_told, verified_at);
-        let mut link = Link::new(
+        let mut writer = Writer::new(
             Arc::clone(&dialect),
             status.clone(),
             checks,
             sender.socket(),
         );
         let mut session = Self {
-            lane,
+            pipeline,
             address,
-            wall,
+            clock_monitor,
             dialect,
             status,
             trust: Trust::new(is_told, verified_at),
@@ -156,14 +145,16 @@ impl<'a> Session<'a> {
         if is_doubtful {
             session.trust.doubt(None, 0);
         }
-        session.wall.belongs_to(&session.dialect.incarnation);
+        session
+            .clock_monitor
+            .belongs_to(&session.dialect.incarnation);
         session.read_clock(asked_at, time);
-        link.bench = session.wall.bench();
-        lane.connected(link);
+        writer.clock_hold = session.clock_monitor.hold();
+        pipeline.connected(writer);
         let error = session.pump(receiver, sender).await;
-        session.in_flight.extend(lane.disconnected());
-        for section in session.trust.into_held().chain(session.in_flight) {
-            section.fail(&error);
+        session.in_flight.extend(pipeline.disconnected());
+        for group in session.trust.into_held().chain(session.in_flight) {
+            group.fail(&error);
         }
         (error, session.status)
     }
@@ -176,15 +167,15 @@ impl<'a> Session<'a> {
         loop {
             let recheck = is_absent(&self.status).then_some(self.recheck_at);
             let due = [recheck, self.trust.due()].into_iter().flatten().min();
-            let duties = self.lane.duties(&mut self.in_flight, due);
-            if let Some(bytes) = duties.backlog {
+            let input = self.pipeline.task_input(&mut self.in_flight, due);
+            if let Some(bytes) = input.backlog {
                 backlog = Backlog::of(bytes);
             }
-            if duties.is_over && !backlog.is_pending {
+            if input.is_over && !backlog.is_pending {
                 return closed();
             }
-            if timer_at != duties.timer {
-                timer_at = duties.timer;
+            if timer_at != input.timer {
+                timer_at = input.timer;
                 if let Some(at) = timer_at {
                     let left = at.saturating_since(clock::now());
                     timer.as_mut().reset(tokio::time::Instant::now() + left);
@@ -207,10 +198,10 @@ impl<'a> Session<'a> {
                 }
                 written = backlog.write(&mut sender), if backlog.is_pending => match written {
                     Ok(()) if backlog.is_pending => {}
-                    Ok(()) => self.lane.backlog_sent(),
+                    Ok(()) => self.pipeline.backlog_sent(),
                     Err(error) => return self.broken(&error),
                 },
-                () = self.lane.attention() => self.lane.resume(),
+                () = self.pipeline.attention() => self.pipeline.resume(),
                 () = async { if !is_late { timer.as_mut().await } }, if timer_at.is_some() => {
                     timer_at = None;
                     if self.expire() {
@@ -225,34 +216,34 @@ impl<'a> Session<'a> {
     /// Answers what has run out of time; true if the connection is stuck.
     fn expire(&mut self) -> bool {
         let now = clock::now();
-        self.lane.expire(now);
-        self.lane.collect_sent(&mut self.in_flight);
+        self.pipeline.expire(now);
+        self.pipeline.collect_sent(&mut self.in_flight);
         let mut is_stuck = false;
-        for section in self.trust.held().chain(&mut self.in_flight) {
-            is_stuck |= section.expire(now);
+        for group in self.trust.held().chain(&mut self.in_flight) {
+            is_stuck |= group.expire(now);
         }
         if is_absent(&self.status) && now >= self.recheck_at {
             self.recheck_at = now + RECHECK;
-            let recheck = Section::new(Kind::Recheck, Vec::new(), now);
-            self.lane.settled(Settlement {
+            let recheck = CommandGroup::new(GroupKind::Recheck, Vec::new(), now);
+            self.pipeline.settled(Completion {
                 follow_ups: vec![recheck],
-                ..Settlement::default()
+                ..Completion::default()
             });
         }
         is_stuck
     }
 
-    /// Settles every section whose replies are all there. What follows from
+    /// Settles every group whose replies are all there. What follows from
     /// them is sent before the callers are woken: the server and they then
     /// work at the same time.
     fn take_in(&mut self) -> Result<(), NodeError> {
-        self.lane.collect_sent(&mut self.in_flight);
+        self.pipeline.collect_sent(&mut self.in_flight);
         let now = clock::now();
         // Its room is used again and again.
         let mut answers = std::mem::take(&mut self.answers);
-        let mut settlement = Settlement {
+        let mut completion = Completion {
             count: self.count,
-            ..Settlement::default()
+            ..Completion::default()
         };
         let mut settled = 0;
         let outcome = loop {
@@ -263,7 +254,7 @@ impl<'a> Session<'a> {
                 Ok(Next::Replies(len)) => {
                     let replies = settled..settled + len;
                     settled += len;
-                    let outcome = self.settle_front(replies, now, &mut settlement, &mut answers);
+                    let outcome = self.settle_front(replies, now, &mut completion, &mut answers);
                     if outcome.is_err() {
                         break outcome;
                     }
@@ -271,67 +262,67 @@ impl<'a> Session<'a> {
             }
         };
         self.inbox.bytes.drain(..settled);
-        self.count = settlement.count;
-        if let Some(status) = &settlement.status {
+        self.count = completion.count;
+        if let Some(status) = &completion.status {
             self.status = status.clone();
         }
-        if self.trust.wants_check(now) && !self.in_flight.iter().any(Section::is_check) {
+        if self.trust.wants_check(now) && !self.in_flight.iter().any(CommandGroup::is_check) {
             // Ahead of what follows from replies that wait for it.
-            settlement
+            completion
                 .follow_ups
                 .insert(0, identity_check::check(true, now));
         }
-        settlement.bench = self.wall.bench();
-        self.lane.settled(settlement);
+        completion.clock_hold = self.clock_monitor.hold();
+        self.pipeline.settled(completion);
         deliver(&mut answers);
         self.answers = answers;
         outcome
     }
 
-    /// Settles the oldest section, whose `replies` stand there in the inbox, or
+    /// Settles the oldest group, whose `replies` stand there in the inbox, or
     /// has it wait until the server has said that it is still the same.
     fn settle_front(
         &mut self,
         replies: Range<usize>,
         now: Instant,
-        settlement: &mut Settlement,
+        completion: &mut Completion,
         answers: &mut Answers,
     ) -> Result<(), NodeError> {
-        let Some(section) = self.in_flight.pop_front() else {
+        let Some(group) = self.in_flight.pop_front() else {
             return Ok(());
         };
         let replies = &self.inbox.bytes[replies];
-        if section.kind == Kind::Clock {
+        if group.kind == GroupKind::Clock {
             let time = clock_monitor::time(replies)?;
-            self.read_clock(section.sent_at, time);
+            self.read_clock(group.sent_at, time);
             return Ok(());
         }
-        if section.is_refused && identity_check::is_upset(replies) {
+        if group.is_refused && identity_check::is_upset(replies) {
             self.trust.doubt(None, 0);
         }
-        if section.is_check() {
-            let asked_at = section.sent_at;
-            settle(section, replies, &self.server(), settlement, answers)?;
+        if group.is_check() {
+            let asked_at = group.sent_at;
+            settle(group, replies, &self.server(), completion, answers)?;
             self.trust.verified(asked_at);
-            while let Some((section, replies)) = self.trust.next_believed() {
-                settle(section, &replies, &self.server(), settlement, answers)?;
+            while let Some((group, replies)) = self.trust.next_believed() {
+                settle(group, &replies, &self.server(), completion, answers)?;
             }
             return Ok(());
         }
-        if self.trust.must_hold(&section, now) {
-            self.trust.hold(section, replies);
+        if self.trust.must_hold(&group, now) {
+            self.trust.hold(group, replies);
             return Ok(());
         }
-        settle(section, replies, &self.server(), settlement, answers)
+        settle(group, replies, &self.server(), completion, answers)
     }
 
-    /// What is known of the server when it replies to a section that is settled
+    /// What is known of the server when it replies to a group that is settled
     /// now: what waits for a check was sent after that, as what is in flight.
     fn server(&self) -> Server<'_> {
         Server {
             dialect: &self.dialect,
             status: &self.status,
-            bench: self.wall.bench(),
+            clock_hold: self.clock_monitor.hold(),
             held: self.trust.waiting(),
             in_flight: &self.in_flight,
         }
@@ -339,9 +330,12 @@ impl<'a> Session<'a> {
 
     /// Compares the server's clock, as asked for at `asked_at`, with one's own.
     fn read_clock(&mut self, asked_at: Instant, time: Duration) {
-        let longest_ttl = self.lane.longest_ttl();
+        let longest_ttl = self.pipeline.longest_ttl();
         let node = self.address;
-        match self.wall.read(asked_at, clock::now(), time, longest_ttl) {
+        match self
+            .clock_monitor
+            .read(asked_at, clock::now(), time, longest_ttl)
+        {
             Verdict::Steady => {}
             Verdict::Ahead(step) => {
                 events::clock_stepped(node, step, outwait(longest_ttl));
@@ -352,33 +346,6 @@ impl<'a> Session<'a> {
 
     fn broken(&self, error: &io::Error) -> NodeError {
         broken(self.address, error)
-    }
-}
-
-impl Section {
-    /// The length of its replies at the beginning of `bytes`; `None`: more is
-    /// to come. What has been looked at is not looked at again.
-    pub(crate) fn whole(
-        &mut self,
-        bytes: &[u8],
-        scanned: &mut usize,
-    ) -> Result<Option<usize>, Malformed> {
-        while self.replies_due > 0 {
-            // What was pushed is no reply to it.
-            if bytes.get(*scanned) == Some(&b'>') {
-                return Ok(None);
-            }
-            match reply_len(&bytes[*scanned..])? {
-                Some(len) => {
-                    self.is_refused |= bytes[*scanned] == b'-';
-                    *scanned += len;
-                    self.replies_due -= 1;
-                }
-                None if bytes.len() > MAX_REPLY => return Err(Malformed),
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(std::mem::take(scanned)))
     }
 }
 

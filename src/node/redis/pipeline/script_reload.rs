@@ -14,34 +14,25 @@
 
 use std::time::Duration;
 
-use crate::clock;
-use crate::node::redis::codec::encode::{Dialect, command};
-use crate::node::redis::codec::scripts::Script;
-use crate::node::redis::connection::handshake::Line;
-use crate::node::redis::pipeline::batch::{Kind, Section};
-use crate::node::redis::pipeline::state::{Answers, Pending, Settlement};
-use crate::node::redis::resp::error_reply::ErrorReply;
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::codec::command_group::CommandGroup;
+use crate::node::redis::codec::request::{Answers, Pending};
 use crate::proto::node::message::{NodeError, NodeErrorKind, Request};
 use crate::proto::time::Instant;
 
 /// How long scripts go out with their text after one was missing.
-const WARINESS: Duration = Duration::from_secs(1);
-
-/// Replies to a script with its text: MULTI, two QUEUED, EXEC.
-const REPLIES: usize = 4;
+const RELOAD_PERIOD: Duration = Duration::from_secs(1);
 
 /// Whether a server may have lost its scripts.
 #[derive(Debug, Default)]
-pub(crate) struct Caution {
+pub(crate) struct ReloadPeriod {
     until: Option<Instant>,
 }
 
-impl Caution {
+impl ReloadPeriod {
     /// A script was missing. True: that is news, and all are to be loaded.
     pub(crate) fn begin(&mut self, now: Instant) -> bool {
         let is_news = !self.is_on(now);
-        self.until = Some(now + WARINESS);
+        self.until = Some(now + RELOAD_PERIOD);
         is_news
     }
 
@@ -50,90 +41,10 @@ impl Caution {
     }
 }
 
-/// Appends the loading of `script` and what `call` appends, as one.
-pub(crate) fn together(
-    script: Script,
-    call: impl FnOnce(&mut Vec<u8>),
-    out: &mut Vec<u8>,
-) -> usize {
-    command(out, &[b"MULTI"]);
-    script.load(out);
-    call(out);
-    command(out, &[b"EXEC"]);
-    REPLIES
-}
-
-/// The reply of the script in the replies to a script with its text; `None`:
-/// they are others.
-pub(crate) fn unpacked(replies: &[u8]) -> Option<&[u8]> {
-    let mut pieces = Pieces::of(replies);
-    for _ in 1..REPLIES {
-        let Piece::Status(_) = pieces.next()? else {
-            return None;
-        };
-    }
-    pieces.list(2)?;
-    pieces.bulk()?;
-    Some(pieces.rest())
-}
-
-impl Section {
-    /// The script that it calls.
-    pub(crate) fn script(&self) -> Option<Script> {
-        match &self.kind {
-            Kind::AcquireScript(_) => Some(Script::Acquire),
-            Kind::Extend(_) => Some(Script::Extend),
-            Kind::ReleaseScript => Some(Script::Release),
-            Kind::Recheck => Some(Script::Status),
-            Kind::Control => Script::of(&self.requests.first()?.request),
-            _ => None,
-        }
-    }
-
-    /// The script's own reply, where it went out with its text.
-    pub(crate) fn unpack<'a>(&mut self, replies: &'a [u8]) -> &'a [u8] {
-        let Some(reply) = unpacked(replies).filter(|_| self.has_text) else {
-            return replies;
-        };
-        self.is_refused |= reply.first() == Some(&b'-');
-        reply
-    }
-
-    /// Whether it was refused, for the server does not have its script.
-    pub(crate) fn is_unloaded(&self, replies: &[u8]) -> bool {
-        self.is_refused
-            && self.script().is_some()
-            && ErrorReply::first(replies).is_some_and(|error| error.is_unloaded())
-    }
-
-    /// Has its requests sent again; `later` is what went out after it.
-    pub(crate) fn send_again<'a>(
-        self,
-        later: impl Iterator<Item = &'a Self> + Clone,
-        settlement: &mut Settlement,
-        answers: &mut Answers,
-    ) {
-        settlement.is_unloaded = true;
-        if self.kind == Kind::Recheck {
-            let again = Self::new(Kind::Recheck, Vec::new(), clock::now());
-            settlement.follow_ups.push(again);
-        }
-        for pending in self.requests {
-            // Nobody waits for the entry that it would make.
-            let is_idle = pending.reply.is_nobody() && makes_entries(&pending.request);
-            if is_released(&pending.request, later.clone()) {
-                answers.push((pending.reply, Err(overtaken())));
-            } else if !is_idle {
-                settlement.again.push(pending);
-            }
-        }
-    }
-}
-
 /// Takes out of `again` what has been released since it was sent.
 pub(crate) fn without_released<'a>(
     again: Vec<Pending>,
-    later: impl Iterator<Item = &'a Section> + Clone,
+    later: impl Iterator<Item = &'a CommandGroup> + Clone,
     answers: &mut Answers,
 ) -> Vec<Pending> {
     let (released, rest) = again
@@ -147,12 +58,15 @@ pub(crate) fn without_released<'a>(
     rest
 }
 
-fn makes_entries(request: &Request) -> bool {
+pub(crate) fn makes_entries(request: &Request) -> bool {
     matches!(request, Request::Acquire { .. } | Request::Extend { .. })
 }
 
-/// Whether one of the sections `later` releases the entry of `request`.
-fn is_released<'a>(request: &Request, later: impl Iterator<Item = &'a Section>) -> bool {
+/// Whether one of the groups `later` releases the entry of `request`.
+pub(crate) fn is_released<'a>(
+    request: &Request,
+    later: impl Iterator<Item = &'a CommandGroup>,
+) -> bool {
     let (Request::Acquire { key, token, .. } | Request::Extend { key, token, .. }) = request else {
         return false;
     };
@@ -160,53 +74,11 @@ fn is_released<'a>(request: &Request, later: impl Iterator<Item = &'a Section>) 
         key: key.clone(),
         token: token.clone(),
     };
-    let mut requests = later.flat_map(|section| &section.requests);
+    let mut requests = later.flat_map(|group| &group.requests);
     requests.any(|pending| pending.request == own)
 }
 
-fn overtaken() -> NodeError {
+pub(crate) fn overtaken() -> NodeError {
     let message = "the server's scripts were flushed, and the lock was released before it could be asked for again";
     NodeError::new(NodeErrorKind::NotReady, message).unsent()
-}
-
-impl Dialect {
-    /// Appends `request` together with the text of its script; `None`: it has
-    /// none.
-    pub(crate) fn control_with_text(
-        &self,
-        request: &Request,
-        mark: u32,
-        out: &mut Vec<u8>,
-    ) -> Option<usize> {
-        let script = Script::of(request)?;
-        Some(together(
-            script,
-            |out| self.control(request, mark, out),
-            out,
-        ))
-    }
-}
-
-impl Line<'_> {
-    /// Asks what a script carries out. It was loaded on this connection, and may
-    /// have been flushed since: then it is sent again, once, with its text.
-    pub(crate) async fn call(
-        &mut self,
-        dialect: &Dialect,
-        request: &Request,
-        mark: u32,
-    ) -> Result<Vec<u8>, NodeError> {
-        let answer = self
-            .ask(|out| dialect.control(request, mark, out), 1)
-            .await?;
-        if !ErrorReply::first(&answer).is_some_and(|error| error.is_unloaded()) {
-            return Ok(answer);
-        }
-        let mut out = Vec::new();
-        let Some(replies) = dialect.control_with_text(request, mark, &mut out) else {
-            return Ok(answer);
-        };
-        let answer = self.ask(|line| line.append(&mut out), replies).await?;
-        Ok(unpacked(&answer).map_or_else(|| answer.clone(), <[u8]>::to_vec))
-    }
 }

@@ -1,4 +1,4 @@
-//! The queue between the callers and a connection. Who finds the line free
+//! The queue between the callers and a connection. Who finds the connection idle
 //! sends what waits, with no task in between.
 
 use std::collections::VecDeque;
@@ -10,14 +10,15 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::config::RouterConfig;
-use crate::node::ReplyTo;
-use crate::node::redis::connection::clock_monitor::Bench;
-use crate::node::redis::pipeline::batch::Section;
-use crate::node::redis::pipeline::identity_check::Count;
+use crate::node::redis::codec::command_group::CommandGroup;
+use crate::node::redis::codec::request::{
+    Answers, Pending, closed, deliver, forked, overloaded, unasked,
+};
+use crate::node::redis::pipeline::completion::Completion;
 use crate::node::redis::pipeline::queue::Queue;
 use crate::node::redis::pipeline::script_reload::without_released;
-use crate::node::redis::pipeline::writer::Link;
-use crate::proto::node::message::{Answer, NodeError, NodeErrorKind, NodeStatus, Request};
+use crate::node::redis::pipeline::writer::Writer;
+use crate::proto::node::message::{NodeError, Request};
 use crate::proto::time::Instant;
 use crate::runtime::origin::Origin;
 use crate::telemetry::metrics::LaneMeter;
@@ -26,24 +27,12 @@ use crate::telemetry::metrics::LaneMeter;
 /// to the node's task.
 const MAX_LED: usize = 8;
 
-/// A request that is yet to be answered.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) request: Request,
-    pub(crate) deadline: Instant,
-    pub(crate) reply: ReplyTo,
-}
-
-/// Answers that are to be given once no lock is held: who takes one in may
-/// have the next request already.
-pub(crate) type Answers = Vec<(ReplyTo, Answer)>;
-
 /// The queue of one node, and the sending end of its connection.
 #[derive(Debug, Default)]
-pub(crate) struct Lane {
+pub(crate) struct Pipeline {
     state: Mutex<State>,
     /// Has the node's task look: something is to be written or timed, or the
-    /// lane was closed.
+    /// pipeline was closed.
     attention: Notify,
     /// In milliseconds; 0: nobody has said, it is the default.
     longest_ttl: AtomicU64,
@@ -56,60 +45,60 @@ struct State {
     queue: Queue,
     /// When the node's task looks at the clock, at the latest.
     timer: Option<Instant>,
-    line: Line,
+    connection: ConnectionState,
     is_closed: bool,
 }
 
 /// What becomes of a new request.
 #[derive(Debug, Default)]
-enum Line {
+enum ConnectionState {
     /// It waits for a connection that is being made.
     #[default]
     Connecting,
     /// It is sent.
-    Up(Box<Link>),
+    Up(Box<Writer>),
     /// It fails at once: the server could not be reached a moment ago.
     Down(NodeError),
 }
 
 /// What the node's task is to do next.
 #[derive(Debug)]
-pub(crate) struct Duties {
+pub(crate) struct TaskInput {
     /// When to look at the clock, if anything waits.
     pub(crate) timer: Option<Instant>,
     /// Bytes that nobody could send at once.
     pub(crate) backlog: Option<Vec<u8>>,
-    /// The lane is closed, and all that was queued has been sent.
+    /// The pipeline is closed, and all that was queued has been sent.
     pub(crate) is_over: bool,
 }
 
 impl State {
     /// Why `request` is not even queued.
     fn refusal(&self, request: &Request, deadline: Instant) -> Option<NodeError> {
-        let error = match &self.line {
+        let error = match &self.connection {
             _ if self.is_closed => closed(),
-            Line::Down(error) => error.clone(),
+            ConnectionState::Down(error) => error.clone(),
             _ if self.queue.is_full_for(request) => overloaded(),
-            Line::Up(link)
+            ConnectionState::Up(writer)
                 if matches!(request, Request::Acquire { .. })
-                    && link.is_in_vain(deadline, self.queue.acquires()) =>
+                    && writer.is_in_vain(deadline, self.queue.acquires()) =>
             {
                 overloaded()
             }
-            Line::Connecting | Line::Up(_) => return None,
+            ConnectionState::Connecting | ConnectionState::Up(_) => return None,
         };
         Some(error.unsent())
     }
 
-    fn link(&mut self) -> Option<&mut Link> {
-        match &mut self.line {
-            Line::Up(link) => Some(link),
+    fn writer(&mut self) -> Option<&mut Writer> {
+        match &mut self.connection {
+            ConnectionState::Up(writer) => Some(writer),
             _ => None,
         }
     }
 }
 
-impl Lane {
+impl Pipeline {
     pub(crate) fn new(meter: LaneMeter, is_literal: bool) -> Self {
         let state = State {
             queue: Queue::new(is_literal),
@@ -122,7 +111,7 @@ impl Lane {
         }
     }
 
-    /// Queues a request, or says at once why not; sends it if the line is free.
+    /// Queues a request, or says at once why not; sends it if the connection is free.
     pub(crate) fn submit(&self, pending: Pending) {
         if self.origin.is_elsewhere() {
             return pending.reply.send(Err(forked().unsent()));
@@ -140,7 +129,7 @@ impl Lane {
         self.lead(state);
     }
 
-    /// Sends what waits, batch by batch, as long as the line is free for it.
+    /// Sends what waits, batch by batch, as long as the connection is free for it.
     /// The lock is let go while bytes are written: others queue up meanwhile.
     fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) {
         let mut answers = Answers::new();
@@ -151,21 +140,25 @@ impl Lane {
                 break;
             }
             led += 1;
-            let State { line, queue, .. } = &mut *state;
-            let Line::Up(link) = line else { break };
-            link.fill(queue, &mut answers, &self.meter.batch);
-            let Some(socket) = link.socket_for_output() else {
-                if link.has_backlog() {
+            let State {
+                connection, queue, ..
+            } = &mut *state;
+            let ConnectionState::Up(writer) = connection else {
+                break;
+            };
+            writer.fill(queue, &mut answers, &self.meter.batch);
+            let Some(socket) = writer.socket_for_output() else {
+                if writer.has_backlog() {
                     self.attention.notify_one();
                 }
                 break;
             };
-            let bytes = link.begin_sending();
+            let bytes = writer.begin_sending();
             let sent = MutexGuard::unlocked(&mut state, || socket.try_write(&bytes));
             // The connection may have been given up meanwhile.
-            let link = state.link().filter(|link| link.is_on(&socket));
-            let Some(link) = link else { break };
-            link.end_sending(bytes, sent.unwrap_or_else(give_up));
+            let writer = state.writer().filter(|writer| writer.is_on(&socket));
+            let Some(writer) = writer else { break };
+            writer.end_sending(bytes, sent.unwrap_or_else(give_up));
         }
         self.meter.queue.set(state.queue.len() as u32);
         drop(state);
@@ -191,20 +184,20 @@ impl Lane {
     }
 
     /// Goes on with a new connection.
-    pub(crate) fn connected(&self, link: Link) {
+    pub(crate) fn connected(&self, writer: Writer) {
         let mut state = self.state.lock();
-        state.line = Line::Up(Box::new(link));
+        state.connection = ConnectionState::Up(Box::new(writer));
         self.meter.connected.set(1);
         self.lead(state);
     }
 
     /// The connection is gone: what was sent on it comes back, and new
     /// requests wait for the next one.
-    pub(crate) fn disconnected(&self) -> VecDeque<Section> {
-        let line = std::mem::take(&mut self.state.lock().line);
+    pub(crate) fn disconnected(&self) -> VecDeque<CommandGroup> {
+        let connection = std::mem::take(&mut self.state.lock().connection);
         self.meter.connected.set(0);
-        match line {
-            Line::Up(link) => link.sent,
+        match connection {
+            ConnectionState::Up(writer) => writer.sent,
             _ => VecDeque::new(),
         }
     }
@@ -218,7 +211,7 @@ impl Lane {
     pub(crate) fn fail(&self, error: &NodeError) {
         let mut state = self.state.lock();
         let failed = state.queue.take_all();
-        state.line = Line::Down(error.clone());
+        state.connection = ConnectionState::Down(error.clone());
         self.meter.queue.set(0);
         drop(state);
         for pending in failed {
@@ -241,8 +234,8 @@ impl Lane {
         self.state.lock().is_closed = true;
         let cut_off = self.disconnected();
         self.fail(&closed());
-        for section in cut_off {
-            section.fail(&closed());
+        for group in cut_off {
+            group.fail(&closed());
         }
     }
 
@@ -257,20 +250,24 @@ impl Lane {
 
     /// What the node's task is to do. It takes over what has been sent; `due`
     /// is when else it must look at the clock.
-    pub(crate) fn duties(&self, in_flight: &mut VecDeque<Section>, due: Option<Instant>) -> Duties {
+    pub(crate) fn task_input(
+        &self,
+        in_flight: &mut VecDeque<CommandGroup>,
+        due: Option<Instant>,
+    ) -> TaskInput {
         let mut state = self.state.lock();
-        let backlog = state.link().and_then(|link| {
-            in_flight.append(&mut link.sent);
-            link.take_backlog()
+        let backlog = state.writer().and_then(|writer| {
+            in_flight.append(&mut writer.sent);
+            writer.take_backlog()
         });
         let is_idle = state.queue.is_empty() && in_flight.is_empty();
         let queued = state.queue.expires();
-        let sent = in_flight.iter().map(Section::due).min();
-        // A timer that is early is left alone: otherwise an idle lane would
+        let sent = in_flight.iter().map(CommandGroup::due).min();
+        // A timer that is early is left alone: otherwise an idle pipeline would
         // set one with every request.
         let times = [queued, sent, due, state.timer];
         state.timer = times.into_iter().flatten().min();
-        Duties {
+        TaskInput {
             timer: state.timer,
             is_over: state.is_closed && is_idle && backlog.is_none(),
             backlog,
@@ -290,48 +287,48 @@ impl Lane {
     }
 
     /// The node's task takes over what has been sent.
-    pub(crate) fn collect_sent(&self, in_flight: &mut VecDeque<Section>) {
-        if let Some(link) = self.state.lock().link() {
-            in_flight.append(&mut link.sent);
+    pub(crate) fn collect_sent(&self, in_flight: &mut VecDeque<CommandGroup>) {
+        if let Some(writer) = self.state.lock().writer() {
+            in_flight.append(&mut writer.sent);
         }
     }
 
     /// The backlog has been written.
     pub(crate) fn backlog_sent(&self) {
         let mut state = self.state.lock();
-        if let Some(link) = state.link() {
-            link.end_backlog();
+        if let Some(writer) = state.writer() {
+            writer.end_backlog();
         }
         self.lead(state);
     }
 
     /// Batches are answered: sends what follows from it, then what waits.
-    pub(crate) fn settled(&self, settlement: Settlement) {
+    pub(crate) fn settled(&self, completion: Completion) {
         let mut state = self.state.lock();
-        let (mut again, mut answers) = (settlement.again, Answers::new());
-        if settlement.is_unloaded
-            && let Some(link) = state.link()
+        let (mut again, mut answers) = (completion.again, Answers::new());
+        if completion.is_unloaded
+            && let Some(writer) = state.writer()
         {
-            again = without_released(again, link.sent.iter(), &mut answers);
-            link.reload();
+            again = without_released(again, writer.sent.iter(), &mut answers);
+            writer.reload();
         }
         state.queue.push_again(again);
-        if let Some(link) = state.link() {
-            if let Some(status) = settlement.status {
-                link.status = status;
+        if let Some(writer) = state.writer() {
+            if let Some(status) = completion.status {
+                writer.status = status;
             }
-            link.bench = settlement.bench.or(link.bench);
-            if settlement.is_denied {
-                link.abilities.forget_commands();
+            writer.clock_hold = completion.clock_hold.or(writer.clock_hold);
+            if completion.is_denied {
+                writer.abilities.forget_commands();
             }
-            if let Some(was_good) = settlement.joined {
-                link.caution.learn(was_good);
+            if let Some(was_good) = completion.joined {
+                writer.join_backoff.learn(was_good);
             }
-            for section in settlement.follow_ups {
-                link.push(section);
+            for group in completion.follow_ups {
+                writer.push(group);
             }
-            if settlement.batches > 0 {
-                link.end_batches(settlement.batches);
+            if completion.batches > 0 {
+                writer.end_batches(completion.batches);
             }
         }
         self.lead(state);
@@ -339,68 +336,8 @@ impl Lane {
     }
 }
 
-/// What the replies of the server lead to, beside answers.
-#[derive(Debug, Default)]
-pub(crate) struct Settlement {
-    /// Batches that are answered in full.
-    pub(crate) batches: usize,
-    /// Requests that go ahead of all that wait.
-    pub(crate) again: Vec<Pending>,
-    /// Questions that go out at once.
-    pub(crate) follow_ups: Vec<Section>,
-    /// What the server serves now.
-    pub(crate) status: Option<NodeStatus>,
-    /// Whether the keys could be set that were last to be set together.
-    pub(crate) joined: Option<bool>,
-    /// The server's clock was stepped.
-    pub(crate) bench: Option<Bench>,
-    /// The last count that the server gave.
-    pub(crate) count: Count,
-    /// The user may not use commands that other forms can stand in for.
-    pub(crate) is_denied: bool,
-    /// The server has lost its scripts.
-    pub(crate) is_unloaded: bool,
-}
-
-pub(crate) fn deliver(answers: &mut Answers) {
-    for (reply, answer) in answers.drain(..) {
-        reply.send(answer);
-    }
-}
-
 /// Nothing could be written. Whether the socket is full or broken, the node's
 /// task finds out when it writes.
 fn give_up(_: io::Error) -> usize {
     0
-}
-
-/// Its time was over before the connection was ready for it.
-fn unasked() -> NodeError {
-    let message =
-        "no answer within the node timeout: the node has not answered what it was asked before";
-    NodeError::new(NodeErrorKind::Timeout, message).unsent()
-}
-
-fn overloaded() -> NodeError {
-    let message = "too many requests wait for this node: it is slower than its callers";
-    NodeError::new(NodeErrorKind::Overloaded, message)
-}
-
-pub(crate) fn unsent_in_time() -> NodeError {
-    let message = "the node was not asked in time: too many requests wait for it";
-    NodeError::new(NodeErrorKind::Overloaded, message).unsent()
-}
-
-pub(crate) fn timeout() -> NodeError {
-    NodeError::new(NodeErrorKind::Timeout, "no answer within the node timeout")
-}
-
-pub(crate) fn closed() -> NodeError {
-    let message = "the router was shut down, or the runtime that made it has ended";
-    NodeError::new(NodeErrorKind::Closed, message)
-}
-
-fn forked() -> NodeError {
-    let message = "the connection belongs to the process that this one was forked from";
-    NodeError::new(NodeErrorKind::Closed, message)
 }

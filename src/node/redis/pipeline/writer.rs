@@ -5,58 +5,56 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock;
-use crate::node::redis::codec::encode::{Abilities, Dialect};
+use crate::node::redis::codec::capabilities::{Abilities, Dialect};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
+use crate::node::redis::codec::request::{Answers, unsent_in_time};
 use crate::node::redis::codec::scripts::Script;
-use crate::node::redis::connection::clock_monitor::{Bench, READ_EVERY};
+use crate::node::redis::connection::clock_monitor::{ClockHold, READ_EVERY};
 use crate::node::redis::connection::stream::Socket;
-use crate::node::redis::pipeline::batch::{
-    Batch, Caution, InFlight, Kind, MAX_BATCH, Section, gather,
-};
+use crate::node::redis::pipeline::batch::{Batch, InFlight, JoinBackoff, MAX_BATCH, gather};
 use crate::node::redis::pipeline::congestion::Window;
-use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::{Check, Checks};
 use crate::node::redis::pipeline::queue::Queue;
-use crate::node::redis::pipeline::script_reload;
-use crate::node::redis::pipeline::state::{Answers, unsent_in_time};
+use crate::node::redis::pipeline::{identity_check, script_reload};
 use crate::proto::node::message::{NodeStatus, Reply, Standing};
 use crate::proto::time::Instant;
 use crate::telemetry::metrics::Spread;
 
 /// By how much longer an answer may take than expected: a grant that comes too
 /// late costs the server twice, for it must be taken back.
-const CAUTION: u32 = 2;
+const ANSWER_TIME_MARGIN: u32 = 2;
 
 /// Bytes that a request mostly takes.
 const COMMAND_SIZE: usize = 160;
 
 /// The sending end of one connection.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct Writer {
     dialect: Arc<Dialect>,
     /// Of the dialect's, those that have not been denied since.
     pub(crate) abilities: Abilities,
-    pub(crate) caution: Caution,
+    pub(crate) join_backoff: JoinBackoff,
     pub(crate) status: NodeStatus,
     /// Set while the server grants nothing for what its clock did.
-    pub(crate) bench: Option<Bench>,
+    pub(crate) clock_hold: Option<ClockHold>,
     /// When its clock is to be read before anything else is asked.
     read_clock_at: Instant,
     checks: Checks,
     window: Window,
     in_flight: InFlight,
     /// What the node's task has not taken over yet, in the order of the bytes.
-    pub(crate) sent: VecDeque<Section>,
+    pub(crate) sent: VecDeque<CommandGroup>,
     socket: Option<Arc<Socket>>,
     out: Vec<u8>,
-    writer: Writer,
-    /// The last section's.
+    turn: WriteTurn,
+    /// The last group's.
     mark: u32,
-    unloaded: script_reload::Caution,
+    unloaded: script_reload::ReloadPeriod,
 }
 
 /// Who writes what is in `out`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Writer {
+enum WriteTurn {
     /// Whoever comes first.
     Free,
     /// A caller is at it.
@@ -67,7 +65,7 @@ enum Writer {
     Task,
 }
 
-impl Link {
+impl Writer {
     /// A connection through `socket`; without one the node's task alone writes.
     pub(crate) fn new(
         dialect: Arc<Dialect>,
@@ -77,10 +75,10 @@ impl Link {
     ) -> Self {
         Self {
             abilities: dialect.abilities,
-            caution: Caution::default(),
+            join_backoff: JoinBackoff::default(),
             dialect,
             status,
-            bench: None,
+            clock_hold: None,
             read_clock_at: clock::now() + READ_EVERY,
             checks,
             window: Window::default(),
@@ -88,9 +86,9 @@ impl Link {
             sent: VecDeque::new(),
             socket,
             out: Vec::new(),
-            writer: Writer::Free,
+            turn: WriteTurn::Free,
             mark: 0,
-            unloaded: script_reload::Caution::default(),
+            unloaded: script_reload::ReloadPeriod::default(),
         }
     }
 
@@ -102,39 +100,39 @@ impl Link {
 
     /// Encodes what waits in `queue`, as far as it is to go out now.
     pub(crate) fn fill(&mut self, queue: &mut Queue, answers: &mut Answers, sizes: &Spread) {
-        while self.writer == Writer::Free && self.may_send(queue.len()) {
+        while self.turn == WriteTurn::Free && self.may_send(queue.len()) {
             let now = clock::now();
             self.drop_hopeless(queue, now, answers);
             let mut batch = gather(queue, self.abilities, &self.in_flight, now);
-            if batch.sections.is_empty() {
+            if batch.groups.is_empty() {
                 return;
             }
             if is_absent(&self.status) {
-                batch.turn_away(Kind::needs_view, &Ok(Reply::Stale(None)), answers);
+                batch.turn_away(GroupKind::needs_view, &Ok(Reply::Stale(None)), answers);
             }
-            if let Some(refusal) = self.bench.and_then(|bench| bench.refusal(now)) {
+            if let Some(refusal) = self.clock_hold.and_then(|hold| hold.refusal(now)) {
                 batch.make_none(refusal, answers);
             }
             if now >= self.read_clock_at {
                 self.read_clock_at = now + READ_EVERY;
-                self.push(Section::new(Kind::Clock, Vec::new(), now));
+                self.push(CommandGroup::new(GroupKind::Clock, Vec::new(), now));
             }
             let check = self.check(&batch, now);
             if check == Some(Check::Ahead) {
                 self.push(identity_check::check(true, now));
             }
             if self.abilities.together {
-                batch.join(&mut self.caution);
+                batch.join(&mut self.join_backoff);
             }
-            if let Some(last) = batch.sections.last_mut() {
+            if let Some(last) = batch.groups.last_mut() {
                 last.ends_batch = true;
-                let requests = batch.sections.iter().map(|section| section.requests.len());
+                let requests = batch.groups.iter().map(|group| group.requests.len());
                 let size = requests.sum();
                 sizes.note(size as u32);
                 self.in_flight.begin(size, batch.transactions, now);
             }
-            for section in batch.sections {
-                self.push(section);
+            for group in batch.groups {
+                self.push(group);
             }
             if let Some(Check::Behind { with_policy }) = check {
                 self.push(identity_check::check(with_policy, now));
@@ -144,14 +142,14 @@ impl Link {
 
     /// Which check of the server's identity goes with a batch.
     fn check(&mut self, batch: &Batch, now: Instant) -> Option<Check> {
-        let mut sections = batch.sections.iter();
-        if !sections.any(|section| section.kind.relies_on_identity()) {
+        let mut groups = batch.groups.iter();
+        if !groups.any(|group| group.kind.relies_on_identity()) {
             return None;
         }
         self.checks.due(now, self.window.expected())
     }
 
-    /// An idle line sends at once. Otherwise a batch gathers until it is full,
+    /// An idle connection sends at once. Otherwise a batch gathers until it is full,
     /// or as large as what is in flight: of few callers one half is on its way
     /// then while the other gathers.
     fn may_send(&self, waiting: usize) -> bool {
@@ -166,7 +164,7 @@ impl Link {
         if self.in_flight.batches() == 0 || queue.acquires() <= MAX_BATCH {
             return;
         }
-        let answered_at = now + CAUTION * self.window.expected();
+        let answered_at = now + ANSWER_TIME_MARGIN * self.window.expected();
         while let Some(hopeless) = queue.pop_hopeless(answered_at) {
             answers.push((hopeless.reply, Err(unsent_in_time())));
         }
@@ -176,7 +174,7 @@ impl Link {
     /// that wait already.
     pub(crate) fn is_in_vain(&self, deadline: Instant, acquires: usize) -> bool {
         acquires > MAX_BATCH
-            && clock::now() + CAUTION * self.window.wait_behind(acquires) > deadline
+            && clock::now() + ANSWER_TIME_MARGIN * self.window.wait_behind(acquires) > deadline
     }
 
     /// This many batches are answered.
@@ -189,15 +187,15 @@ impl Link {
         }
     }
 
-    /// Encodes a section, behind what has been encoded before.
-    pub(crate) fn push(&mut self, mut section: Section) {
-        self.out.reserve(section.requests.len() * COMMAND_SIZE);
+    /// Encodes a group, behind what has been encoded before.
+    pub(crate) fn push(&mut self, mut group: CommandGroup) {
+        self.out.reserve(group.requests.len() * COMMAND_SIZE);
         self.mark = self.mark.wrapping_add(1);
-        section.mark = self.mark;
-        let is_scripted = section.script().is_some();
-        section.has_text = is_scripted && self.unloaded.is_on(section.sent_at);
-        self.dialect.encode(&mut section, &mut self.out);
-        self.sent.push_back(section);
+        group.mark = self.mark;
+        let is_scripted = group.script().is_some();
+        group.has_text = is_scripted && self.unloaded.is_on(group.sent_at);
+        self.dialect.encode(&mut group, &mut self.out);
+        self.sent.push_back(group);
     }
 
     /// The server has lost its scripts: for a while each goes out with its text.
@@ -205,25 +203,25 @@ impl Link {
         let now = clock::now();
         if self.unloaded.begin(now) {
             for script in Script::ALL {
-                self.push(Section::new(Kind::Load(script), Vec::new(), now));
+                self.push(CommandGroup::new(GroupKind::Load(script), Vec::new(), now));
             }
         }
     }
 
     /// What a caller may write the output to, if there is any and it may.
     pub(crate) fn socket_for_output(&mut self) -> Option<Arc<Socket>> {
-        if self.out.is_empty() || self.writer != Writer::Free {
+        if self.out.is_empty() || self.turn != WriteTurn::Free {
             return None;
         }
         if self.socket.is_none() {
-            self.writer = Writer::Awaited;
+            self.turn = WriteTurn::Awaited;
         }
         self.socket.clone()
     }
 
     /// A caller takes the output, to write it.
     pub(crate) fn begin_sending(&mut self) -> Vec<u8> {
-        self.writer = Writer::Caller;
+        self.turn = WriteTurn::Caller;
         std::mem::take(&mut self.out)
     }
 
@@ -233,29 +231,29 @@ impl Link {
         bytes.drain(..written);
         bytes.append(&mut self.out);
         self.out = bytes;
-        self.writer = if is_done {
-            Writer::Free
+        self.turn = if is_done {
+            WriteTurn::Free
         } else {
-            Writer::Awaited
+            WriteTurn::Awaited
         };
     }
 
     /// Whether there is output that the node's task is to write.
     pub(crate) fn has_backlog(&self) -> bool {
-        self.writer == Writer::Awaited && !self.out.is_empty()
+        self.turn == WriteTurn::Awaited && !self.out.is_empty()
     }
 
     /// The node's task takes that output.
     pub(crate) fn take_backlog(&mut self) -> Option<Vec<u8>> {
         self.has_backlog().then(|| {
-            self.writer = Writer::Task;
+            self.turn = WriteTurn::Task;
             std::mem::take(&mut self.out)
         })
     }
 
     /// The node's task has written it.
     pub(crate) fn end_backlog(&mut self) {
-        self.writer = Writer::Free;
+        self.turn = WriteTurn::Free;
     }
 }
 

@@ -5,7 +5,7 @@
 //! of an error in a script behind its own. The table [`RULES`] goes by what is
 //! meant: every refusal that ringlock knows is in it once.
 
-use crate::node::redis::resp::parser::{Piece, Pieces};
+use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::escape::shown;
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 
@@ -191,9 +191,9 @@ impl<'a> ErrorReply<'a> {
 
     /// Those of `replies` that are errors.
     pub(crate) fn all(replies: &'a [u8]) -> impl Iterator<Item = Self> {
-        let mut pieces = Pieces::of(replies);
-        std::iter::from_fn(move || pieces.next()).filter_map(|piece| match piece {
-            Piece::Error(line) => Some(Self::of(line)),
+        let mut values = Replies::of(replies);
+        std::iter::from_fn(move || values.next()).filter_map(|value| match value {
+            Value::Error(line) => Some(Self::of(line)),
             _ => None,
         })
     }
@@ -305,6 +305,22 @@ fn is_place(text: &str) -> bool {
 /// Whether a word is the code of an error.
 fn is_code(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
+/// The answer was not in the form that the request has one in.
+pub(crate) fn misfit(what: &str) -> NodeError {
+    NodeError::new(
+        NodeErrorKind::Protocol,
+        format!("the server's reply to {what} is not one that it may give"),
+    )
+}
+
+/// The error in a reply that is not the one hoped for.
+pub(crate) fn unexpected(reply: Option<Value<'_>>, what: &str) -> NodeError {
+    match reply {
+        Some(Value::Error(line)) => ErrorReply::of(line).explain(),
+        _ => misfit(what),
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! The redis crate's parser makes a tree of owned values of every reply. Here
 //! a batch of 64 grants is 130 replies of a few bytes, read in one pass.
 
-/// Bytes of the replies to one section at the most: a view of a thousand nodes
+/// Bytes of the replies to one group at the most: a view of a thousand nodes
 /// takes a twentieth of it.
 pub(crate) const MAX_REPLY: usize = 4 << 20;
 
@@ -16,9 +16,9 @@ const MAX_ITEMS: usize = 65_536;
 /// Lists within lists at the most.
 const MAX_DEPTH: usize = 4;
 
-/// One piece of a reply: a value, or the head of a list whose items follow.
+/// One value of a reply, or the head of a list whose items follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Piece<'a> {
+pub(crate) enum Value<'a> {
     Status(&'a [u8]),
     Error(&'a [u8]),
     Int(i64),
@@ -33,26 +33,26 @@ pub(crate) enum Piece<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// Reads replies piece by piece.
+/// Reads replies value by value.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pieces<'a>(&'a [u8]);
+pub(crate) struct Replies<'a>(&'a [u8]);
 
 /// The length of the first reply in `bytes`; `None`: more of it is to come.
 pub(crate) fn reply_len(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
-    let mut pieces = Pieces(bytes);
+    let mut values = Replies(bytes);
     // Items to come of the lists that are open, the innermost last.
     let mut due = [0_usize; MAX_DEPTH];
     let mut depth = 0;
     loop {
-        match pieces.read()? {
+        match values.read()? {
             None => return Ok(None),
-            Some(Piece::List(items) | Piece::Push(items)) if items > 0 => {
+            Some(Value::List(items) | Value::Push(items)) if items > 0 => {
                 *due.get_mut(depth).ok_or(Malformed)? = items;
                 depth += 1;
             }
             Some(_) => loop {
                 if depth == 0 {
-                    return Ok(Some(bytes.len() - pieces.0.len()));
+                    return Ok(Some(bytes.len() - values.0.len()));
                 }
                 due[depth - 1] -= 1;
                 if due[depth - 1] > 0 {
@@ -64,7 +64,7 @@ pub(crate) fn reply_len(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
     }
 }
 
-impl<'a> Pieces<'a> {
+impl<'a> Replies<'a> {
     pub(crate) fn of(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
@@ -74,32 +74,32 @@ impl<'a> Pieces<'a> {
         self.0
     }
 
-    /// The next piece of replies that are known to be whole.
-    pub(crate) fn next(&mut self) -> Option<Piece<'a>> {
+    /// The next value of replies that are known to be whole.
+    pub(crate) fn next(&mut self) -> Option<Value<'a>> {
         self.read().ok().flatten()
     }
 
     /// A list of exactly `len` items begins here.
     pub(crate) fn list(&mut self, len: usize) -> Option<()> {
-        (self.next()? == Piece::List(len)).then_some(())
+        (self.next()? == Value::List(len)).then_some(())
     }
 
     pub(crate) fn int(&mut self) -> Option<i64> {
         match self.next()? {
-            Piece::Int(int) => Some(int),
+            Value::Int(int) => Some(int),
             _ => None,
         }
     }
 
     pub(crate) fn bulk(&mut self) -> Option<&'a [u8]> {
         match self.next()? {
-            Piece::Bulk(bytes) => Some(bytes),
+            Value::Bulk(bytes) => Some(bytes),
             _ => None,
         }
     }
 
-    /// The next piece; `None`: more of it is to come.
-    fn read(&mut self) -> Result<Option<Piece<'a>>, Malformed> {
+    /// The next value; `None`: more of it is to come.
+    fn read(&mut self) -> Result<Option<Value<'a>>, Malformed> {
         let Some((&kind, rest)) = self.0.split_first() else {
             return Ok(None);
         };
@@ -112,12 +112,12 @@ impl<'a> Pieces<'a> {
             [_] => return Ok(None),
             _ => return Err(Malformed),
         };
-        let piece = match kind {
-            b'+' => Piece::Status(line),
-            b'-' => Piece::Error(line),
-            b':' => Piece::Int(number(line)?),
+        let value = match kind {
+            b'+' => Value::Status(line),
+            b'-' => Value::Error(line),
+            b':' => Value::Int(number(line)?),
             b'$' | b'=' => match length(line, MAX_REPLY)? {
-                None => Piece::Nil,
+                None => Value::Nil,
                 Some(len) => {
                     if rest.len() < len + 2 {
                         return Ok(None);
@@ -129,18 +129,18 @@ impl<'a> Pieces<'a> {
                         b'=' => bytes.get(4..).ok_or(Malformed)?,
                         _ => bytes,
                     };
-                    return Ok(Some(Piece::Bulk(text)));
+                    return Ok(Some(Value::Bulk(text)));
                 }
             },
-            b'*' => length(line, MAX_ITEMS)?.map_or(Piece::Nil, Piece::List),
-            b'>' => Piece::Push(length(line, MAX_ITEMS)?.ok_or(Malformed)?),
+            b'*' => length(line, MAX_ITEMS)?.map_or(Value::Nil, Value::List),
+            b'>' => Value::Push(length(line, MAX_ITEMS)?.ok_or(Malformed)?),
             // A key and a value for each.
-            b'%' => Piece::List(2 * length(line, MAX_ITEMS)?.ok_or(Malformed)?),
-            b'_' => Piece::Nil,
+            b'%' => Value::List(2 * length(line, MAX_ITEMS)?.ok_or(Malformed)?),
+            b'_' => Value::Nil,
             _ => return Err(Malformed),
         };
         self.0 = rest;
-        Ok(Some(piece))
+        Ok(Some(value))
     }
 }
 
@@ -175,6 +175,26 @@ fn length(line: &[u8], max: usize) -> Result<Option<usize>, Malformed> {
     }
 }
 
+pub(crate) fn read_text<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Takes a push out of `bytes` if one begins at `at` and is whole. Whatever it
+/// says, only that the data was flushed can have led to it: no key is tracked.
+pub(crate) fn take_push(bytes: &mut Vec<u8>, at: usize) -> Result<bool, Malformed> {
+    if bytes.get(at) != Some(&b'>') {
+        return Ok(false);
+    }
+    match reply_len(&bytes[at..])? {
+        Some(len) => {
+            bytes.drain(at..at + len);
+            Ok(true)
+        }
+        None if bytes.len() - at > MAX_REPLY => Err(Malformed),
+        None => Ok(false),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,13 +203,13 @@ mod tests {
 
     #[test]
     fn a_reply_is_read_piece_by_piece() {
-        let mut pieces = Pieces::of(EXEC);
-        assert_eq!(pieces.list(4), Some(()));
-        assert_eq!(pieces.next(), Some(Piece::Nil));
-        assert_eq!(pieces.bulk(), Some(&b"abc"[..]));
-        assert_eq!(pieces.int(), Some(17));
-        assert_eq!(pieces.next(), Some(Piece::Error(b"ERR no")));
-        assert_eq!(pieces.next(), None);
+        let mut values = Replies::of(EXEC);
+        assert_eq!(values.list(4), Some(()));
+        assert_eq!(values.next(), Some(Value::Nil));
+        assert_eq!(values.bulk(), Some(&b"abc"[..]));
+        assert_eq!(values.int(), Some(17));
+        assert_eq!(values.next(), Some(Value::Error(b"ERR no")));
+        assert_eq!(values.next(), None);
     }
 
     #[test]
@@ -209,14 +229,14 @@ mod tests {
         assert_eq!(reply_len(bytes), Ok(Some(bytes.len())));
         let bytes = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n";
         assert_eq!(reply_len(bytes), Ok(Some(bytes.len())));
-        assert_eq!(Pieces::of(bytes).next(), Some(Piece::Push(2)));
+        assert_eq!(Replies::of(bytes).next(), Some(Value::Push(2)));
     }
 
     #[test]
     fn verbatim_text_is_text_without_its_format() {
         let bytes = b"=8\r\ntxt:a:1\n\r\n";
         assert_eq!(reply_len(bytes), Ok(Some(bytes.len())));
-        assert_eq!(Pieces::of(bytes).bulk(), Some(&b"a:1\n"[..]));
+        assert_eq!(Replies::of(bytes).bulk(), Some(&b"a:1\n"[..]));
         assert_eq!(reply_len(b"=3\r\ntxt\r\n"), Err(Malformed));
     }
 
@@ -235,7 +255,7 @@ mod tests {
 
     #[test]
     fn numbers_have_their_limits() {
-        let read = |text: &str| Pieces::of(text.as_bytes()).int();
+        let read = |text: &str| Replies::of(text.as_bytes()).int();
         assert_eq!(read(":-9223372036854775808\r\n"), Some(i64::MIN));
         assert_eq!(read(":9223372036854775807\r\n"), Some(i64::MAX));
         for text in [

@@ -1,13 +1,13 @@
-//! A section of each kind, and the requests in it.
+//! A group of each kind, and the requests in it.
 
 use std::time::Duration;
 
 use crate::config::RouterConfig;
 use crate::node::ReplyTo;
-use crate::node::redis::codec::encode::{Abilities, DeleteIf, Dialect};
+use crate::node::redis::codec::capabilities::{Abilities, DeleteIf, Dialect};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
+use crate::node::redis::codec::request::Pending;
 use crate::node::redis::codec::scripts::{Script, Scripts};
-use crate::node::redis::pipeline::batch::{Kind, Section};
-use crate::node::redis::pipeline::state::Pending;
 use crate::proto::lease::{Holder, Key, Token, Ttl};
 use crate::proto::node::message::{Absent, Ballot, Request, Slot, ViewId};
 use crate::proto::time::Instant;
@@ -34,8 +34,8 @@ pub(crate) fn dialect(config: &RouterConfig) -> Dialect {
     }
 }
 
-/// One of each kind of section, for so many of these keys.
-pub(crate) fn section(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo) -> Section {
+/// One of each kind of group, for so many of these keys.
+pub(crate) fn group(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo) -> CommandGroup {
     let token = |index: usize| Token::new(index as u128 + 1, Some("me:1"));
     let second = Duration::from_secs(1);
     let ttl = Ttl::new(second, second).expect("it is long enough");
@@ -78,19 +78,22 @@ pub(crate) fn section(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo
     };
     let holders = || keys.iter().map(|_| Holder::default()).collect();
     let (kind, requests) = match kind % 20 {
-        0 => (Kind::AcquireTransaction(VIEW, Vec::new()), all(&acquire)),
-        1 => (Kind::AcquireTogether(VIEW, Vec::new()), all(&acquire)),
-        2 => (Kind::AcquireScript(VIEW), all(&acquire)),
-        3 => (Kind::Extend(VIEW), all(&extend)),
-        4 => (Kind::ReleaseScript, all(&release)),
-        5 => (Kind::ReleaseCommands(DeleteIf::Delifeq), all(&release)),
-        6 => (Kind::ReleaseCommands(DeleteIf::Delex), all(&release)),
-        7 => (Kind::Found, all(&release)),
-        8 => (Kind::Remaining(holders()), all(&acquire)),
-        9 => (Kind::Recheck, Vec::new()),
-        10 => (Kind::Load(Script::Acquire), Vec::new()),
-        19 => (Kind::Identity { with_policy: true }, Vec::new()),
-        other => (Kind::Control, vec![control(other)]),
+        0 => (
+            GroupKind::AcquireTransaction(VIEW, Vec::new()),
+            all(&acquire),
+        ),
+        1 => (GroupKind::AcquireTogether(VIEW, Vec::new()), all(&acquire)),
+        2 => (GroupKind::AcquireScript(VIEW), all(&acquire)),
+        3 => (GroupKind::Extend(VIEW), all(&extend)),
+        4 => (GroupKind::ReleaseScript, all(&release)),
+        5 => (GroupKind::ReleaseCommands(DeleteIf::Delifeq), all(&release)),
+        6 => (GroupKind::ReleaseCommands(DeleteIf::Delex), all(&release)),
+        7 => (GroupKind::Found, all(&release)),
+        8 => (GroupKind::Remaining(holders()), all(&acquire)),
+        9 => (GroupKind::Recheck, Vec::new()),
+        10 => (GroupKind::Load(Script::Acquire), Vec::new()),
+        19 => (GroupKind::Identity { with_policy: true }, Vec::new()),
+        other => (GroupKind::Control, vec![control(other)]),
     };
     let pending = |request| Pending {
         request,
@@ -98,7 +101,7 @@ pub(crate) fn section(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo
         reply: sink(),
     };
     let requests = requests.into_iter().map(pending).collect();
-    Section::new(kind, requests, Instant::default())
+    CommandGroup::new(kind, requests, Instant::default())
 }
 
 pub(crate) fn control(which: u8) -> Request {

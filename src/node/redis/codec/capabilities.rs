@@ -1,0 +1,44 @@
+//! What a server and its user can do, and how it is spoken to.
+
+use crate::node::redis::codec::scripts::Scripts;
+
+/// What requests can be encoded with on one connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Abilities {
+    /// `SET … NX GET`.
+    pub(crate) transaction: bool,
+    /// `MSETEX`.
+    pub(crate) together: bool,
+    pub(crate) delete_if: Option<DeleteIf>,
+}
+
+impl Abilities {
+    /// Leaves what every user of ringlock must be allowed.
+    pub(crate) fn forget_commands(&mut self) {
+        self.together = false;
+        self.delete_if = None;
+    }
+}
+
+/// The command that deletes a key if it has a certain value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeleteIf {
+    /// `DELIFEQ key value`: Valkey's.
+    Delifeq,
+    /// `DELEX key IFEQ value`: Redis's.
+    Delex,
+}
+
+/// How one server is spoken to.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialect {
+    pub(crate) key_prefix: Vec<u8>,
+    pub(crate) id: Vec<u8>,
+    pub(crate) member: Vec<u8>,
+    pub(crate) counters: Vec<u8>,
+    pub(crate) scripts: Scripts,
+    pub(crate) abilities: Abilities,
+    pub(crate) incarnation: Vec<u8>,
+    /// See `RedisOptions::literal`.
+    pub(crate) literal: bool,
+}

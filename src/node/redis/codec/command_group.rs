@@ -1,0 +1,229 @@
+//! Commands of one kind, sent and answered together.
+
+use std::time::Duration;
+
+use crate::node::redis::codec::capabilities::{Abilities, DeleteIf};
+use crate::node::redis::codec::request::Pending;
+use crate::node::redis::codec::scripts::{Script, unpacked};
+use crate::node::redis::resp::error_reply::ErrorReply;
+use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, reply_len};
+use crate::proto::lease::Holder;
+use crate::proto::node::message::{NodeError, Request, Slot, ViewId};
+use crate::proto::time::Instant;
+
+/// A connection that has owed an answer for so long is given up.
+const STALL_LIMIT: Duration = Duration::from_secs(3);
+
+/// Commands of one kind, answered together.
+#[derive(Debug)]
+pub(crate) struct CommandGroup {
+    pub(crate) kind: GroupKind,
+    pub(crate) requests: Vec<Pending>,
+    /// Replies of the server that are still to come for it.
+    pub(crate) replies_due: usize,
+    /// One of them was an error.
+    pub(crate) is_refused: bool,
+    /// With it, its batch is answered.
+    pub(crate) ends_batch: bool,
+    /// No earlier than that it went out.
+    pub(crate) sent_at: Instant,
+    /// What scripts repeat in their answer to it, so that no other passes for
+    /// it: where one reply goes missing, each that follows fits a wrong request.
+    pub(crate) mark: u32,
+    /// Its script went out with its text: see `reload`.
+    pub(crate) has_text: bool,
+    due: Instant,
+    given_up: Instant,
+}
+
+/// What a group asks, and thus how its reply is read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum GroupKind {
+    /// ACQUIRE as a transaction; how many of its requests in a row count in which slot.
+    AcquireTransaction(ViewId, Vec<(Slot, u64)>),
+    /// The same with one command that sets all keys or none.
+    AcquireTogether(ViewId, Vec<(Slot, u64)>),
+    /// ACQUIRE as a script.
+    AcquireScript(ViewId),
+    /// EXTEND as a script.
+    Extend(ViewId),
+    /// RELEASE as a script.
+    ReleaseScript,
+    /// RELEASE as a command for each key.
+    ReleaseCommands(DeleteIf),
+    /// What is there instead of the entries that such commands did not find.
+    Found,
+    /// What is left of the entries that a transaction found held.
+    Remaining(Vec<Holder>),
+    /// A single request of another kind.
+    Control,
+    /// STATUS that the connection asks for itself.
+    Recheck,
+    /// TIME, likewise.
+    Clock,
+    /// INFO, likewise: whether it is still the same server, and with the policy
+    /// also by what it would evict.
+    Identity { with_policy: bool },
+    /// The loading of a script.
+    Load(Script),
+}
+
+impl GroupKind {
+    pub(crate) fn of(request: &Request, abilities: Abilities) -> Self {
+        match request {
+            // A transaction has no form for a floor.
+            Request::Acquire { view, floor: 0, .. } if abilities.transaction => {
+                Self::AcquireTransaction(*view, Vec::new())
+            }
+            Request::Acquire { view, .. } => Self::AcquireScript(*view),
+            Request::Extend { view, .. } => Self::Extend(*view),
+            Request::Release { .. } => abilities
+                .delete_if
+                .map_or(Self::ReleaseScript, Self::ReleaseCommands),
+            _ => Self::Control,
+        }
+    }
+
+    /// Whether it asks for locks.
+    pub(crate) fn acquires(&self) -> bool {
+        matches!(
+            self,
+            Self::AcquireTransaction(..) | Self::AcquireTogether(..) | Self::AcquireScript(_)
+        )
+    }
+
+    /// Whether it means something only under a view.
+    pub(crate) fn needs_view(&self) -> bool {
+        self.acquires() || matches!(self, Self::Extend(_))
+    }
+
+    /// Whether an answer counts for something that another incarnation must
+    /// have no say in: a lock, the confirmation of a view, a vote.
+    pub(crate) fn relies_on_identity(&self) -> bool {
+        self.needs_view() || *self == Self::Control
+    }
+}
+
+impl CommandGroup {
+    pub(crate) fn new(kind: GroupKind, requests: Vec<Pending>, sent_at: Instant) -> Self {
+        let deadlines = requests.iter().map(|pending| pending.deadline);
+        let given_up = sent_at + STALL_LIMIT;
+        Self {
+            due: deadlines.fold(given_up, Instant::min),
+            kind,
+            requests,
+            replies_due: 0,
+            is_refused: false,
+            given_up,
+            sent_at,
+            ends_batch: false,
+            mark: 0,
+            has_text: false,
+        }
+    }
+
+    /// Adds a request that is asked in the same way.
+    pub(crate) fn push(&mut self, pending: Pending) {
+        self.due = self.due.min(pending.deadline);
+        self.requests.push(pending);
+    }
+
+    /// Whether it asks if the server is still the same.
+    pub(crate) fn is_check(&self) -> bool {
+        matches!(self.kind, GroupKind::Identity { .. })
+    }
+
+    /// When its first request runs out of time, or its connection.
+    pub(crate) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Answers the requests whose time is over; what the server says to them
+    /// later is for nobody. True if the connection is stuck.
+    pub(crate) fn expire(&mut self, now: Instant) -> bool {
+        if now >= self.due {
+            self.due = self.given_up;
+            for pending in &mut self.requests {
+                if pending.deadline > now {
+                    self.due = self.due.min(pending.deadline);
+                } else if !pending.reply.is_nobody() {
+                    pending.expire();
+                }
+            }
+        }
+        now >= self.given_up
+    }
+
+    /// Whether one command is to set all its keys: the ttl is said once. Where
+    /// several nodes count, each must count alike: counts that one of them
+    /// takes in vain would cost as many grants a second round.
+    pub(crate) fn can_be_joined(&self) -> bool {
+        let lone = |pending: &Pending| match pending.request {
+            Request::Acquire { ttl, slot, .. } if slot.replicas == 1 => Some(ttl),
+            _ => None,
+        };
+        let mut ttls = self.requests.iter().map(lone);
+        let first = ttls.next().flatten();
+        self.requests.len() > 1 && first.is_some() && ttls.all(|ttl| ttl == first)
+    }
+
+    /// The script that it calls.
+    pub(crate) fn script(&self) -> Option<Script> {
+        match &self.kind {
+            GroupKind::AcquireScript(_) => Some(Script::Acquire),
+            GroupKind::Extend(_) => Some(Script::Extend),
+            GroupKind::ReleaseScript => Some(Script::Release),
+            GroupKind::Recheck => Some(Script::Status),
+            GroupKind::Control => Script::of(&self.requests.first()?.request),
+            _ => None,
+        }
+    }
+
+    /// The script's own reply, where it went out with its text.
+    pub(crate) fn unpack<'a>(&mut self, replies: &'a [u8]) -> &'a [u8] {
+        let Some(reply) = unpacked(replies).filter(|_| self.has_text) else {
+            return replies;
+        };
+        self.is_refused |= reply.first() == Some(&b'-');
+        reply
+    }
+
+    /// Whether it was refused, for the server does not have its script.
+    pub(crate) fn is_unloaded(&self, replies: &[u8]) -> bool {
+        self.is_refused
+            && self.script().is_some()
+            && ErrorReply::first(replies).is_some_and(|error| error.is_unloaded())
+    }
+
+    /// The length of its replies at the beginning of `bytes`; `None`: more is
+    /// to come. What has been looked at is not looked at again.
+    pub(crate) fn whole(
+        &mut self,
+        bytes: &[u8],
+        scanned: &mut usize,
+    ) -> Result<Option<usize>, Malformed> {
+        while self.replies_due > 0 {
+            // What was pushed is no reply to it.
+            if bytes.get(*scanned) == Some(&b'>') {
+                return Ok(None);
+            }
+            match reply_len(&bytes[*scanned..])? {
+                Some(len) => {
+                    self.is_refused |= bytes[*scanned] == b'-';
+                    *scanned += len;
+                    self.replies_due -= 1;
+                }
+                None if bytes.len() > MAX_REPLY => return Err(Malformed),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(std::mem::take(scanned)))
+    }
+
+    /// Answers all its requests that have no answer, for the connection broke.
+    pub(crate) fn fail(self, error: &NodeError) {
+        for pending in self.requests {
+            pending.reply.send(Err(error.clone()));
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! A request that waits for its answer, and the answers that the node gives
+//! without the server.
+
+use crate::node::ReplyTo;
+use crate::proto::node::message::{Answer, NodeError, NodeErrorKind, Request};
+use crate::proto::time::Instant;
+
+/// A request that is yet to be answered.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) request: Request,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: ReplyTo,
+}
+
+impl Pending {
+    /// Answers that time is up, and lets nothing further be answered.
+    pub(crate) fn expire(&mut self) {
+        std::mem::replace(&mut self.reply, ReplyTo::nobody()).send(Err(timeout()));
+    }
+}
+
+/// Answers that are to be given once no lock is held: who takes one in may
+/// have the next request already.
+pub(crate) type Answers = Vec<(ReplyTo, Answer)>;
+
+pub(crate) fn deliver(answers: &mut Answers) {
+    for (reply, answer) in answers.drain(..) {
+        reply.send(answer);
+    }
+}
+
+/// Its time was over before the connection was ready for it.
+pub(crate) fn unasked() -> NodeError {
+    let message =
+        "no answer within the node timeout: the node has not answered what it was asked before";
+    NodeError::new(NodeErrorKind::Timeout, message).unsent()
+}
+
+pub(crate) fn overloaded() -> NodeError {
+    let message = "too many requests wait for this node: it is slower than its callers";
+    NodeError::new(NodeErrorKind::Overloaded, message)
+}
+
+pub(crate) fn unsent_in_time() -> NodeError {
+    let message = "the node was not asked in time: too many requests wait for it";
+    NodeError::new(NodeErrorKind::Overloaded, message).unsent()
+}
+
+pub(crate) fn timeout() -> NodeError {
+    NodeError::new(NodeErrorKind::Timeout, "no answer within the node timeout")
+}
+
+pub(crate) fn closed() -> NodeError {
+    let message = "the router was shut down, or the runtime that made it has ended";
+    NodeError::new(NodeErrorKind::Closed, message)
+}
+
+pub(crate) fn forked() -> NodeError {
+    let message = "the connection belongs to the process that this one was forked from";
+    NodeError::new(NodeErrorKind::Closed, message)
+}
