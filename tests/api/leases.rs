@@ -1,1 +1,795 @@
+//! A lease's life: kept alive, extended, lost, given back.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::common::edition::Edition;
+use crate::common::{
+    ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, RedisServer, TestNode, eventually, ms, name,
+};
+use parking_lot::Mutex;
+use ringlock::node::{Node, ReplyTo};
+use ringlock::proto::node::message::Request;
+use ringlock::{Error, Guard, Init, Instant, Key, Loss, MemoryNode, Released, Router, WithError};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::time::timeout;
+
+/// A third of it is longer than such a machine stands still.
+const SHORT_TTL: Duration = Duration::from_millis(1_500);
+
+/// The clock that leases are measured by.
+fn now() -> Instant {
+    let time = clock_gettime(ClockId::Boottime);
+    Instant::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+async fn sleep_until(instant: Instant) {
+    tokio::time::sleep(instant.saturating_since(now())).await;
+}
+
+fn locked(cluster: &Cluster) -> Vec<String> {
+    cluster.nodes.iter().flat_map(TestNode::locked).collect()
+}
+
+/// Waits until every node has answered what was sent before: a shutdown waits
+/// for all answers to a release, and each node answers in order.
+async fn all_have_answered(router: &Router) {
+    drop(router.acquire("barrier").await.unwrap());
+    assert!(router.drained().await);
+}
+
+/// Deletes the entry of [`KEY`] on a node, as nobody should.
+fn delete(node: &TestNode) {
+    match node {
+        TestNode::Memory(node) => node.delete(&Key::new(KEY).unwrap()),
+        TestNode::Redis(server) => redis::cmd("DEL")
+            .arg(format!("ringlock:{KEY}"))
+            .exec(&mut server.client())
+            .unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_is_kept_alive_outlives_its_ttl() {
+    let mut cases = tokio::task::JoinSet::new();
+    for arm in ARMS {
+        for replicas in [1, 3] {
+            cases.spawn(async move {
+                let cluster = Cluster::start(arm, 3);
+                let router = cluster.router(replicas).await;
+                let other = cluster.router(replicas).await;
+                let acquire = router.acquire(KEY).ttl(SHORT_TTL).keep_alive();
+                let guard = acquire.await.unwrap();
+                sleep_until(guard.valid_until() + 2 * SHORT_TTL).await;
+                assert_eq!(guard.loss(), None, "{arm:?} n={replicas}");
+                let rival = other.try_acquire(KEY).await.unwrap_err();
+                assert!(rival.is_contention(), "{arm:?} n={replicas}: {rival}");
+                // Each a third of the ttl after the last, up to a tenth earlier.
+                let extended = router.stats().extended;
+                assert!((3..=10).contains(&extended), "{extended} extends");
+                assert_eq!(guard.release().await.unwrap(), Released::InTime);
+                assert_eq!(locked(&cluster), [""; 0]);
+            });
+        }
+    }
+    while let Some(case) = cases.join_next().await {
+        case.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_interval_of_extends_can_be_chosen() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 1);
+        let router = cluster.router(1).await;
+        let acquire = router.acquire(KEY).ttl(Duration::from_secs(20));
+        let _guard = acquire.keep_alive_every(ms(20)).await.unwrap();
+        let many = || router.stats().extended >= 20;
+        // Every node timeout, which is a second, would be four times too slow.
+        eventually(PROMPTLY, "it is extended every 20 ms", many).await;
+    }
+}
+
+/// An interval that would come too late, and one that is none.
+#[tokio::test]
+async fn an_interval_that_makes_no_sense_does_no_harm() {
+    let mut cases = tokio::task::JoinSet::new();
+    for arm in ARMS {
+        for interval in [Duration::from_secs(60), Duration::ZERO] {
+            cases.spawn(async move {
+                let cluster = Cluster::start(arm, 1);
+                let router = cluster.router(1).await;
+                let acquire = router.acquire(KEY).ttl(SHORT_TTL);
+                let guard = acquire.keep_alive_every(interval).await.unwrap();
+                sleep_until(guard.valid_until() + SHORT_TTL / 3).await;
+                assert_eq!(guard.loss(), None, "{arm:?} every {interval:?}");
+                let extended = router.stats().extended;
+                assert!(extended < 3_000, "{arm:?}: {extended} extends");
+            });
+        }
+    }
+    while let Some(case) = cases.join_next().await {
+        case.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_lease_is_kept_alive_up_to_max_hold() {
+    for arm in ARMS {
+        for replicas in [1, 3] {
+            let cluster = Cluster::start(arm, 3);
+            let router = cluster.router(replicas).await;
+            let other = cluster.router(replicas).await;
+            let acquire = router.acquire(KEY).ttl(Duration::from_secs(20));
+            let acquire = acquire.keep_alive_every(ms(20)).max_hold(ms(150));
+            let started = now();
+            let guard = acquire.await.unwrap();
+            let loss = timeout(PROMPTLY, guard.lost()).await.expect("the end");
+            let took = now().saturating_since(started);
+            assert_eq!(loss, Loss::MaxHold, "{arm:?}");
+            assert!(took >= ms(150) && took < ms(150) + MARGIN, "{took:?}");
+            assert_eq!(guard.remaining(), Duration::ZERO);
+            assert!(matches!(
+                guard.extend().await,
+                Err(Error::Lost {
+                    reason: Loss::MaxHold,
+                    ..
+                })
+            ));
+            // Its entries are taken back, though the guard lives and its ttl is long.
+            let next = other.acquire(KEY).wait(PROMPTLY).await;
+            let next = next.unwrap_or_else(|error| panic!("{arm:?}: {error}"));
+            assert!(next.fence() > guard.fence());
+            assert_eq!(guard.release().await.unwrap(), Released::TooLate);
+            assert_eq!(next.release().await.unwrap(), Released::InTime);
+        }
+    }
+}
+
+/// Measured beside bare timers of the same runtime: what those are late, the
+/// machine is to blame for.
+#[tokio::test]
+async fn the_loss_is_signalled_in_time_with_all_nodes_down() {
+    let (mut latest, mut timers_latest) = (Duration::ZERO, Duration::ZERO);
+    for arm in ARMS {
+        for (replicas, is_kept) in [(1, false), (1, true), (3, false), (3, true)] {
+            let cluster = Cluster::start(arm, 3);
+            let router = cluster.router(replicas).await;
+            let mut watched = Vec::new();
+            for key in 0..20 {
+                let acquire = router.acquire(format!("{KEY}/{key}")).ttl(ms(250));
+                let guard = match is_kept {
+                    true => acquire.keep_alive().await.unwrap(),
+                    false => acquire.await.unwrap(),
+                };
+                watched.push((tokio::spawn(timed(guard.lost())), guard));
+            }
+            cluster.nodes.iter().for_each(TestNode::stop);
+            // From now on nothing is extended any more.
+            let _ = watched[0].1.extend().await;
+            let timers: Vec<_> = watched
+                .iter()
+                .map(|(_, guard)| tokio::spawn(timed(sleep_until(guard.valid_until()))))
+                .collect();
+            for ((signal, guard), timer) in watched.into_iter().zip(timers) {
+                let due = guard.valid_until();
+                let ((), timer) = timer.await.unwrap();
+                let (loss, at) = timeout(PROMPTLY, signal).await.unwrap().unwrap();
+                assert_eq!(loss, Loss::Expired, "{arm:?}");
+                assert!(at >= due, "{arm:?}: lost before its time");
+                latest = latest.max(at.saturating_since(due));
+                timers_latest = timers_latest.max(timer.saturating_since(due));
+                // Never taken back, and told to whoever asks later.
+                assert_eq!(guard.loss(), Some(Loss::Expired));
+                assert_eq!(guard.lost().await, Loss::Expired);
+                assert_eq!(guard.remaining(), Duration::ZERO);
+                let again = guard.extend().await;
+                assert!(matches!(again, Err(Error::Lost { .. })), "{again:?}");
+            }
+            cluster.nodes.iter().for_each(TestNode::start);
+        }
+    }
+    println!("lost() was at most {latest:?} late, bare timers {timers_latest:?}");
+    assert!(latest < timers_latest + ms(250), "{latest:?} late");
+}
+
+async fn timed<T>(future: impl Future<Output = T>) -> (T, Instant) {
+    (future.await, now())
+}
+
+#[tokio::test]
+async fn a_lease_that_another_took_over_is_lost_at_the_next_extend() {
+    for arm in ARMS {
+        for replicas in [1, 3] {
+            for is_kept in [false, true] {
+                let cluster = Cluster::start(arm, replicas);
+                let router = cluster.router(replicas).await;
+                let other = cluster.router(replicas).await;
+                let acquire = router.acquire(KEY);
+                let guard = match is_kept {
+                    true => acquire.keep_alive_every(ms(20)).await.unwrap(),
+                    false => acquire.await.unwrap(),
+                };
+                let watching = tokio::spawn(guard.lost());
+                // Deleted by hand, and taken by another before the next extend.
+                let taken = loop {
+                    cluster.nodes.iter().for_each(delete);
+                    match other.try_acquire(KEY).await {
+                        Ok(taken) => break taken,
+                        // A quorum of three is healed by an extend in between.
+                        Err(error) => assert!(error.is_contention(), "{error}"),
+                    }
+                };
+                if !is_kept {
+                    let error = guard.extend().await.unwrap_err();
+                    let is_taken = matches!(
+                        error,
+                        Error::Lost {
+                            reason: Loss::TakenOver,
+                            ..
+                        }
+                    );
+                    assert!(is_taken, "{arm:?} n={replicas}: {error}");
+                }
+                let loss = timeout(PROMPTLY, watching).await.unwrap().unwrap();
+                // An extend of the keeper's may find the key free in between.
+                let is_told = loss == Loss::TakenOver || is_kept && loss == Loss::Gone;
+                assert!(is_told, "{arm:?} n={replicas}: {loss:?}");
+                assert_eq!(guard.remaining(), Duration::ZERO);
+                assert!(taken.fence() > guard.fence());
+                assert_eq!(guard.release().await.unwrap(), Released::TooLate);
+                taken.extend().await.unwrap();
+                assert_eq!(taken.release().await.unwrap(), Released::InTime);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_extend_after_the_lapse_is_refused_for_good() {
+    for arm in ARMS {
+        for replicas in [1, 3] {
+            let cluster = Cluster::start(arm, 3);
+            let router = cluster.router(replicas).await;
+            let guard = router.acquire(KEY).ttl(ms(60)).await.unwrap();
+            sleep_until(guard.valid_until() + ms(1)).await;
+            // First by the call itself: nobody has looked at the lease before.
+            for _ in 0..2 {
+                let error = guard.extend().await.unwrap_err();
+                let is_expired = matches!(
+                    error,
+                    Error::Lost {
+                        reason: Loss::Expired,
+                        ..
+                    }
+                );
+                assert!(is_expired, "{arm:?}: {error}");
+            }
+            assert_eq!(router.stats().lost, 1, "a loss is counted once");
+            drop(guard);
+            router.acquire(KEY).await.unwrap().release().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_extend_lengthens_and_never_shortens() {
+    for arm in ARMS {
+        for replicas in [1, 3] {
+            let cluster = Cluster::start(arm, 3);
+            let router = cluster.router(replicas).await;
+            let other = cluster.router(replicas).await;
+            let guard = router.acquire(KEY).ttl(ms(2_000)).await.unwrap();
+            let granted = guard.valid_until();
+            guard.extend().await.unwrap();
+            let extended = guard.valid_until();
+            assert!(extended > granted);
+            guard.extend_to(ms(100)).await.unwrap();
+            assert_eq!(guard.valid_until(), extended, "{arm:?}: shortened");
+            // Nor on the nodes: whoever asks is told of the longer life.
+            let error = other.try_acquire(KEY).await.unwrap_err();
+            let Error::Contended { remaining, .. } = error else {
+                panic!("{error}");
+            };
+            let left = guard.valid_until().saturating_since(now());
+            assert!(remaining.unwrap() >= left, "{arm:?}: {remaining:?}");
+            guard.extend_to(ms(20_000)).await.unwrap();
+            assert!(guard.valid_until() > extended + ms(15_000));
+            let too_long = guard.extend_to(Duration::from_secs(31)).await;
+            assert!(matches!(too_long, Err(Error::Ttl(_))), "{too_long:?}");
+            guard.release().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lease_is_extended_without_a_minority() {
+    for arm in ARMS {
+        for down in 0..3 {
+            let cluster = Cluster::start(arm, 3);
+            let router = cluster.router(3).await;
+            let guard = router.acquire(KEY).await.unwrap();
+            let granted = guard.valid_until();
+            all_have_answered(&router).await;
+            cluster.nodes[down].stop();
+            let extended = guard.extend().await;
+            cluster.nodes[down].start();
+            assert!(extended.is_ok(), "{arm:?} without {down}: {extended:?}");
+            assert!(guard.valid_until() > granted);
+            assert_eq!(guard.release().await.unwrap(), Released::InTime);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_extend_during_an_outage_changes_nothing() {
+    for arm in ARMS {
+        for replicas in [1, 3] {
+            let cluster = Cluster::start(arm, 3);
+            let router = cluster.router(replicas).await;
+            let guard = router.acquire(KEY).await.unwrap();
+            let granted = guard.valid_until();
+            cluster.nodes.iter().for_each(TestNode::stop);
+            let error = guard.extend().await.unwrap_err();
+            assert!(matches!(error, Error::NoQuorum { .. }), "{arm:?}: {error}");
+            assert_eq!((guard.valid_until(), guard.loss()), (granted, None));
+            cluster.nodes.iter().for_each(TestNode::start);
+            guard.extend().await.unwrap();
+            assert!(guard.valid_until() > granted);
+            assert_eq!(guard.release().await.unwrap(), Released::InTime);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_release_tells_whether_it_came_in_time() {
+    for arm in ARMS {
+        for replicas in [1, 3] {
+            let cluster = Cluster::start(arm, replicas);
+            let router = cluster.router(replicas).await;
+            let guard = router.acquire(KEY).await.unwrap();
+            assert_eq!(guard.release().await.unwrap(), Released::InTime);
+
+            // Lapsed, and nobody else has taken it.
+            let guard = router.acquire(KEY).ttl(ms(50)).await.unwrap();
+            sleep_until(guard.valid_until() + ms(1)).await;
+            assert_eq!(guard.release().await.unwrap(), Released::TooLate);
+
+            // Valid by the own clock, but gone from the nodes.
+            let guard = router.acquire(KEY).await.unwrap();
+            cluster.nodes.iter().for_each(delete);
+            assert_eq!(guard.release().await.unwrap(), Released::TooLate);
+
+            // Gone, and somebody else's: theirs is left alone.
+            let guard = router.acquire(KEY).await.unwrap();
+            cluster.nodes.iter().for_each(delete);
+            let other = cluster.router(replicas).await;
+            let theirs = other.acquire(KEY).await.unwrap();
+            assert_eq!(guard.release().await.unwrap(), Released::TooLate);
+            assert_eq!(theirs.release().await.unwrap(), Released::InTime);
+
+            // Nobody knows; it is repeated until it gets through.
+            let guard = router.acquire(KEY).await.unwrap();
+            cluster.nodes.iter().for_each(TestNode::stop);
+            assert_eq!(guard.release().await.unwrap(), Released::Unknown);
+            cluster.nodes.iter().for_each(TestNode::start);
+            let freed = || locked(&cluster).is_empty();
+            eventually(PROMPTLY, "the release gets through", freed).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_last_handle_takes_the_tasks_with_it_and_still_releases() {
+    for arm in ARMS {
+        for is_router_first in [true, false] {
+            let cluster = Cluster::start(arm, 3);
+            let before = tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks();
+            let router = cluster.router(3).await;
+            let guard = router.acquire(KEY).keep_alive().await.unwrap();
+            let clone = router.clone();
+            let (last, first): (Box<dyn Send>, Box<dyn Send>) = match is_router_first {
+                true => (Box::new(guard), Box::new(router)),
+                false => (Box::new(router), Box::new(guard)),
+            };
+            drop(first);
+            drop(clone);
+            drop(last);
+            let freed = || locked(&cluster).is_empty();
+            eventually(PROMPTLY, "the key is released", freed).await;
+            let ended = || {
+                let alive = tokio::runtime::Handle::current()
+                    .metrics()
+                    .num_alive_tasks();
+                alive == before
+            };
+            eventually(PROMPTLY, "the router's tasks end", ended).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn scoped_work_is_told_when_its_lease_was_lost() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 3);
+        let router = cluster.router(3).await;
+        let acquire = router.acquire(KEY).ttl(ms(150)).max_hold(ms(100));
+        let outcome = acquire.with(async |lease| lease.lost().await).await;
+        let is_lost = matches!(
+            outcome,
+            Err(WithError::Lost {
+                output: Loss::MaxHold,
+                reason: Loss::MaxHold,
+                ..
+            })
+        );
+        assert!(is_lost, "{arm:?}: {outcome:?}");
+        let outcome = router.acquire(KEY).ttl(SHORT_TTL).with(async |lease| {
+            sleep_until(lease.valid_until() + SHORT_TTL / 3).await;
+            lease.remaining() > Duration::ZERO
+        });
+        assert!(outcome.await.unwrap(), "{arm:?}: it was not kept alive");
+        assert!(router.drained().await);
+        assert_eq!(locked(&cluster), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn scoped_work_that_panics_or_is_dropped_releases() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 3);
+        let router = cluster.router(3).await;
+        let panicking = tokio::spawn({
+            let router = router.clone();
+            async move { router.with(KEY, async |_| panic!("on purpose")).await }
+        });
+        let ended: Result<Result<(), WithError<()>>, _> = panicking.await;
+        assert!(ended.unwrap_err().is_panic());
+        assert!(router.drained().await);
+        assert_eq!(locked(&cluster), [""; 0], "{arm:?} after a panic");
+
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let endless = tokio::spawn({
+            let router = router.clone();
+            async move {
+                let work = async |_: &Guard| {
+                    begun.send(()).unwrap();
+                    std::future::pending::<()>().await;
+                };
+                router.with(KEY, work).await
+            }
+        });
+        has_begun.await.unwrap();
+        assert!(!locked(&cluster).is_empty());
+        endless.abort();
+        assert!(endless.await.unwrap_err().is_cancelled());
+        assert!(router.drained().await);
+        assert_eq!(locked(&cluster), [""; 0], "{arm:?} after a drop");
+        drop(router.try_acquire(KEY).await.unwrap());
+    }
+}
+
+/// An in-memory node at which, just before it gets an extend, something
+/// happens: what another thread might do at that moment.
+#[derive(Debug)]
+struct Ambush {
+    node: MemoryNode,
+    victim: Arc<Mutex<Option<Guard>>>,
+}
+
+impl Node for Ambush {
+    fn submit(&self, request: Request, deadline: Instant, reply: ReplyTo) {
+        if matches!(request, Request::Extend { .. }) {
+            drop(self.victim.lock().take());
+        }
+        self.node.submit(request, deadline, reply);
+    }
+
+    fn address(&self) -> String {
+        self.node.address()
+    }
+
+    fn is_embedded(&self) -> bool {
+        true
+    }
+
+    fn close(&self) {}
+}
+
+/// An in-memory node that gets an ACQUIRE late.
+#[derive(Debug)]
+struct Late {
+    node: MemoryNode,
+    withheld: Mutex<Option<(Request, Instant, ReplyTo)>>,
+}
+
+impl Late {
+    fn let_go(&self) {
+        let (request, deadline, reply) = self.withheld.lock().take().unwrap();
+        self.node.submit(request, deadline, reply);
+    }
+}
+
+impl Node for Late {
+    fn submit(&self, request: Request, deadline: Instant, reply: ReplyTo) {
+        if matches!(request, Request::Acquire { .. }) {
+            let before = self.withheld.lock().replace((request, deadline, reply));
+            assert!(before.is_none(), "one at a time");
+        } else {
+            self.node.submit(request, deadline, reply);
+        }
+    }
+
+    fn address(&self) -> String {
+        self.node.address()
+    }
+
+    fn is_embedded(&self) -> bool {
+        true
+    }
+
+    fn close(&self) {}
+}
+
+/// The last node gets the request in the middle of the lease, or after it: its
+/// entry would last a whole ttl from then. The guard is alive, and nobody looks
+/// at it.
+#[tokio::test]
+async fn a_lapsed_lease_is_released_at_the_lapse() {
+    const TTL: Duration = Duration::from_secs(4);
+    let mut cases = tokio::task::JoinSet::new();
+    for is_after in [false, true] {
+        cases.spawn(async move {
+            let nodes: Vec<MemoryNode> = (0..3).map(|i| MemoryNode::new(name(i))).collect();
+            let late = Arc::new(Late {
+                node: nodes[2].clone(),
+                withheld: Mutex::default(),
+            });
+            let router = Router::builder()
+                .replicas(3)
+                .memory_node(nodes[0].clone())
+                .memory_node(nodes[1].clone())
+                .custom_node(name(2), Arc::clone(&late) as Arc<dyn Node>)
+                .init(Init::Now);
+            let router = router.connect().await.unwrap();
+            let guard = router.acquire(KEY).ttl(TTL).await.unwrap();
+            let lapse = guard.valid_until();
+            let arrives = if is_after {
+                lapse + ms(1)
+            } else {
+                lapse - TTL / 2
+            };
+            sleep_until(arrives).await;
+            late.let_go();
+            assert_eq!(nodes[2].locked().len(), usize::from(!is_after));
+            sleep_until(lapse).await;
+            let is_free = || nodes[2].locked().is_empty();
+            eventually(PROMPTLY, "the late entry is gone", is_free).await;
+            let left = (arrives + TTL).saturating_since(now());
+            assert!(left > TTL / 8, "after the lapse: {is_after}, {left:?} left");
+            assert_eq!(guard.release().await.unwrap(), Released::TooLate);
+        });
+    }
+    while let Some(case) = cases.join_next().await {
+        case.unwrap();
+    }
+}
+
+/// The keeper extends while the guard is dropped: the release overtakes some
+/// of the extends, and those make the entry anew.
+#[tokio::test]
+async fn a_guard_dropped_amid_an_extend_leaves_nothing_locked() {
+    for replicas in [1, 3, 5] {
+        let victim = Arc::new(Mutex::new(None));
+        let nodes: Vec<MemoryNode> = (0..5).map(|i| MemoryNode::new(name(i))).collect();
+        let mut builder = Router::builder().replicas(replicas);
+        for node in &nodes {
+            let ambush = Ambush {
+                node: node.clone(),
+                victim: Arc::clone(&victim),
+            };
+            builder = builder.custom_node(node.name(), Arc::new(ambush));
+        }
+        let router = builder.connect().await.unwrap();
+        let guard = router.acquire(KEY).keep_alive_every(ms(20)).await.unwrap();
+        *victim.lock() = Some(guard);
+        eventually(PROMPTLY, "an extend is due", || victim.lock().is_none()).await;
+        assert!(router.drained().await);
+        for node in &nodes {
+            assert_eq!(node.locked(), [], "n={replicas}: {}", node.name());
+        }
+    }
+}
+
+/// Many leases with very short lives on several threads, each dropped at some
+/// point of its extends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_lives_leave_nothing_locked() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 3);
+        let router = cluster.router(3).await;
+        let lives = (0..200).map(|number| {
+            let router = router.clone();
+            tokio::spawn(async move {
+                let acquire = router.acquire(format!("{KEY}/{number}"));
+                let guard = acquire.keep_alive_every(ms(2)).await.unwrap();
+                tokio::time::sleep(ms(1) + Duration::from_micros(37) * number).await;
+                drop(guard);
+            })
+        });
+        for life in lives.collect::<Vec<_>>() {
+            life.await.unwrap();
+        }
+        assert!(router.drained().await, "{arm:?}");
+        if arm == Arm::Redis {
+            assert!(router.stats().extended > 0);
+        }
+        assert_eq!(locked(&cluster), [""; 0], "{arm:?}");
+    }
+}
+
+/// An operator deletes the entry on every node. Another client may come and go.
+/// The old holder must not get the key back, however often it extends.
+#[tokio::test]
+async fn what_is_forced_out_stays_out() {
+    for arm in ARMS {
+        for (nodes, is_rival) in [(1, false), (1, true), (3, false), (3, true), (5, true)] {
+            let case = format!("{arm:?} n={nodes} rival={is_rival}");
+            let cluster = Cluster::start(arm, nodes);
+            let router = cluster.router(nodes).await;
+            let other = cluster.router(nodes).await;
+            let acquire = router.acquire(KEY).ttl(Duration::from_secs(20));
+            let guard = acquire.await.unwrap();
+            cluster.nodes.iter().for_each(delete);
+            if is_rival {
+                let next = other.try_acquire(KEY).await.unwrap();
+                assert!(next.fence() > guard.fence(), "{case}");
+                assert_eq!(next.release().await.unwrap(), Released::InTime, "{case}");
+            }
+            for _ in 0..3 {
+                let again = guard.extend().await;
+                assert!(
+                    matches!(again, Err(Error::Lost { .. })),
+                    "{case}: {again:?}"
+                );
+            }
+            assert!(guard.loss().is_some(), "{case}");
+            assert_eq!(guard.remaining(), Duration::ZERO, "{case}");
+            let is_free = || locked(&cluster).is_empty();
+            eventually(PROMPTLY, "nothing is left of it", is_free).await;
+            assert_eq!(guard.release().await.unwrap(), Released::TooLate, "{case}");
+        }
+    }
+}
+
+/// The same with keep-alive: the holder learns of it by its next extend.
+#[tokio::test]
+async fn a_holder_that_is_forced_out_learns_of_it_within_a_third_of_the_ttl() {
+    for arm in ARMS {
+        for (nodes, is_rival) in [(1, false), (3, false), (3, true)] {
+            let cluster = Cluster::start(arm, nodes);
+            let router = cluster.router(nodes).await;
+            let other = cluster.router(nodes).await;
+            let acquire = router.acquire(KEY).ttl(SHORT_TTL).keep_alive();
+            let guard = acquire.await.unwrap();
+            cluster.nodes.iter().for_each(delete);
+            let forced_at = now();
+            let next = match is_rival {
+                true => Some(other.try_acquire(KEY).await.unwrap()),
+                false => None,
+            };
+            let lost = timed(guard.lost());
+            let (loss, at) = timeout(PROMPTLY, lost).await.expect("the end");
+            let took = at.saturating_since(forced_at);
+            println!("{arm:?} n={nodes}, ttl {SHORT_TTL:?}: {loss:?} told after {took:?}");
+            assert!(took < SHORT_TTL / 3 + MARGIN, "{took:?}");
+            assert_ne!(loss, Loss::Expired, "{arm:?} n={nodes}");
+            // What another holder has since is left alone.
+            all_have_answered(&router).await;
+            let entries = if is_rival { nodes } else { 0 };
+            assert_eq!(locked(&cluster).len(), entries, "{arm:?} n={nodes}");
+            if let Some(next) = next {
+                assert_eq!(next.release().await.unwrap(), Released::InTime);
+            }
+        }
+    }
+}
+
+/// A replica that lost a single entry is healed, and counts from the second
+/// extend on: one after the other, every replica may lose it.
+#[tokio::test]
+async fn replicas_are_healed_one_after_the_other() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 3);
+        let router = cluster.router(3).await;
+        let acquire = router.acquire(KEY).ttl(Duration::from_secs(20));
+        let guard = acquire.await.unwrap();
+        for node in cluster.nodes.iter().chain(&cluster.nodes) {
+            delete(node);
+            // The first extend heals it, the second has it vouch: each is over
+            // when its last answer has come.
+            for _ in 0..2 {
+                guard.extend().await.unwrap();
+                all_have_answered(&router).await;
+                assert_eq!(node.locked(), [KEY]);
+            }
+        }
+        assert_eq!(guard.release().await.unwrap(), Released::InTime);
+        assert_eq!(locked(&cluster), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn an_entry_without_expiry_is_mended_or_told_as_what_it_is() {
+    for edition in Edition::ALL {
+        let server = RedisServer::start_edition(edition, &["--save", "", "--appendonly", "no"]);
+        let mut client = server.client();
+        let name = format!("ringlock:{KEY}");
+        let mut ask = |command: &str, arguments: &[&str]| -> Option<i64> {
+            let mut command = redis::cmd(command);
+            let answer = command.arg(&name).arg(arguments).query(&mut client);
+            answer.unwrap()
+        };
+        let connect = || {
+            let builder = Router::builder().node("a", server.url());
+            builder.init(Init::Now).connect()
+        };
+        let (router, other) = (connect().await.unwrap(), connect().await.unwrap());
+        let acquire = router.acquire(KEY).ttl(Duration::from_secs(20));
+        let guard = acquire.await.unwrap();
+
+        // One's own gets an expiry again.
+        assert_eq!(ask("PERSIST", &[]), Some(1), "{edition:?}");
+        let error = other.try_acquire(KEY).await.unwrap_err();
+        assert_is_endless(&error, false);
+        guard.extend().await.unwrap();
+        let left = ask("PTTL", &[]).unwrap();
+        assert!((1..=20_000).contains(&left), "{edition:?}: {left}");
+        assert_eq!(ask("PERSIST", &[]), Some(1), "{edition:?}");
+        assert_eq!(guard.release().await.unwrap(), Released::InTime);
+        assert_eq!(ask("EXISTS", &[]), Some(0), "{edition:?}");
+
+        // Another program's is told as what it is, and left alone.
+        let set: String = {
+            let mut set = redis::cmd("SET");
+            set.arg(&name).arg("a stranger");
+            set.query(&mut server.client()).unwrap()
+        };
+        assert_eq!(set, "OK");
+        assert_is_endless(&router.try_acquire(KEY).await.unwrap_err(), true);
+        let before = router.stats().attempts;
+        let waited = router.acquire(KEY).wait(ms(300)).await.unwrap_err();
+        let Error::TimedOut { last, .. } = &waited else {
+            panic!("{edition:?}: {waited:?}");
+        };
+        assert_is_endless(last, true);
+        let attempts = router.stats().attempts - before;
+        assert!(attempts <= 12, "{edition:?}: {attempts} attempts in 300 ms");
+        // Who waits for it is told when it is deleted by hand.
+        let waits = tokio::spawn(router.acquire(KEY).wait(3 * PROMPTLY).into_future());
+        let is_waiting = || router.stats().waiting == 1;
+        eventually(PROMPTLY, "somebody waits", is_waiting).await;
+        assert_eq!(ask("DEL", &[]), Some(1), "{edition:?}");
+        let guard = waits.await.unwrap().unwrap();
+        assert_eq!(guard.release().await.unwrap(), Released::InTime);
+    }
+}
+
+#[track_caller]
+fn assert_is_endless(error: &Error, is_foreign: bool) {
+    let Error::Contended {
+        holder: Some(holder),
+        remaining: None,
+        ..
+    } = error
+    else {
+        panic!("{error:?}");
+    };
+    assert!(holder.never_expires(), "{error:?}");
+    assert_eq!(holder.is_foreign(), is_foreign, "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("no expiry"), "{text}");
+    assert!(text.contains("release KEY --force"), "{text}");
+}
