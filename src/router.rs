@@ -11,6 +11,7 @@ use ringlock_ring::{MAX_MEMBERS, RingError};
 use tokio::task::JoinHandle;
 
 pub use self::builder::RouterBuilder;
+use crate::acquire::many::{AcquireAll, AcquireMany};
 use crate::acquire::{Acquire, clean_label};
 use crate::clock;
 use crate::cluster::bootstrap;
@@ -117,11 +118,6 @@ impl Router {
     /// A dropped call leaves nothing that the next one does not take up.
     pub async fn connect(config: Config) -> Result<Self, Error> {
         RouterBuilder::from(config).connect().await
-    }
-
-    /// A router built in code.
-    pub fn builder() -> RouterBuilder {
-        RouterBuilder::default()
     }
 
     /// A router over `nodes` embedded in-memory nodes, named `node-1` on: for
@@ -250,6 +246,43 @@ impl Router {
         work: impl AsyncFnOnce(&Guard) -> T,
     ) -> Result<T, WithError<T>> {
         self.acquire(key).with(work).await
+    }
+
+    /// Locks each of `keys` for itself: a builder that gives one result per
+    /// key, as they come or all at the end.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+    /// # let router = ringlock::Router::in_memory(5).await?;
+    /// let mut outcomes = router.acquire_many(["orders/42", "orders/43"]).outcomes();
+    /// while let Some((key, result)) = outcomes.next().await {
+    ///     match result {
+    ///         Ok(guard) => println!("{key}: fence {}", guard.fence()),
+    ///         Err(error) => println!("{key}: {error}"),
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn acquire_many<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> AcquireMany<K> {
+        AcquireMany::new(self.clone(), keys.into_iter().collect())
+    }
+
+    /// Locks all of `keys`, across nodes and modes, or none: a builder that is
+    /// also the future. A key that is named twice is locked once.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+    /// # let router = ringlock::Router::in_memory(5).await?;
+    /// let guards = router.acquire_all(["account/7", "account/9"]).await?;
+    /// println!("{:?} {:?}", guards.fence("account/7"), guards.fence("account/9"));
+    /// guards.release().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn acquire_all(&self, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) -> AcquireAll {
+        AcquireAll::new(self.clone(), keys)
     }
 
     /// Where `key` lives, and who must agree on it. Asks no server.

@@ -10,11 +10,11 @@ use crate::clock;
 use crate::cluster::nodes::Fleet;
 use crate::config::LEAST_HOLD;
 use crate::error::Error;
-use crate::lease::guard::Guard;
+use crate::lease::guard::{Guard, Won};
 use crate::lease::local_queue::{Ahead, Met, Turn};
 use crate::lease::operation::Operation;
 use crate::lease::state::{Held, KeepAlive};
-use crate::proto::lease::{Fence, Holder, Key, Token, Ttl};
+use crate::proto::lease::{Holder, Key, Token, Ttl};
 use crate::proto::node::message::{NodeErrorKind, Rival};
 use crate::proto::operation::acquire::{Attempt, Refused, Shortfall};
 use crate::proto::operation::machine::Refusal;
@@ -337,13 +337,6 @@ impl Acquire {
             last: Box::new(last),
         }
     }
-}
-
-/// An attempt that won.
-#[derive(Debug)]
-pub(crate) struct Won {
-    pub(crate) held: Arc<Held>,
-    pub(crate) fence: Fence,
 }
 
 /// An attempt that did not win.

@@ -9,6 +9,7 @@ use ringlock_ring::NodeIndex;
 
 use crate::clock;
 use crate::cluster::nodes::Fleet;
+use crate::lease::handoffs::MOST_LOOKS;
 use crate::node::{Sight, Watch};
 use crate::proto::backoff::Backoff;
 use crate::proto::lease::Key;
@@ -25,23 +26,6 @@ const LONGEST_WATCH: Duration = Duration::from_secs(5);
 /// one has begun.
 const TICK: Duration = Duration::from_millis(1);
 
-/// The least time that other processes have for an attempt when this one gives
-/// way.
-const LEAST_WAY: Duration = Duration::from_micros(200);
-
-/// The longest.
-pub(crate) const LONGEST_WAY: Duration = Duration::from_millis(500);
-
-/// Trips to the nodes and back that it takes others to be told that a key is
-/// free, to look whether it still is, and to attempt it.
-const TRIPS_OF_WAY: u32 = 1 + MOST_LOOKS;
-
-/// How often to look, at the most, whether a key is free that has passed from
-/// hand to hand elsewhere, before an attempt at it. Each time costs a server
-/// far less than an attempt in vain; and how often is drawn by lot, for servers
-/// tell those who wait always in the same order.
-const MOST_LOOKS: u32 = 3;
-
 /// The shortest `retry_delay`: less would only burden the nodes.
 const LEAST_RETRY_DELAY: Duration = Duration::from_millis(5);
 
@@ -50,12 +34,6 @@ const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
 fn is_overload(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::Failed(error) if error.kind() == NodeErrorKind::Overloaded)
-}
-
-/// How long to leave a key to others that have waited for it too; `trip` is
-/// how long this process's last attempt took.
-pub(crate) fn way(trip: Duration) -> Duration {
-    (TRIPS_OF_WAY * trip).clamp(LEAST_WAY, LONGEST_WAY)
 }
 
 /// Who stood in the way of an attempt, and where.

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::acquire::attempt::Won;
 use crate::clock;
 use crate::error::{Causes, Error, Loss};
 use crate::lease::local_queue::Turn;
@@ -38,6 +37,13 @@ pub struct Guard {
     is_released: bool,
     /// The router lives as long as its leases.
     _router: Router,
+}
+
+/// An attempt that won.
+#[derive(Debug)]
+pub(crate) struct Won {
+    pub(crate) held: Arc<Held>,
+    pub(crate) fence: Fence,
 }
 
 /// How often an extend begins anew because the cluster has a newer view.

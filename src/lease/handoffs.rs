@@ -13,7 +13,6 @@
 
 use std::time::Duration;
 
-use crate::acquire::wait::{LONGEST_WAY, way};
 use crate::clock;
 use crate::cluster::nodes::Fleet;
 use crate::node::Interest;
@@ -26,6 +25,23 @@ use crate::proto::time::Instant;
 /// doubled instead: at most `hand_overs` grants times two to this power lie
 /// between two.
 const MOST_DOUBLINGS: u8 = 6;
+
+/// Most reads of a key before an attempt at it, where the key passes from hand
+/// to hand in other processes. A read costs a server less than a failed
+/// attempt. The count is random because servers notify waiters in a fixed
+/// order.
+pub(crate) const MOST_LOOKS: u32 = 3;
+
+/// The least time that other processes have for an attempt when this one gives
+/// way.
+const LEAST_WAY: Duration = Duration::from_micros(200);
+
+/// The longest.
+const LONGEST_WAY: Duration = Duration::from_millis(500);
+
+/// Trips to the nodes and back that it takes others to be told that a key is
+/// free, to look whether it still is, and to attempt it.
+const TRIPS_OF_WAY: u32 = 1 + MOST_LOOKS;
 
 /// Grants to one process of one key, with no chance for others in between.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,6 +89,12 @@ impl Streak {
         self.pauses = self.pauses.saturating_add(1);
         Some(pause)
     }
+}
+
+/// How long to leave a key to others that have waited for it too; `trip` is
+/// how long this process's last attempt took.
+fn way(trip: Duration) -> Duration {
+    (TRIPS_OF_WAY * trip).clamp(LEAST_WAY, LONGEST_WAY)
 }
 
 /// Whether other processes wait for `key`, as far as its nodes can tell. Whoever

@@ -33,6 +33,13 @@ impl From<Config> for RouterBuilder {
     }
 }
 
+impl Router {
+    /// A router built in code.
+    pub fn builder() -> RouterBuilder {
+        RouterBuilder::default()
+    }
+}
+
 impl RouterBuilder {
     /// Adds a node of weight 1 that is reached at `url`.
     pub fn node(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
