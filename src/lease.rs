@@ -1,6 +1,7 @@
 //! What this process holds: leases from before their attempt until after their
 //! release, the queues in front of them, and the task that keeps them alive.
 
+pub(crate) mod context;
 pub(crate) mod guard;
 pub(crate) mod handoffs;
 pub(crate) mod local_queue;

@@ -22,9 +22,9 @@ use crate::cluster::refresh::Lookout;
 use crate::cluster::registry::Roster;
 use crate::config::Config;
 use crate::error::Error;
+use crate::lease::context::LeaseContext;
 use crate::lease::guard::Guard;
 use crate::lease::local_queue::Gate;
-use crate::lease::scheduler::Keeper;
 use crate::lease::scoped::WithError;
 use crate::node::MemoryNode;
 use crate::proto::lease::{Key, KeyError};
@@ -65,7 +65,7 @@ pub(crate) struct Shared {
     roster: Arc<Roster>,
     fleet: RwLock<Arc<Fleet>>,
     gate: Arc<Gate>,
-    keeper: Arc<Keeper>,
+    context: Arc<LeaseContext>,
     watchman: Mutex<Option<JoinHandle<()>>>,
     /// What a key must not begin with: with the prefix before it, it would
     /// name ringlock's own state.
@@ -145,22 +145,18 @@ impl Router {
         // Until a router owns them, the nodes are closed whatever happens.
         let closing = Closing(Some(Arc::clone(&roster)));
         let (view, peers) = bootstrap::establish(&charter, &roster, &roster.seeds()).await?;
-        let keeper = Arc::new(Keeper::default());
+        let context = Arc::new(LeaseContext::default());
         let lookout = Arc::new(Lookout::default());
-        let fleet = Fleet::new(
-            Arc::new(view),
-            peers,
-            Arc::clone(&lookout),
-            Arc::clone(&keeper),
-        )
-        .with_node_timeout(config.router.node_timeout);
+        let fleet = Fleet::new(Arc::new(view), peers, Arc::clone(&lookout))
+            .with_node_timeout(config.router.node_timeout);
         let label = match &config.router.label {
             Some(label) => clean_label(label),
             None => clean_label(&host_and_pid()),
         };
         closing.keep();
         let view = &fleet.view;
-        fleet.counters.meter.moved(view.id(), view.next().is_some());
+        let meter = &context.counters.meter;
+        meter.moved(view.id(), view.next().is_some());
         let router = Self {
             shared: Arc::new(Shared {
                 defaults: Defaults {
@@ -172,18 +168,19 @@ impl Router {
                 },
                 roster: Arc::clone(&roster),
                 fleet: RwLock::new(Arc::new(fleet)),
-                gate: Gate::new(Arc::clone(keeper.counters())),
-                keeper,
+                gate: Gate::new(Arc::clone(&context.counters)),
+                context,
                 watchman: Mutex::default(),
                 reserved: config.router.reserved_keys(),
             }),
         };
         let shared = Arc::downgrade(&router.shared);
-        task::spawn(Arc::clone(&router.shared.keeper).run(), {
-            let (shared, keeper) = (Weak::clone(&shared), Arc::clone(&router.shared.keeper));
+        let context = Arc::clone(&router.shared.context);
+        task::spawn(Arc::clone(&context.scheduler).run(), {
+            let shared = Weak::clone(&shared);
             move || {
-                keeper.life.end();
-                keeper.end();
+                context.lifecycle.end();
+                context.scheduler.end();
                 if let Some(shared) = shared.upgrade() {
                     shared.wake_all();
                 }
@@ -350,7 +347,7 @@ impl Router {
             return false;
         }
         let deadline = clock::now() + SHUTDOWN_LIMIT;
-        self.shared.keeper.drained(deadline).await
+        self.shared.context.scheduler.drained(deadline).await
     }
 
     /// Closes the router, all handles to it: every call that waits, and every
@@ -366,7 +363,7 @@ impl Router {
         if self.life().origin.is_elsewhere() {
             return false;
         }
-        self.shared.keeper.life.shut();
+        self.shared.context.lifecycle.shut();
         self.shared.wake_all();
         self.drained().await
     }
@@ -379,11 +376,15 @@ impl Router {
     }
 
     pub(crate) fn life(&self) -> &Life {
-        &self.shared.keeper.life
+        &self.shared.context.lifecycle
     }
 
     pub(crate) fn counters(&self) -> &Arc<Counters> {
-        self.shared.keeper.counters()
+        &self.shared.context.counters
+    }
+
+    pub(crate) fn lease_context(&self) -> &Arc<LeaseContext> {
+        &self.shared.context
     }
 
     pub(crate) fn defaults(&self) -> &Defaults {
@@ -441,29 +442,29 @@ impl Shared {
             return;
         }
         events::moved(fleet.view.id(), view.id(), view.next().is_some());
-        let meter = &self.keeper.counters().meter;
+        let meter = &self.context.counters.meter;
         meter.moved(view.id(), view.next().is_some());
         self.roster.retire(&view);
         *fleet = fleet.followed_by(Arc::new(view), peers);
         drop(fleet);
-        self.keeper.hurry();
+        self.context.scheduler.hurry();
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         let task = self.watchman.get_mut().take();
-        if self.keeper.life.origin.is_elsewhere() {
+        if self.context.lifecycle.origin.is_elsewhere() {
             // All of it is a copy of the parent's, down to the sockets.
-            let (roster, gate, keeper) = (&self.roster, &self.gate, &self.keeper);
-            std::mem::forget((Arc::clone(roster), Arc::clone(gate), Arc::clone(keeper)));
+            let (roster, gate, context) = (&self.roster, &self.gate, &self.context);
+            std::mem::forget((Arc::clone(roster), Arc::clone(gate), Arc::clone(context)));
             std::mem::forget((Arc::clone(self.fleet.get_mut()), task));
             return;
         }
         if let Some(task) = task {
             task.abort();
         }
-        self.keeper.close();
+        self.context.scheduler.close();
         self.roster.close();
     }
 }

@@ -178,7 +178,9 @@ impl Acquire {
                     || limit.is_some_and(|limit| attempts >= limit);
                 let goes_on = !is_exhausted && error.is_transient() && {
                     let (fleet, rivals) = (&failed.fleet, &failed.rivals);
-                    pauses.wait(fleet, key, rivals, deadline).await
+                    pauses
+                        .wait(self.router.life(), fleet, key, rivals, deadline)
+                        .await
                 };
                 if !goes_on {
                     events::attempts(attempts);
@@ -290,7 +292,7 @@ impl Acquire {
         let Some(outcome) = attempt.by(limit).await else {
             return Err(Box::new(Failed::deserted(&held)));
         };
-        let counters = &held.fleet.counters;
+        let counters = &held.context.counters;
         match outcome {
             Ok(grant) => {
                 counters.granted.add_one();
@@ -322,8 +324,9 @@ impl Acquire {
             until: now + self.max_hold.unwrap_or(defaults.max_hold),
         });
         let fleet = self.router.fleet();
-        fleet.counters.attempts.add_one();
-        Held::new(fleet, key, ttl, token, now, keep_alive)
+        let context = self.router.lease_context();
+        context.counters.attempts.add_one();
+        Held::new(Arc::clone(context), fleet, key, ttl, token, now, keep_alive)
     }
 
     pub(crate) fn give_up(&self, attempts: u32, started: Instant, last: Error) -> Error {
@@ -368,7 +371,7 @@ impl Failed {
 
     /// The router's tasks stand still: nobody answers, in time or late.
     fn deserted(held: &Held) -> Self {
-        held.fleet.counters.failed.add_one();
+        held.context.counters.failed.add_one();
         Self {
             fleet: Arc::clone(&held.fleet),
             began: held.asked_at,
@@ -404,7 +407,7 @@ impl Failed {
             .any(|(node, refusal)| refusal.is_stale() && !fleet.is_returning(*node));
         let is_silence = refusals.iter().all(|(_, refusal)| is_silence(refusal));
         let key = held.key.clone();
-        let counters = &fleet.counters;
+        let counters = &held.context.counters;
         let is_contended = shortfall == Shortfall::Votes && !is_outage;
         if is_contended {
             counters.hot.note(&key);

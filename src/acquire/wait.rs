@@ -17,6 +17,7 @@ use crate::proto::node::message::NodeErrorKind;
 use crate::proto::operation::machine::Refusal;
 use crate::proto::quorum::{Placement, Seat, Seats};
 use crate::proto::time::Instant;
+use crate::runtime::lifecycle::Life;
 
 /// An attempt is made after so long at the most, told or not: a watch may have
 /// died without a word. Up to a quarter earlier, lest all come at once.
@@ -231,6 +232,7 @@ impl Pauses {
     /// the way of; false: not before `deadline`.
     pub(crate) async fn wait(
         &mut self,
+        life: &Life,
         fleet: &Fleet,
         key: &Key,
         rivals: &Rivals,
@@ -239,7 +241,7 @@ impl Pauses {
         // Under a newer view the key may lie elsewhere.
         let mut left = std::pin::pin!(fleet.left.notified());
         left.as_mut().enable();
-        if fleet.newest().is_some() || fleet.keeper.life.check().is_err() {
+        if fleet.newest().is_some() || life.check().is_err() {
             return true;
         }
         let free_at = rivals.free_in.map(|free_in| clock::now() + free_in + TICK);

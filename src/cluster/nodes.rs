@@ -12,7 +12,6 @@ use tokio::sync::Notify;
 use crate::clock;
 use crate::cluster::refresh::Lookout;
 use crate::error::{Cause, Error, KeptOut, NodeCause};
-use crate::lease::scheduler::Keeper;
 use crate::node::Node;
 use crate::proto::lease::{Key, Ttl};
 use crate::proto::membership::view::View;
@@ -20,7 +19,6 @@ use crate::proto::operation::machine::Refusal;
 use crate::proto::quorum::{Placement, majority};
 use crate::proto::time::Instant;
 use crate::telemetry::metrics::NodeMeter;
-use crate::telemetry::stats::Counters;
 
 /// What is newer by less is not noted: all threads share the notes.
 const SEEN_GRAIN: Duration = Duration::from_millis(1);
@@ -53,26 +51,18 @@ pub(crate) struct Fleet {
     /// Wakes those who wait for a key under this view, when there is a next.
     pub(crate) left: Notify,
     pub(crate) lookout: Arc<Lookout>,
-    pub(crate) keeper: Arc<Keeper>,
-    pub(crate) counters: Arc<Counters>,
     /// As configured; `None`: by the ttl.
     node_timeout: Option<Duration>,
 }
 
 impl Fleet {
     /// `peers` must be in the view's order.
-    pub(crate) fn new(
-        view: Arc<View>,
-        peers: Vec<Peer>,
-        lookout: Arc<Lookout>,
-        keeper: Arc<Keeper>,
-    ) -> Self {
+    pub(crate) fn new(view: Arc<View>, peers: Vec<Peer>, lookout: Arc<Lookout>) -> Self {
         let longest_ttl = view.longest_ttl();
         for peer in &peers {
             peer.node.heed_longest_ttl(longest_ttl);
         }
         let seen_at = peers.iter().map(|_| AtomicU64::new(0)).collect();
-        let counters = Arc::clone(keeper.counters());
         Self {
             view,
             peers,
@@ -83,8 +73,6 @@ impl Fleet {
             next: OnceLock::new(),
             left: Notify::new(),
             lookout,
-            keeper,
-            counters,
             node_timeout: None,
         }
     }
@@ -100,8 +88,7 @@ impl Fleet {
     /// The nodes of the same router as of `view`, which came after this one's.
     pub(crate) fn followed_by(&self, view: Arc<View>, peers: Vec<Peer>) -> Arc<Self> {
         let next = self.next.get_or_init(|| {
-            let (lookout, keeper) = (Arc::clone(&self.lookout), Arc::clone(&self.keeper));
-            let next = Self::new(view, peers, lookout, keeper);
+            let next = Self::new(view, peers, Arc::clone(&self.lookout));
             Arc::new(next.with_node_timeout(self.node_timeout))
         });
         self.left.notify_waiters();

@@ -82,7 +82,7 @@ impl Guard {
             self.held.keep_turn(turn);
         }
         if self.held.keep_alive.is_some() {
-            self.held.fleet.keeper.keep(Arc::clone(&self.held));
+            self.held.context.scheduler.keep(Arc::clone(&self.held));
         }
     }
 
@@ -136,7 +136,7 @@ impl Guard {
     }
 
     fn life(&self) -> &Life {
-        &self.held.fleet.keeper.life
+        &self.held.context.lifecycle
     }
 
     /// Waits until the lease is over, and tells why.
@@ -257,7 +257,7 @@ impl Guard {
             _ if loss.is_some() => loss,
             Farewell::Released => return Ok((Released::InTime, None)),
             Farewell::TooLate { is_taken } => {
-                held.fleet.counters.gone.add_one();
+                held.context.counters.gone.add_one();
                 events::released_too_late(&held.key, self.fence);
                 Some(if is_taken {
                     Loss::TakenOver

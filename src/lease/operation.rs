@@ -265,7 +265,7 @@ impl<M: Operates> Operation<M> {
     }
 
     fn life(&self) -> &Life {
-        &self.site.held.fleet.keeper.life
+        &self.site.held.context.lifecycle
     }
 
     fn feed(self: &Arc<Self>, now: Instant, event: Event) {

@@ -16,9 +16,7 @@ use crate::node::{ReplyTo, Sink};
 use crate::proto::backoff::Backoff;
 use crate::proto::node::message::{Answer, Request};
 use crate::proto::time::Instant;
-use crate::runtime::lifecycle::Life;
 use crate::telemetry::events;
-use crate::telemetry::stats::Counters;
 
 /// Releases that may wait for a node to come back. One more is given up: the
 /// entry's ttl then frees the key.
@@ -32,8 +30,6 @@ const MAX_LATE: usize = 65_536;
 pub(crate) struct Keeper {
     inbox: Mutex<Inbox>,
     wake: Notify,
-    pub(crate) life: Life,
-    counters: Arc<Counters>,
     /// Releases that are under way or deferred.
     releases: AtomicUsize,
     /// Leases that are watched for their lapse only.
@@ -62,10 +58,6 @@ enum Work {
 }
 
 impl Keeper {
-    pub(crate) fn counters(&self) -> &Arc<Counters> {
-        &self.counters
-    }
-
     /// Keeps `held` alive from now on.
     pub(crate) fn keep(&self, held: Arc<Held>) {
         let _ = self.push(Work::Tend(held));
@@ -277,14 +269,17 @@ pub(crate) struct Owed(Arc<Held>);
 impl Owed {
     /// A release of `held` begins.
     pub(crate) fn by(held: &Arc<Held>) -> Self {
-        held.fleet.keeper.releases.fetch_add(1, Ordering::AcqRel);
+        held.context
+            .scheduler
+            .releases
+            .fetch_add(1, Ordering::AcqRel);
         Self(Arc::clone(held))
     }
 }
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        let keeper = &self.0.fleet.keeper;
+        let keeper = &self.0.context.scheduler;
         if keeper.releases.fetch_sub(1, Ordering::AcqRel) == 1 {
             keeper.all_released.notify_waiters();
         }
@@ -335,7 +330,7 @@ impl DueRelease {
 
     /// Hands it to the keeper, to send it when the node may be back.
     pub(crate) fn defer(self: Arc<Self>) {
-        let keeper = Arc::clone(&self.held.fleet.keeper);
+        let keeper = Arc::clone(&self.held.context.scheduler);
         self.attempts.fetch_add(1, Ordering::Relaxed);
         let is_worth_it =
             clock::now() < self.until && keeper.releases.load(Ordering::Relaxed) <= MAX_DEFERRED;
@@ -350,8 +345,8 @@ impl DueRelease {
     /// There is nobody to repeat it.
     fn give_up(&self) {
         self.held
-            .fleet
-            .keeper
+            .context
+            .scheduler
             .has_forsaken
             .store(true, Ordering::Release);
         self.count_failure();
@@ -359,7 +354,7 @@ impl DueRelease {
 
     fn count_failure(&self) {
         events::release_given_up(&self.held.key);
-        self.held.fleet.counters.release_failures.add_one();
+        self.held.context.counters.release_failures.add_one();
     }
 
     fn next_wait(&self) -> std::time::Duration {

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use crate::clock;
 use crate::cluster::nodes::Fleet;
 use crate::error::{Error, Loss};
+use crate::lease::context::LeaseContext;
 use crate::lease::local_queue::Turn;
 use crate::lease::operation::{Operation, Running};
 use crate::lease::position::{Ledger, Moved, Stance, Target};
@@ -39,6 +40,7 @@ pub(crate) struct KeepAlive {
 /// One lease, from before its attempt until after its release.
 #[derive(Debug)]
 pub(crate) struct Held {
+    pub(crate) context: Arc<LeaseContext>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) key: Key,
     pub(crate) token: Token,
@@ -72,6 +74,7 @@ struct State {
 impl Held {
     /// A lease that is yet to be granted.
     pub(crate) fn new(
+        context: Arc<LeaseContext>,
         fleet: Arc<Fleet>,
         key: &Key,
         ttl: Ttl,
@@ -83,6 +86,7 @@ impl Held {
             placement: fleet.view.place(key),
             // The view may have changed since the call began.
             ttl: ttl.at_most(fleet.view.max_ttl()),
+            context,
             fleet,
             key: key.clone(),
             token,
@@ -123,7 +127,7 @@ impl Held {
         let trip = now.saturating_since(self.asked_at).as_micros();
         state.trip = u32::try_from(trip).unwrap_or(u32::MAX);
         state.fence = Some(grant.fence);
-        self.fleet.counters.held.came();
+        self.context.counters.held.came();
         if let Some(keep_alive) = &self.keep_alive {
             // The first one anywhere in the second half: many leases are
             // often taken at once.
@@ -202,7 +206,7 @@ impl Held {
             Some(_) => self.release_at(target()),
             None if self.keep_alive.is_some() => {}
             None if now.saturating_since(self.asked_at) > drift(self.ttl.get()) => {
-                self.fleet.keeper.keep_late(self);
+                self.context.scheduler.keep_late(self);
             }
             None => {}
         }
@@ -229,7 +233,7 @@ impl Held {
         state.ended = Some(loss);
         // An attempt that was abandoned ends too, and was never held.
         if state.fence.is_some() {
-            let counters = &self.fleet.counters;
+            let counters = &self.context.counters;
             counters.held.went();
             let granted_at = self.asked_at + Duration::from_micros(state.trip.into());
             counters
@@ -244,13 +248,13 @@ impl Held {
 
     /// It ended while it was held.
     fn lost(&self, loss: Loss, fence: Option<Fence>) {
-        self.fleet.counters.lost(loss);
+        self.context.counters.lost(loss);
         events::lease_lost(&self.key, fence, loss);
     }
 
     /// Its holder gives it back, which was over before or not.
     pub(crate) fn count_release(&self, was_lost: bool) {
-        let counters = &self.fleet.counters;
+        let counters = &self.context.counters;
         match was_lost {
             false => counters.released_in_time.add_one(),
             true => counters.released_too_late.add_one(),
@@ -361,7 +365,7 @@ impl Held {
         extension: &Extension,
         now: Instant,
     ) {
-        let counters = &self.fleet.counters;
+        let counters = &self.context.counters;
         match extension {
             Extension::Extended(until) => {
                 counters.extended.add_one();

@@ -1,0 +1,16 @@
+//! What every lease of one router uses.
+
+use std::sync::Arc;
+
+use crate::lease::scheduler::Keeper;
+use crate::runtime::lifecycle::Life;
+use crate::telemetry::stats::Counters;
+
+/// What every lease of one router uses. It outlives the router's last handle
+/// for as long as a release is under way.
+#[derive(Debug, Default)]
+pub(crate) struct LeaseContext {
+    pub(crate) scheduler: Arc<Keeper>,
+    pub(crate) lifecycle: Life,
+    pub(crate) counters: Arc<Counters>,
+}
