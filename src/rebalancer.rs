@@ -31,13 +31,13 @@ use crate::cluster::nodes::{Fleet, Peer};
 use crate::cluster::snapshot::{STEP_TIMEOUT, Survey};
 use crate::config::ConfigError;
 use crate::error::{Causes, Error, NodeCause};
+use crate::lease::manager::LeaseManager;
 use crate::node;
 use crate::proto::membership::topology::TopologyError;
 use crate::proto::membership::transition::{Goal, Obstacle};
 use crate::proto::membership::view::View;
 use crate::proto::node::message::{NodeStatus, Reply, Request, Standing, ViewId};
 use crate::rebalancer::executor::Course;
-use crate::router::Router;
 
 /// How long nodes may stand in the way before a change is given up for now.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Plans changes of membership and carries them out; see the [module](self).
 #[derive(Clone, Debug)]
 pub struct Rebalancer {
-    router: Router,
+    leases: Arc<LeaseManager>,
     patience: Duration,
     fenced: BTreeSet<String>,
     risks: force::Risks,
@@ -220,9 +220,9 @@ impl From<ConfigError> for RebalanceError {
 }
 
 impl Rebalancer {
-    pub(crate) fn new(router: Router) -> Self {
+    pub(crate) fn new(leases: Arc<LeaseManager>) -> Self {
         Self {
-            router,
+            leases,
             patience: PATIENCE,
             fenced: BTreeSet::new(),
             risks: force::Risks::default(),
@@ -270,7 +270,7 @@ impl Rebalancer {
         let mut introduced = Vec::new();
         for change in changes {
             if let Some(node) = change.introduces() {
-                introduced.push(self.router.roster().introduce(&node)?);
+                introduced.push(self.leases.membership.registry().introduce(&node)?);
             }
             let address = |name: &str| {
                 let peer = introduced.iter().find(|peer| &*peer.name == name);
@@ -433,7 +433,7 @@ impl Rebalancer {
             let view = fleet.view.id();
             return Err(RebalanceError::NothingUnderWay { view });
         }
-        let _note = abort_note::Note::leave(&self.router).await;
+        let _note = abort_note::Note::leave(&self.leases).await;
         Course::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
             .run(progress)
             .await
@@ -455,7 +455,7 @@ impl Rebalancer {
         progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
         let fleet = self.refreshed().await?;
-        let _note = abort_note::Note::leave(&self.router).await;
+        let _note = abort_note::Note::leave(&self.leases).await;
         Course::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
             .outdating()
             .run(progress)
@@ -464,14 +464,14 @@ impl Rebalancer {
 
     /// The nodes of the newest view that any of them knows.
     async fn refreshed(&self) -> Result<Arc<Fleet>, RebalanceError> {
-        self.router.life().check()?;
-        let fleet = self.router.fleet();
+        self.leases.lifecycle().check()?;
+        let fleet = self.leases.nodes();
         let deadline = Some(clock::now() + 2 * STEP_TIMEOUT);
         let look = fleet.lookout.look(deadline).await;
         if let Some(error) = look.and_then(|look| look.error) {
             return Err(error.into());
         }
-        Ok(self.router.fleet())
+        Ok(self.leases.nodes())
     }
 }
 

@@ -60,8 +60,8 @@ impl Terms {
 
 impl Acquire {
     pub(crate) async fn run(self) -> Result<Guard, Error> {
-        let mut call = Call::begin(self.router.counters());
-        let life = self.router.life().check();
+        let mut call = Call::begin(self.leases.counters());
+        let life = self.leases.lifecycle().check();
         life.map_err(|error| call.failed(error))?;
         let key = self.key.clone();
         let key = key.map_err(|error| call.failed((*error).into()))?;
@@ -78,7 +78,7 @@ impl Acquire {
         let guard = match self.attempt(&key, terms).await {
             Ok(won) => {
                 events::attempts(1);
-                Guard::new(won, self.router)
+                Guard::new(won, self.leases)
             }
             Err(failed) => {
                 let last = self.waited_for(&key, turn.as_ref());
@@ -98,14 +98,14 @@ impl Acquire {
 
     /// What a call that began at `started` is bound to.
     pub(crate) fn terms(&self, started: Instant) -> Result<Terms, Error> {
-        let longest = self.router.max_ttl();
+        let longest = self.leases.membership.max_ttl();
         // The cluster's may have become shorter than the router was told.
-        let default = || self.router.defaults().ttl.min(longest);
+        let default = || self.leases.defaults.ttl.min(longest);
         let ttl = Ttl::new(self.ttl.unwrap_or_else(default), longest)?;
         if let Some(max_hold) = self.max_hold.filter(|&max_hold| max_hold < LEAST_HOLD) {
             return Err(Error::MaxHold { max_hold });
         }
-        let node_timeout = self.router.fleet().node_timeout(ttl);
+        let node_timeout = self.leases.nodes().node_timeout(ttl);
         Ok(Terms {
             ttl,
             started,
@@ -149,7 +149,7 @@ impl Acquire {
         mut failed: Box<Failed>,
         mut last: Option<Error>,
     ) -> Result<Guard, Error> {
-        let _waiting = self.router.counters().waiting.enter();
+        let _waiting = self.leases.counters().waiting.enter();
         let deadline = terms.deadline;
         let mut pauses = self.patience.pauses();
         let mut attempts = 1;
@@ -159,7 +159,7 @@ impl Acquire {
             .unwrap_or_else(|| terms.started + LOOKS * failed.fleet.node_timeout(terms.ttl));
         loop {
             // Attempts fail for want of nodes once the router has lost them.
-            self.router.life().check()?;
+            self.leases.lifecycle().check()?;
             let can_restart =
                 failed.is_outdated && restarts < MAX_RESTARTS && clock::now() < restart_by;
             if can_restart && failed.fleet.catch_up(Some(restart_by)).await? {
@@ -179,7 +179,7 @@ impl Acquire {
                 let goes_on = !is_exhausted && error.is_transient() && {
                     let (fleet, rivals) = (&failed.fleet, &failed.rivals);
                     pauses
-                        .wait(self.router.life(), fleet, key, rivals, deadline)
+                        .wait(self.leases.lifecycle(), fleet, key, rivals, deadline)
                         .await
                 };
                 if !goes_on {
@@ -224,7 +224,7 @@ impl Acquire {
                 error => error.clone(),
             },
             Met::Unanswered => {
-                let fleet = self.router.fleet();
+                let fleet = self.leases.nodes();
                 fleet.no_quorum(key, 0, &fleet.view.place(key), Vec::new())
             }
         }
@@ -233,9 +233,9 @@ impl Acquire {
     /// How long to leave the key to other processes, where this one has had it
     /// as often in a row as it may.
     pub(crate) fn way_for_others(&self, key: &Key, turn: Option<&mut Turn>) -> Option<Duration> {
-        let hand_overs = self.router.defaults().hand_overs;
+        let hand_overs = self.leases.defaults.hand_overs;
         let turn = turn.filter(|turn| turn.streak.is_due(hand_overs))?;
-        let pause = turn.streak.pause(&self.router.fleet(), key, hand_overs)?;
+        let pause = turn.streak.pause(&self.leases.nodes(), key, hand_overs)?;
         turn.pauses();
         Some(pause)
     }
@@ -247,14 +247,14 @@ impl Acquire {
         key: &Key,
         deadline: Option<Instant>,
     ) -> Result<Option<Turn>, Error> {
-        let gate = self.router.gate();
+        let gate = &self.leases.queues;
         let ahead = if self.patience.is_one_try() {
             gate.try_enter(key)
         } else {
             gate.enter(key, deadline).await
         };
         if ahead.is_err() {
-            self.router.life().check()?;
+            self.leases.lifecycle().check()?;
         }
         match ahead {
             Ok(turn) => Ok(Some(turn)),
@@ -275,7 +275,7 @@ impl Acquire {
 
     /// What was won is this caller's from now on.
     pub(crate) fn guard(&self, won: Won) -> Guard {
-        Guard::new(won, self.router.clone())
+        Guard::new(won, Arc::clone(&self.leases))
     }
 
     /// A single attempt. What it wins is neither kept alive nor marked as
@@ -312,7 +312,7 @@ impl Acquire {
 
     /// The lease that an attempt is to win.
     fn candidate(&self, key: &Key, ttl: Ttl) -> Arc<Held> {
-        let defaults = self.router.defaults();
+        let defaults = &self.leases.defaults;
         let label = self.label.as_ref().unwrap_or(&defaults.label);
         let token = Token::new(random::unique(), label.as_deref());
         let now = clock::now();
@@ -323,8 +323,8 @@ impl Acquire {
                 .unwrap_or(ttl.get() / 3),
             until: now + self.max_hold.unwrap_or(defaults.max_hold),
         });
-        let fleet = self.router.fleet();
-        let context = self.router.lease_context();
+        let fleet = self.leases.nodes();
+        let context = &self.leases.context;
         context.counters.attempts.add_one();
         Held::new(Arc::clone(context), fleet, key, ttl, token, now, keep_alive)
     }

@@ -14,6 +14,7 @@ use crate::clock;
 use crate::cluster::bootstrap;
 use crate::cluster::bootstrap::{Charter, NewBeginning};
 use crate::cluster::first_start::{ConnectProgress, Listener};
+use crate::cluster::membership::Membership;
 use crate::cluster::nodes::{Fleet, Outlook, Peer};
 use crate::cluster::proposer;
 use crate::cluster::proposer::Vote;
@@ -28,7 +29,7 @@ use crate::proto::membership::view::View;
 use crate::proto::node::message::{Reply, Request, Standing, ViewId};
 use crate::proto::quorum::majority;
 use crate::proto::time::Instant;
-use crate::router::Shared;
+use crate::runtime::task;
 use crate::telemetry::events;
 
 /// Two looks follow each other no faster, however often one is asked for; after
@@ -49,11 +50,11 @@ const START_AGAIN: Duration = Duration::from_secs(5);
 const STAND_BY: Duration = Duration::from_secs(1);
 
 /// What the task has of its router.
-pub(crate) struct Watchman {
+struct Watchman {
     lookout: Arc<Lookout>,
     roster: Arc<Roster>,
     charter: Charter,
-    shared: Weak<Shared>,
+    membership: Weak<Membership>,
     /// When a node that is due is let in, unless another router has done so.
     propose_at: Option<Instant>,
     /// Starts a cluster anew of which most members lost their data.
@@ -66,6 +67,13 @@ pub(crate) struct Watchman {
     due: Arc<Mutex<Option<Instant>>>,
 }
 
+/// Starts the task on the present runtime. It ends together with `membership`.
+pub(crate) fn start(membership: &Arc<Membership>, charter: Charter) {
+    let watchman = Watchman::new(membership, charter);
+    let lookout = Arc::clone(&watchman.lookout);
+    membership.own(task::spawn(watchman.run(), move || lookout.close()));
+}
+
 /// What is to be done after a look.
 #[derive(Default)]
 struct Sequel {
@@ -76,17 +84,12 @@ struct Sequel {
 }
 
 impl Watchman {
-    pub(crate) fn new(
-        lookout: Arc<Lookout>,
-        roster: Arc<Roster>,
-        charter: Charter,
-        shared: Weak<Shared>,
-    ) -> Self {
+    fn new(membership: &Arc<Membership>, charter: Charter) -> Self {
         Self {
-            lookout,
-            roster,
+            lookout: Arc::clone(&membership.current().lookout),
+            roster: Arc::clone(membership.registry()),
             charter,
-            shared,
+            membership: Arc::downgrade(membership),
             propose_at: None,
             start: JoinSet::new(),
             start_at: Instant::default(),
@@ -96,7 +99,7 @@ impl Watchman {
     }
 
     /// Looks whenever that is due or asked for, until the router is gone.
-    pub(crate) async fn run(mut self) {
+    async fn run(mut self) {
         let Some(fleet) = self.fleet() else { return };
         let mut guide = Transition::new(Goal::Keep, Arc::clone(&fleet.view));
         let mut due = idle_until(&fleet);
@@ -157,13 +160,15 @@ impl Watchman {
     }
 
     fn move_up(&self, view: View, peers: Vec<Peer>) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.move_up(view, peers);
+        if let Some(membership) = self.membership.upgrade() {
+            membership.move_up(view, peers);
         }
     }
 
     fn fleet(&self) -> Option<Arc<Fleet>> {
-        self.shared.upgrade().map(|shared| shared.fleet())
+        self.membership
+            .upgrade()
+            .map(|membership| membership.current())
     }
 
     async fn look(&mut self, fleet: &Fleet, guide: &mut Transition) -> Result<Sequel, Error> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::error::{Causes, Error, Loss};
 use crate::lease::local_queue::Turn;
+use crate::lease::manager::LeaseManager;
 use crate::lease::operation::{Operates, Operation};
 use crate::lease::state::Held;
 use crate::proto::lease::{Fence, Key, Ttl};
@@ -14,7 +15,6 @@ use crate::proto::operation::extend::Extension;
 use crate::proto::operation::machine::Refusal;
 use crate::proto::operation::release::{Farewell, Release};
 use crate::proto::time::Instant;
-use crate::router::Router;
 use crate::runtime::lifecycle::Life;
 use crate::runtime::task::AtHome;
 use crate::telemetry::events;
@@ -36,7 +36,7 @@ pub struct Guard {
     fence: Fence,
     is_released: bool,
     /// The router lives as long as its leases.
-    _router: Router,
+    _manager: Arc<LeaseManager>,
 }
 
 /// An attempt that won.
@@ -64,12 +64,12 @@ pub enum Released {
 }
 
 impl Guard {
-    pub(crate) fn new(won: Won, router: Router) -> Self {
+    pub(crate) fn new(won: Won, manager: Arc<LeaseManager>) -> Self {
         Self {
             held: won.held,
             fence: won.fence,
             is_released: false,
-            _router: router,
+            _manager: manager,
         }
     }
 
@@ -280,7 +280,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if self.is_elsewhere() {
             // The parent's lease, and its router, of which this is a copy.
-            std::mem::forget((Arc::clone(&self.held), self._router.clone()));
+            std::mem::forget((Arc::clone(&self.held), Arc::clone(&self._manager)));
             return;
         }
         if self.is_released {

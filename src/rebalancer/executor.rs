@@ -94,7 +94,7 @@ impl<'a> Course<'a> {
         mut progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
         loop {
-            self.rebalancer.router.life().check()?;
+            self.rebalancer.leases.lifecycle().check()?;
             if let Some(pause) = self.look().await? {
                 clock::sleep_until(clock::now() + pause).await;
                 continue;
@@ -130,7 +130,7 @@ impl<'a> Course<'a> {
         match self.transition.taken_back() {
             Some(view) => RebalanceError::Aborted {
                 view,
-                by: abort_note::author(&self.rebalancer.router).await,
+                by: abort_note::author(&self.rebalancer.leases).await,
             },
             None => RebalanceError::Superseded {
                 view: self.transition.view().id(),
@@ -156,7 +156,7 @@ impl<'a> Course<'a> {
 
     /// The members, and whom the goal names.
     fn everybody(&mut self) -> Result<Vec<Peer>, RebalanceError> {
-        let roster = self.rebalancer.router.roster();
+        let roster = self.rebalancer.leases.membership.registry();
         let view = Arc::clone(self.transition.view());
         let goal = match &self.goal {
             Goal::Reach { to, .. } => to.nodes.as_slice(),
@@ -175,18 +175,18 @@ impl<'a> Course<'a> {
     }
 
     fn follow(&mut self, view: View) -> Result<(), RebalanceError> {
-        let router = &self.rebalancer.router;
+        let membership = &self.rebalancer.leases.membership;
         for (name, nonce) in self.transition.view().nonces() {
             if view.index_of(&name).is_none() {
                 self.former.insert(name, nonce);
             }
         }
         self.former.retain(|name, _| view.index_of(name).is_none());
-        let peers = router.roster().members(&view)?;
+        let peers = membership.registry().members(&view)?;
         proposer::spread(&view, &peers, None);
         self.teach(&view);
         self.transition.moved(Arc::new(view.clone()));
-        router.move_up(view, peers);
+        membership.move_up(view, peers);
         Ok(())
     }
 
@@ -240,8 +240,8 @@ impl<'a> Course<'a> {
 
     async fn propose(&mut self, proposal: View) -> Result<After, RebalanceError> {
         let view = Arc::clone(self.transition.view());
-        let router = &self.rebalancer.router;
-        let peers = router.roster().members(&view)?;
+        let membership = &self.rebalancer.leases.membership;
+        let peers = membership.registry().members(&view)?;
         match proposer::decide(&view, &peers, &proposal).await? {
             Vote::Decided(view) => {
                 self.blocked_since = None;

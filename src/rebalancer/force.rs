@@ -145,8 +145,8 @@ impl Rebalancer {
         changes: impl IntoIterator<Item = Change>,
         mut progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
-        let (begun, router) = (clock::now(), &self.router);
-        router.life().check()?;
+        let (begun, membership) = (clock::now(), &self.leases.membership);
+        self.leases.lifecycle().check()?;
         let Ground {
             before,
             topology,
@@ -175,7 +175,7 @@ impl Rebalancer {
             return Err(RebalanceError::Superseded { view: before.id() });
         }
         let view = View::stable(highest + EPOCH_LEAP, topology, &nonces)?;
-        let (to, members) = (view.id(), router.roster().members(&view)?);
+        let (to, members) = (view.id(), membership.registry().members(&view)?);
         let answers = ask_all(&members, |index| adopt(&view, NodeIndex::new(index as u16))).await;
         // What one of them serves, the others learn.
         if !answers.contains(&Ok(Reply::Done)) {
@@ -183,7 +183,7 @@ impl Rebalancer {
             let nodes = members.iter().map(behind).collect();
             return Err(RebalanceError::Blocked { nodes });
         }
-        router.move_up(view, members);
+        membership.move_up(view, members);
         Ok(Report {
             from: before.id(),
             to,
@@ -200,7 +200,7 @@ impl Rebalancer {
     ) -> Result<Ground, RebalanceError> {
         // Too few nodes may be left for that to succeed.
         let _ = self.refreshed().await;
-        let fleet = self.router.fleet();
+        let fleet = self.leases.nodes();
         let before = Arc::clone(&fleet.view);
         let abandoned: BTreeSet<String> = abandoned.into_iter().collect();
         let topology = remainder(&before, &abandoned, changes)?;

@@ -18,9 +18,9 @@ use crate::clock;
 use crate::error::Error;
 use crate::lease::guard::Guard;
 use crate::lease::local_queue::{Plight, Turn};
+use crate::lease::manager::LeaseManager;
 use crate::lease::scoped::WithError;
 use crate::proto::lease::Key;
-use crate::router::Router;
 use crate::telemetry::events;
 use crate::telemetry::stats::Call;
 
@@ -55,12 +55,15 @@ pub struct AcquireAll {
 }
 
 impl AcquireAll {
-    pub(crate) fn new(router: Router, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
-        let checked = keys.into_iter().map(|key| router.check_key(key));
+    pub(crate) fn new(
+        leases: Arc<LeaseManager>,
+        keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
+    ) -> Self {
+        let checked = keys.into_iter().map(|key| leases.check_key(key));
         let keys = checked.collect::<Result<Vec<Key>, _>>();
         Self {
             keys: keys.map_err(Error::from).and_then(in_order),
-            each: Acquire::of_many(router),
+            each: Acquire::of_many(leases),
         }
     }
 
@@ -143,8 +146,8 @@ impl AcquireAll {
     }
 
     async fn run(self) -> Result<GuardSet, Error> {
-        let mut call = Call::begin(self.each.router.counters());
-        let life = self.each.router.life().check();
+        let mut call = Call::begin(self.each.leases.counters());
+        let life = self.each.leases.lifecycle().check();
         life.map_err(|error| call.failed(error))?;
         let keys = self.keys.map_err(|error| call.failed(error))?;
         let terms = self.each.terms(clock::now());
@@ -182,11 +185,11 @@ impl IntoFuture for AcquireAll {
     type IntoFuture = Acquiring<GuardSet>;
 
     fn into_future(self) -> Acquiring<GuardSet> {
-        let router = self.each.router.clone();
+        let leases = Arc::clone(&self.each.leases);
         let keys = self.keys.as_ref().map_or(0, Vec::len);
         match events::acquire(keys, None) {
-            None => Acquiring::new(&router, self.run()),
-            Some(span) => Acquiring::new(&router, events::traced(span, self.run(), |_| None)),
+            None => Acquiring::new(&leases, self.run()),
+            Some(span) => Acquiring::new(&leases, events::traced(span, self.run(), |_| None)),
         }
     }
 }
@@ -382,7 +385,7 @@ impl Contest {
 
     /// How long nodes may take for one of the leases.
     fn node_timeout(&self) -> Duration {
-        self.each.router.fleet().node_timeout(self.terms.ttl)
+        self.each.leases.nodes().node_timeout(self.terms.ttl)
     }
 
     /// What must be left of a lease that nobody holds yet.
