@@ -14,7 +14,7 @@ use ringlock_ring::NodeIndex;
 use crate::clock;
 use crate::cluster::nodes::Fleet;
 use crate::error::Loss;
-use crate::lease::position::{Site, Stance};
+use crate::lease::position::{Stance, Target};
 use crate::lease::scheduler::Owed;
 use crate::lease::state::Held;
 use crate::node::{ReplyTo, Sink};
@@ -28,6 +28,47 @@ use crate::proto::quorum::{Placement, Seat, Seats};
 use crate::proto::time::Instant;
 use crate::runtime::lifecycle::Life;
 use crate::telemetry::metrics;
+
+/// A lease, and the view by which one of its operations goes.
+#[derive(Debug)]
+pub(crate) struct Site {
+    held: Arc<Held>,
+    /// `None`: the view that it was granted under.
+    stance: Option<Arc<Stance>>,
+}
+
+impl Site {
+    /// The view that the lease is granted under.
+    fn of(held: &Arc<Held>) -> Self {
+        Self {
+            held: Arc::clone(held),
+            stance: None,
+        }
+    }
+
+    fn fleet(&self) -> &Arc<Fleet> {
+        match &self.stance {
+            Some(stance) => &stance.fleet,
+            None => &self.held.fleet,
+        }
+    }
+
+    fn target(&self, node: NodeIndex) -> Target {
+        match &self.stance {
+            Some(stance) => Target::Node(Arc::clone(&stance.fleet.peer(node).node)),
+            None => Target::Member(node),
+        }
+    }
+
+    /// Notes in the ledger of its view what an answer says of the entries.
+    fn acknowledge(&self, has: Known, lacks: Seats) {
+        let ledger = match &self.stance {
+            Some(stance) => stance.ledger(),
+            None => self.held.ledger(),
+        };
+        ledger.take_in(has, lacks);
+    }
+}
 
 /// A machine together with what its outcome does to the lease.
 pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {

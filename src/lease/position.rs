@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use ringlock_ring::NodeIndex;
 
 use crate::cluster::nodes::Fleet;
-use crate::lease::state::Held;
 use crate::node::Node;
 use crate::proto::lease::Key;
 use crate::proto::lease_record::carry::{Basis, Footing, transfer};
@@ -34,7 +33,9 @@ impl Ledger {
         }
     }
 
-    fn take_in(&self, has: Known, lacks: Seats) {
+    /// Takes note of who is known to hold the entry, who of them vouches, and
+    /// who is known not to hold it.
+    pub(crate) fn take_in(&self, has: Known, lacks: Seats) {
         if has != Known::NONE {
             self.0.fetch_or(bits(has), Ordering::Relaxed);
         }
@@ -193,48 +194,6 @@ impl Moved {
         nodes.sort_by_key(|node| Arc::as_ptr(node).cast::<()>());
         nodes.dedup_by(|a, b| Arc::ptr_eq(a, b));
         (self.granted_until.is_some_and(|until| until <= now), nodes)
-    }
-}
-
-/// A lease, and the view by which one of its operations goes.
-#[derive(Debug)]
-pub(crate) struct Site {
-    pub(crate) held: Arc<Held>,
-    /// `None`: the view that it was granted under.
-    pub(crate) stance: Option<Arc<Stance>>,
-}
-
-impl Site {
-    /// The view that the lease is granted under.
-    pub(crate) fn of(held: &Arc<Held>) -> Self {
-        Self {
-            held: Arc::clone(held),
-            stance: None,
-        }
-    }
-
-    pub(crate) fn fleet(&self) -> &Arc<Fleet> {
-        match &self.stance {
-            Some(stance) => &stance.fleet,
-            None => &self.held.fleet,
-        }
-    }
-
-    pub(crate) fn target(&self, node: NodeIndex) -> Target {
-        match &self.stance {
-            Some(stance) => Target::Node(Arc::clone(&stance.fleet.peer(node).node)),
-            None => Target::Member(node),
-        }
-    }
-
-    /// Takes note of who is known to hold the entry, who of them vouches, and
-    /// who is known not to hold it.
-    pub(crate) fn acknowledge(&self, has: Known, lacks: Seats) {
-        let ledger = match &self.stance {
-            Some(stance) => &stance.ledger,
-            None => self.held.ledger(),
-        };
-        ledger.take_in(has, lacks);
     }
 }
 
