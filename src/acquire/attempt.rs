@@ -119,7 +119,7 @@ impl Acquire {
         &self,
         key: &Key,
         terms: Terms,
-        turn: Option<&mut Turn>,
+        turn: Option<&mut Turn<Held>>,
         last: Option<Error>,
     ) -> Result<Guard, Error> {
         match self.attempt(key, terms).await {
@@ -133,7 +133,7 @@ impl Acquire {
         &self,
         key: &Key,
         terms: Terms,
-        turn: Option<&mut Turn>,
+        turn: Option<&mut Turn<Held>>,
         failed: Box<Failed>,
         last: Option<Error>,
     ) -> Result<Guard, Error> {
@@ -145,7 +145,7 @@ impl Acquire {
         &self,
         key: &Key,
         terms: Terms,
-        mut turn: Option<&mut Turn>,
+        mut turn: Option<&mut Turn<Held>>,
         mut failed: Box<Failed>,
         mut last: Option<Error>,
     ) -> Result<Guard, Error> {
@@ -202,7 +202,7 @@ impl Acquire {
     /// What a caller that stood in line knows of the key, whatever an attempt
     /// in the last moments comes to. A caller without a turn that waits did so
     /// to the end, behind a lease that was over by then.
-    pub(crate) fn waited_for(&self, key: &Key, turn: Option<&Turn>) -> Option<Error> {
+    pub(crate) fn waited_for(&self, key: &Key, turn: Option<&Turn<Held>>) -> Option<Error> {
         match turn {
             Some(turn) => turn.met().map(|met| self.tell(key, &met)),
             None if self.patience.is_one_try() => None,
@@ -232,7 +232,11 @@ impl Acquire {
 
     /// How long to leave the key to other processes, where this one has had it
     /// as often in a row as it may.
-    pub(crate) fn way_for_others(&self, key: &Key, turn: Option<&mut Turn>) -> Option<Duration> {
+    pub(crate) fn way_for_others(
+        &self,
+        key: &Key,
+        turn: Option<&mut Turn<Held>>,
+    ) -> Option<Duration> {
         let hand_overs = self.leases.defaults.hand_overs;
         let turn = turn.filter(|turn| turn.streak.is_due(hand_overs))?;
         let pause = turn.streak.pause(&self.leases.nodes(), key, hand_overs)?;
@@ -246,7 +250,7 @@ impl Acquire {
         &self,
         key: &Key,
         deadline: Option<Instant>,
-    ) -> Result<Option<Turn>, Error> {
+    ) -> Result<Option<Turn<Held>>, Error> {
         let gate = &self.leases.queues;
         let ahead = if self.patience.is_one_try() {
             gate.try_enter(key)

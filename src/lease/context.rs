@@ -1,6 +1,7 @@
 //! What every lease of one router uses.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use crate::lease::scheduler::Keeper;
 use crate::runtime::lifecycle::Life;
@@ -13,4 +14,6 @@ pub(crate) struct LeaseContext {
     pub(crate) scheduler: Arc<Keeper>,
     pub(crate) lifecycle: Life,
     pub(crate) counters: Arc<Counters>,
+    /// Leases that are watched for their lapse only.
+    pub(crate) lapse_watches: AtomicUsize,
 }

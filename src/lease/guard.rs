@@ -75,14 +75,14 @@ impl Guard {
 
     /// The lease goes to its caller: from now on it is kept alive, where that
     /// was asked for, and others of this process line up behind it.
-    pub(crate) fn begin(&self, turn: Option<Turn>) {
+    pub(crate) fn begin(&self, turn: Option<Turn<Held>>) {
         events::granted(&self.held.key, self.fence, self.held.ttl.get());
         if let Some(mut turn) = turn {
             turn.streak.count(self.held.trip());
             self.held.keep_turn(turn);
         }
         if self.held.keep_alive.is_some() {
-            self.held.context.scheduler.keep(Arc::clone(&self.held));
+            self.held.keep();
         }
     }
 

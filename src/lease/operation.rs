@@ -14,7 +14,8 @@ use ringlock_ring::NodeIndex;
 use crate::clock;
 use crate::cluster::nodes::Fleet;
 use crate::error::Loss;
-use crate::lease::position::{Stance, Target};
+use crate::lease::cleanup::Target;
+use crate::lease::position::Stance;
 use crate::lease::scheduler::Owed;
 use crate::lease::state::Held;
 use crate::node::{ReplyTo, Sink};
@@ -162,7 +163,7 @@ impl Operates for Renewal {
     }
 
     fn owed(held: &Arc<Held>) -> Option<Owed> {
-        Some(Owed::by(held))
+        Some(Owed::by(&held.context.scheduler))
     }
 }
 
@@ -184,7 +185,7 @@ impl Operates for Release {
     }
 
     fn owed(held: &Arc<Held>) -> Option<Owed> {
-        Some(Owed::by(held))
+        Some(Owed::by(&held.context.scheduler))
     }
 }
 

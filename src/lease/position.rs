@@ -4,8 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use ringlock_ring::NodeIndex;
-
 use crate::cluster::nodes::Fleet;
 use crate::node::Node;
 use crate::proto::lease::Key;
@@ -195,15 +193,6 @@ impl Moved {
         nodes.dedup_by(|a, b| Arc::ptr_eq(a, b));
         (self.granted_until.is_some_and(|until| until <= now), nodes)
     }
-}
-
-/// A node that a lease is released at.
-#[derive(Clone, Debug)]
-pub(crate) enum Target {
-    /// One of the view that the lease was granted under.
-    Member(NodeIndex),
-    /// Another.
-    Node(Arc<dyn Node>),
 }
 
 impl fmt::Debug for Stance {
