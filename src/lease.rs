@@ -6,6 +6,7 @@ pub(crate) mod context;
 pub(crate) mod guard;
 pub(crate) mod handoffs;
 pub(crate) mod local_queue;
+pub(crate) mod machines;
 pub(crate) mod manager;
 pub(crate) mod operation;
 pub(crate) mod position;

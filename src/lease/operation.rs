@@ -13,181 +13,18 @@ use ringlock_ring::NodeIndex;
 
 use crate::clock;
 use crate::cluster::nodes::Fleet;
-use crate::error::Loss;
-use crate::lease::cleanup::Target;
+use crate::lease::machines::{Operates, Site};
 use crate::lease::position::Stance;
 use crate::lease::scheduler::Owed;
 use crate::lease::state::Held;
 use crate::node::{ReplyTo, Sink};
 use crate::proto::lease_record::known::Known;
 use crate::proto::node::message::{Answer, Reply, Request, ViewId};
-use crate::proto::operation::acquire::{Attempt, Refused, Shortfall};
-use crate::proto::operation::extend::{Extension, Renewal};
-use crate::proto::operation::machine::{Effects, Event, Machine, Step, vouches_for};
-use crate::proto::operation::release::{Farewell, Release};
+use crate::proto::operation::machine::{Effects, Event, Step, vouches_for};
 use crate::proto::quorum::{Placement, Seat, Seats};
 use crate::proto::time::Instant;
 use crate::runtime::lifecycle::Life;
 use crate::telemetry::metrics;
-
-/// A lease, and the view by which one of its operations goes.
-#[derive(Debug)]
-pub(crate) struct Site {
-    held: Arc<Held>,
-    /// `None`: the view that it was granted under.
-    stance: Option<Arc<Stance>>,
-}
-
-impl Site {
-    /// The view that the lease is granted under.
-    fn of(held: &Arc<Held>) -> Self {
-        Self {
-            held: Arc::clone(held),
-            stance: None,
-        }
-    }
-
-    fn fleet(&self) -> &Arc<Fleet> {
-        match &self.stance {
-            Some(stance) => &stance.fleet,
-            None => &self.held.fleet,
-        }
-    }
-
-    fn target(&self, node: NodeIndex) -> Target {
-        match &self.stance {
-            Some(stance) => Target::Node(Arc::clone(&stance.fleet.peer(node).node)),
-            None => Target::Member(node),
-        }
-    }
-
-    /// Notes in the ledger of its view what an answer says of the entries.
-    fn acknowledge(&self, has: Known, lacks: Seats) {
-        let ledger = match &self.stance {
-            Some(stance) => stance.ledger(),
-            None => self.held.ledger(),
-        };
-        ledger.take_in(has, lacks);
-    }
-}
-
-/// A machine together with what its outcome does to the lease.
-pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
-    /// Takes note of the outcome, whether anybody waits for it or not.
-    fn settle(site: &Site, outcome: &Self::Outcome, now: Instant);
-
-    /// Whether what it does depends on the time.
-    const MINDS_TIME: bool = true;
-
-    /// Sees every answer, also those that the machine has no use for any more.
-    fn answered(_site: &Site, _from: NodeIndex, _step: Step, _answer: &Answer) {}
-
-    /// Whether the outcome ends the lease, so that its entries are released.
-    fn ends_lease(_outcome: &Self::Outcome) -> bool {
-        false
-    }
-
-    /// The outcome where nobody has answered, or will.
-    fn unanswered() -> Self::Outcome;
-
-    /// Nobody waits for the outcome any more.
-    fn abandoned(_held: &Arc<Held>) {}
-
-    /// What a shutdown is to wait for, until every node has answered.
-    fn owed(_held: &Arc<Held>) -> Option<Owed> {
-        None
-    }
-}
-
-impl Operates for Attempt {
-    fn settle(site: &Site, outcome: &Self::Outcome, now: Instant) {
-        if let Ok(grant) = outcome {
-            site.held.grant(grant, now);
-        }
-    }
-
-    fn unanswered() -> Self::Outcome {
-        Err(Refused {
-            shortfall: Shortfall::Votes,
-            granted: 0,
-            refusals: Vec::new(),
-        })
-    }
-
-    fn answered(site: &Site, from: NodeIndex, step: Step, answer: &Answer) {
-        let may_be_there = match answer {
-            Ok(Reply::Granted { .. }) => true,
-            Err(error) => step == Step::Main && !error.is_unsent(),
-            Ok(_) => false,
-        };
-        if may_be_there {
-            site.held.may_be_at(|| site.target(from), clock::now());
-        }
-    }
-
-    fn abandoned(held: &Arc<Held>) {
-        held.end(Loss::Released, clock::now());
-    }
-}
-
-impl Operates for Renewal {
-    fn settle(site: &Site, outcome: &Extension, now: Instant) {
-        site.held.renewed(site.stance.as_ref(), outcome, now);
-    }
-
-    fn unanswered() -> Extension {
-        Extension::Unchanged {
-            kept: 0,
-            refusals: Vec::new(),
-        }
-    }
-
-    /// The keeper and the lease's owner are different threads: a release may
-    /// have overtaken the extend, which then made the entry anew.
-    ///
-    /// An entry is healed when answers tell that it is absent, which may be after
-    /// the release. Where no answer comes to that, it may have been made.
-    fn answered(site: &Site, from: NodeIndex, step: Step, answer: &Answer) {
-        let may_be_there = match answer {
-            Ok(Reply::Kept { .. } | Reply::Made { .. }) => true,
-            Err(error) => step == Step::Heal && !error.is_unsent(),
-            Ok(_) => false,
-        };
-        if may_be_there && site.held.check(clock::now()).is_some() {
-            site.held.release_at(site.target(from));
-        }
-    }
-
-    fn ends_lease(outcome: &Extension) -> bool {
-        matches!(outcome, Extension::Lost { .. })
-    }
-
-    fn owed(held: &Arc<Held>) -> Option<Owed> {
-        Some(Owed::by(&held.context.scheduler))
-    }
-}
-
-impl Operates for Release {
-    const MINDS_TIME: bool = false;
-
-    fn settle(_: &Site, _: &Self::Outcome, _: Instant) {}
-
-    fn unanswered() -> Farewell {
-        Farewell::Unknown {
-            refusals: Vec::new(),
-        }
-    }
-
-    fn answered(site: &Site, from: NodeIndex, _: Step, answer: &Answer) {
-        if answer.is_err() {
-            site.held.release_later(site.target(from));
-        }
-    }
-
-    fn owed(held: &Arc<Held>) -> Option<Owed> {
-        Some(Owed::by(&held.context.scheduler))
-    }
-}
 
 /// One operation under way.
 pub(crate) struct Operation<M: Operates> {
