@@ -27,7 +27,7 @@ pub use force::ForceOutlook;
 pub use plan::{Detour, Moves, Plan};
 
 use crate::clock;
-use crate::cluster::nodes::{Fleet, Peer};
+use crate::cluster::nodes::{Peer, ViewNodes};
 use crate::cluster::snapshot::{STEP_TIMEOUT, Survey};
 use crate::config::ConfigError;
 use crate::error::{Causes, Error, NodeCause};
@@ -290,7 +290,7 @@ impl Rebalancer {
     /// that are `known` to be introduced, too; what it says of itself.
     async fn check<'p>(
         &self,
-        fleet: &Fleet,
+        fleet: &ViewNodes,
         peer: &'p Peer,
         known: &[(&'p Peer, NodeStatus)],
         plan: &mut Plan,
@@ -463,7 +463,7 @@ impl Rebalancer {
     }
 
     /// The nodes of the newest view that any of them knows.
-    async fn refreshed(&self) -> Result<Arc<Fleet>, RebalanceError> {
+    async fn refreshed(&self) -> Result<Arc<ViewNodes>, RebalanceError> {
         self.leases.lifecycle().check()?;
         let fleet = self.leases.nodes();
         let deadline = Some(clock::now() + 2 * STEP_TIMEOUT);

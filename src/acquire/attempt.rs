@@ -7,7 +7,7 @@ use crate::acquire::Acquire;
 use crate::acquire::retry::give_way;
 use crate::acquire::wait::Rivals;
 use crate::clock;
-use crate::cluster::nodes::Fleet;
+use crate::cluster::nodes::ViewNodes;
 use crate::config::LEAST_HOLD;
 use crate::error::Error;
 use crate::lease::guard::{Guard, Won};
@@ -349,7 +349,7 @@ impl Acquire {
 /// An attempt that did not win.
 pub(crate) struct Failed {
     /// The nodes that it was made on.
-    fleet: Arc<Fleet>,
+    fleet: Arc<ViewNodes>,
     began: Instant,
     pub(crate) error: Error,
     /// Who stood in the way.

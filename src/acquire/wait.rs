@@ -8,7 +8,7 @@ use std::time::Duration;
 use ringlock_ring::NodeIndex;
 
 use crate::clock;
-use crate::cluster::nodes::Fleet;
+use crate::cluster::nodes::ViewNodes;
 use crate::lease::handoffs::MOST_LOOKS;
 use crate::node::{Sight, Watch};
 use crate::proto::backoff::Backoff;
@@ -98,7 +98,7 @@ impl Rivals {
     /// Watches every node that could be one of those that an attempt wins by:
     /// some may stay busy, with an entry that nobody releases. `None` where too
     /// few can be watched.
-    fn watch(&self, fleet: &Fleet, key: &Key) -> Option<Watching> {
+    fn watch(&self, fleet: &ViewNodes, key: &Key) -> Option<Watching> {
         // Nodes that are overloaded, or out of reach, are asked for nothing more.
         let out_of_reach = self.blocked.minus(self.in_reach);
         if self.busy.is_empty() || self.placement.is_blocked_by(out_of_reach) {
@@ -123,14 +123,20 @@ impl Rivals {
     }
 
     /// Tells the holders that somebody waits who watches nothing.
-    fn leave_notes(&self, fleet: &Fleet, key: &Key) {
+    fn leave_notes(&self, fleet: &ViewNodes, key: &Key) {
         for seat in self.busy.iter() {
             fleet.peer(self.placement.node(seat)).node.want(key);
         }
     }
 
     /// Waits until the key may be free, and was found so `looks` times in a row.
-    async fn freed(&self, fleet: &Fleet, key: &Key, mut watching: Watching, looks: u32) -> Sight {
+    async fn freed(
+        &self,
+        fleet: &ViewNodes,
+        key: &Key,
+        mut watching: Watching,
+        looks: u32,
+    ) -> Sight {
         let mut seen = Sight::Free;
         let mut to_go = looks;
         loop {
@@ -233,7 +239,7 @@ impl Pauses {
     pub(crate) async fn wait(
         &mut self,
         life: &Life,
-        fleet: &Fleet,
+        fleet: &ViewNodes,
         key: &Key,
         rivals: &Rivals,
         deadline: Option<Instant>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinHandle;
 
-use crate::cluster::nodes::{Fleet, Peer};
+use crate::cluster::nodes::{Peer, ViewNodes};
 use crate::cluster::registry::Roster;
 use crate::proto::membership::view::View;
 use crate::runtime::origin::Origin;
@@ -19,7 +19,7 @@ use crate::telemetry::stats::Counters;
 /// Dropping it ends the reconciler and closes every node.
 pub(crate) struct Membership {
     registry: Arc<Roster>,
-    current: RwLock<Arc<Fleet>>,
+    current: RwLock<Arc<ViewNodes>>,
     counters: Arc<Counters>,
     /// Called after each switch to a newer view.
     on_change: Box<dyn Fn() + Send + Sync>,
@@ -31,7 +31,7 @@ impl Membership {
     /// Begins with `nodes`. `on_change` is called after each switch to a newer
     /// view, and must not block.
     pub(crate) fn new(
-        nodes: Fleet,
+        nodes: ViewNodes,
         registry: Arc<Roster>,
         counters: Arc<Counters>,
         on_change: impl Fn() + Send + Sync + 'static,
@@ -49,7 +49,7 @@ impl Membership {
     }
 
     /// The nodes of the current view.
-    pub(crate) fn current(&self) -> Arc<Fleet> {
+    pub(crate) fn current(&self) -> Arc<ViewNodes> {
         Arc::clone(&self.current.read())
     }
 

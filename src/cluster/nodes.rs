@@ -35,7 +35,7 @@ pub(crate) struct Peer {
 }
 
 /// The nodes of one view, in the view's order.
-pub(crate) struct Fleet {
+pub(crate) struct ViewNodes {
     pub(crate) view: Arc<View>,
     peers: Vec<Peer>,
     /// Send time of the newest request that each node answered under the view.
@@ -55,7 +55,7 @@ pub(crate) struct Fleet {
     node_timeout: Option<Duration>,
 }
 
-impl Fleet {
+impl ViewNodes {
     /// `peers` must be in the view's order.
     pub(crate) fn new(view: Arc<View>, peers: Vec<Peer>, lookout: Arc<Lookout>) -> Self {
         let longest_ttl = view.longest_ttl();
@@ -270,9 +270,9 @@ impl Outlook {
     }
 }
 
-impl fmt::Debug for Fleet {
+impl fmt::Debug for ViewNodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fleet")
+        f.debug_struct("ViewNodes")
             .field("view", &self.view)
             .field("peers", &self.peers)
             .finish()

@@ -15,7 +15,7 @@ use crate::cluster::bootstrap;
 use crate::cluster::bootstrap::{Charter, NewBeginning};
 use crate::cluster::first_start::{ConnectProgress, Listener};
 use crate::cluster::membership::Membership;
-use crate::cluster::nodes::{Fleet, Outlook, Peer};
+use crate::cluster::nodes::{Outlook, Peer, ViewNodes};
 use crate::cluster::proposer;
 use crate::cluster::proposer::Vote;
 use crate::cluster::refresh::Lookout;
@@ -165,13 +165,13 @@ impl Watchman {
         }
     }
 
-    fn fleet(&self) -> Option<Arc<Fleet>> {
+    fn fleet(&self) -> Option<Arc<ViewNodes>> {
         self.membership
             .upgrade()
             .map(|membership| membership.current())
     }
 
-    async fn look(&mut self, fleet: &Fleet, guide: &mut Transition) -> Result<Sequel, Error> {
+    async fn look(&mut self, fleet: &ViewNodes, guide: &mut Transition) -> Result<Sequel, Error> {
         let known = fleet.view.id();
         let survey = Survey::of_most(fleet.peers()).await;
         if let Some(newer) = survey.successor(&fleet.view).await {
@@ -211,7 +211,7 @@ impl Watchman {
 
     /// Too few members answer: perhaps all were replaced meanwhile, and who is
     /// configured knows of it.
-    async fn ask_seeds(&self, fleet: &Fleet) -> Option<View> {
+    async fn ask_seeds(&self, fleet: &ViewNodes) -> Option<View> {
         let mut seeds = self.roster.seeds();
         seeds.retain(|seed| fleet.view.index_of(&seed.name).is_none());
         let survey = Survey::of_most(&seeds).await;
@@ -221,7 +221,7 @@ impl Watchman {
 
     /// What becomes of the cluster where no vote can be had; it is started anew
     /// where that is to be.
-    fn consider(&mut self, fleet: &Fleet, survey: &Survey<'_>) -> Prospect {
+    fn consider(&mut self, fleet: &ViewNodes, survey: &Survey<'_>) -> Prospect {
         let prospect = prospect(&fleet.view, |name| survey.status(name));
         let why = match &prospect {
             Prospect::Votes => too_few_answer(fleet, survey),
@@ -254,7 +254,7 @@ impl Watchman {
     /// Most nodes have lost their data, and all answer: the cluster is given a
     /// view again, above the one that this router knew, so that fences go on
     /// growing.
-    fn start_again(&mut self, fleet: &Fleet) {
+    fn start_again(&mut self, fleet: &ViewNodes) {
         if !self.start.is_empty() || clock::now() < self.start_at {
             return;
         }
@@ -275,7 +275,7 @@ impl Watchman {
     }
 
     /// Remembers what the nodes said.
-    fn note(&self, fleet: &Fleet, guide: &mut Transition, survey: &Survey<'_>) {
+    fn note(&self, fleet: &ViewNodes, guide: &mut Transition, survey: &Survey<'_>) {
         let now = clock::now();
         for (index, (peer, status)) in fleet.peers().iter().zip(&survey.statuses).enumerate() {
             let serving = status.as_ref().map(|status| status.standing());
@@ -292,7 +292,7 @@ impl Watchman {
     }
 
     /// Does what keeps every member in its place.
-    async fn attend(&mut self, fleet: &Fleet, guide: &Transition) -> Result<Sequel, Error> {
+    async fn attend(&mut self, fleet: &ViewNodes, guide: &Transition) -> Result<Sequel, Error> {
         let now = clock::now();
         let step = guide.next(now, proposer::fresh_nonce)?;
         if !matches!(step, Move::Propose(_)) {
@@ -322,7 +322,7 @@ impl Watchman {
         Ok(sequel)
     }
 
-    async fn readmit(&self, fleet: &Fleet, view: View) -> Result<Sequel, Error> {
+    async fn readmit(&self, fleet: &ViewNodes, view: View) -> Result<Sequel, Error> {
         match proposer::decide(&fleet.view, fleet.peers(), &view).await? {
             Vote::Decided(view) => {
                 events::readmitted(view.id());
@@ -346,7 +346,7 @@ impl Watchman {
 
 /// Where nodes lost their data and the others could let them in again: whether
 /// too few of those answer.
-fn too_few_answer(fleet: &Fleet, survey: &Survey<'_>) -> Option<KeptOut> {
+fn too_few_answer(fleet: &ViewNodes, survey: &Survey<'_>) -> Option<KeptOut> {
     let deciders = fleet.view.deciders();
     let needed = majority(deciders.len());
     let can_vote = |&node: &NodeIndex| {
@@ -361,7 +361,7 @@ fn too_few_answer(fleet: &Fleet, survey: &Survey<'_>) -> Option<KeptOut> {
 
 /// When to look though nobody asks: before what confirms the view runs out, at
 /// a time of each router's own.
-fn idle_until(fleet: &Fleet) -> Instant {
+fn idle_until(fleet: &ViewNodes) -> Instant {
     let half = fleet.view.view_lease() / 2;
     clock::now() + half - half.mul_f64(rand::random::<f64>() / 5.0)
 }
@@ -376,7 +376,7 @@ struct Help {
 }
 
 /// Sends the letters.
-async fn help(fleet: &Fleet, letters: Vec<(String, Request)>) -> Help {
+async fn help(fleet: &ViewNodes, letters: Vec<(String, Request)>) -> Help {
     let mut adoptions = Vec::new();
     let mut addressed = Vec::new();
     for (name, request) in letters {

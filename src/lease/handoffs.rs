@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use crate::clock;
-use crate::cluster::nodes::Fleet;
+use crate::cluster::nodes::ViewNodes;
 use crate::node::Interest;
 use crate::proto::lease::Key;
 use crate::proto::quorum::Seats;
@@ -69,7 +69,12 @@ impl Streak {
     /// How long to leave `key` to others before the next attempt; `None`: not
     /// at all. At most `hand_overs` grants in a row are made while others are
     /// known to wait; none counts as one.
-    pub(crate) fn pause(&mut self, fleet: &Fleet, key: &Key, hand_overs: u32) -> Option<Duration> {
+    pub(crate) fn pause(
+        &mut self,
+        fleet: &ViewNodes,
+        key: &Key,
+        hand_overs: u32,
+    ) -> Option<Duration> {
         let most = hand_overs.max(1);
         let doublings = self.pauses.min(MOST_DOUBLINGS);
         let twice = (2 * doublings).min(MOST_DOUBLINGS);
@@ -99,7 +104,7 @@ fn way(trip: Duration) -> Duration {
 
 /// Whether other processes wait for `key`, as far as its nodes can tell. Whoever
 /// waits has left a note with a majority, unless nodes were out of reach.
-fn interest(fleet: &Fleet, key: &Key) -> Interest {
+fn interest(fleet: &ViewNodes, key: &Key) -> Interest {
     let placement = fleet.view.place(key);
     let mut without = Seats::NONE;
     for seat in placement.seats().iter() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ringlock_ring::NodeIndex;
 
 use crate::clock;
-use crate::cluster::nodes::Fleet;
+use crate::cluster::nodes::ViewNodes;
 use crate::error::Loss;
 use crate::lease::cleanup::Target;
 use crate::lease::position::Stance;
@@ -37,7 +37,7 @@ impl Site {
         }
     }
 
-    pub(crate) fn fleet(&self) -> &Arc<Fleet> {
+    pub(crate) fn fleet(&self) -> &Arc<ViewNodes> {
         match &self.stance {
             Some(stance) => &stance.fleet,
             None => &self.held.fleet,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::membership::Membership;
-use crate::cluster::nodes::Fleet;
+use crate::cluster::nodes::ViewNodes;
 use crate::lease::context::LeaseContext;
 use crate::lease::local_queue::Gate;
 use crate::lease::state::Held;
@@ -63,7 +63,7 @@ impl LeaseManager {
     }
 
     /// The nodes of the current view.
-    pub(crate) fn nodes(&self) -> Arc<Fleet> {
+    pub(crate) fn nodes(&self) -> Arc<ViewNodes> {
         self.membership.current()
     }
 

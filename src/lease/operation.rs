@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use ringlock_ring::NodeIndex;
 
 use crate::clock;
-use crate::cluster::nodes::Fleet;
+use crate::cluster::nodes::ViewNodes;
 use crate::lease::machines::{Operates, Site};
 use crate::lease::position::Stance;
 use crate::lease::scheduler::Owed;
@@ -139,7 +139,7 @@ impl<M: Operates> Operation<M> {
         newest > own && serving.is_some_and(|view| view.epoch <= newest)
     }
 
-    fn fleet(&self) -> &Arc<Fleet> {
+    fn fleet(&self) -> &Arc<ViewNodes> {
         self.site.fleet()
     }
 
@@ -290,7 +290,7 @@ pub(crate) struct Running<M: Operates> {
 
 impl<M: Operates> Running<M> {
     /// The nodes that it speaks to, and which of them must agree.
-    pub(crate) fn place(&self) -> (Arc<Fleet>, Placement) {
+    pub(crate) fn place(&self) -> (Arc<ViewNodes>, Placement) {
         let placement = *self.operation.core.lock().machine.placement();
         (Arc::clone(self.operation.fleet()), placement)
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::cluster::nodes::Fleet;
+use crate::cluster::nodes::ViewNodes;
 use crate::node::Node;
 use crate::proto::lease::Key;
 use crate::proto::lease_record::carry::{Basis, Footing, transfer};
@@ -50,7 +50,7 @@ fn bits(known: Known) -> u64 {
 
 /// A lease's place in a view that came after the one it was granted under.
 pub(crate) struct Stance {
-    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) fleet: Arc<ViewNodes>,
     pub(crate) placement: Placement,
     /// How many of the placement's groups the last success had.
     established: AtomicUsize,
@@ -58,7 +58,7 @@ pub(crate) struct Stance {
 }
 
 impl Stance {
-    fn new(fleet: Arc<Fleet>, footing: Footing) -> Arc<Self> {
+    fn new(fleet: Arc<ViewNodes>, footing: Footing) -> Arc<Self> {
         Arc::new(Self {
             fleet,
             placement: footing.placement,
@@ -111,7 +111,7 @@ impl Moved {
     /// until `until`.
     pub(crate) fn follow(
         &mut self,
-        fleet: Arc<Fleet>,
+        fleet: Arc<ViewNodes>,
         granted: &Basis<'_>,
         key: &Key,
         until: Instant,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::cluster::nodes::Fleet;
+use crate::cluster::nodes::ViewNodes;
 use crate::error::Loss;
 use crate::lease::context::LeaseContext;
 use crate::lease::local_queue::Turn;
@@ -39,7 +39,7 @@ pub(crate) struct KeepAlive {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) context: Arc<LeaseContext>,
-    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) fleet: Arc<ViewNodes>,
     pub(crate) key: Key,
     pub(crate) token: Token,
     pub(crate) ttl: Ttl,
@@ -81,7 +81,7 @@ impl Held {
     /// A lease that is yet to be granted.
     pub(crate) fn new(
         context: Arc<LeaseContext>,
-        fleet: Arc<Fleet>,
+        fleet: Arc<ViewNodes>,
         key: &Key,
         ttl: Ttl,
         token: Token,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::cluster::nodes::{Fleet, Peer};
+use crate::cluster::nodes::{Peer, ViewNodes};
 use crate::cluster::proposer;
 use crate::cluster::proposer::{Vote, fresh_nonce};
 use crate::cluster::snapshot::{Survey, tell};
@@ -55,7 +55,7 @@ enum After {
 impl<'a> Course<'a> {
     pub(crate) fn new(
         rebalancer: &'a Rebalancer,
-        fleet: &Fleet,
+        fleet: &ViewNodes,
         goal: Goal,
         fenced: BTreeSet<String>,
         retired: Vec<(String, ViewId)>,

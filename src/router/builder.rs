@@ -9,7 +9,7 @@ use crate::cluster::bootstrap;
 use crate::cluster::bootstrap::Charter;
 use crate::cluster::first_start::{ConnectProgress, Listener};
 use crate::cluster::membership::Membership;
-use crate::cluster::nodes::Fleet;
+use crate::cluster::nodes::ViewNodes;
 use crate::cluster::reconciler;
 use crate::cluster::refresh::Lookout;
 use crate::cluster::registry::Roster;
@@ -195,7 +195,7 @@ async fn establish(
     let closing = Closing(Some(Arc::clone(&roster)));
     let (view, peers) = bootstrap::establish(&charter, &roster, &roster.seeds()).await?;
     let context = Arc::new(LeaseContext::default());
-    let nodes = Fleet::new(Arc::new(view), peers, Arc::new(Lookout::default()))
+    let nodes = ViewNodes::new(Arc::new(view), peers, Arc::new(Lookout::default()))
         .with_node_timeout(config.router.node_timeout);
     let label = match &config.router.label {
         Some(label) => clean_label(label),
