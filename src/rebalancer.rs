@@ -27,7 +27,7 @@ pub use force::ForceOutlook;
 pub use plan::{Detour, Moves, Plan};
 
 use crate::clock;
-use crate::cluster::nodes::{Peer, ViewNodes};
+use crate::cluster::nodes::{NodeHandle, ViewNodes};
 use crate::cluster::snapshot::{STEP_TIMEOUT, Survey};
 use crate::config::ConfigError;
 use crate::error::{Causes, Error, NodeCause};
@@ -291,10 +291,10 @@ impl Rebalancer {
     async fn check<'p>(
         &self,
         fleet: &ViewNodes,
-        peer: &'p Peer,
-        known: &[(&'p Peer, NodeStatus)],
+        peer: &'p NodeHandle,
+        known: &[(&'p NodeHandle, NodeStatus)],
         plan: &mut Plan,
-    ) -> Result<(&'p Peer, NodeStatus), RebalanceError> {
+    ) -> Result<(&'p NodeHandle, NodeStatus), RebalanceError> {
         let refuse = |reason: String| {
             let name = peer.name.to_string();
             Err(RebalanceError::Newcomer { name, reason })
@@ -339,7 +339,7 @@ impl Rebalancer {
 
     /// The view that a node is a member of. One that serves a view without
     /// being named there was retired.
-    async fn foreign(&self, peer: &Peer, status: &NodeStatus) -> Option<ViewId> {
+    async fn foreign(&self, peer: &NodeHandle, status: &NodeStatus) -> Option<ViewId> {
         let serving = status.serving?;
         let deadline = clock::now() + STEP_TIMEOUT;
         let answer = node::call(&*peer.node, Request::Document, deadline).await;

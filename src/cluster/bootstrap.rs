@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::cluster::first_start::{ConnectProgress, LOOK_AGAIN, Listener, Outcome, Plan, Rival};
-use crate::cluster::nodes::Peer;
+use crate::cluster::nodes::NodeHandle;
 use crate::cluster::proposer;
 use crate::cluster::registry::Roster;
 use crate::cluster::snapshot::{STEP_TIMEOUT, Survey};
@@ -67,8 +67,8 @@ impl Charter {
 pub(crate) async fn establish(
     charter: &Charter,
     roster: &Roster,
-    seeds: &[Peer],
-) -> Result<(View, Vec<Peer>), Error> {
+    seeds: &[NodeHandle],
+) -> Result<(View, Vec<NodeHandle>), Error> {
     let mut patience = Patience::of(charter);
     let mut rival = Rival::default();
     loop {
@@ -172,7 +172,7 @@ impl Patience {
     }
 }
 
-async fn is_to_start_anew(view: &View, peers: &[Peer]) -> bool {
+async fn is_to_start_anew(view: &View, peers: &[NodeHandle]) -> bool {
     let survey = Survey::of_most(peers).await;
     prospect(view, |name| survey.status(name)) == Prospect::StartsAnew
 }
@@ -184,7 +184,7 @@ async fn is_to_start_anew(view: &View, peers: &[Peer]) -> bool {
 )]
 pub(crate) enum NewBeginning {
     /// It is started.
-    Made(View, Vec<Peer>),
+    Made(View, Vec<NodeHandle>),
     /// Another was quicker, a vote helps, or members do not answer any more.
     Needless,
     /// It may live on elsewhere.
@@ -198,7 +198,7 @@ pub(crate) enum NewBeginning {
 pub(crate) async fn start_anew(
     charter: &Charter,
     view: &View,
-    peers: &[Peer],
+    peers: &[NodeHandle],
 ) -> Result<NewBeginning, Error> {
     let mut topology = view.topology().clone();
     // Should the cluster live on elsewhere, in spite of all, nobody takes this
@@ -247,7 +247,7 @@ pub(crate) async fn start_anew(
 
 /// Whether a member that kept its data has accepted a change of membership: it
 /// may have been decided by others, who have forgotten.
-async fn has_accepted_passage(view: &View, peers: &[Peer], statuses: &[NodeStatus]) -> bool {
+async fn has_accepted_passage(view: &View, peers: &[NodeHandle], statuses: &[NodeStatus]) -> bool {
     for (peer, status) in peers.iter().zip(statuses) {
         if status.standing() != Standing::Serving(view.id()) {
             continue;
@@ -282,7 +282,7 @@ async fn has_accepted_passage(view: &View, peers: &[Peer], statuses: &[NodeStatu
 
 /// Follows `view` to the newest one that its members know: those that were
 /// asked may have been retired since.
-async fn latest(mut view: View, roster: &Roster) -> Result<(View, Vec<Peer>), Error> {
+async fn latest(mut view: View, roster: &Roster) -> Result<(View, Vec<NodeHandle>), Error> {
     loop {
         let peers = roster.members(&view)?;
         let survey = Survey::of_most(&peers).await;

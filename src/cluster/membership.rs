@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinHandle;
 
-use crate::cluster::nodes::{Peer, ViewNodes};
+use crate::cluster::nodes::{NodeHandle, ViewNodes};
 use crate::cluster::registry::Roster;
 use crate::proto::membership::view::View;
 use crate::runtime::origin::Origin;
@@ -67,7 +67,7 @@ impl Membership {
     }
 
     /// Switches to `view`, whose members are `peers`, if it is newer.
-    pub(crate) fn move_up(&self, view: View, peers: Vec<Peer>) {
+    pub(crate) fn move_up(&self, view: View, peers: Vec<NodeHandle>) {
         let mut nodes = self.current.write();
         if nodes.view.id().epoch >= view.id().epoch {
             return;

@@ -28,7 +28,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// A name and the node behind it.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer {
+pub(crate) struct NodeHandle {
     pub(crate) name: Arc<str>,
     pub(crate) node: Arc<dyn Node>,
     pub(crate) meter: NodeMeter,
@@ -37,7 +37,7 @@ pub(crate) struct Peer {
 /// The nodes of one view, in the view's order.
 pub(crate) struct ViewNodes {
     pub(crate) view: Arc<View>,
-    peers: Vec<Peer>,
+    peers: Vec<NodeHandle>,
     /// Send time of the newest request that each node answered under the view.
     seen_at: Vec<AtomicU64>,
     /// The last result of [`Self::confirmed_at`], a lower bound of the next.
@@ -57,7 +57,7 @@ pub(crate) struct ViewNodes {
 
 impl ViewNodes {
     /// `peers` must be in the view's order.
-    pub(crate) fn new(view: Arc<View>, peers: Vec<Peer>, lookout: Arc<Lookout>) -> Self {
+    pub(crate) fn new(view: Arc<View>, peers: Vec<NodeHandle>, lookout: Arc<Lookout>) -> Self {
         let longest_ttl = view.longest_ttl();
         for peer in &peers {
             peer.node.heed_longest_ttl(longest_ttl);
@@ -86,7 +86,7 @@ impl ViewNodes {
     }
 
     /// The nodes of the same router as of `view`, which came after this one's.
-    pub(crate) fn followed_by(&self, view: Arc<View>, peers: Vec<Peer>) -> Arc<Self> {
+    pub(crate) fn followed_by(&self, view: Arc<View>, peers: Vec<NodeHandle>) -> Arc<Self> {
         let next = self.next.get_or_init(|| {
             let next = Self::new(view, peers, Arc::clone(&self.lookout));
             Arc::new(next.with_node_timeout(self.node_timeout))
@@ -120,11 +120,11 @@ impl ViewNodes {
         }
     }
 
-    pub(crate) fn peers(&self) -> &[Peer] {
+    pub(crate) fn peers(&self) -> &[NodeHandle] {
         &self.peers
     }
 
-    pub(crate) fn peer(&self, node: NodeIndex) -> &Peer {
+    pub(crate) fn peer(&self, node: NodeIndex) -> &NodeHandle {
         &self.peers[node.get()]
     }
 

@@ -15,7 +15,7 @@ use crate::cluster::bootstrap;
 use crate::cluster::bootstrap::{Charter, NewBeginning};
 use crate::cluster::first_start::{ConnectProgress, Listener};
 use crate::cluster::membership::Membership;
-use crate::cluster::nodes::{Outlook, Peer, ViewNodes};
+use crate::cluster::nodes::{NodeHandle, Outlook, ViewNodes};
 use crate::cluster::proposer;
 use crate::cluster::proposer::Vote;
 use crate::cluster::refresh::Lookout;
@@ -78,7 +78,7 @@ pub(crate) fn start(membership: &Arc<Membership>, charter: Charter) {
 #[derive(Default)]
 struct Sequel {
     has_helped: bool,
-    newer: Option<(View, Vec<Peer>)>,
+    newer: Option<(View, Vec<NodeHandle>)>,
     /// When to look again, if that is sooner than usual.
     due: Option<Instant>,
 }
@@ -159,7 +159,7 @@ impl Watchman {
         }
     }
 
-    fn move_up(&self, view: View, peers: Vec<Peer>) {
+    fn move_up(&self, view: View, peers: Vec<NodeHandle>) {
         if let Some(membership) = self.membership.upgrade() {
             membership.move_up(view, peers);
         }

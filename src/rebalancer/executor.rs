@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::cluster::nodes::{Peer, ViewNodes};
+use crate::cluster::nodes::{NodeHandle, ViewNodes};
 use crate::cluster::proposer;
 use crate::cluster::proposer::{Vote, fresh_nonce};
 use crate::cluster::snapshot::{Survey, tell};
@@ -32,7 +32,7 @@ pub(crate) struct Course<'a> {
     transition: Transition,
     goal: Goal,
     /// Everybody that was met, by name.
-    peers: BTreeMap<String, Peer>,
+    peers: BTreeMap<String, NodeHandle>,
     /// Members of earlier views that later ones do not name, and how to tell
     /// them so.
     former: BTreeMap<String, Nonce>,
@@ -155,7 +155,7 @@ impl<'a> Course<'a> {
     }
 
     /// The members, and whom the goal names.
-    fn everybody(&mut self) -> Result<Vec<Peer>, RebalanceError> {
+    fn everybody(&mut self) -> Result<Vec<NodeHandle>, RebalanceError> {
         let roster = self.rebalancer.leases.membership.registry();
         let view = Arc::clone(self.transition.view());
         let goal = match &self.goal {

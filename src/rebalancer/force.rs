@@ -9,7 +9,7 @@ use ringlock_ring::NodeIndex;
 
 use super::{Change, Moves, Phase, Progress, RebalanceError, Rebalancer, Report, plan};
 use crate::clock;
-use crate::cluster::nodes::Peer;
+use crate::cluster::nodes::NodeHandle;
 use crate::cluster::proposer::fresh_nonce;
 use crate::cluster::snapshot::{Survey, ask_all, tell};
 use crate::proto::lease::EPOCH_LEAP;
@@ -57,9 +57,9 @@ struct Ground {
     topology: Topology,
     nonces: Nonces,
     /// Members that are not abandoned.
-    left: Vec<Peer>,
+    left: Vec<NodeHandle>,
     /// Abandoned ones that answer nevertheless.
-    answering: Vec<Peer>,
+    answering: Vec<NodeHandle>,
     abandoned: BTreeSet<String>,
     wait: Duration,
 }
@@ -165,7 +165,7 @@ impl Rebalancer {
             progress(&told(before.id(), begun, now, until));
             clock::sleep_until(until.min(now + TELL)).await;
         }
-        let is_own = |(peer, status): &(&Peer, &NodeStatus)| {
+        let is_own = |(peer, status): &(&NodeHandle, &NodeStatus)| {
             let own = nonces.get(&*peer.name);
             own.is_none()
                 || status.standing() == Standing::Quarantined && status.nonce.as_ref() == own
@@ -179,7 +179,7 @@ impl Rebalancer {
         let answers = ask_all(&members, |index| adopt(&view, NodeIndex::new(index as u16))).await;
         // What one of them serves, the others learn.
         if !answers.contains(&Ok(Reply::Done)) {
-            let behind = |peer: &Peer| (peer.name.to_string(), Obstacle::Behind);
+            let behind = |peer: &NodeHandle| (peer.name.to_string(), Obstacle::Behind);
             let nodes = members.iter().map(behind).collect();
             return Err(RebalanceError::Blocked { nodes });
         }
@@ -210,7 +210,7 @@ impl Rebalancer {
         View::stable(1, topology.clone(), &nonces)?;
         let survey = Survey::of(fleet.peers()).await;
         let answering = survey.answers().map(|(peer, _)| peer);
-        let answering: Vec<Peer> = answering
+        let answering: Vec<NodeHandle> = answering
             .filter(|peer| abandoned.contains(&*peer.name))
             .cloned()
             .collect();
@@ -224,7 +224,7 @@ impl Rebalancer {
         if voters >= needed && !self.risks.vote {
             return Err(RebalanceError::VotePossible { voters, needed });
         }
-        let is_left = |peer: &&Peer| !abandoned.contains(&*peer.name);
+        let is_left = |peer: &&NodeHandle| !abandoned.contains(&*peer.name);
         let left = fleet.peers().iter().filter(is_left).cloned().collect();
         let span = before.longest_ttl().max(topology.max_ttl()) + before.longest_view_lease();
         Ok(Ground {
@@ -254,10 +254,11 @@ fn voters(view: &View, survey: &Survey<'_>) -> usize {
 }
 
 /// Has abandoned nodes that answer stop serving, as far as they do.
-async fn stop_abandoned(answering: &[Peer]) {
+async fn stop_abandoned(answering: &[NodeHandle]) {
     let survey = Survey::of(answering).await;
-    let stop =
-        |(peer, status): (&Peer, &NodeStatus)| (peer.clone(), quarantine(status, fresh_nonce()));
+    let stop = |(peer, status): (&NodeHandle, &NodeStatus)| {
+        (peer.clone(), quarantine(status, fresh_nonce()))
+    };
     // The caller took upon itself that one does not.
     let _ = tell(survey.answers().map(stop)).await;
 }
@@ -285,7 +286,11 @@ fn remainder(
 
 /// Has all nodes that are left stop serving, those that are to go on under
 /// these nonces; the highest epoch that was seen.
-async fn stop_all(left: &[Peer], before: &View, nonces: &Nonces) -> Result<u32, RebalanceError> {
+async fn stop_all(
+    left: &[NodeHandle],
+    before: &View,
+    nonces: &Nonces,
+) -> Result<u32, RebalanceError> {
     let survey = Survey::of(left).await;
     let silent = left.iter().zip(&survey.statuses);
     let silent = silent.filter(|(_, status)| status.is_none());
