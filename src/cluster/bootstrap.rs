@@ -10,7 +10,7 @@ use crate::clock;
 use crate::cluster::first_start::{ConnectProgress, LOOK_AGAIN, Listener, Outcome, Plan, Rival};
 use crate::cluster::nodes::NodeHandle;
 use crate::cluster::proposer;
-use crate::cluster::registry::Roster;
+use crate::cluster::registry::NodeRegistry;
 use crate::cluster::snapshot::{STEP_TIMEOUT, Survey};
 use crate::config::topology_diff::differences;
 use crate::config::{Init, OnMismatch};
@@ -66,7 +66,7 @@ impl Charter {
 /// Cancel safe: it may be taken up again at any point, by anybody.
 pub(crate) async fn establish(
     charter: &Charter,
-    roster: &Roster,
+    roster: &NodeRegistry,
     seeds: &[NodeHandle],
 ) -> Result<(View, Vec<NodeHandle>), Error> {
     let mut patience = Patience::of(charter);
@@ -282,7 +282,7 @@ async fn has_accepted_passage(view: &View, peers: &[NodeHandle], statuses: &[Nod
 
 /// Follows `view` to the newest one that its members know: those that were
 /// asked may have been retired since.
-async fn latest(mut view: View, roster: &Roster) -> Result<(View, Vec<NodeHandle>), Error> {
+async fn latest(mut view: View, roster: &NodeRegistry) -> Result<(View, Vec<NodeHandle>), Error> {
     loop {
         let peers = roster.members(&view)?;
         let survey = Survey::of_most(&peers).await;

@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinHandle;
 
 use crate::cluster::nodes::{NodeHandle, ViewNodes};
-use crate::cluster::registry::Roster;
+use crate::cluster::registry::NodeRegistry;
 use crate::proto::membership::view::View;
 use crate::runtime::origin::Origin;
 use crate::telemetry::events;
@@ -18,7 +18,7 @@ use crate::telemetry::stats::Counters;
 ///
 /// Dropping it ends the reconciler and closes every node.
 pub(crate) struct Membership {
-    registry: Arc<Roster>,
+    registry: Arc<NodeRegistry>,
     current: RwLock<Arc<ViewNodes>>,
     counters: Arc<Counters>,
     /// Called after each switch to a newer view.
@@ -32,7 +32,7 @@ impl Membership {
     /// view, and must not block.
     pub(crate) fn new(
         nodes: ViewNodes,
-        registry: Arc<Roster>,
+        registry: Arc<NodeRegistry>,
         counters: Arc<Counters>,
         on_change: impl Fn() + Send + Sync + 'static,
     ) -> Arc<Self> {
@@ -53,7 +53,7 @@ impl Membership {
         Arc::clone(&self.current.read())
     }
 
-    pub(crate) fn registry(&self) -> &Arc<Roster> {
+    pub(crate) fn registry(&self) -> &Arc<NodeRegistry> {
         &self.registry
     }
 

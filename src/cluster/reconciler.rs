@@ -19,7 +19,7 @@ use crate::cluster::nodes::{NodeHandle, Outlook, ViewNodes};
 use crate::cluster::proposer;
 use crate::cluster::proposer::Vote;
 use crate::cluster::refresh::Lookout;
-use crate::cluster::registry::Roster;
+use crate::cluster::registry::NodeRegistry;
 use crate::cluster::snapshot::{Survey, tell};
 use crate::config::Init;
 use crate::error::{Error, KeptOut};
@@ -52,7 +52,7 @@ const STAND_BY: Duration = Duration::from_secs(1);
 /// What the task has of its router.
 struct Watchman {
     lookout: Arc<Lookout>,
-    roster: Arc<Roster>,
+    roster: Arc<NodeRegistry>,
     charter: Charter,
     membership: Weak<Membership>,
     /// When a node that is due is let in, unless another router has done so.

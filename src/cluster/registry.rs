@@ -14,7 +14,7 @@ use crate::proto::membership::view::View;
 use crate::telemetry::metrics::NodeMeter;
 
 /// Nodes by name, and how to make more.
-pub(crate) struct Roster {
+pub(crate) struct NodeRegistry {
     config: Config,
     known: Mutex<BTreeMap<String, Known>>,
 }
@@ -28,7 +28,7 @@ struct Known {
     is_given: bool,
 }
 
-impl Roster {
+impl NodeRegistry {
     /// The nodes of `config`, and those that were handed over as they are.
     pub(crate) fn new(
         config: &Config,
@@ -155,7 +155,7 @@ impl Known {
     }
 }
 
-impl fmt::Debug for Roster {
+impl fmt::Debug for NodeRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.known.lock().keys()).finish()
     }

@@ -12,7 +12,7 @@ use crate::cluster::membership::Membership;
 use crate::cluster::nodes::ViewNodes;
 use crate::cluster::reconciler;
 use crate::cluster::refresh::Lookout;
-use crate::cluster::registry::Roster;
+use crate::cluster::registry::NodeRegistry;
 use crate::config::{Config, ConfigError, Init, NodeConfig, first_duplicate};
 use crate::error::Error;
 use crate::lease::context::LeaseContext;
@@ -166,7 +166,7 @@ impl RouterBuilder {
             .into());
         }
         config.check()?;
-        let roster = Roster::new(&config, given)?;
+        let roster = NodeRegistry::new(&config, given)?;
         let addresses: BTreeMap<_, _> = roster
             .seeds()
             .into_iter()
@@ -189,7 +189,7 @@ impl RouterBuilder {
 async fn establish(
     config: &Config,
     charter: Charter,
-    roster: Arc<Roster>,
+    roster: Arc<NodeRegistry>,
 ) -> Result<Router, Error> {
     // Until a router owns them, the nodes are closed on every way out.
     let closing = Closing(Some(Arc::clone(&roster)));
@@ -219,7 +219,7 @@ async fn establish(
 }
 
 /// Closes nodes that no router came to own.
-struct Closing(Option<Arc<Roster>>);
+struct Closing(Option<Arc<NodeRegistry>>);
 
 impl Closing {
     fn keep(mut self) {
