@@ -28,7 +28,7 @@ pub use plan::{Detour, Moves, Plan};
 
 use crate::clock;
 use crate::cluster::nodes::{NodeHandle, ViewNodes};
-use crate::cluster::snapshot::{STEP_TIMEOUT, Survey};
+use crate::cluster::snapshot::{ClusterSnapshot, STEP_TIMEOUT};
 use crate::config::ConfigError;
 use crate::error::{Causes, Error, NodeCause};
 use crate::lease::manager::LeaseManager;
@@ -315,7 +315,7 @@ impl Rebalancer {
                 "there is another server, or one without its data: replace the node".into(),
             );
         }
-        let survey = Survey::of_most(fleet.peers()).await;
+        let survey = ClusterSnapshot::of_most(fleet.peers()).await;
         let introduced = known.iter().map(|(peer, status)| (*peer, status));
         let twin = survey
             .answers()

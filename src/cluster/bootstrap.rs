@@ -11,7 +11,7 @@ use crate::cluster::first_start::{ConnectProgress, LOOK_AGAIN, Listener, Outcome
 use crate::cluster::nodes::NodeHandle;
 use crate::cluster::proposer;
 use crate::cluster::registry::NodeRegistry;
-use crate::cluster::snapshot::{STEP_TIMEOUT, Survey};
+use crate::cluster::snapshot::{ClusterSnapshot, STEP_TIMEOUT};
 use crate::config::topology_diff::differences;
 use crate::config::{Init, OnMismatch};
 use crate::error::{Cause, Error, NodeCause};
@@ -72,7 +72,7 @@ pub(crate) async fn establish(
     let mut patience = Patience::of(charter);
     let mut rival = Rival::default();
     loop {
-        let survey = Survey::of(seeds).await;
+        let survey = ClusterSnapshot::of(seeds).await;
         if survey.newest(charter.least_epoch).is_some() {
             if let Some(found) = survey.newest_view(charter.least_epoch).await? {
                 compare(charter, &found)?;
@@ -148,7 +148,7 @@ impl Patience {
         Ok(())
     }
 
-    fn silent(&mut self, survey: &Survey<'_>, charter: &Charter) {
+    fn silent(&mut self, survey: &ClusterSnapshot<'_>, charter: &Charter) {
         let now = clock::now();
         if self.told.is_none_or(|told| now >= told + TELL) {
             self.told = Some(now);
@@ -159,7 +159,7 @@ impl Patience {
         }
     }
 
-    fn verdict(self, survey: Survey<'_>) -> Error {
+    fn verdict(self, survey: ClusterSnapshot<'_>) -> Error {
         let answered = survey.answers().count();
         match (survey.silent(), self.refused) {
             ([], Some(cause)) => Error::InitRefused(cause),
@@ -173,7 +173,7 @@ impl Patience {
 }
 
 async fn is_to_start_anew(view: &View, peers: &[NodeHandle]) -> bool {
-    let survey = Survey::of_most(peers).await;
+    let survey = ClusterSnapshot::of_most(peers).await;
     prospect(view, |name| survey.status(name)) == Prospect::StartsAnew
 }
 
@@ -217,7 +217,7 @@ pub(crate) async fn start_anew(
     let mut rival = Rival::default();
     let mut refusals = 0;
     loop {
-        let survey = Survey::of(peers).await;
+        let survey = ClusterSnapshot::of(peers).await;
         let is_over = survey.newest(view.id().epoch.saturating_add(1)).is_some();
         if is_over || prospect(view, |name| survey.status(name)) != Prospect::StartsAnew {
             return Ok(NewBeginning::Needless);
@@ -285,7 +285,7 @@ async fn has_accepted_passage(view: &View, peers: &[NodeHandle], statuses: &[Nod
 async fn latest(mut view: View, roster: &NodeRegistry) -> Result<(View, Vec<NodeHandle>), Error> {
     loop {
         let peers = roster.members(&view)?;
-        let survey = Survey::of_most(&peers).await;
+        let survey = ClusterSnapshot::of_most(&peers).await;
         match survey.check()?.successor(&view).await {
             Some(newer) => view = newer,
             None => {

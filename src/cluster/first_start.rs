@@ -10,7 +10,7 @@ use ringlock_ring::NodeIndex;
 use crate::clock;
 use crate::cluster::nodes::NodeHandle;
 use crate::cluster::proposer::fresh_nonce;
-use crate::cluster::snapshot::{STEP_TIMEOUT, Survey, ask_all};
+use crate::cluster::snapshot::{ClusterSnapshot, STEP_TIMEOUT, ask_all};
 use crate::error::{Cause, Error, NodeCause, whole_millis};
 use crate::node;
 use crate::proto::membership::new_start::NewStart;
@@ -276,12 +276,12 @@ impl Plan<'_> {
         loop {
             let now = clock::now();
             if now >= start.due() {
-                return start.is_undisturbed(&Survey::of(peers).await.statuses);
+                return start.is_undisturbed(&ClusterSnapshot::of(peers).await.statuses);
             }
             self.listener.waits(start.due().saturating_since(now));
             clock::sleep_until(start.due().min(now + LOOK)).await;
             // Whoever does not answer may do so in the end.
-            let survey = Survey::of_most(peers).await;
+            let survey = ClusterSnapshot::of_most(peers).await;
             let is_silent = survey.statuses.iter().any(Option::is_none);
             if !is_silent && !start.is_undisturbed(&survey.statuses) {
                 return false;

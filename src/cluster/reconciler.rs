@@ -20,7 +20,7 @@ use crate::cluster::proposer;
 use crate::cluster::proposer::Vote;
 use crate::cluster::refresh::Lookout;
 use crate::cluster::registry::NodeRegistry;
-use crate::cluster::snapshot::{Survey, tell};
+use crate::cluster::snapshot::{ClusterSnapshot, tell};
 use crate::config::Init;
 use crate::error::{Error, KeptOut};
 use crate::proto::membership::new_start::{Doubt, Prospect, prospect};
@@ -173,7 +173,7 @@ impl Watchman {
 
     async fn look(&mut self, fleet: &ViewNodes, guide: &mut Transition) -> Result<Sequel, Error> {
         let known = fleet.view.id();
-        let survey = Survey::of_most(fleet.peers()).await;
+        let survey = ClusterSnapshot::of_most(fleet.peers()).await;
         if let Some(newer) = survey.successor(&fleet.view).await {
             return self.follow(newer);
         }
@@ -214,14 +214,14 @@ impl Watchman {
     async fn ask_seeds(&self, fleet: &ViewNodes) -> Option<View> {
         let mut seeds = self.roster.seeds();
         seeds.retain(|seed| fleet.view.index_of(&seed.name).is_none());
-        let survey = Survey::of_most(&seeds).await;
+        let survey = ClusterSnapshot::of_most(&seeds).await;
         let newer = survey.successor(&fleet.view).await;
         newer.filter(|view| view.cluster() == fleet.view.cluster())
     }
 
     /// What becomes of the cluster where no vote can be had; it is started anew
     /// where that is to be.
-    fn consider(&mut self, fleet: &ViewNodes, survey: &Survey<'_>) -> Prospect {
+    fn consider(&mut self, fleet: &ViewNodes, survey: &ClusterSnapshot<'_>) -> Prospect {
         let prospect = prospect(&fleet.view, |name| survey.status(name));
         let why = match &prospect {
             Prospect::Votes => too_few_answer(fleet, survey),
@@ -275,7 +275,7 @@ impl Watchman {
     }
 
     /// Remembers what the nodes said.
-    fn note(&self, fleet: &ViewNodes, guide: &mut Transition, survey: &Survey<'_>) {
+    fn note(&self, fleet: &ViewNodes, guide: &mut Transition, survey: &ClusterSnapshot<'_>) {
         let now = clock::now();
         for (index, (peer, status)) in fleet.peers().iter().zip(&survey.statuses).enumerate() {
             let serving = status.as_ref().map(|status| status.standing());
@@ -346,7 +346,7 @@ impl Watchman {
 
 /// Where nodes lost their data and the others could let them in again: whether
 /// too few of those answer.
-fn too_few_answer(fleet: &ViewNodes, survey: &Survey<'_>) -> Option<KeptOut> {
+fn too_few_answer(fleet: &ViewNodes, survey: &ClusterSnapshot<'_>) -> Option<KeptOut> {
     let deciders = fleet.view.deciders();
     let needed = majority(deciders.len());
     let can_vote = |&node: &NodeIndex| {

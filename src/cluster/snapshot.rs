@@ -67,7 +67,7 @@ async fn gather(letters: Vec<(NodeHandle, Request)>, grace: Duration) -> Vec<Ans
 }
 
 /// What all nodes say of themselves.
-pub(crate) struct Survey<'p> {
+pub(crate) struct ClusterSnapshot<'p> {
     peers: &'p [NodeHandle],
     /// When they were asked.
     pub(crate) asked_at: Instant,
@@ -77,7 +77,7 @@ pub(crate) struct Survey<'p> {
     unreadable: Mutex<Option<(ViewId, TopologyError)>>,
 }
 
-impl<'p> Survey<'p> {
+impl<'p> ClusterSnapshot<'p> {
     /// Asks them, and gives each its time.
     pub(crate) async fn of(peers: &'p [NodeHandle]) -> Self {
         Self::within(peers, STEP_TIMEOUT).await

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::cluster::nodes::{NodeHandle, ViewNodes};
 use crate::cluster::proposer;
 use crate::cluster::proposer::{Vote, fresh_nonce};
-use crate::cluster::snapshot::{Survey, tell};
+use crate::cluster::snapshot::{ClusterSnapshot, tell};
 use crate::error::NodeCause;
 use crate::node::ReplyTo;
 use crate::proto::membership::transition::{
@@ -142,7 +142,7 @@ impl<'a> Course<'a> {
     /// where it cannot be followed yet, it is to be looked at again.
     async fn look(&mut self) -> Result<Option<Duration>, RebalanceError> {
         let peers = self.everybody()?;
-        let survey = Survey::of_most(&peers).await;
+        let survey = ClusterSnapshot::of_most(&peers).await;
         if let Some(view) = survey.successor(self.transition.view()).await {
             self.follow(view)?;
             return Ok(Some(Duration::ZERO));

@@ -11,7 +11,7 @@ use super::{Change, Moves, Phase, Progress, RebalanceError, Rebalancer, Report, 
 use crate::clock;
 use crate::cluster::nodes::NodeHandle;
 use crate::cluster::proposer::fresh_nonce;
-use crate::cluster::snapshot::{Survey, ask_all, tell};
+use crate::cluster::snapshot::{ClusterSnapshot, ask_all, tell};
 use crate::proto::lease::EPOCH_LEAP;
 use crate::proto::membership::topology::Topology;
 use crate::proto::membership::transition::{Obstacle, adopt, quarantine};
@@ -170,7 +170,7 @@ impl Rebalancer {
             own.is_none()
                 || status.standing() == Standing::Quarantined && status.nonce.as_ref() == own
         };
-        let survey = Survey::of(&left).await;
+        let survey = ClusterSnapshot::of(&left).await;
         if survey.answers().filter(is_own).count() < left.len() {
             return Err(RebalanceError::Superseded { view: before.id() });
         }
@@ -208,7 +208,7 @@ impl Rebalancer {
         let names = topology.nodes.iter().map(|node| node.name.clone());
         let nonces: Nonces = names.map(|name| (name, fresh_nonce())).collect();
         View::stable(1, topology.clone(), &nonces)?;
-        let survey = Survey::of(fleet.peers()).await;
+        let survey = ClusterSnapshot::of(fleet.peers()).await;
         let answering = survey.answers().map(|(peer, _)| peer);
         let answering: Vec<NodeHandle> = answering
             .filter(|peer| abandoned.contains(&*peer.name))
@@ -241,7 +241,7 @@ impl Rebalancer {
 
 /// How many nodes could decide which view follows: those that keep what they
 /// promised, be they behind.
-fn voters(view: &View, survey: &Survey<'_>) -> usize {
+fn voters(view: &View, survey: &ClusterSnapshot<'_>) -> usize {
     let can_vote = |node: &NodeIndex| {
         let name = &view.member(*node).name;
         survey.answers().any(|(peer, status)| {
@@ -255,7 +255,7 @@ fn voters(view: &View, survey: &Survey<'_>) -> usize {
 
 /// Has abandoned nodes that answer stop serving, as far as they do.
 async fn stop_abandoned(answering: &[NodeHandle]) {
-    let survey = Survey::of(answering).await;
+    let survey = ClusterSnapshot::of(answering).await;
     let stop = |(peer, status): (&NodeHandle, &NodeStatus)| {
         (peer.clone(), quarantine(status, fresh_nonce()))
     };
@@ -291,7 +291,7 @@ async fn stop_all(
     before: &View,
     nonces: &Nonces,
 ) -> Result<u32, RebalanceError> {
-    let survey = Survey::of(left).await;
+    let survey = ClusterSnapshot::of(left).await;
     let silent = left.iter().zip(&survey.statuses);
     let silent = silent.filter(|(_, status)| status.is_none());
     let nodes: Vec<_> = silent
