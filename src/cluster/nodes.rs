@@ -10,7 +10,7 @@ use ringlock_ring::NodeIndex;
 use tokio::sync::Notify;
 
 use crate::clock;
-use crate::cluster::refresh::Lookout;
+use crate::cluster::refresh::RefreshSignal;
 use crate::error::{Cause, Error, KeptOut, NodeCause};
 use crate::node::Node;
 use crate::proto::lease::{Key, Ttl};
@@ -50,14 +50,18 @@ pub(crate) struct ViewNodes {
     next: OnceLock<Arc<Self>>,
     /// Wakes those who wait for a key under this view, when there is a next.
     pub(crate) left: Notify,
-    pub(crate) lookout: Arc<Lookout>,
+    pub(crate) lookout: Arc<RefreshSignal>,
     /// As configured; `None`: by the ttl.
     node_timeout: Option<Duration>,
 }
 
 impl ViewNodes {
     /// `peers` must be in the view's order.
-    pub(crate) fn new(view: Arc<View>, peers: Vec<NodeHandle>, lookout: Arc<Lookout>) -> Self {
+    pub(crate) fn new(
+        view: Arc<View>,
+        peers: Vec<NodeHandle>,
+        lookout: Arc<RefreshSignal>,
+    ) -> Self {
         let longest_ttl = view.longest_ttl();
         for peer in &peers {
             peer.node.heed_longest_ttl(longest_ttl);

@@ -18,7 +18,7 @@ use crate::cluster::membership::Membership;
 use crate::cluster::nodes::{NodeHandle, Outlook, ViewNodes};
 use crate::cluster::proposer;
 use crate::cluster::proposer::Vote;
-use crate::cluster::refresh::Lookout;
+use crate::cluster::refresh::RefreshSignal;
 use crate::cluster::registry::NodeRegistry;
 use crate::cluster::snapshot::{ClusterSnapshot, tell};
 use crate::config::Init;
@@ -51,7 +51,7 @@ const STAND_BY: Duration = Duration::from_secs(1);
 
 /// What the task has of its router.
 struct Watchman {
-    lookout: Arc<Lookout>,
+    lookout: Arc<RefreshSignal>,
     roster: Arc<NodeRegistry>,
     charter: Charter,
     membership: Weak<Membership>,

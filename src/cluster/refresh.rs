@@ -10,7 +10,7 @@ use crate::proto::time::Instant;
 
 /// What the rest of the router sees of the [watchman](crate::cluster::reconciler).
 #[derive(Debug)]
-pub(crate) struct Lookout {
+pub(crate) struct RefreshSignal {
     wanted: Notify,
     begun: AtomicU64,
     over: watch::Sender<RefreshOutcome>,
@@ -27,7 +27,7 @@ pub(crate) struct RefreshOutcome {
     pub(crate) error: Option<Error>,
 }
 
-impl Default for Lookout {
+impl Default for RefreshSignal {
     fn default() -> Self {
         Self {
             wanted: Notify::new(),
@@ -37,7 +37,7 @@ impl Default for Lookout {
     }
 }
 
-impl Lookout {
+impl RefreshSignal {
     /// Asks for a look, as soon as may be.
     pub(crate) fn wake(&self) {
         self.wanted.notify_one();

@@ -11,7 +11,7 @@ use crate::cluster::first_start::{ConnectProgress, Listener};
 use crate::cluster::membership::Membership;
 use crate::cluster::nodes::ViewNodes;
 use crate::cluster::reconciler;
-use crate::cluster::refresh::Lookout;
+use crate::cluster::refresh::RefreshSignal;
 use crate::cluster::registry::NodeRegistry;
 use crate::config::{Config, ConfigError, Init, NodeConfig, first_duplicate};
 use crate::error::Error;
@@ -195,7 +195,7 @@ async fn establish(
     let closing = Closing(Some(Arc::clone(&roster)));
     let (view, peers) = bootstrap::establish(&charter, &roster, &roster.seeds()).await?;
     let context = Arc::new(LeaseContext::default());
-    let nodes = ViewNodes::new(Arc::new(view), peers, Arc::new(Lookout::default()))
+    let nodes = ViewNodes::new(Arc::new(view), peers, Arc::new(RefreshSignal::default()))
         .with_node_timeout(config.router.node_timeout);
     let label = match &config.router.label {
         Some(label) => clean_label(label),
