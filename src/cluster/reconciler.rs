@@ -50,7 +50,7 @@ const START_AGAIN: Duration = Duration::from_secs(5);
 const STAND_BY: Duration = Duration::from_secs(1);
 
 /// What the task has of its router.
-struct Watchman {
+struct Reconciler {
     lookout: Arc<RefreshSignal>,
     roster: Arc<NodeRegistry>,
     charter: Charter,
@@ -69,7 +69,7 @@ struct Watchman {
 
 /// Starts the task on the present runtime. It ends together with `membership`.
 pub(crate) fn start(membership: &Arc<Membership>, charter: Charter) {
-    let watchman = Watchman::new(membership, charter);
+    let watchman = Reconciler::new(membership, charter);
     let lookout = Arc::clone(&watchman.lookout);
     membership.own(task::spawn(watchman.run(), move || lookout.close()));
 }
@@ -83,7 +83,7 @@ struct Sequel {
     due: Option<Instant>,
 }
 
-impl Watchman {
+impl Reconciler {
     fn new(membership: &Arc<Membership>, charter: Charter) -> Self {
         Self {
             lookout: Arc::clone(&membership.current().lookout),
