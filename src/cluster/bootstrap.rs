@@ -33,7 +33,7 @@ const MAX_REFUSALS: u32 = 5;
 
 /// What a cluster is to be.
 #[derive(Clone, Debug)]
-pub(crate) struct Charter {
+pub(crate) struct BootstrapOptions {
     pub(crate) topology: Topology,
     pub(crate) init: Init,
     pub(crate) on_mismatch: OnMismatch,
@@ -45,7 +45,7 @@ pub(crate) struct Charter {
     pub(crate) listener: Listener,
 }
 
-impl Charter {
+impl BootstrapOptions {
     /// What is to be started where no node serves a view. Of nodes that have
     /// served one, it is not known which others were in it.
     fn first_start(&self) -> Plan<'_> {
@@ -65,7 +65,7 @@ impl Charter {
 ///
 /// Cancel safe: it may be taken up again at any point, by anybody.
 pub(crate) async fn establish(
-    charter: &Charter,
+    charter: &BootstrapOptions,
     roster: &NodeRegistry,
     seeds: &[NodeHandle],
 ) -> Result<(View, Vec<NodeHandle>), Error> {
@@ -129,7 +129,7 @@ struct Patience {
 }
 
 impl Patience {
-    fn of(charter: &Charter) -> Self {
+    fn of(charter: &BootstrapOptions) -> Self {
         Self {
             until: clock::now() + charter.patience,
             told: None,
@@ -148,7 +148,7 @@ impl Patience {
         Ok(())
     }
 
-    fn silent(&mut self, survey: &ClusterSnapshot<'_>, charter: &Charter) {
+    fn silent(&mut self, survey: &ClusterSnapshot<'_>, charter: &BootstrapOptions) {
         let now = clock::now();
         if self.told.is_none_or(|told| now >= told + TELL) {
             self.told = Some(now);
@@ -196,7 +196,7 @@ pub(crate) enum NewBeginning {
 ///
 /// Cancel safe: it may be taken up again at any point, by anybody.
 pub(crate) async fn start_anew(
-    charter: &Charter,
+    charter: &BootstrapOptions,
     view: &View,
     peers: &[NodeHandle],
 ) -> Result<NewBeginning, Error> {
@@ -298,7 +298,7 @@ async fn latest(mut view: View, roster: &NodeRegistry) -> Result<(View, Vec<Node
 }
 
 /// What to do where another topology is served than configured.
-fn compare(charter: &Charter, view: &View) -> Result<(), Error> {
+fn compare(charter: &BootstrapOptions, view: &View) -> Result<(), Error> {
     let served = view.next().unwrap_or(view.topology());
     let configured = &charter.topology;
     let found = differences(served, configured);

@@ -12,7 +12,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::clock;
 use crate::cluster::bootstrap;
-use crate::cluster::bootstrap::{Charter, NewBeginning};
+use crate::cluster::bootstrap::{BootstrapOptions, NewBeginning};
 use crate::cluster::first_start::{ConnectProgress, Listener};
 use crate::cluster::membership::Membership;
 use crate::cluster::nodes::{NodeHandle, Outlook, ViewNodes};
@@ -53,7 +53,7 @@ const STAND_BY: Duration = Duration::from_secs(1);
 struct Reconciler {
     lookout: Arc<RefreshSignal>,
     roster: Arc<NodeRegistry>,
-    charter: Charter,
+    charter: BootstrapOptions,
     membership: Weak<Membership>,
     /// When a node that is due is let in, unless another router has done so.
     propose_at: Option<Instant>,
@@ -68,7 +68,7 @@ struct Reconciler {
 }
 
 /// Starts the task on the present runtime. It ends together with `membership`.
-pub(crate) fn start(membership: &Arc<Membership>, charter: Charter) {
+pub(crate) fn start(membership: &Arc<Membership>, charter: BootstrapOptions) {
     let watchman = Reconciler::new(membership, charter);
     let lookout = Arc::clone(&watchman.lookout);
     membership.own(task::spawn(watchman.run(), move || lookout.close()));
@@ -84,7 +84,7 @@ struct Sequel {
 }
 
 impl Reconciler {
-    fn new(membership: &Arc<Membership>, charter: Charter) -> Self {
+    fn new(membership: &Arc<Membership>, charter: BootstrapOptions) -> Self {
         Self {
             lookout: Arc::clone(&membership.current().lookout),
             roster: Arc::clone(membership.registry()),
@@ -265,7 +265,7 @@ impl Reconciler {
                 *due.lock() = Some(clock::now() + *remaining);
             }
         });
-        let charter = Charter {
+        let charter = BootstrapOptions {
             listener,
             ..self.charter.clone()
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::acquire::clean_label;
 use crate::cluster::bootstrap;
-use crate::cluster::bootstrap::Charter;
+use crate::cluster::bootstrap::BootstrapOptions;
 use crate::cluster::first_start::{ConnectProgress, Listener};
 use crate::cluster::membership::Membership;
 use crate::cluster::nodes::ViewNodes;
@@ -173,7 +173,7 @@ impl RouterBuilder {
             .map(|peer| (peer.name, peer.node.address()))
             .collect();
         let address = |node: &NodeConfig| addresses.get(&*node.name).cloned().unwrap_or_default();
-        let charter = Charter {
+        let charter = BootstrapOptions {
             topology: config.topology(address),
             init: config.router.init,
             on_mismatch: config.router.on_mismatch,
@@ -188,7 +188,7 @@ impl RouterBuilder {
 /// Finds the view that the cluster serves, and starts the router's tasks.
 async fn establish(
     config: &Config,
-    charter: Charter,
+    charter: BootstrapOptions,
     roster: Arc<NodeRegistry>,
 ) -> Result<Router, Error> {
     // Until a router owns them, the nodes are closed on every way out.
