@@ -45,7 +45,7 @@ pub(crate) trait Expires {
 
 /// The queues of all keys.
 #[derive(Debug)]
-pub(crate) struct Gate<H: Expires> {
+pub(crate) struct LocalQueue<H: Expires> {
     hasher: RandomState,
     shards: Vec<Mutex<Shard<H>>>,
     turns: AtomicU64,
@@ -165,7 +165,7 @@ impl Drop for Watch {
 /// The right to contend for a key, and then to hold it.
 #[derive(Debug)]
 pub(crate) struct Turn<H: Expires> {
-    gate: Arc<Gate<H>>,
+    gate: Arc<LocalQueue<H>>,
     place: Place,
     /// [`NONE`] once it has been passed on.
     number: u64,
@@ -198,7 +198,7 @@ pub(crate) enum Ahead<H> {
     Contender(Met),
 }
 
-impl<H: Expires> Gate<H> {
+impl<H: Expires> LocalQueue<H> {
     pub(crate) fn new(counters: Arc<Counters>) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         Arc::new(Self {

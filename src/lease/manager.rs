@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cluster::membership::Membership;
 use crate::cluster::nodes::ViewNodes;
 use crate::lease::context::LeaseContext;
-use crate::lease::local_queue::Gate;
+use crate::lease::local_queue::LocalQueue;
 use crate::lease::state::Held;
 use crate::proto::lease::{Key, KeyError};
 use crate::runtime::lifecycle::Life;
@@ -18,7 +18,7 @@ use crate::telemetry::stats::Counters;
 /// guards own it; dropping it ends the router's tasks and closes its nodes.
 pub(crate) struct LeaseManager {
     pub(crate) membership: Arc<Membership>,
-    pub(crate) queues: Arc<Gate<Held>>,
+    pub(crate) queues: Arc<LocalQueue<Held>>,
     pub(crate) context: Arc<LeaseContext>,
     pub(crate) defaults: Defaults,
     /// Keys must not begin with it: with the prefix before it, such a key names
@@ -46,7 +46,7 @@ impl LeaseManager {
     ) -> Arc<Self> {
         let manager = Arc::new(Self {
             membership,
-            queues: Gate::new(Arc::clone(&context.counters)),
+            queues: LocalQueue::new(Arc::clone(&context.counters)),
             context: Arc::clone(&context),
             defaults,
             reserved,
