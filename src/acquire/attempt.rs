@@ -11,7 +11,7 @@ use crate::cluster::nodes::ViewNodes;
 use crate::config::LEAST_HOLD;
 use crate::error::Error;
 use crate::lease::guard::{Guard, Won};
-use crate::lease::local_queue::{Ahead, Met, Turn};
+use crate::lease::local_queue::{Ahead, Met, Ticket};
 use crate::lease::operation::Operation;
 use crate::lease::state::{Held, KeepAlive};
 use crate::proto::lease::{Holder, Key, Token, Ttl};
@@ -119,7 +119,7 @@ impl Acquire {
         &self,
         key: &Key,
         terms: Terms,
-        turn: Option<&mut Turn<Held>>,
+        turn: Option<&mut Ticket<Held>>,
         last: Option<Error>,
     ) -> Result<Guard, Error> {
         match self.attempt(key, terms).await {
@@ -133,7 +133,7 @@ impl Acquire {
         &self,
         key: &Key,
         terms: Terms,
-        turn: Option<&mut Turn<Held>>,
+        turn: Option<&mut Ticket<Held>>,
         failed: Box<Failed>,
         last: Option<Error>,
     ) -> Result<Guard, Error> {
@@ -145,7 +145,7 @@ impl Acquire {
         &self,
         key: &Key,
         terms: Terms,
-        mut turn: Option<&mut Turn<Held>>,
+        mut turn: Option<&mut Ticket<Held>>,
         mut failed: Box<Failed>,
         mut last: Option<Error>,
     ) -> Result<Guard, Error> {
@@ -202,7 +202,7 @@ impl Acquire {
     /// What a caller that stood in line knows of the key, whatever an attempt
     /// in the last moments comes to. A caller without a turn that waits did so
     /// to the end, behind a lease that was over by then.
-    pub(crate) fn waited_for(&self, key: &Key, turn: Option<&Turn<Held>>) -> Option<Error> {
+    pub(crate) fn waited_for(&self, key: &Key, turn: Option<&Ticket<Held>>) -> Option<Error> {
         match turn {
             Some(turn) => turn.met().map(|met| self.tell(key, &met)),
             None if self.patience.is_one_try() => None,
@@ -235,7 +235,7 @@ impl Acquire {
     pub(crate) fn way_for_others(
         &self,
         key: &Key,
-        turn: Option<&mut Turn<Held>>,
+        turn: Option<&mut Ticket<Held>>,
     ) -> Option<Duration> {
         let hand_overs = self.leases.defaults.hand_overs;
         let turn = turn.filter(|turn| turn.streak.is_due(hand_overs))?;
@@ -250,7 +250,7 @@ impl Acquire {
         &self,
         key: &Key,
         deadline: Option<Instant>,
-    ) -> Result<Option<Turn<Held>>, Error> {
+    ) -> Result<Option<Ticket<Held>>, Error> {
         let gate = &self.leases.queues;
         let ahead = if self.patience.is_one_try() {
             gate.try_enter(key)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::error::{Causes, Error, Loss};
-use crate::lease::local_queue::Turn;
+use crate::lease::local_queue::Ticket;
 use crate::lease::machines::Operates;
 use crate::lease::manager::LeaseManager;
 use crate::lease::operation::Operation;
@@ -76,7 +76,7 @@ impl Guard {
 
     /// The lease goes to its caller: from now on it is kept alive, where that
     /// was asked for, and others of this process line up behind it.
-    pub(crate) fn begin(&self, turn: Option<Turn<Held>>) {
+    pub(crate) fn begin(&self, turn: Option<Ticket<Held>>) {
         events::granted(&self.held.key, self.fence, self.held.ttl.get());
         if let Some(mut turn) = turn {
             turn.streak.count(self.held.trip());

@@ -146,7 +146,7 @@ impl Plight {
 #[derive(Debug)]
 struct Line<H: Expires> {
     /// One for each acquire of the process that waits for the key.
-    waiters: VecDeque<oneshot::Sender<Turn<H>>>,
+    waiters: VecDeque<oneshot::Sender<Ticket<H>>>,
     /// Wakes one of them to look when the present lease will lapse.
     watch: Arc<Notify>,
     purge_at: usize,
@@ -164,7 +164,7 @@ impl Drop for Watch {
 
 /// The right to contend for a key, and then to hold it.
 #[derive(Debug)]
-pub(crate) struct Turn<H: Expires> {
+pub(crate) struct Ticket<H: Expires> {
     gate: Arc<LocalQueue<H>>,
     place: Place,
     /// [`NONE`] once it has been passed on.
@@ -224,7 +224,7 @@ impl<H: Expires> LocalQueue<H> {
     }
 
     /// Takes the turn if nobody has it.
-    pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Turn<H>, Ahead<H>> {
+    pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Ticket<H>, Ahead<H>> {
         let place = self.place(key);
         let mut shard = self.shard(&place).lock();
         let Shard { queues, streaks } = &mut *shard;
@@ -250,7 +250,7 @@ impl<H: Expires> LocalQueue<H> {
         self: &Arc<Self>,
         key: &Key,
         deadline: Option<Instant>,
-    ) -> Result<Turn<H>, Ahead<H>> {
+    ) -> Result<Ticket<H>, Ahead<H>> {
         let place = self.place(key);
         let (mut receiver, watch, since) = {
             let mut shard = self.shard(&place).lock();
@@ -280,7 +280,7 @@ impl<H: Expires> LocalQueue<H> {
                 biased;
                 turn = &mut receiver => {
                     // A sender is only dropped together with the gate, or by `close`.
-                    let turn: Result<Turn<H>, _> = turn.map_err(|_| self.ahead(&place, since));
+                    let turn: Result<Ticket<H>, _> = turn.map_err(|_| self.ahead(&place, since));
                     return turn.map(|mut turn| {
                         turn.since = since;
                         turn
@@ -330,9 +330,9 @@ impl<H: Expires> LocalQueue<H> {
         queue.map_or(Met::Held, |queue| queue.met(since))
     }
 
-    fn turn(self: &Arc<Self>, place: Place) -> Turn<H> {
+    fn turn(self: &Arc<Self>, place: Place) -> Ticket<H> {
         let number = self.turns.fetch_add(1, Ordering::Relaxed);
-        Turn {
+        Ticket {
             gate: Arc::clone(self),
             place,
             number,
@@ -394,7 +394,7 @@ impl<H: Expires> LocalQueue<H> {
 }
 
 impl<H: Expires> Queue<H> {
-    fn of(turn: &Turn<H>) -> Self {
+    fn of(turn: &Ticket<H>) -> Self {
         Self {
             turn: turn.number,
             holder: Weak::new(),
@@ -420,7 +420,7 @@ impl<H: Expires> Queue<H> {
     }
 
     /// A place in line, and the turn that is on when it is taken.
-    fn line_up(&mut self) -> (oneshot::Receiver<Turn<H>>, Watch, u64) {
+    fn line_up(&mut self) -> (oneshot::Receiver<Ticket<H>>, Watch, u64) {
         let line = self.line.get_or_insert_with(|| {
             Box::new(Line {
                 waiters: VecDeque::new(),
@@ -438,7 +438,7 @@ impl<H: Expires> Queue<H> {
     }
 }
 
-impl<H: Expires> Turn<H> {
+impl<H: Expires> Ticket<H> {
     /// What its owner met while it stood in line, as far as that is the latest
     /// that is known of the key; `None`: it did not stand there.
     pub(crate) fn met(&self) -> Option<Met> {
@@ -491,7 +491,7 @@ impl<H: Expires> Turn<H> {
     }
 }
 
-impl<H: Expires> Drop for Turn<H> {
+impl<H: Expires> Drop for Ticket<H> {
     fn drop(&mut self) {
         if self.number != NONE {
             self.gate.pass_on(&self.place, self.number, self.streak);

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use crate::cluster::nodes::ViewNodes;
 use crate::error::Loss;
 use crate::lease::context::LeaseContext;
-use crate::lease::local_queue::Turn;
+use crate::lease::local_queue::Ticket;
 use crate::lease::position::{Ledger, Moved, Stance};
 use crate::node::Node;
 use crate::proto::lease::{Fence, Key, Token, Ttl};
@@ -64,7 +64,7 @@ struct State {
     renew_at: Instant,
     /// The last extend failed for want of a newer view.
     awaits_view: bool,
-    turn: Option<Turn<Held>>,
+    turn: Option<Ticket<Held>>,
     /// What has become of it in later views.
     moved: Option<Box<Moved>>,
 }
@@ -145,7 +145,7 @@ impl Held {
     }
 
     /// Keeps the place in the process's queue for as long as the lease lasts.
-    pub(crate) fn keep_turn(self: &Arc<Self>, turn: Turn<Self>) {
+    pub(crate) fn keep_turn(self: &Arc<Self>, turn: Ticket<Self>) {
         turn.hold(self);
         self.state.lock().turn = Some(turn);
     }
