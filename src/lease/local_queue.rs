@@ -123,7 +123,7 @@ struct Queue<H: Expires> {
     held_in: u64,
     /// What the attempts made since then have met, and in which turn.
     met: Option<(u64, Arc<Plight>)>,
-    line: Option<Box<Line<H>>>,
+    line: Option<Box<Waiters<H>>>,
 }
 
 /// The error of a contender's last attempt, for those behind it. A call for many
@@ -144,7 +144,7 @@ impl Plight {
 
 /// Those who wait for a key.
 #[derive(Debug)]
-struct Line<H: Expires> {
+struct Waiters<H: Expires> {
     /// One for each acquire of the process that waits for the key.
     waiters: VecDeque<oneshot::Sender<Ticket<H>>>,
     /// Wakes one of them to look when the present lease will lapse.
@@ -422,7 +422,7 @@ impl<H: Expires> Queue<H> {
     /// A place in line, and the turn that is on when it is taken.
     fn line_up(&mut self) -> (oneshot::Receiver<Ticket<H>>, Watch, u64) {
         let line = self.line.get_or_insert_with(|| {
-            Box::new(Line {
+            Box::new(Waiters {
                 waiters: VecDeque::new(),
                 watch: Arc::default(),
                 purge_at: PURGE_SLACK,
