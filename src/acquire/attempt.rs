@@ -11,7 +11,7 @@ use crate::cluster::nodes::ViewNodes;
 use crate::config::LEAST_HOLD;
 use crate::error::Error;
 use crate::lease::guard::{Guard, Won};
-use crate::lease::local_queue::{Ahead, Met, Ticket};
+use crate::lease::local_queue::{Blocker, Met, Ticket};
 use crate::lease::operation::Operation;
 use crate::lease::state::{Held, KeepAlive};
 use crate::proto::lease::{Holder, Key, Token, Ttl};
@@ -262,9 +262,9 @@ impl Acquire {
         }
         match ahead {
             Ok(turn) => Ok(Some(turn)),
-            Err(Ahead::Contender(_)) if self.patience.is_one_try() => Ok(None),
-            Err(Ahead::Contender(met)) => Err(self.tell(key, &met)),
-            Err(Ahead::Holder(held)) if held.check(clock::now()).is_none() => {
+            Err(Blocker::Contender(_)) if self.patience.is_one_try() => Ok(None),
+            Err(Blocker::Contender(met)) => Err(self.tell(key, &met)),
+            Err(Blocker::Holder(held)) if held.check(clock::now()).is_none() => {
                 let remaining = held.valid_until().saturating_since(clock::now());
                 let holder = Some(held.token.holder());
                 Err(Error::Contended {
@@ -273,7 +273,7 @@ impl Acquire {
                     remaining: Some(remaining),
                 })
             }
-            Err(Ahead::Holder(_)) => Ok(None),
+            Err(Blocker::Holder(_)) => Ok(None),
         }
     }
 

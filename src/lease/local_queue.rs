@@ -191,7 +191,7 @@ pub(crate) enum Met {
 }
 
 /// What stands before a caller.
-pub(crate) enum Ahead<H> {
+pub(crate) enum Blocker<H> {
     /// A lease of this process.
     Holder(Arc<H>),
     /// A caller of this process that is still trying.
@@ -224,7 +224,7 @@ impl<H: Expires> LocalQueue<H> {
     }
 
     /// Takes the turn if nobody has it.
-    pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Ticket<H>, Ahead<H>> {
+    pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Ticket<H>, Blocker<H>> {
         let place = self.place(key);
         let mut shard = self.shard(&place).lock();
         let Shard { queues, streaks } = &mut *shard;
@@ -250,7 +250,7 @@ impl<H: Expires> LocalQueue<H> {
         self: &Arc<Self>,
         key: &Key,
         deadline: Option<Instant>,
-    ) -> Result<Ticket<H>, Ahead<H>> {
+    ) -> Result<Ticket<H>, Blocker<H>> {
         let place = self.place(key);
         let (mut receiver, watch, since) = {
             let mut shard = self.shard(&place).lock();
@@ -317,10 +317,10 @@ impl<H: Expires> LocalQueue<H> {
     }
 
     /// What stands before a caller that has stood in line since turn `since`.
-    fn ahead(&self, place: &Place, since: u64) -> Ahead<H> {
+    fn ahead(&self, place: &Place, since: u64) -> Blocker<H> {
         let shard = self.shard(place).lock();
         let queue = shard.queues.get(place);
-        queue.map_or(Ahead::Contender(Met::Held), |queue| queue.ahead(since))
+        queue.map_or(Blocker::Contender(Met::Held), |queue| queue.ahead(since))
     }
 
     /// What a caller met that has stood in line since turn `since`.
@@ -405,9 +405,9 @@ impl<H: Expires> Queue<H> {
     }
 
     /// What stands before a caller that has stood in line since turn `since`.
-    fn ahead(&self, since: u64) -> Ahead<H> {
+    fn ahead(&self, since: u64) -> Blocker<H> {
         let holder = self.holder.upgrade();
-        holder.map_or_else(|| Ahead::Contender(self.met(since)), Ahead::Holder)
+        holder.map_or_else(|| Blocker::Contender(self.met(since)), Blocker::Holder)
     }
 
     /// What such a caller met: the latest that is known.
