@@ -45,7 +45,7 @@ const TRIPS_OF_WAY: u32 = 1 + MOST_LOOKS;
 
 /// Grants to one process of one key, with no chance for others in between.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Streak {
+pub(crate) struct Handoffs {
     /// How many they are.
     grants: u16,
     /// How long the last of them took, in microseconds.
@@ -54,7 +54,7 @@ pub(crate) struct Streak {
     pauses: u8,
 }
 
-impl Streak {
+impl Handoffs {
     /// Another grant, which took `trip`.
     pub(crate) fn count(&mut self, trip: Duration) {
         self.grants = self.grants.saturating_add(1);
@@ -146,7 +146,7 @@ impl Default for Streaks {
 struct Slot {
     /// The key's.
     hash: u64,
-    streak: Streak,
+    streak: Handoffs,
     /// From then on others have had a chance.
     until: Instant,
 }
@@ -158,7 +158,7 @@ impl Streaks {
     }
 
     /// Remembers the streak of a key that has just become nobody's.
-    pub(crate) fn keep(&mut self, hash: u64, streak: Streak) {
+    pub(crate) fn keep(&mut self, hash: u64, streak: Handoffs) {
         if streak.grants == 0 && streak.pauses == 0 {
             return;
         }
@@ -176,16 +176,16 @@ impl Streaks {
     }
 
     /// The streak that a key's next grant goes on with.
-    pub(crate) fn resume(&mut self, hash: u64) -> Streak {
+    pub(crate) fn resume(&mut self, hash: u64) -> Handoffs {
         let set = self.set(hash);
         let Some(slot) = set.iter_mut().find(|slot| slot.hash == hash) else {
-            return Streak::default();
+            return Handoffs::default();
         };
         let Slot { streak, until, .. } = std::mem::take(slot);
         if clock::now() < until {
             streak
         } else {
-            Streak::default()
+            Handoffs::default()
         }
     }
 }
@@ -194,8 +194,8 @@ impl Streaks {
 mod tests {
     use super::*;
 
-    fn streak(grants: u16) -> Streak {
-        Streak {
+    fn streak(grants: u16) -> Handoffs {
+        Handoffs {
             grants,
             // As long as anything is remembered.
             trip: u32::MAX,
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn a_key_that_was_free_for_a_while_begins_anew() {
         let mut streaks = Streaks::default();
-        let short = Streak {
+        let short = Handoffs {
             trip: 0,
             ..streak(2)
         };

@@ -22,7 +22,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::clock;
 use crate::error::Error;
-use crate::lease::handoffs::{Streak, Streaks};
+use crate::lease::handoffs::{Handoffs, Streaks};
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::telemetry::stats::Counters;
@@ -170,7 +170,7 @@ pub(crate) struct Ticket<H: Expires> {
     /// [`NONE`] once it has been passed on.
     number: u64,
     /// What came before it.
-    pub(crate) streak: Streak,
+    pub(crate) streak: Handoffs,
     /// The turn that was on when its owner took its place in line;
     /// [`NONE`]: it did not.
     since: u64,
@@ -336,7 +336,7 @@ impl<H: Expires> LocalQueue<H> {
             gate: Arc::clone(self),
             place,
             number,
-            streak: Streak::default(),
+            streak: Handoffs::default(),
             since: NONE,
         }
     }
@@ -360,13 +360,13 @@ impl<H: Expires> LocalQueue<H> {
         if let Some((turn, Some(held))) = present
             && held.is_over(clock::now())
         {
-            self.pass_on(place, turn, Streak::default());
+            self.pass_on(place, turn, Handoffs::default());
         }
     }
 
     /// Ends turn `number`, if it is still the present one, and gives the first
     /// waiter who has not given up the next.
-    fn pass_on(self: &Arc<Self>, place: &Place, number: u64, streak: Streak) {
+    fn pass_on(self: &Arc<Self>, place: &Place, number: u64, streak: Handoffs) {
         let mut ended = number;
         loop {
             let mut shard = self.shard(place).lock();
@@ -448,7 +448,7 @@ impl<H: Expires> Ticket<H> {
     /// An attempt in this turn has failed: other processes have had a chance,
     /// and those in line learn of it if their time runs out.
     pub(crate) fn failed(&mut self, error: &Error) {
-        self.streak = Streak::default();
+        self.streak = Handoffs::default();
         self.on_queue(|queue, turn| {
             if !matches!(&queue.met, Some((owner, _)) if *owner == turn) {
                 queue.met = None;
