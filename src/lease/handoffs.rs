@@ -130,11 +130,11 @@ const SETS: usize = 8;
 /// The latest streaks of keys that nobody of the process contends for now. Of
 /// those that fall into one set the oldest is forgotten first.
 #[derive(Debug)]
-pub(crate) struct Streaks {
+pub(crate) struct RecentHandoffs {
     slots: [Slot; WAYS * SETS],
 }
 
-impl Default for Streaks {
+impl Default for RecentHandoffs {
     fn default() -> Self {
         Self {
             slots: [Slot::default(); WAYS * SETS],
@@ -151,7 +151,7 @@ struct Slot {
     until: Instant,
 }
 
-impl Streaks {
+impl RecentHandoffs {
     fn set(&mut self, hash: u64) -> &mut [Slot] {
         let first = hash as usize % SETS * WAYS;
         &mut self.slots[first..first + WAYS]
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_streak_is_gone_on_with_once() {
-        let mut streaks = Streaks::default();
+        let mut streaks = RecentHandoffs::default();
         streaks.keep(7, streak(3));
         assert_eq!(streaks.resume(7).grants, 3);
         assert_eq!(streaks.resume(7).grants, 0);
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_a_set_is_forgotten() {
-        let mut streaks = Streaks::default();
+        let mut streaks = RecentHandoffs::default();
         let hashes = (0..=WAYS).map(|index| (index * SETS) as u64 + 1);
         for hash in hashes.clone() {
             streaks.keep(hash, streak(2));
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_key_that_was_free_for_a_while_begins_anew() {
-        let mut streaks = Streaks::default();
+        let mut streaks = RecentHandoffs::default();
         let short = Handoffs {
             trip: 0,
             ..streak(2)

@@ -22,7 +22,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::clock;
 use crate::error::Error;
-use crate::lease::handoffs::{Handoffs, Streaks};
+use crate::lease::handoffs::{Handoffs, RecentHandoffs};
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::telemetry::stats::Counters;
@@ -59,14 +59,14 @@ pub(crate) struct LocalQueue<H: Expires> {
 struct Shard<H: Expires> {
     queues: HashMap<Place, Queue<H>, BuildHasherDefault<GivenHash>>,
     /// Of keys that have no queue any more.
-    streaks: Streaks,
+    streaks: RecentHandoffs,
 }
 
 impl<H: Expires> Default for Shard<H> {
     fn default() -> Self {
         Self {
             queues: HashMap::default(),
-            streaks: Streaks::default(),
+            streaks: RecentHandoffs::default(),
         }
     }
 }
