@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::lease::guard::{Guard, Won};
 use crate::lease::local_queue::{Blocker, Met, Ticket};
 use crate::lease::operation::Operation;
-use crate::lease::state::{Held, KeepAlive};
+use crate::lease::state::{KeepAlive, LeaseState};
 use crate::proto::lease::{Holder, Key, Token, Ttl};
 use crate::proto::node::message::{NodeErrorKind, Rival};
 use crate::proto::operation::acquire::{Attempt, Refused, Shortfall};
@@ -119,7 +119,7 @@ impl Acquire {
         &self,
         key: &Key,
         terms: Terms,
-        turn: Option<&mut Ticket<Held>>,
+        turn: Option<&mut Ticket<LeaseState>>,
         last: Option<Error>,
     ) -> Result<Guard, Error> {
         match self.attempt(key, terms).await {
@@ -133,7 +133,7 @@ impl Acquire {
         &self,
         key: &Key,
         terms: Terms,
-        turn: Option<&mut Ticket<Held>>,
+        turn: Option<&mut Ticket<LeaseState>>,
         failed: Box<Failed>,
         last: Option<Error>,
     ) -> Result<Guard, Error> {
@@ -145,7 +145,7 @@ impl Acquire {
         &self,
         key: &Key,
         terms: Terms,
-        mut turn: Option<&mut Ticket<Held>>,
+        mut turn: Option<&mut Ticket<LeaseState>>,
         mut failed: Box<Failed>,
         mut last: Option<Error>,
     ) -> Result<Guard, Error> {
@@ -202,7 +202,7 @@ impl Acquire {
     /// What a caller that stood in line knows of the key, whatever an attempt
     /// in the last moments comes to. A caller without a turn that waits did so
     /// to the end, behind a lease that was over by then.
-    pub(crate) fn waited_for(&self, key: &Key, turn: Option<&Ticket<Held>>) -> Option<Error> {
+    pub(crate) fn waited_for(&self, key: &Key, turn: Option<&Ticket<LeaseState>>) -> Option<Error> {
         match turn {
             Some(turn) => turn.met().map(|met| self.tell(key, &met)),
             None if self.patience.is_one_try() => None,
@@ -235,7 +235,7 @@ impl Acquire {
     pub(crate) fn way_for_others(
         &self,
         key: &Key,
-        turn: Option<&mut Ticket<Held>>,
+        turn: Option<&mut Ticket<LeaseState>>,
     ) -> Option<Duration> {
         let hand_overs = self.leases.defaults.hand_overs;
         let turn = turn.filter(|turn| turn.streak.is_due(hand_overs))?;
@@ -250,7 +250,7 @@ impl Acquire {
         &self,
         key: &Key,
         deadline: Option<Instant>,
-    ) -> Result<Option<Ticket<Held>>, Error> {
+    ) -> Result<Option<Ticket<LeaseState>>, Error> {
         let gate = &self.leases.queues;
         let ahead = if self.patience.is_one_try() {
             gate.try_enter(key)
@@ -315,7 +315,7 @@ impl Acquire {
     }
 
     /// The lease that an attempt is to win.
-    fn candidate(&self, key: &Key, ttl: Ttl) -> Arc<Held> {
+    fn candidate(&self, key: &Key, ttl: Ttl) -> Arc<LeaseState> {
         let defaults = &self.leases.defaults;
         let label = self.label.as_ref().unwrap_or(&defaults.label);
         let token = Token::new(random::unique(), label.as_deref());
@@ -330,7 +330,7 @@ impl Acquire {
         let fleet = self.leases.nodes();
         let context = &self.leases.context;
         context.counters.attempts.add_one();
-        Held::new(Arc::clone(context), fleet, key, ttl, token, now, keep_alive)
+        LeaseState::new(Arc::clone(context), fleet, key, ttl, token, now, keep_alive)
     }
 
     pub(crate) fn give_up(&self, attempts: u32, started: Instant, last: Error) -> Error {
@@ -374,7 +374,7 @@ impl Failed {
     }
 
     /// The router's tasks stand still: nobody answers, in time or late.
-    fn deserted(held: &Held) -> Self {
+    fn deserted(held: &LeaseState) -> Self {
         held.context.counters.failed.add_one();
         Self {
             fleet: Arc::clone(&held.fleet),
@@ -386,7 +386,7 @@ impl Failed {
         }
     }
 
-    fn explain(held: &Held, refused: Refused) -> Self {
+    fn explain(held: &LeaseState, refused: Refused) -> Self {
         let fleet = &held.fleet;
         let Refused {
             shortfall,

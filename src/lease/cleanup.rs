@@ -1,7 +1,7 @@
 //! What ends a lease in time, and RELEASE to every node that may have an entry
 //! of it, repeated until it is answered.
 //!
-//! Whoever finds that a lease has lapsed releases it: see [`Held::check`].
+//! Whoever finds that a lease has lapsed releases it: see [`LeaseState::check`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::error::Loss;
 use crate::lease::local_queue::Expires;
 use crate::lease::position::Stance;
 use crate::lease::scheduler::{Due, Owed};
-use crate::lease::state::Held;
+use crate::lease::state::LeaseState;
 use crate::node::{Node, ReplyTo, Sink};
 use crate::proto::backoff::Backoff;
 use crate::proto::node::message::{Answer, Request};
@@ -36,7 +36,7 @@ pub(crate) enum Target {
     Node(Arc<dyn Node>),
 }
 
-impl Held {
+impl LeaseState {
     /// Why the lease is over, if it is. Lapses it where its time has come, and
     /// releases it then: an entry outlives the lease by as long as its request
     /// was under way.
@@ -122,7 +122,7 @@ impl Held {
     }
 }
 
-impl Expires for Held {
+impl Expires for LeaseState {
     fn valid_until(&self) -> Instant {
         Self::valid_until(self)
     }
@@ -135,11 +135,11 @@ impl Expires for Held {
 /// Releases a lease at its lapse, if nothing else has ended it before: a node
 /// has an entry that would outlive it for long.
 #[derive(Debug)]
-struct LapseWatch(Arc<Held>);
+struct LapseWatch(Arc<LeaseState>);
 
 impl LapseWatch {
     /// Beyond [`MAX_LAPSE_WATCHES`] of them, the entry's ttl frees the key.
-    fn start(held: &Arc<Held>) {
+    fn start(held: &Arc<LeaseState>) {
         let watches = &held.context.lapse_watches;
         let is_full = watches.fetch_add(1, Ordering::Relaxed) >= MAX_LAPSE_WATCHES;
         let watch = Self(Arc::clone(held));
@@ -171,7 +171,7 @@ impl Due for LapseWatch {
 #[derive(Debug)]
 struct DueRelease {
     _owed: Owed,
-    held: Arc<Held>,
+    held: Arc<LeaseState>,
     target: Target,
     attempts: AtomicUsize,
     /// When the entry has expired by itself.
@@ -179,7 +179,7 @@ struct DueRelease {
 }
 
 impl DueRelease {
-    fn new(held: &Arc<Held>, target: Target) -> Arc<Self> {
+    fn new(held: &Arc<LeaseState>, target: Target) -> Arc<Self> {
         let until = clock::now() + held.fleet.view.longest_ttl();
         Arc::new(Self {
             _owed: Owed::by(&held.context.scheduler),

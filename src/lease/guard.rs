@@ -10,7 +10,7 @@ use crate::lease::local_queue::Ticket;
 use crate::lease::machines::Operates;
 use crate::lease::manager::LeaseManager;
 use crate::lease::operation::Operation;
-use crate::lease::state::Held;
+use crate::lease::state::LeaseState;
 use crate::proto::lease::{Fence, Key, Ttl};
 use crate::proto::operation::extend::Extension;
 use crate::proto::operation::machine::Refusal;
@@ -33,7 +33,7 @@ use crate::telemetry::events;
 /// not re-entrant: another acquire of its key waits, like anybody's.
 #[must_use = "a guard that is dropped releases its lease"]
 pub struct Guard {
-    held: Arc<Held>,
+    held: Arc<LeaseState>,
     fence: Fence,
     is_released: bool,
     /// The router lives as long as its leases.
@@ -43,7 +43,7 @@ pub struct Guard {
 /// An attempt that won.
 #[derive(Debug)]
 pub(crate) struct Won {
-    pub(crate) held: Arc<Held>,
+    pub(crate) held: Arc<LeaseState>,
     pub(crate) fence: Fence,
 }
 
@@ -76,7 +76,7 @@ impl Guard {
 
     /// The lease goes to its caller: from now on it is kept alive, where that
     /// was asked for, and others of this process line up behind it.
-    pub(crate) fn begin(&self, turn: Option<Ticket<Held>>) {
+    pub(crate) fn begin(&self, turn: Option<Ticket<LeaseState>>) {
         events::granted(&self.held.key, self.fence, self.held.ttl.get());
         if let Some(mut turn) = turn {
             turn.streak.count(self.held.trip());

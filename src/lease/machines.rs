@@ -10,7 +10,7 @@ use crate::error::Loss;
 use crate::lease::cleanup::Target;
 use crate::lease::position::Stance;
 use crate::lease::scheduler::Owed;
-use crate::lease::state::Held;
+use crate::lease::state::LeaseState;
 use crate::proto::lease_record::known::Known;
 use crate::proto::node::message::{Answer, Reply};
 use crate::proto::operation::acquire::{Attempt, Refused, Shortfall};
@@ -23,14 +23,14 @@ use crate::proto::time::Instant;
 /// A lease, and the view by which one of its operations goes.
 #[derive(Debug)]
 pub(crate) struct Site {
-    pub(crate) held: Arc<Held>,
+    pub(crate) held: Arc<LeaseState>,
     /// `None`: the view that it was granted under.
     pub(crate) stance: Option<Arc<Stance>>,
 }
 
 impl Site {
     /// The view that the lease is granted under.
-    pub(crate) fn of(held: &Arc<Held>) -> Self {
+    pub(crate) fn of(held: &Arc<LeaseState>) -> Self {
         Self {
             held: Arc::clone(held),
             stance: None,
@@ -81,10 +81,10 @@ pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
     fn unanswered() -> Self::Outcome;
 
     /// Nobody waits for the outcome any more.
-    fn abandoned(_held: &Arc<Held>) {}
+    fn abandoned(_held: &Arc<LeaseState>) {}
 
     /// What a shutdown is to wait for, until every node has answered.
-    fn owed(_held: &Arc<Held>) -> Option<Owed> {
+    fn owed(_held: &Arc<LeaseState>) -> Option<Owed> {
         None
     }
 }
@@ -115,7 +115,7 @@ impl Operates for Attempt {
         }
     }
 
-    fn abandoned(held: &Arc<Held>) {
+    fn abandoned(held: &Arc<LeaseState>) {
         held.end(Loss::Released, clock::now());
     }
 }
@@ -152,7 +152,7 @@ impl Operates for Renewal {
         matches!(outcome, Extension::Lost { .. })
     }
 
-    fn owed(held: &Arc<Held>) -> Option<Owed> {
+    fn owed(held: &Arc<LeaseState>) -> Option<Owed> {
         Some(Owed::by(&held.context.scheduler))
     }
 }
@@ -174,7 +174,7 @@ impl Operates for Release {
         }
     }
 
-    fn owed(held: &Arc<Held>) -> Option<Owed> {
+    fn owed(held: &Arc<LeaseState>) -> Option<Owed> {
         Some(Owed::by(&held.context.scheduler))
     }
 }

@@ -8,7 +8,7 @@ use crate::cluster::membership::Membership;
 use crate::cluster::nodes::ViewNodes;
 use crate::lease::context::LeaseContext;
 use crate::lease::local_queue::LocalQueue;
-use crate::lease::state::Held;
+use crate::lease::state::LeaseState;
 use crate::proto::lease::{Key, KeyError};
 use crate::runtime::lifecycle::Life;
 use crate::runtime::task;
@@ -18,7 +18,7 @@ use crate::telemetry::stats::Counters;
 /// guards own it; dropping it ends the router's tasks and closes its nodes.
 pub(crate) struct LeaseManager {
     pub(crate) membership: Arc<Membership>,
-    pub(crate) queues: Arc<LocalQueue<Held>>,
+    pub(crate) queues: Arc<LocalQueue<LeaseState>>,
     pub(crate) context: Arc<LeaseContext>,
     pub(crate) defaults: Defaults,
     /// Keys must not begin with it: with the prefix before it, such a key names

@@ -16,7 +16,7 @@ use crate::cluster::nodes::ViewNodes;
 use crate::lease::machines::{Operates, Site};
 use crate::lease::position::Stance;
 use crate::lease::scheduler::Owed;
-use crate::lease::state::Held;
+use crate::lease::state::LeaseState;
 use crate::node::{ReplyTo, Sink};
 use crate::proto::lease_record::known::Known;
 use crate::proto::node::message::{Answer, Reply, Request, ViewId};
@@ -87,7 +87,7 @@ impl Outbox {
 
 impl<M: Operates> Operation<M> {
     /// Begins an operation of `held`. No node is waited for past `limit`.
-    pub(crate) fn start(machine: M, held: &Arc<Held>, limit: Option<Instant>) -> Running<M> {
+    pub(crate) fn start(machine: M, held: &Arc<LeaseState>, limit: Option<Instant>) -> Running<M> {
         Self::start_at(machine, Site::of(held), limit)
     }
 
@@ -95,7 +95,7 @@ impl<M: Operates> Operation<M> {
     /// leaves as it was at the grant.
     pub(crate) fn start_from(
         machine: M,
-        held: &Arc<Held>,
+        held: &Arc<LeaseState>,
         stance: Option<Arc<Stance>>,
         limit: Option<Instant>,
     ) -> Running<M> {

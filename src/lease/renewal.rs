@@ -7,12 +7,12 @@ use crate::clock;
 use crate::error::{Error, Loss};
 use crate::lease::operation::{Operation, Running};
 use crate::lease::scheduler::Due;
-use crate::lease::state::{ExtensionBase, Held};
+use crate::lease::state::{ExtensionBase, LeaseState};
 use crate::proto::lease::Ttl;
 use crate::proto::operation::extend::{Prolongation, Renewal};
 use crate::proto::time::Instant;
 
-impl Held {
+impl LeaseState {
     /// Keeps the lease alive from now on.
     pub(crate) fn keep(self: &Arc<Self>) {
         let item = Arc::clone(self) as Arc<dyn Due>;
@@ -69,7 +69,7 @@ impl Held {
 }
 
 /// Keeps the lease alive until it is over.
-impl Due for Held {
+impl Due for LeaseState {
     fn run(self: Arc<Self>, now: Instant) -> Option<Instant> {
         let keep_alive = self.keep_alive?;
         if self.check(now).is_some() {

@@ -37,7 +37,7 @@ pub(crate) struct KeepAlive {
 
 /// One lease, from before its attempt until after its release.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct LeaseState {
     pub(crate) context: Arc<LeaseContext>,
     pub(crate) fleet: Arc<ViewNodes>,
     pub(crate) key: Key,
@@ -64,7 +64,7 @@ struct State {
     renew_at: Instant,
     /// The last extend failed for want of a newer view.
     awaits_view: bool,
-    turn: Option<Ticket<Held>>,
+    turn: Option<Ticket<LeaseState>>,
     /// What has become of it in later views.
     moved: Option<Box<Moved>>,
 }
@@ -77,7 +77,7 @@ pub(crate) struct ExtensionBase {
     pub(crate) stance: Option<Arc<Stance>>,
 }
 
-impl Held {
+impl LeaseState {
     /// A lease that is yet to be granted.
     pub(crate) fn new(
         context: Arc<LeaseContext>,

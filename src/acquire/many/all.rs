@@ -20,7 +20,7 @@ use crate::lease::guard::Guard;
 use crate::lease::local_queue::{Plight, Ticket};
 use crate::lease::manager::LeaseManager;
 use crate::lease::scoped::WithError;
-use crate::lease::state::Held;
+use crate::lease::state::LeaseState;
 use crate::proto::lease::Key;
 use crate::telemetry::events;
 use crate::telemetry::stats::Call;
@@ -216,7 +216,7 @@ struct Contest {
 
 impl Contest {
     /// The places in this process's queues, one after the other.
-    async fn turns(&self, keys: &[Key]) -> Result<Vec<Option<Ticket<Held>>>, Error> {
+    async fn turns(&self, keys: &[Key]) -> Result<Vec<Option<Ticket<LeaseState>>>, Error> {
         // As long as it stands in line, whoever is behind it does so too.
         self.plight.set(Some(Error::Contended {
             key: keys[0].clone(),
@@ -238,7 +238,7 @@ impl Contest {
 
     /// Leaves the keys to other processes where this one has had one of them as
     /// often in a row as it may.
-    async fn give_way(&self, keys: &[Key], turns: &mut [Option<Ticket<Held>>]) {
+    async fn give_way(&self, keys: &[Key], turns: &mut [Option<Ticket<LeaseState>>]) {
         let pauses = keys.iter().zip(turns);
         let pauses = pauses.filter_map(|(key, turn)| self.each.way_for_others(key, turn.as_mut()));
         if let Some(pause) = pauses.max() {
@@ -259,7 +259,7 @@ impl Contest {
     async fn win(
         &self,
         keys: &[Key],
-        turns: &mut [Option<Ticket<Held>>],
+        turns: &mut [Option<Ticket<LeaseState>>],
     ) -> Result<Option<Vec<Guard>>, Error> {
         let mut guards = Vec::with_capacity(keys.len());
         let mut width = WINDOW;
