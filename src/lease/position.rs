@@ -83,7 +83,7 @@ impl Stance {
 
 /// Everything about a lease that has left its first view.
 #[derive(Debug, Default)]
-pub(crate) struct Moved {
+pub(crate) struct Relocation {
     /// Where it had its last success; `None`: where it was granted.
     base: Option<Arc<Stance>>,
     /// Where it is being extended to.
@@ -96,7 +96,7 @@ pub(crate) struct Moved {
     granted_until: Option<Instant>,
 }
 
-impl Moved {
+impl Relocation {
     pub(crate) fn base(&self) -> Option<&Arc<Stance>> {
         self.base.as_ref()
     }

@@ -12,7 +12,7 @@ use crate::cluster::nodes::ViewNodes;
 use crate::error::Loss;
 use crate::lease::context::LeaseContext;
 use crate::lease::local_queue::Ticket;
-use crate::lease::position::{Ledger, Moved, Stance};
+use crate::lease::position::{Ledger, Relocation, Stance};
 use crate::node::Node;
 use crate::proto::lease::{Fence, Key, Token, Ttl};
 use crate::proto::lease_record::carry::Basis;
@@ -66,7 +66,7 @@ struct State {
     awaits_view: bool,
     turn: Option<Ticket<LeaseState>>,
     /// What has become of it in later views.
-    moved: Option<Box<Moved>>,
+    moved: Option<Box<Relocation>>,
 }
 
 /// What an extend starts from.
