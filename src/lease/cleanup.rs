@@ -11,7 +11,7 @@ use ringlock_ring::NodeIndex;
 use crate::clock;
 use crate::error::Loss;
 use crate::lease::local_queue::Expires;
-use crate::lease::position::Stance;
+use crate::lease::position::Position;
 use crate::lease::scheduler::{Due, Owed};
 use crate::lease::state::LeaseState;
 use crate::node::{Node, ReplyTo, Sink};
@@ -87,7 +87,7 @@ impl LeaseState {
 
     /// Sends a RELEASE to every node that may have an entry and that the
     /// release of [`standing`](Self::standing) does not reach.
-    pub(crate) fn release_elsewhere(self: &Arc<Self>, standing: Option<&Stance>) {
+    pub(crate) fn release_elsewhere(self: &Arc<Self>, standing: Option<&Position>) {
         let (fleet, placement) = match standing {
             Some(stance) => (&stance.fleet, &stance.placement),
             None => (&self.fleet, &self.placement),

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::cluster::nodes::ViewNodes;
 use crate::error::Loss;
 use crate::lease::cleanup::Target;
-use crate::lease::position::Stance;
+use crate::lease::position::Position;
 use crate::lease::scheduler::Owed;
 use crate::lease::state::LeaseState;
 use crate::proto::lease_record::known::Known;
@@ -25,7 +25,7 @@ use crate::proto::time::Instant;
 pub(crate) struct Site {
     pub(crate) held: Arc<LeaseState>,
     /// `None`: the view that it was granted under.
-    pub(crate) stance: Option<Arc<Stance>>,
+    pub(crate) stance: Option<Arc<Position>>,
 }
 
 impl Site {

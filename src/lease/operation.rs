@@ -14,7 +14,7 @@ use ringlock_ring::NodeIndex;
 use crate::clock;
 use crate::cluster::nodes::ViewNodes;
 use crate::lease::machines::{Operates, Site};
-use crate::lease::position::Stance;
+use crate::lease::position::Position;
 use crate::lease::scheduler::Owed;
 use crate::lease::state::LeaseState;
 use crate::node::{ReplyTo, Sink};
@@ -96,7 +96,7 @@ impl<M: Operates> Operation<M> {
     pub(crate) fn start_from(
         machine: M,
         held: &Arc<LeaseState>,
-        stance: Option<Arc<Stance>>,
+        stance: Option<Arc<Position>>,
         limit: Option<Instant>,
     ) -> Running<M> {
         let held = Arc::clone(held);

@@ -49,7 +49,7 @@ fn bits(known: Known) -> u64 {
 }
 
 /// A lease's place in a view that came after the one it was granted under.
-pub(crate) struct Stance {
+pub(crate) struct Position {
     pub(crate) fleet: Arc<ViewNodes>,
     pub(crate) placement: Placement,
     /// How many of the placement's groups the last success had.
@@ -57,7 +57,7 @@ pub(crate) struct Stance {
     ledger: Ledger,
 }
 
-impl Stance {
+impl Position {
     fn new(fleet: Arc<ViewNodes>, footing: Footing) -> Arc<Self> {
         Arc::new(Self {
             fleet,
@@ -85,9 +85,9 @@ impl Stance {
 #[derive(Debug, Default)]
 pub(crate) struct Relocation {
     /// Where it had its last success; `None`: where it was granted.
-    base: Option<Arc<Stance>>,
+    base: Option<Arc<Position>>,
     /// Where it is being extended to.
-    trial: Option<Arc<Stance>>,
+    trial: Option<Arc<Position>>,
     /// Other nodes that were ever sent its token, and until when they may have
     /// an entry of it.
     elsewhere: Vec<(Arc<dyn Node>, Instant)>,
@@ -97,12 +97,12 @@ pub(crate) struct Relocation {
 }
 
 impl Relocation {
-    pub(crate) fn base(&self) -> Option<&Arc<Stance>> {
+    pub(crate) fn base(&self) -> Option<&Arc<Position>> {
         self.base.as_ref()
     }
 
     /// Where to extend it.
-    pub(crate) fn newest(&self) -> Option<&Arc<Stance>> {
+    pub(crate) fn newest(&self) -> Option<&Arc<Position>> {
         self.trial.as_ref().or(self.base.as_ref())
     }
 
@@ -133,11 +133,11 @@ impl Relocation {
             footing.known = unasked.union(trial.ledger.read().map(now));
             self.leave(&trial, until);
         }
-        self.trial = Some(Stance::new(fleet, footing));
+        self.trial = Some(Position::new(fleet, footing));
     }
 
     /// It was extended at `stance`; false if that is not the newest.
-    pub(crate) fn settle(&mut self, stance: &Arc<Stance>, until: Instant) -> bool {
+    pub(crate) fn settle(&mut self, stance: &Arc<Position>, until: Instant) -> bool {
         if !self
             .trial
             .as_ref()
@@ -173,7 +173,7 @@ impl Relocation {
         }
     }
 
-    fn leave(&mut self, stance: &Stance, until: Instant) {
+    fn leave(&mut self, stance: &Position, until: Instant) {
         self.leave_nodes(stance.nodes(), until);
     }
 
@@ -195,9 +195,9 @@ impl Relocation {
     }
 }
 
-impl fmt::Debug for Stance {
+impl fmt::Debug for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stance")
+        f.debug_struct("Position")
             .field("view", &self.fleet.view)
             .field("placement", &self.placement)
             .finish_non_exhaustive()

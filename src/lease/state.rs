@@ -12,7 +12,7 @@ use crate::cluster::nodes::ViewNodes;
 use crate::error::Loss;
 use crate::lease::context::LeaseContext;
 use crate::lease::local_queue::Ticket;
-use crate::lease::position::{Ledger, Relocation, Stance};
+use crate::lease::position::{Ledger, Position, Relocation};
 use crate::node::Node;
 use crate::proto::lease::{Fence, Key, Token, Ttl};
 use crate::proto::lease_record::carry::Basis;
@@ -74,7 +74,7 @@ pub(crate) struct ExtensionBase {
     pub(crate) fence: Option<Fence>,
     pub(crate) valid_until: Instant,
     /// Where it is extended; `None`: where it was granted.
-    pub(crate) stance: Option<Arc<Stance>>,
+    pub(crate) stance: Option<Arc<Position>>,
 }
 
 impl LeaseState {
@@ -274,7 +274,7 @@ impl LeaseState {
 
     /// Where to extend it: in the newest view. `None`: that is still the one
     /// that it was granted under.
-    fn newest_stance(&self, state: &mut State, now: Instant) -> Option<Arc<Stance>> {
+    fn newest_stance(&self, state: &mut State, now: Instant) -> Option<Arc<Position>> {
         let known = state.moved.as_ref().and_then(|moved| moved.newest());
         let fleet = known.map_or(&self.fleet, |stance| &stance.fleet);
         if let Some(newest) = fleet.newest().map(Arc::clone) {
@@ -293,7 +293,7 @@ impl LeaseState {
 
     /// Where it had its last success, if not where it was granted, and the
     /// placement there.
-    pub(crate) fn standing(&self) -> (Option<Arc<Stance>>, Placement) {
+    pub(crate) fn standing(&self) -> (Option<Arc<Position>>, Placement) {
         let state = self.state.lock();
         let base = state
             .moved
@@ -307,7 +307,7 @@ impl LeaseState {
     /// Takes note of an extend's outcome.
     pub(crate) fn renewed(
         &self,
-        stance: Option<&Arc<Stance>>,
+        stance: Option<&Arc<Position>>,
         extension: &Extension,
         now: Instant,
     ) {
