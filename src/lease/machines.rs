@@ -22,13 +22,13 @@ use crate::proto::time::Instant;
 
 /// A lease, and the view by which one of its operations goes.
 #[derive(Debug)]
-pub(crate) struct Site {
+pub(crate) struct OperationContext {
     pub(crate) held: Arc<LeaseState>,
     /// `None`: the view that it was granted under.
     pub(crate) stance: Option<Arc<Position>>,
 }
 
-impl Site {
+impl OperationContext {
     /// The view that the lease is granted under.
     pub(crate) fn of(held: &Arc<LeaseState>) -> Self {
         Self {
@@ -64,13 +64,13 @@ impl Site {
 /// A machine together with what its outcome does to the lease.
 pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
     /// Takes note of the outcome, whether anybody waits for it or not.
-    fn settle(site: &Site, outcome: &Self::Outcome, now: Instant);
+    fn settle(site: &OperationContext, outcome: &Self::Outcome, now: Instant);
 
     /// Whether what it does depends on the time.
     const MINDS_TIME: bool = true;
 
     /// Sees every answer, also those that the machine has no use for any more.
-    fn answered(_site: &Site, _from: NodeIndex, _step: Step, _answer: &Answer) {}
+    fn answered(_site: &OperationContext, _from: NodeIndex, _step: Step, _answer: &Answer) {}
 
     /// Whether the outcome ends the lease, so that its entries are released.
     fn ends_lease(_outcome: &Self::Outcome) -> bool {
@@ -90,7 +90,7 @@ pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
 }
 
 impl Operates for Attempt {
-    fn settle(site: &Site, outcome: &Self::Outcome, now: Instant) {
+    fn settle(site: &OperationContext, outcome: &Self::Outcome, now: Instant) {
         if let Ok(grant) = outcome {
             site.held.grant(grant, now);
         }
@@ -104,7 +104,7 @@ impl Operates for Attempt {
         })
     }
 
-    fn answered(site: &Site, from: NodeIndex, step: Step, answer: &Answer) {
+    fn answered(site: &OperationContext, from: NodeIndex, step: Step, answer: &Answer) {
         let may_be_there = match answer {
             Ok(Reply::Granted { .. }) => true,
             Err(error) => step == Step::Main && !error.is_unsent(),
@@ -121,7 +121,7 @@ impl Operates for Attempt {
 }
 
 impl Operates for Renewal {
-    fn settle(site: &Site, outcome: &Extension, now: Instant) {
+    fn settle(site: &OperationContext, outcome: &Extension, now: Instant) {
         site.held.renewed(site.stance.as_ref(), outcome, now);
     }
 
@@ -137,7 +137,7 @@ impl Operates for Renewal {
     ///
     /// An entry is healed when answers tell that it is absent, which may be after
     /// the release. Where no answer comes to that, it may have been made.
-    fn answered(site: &Site, from: NodeIndex, step: Step, answer: &Answer) {
+    fn answered(site: &OperationContext, from: NodeIndex, step: Step, answer: &Answer) {
         let may_be_there = match answer {
             Ok(Reply::Kept { .. } | Reply::Made { .. }) => true,
             Err(error) => step == Step::Heal && !error.is_unsent(),
@@ -160,7 +160,7 @@ impl Operates for Renewal {
 impl Operates for Release {
     const MINDS_TIME: bool = false;
 
-    fn settle(_: &Site, _: &Self::Outcome, _: Instant) {}
+    fn settle(_: &OperationContext, _: &Self::Outcome, _: Instant) {}
 
     fn unanswered() -> Farewell {
         Farewell::Unknown {
@@ -168,7 +168,7 @@ impl Operates for Release {
         }
     }
 
-    fn answered(site: &Site, from: NodeIndex, _: Step, answer: &Answer) {
+    fn answered(site: &OperationContext, from: NodeIndex, _: Step, answer: &Answer) {
         if answer.is_err() {
             site.held.release_later(site.target(from));
         }

@@ -13,7 +13,7 @@ use ringlock_ring::NodeIndex;
 
 use crate::clock;
 use crate::cluster::nodes::ViewNodes;
-use crate::lease::machines::{Operates, Site};
+use crate::lease::machines::{Operates, OperationContext};
 use crate::lease::position::Position;
 use crate::lease::scheduler::Owed;
 use crate::lease::state::LeaseState;
@@ -28,7 +28,7 @@ use crate::telemetry::metrics;
 
 /// One operation under way.
 pub(crate) struct Operation<M: Operates> {
-    site: Site,
+    site: OperationContext,
     t0: Instant,
     limit: Option<Instant>,
     core: Mutex<Core<M>>,
@@ -88,7 +88,7 @@ impl Outbox {
 impl<M: Operates> Operation<M> {
     /// Begins an operation of `held`. No node is waited for past `limit`.
     pub(crate) fn start(machine: M, held: &Arc<LeaseState>, limit: Option<Instant>) -> Running<M> {
-        Self::start_at(machine, Site::of(held), limit)
+        Self::start_at(machine, OperationContext::of(held), limit)
     }
 
     /// Begins an operation that goes by the view of `stance`, which `None`
@@ -100,10 +100,10 @@ impl<M: Operates> Operation<M> {
         limit: Option<Instant>,
     ) -> Running<M> {
         let held = Arc::clone(held);
-        Self::start_at(machine, Site { held, stance }, limit)
+        Self::start_at(machine, OperationContext { held, stance }, limit)
     }
 
-    fn start_at(machine: M, site: Site, limit: Option<Instant>) -> Running<M> {
+    fn start_at(machine: M, site: OperationContext, limit: Option<Instant>) -> Running<M> {
         let t0 = machine.started_at();
         let probes = site.fleet().probes(machine.placement(), t0);
         let owed = M::owed(&site.held);
