@@ -29,7 +29,7 @@ const MAX_LAPSE_WATCHES: usize = 65_536;
 
 /// A node that a lease is released at.
 #[derive(Clone, Debug)]
-pub(crate) enum Target {
+pub(crate) enum ReleaseTarget {
     /// One of the view that the lease was granted under.
     Member(NodeIndex),
     /// Another.
@@ -64,7 +64,11 @@ impl LeaseState {
     /// A node may have made the entry that was asked for when the lease was
     /// taken, and it is known only now. The entry is released once the lease is
     /// over: at once, or where it would outlive the lease for long, at the lapse.
-    pub(crate) fn may_be_at(self: &Arc<Self>, target: impl FnOnce() -> Target, now: Instant) {
+    pub(crate) fn may_be_at(
+        self: &Arc<Self>,
+        target: impl FnOnce() -> ReleaseTarget,
+        now: Instant,
+    ) {
         let Some(ended) = self.end_since_grant() else {
             return;
         };
@@ -103,21 +107,21 @@ impl LeaseState {
         for seat in self.placement.seats().iter().filter(|_| !has_left) {
             let member = self.placement.node(seat);
             if !is_reached(&self.fleet.peer(member).node) {
-                self.release_at(Target::Member(member));
+                self.release_at(ReleaseTarget::Member(member));
             }
         }
         for node in elsewhere.into_iter().filter(|node| !is_reached(node)) {
-            self.release_at(Target::Node(node));
+            self.release_at(ReleaseTarget::Node(node));
         }
     }
 
     /// Sends a RELEASE to `target`, repeated until it is answered.
-    pub(crate) fn release_at(self: &Arc<Self>, target: Target) {
+    pub(crate) fn release_at(self: &Arc<Self>, target: ReleaseTarget) {
         DueRelease::new(self, target).send();
     }
 
     /// A RELEASE to `target` failed: repeats it when the node may be back.
-    pub(crate) fn release_later(self: &Arc<Self>, target: Target) {
+    pub(crate) fn release_later(self: &Arc<Self>, target: ReleaseTarget) {
         DueRelease::new(self, target).defer();
     }
 }
@@ -172,14 +176,14 @@ impl Due for LapseWatch {
 struct DueRelease {
     _owed: Owed,
     held: Arc<LeaseState>,
-    target: Target,
+    target: ReleaseTarget,
     attempts: AtomicUsize,
     /// When the entry has expired by itself.
     until: Instant,
 }
 
 impl DueRelease {
-    fn new(held: &Arc<LeaseState>, target: Target) -> Arc<Self> {
+    fn new(held: &Arc<LeaseState>, target: ReleaseTarget) -> Arc<Self> {
         let until = clock::now() + held.fleet.view.longest_ttl();
         Arc::new(Self {
             _owed: Owed::by(&held.context.scheduler),
@@ -200,12 +204,12 @@ impl DueRelease {
         let deadline = fleet.deadline(self.held.ttl, clock::now(), None);
         let reply = ReplyTo::new(self as Arc<dyn Sink>, 0);
         match target {
-            Target::Member(node) => {
+            ReleaseTarget::Member(node) => {
                 let peer = fleet.peer(node);
                 peer.meter.asked(&request);
                 peer.node.submit(request, deadline, reply);
             }
-            Target::Node(node) => node.submit(request, deadline, reply),
+            ReleaseTarget::Node(node) => node.submit(request, deadline, reply),
         }
     }
 
@@ -249,7 +253,7 @@ impl Due for DueRelease {
 
 impl Sink for DueRelease {
     fn accept(self: Arc<Self>, _: u32, answer: Answer) {
-        if let Target::Member(node) = &self.target {
+        if let ReleaseTarget::Member(node) = &self.target {
             self.held.fleet.peer(*node).meter.answered(&answer, None);
         }
         if answer.is_err() {

@@ -7,7 +7,7 @@ use ringlock_ring::NodeIndex;
 use crate::clock;
 use crate::cluster::nodes::ViewNodes;
 use crate::error::Loss;
-use crate::lease::cleanup::Target;
+use crate::lease::cleanup::ReleaseTarget;
 use crate::lease::position::Position;
 use crate::lease::scheduler::Owed;
 use crate::lease::state::LeaseState;
@@ -44,10 +44,10 @@ impl OperationContext {
         }
     }
 
-    pub(crate) fn target(&self, node: NodeIndex) -> Target {
+    pub(crate) fn target(&self, node: NodeIndex) -> ReleaseTarget {
         match &self.stance {
-            Some(stance) => Target::Node(Arc::clone(&stance.fleet.peer(node).node)),
-            None => Target::Member(node),
+            Some(stance) => ReleaseTarget::Node(Arc::clone(&stance.fleet.peer(node).node)),
+            None => ReleaseTarget::Member(node),
         }
     }
 
