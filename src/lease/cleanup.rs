@@ -12,7 +12,7 @@ use crate::clock;
 use crate::error::Loss;
 use crate::lease::local_queue::Expires;
 use crate::lease::position::Position;
-use crate::lease::scheduler::{Due, Owed};
+use crate::lease::scheduler::{Due, Outstanding};
 use crate::lease::state::LeaseState;
 use crate::node::{Node, ReplyTo, Sink};
 use crate::proto::backoff::Backoff;
@@ -174,7 +174,7 @@ impl Due for LapseWatch {
 /// A RELEASE that is owed to one node.
 #[derive(Debug)]
 struct DueRelease {
-    _owed: Owed,
+    _owed: Outstanding,
     held: Arc<LeaseState>,
     target: ReleaseTarget,
     attempts: AtomicUsize,
@@ -186,7 +186,7 @@ impl DueRelease {
     fn new(held: &Arc<LeaseState>, target: ReleaseTarget) -> Arc<Self> {
         let until = clock::now() + held.fleet.view.longest_ttl();
         Arc::new(Self {
-            _owed: Owed::by(&held.context.scheduler),
+            _owed: Outstanding::by(&held.context.scheduler),
             held: Arc::clone(held),
             target,
             attempts: AtomicUsize::new(0),

@@ -9,7 +9,7 @@ use crate::cluster::nodes::ViewNodes;
 use crate::error::Loss;
 use crate::lease::cleanup::ReleaseTarget;
 use crate::lease::position::Position;
-use crate::lease::scheduler::Owed;
+use crate::lease::scheduler::Outstanding;
 use crate::lease::state::LeaseState;
 use crate::proto::lease_record::known::Known;
 use crate::proto::node::message::{Answer, Reply};
@@ -84,7 +84,7 @@ pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
     fn abandoned(_held: &Arc<LeaseState>) {}
 
     /// What a shutdown is to wait for, until every node has answered.
-    fn owed(_held: &Arc<LeaseState>) -> Option<Owed> {
+    fn owed(_held: &Arc<LeaseState>) -> Option<Outstanding> {
         None
     }
 }
@@ -152,8 +152,8 @@ impl Operates for Renewal {
         matches!(outcome, Extension::Lost { .. })
     }
 
-    fn owed(held: &Arc<LeaseState>) -> Option<Owed> {
-        Some(Owed::by(&held.context.scheduler))
+    fn owed(held: &Arc<LeaseState>) -> Option<Outstanding> {
+        Some(Outstanding::by(&held.context.scheduler))
     }
 }
 
@@ -174,7 +174,7 @@ impl Operates for Release {
         }
     }
 
-    fn owed(held: &Arc<LeaseState>) -> Option<Owed> {
-        Some(Owed::by(&held.context.scheduler))
+    fn owed(held: &Arc<LeaseState>) -> Option<Outstanding> {
+        Some(Outstanding::by(&held.context.scheduler))
     }
 }

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::cluster::nodes::ViewNodes;
 use crate::lease::machines::{Operates, OperationContext};
 use crate::lease::position::Position;
-use crate::lease::scheduler::Owed;
+use crate::lease::scheduler::Outstanding;
 use crate::lease::state::LeaseState;
 use crate::node::{ReplyTo, Sink};
 use crate::proto::lease_record::known::Known;
@@ -32,7 +32,7 @@ pub(crate) struct Operation<M: Operates> {
     t0: Instant,
     limit: Option<Instant>,
     core: Mutex<Core<M>>,
-    _owed: Option<Owed>,
+    _owed: Option<Outstanding>,
 }
 
 struct Core<M: Operates> {

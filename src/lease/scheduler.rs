@@ -207,9 +207,9 @@ impl Ord for Entry {
 
 /// An operation is outstanding for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Owed(Arc<Keeper>);
+pub(crate) struct Outstanding(Arc<Keeper>);
 
-impl Owed {
+impl Outstanding {
     /// An operation begins that a shutdown waits for.
     pub(crate) fn by(scheduler: &Arc<Keeper>) -> Self {
         scheduler.outstanding.fetch_add(1, Ordering::AcqRel);
@@ -217,7 +217,7 @@ impl Owed {
     }
 }
 
-impl Drop for Owed {
+impl Drop for Outstanding {
     fn drop(&mut self) {
         if self.0.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.all_done.notify_waiters();
