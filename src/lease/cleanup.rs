@@ -117,12 +117,12 @@ impl LeaseState {
 
     /// Sends a RELEASE to `target`, repeated until it is answered.
     pub(crate) fn release_at(self: &Arc<Self>, target: ReleaseTarget) {
-        DueRelease::new(self, target).send();
+        PendingRelease::new(self, target).send();
     }
 
     /// A RELEASE to `target` failed: repeats it when the node may be back.
     pub(crate) fn release_later(self: &Arc<Self>, target: ReleaseTarget) {
-        DueRelease::new(self, target).defer();
+        PendingRelease::new(self, target).defer();
     }
 }
 
@@ -173,7 +173,7 @@ impl Due for LapseWatch {
 
 /// A RELEASE that is owed to one node.
 #[derive(Debug)]
-struct DueRelease {
+struct PendingRelease {
     _owed: Outstanding,
     held: Arc<LeaseState>,
     target: ReleaseTarget,
@@ -182,7 +182,7 @@ struct DueRelease {
     until: Instant,
 }
 
-impl DueRelease {
+impl PendingRelease {
     fn new(held: &Arc<LeaseState>, target: ReleaseTarget) -> Arc<Self> {
         let until = clock::now() + held.fleet.view.longest_ttl();
         Arc::new(Self {
@@ -238,7 +238,7 @@ impl DueRelease {
     }
 }
 
-impl Due for DueRelease {
+impl Due for PendingRelease {
     fn run(self: Arc<Self>, _: Instant) -> Option<Instant> {
         self.send();
         None
@@ -251,7 +251,7 @@ impl Due for DueRelease {
     }
 }
 
-impl Sink for DueRelease {
+impl Sink for PendingRelease {
     fn accept(self: Arc<Self>, _: u32, answer: Answer) {
         if let ReleaseTarget::Member(node) = &self.target {
             self.held.fleet.peer(*node).meter.answered(&answer, None);
