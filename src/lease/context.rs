@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use crate::lease::scheduler::Keeper;
+use crate::lease::scheduler::Scheduler;
 use crate::runtime::lifecycle::Life;
 use crate::telemetry::stats::Counters;
 
@@ -11,7 +11,7 @@ use crate::telemetry::stats::Counters;
 /// for as long as a release is under way.
 #[derive(Debug, Default)]
 pub(crate) struct LeaseContext {
-    pub(crate) scheduler: Arc<Keeper>,
+    pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) lifecycle: Life,
     pub(crate) counters: Arc<Counters>,
     /// Leases that are watched for their lapse only.

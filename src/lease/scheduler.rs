@@ -28,7 +28,7 @@ pub(crate) trait Due: fmt::Debug + Send + Sync {
 
 /// What the rest of the router sees of the task.
 #[derive(Debug, Default)]
-pub(crate) struct Keeper {
+pub(crate) struct Scheduler {
     inbox: Mutex<Inbox>,
     wake: Notify,
     /// Operations that a shutdown waits for.
@@ -48,7 +48,7 @@ struct Inbox {
     is_closed: bool,
 }
 
-impl Keeper {
+impl Scheduler {
     /// Runs `item` at `due`. False, and it is never run, once the task has
     /// ended.
     pub(crate) fn schedule(&self, item: Arc<dyn Due>, due: Instant) -> bool {
@@ -207,11 +207,11 @@ impl Ord for Entry {
 
 /// An operation is outstanding for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Outstanding(Arc<Keeper>);
+pub(crate) struct Outstanding(Arc<Scheduler>);
 
 impl Outstanding {
     /// An operation begins that a shutdown waits for.
-    pub(crate) fn by(scheduler: &Arc<Keeper>) -> Self {
+    pub(crate) fn by(scheduler: &Arc<Scheduler>) -> Self {
         scheduler.outstanding.fetch_add(1, Ordering::AcqRel);
         Self(Arc::clone(scheduler))
     }
