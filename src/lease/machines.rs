@@ -62,7 +62,7 @@ impl OperationContext {
 }
 
 /// A machine together with what its outcome does to the lease.
-pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
+pub(crate) trait LeaseMachine: Machine<Outcome: Send> + Send + 'static {
     /// Takes note of the outcome, whether anybody waits for it or not.
     fn settle(site: &OperationContext, outcome: &Self::Outcome, now: Instant);
 
@@ -89,7 +89,7 @@ pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
     }
 }
 
-impl Operates for Attempt {
+impl LeaseMachine for Attempt {
     fn settle(site: &OperationContext, outcome: &Self::Outcome, now: Instant) {
         if let Ok(grant) = outcome {
             site.held.grant(grant, now);
@@ -120,7 +120,7 @@ impl Operates for Attempt {
     }
 }
 
-impl Operates for Renewal {
+impl LeaseMachine for Renewal {
     fn settle(site: &OperationContext, outcome: &Extension, now: Instant) {
         site.held.renewed(site.stance.as_ref(), outcome, now);
     }
@@ -157,7 +157,7 @@ impl Operates for Renewal {
     }
 }
 
-impl Operates for Release {
+impl LeaseMachine for Release {
     const MINDS_TIME: bool = false;
 
     fn settle(_: &OperationContext, _: &Self::Outcome, _: Instant) {}

@@ -13,7 +13,7 @@ use ringlock_ring::NodeIndex;
 
 use crate::clock;
 use crate::cluster::nodes::ViewNodes;
-use crate::lease::machines::{Operates, OperationContext};
+use crate::lease::machines::{LeaseMachine, OperationContext};
 use crate::lease::position::Position;
 use crate::lease::scheduler::Outstanding;
 use crate::lease::state::LeaseState;
@@ -27,7 +27,7 @@ use crate::runtime::lifecycle::Life;
 use crate::telemetry::metrics;
 
 /// One operation under way.
-pub(crate) struct Operation<M: Operates> {
+pub(crate) struct Operation<M: LeaseMachine> {
     site: OperationContext,
     t0: Instant,
     limit: Option<Instant>,
@@ -35,7 +35,7 @@ pub(crate) struct Operation<M: Operates> {
     _owed: Option<Outstanding>,
 }
 
-struct Core<M: Operates> {
+struct Core<M: LeaseMachine> {
     machine: M,
     outbox: Outbox,
     /// Somebody is emptying the outbox: nodes that answer at once re-enter.
@@ -85,7 +85,7 @@ impl Outbox {
     }
 }
 
-impl<M: Operates> Operation<M> {
+impl<M: LeaseMachine> Operation<M> {
     /// Begins an operation of `held`. No node is waited for past `limit`.
     pub(crate) fn start(machine: M, held: &Arc<LeaseState>, limit: Option<Instant>) -> Running<M> {
         Self::start_at(machine, OperationContext::of(held), limit)
@@ -240,7 +240,7 @@ impl<M: Operates> Operation<M> {
     }
 }
 
-impl<M: Operates> Sink for Operation<M> {
+impl<M: LeaseMachine> Sink for Operation<M> {
     fn accept(self: Arc<Self>, ticket: u32, answer: Answer) {
         let (from, step) = (NodeIndex::new((ticket >> 8) as u16), step(ticket));
         if vouches_for(&answer, self.fleet().view.id()) {
@@ -283,12 +283,12 @@ fn step(ticket: u32) -> Step {
 /// An operation that its caller waits for. Dropped, it is abandoned: what it
 /// may have left on the nodes is released.
 #[must_use]
-pub(crate) struct Running<M: Operates> {
+pub(crate) struct Running<M: LeaseMachine> {
     operation: Arc<Operation<M>>,
     is_over: bool,
 }
 
-impl<M: Operates> Running<M> {
+impl<M: LeaseMachine> Running<M> {
     /// The nodes that it speaks to, and which of them must agree.
     pub(crate) fn place(&self) -> (Arc<ViewNodes>, Placement) {
         let placement = *self.operation.core.lock().machine.placement();
@@ -308,7 +308,7 @@ impl<M: Operates> Running<M> {
     }
 }
 
-impl<M: Operates> Future for Running<M> {
+impl<M: LeaseMachine> Future for Running<M> {
     type Output = M::Outcome;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<M::Outcome> {
@@ -331,7 +331,7 @@ impl<M: Operates> Future for Running<M> {
     }
 }
 
-impl<M: Operates> Drop for Running<M> {
+impl<M: LeaseMachine> Drop for Running<M> {
     fn drop(&mut self) {
         if self.operation.life().origin.is_elsewhere() {
             std::mem::forget(Arc::clone(&self.operation));
