@@ -87,7 +87,11 @@ impl Outbox {
 
 impl<M: LeaseMachine> Operation<M> {
     /// Begins an operation of `held`. No node is waited for past `limit`.
-    pub(crate) fn start(machine: M, held: &Arc<LeaseState>, limit: Option<Instant>) -> Running<M> {
+    pub(crate) fn start(
+        machine: M,
+        held: &Arc<LeaseState>,
+        limit: Option<Instant>,
+    ) -> OperationFuture<M> {
         Self::start_at(machine, OperationContext::of(held), limit)
     }
 
@@ -98,12 +102,12 @@ impl<M: LeaseMachine> Operation<M> {
         held: &Arc<LeaseState>,
         stance: Option<Arc<Position>>,
         limit: Option<Instant>,
-    ) -> Running<M> {
+    ) -> OperationFuture<M> {
         let held = Arc::clone(held);
         Self::start_at(machine, OperationContext { held, stance }, limit)
     }
 
-    fn start_at(machine: M, site: OperationContext, limit: Option<Instant>) -> Running<M> {
+    fn start_at(machine: M, site: OperationContext, limit: Option<Instant>) -> OperationFuture<M> {
         let t0 = machine.started_at();
         let probes = site.fleet().probes(machine.placement(), t0);
         let owed = M::owed(&site.held);
@@ -122,7 +126,7 @@ impl<M: LeaseMachine> Operation<M> {
         });
         // It has begun just now.
         operation.feed(t0, Event::Start { probes });
-        Running {
+        OperationFuture {
             operation,
             is_over: false,
         }
@@ -283,12 +287,12 @@ fn step(ticket: u32) -> Step {
 /// An operation that its caller waits for. Dropped, it is abandoned: what it
 /// may have left on the nodes is released.
 #[must_use]
-pub(crate) struct Running<M: LeaseMachine> {
+pub(crate) struct OperationFuture<M: LeaseMachine> {
     operation: Arc<Operation<M>>,
     is_over: bool,
 }
 
-impl<M: LeaseMachine> Running<M> {
+impl<M: LeaseMachine> OperationFuture<M> {
     /// The nodes that it speaks to, and which of them must agree.
     pub(crate) fn place(&self) -> (Arc<ViewNodes>, Placement) {
         let placement = *self.operation.core.lock().machine.placement();
@@ -308,7 +312,7 @@ impl<M: LeaseMachine> Running<M> {
     }
 }
 
-impl<M: LeaseMachine> Future for Running<M> {
+impl<M: LeaseMachine> Future for OperationFuture<M> {
     type Output = M::Outcome;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<M::Outcome> {
@@ -331,7 +335,7 @@ impl<M: LeaseMachine> Future for Running<M> {
     }
 }
 
-impl<M: LeaseMachine> Drop for Running<M> {
+impl<M: LeaseMachine> Drop for OperationFuture<M> {
     fn drop(&mut self) {
         if self.operation.life().origin.is_elsewhere() {
             std::mem::forget(Arc::clone(&self.operation));

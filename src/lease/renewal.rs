@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::error::{Error, Loss};
-use crate::lease::operation::{Operation, Running};
+use crate::lease::operation::{Operation, OperationFuture};
 use crate::lease::scheduler::Due;
 use crate::lease::state::{ExtensionBase, LeaseState};
 use crate::proto::lease::Ttl;
@@ -21,7 +21,7 @@ impl LeaseState {
     }
 
     /// Begins an extend to `ttl`; its success or failure is noted in the state.
-    pub(crate) fn renew(self: &Arc<Self>, ttl: Ttl) -> Result<Running<Renewal>, Error> {
+    pub(crate) fn renew(self: &Arc<Self>, ttl: Ttl) -> Result<OperationFuture<Renewal>, Error> {
         let t0 = clock::now();
         let over = self.check(t0);
         let ExtensionBase {
