@@ -31,11 +31,11 @@ pub(crate) struct Operation<M: LeaseMachine> {
     site: OperationContext,
     t0: Instant,
     limit: Option<Instant>,
-    core: Mutex<Core<M>>,
+    core: Mutex<OperationState<M>>,
     _owed: Option<Outstanding>,
 }
 
-struct Core<M: LeaseMachine> {
+struct OperationState<M: LeaseMachine> {
     machine: M,
     outbox: Outbox,
     /// Somebody is emptying the outbox: nodes that answer at once re-enter.
@@ -115,7 +115,7 @@ impl<M: LeaseMachine> Operation<M> {
             site,
             t0,
             limit,
-            core: Mutex::new(Core {
+            core: Mutex::new(OperationState {
                 machine,
                 outbox: Outbox::default(),
                 is_sending: false,
@@ -164,7 +164,7 @@ impl<M: LeaseMachine> Operation<M> {
         }
     }
 
-    fn take_in(&self, core: &mut Core<M>, effects: Effects<M::Outcome>, now: Instant) {
+    fn take_in(&self, core: &mut OperationState<M>, effects: Effects<M::Outcome>, now: Instant) {
         let Effects {
             send,
             probe,
@@ -196,7 +196,7 @@ impl<M: LeaseMachine> Operation<M> {
     /// overtake one of this operation's.
     fn send_all<'a>(
         self: &'a Arc<Self>,
-        mut core: MutexGuard<'a, Core<M>>,
+        mut core: MutexGuard<'a, OperationState<M>>,
         now: Instant,
     ) -> Option<Waker> {
         if core.is_sending {
@@ -204,7 +204,7 @@ impl<M: LeaseMachine> Operation<M> {
         }
         core.is_sending = true;
         loop {
-            let Core {
+            let OperationState {
                 machine, outbox, ..
             } = &mut *core;
             let Some(parcel) = outbox.pop() else {
