@@ -37,7 +37,7 @@ pub(crate) struct Operation<M: LeaseMachine> {
 
 struct OperationState<M: LeaseMachine> {
     machine: M,
-    outbox: Outbox,
+    outbox: Outgoing,
     /// Somebody is emptying the outbox: nodes that answer at once re-enter.
     is_sending: bool,
     outcome: Option<M::Outcome>,
@@ -47,7 +47,7 @@ struct OperationState<M: LeaseMachine> {
 /// Requests that are yet to be handed to their nodes. A node gets them in the
 /// order of the steps, and a release last.
 #[derive(Default)]
-struct Outbox {
+struct Outgoing {
     main: Seats,
     write_back: Seats,
     heal: Seats,
@@ -64,7 +64,7 @@ enum Parcel {
     ReleaseAll,
 }
 
-impl Outbox {
+impl Outgoing {
     fn pop(&mut self) -> Option<Parcel> {
         let Self {
             main,
@@ -117,7 +117,7 @@ impl<M: LeaseMachine> Operation<M> {
             limit,
             core: Mutex::new(OperationState {
                 machine,
-                outbox: Outbox::default(),
+                outbox: Outgoing::default(),
                 is_sending: false,
                 outcome: None,
                 waker: None,
