@@ -57,7 +57,7 @@ struct Outgoing {
     is_end: bool,
 }
 
-enum Parcel {
+enum OutgoingItem {
     Ask(Seat, Step),
     Probe(NodeIndex),
     Release(Seat),
@@ -65,7 +65,7 @@ enum Parcel {
 }
 
 impl Outgoing {
-    fn pop(&mut self) -> Option<Parcel> {
+    fn pop(&mut self) -> Option<OutgoingItem> {
         let Self {
             main,
             write_back,
@@ -74,14 +74,14 @@ impl Outgoing {
             release,
             is_end,
         } = self;
-        let ask = |step| move |seat| Parcel::Ask(seat, step);
+        let ask = |step| move |seat| OutgoingItem::Ask(seat, step);
         main.take_first()
             .map(ask(Step::Main))
             .or_else(|| write_back.take_first().map(ask(Step::WriteBack)))
             .or_else(|| heal.take_first().map(ask(Step::Heal)))
-            .or_else(|| probe.pop().map(Parcel::Probe))
-            .or_else(|| release.take_first().map(Parcel::Release))
-            .or_else(|| std::mem::take(is_end).then_some(Parcel::ReleaseAll))
+            .or_else(|| probe.pop().map(OutgoingItem::Probe))
+            .or_else(|| release.take_first().map(OutgoingItem::Release))
+            .or_else(|| std::mem::take(is_end).then_some(OutgoingItem::ReleaseAll))
     }
 }
 
@@ -211,16 +211,16 @@ impl<M: LeaseMachine> Operation<M> {
                 break;
             };
             let (node, step, request) = match parcel {
-                Parcel::Ask(seat, step) => {
+                OutgoingItem::Ask(seat, step) => {
                     let node = machine.placement().node(seat);
                     (node, step, machine.request(step, seat))
                 }
-                Parcel::Probe(node) => (node, Step::Probe, Request::Status),
-                Parcel::ReleaseAll => {
+                OutgoingItem::Probe(node) => (node, Step::Probe, Request::Status),
+                OutgoingItem::ReleaseAll => {
                     MutexGuard::unlocked(&mut core, || self.site.held.release());
                     continue;
                 }
-                Parcel::Release(seat) => {
+                OutgoingItem::Release(seat) => {
                     let node = machine.placement().node(seat);
                     MutexGuard::unlocked(&mut core, || {
                         self.site.held.release_at(self.site.target(node));
