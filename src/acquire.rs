@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::acquire::retry::Patience;
+use crate::acquire::retry::RetryPolicy;
 use crate::error::{Error, Loss};
 use crate::lease::guard::Guard;
 use crate::lease::manager::LeaseManager;
@@ -54,7 +54,7 @@ pub struct Acquire {
     /// The error is boxed: there may be very many who wait.
     pub(crate) key: Result<Key, Box<KeyError>>,
     pub(crate) ttl: Option<Duration>,
-    pub(crate) patience: Patience,
+    pub(crate) patience: RetryPolicy,
     /// The interval, where one was said.
     pub(crate) keep_alive: Option<Option<Duration>>,
     pub(crate) max_hold: Option<Duration>,
@@ -68,7 +68,7 @@ pub struct Acquire {
 
 impl Acquire {
     pub(crate) fn new(leases: Arc<LeaseManager>, key: impl AsRef<[u8]>, is_single: bool) -> Self {
-        let patience = Patience {
+        let patience = RetryPolicy {
             wait: (!is_single).then_some(leases.defaults.wait),
             attempts: is_single.then_some(1),
             retry_delay: None,
