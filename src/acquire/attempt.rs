@@ -10,7 +10,7 @@ use crate::clock;
 use crate::cluster::nodes::ViewNodes;
 use crate::config::LEAST_HOLD;
 use crate::error::Error;
-use crate::lease::guard::{Guard, Won};
+use crate::lease::guard::{Granted, Guard};
 use crate::lease::local_queue::{Blocker, Met, Ticket};
 use crate::lease::operation::Operation;
 use crate::lease::state::{KeepAlive, LeaseState};
@@ -278,13 +278,13 @@ impl Acquire {
     }
 
     /// What was won is this caller's from now on.
-    pub(crate) fn guard(&self, won: Won) -> Guard {
+    pub(crate) fn guard(&self, won: Granted) -> Guard {
         Guard::new(won, Arc::clone(&self.leases))
     }
 
     /// A single attempt. What it wins is neither kept alive nor marked as
     /// having the turn before [`Guard::begin`].
-    pub(crate) async fn attempt(&self, key: &Key, terms: Terms) -> Result<Won, Box<Failed>> {
+    pub(crate) async fn attempt(&self, key: &Key, terms: Terms) -> Result<Granted, Box<Failed>> {
         let _permit = match &self.pace {
             Some(pace) => Box::pin(pace.acquire()).await.ok(),
             None => None,
@@ -304,7 +304,7 @@ impl Acquire {
                     counters.write_backs.add_one();
                 }
                 let fence = grant.fence;
-                Ok(Won { held, fence })
+                Ok(Granted { held, fence })
             }
             Err(refused) => {
                 let failed = Box::new(Failed::explain(&held, refused));

@@ -42,7 +42,7 @@ pub struct Guard {
 
 /// An attempt that won.
 #[derive(Debug)]
-pub(crate) struct Won {
+pub(crate) struct Granted {
     pub(crate) held: Arc<LeaseState>,
     pub(crate) fence: Fence,
 }
@@ -65,7 +65,7 @@ pub enum Released {
 }
 
 impl Guard {
-    pub(crate) fn new(won: Won, manager: Arc<LeaseManager>) -> Self {
+    pub(crate) fn new(won: Granted, manager: Arc<LeaseManager>) -> Self {
         Self {
             held: won.held,
             fence: won.fence,
