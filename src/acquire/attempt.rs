@@ -134,7 +134,7 @@ impl Acquire {
         key: &Key,
         terms: Terms,
         turn: Option<&mut Ticket<LeaseState>>,
-        failed: Box<Failed>,
+        failed: Box<FailedAttempt>,
         last: Option<Error>,
     ) -> Result<Guard, Error> {
         // On the heap: who is granted a free key needs no room for it.
@@ -146,7 +146,7 @@ impl Acquire {
         key: &Key,
         terms: Terms,
         mut turn: Option<&mut Ticket<LeaseState>>,
-        mut failed: Box<Failed>,
+        mut failed: Box<FailedAttempt>,
         mut last: Option<Error>,
     ) -> Result<Guard, Error> {
         let _waiting = self.leases.counters().waiting.enter();
@@ -284,7 +284,11 @@ impl Acquire {
 
     /// A single attempt. What it wins is neither kept alive nor marked as
     /// having the turn before [`Guard::begin`].
-    pub(crate) async fn attempt(&self, key: &Key, terms: Terms) -> Result<Granted, Box<Failed>> {
+    pub(crate) async fn attempt(
+        &self,
+        key: &Key,
+        terms: Terms,
+    ) -> Result<Granted, Box<FailedAttempt>> {
         let _permit = match &self.pace {
             Some(pace) => Box::pin(pace.acquire()).await.ok(),
             None => None,
@@ -294,7 +298,7 @@ impl Acquire {
         // Two rounds, and the probes.
         let limit = held.asked_at + ROUNDS * held.fleet.node_timeout(terms.ttl);
         let Some(outcome) = attempt.by(limit).await else {
-            return Err(Box::new(Failed::deserted(&held)));
+            return Err(Box::new(FailedAttempt::deserted(&held)));
         };
         let counters = &held.context.counters;
         match outcome {
@@ -307,7 +311,7 @@ impl Acquire {
                 Ok(Granted { held, fence })
             }
             Err(refused) => {
-                let failed = Box::new(Failed::explain(&held, refused));
+                let failed = Box::new(FailedAttempt::explain(&held, refused));
                 events::refused(key, &failed.error);
                 Err(failed)
             }
@@ -347,7 +351,7 @@ impl Acquire {
 }
 
 /// An attempt that did not win.
-pub(crate) struct Failed {
+pub(crate) struct FailedAttempt {
     /// The nodes that it was made on.
     fleet: Arc<ViewNodes>,
     began: Instant,
@@ -361,7 +365,7 @@ pub(crate) struct Failed {
     is_silence: bool,
 }
 
-impl Failed {
+impl FailedAttempt {
     /// Whether nodes only did not answer in what was left of the wait: an
     /// attempt that had its time tells more. One that nodes were out of reach
     /// for tells what it met.

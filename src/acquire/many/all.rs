@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use crate::acquire::attempt::{Failed, Terms};
+use crate::acquire::attempt::{FailedAttempt, Terms};
 use crate::acquire::many::guard_set::{GuardSet, extend_each};
 use crate::acquire::many::{WINDOW, check_count};
 use crate::acquire::retry::give_way;
@@ -319,7 +319,7 @@ impl Contest {
     /// One attempt at each of `keys`, at most `width` at once. What was granted
     /// before the first that failed comes back, and why that one did; what was
     /// behind it is released.
-    async fn round(&self, keys: &[Key], width: usize) -> (Vec<Guard>, Option<Box<Failed>>) {
+    async fn round(&self, keys: &[Key], width: usize) -> (Vec<Guard>, Option<Box<FailedAttempt>>) {
         let mut won: Vec<Option<Guard>> = Vec::new();
         won.resize_with(keys.len(), || None);
         // Behind it nothing is worth an attempt, or waiting for an answer.
