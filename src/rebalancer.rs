@@ -37,7 +37,7 @@ use crate::proto::membership::topology::TopologyError;
 use crate::proto::membership::transition::{Goal, Obstacle};
 use crate::proto::membership::view::View;
 use crate::proto::node::message::{NodeStatus, Reply, Request, Standing, ViewId};
-use crate::rebalancer::executor::Course;
+use crate::rebalancer::executor::Executor;
 
 /// How long nodes may stand in the way before a change is given up for now.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -393,7 +393,7 @@ impl Rebalancer {
         let retired = plan.retired.iter();
         let retired = retired.filter_map(|(name, view)| Some((name.clone(), view.parse().ok()?)));
         let fenced = self.fenced.union(&plan.fenced).cloned().collect();
-        let course = Course::new(self, &fleet, goal, fenced, retired.collect());
+        let course = Executor::new(self, &fleet, goal, fenced, retired.collect());
         course.run(progress).await
     }
 
@@ -412,7 +412,7 @@ impl Rebalancer {
         };
         let from = view.topology().clone();
         let goal = Goal::Reach { from, to };
-        Course::new(self, &fleet, goal, self.fenced.clone(), Vec::new())
+        Executor::new(self, &fleet, goal, self.fenced.clone(), Vec::new())
             .run(progress)
             .await
     }
@@ -434,7 +434,7 @@ impl Rebalancer {
             return Err(RebalanceError::NothingUnderWay { view });
         }
         let _note = abort_note::Note::leave(&self.leases).await;
-        Course::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
+        Executor::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
             .run(progress)
             .await
     }
@@ -456,7 +456,7 @@ impl Rebalancer {
     ) -> Result<Report, RebalanceError> {
         let fleet = self.refreshed().await?;
         let _note = abort_note::Note::leave(&self.leases).await;
-        Course::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
+        Executor::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
             .outdating()
             .run(progress)
             .await

@@ -27,7 +27,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const LOOK_SOON: Duration = Duration::from_millis(20);
 
 /// A change under way.
-pub(crate) struct Course<'a> {
+pub(crate) struct Executor<'a> {
     rebalancer: &'a Rebalancer,
     transition: Transition,
     goal: Goal,
@@ -52,7 +52,7 @@ enum After {
     Over,
 }
 
-impl<'a> Course<'a> {
+impl<'a> Executor<'a> {
     pub(crate) fn new(
         rebalancer: &'a Rebalancer,
         fleet: &ViewNodes,
