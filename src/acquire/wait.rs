@@ -17,7 +17,7 @@ use crate::proto::node::message::NodeErrorKind;
 use crate::proto::operation::machine::Refusal;
 use crate::proto::quorum::{Placement, Seat, Seats};
 use crate::proto::time::Instant;
-use crate::runtime::lifecycle::Life;
+use crate::runtime::lifecycle::Lifecycle;
 
 /// An attempt is made after so long at the most, told or not: a watch may have
 /// died without a word. Up to a quarter earlier, lest all come at once.
@@ -238,7 +238,7 @@ impl Pauses {
     /// the way of; false: not before `deadline`.
     pub(crate) async fn wait(
         &mut self,
-        life: &Life,
+        life: &Lifecycle,
         fleet: &ViewNodes,
         key: &Key,
         rivals: &Rivals,

@@ -16,7 +16,7 @@ use crate::proto::operation::extend::Extension;
 use crate::proto::operation::machine::Refusal;
 use crate::proto::operation::release::{Farewell, Release};
 use crate::proto::time::Instant;
-use crate::runtime::lifecycle::Life;
+use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::task::AtHome;
 use crate::telemetry::events;
 
@@ -136,7 +136,7 @@ impl Guard {
         self.life().origin.is_elsewhere()
     }
 
-    fn life(&self) -> &Life {
+    fn life(&self) -> &Lifecycle {
         &self.held.context.lifecycle
     }
 

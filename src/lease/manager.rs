@@ -10,7 +10,7 @@ use crate::lease::context::LeaseContext;
 use crate::lease::local_queue::LocalQueue;
 use crate::lease::state::LeaseState;
 use crate::proto::lease::{Key, KeyError};
-use crate::runtime::lifecycle::Life;
+use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::task;
 use crate::telemetry::stats::Counters;
 
@@ -67,7 +67,7 @@ impl LeaseManager {
         self.membership.current()
     }
 
-    pub(crate) fn lifecycle(&self) -> &Life {
+    pub(crate) fn lifecycle(&self) -> &Lifecycle {
         &self.context.lifecycle
     }
 

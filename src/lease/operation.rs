@@ -23,7 +23,7 @@ use crate::proto::node::message::{Answer, Reply, Request, ViewId};
 use crate::proto::operation::machine::{Effects, Event, Step, vouches_for};
 use crate::proto::quorum::{Placement, Seat, Seats};
 use crate::proto::time::Instant;
-use crate::runtime::lifecycle::Life;
+use crate::runtime::lifecycle::Lifecycle;
 use crate::telemetry::metrics;
 
 /// One operation under way.
@@ -147,7 +147,7 @@ impl<M: LeaseMachine> Operation<M> {
         self.site.fleet()
     }
 
-    fn life(&self) -> &Life {
+    fn life(&self) -> &Lifecycle {
         &self.site.held.context.lifecycle
     }
 
