@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::acquire::retry::Patience;
+use crate::acquire::retry::RetryPolicy;
 use crate::error::{Error, Loss};
 use crate::lease::guard::Guard;
+use crate::lease::manager::LeaseManager;
 use crate::lease::scoped::WithError;
 use crate::proto::lease::{Key, KeyError, MAX_LABEL_BYTES};
 use crate::proto::time::Instant;
-use crate::router::Router;
 use crate::runtime::task::AtHome;
 use crate::telemetry::events;
 
@@ -50,11 +50,11 @@ use crate::telemetry::events;
 #[must_use = "an acquire does nothing until it is awaited"]
 #[derive(Clone, Debug)]
 pub struct Acquire {
-    pub(crate) router: Router,
+    pub(crate) leases: Arc<LeaseManager>,
     /// The error is boxed: there may be very many who wait.
     pub(crate) key: Result<Key, Box<KeyError>>,
     pub(crate) ttl: Option<Duration>,
-    pub(crate) patience: Patience,
+    pub(crate) patience: RetryPolicy,
     /// The interval, where one was said.
     pub(crate) keep_alive: Option<Option<Duration>>,
     pub(crate) max_hold: Option<Duration>,
@@ -67,16 +67,16 @@ pub struct Acquire {
 }
 
 impl Acquire {
-    pub(crate) fn new(router: Router, key: impl AsRef<[u8]>, is_single: bool) -> Self {
-        let patience = Patience {
-            wait: (!is_single).then_some(router.defaults().wait),
+    pub(crate) fn new(leases: Arc<LeaseManager>, key: impl AsRef<[u8]>, is_single: bool) -> Self {
+        let patience = RetryPolicy {
+            wait: (!is_single).then_some(leases.defaults.wait),
             attempts: is_single.then_some(1),
             retry_delay: None,
             is_single,
         };
-        let key = router.check_key(key).map_err(Box::new);
+        let key = leases.check_key(key).map_err(Box::new);
         Self {
-            router,
+            leases,
             key,
             ttl: None,
             patience,
@@ -89,8 +89,8 @@ impl Acquire {
     }
 
     /// The settings that many keys share; the key itself is yet to be given.
-    pub(crate) fn of_many(router: Router) -> Self {
-        Self::new(router, "", false)
+    pub(crate) fn of_many(leases: Arc<LeaseManager>) -> Self {
+        Self::new(leases, "", false)
     }
 
     /// An acquire of `key` with these settings. Its attempts need a permit of
@@ -229,16 +229,16 @@ impl IntoFuture for Acquire {
     type IntoFuture = Acquiring<Guard>;
 
     fn into_future(self) -> Acquiring<Guard> {
-        let router = self.router.clone();
+        let leases = Arc::clone(&self.leases);
         let span = self.key.as_ref().ok().and_then(|key| {
-            let replicas = || self.router.view().replicas(key);
+            let replicas = || self.leases.nodes().view.replicas(key);
             events::acquire(1, Some((key, &replicas)))
         });
         match span {
-            None => Acquiring::new(&router, self.run()),
+            None => Acquiring::new(&leases, self.run()),
             Some(span) => {
                 let fence = |guard: &Guard| Some(guard.fence());
-                Acquiring::new(&router, events::traced(span, self.run(), fence))
+                Acquiring::new(&leases, events::traced(span, self.run(), fence))
             }
         }
     }
@@ -255,10 +255,10 @@ pub struct Acquiring<T>(AtHome<Result<T, Error>>);
 
 impl<T> Acquiring<T> {
     pub(crate) fn new(
-        router: &Router,
+        leases: &LeaseManager,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Self {
-        let origin = &router.life().origin;
+        let origin = &leases.lifecycle().origin;
         Self(AtHome::new(origin, work, || Err(Error::Forked)))
     }
 

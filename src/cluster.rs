@@ -3,6 +3,7 @@
 
 pub(crate) mod bootstrap;
 pub(crate) mod first_start;
+pub(crate) mod membership;
 pub(crate) mod nodes;
 pub(crate) mod proposer;
 pub(crate) mod reconciler;

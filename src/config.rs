@@ -9,7 +9,6 @@ use std::time::Duration;
 use ringlock_ring::{DEFAULT_VNODES, Format};
 use serde::Deserialize;
 
-use crate::error::behind;
 use crate::proto::lease::{Ttl, TtlError};
 use crate::proto::membership::topology::{LONGEST_SPAN, Node, Override, Topology, TopologyError};
 use crate::proto::membership::view::View;
@@ -18,10 +17,12 @@ pub(crate) mod credentials;
 #[cfg(feature = "redis")]
 pub(crate) mod node_url;
 mod password;
+pub(crate) mod source_text;
 mod span;
 pub(crate) mod topology_diff;
 
 pub use self::password::Password;
+use self::source_text::append_source;
 
 /// Everything that a router is told.
 ///
@@ -359,12 +360,12 @@ pub enum ConfigError {
 
 fn unread(path: &Path, error: &Arc<std::io::Error>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(f, "cannot read {}", path.display())?;
-    behind(f, error)
+    append_source(f, error)
 }
 
 fn ttl_unfit(error: &TtlError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str("router.ttl is no ttl")?;
-    behind(f, error)
+    append_source(f, error)
 }
 
 fn origin(path: Option<&Path>) -> String {

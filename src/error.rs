@@ -4,12 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::ConfigError;
+use crate::config::source_text::append_source;
 use crate::proto::lease::{Holder, Key, KeyError, TtlError};
 use crate::proto::membership::topology::TopologyError;
 use crate::proto::node::message::{NodeError, NodeErrorKind, ViewId};
 use crate::proto::operation::machine::Refusal;
-
-use crate::config::ConfigError;
 
 /// Why a call failed.
 ///
@@ -243,7 +243,7 @@ fn gave_up(
     f: &mut fmt::Formatter<'_>,
 ) -> fmt::Result {
     write!(f, "gave up after {}", Effort(*attempts, *waited))?;
-    behind(f, last)
+    append_source(f, last)
 }
 
 fn refuses_init(node: &NodeCause, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -252,20 +252,12 @@ fn refuses_init(node: &NodeCause, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         "the cluster is not initialised: node {} refuses it",
         node.node
     )?;
-    behind(f, node)
+    append_source(f, node)
 }
 
 fn unusable(node: &NodeCause, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(f, "node {} cannot be used", node.node)?;
-    behind(f, node)
-}
-
-/// The source's text in the same line, where that is asked for by `{:#}`.
-pub(crate) fn behind(f: &mut fmt::Formatter<'_>, source: &dyn fmt::Display) -> fmt::Result {
-    if f.alternate() {
-        write!(f, ": {source:#}")?;
-    }
-    Ok(())
+    append_source(f, node)
 }
 
 /// What one node said, or why it said nothing. As text and as an error it is

@@ -27,17 +27,17 @@ pub use force::ForceOutlook;
 pub use plan::{Detour, Moves, Plan};
 
 use crate::clock;
-use crate::cluster::nodes::{Fleet, Peer};
-use crate::cluster::snapshot::{STEP_TIMEOUT, Survey};
+use crate::cluster::nodes::{NodeHandle, ViewNodes};
+use crate::cluster::snapshot::{ClusterSnapshot, STEP_TIMEOUT};
 use crate::config::ConfigError;
 use crate::error::{Causes, Error, NodeCause};
+use crate::lease::manager::LeaseManager;
 use crate::node;
 use crate::proto::membership::topology::TopologyError;
 use crate::proto::membership::transition::{Goal, Obstacle};
 use crate::proto::membership::view::View;
 use crate::proto::node::message::{NodeStatus, Reply, Request, Standing, ViewId};
-use crate::rebalancer::executor::Course;
-use crate::router::Router;
+use crate::rebalancer::executor::Executor;
 
 /// How long nodes may stand in the way before a change is given up for now.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Plans changes of membership and carries them out; see the [module](self).
 #[derive(Clone, Debug)]
 pub struct Rebalancer {
-    router: Router,
+    leases: Arc<LeaseManager>,
     patience: Duration,
     fenced: BTreeSet<String>,
     risks: force::Risks,
@@ -220,9 +220,9 @@ impl From<ConfigError> for RebalanceError {
 }
 
 impl Rebalancer {
-    pub(crate) fn new(router: Router) -> Self {
+    pub(crate) fn new(leases: Arc<LeaseManager>) -> Self {
         Self {
-            router,
+            leases,
             patience: PATIENCE,
             fenced: BTreeSet::new(),
             risks: force::Risks::default(),
@@ -270,7 +270,7 @@ impl Rebalancer {
         let mut introduced = Vec::new();
         for change in changes {
             if let Some(node) = change.introduces() {
-                introduced.push(self.router.roster().introduce(&node)?);
+                introduced.push(self.leases.membership.registry().introduce(&node)?);
             }
             let address = |name: &str| {
                 let peer = introduced.iter().find(|peer| &*peer.name == name);
@@ -290,11 +290,11 @@ impl Rebalancer {
     /// that are `known` to be introduced, too; what it says of itself.
     async fn check<'p>(
         &self,
-        fleet: &Fleet,
-        peer: &'p Peer,
-        known: &[(&'p Peer, NodeStatus)],
+        fleet: &ViewNodes,
+        peer: &'p NodeHandle,
+        known: &[(&'p NodeHandle, NodeStatus)],
         plan: &mut Plan,
-    ) -> Result<(&'p Peer, NodeStatus), RebalanceError> {
+    ) -> Result<(&'p NodeHandle, NodeStatus), RebalanceError> {
         let refuse = |reason: String| {
             let name = peer.name.to_string();
             Err(RebalanceError::Newcomer { name, reason })
@@ -315,7 +315,7 @@ impl Rebalancer {
                 "there is another server, or one without its data: replace the node".into(),
             );
         }
-        let survey = Survey::of_most(fleet.peers()).await;
+        let survey = ClusterSnapshot::of_most(fleet.peers()).await;
         let introduced = known.iter().map(|(peer, status)| (*peer, status));
         let twin = survey
             .answers()
@@ -339,7 +339,7 @@ impl Rebalancer {
 
     /// The view that a node is a member of. One that serves a view without
     /// being named there was retired.
-    async fn foreign(&self, peer: &Peer, status: &NodeStatus) -> Option<ViewId> {
+    async fn foreign(&self, peer: &NodeHandle, status: &NodeStatus) -> Option<ViewId> {
         let serving = status.serving?;
         let deadline = clock::now() + STEP_TIMEOUT;
         let answer = node::call(&*peer.node, Request::Document, deadline).await;
@@ -393,7 +393,7 @@ impl Rebalancer {
         let retired = plan.retired.iter();
         let retired = retired.filter_map(|(name, view)| Some((name.clone(), view.parse().ok()?)));
         let fenced = self.fenced.union(&plan.fenced).cloned().collect();
-        let course = Course::new(self, &fleet, goal, fenced, retired.collect());
+        let course = Executor::new(self, &fleet, goal, fenced, retired.collect());
         course.run(progress).await
     }
 
@@ -412,7 +412,7 @@ impl Rebalancer {
         };
         let from = view.topology().clone();
         let goal = Goal::Reach { from, to };
-        Course::new(self, &fleet, goal, self.fenced.clone(), Vec::new())
+        Executor::new(self, &fleet, goal, self.fenced.clone(), Vec::new())
             .run(progress)
             .await
     }
@@ -433,8 +433,8 @@ impl Rebalancer {
             let view = fleet.view.id();
             return Err(RebalanceError::NothingUnderWay { view });
         }
-        let _note = abort_note::Note::leave(&self.router).await;
-        Course::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
+        let _note = abort_note::Note::leave(&self.leases).await;
+        Executor::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
             .run(progress)
             .await
     }
@@ -455,23 +455,23 @@ impl Rebalancer {
         progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
         let fleet = self.refreshed().await?;
-        let _note = abort_note::Note::leave(&self.router).await;
-        Course::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
+        let _note = abort_note::Note::leave(&self.leases).await;
+        Executor::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
             .outdating()
             .run(progress)
             .await
     }
 
     /// The nodes of the newest view that any of them knows.
-    async fn refreshed(&self) -> Result<Arc<Fleet>, RebalanceError> {
-        self.router.life().check()?;
-        let fleet = self.router.fleet();
+    async fn refreshed(&self) -> Result<Arc<ViewNodes>, RebalanceError> {
+        self.leases.lifecycle().check()?;
+        let fleet = self.leases.nodes();
         let deadline = Some(clock::now() + 2 * STEP_TIMEOUT);
         let look = fleet.lookout.look(deadline).await;
         if let Some(error) = look.and_then(|look| look.error) {
             return Err(error.into());
         }
-        Ok(self.router.fleet())
+        Ok(self.leases.nodes())
     }
 }
 

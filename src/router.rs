@@ -3,40 +3,28 @@
 pub(crate) mod builder;
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
 use ringlock_ring::{MAX_MEMBERS, RingError};
-use tokio::task::JoinHandle;
 
 pub use self::builder::RouterBuilder;
-use crate::acquire::{Acquire, clean_label};
+use crate::acquire::Acquire;
+use crate::acquire::many::{AcquireAll, AcquireMany};
 use crate::clock;
-use crate::cluster::bootstrap;
-use crate::cluster::bootstrap::Charter;
-use crate::cluster::nodes::{Fleet, Peer};
-use crate::cluster::reconciler::Watchman;
-use crate::cluster::refresh::Lookout;
-use crate::cluster::registry::Roster;
 use crate::config::Config;
 use crate::error::Error;
 use crate::lease::guard::Guard;
-use crate::lease::local_queue::Gate;
-use crate::lease::scheduler::Keeper;
+use crate::lease::manager::LeaseManager;
 use crate::lease::scoped::WithError;
 use crate::node::MemoryNode;
-use crate::proto::lease::{Key, KeyError};
 use crate::proto::membership::topology::TopologyError;
 use crate::proto::membership::view::View;
 use crate::proto::node::message::ViewId;
 use crate::proto::quorum::majority;
 use crate::rebalancer::Rebalancer;
-use crate::runtime::lifecycle::Life;
-use crate::runtime::task;
-use crate::telemetry::events;
 use crate::telemetry::hot_keys::HotKey;
-use crate::telemetry::stats::{Counters, Stats};
+use crate::telemetry::stats::Stats;
 
 /// How long a shutdown waits for releases that are under way.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
@@ -56,29 +44,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
 /// does nothing.
 #[derive(Clone)]
 pub struct Router {
-    shared: Arc<Shared>,
-}
-
-pub(crate) struct Shared {
-    defaults: Defaults,
-    roster: Arc<Roster>,
-    fleet: RwLock<Arc<Fleet>>,
-    gate: Arc<Gate>,
-    keeper: Arc<Keeper>,
-    watchman: Mutex<Option<JoinHandle<()>>>,
-    /// What a key must not begin with: with the prefix before it, it would
-    /// name ringlock's own state.
-    reserved: Option<String>,
-}
-
-/// What an acquire does that says nothing else.
-#[derive(Clone, Debug)]
-pub(crate) struct Defaults {
-    pub(crate) ttl: Duration,
-    pub(crate) wait: Duration,
-    pub(crate) max_hold: Duration,
-    pub(crate) hand_overs: u32,
-    pub(crate) label: Option<Arc<str>>,
+    leases: Arc<LeaseManager>,
 }
 
 /// Where a key lives; see [`Router::route`].
@@ -119,11 +85,6 @@ impl Router {
         RouterBuilder::from(config).connect().await
     }
 
-    /// A router built in code.
-    pub fn builder() -> RouterBuilder {
-        RouterBuilder::default()
-    }
-
     /// A router over `nodes` embedded in-memory nodes, named `node-1` on: for
     /// trying things out and for tests. Locks are seen by this router alone.
     ///
@@ -141,64 +102,6 @@ impl Router {
             .await
     }
 
-    pub(crate) async fn establish(
-        config: &Config,
-        charter: Charter,
-        roster: Arc<Roster>,
-    ) -> Result<Self, Error> {
-        // Until a router owns them, the nodes are closed whatever happens.
-        let closing = Closing(Some(Arc::clone(&roster)));
-        let (view, peers) = bootstrap::establish(&charter, &roster, &roster.seeds()).await?;
-        let keeper = Arc::new(Keeper::default());
-        let lookout = Arc::new(Lookout::default());
-        let fleet = Fleet::new(
-            Arc::new(view),
-            peers,
-            Arc::clone(&lookout),
-            Arc::clone(&keeper),
-        )
-        .with_node_timeout(config.router.node_timeout);
-        let label = match &config.router.label {
-            Some(label) => clean_label(label),
-            None => clean_label(&host_and_pid()),
-        };
-        closing.keep();
-        let view = &fleet.view;
-        fleet.counters.meter.moved(view.id(), view.next().is_some());
-        let router = Self {
-            shared: Arc::new(Shared {
-                defaults: Defaults {
-                    ttl: config.router.ttl,
-                    wait: config.router.wait,
-                    max_hold: config.router.max_hold,
-                    hand_overs: config.router.hand_overs,
-                    label,
-                },
-                roster: Arc::clone(&roster),
-                fleet: RwLock::new(Arc::new(fleet)),
-                gate: Gate::new(Arc::clone(keeper.counters())),
-                keeper,
-                watchman: Mutex::default(),
-                reserved: config.router.reserved_keys(),
-            }),
-        };
-        let shared = Arc::downgrade(&router.shared);
-        task::spawn(Arc::clone(&router.shared.keeper).run(), {
-            let (shared, keeper) = (Weak::clone(&shared), Arc::clone(&router.shared.keeper));
-            move || {
-                keeper.life.end();
-                keeper.end();
-                if let Some(shared) = shared.upgrade() {
-                    shared.wake_all();
-                }
-            }
-        });
-        let watchman = Watchman::new(Arc::clone(&lookout), roster, charter, shared);
-        let watching = task::spawn(watchman.run(), move || lookout.close());
-        *router.shared.watchman.lock() = Some(watching);
-        Ok(router)
-    }
-
     /// Locks `key`, waiting for it where it must: a builder that is also the
     /// future.
     ///
@@ -211,7 +114,7 @@ impl Router {
     /// # Ok(()) }
     /// ```
     pub fn acquire(&self, key: impl AsRef<[u8]>) -> Acquire {
-        Acquire::new(self.clone(), key, false)
+        Acquire::new(Arc::clone(&self.leases), key, false)
     }
 
     /// Locks `key` if it is free: a single attempt.
@@ -223,7 +126,7 @@ impl Router {
     /// process that has had a key again and again leaves it to others first:
     /// see `router.hand_overs`.
     pub fn try_acquire(&self, key: impl AsRef<[u8]>) -> Acquire {
-        Acquire::new(self.clone(), key, true)
+        Acquire::new(Arc::clone(&self.leases), key, true)
     }
 
     /// Runs `work` under a lock on `key`; see [`Acquire::with`].
@@ -252,14 +155,51 @@ impl Router {
         self.acquire(key).with(work).await
     }
 
+    /// Locks each of `keys` for itself: a builder that gives one result per
+    /// key, as they come or all at the end.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+    /// # let router = ringlock::Router::in_memory(5).await?;
+    /// let mut outcomes = router.acquire_many(["orders/42", "orders/43"]).outcomes();
+    /// while let Some((key, result)) = outcomes.next().await {
+    ///     match result {
+    ///         Ok(guard) => println!("{key}: fence {}", guard.fence()),
+    ///         Err(error) => println!("{key}: {error}"),
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn acquire_many<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> AcquireMany<K> {
+        AcquireMany::new(Arc::clone(&self.leases), keys.into_iter().collect())
+    }
+
+    /// Locks all of `keys`, across nodes and modes, or none: a builder that is
+    /// also the future. A key that is named twice is locked once.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
+    /// # let router = ringlock::Router::in_memory(5).await?;
+    /// let guards = router.acquire_all(["account/7", "account/9"]).await?;
+    /// println!("{:?} {:?}", guards.fence("account/7"), guards.fence("account/9"));
+    /// guards.release().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn acquire_all(&self, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) -> AcquireAll {
+        AcquireAll::new(Arc::clone(&self.leases), keys)
+    }
+
     /// Where `key` lives, and who must agree on it. Asks no server.
     ///
     /// # Errors
     /// [`Error::Key`], [`Error::Forked`].
     pub fn route(&self, key: impl AsRef<[u8]>) -> Result<Route, Error> {
-        self.life().check_origin()?;
-        let key = self.check_key(key)?;
-        let fleet = self.fleet();
+        self.leases.lifecycle().check_origin()?;
+        let key = self.leases.check_key(key)?;
+        let fleet = self.leases.nodes();
         let name = |node| Arc::clone(&fleet.peer(node).name);
         let placement = fleet.view.place(&key);
         let replicas: Vec<Arc<str>> = placement.nodes().iter().copied().map(name).collect();
@@ -280,19 +220,19 @@ impl Router {
     /// The view in force, as far as this router knows: which nodes there are,
     /// and in a joint view what it leads to. Asks no server.
     pub fn view(&self) -> Arc<View> {
-        Arc::clone(&self.fleet().view)
+        Arc::clone(&self.leases.nodes().view)
     }
 
     /// Changes the cluster's membership; see [`rebalancer`](crate::rebalancer).
     pub fn rebalancer(&self) -> Rebalancer {
-        Rebalancer::new(self.clone())
+        Rebalancer::new(Arc::clone(&self.leases))
     }
 
     /// What the router has done so far, and what it is at. The same and more
     /// is reported with the feature `metrics`: see
     /// [`guide::observability`](crate::guide::observability).
     pub fn stats(&self) -> Stats {
-        self.counters().snapshot()
+        self.leases.counters().snapshot()
     }
 
     /// The keys that calls of this router found taken the most in the last one
@@ -303,7 +243,7 @@ impl Router {
     /// counted: the others cost nothing. Asks no server; what other processes
     /// fight over, `ringlock status --hot` tells.
     pub fn hot_keys(&self) -> Vec<HotKey> {
-        self.counters().hot.list()
+        self.leases.counters().hot.list()
     }
 
     /// Waits until releases that are under way have been answered, for two
@@ -313,11 +253,11 @@ impl Router {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn drained(&self) -> bool {
-        if self.life().origin.is_elsewhere() {
+        if self.leases.lifecycle().origin.is_elsewhere() {
             return false;
         }
         let deadline = clock::now() + SHUTDOWN_LIMIT;
-        self.shared.keeper.drained(deadline).await
+        self.leases.context.scheduler.drained(deadline).await
     }
 
     /// Closes the router, all handles to it: every call that waits, and every
@@ -330,11 +270,10 @@ impl Router {
     /// # Cancel safety
     /// A dropped call has closed the router all the same.
     pub async fn shutdown(self) -> bool {
-        if self.life().origin.is_elsewhere() {
+        if self.leases.lifecycle().origin.is_elsewhere() {
             return false;
         }
-        self.shared.keeper.life.shut();
-        self.shared.wake_all();
+        self.leases.shut();
         self.drained().await
     }
 
@@ -342,134 +281,14 @@ impl Router {
     /// was shut down, the runtime that made it has ended, or it belongs to the
     /// process that this one was forked from. Make another one then.
     pub fn is_closed(&self) -> bool {
-        self.life().check().is_err()
+        self.leases.lifecycle().check().is_err()
     }
-
-    pub(crate) fn life(&self) -> &Life {
-        &self.shared.keeper.life
-    }
-
-    pub(crate) fn counters(&self) -> &Arc<Counters> {
-        self.shared.keeper.counters()
-    }
-
-    pub(crate) fn defaults(&self) -> &Defaults {
-        &self.shared.defaults
-    }
-
-    pub(crate) fn gate(&self) -> &Arc<Gate> {
-        &self.shared.gate
-    }
-
-    pub(crate) fn fleet(&self) -> Arc<Fleet> {
-        self.shared.fleet()
-    }
-
-    pub(crate) fn roster(&self) -> &Roster {
-        &self.shared.roster
-    }
-
-    /// Follows the cluster to `view`, whose members `peers` are; never down.
-    pub(crate) fn move_up(&self, view: View, peers: Vec<Peer>) {
-        self.shared.move_up(view, peers);
-    }
-
-    pub(crate) fn max_ttl(&self) -> Duration {
-        self.shared.fleet.read().view.max_ttl()
-    }
-
-    pub(crate) fn check_key(&self, key: impl AsRef<[u8]>) -> Result<Key, KeyError> {
-        let key = Key::new(key)?;
-        if let Some(reserved) = &self.shared.reserved
-            && key.as_bytes().starts_with(reserved.as_bytes())
-        {
-            let (key, reserved) = (key.to_string(), reserved.clone());
-            return Err(KeyError::Reserved { key, reserved });
-        }
-        Ok(key)
-    }
-}
-
-impl Shared {
-    pub(crate) fn fleet(&self) -> Arc<Fleet> {
-        Arc::clone(&self.fleet.read())
-    }
-
-    /// Has all who wait look again, for the router has been closed.
-    fn wake_all(&self) {
-        self.gate.close();
-        self.fleet().left.notify_waiters();
-    }
-
-    /// Follows the cluster to `view`, whose members `peers` are; never down.
-    pub(crate) fn move_up(&self, view: View, peers: Vec<Peer>) {
-        let mut fleet = self.fleet.write();
-        if fleet.view.id().epoch >= view.id().epoch {
-            return;
-        }
-        events::moved(fleet.view.id(), view.id(), view.next().is_some());
-        let meter = &self.keeper.counters().meter;
-        meter.moved(view.id(), view.next().is_some());
-        self.roster.retire(&view);
-        *fleet = fleet.followed_by(Arc::new(view), peers);
-        drop(fleet);
-        self.keeper.hurry();
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let task = self.watchman.get_mut().take();
-        if self.keeper.life.origin.is_elsewhere() {
-            // All of it is a copy of the parent's, down to the sockets.
-            let (roster, gate, keeper) = (&self.roster, &self.gate, &self.keeper);
-            std::mem::forget((Arc::clone(roster), Arc::clone(gate), Arc::clone(keeper)));
-            std::mem::forget((Arc::clone(self.fleet.get_mut()), task));
-            return;
-        }
-        if let Some(task) = task {
-            task.abort();
-        }
-        self.keeper.close();
-        self.roster.close();
-    }
-}
-
-/// Closes nodes that no router came to own.
-struct Closing(Option<Arc<Roster>>);
-
-impl Closing {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        if let Some(roster) = &self.0 {
-            roster.close();
-        }
-    }
-}
-
-fn host_and_pid() -> String {
-    let host = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    format!("{host}:{}", std::process::id())
 }
 
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Router")
-            .field("view", &self.fleet().view)
+            .field("view", &self.leases.nodes().view)
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
     }
 }

@@ -7,14 +7,14 @@ use crate::acquire::Acquire;
 use crate::acquire::retry::give_way;
 use crate::acquire::wait::Rivals;
 use crate::clock;
-use crate::cluster::nodes::Fleet;
+use crate::cluster::nodes::ViewNodes;
 use crate::config::LEAST_HOLD;
 use crate::error::Error;
-use crate::lease::guard::Guard;
-use crate::lease::local_queue::{Ahead, Met, Turn};
+use crate::lease::guard::{Granted, Guard};
+use crate::lease::local_queue::{Blocker, Met, Ticket};
 use crate::lease::operation::Operation;
-use crate::lease::state::{Held, KeepAlive};
-use crate::proto::lease::{Fence, Holder, Key, Token, Ttl};
+use crate::lease::state::{KeepAlive, LeaseState};
+use crate::proto::lease::{Holder, Key, Token, Ttl};
 use crate::proto::node::message::{NodeErrorKind, Rival};
 use crate::proto::operation::acquire::{Attempt, Refused, Shortfall};
 use crate::proto::operation::machine::Refusal;
@@ -60,8 +60,8 @@ impl Terms {
 
 impl Acquire {
     pub(crate) async fn run(self) -> Result<Guard, Error> {
-        let mut call = Call::begin(self.router.counters());
-        let life = self.router.life().check();
+        let mut call = Call::begin(self.leases.counters());
+        let life = self.leases.lifecycle().check();
         life.map_err(|error| call.failed(error))?;
         let key = self.key.clone();
         let key = key.map_err(|error| call.failed((*error).into()))?;
@@ -78,7 +78,7 @@ impl Acquire {
         let guard = match self.attempt(&key, terms).await {
             Ok(won) => {
                 events::attempts(1);
-                Guard::new(won, self.router)
+                Guard::new(won, self.leases)
             }
             Err(failed) => {
                 let last = self.waited_for(&key, turn.as_ref());
@@ -98,14 +98,14 @@ impl Acquire {
 
     /// What a call that began at `started` is bound to.
     pub(crate) fn terms(&self, started: Instant) -> Result<Terms, Error> {
-        let longest = self.router.max_ttl();
+        let longest = self.leases.membership.max_ttl();
         // The cluster's may have become shorter than the router was told.
-        let default = || self.router.defaults().ttl.min(longest);
+        let default = || self.leases.defaults.ttl.min(longest);
         let ttl = Ttl::new(self.ttl.unwrap_or_else(default), longest)?;
         if let Some(max_hold) = self.max_hold.filter(|&max_hold| max_hold < LEAST_HOLD) {
             return Err(Error::MaxHold { max_hold });
         }
-        let node_timeout = self.router.fleet().node_timeout(ttl);
+        let node_timeout = self.leases.nodes().node_timeout(ttl);
         Ok(Terms {
             ttl,
             started,
@@ -119,7 +119,7 @@ impl Acquire {
         &self,
         key: &Key,
         terms: Terms,
-        turn: Option<&mut Turn>,
+        turn: Option<&mut Ticket<LeaseState>>,
         last: Option<Error>,
     ) -> Result<Guard, Error> {
         match self.attempt(key, terms).await {
@@ -133,8 +133,8 @@ impl Acquire {
         &self,
         key: &Key,
         terms: Terms,
-        turn: Option<&mut Turn>,
-        failed: Box<Failed>,
+        turn: Option<&mut Ticket<LeaseState>>,
+        failed: Box<FailedAttempt>,
         last: Option<Error>,
     ) -> Result<Guard, Error> {
         // On the heap: who is granted a free key needs no room for it.
@@ -145,11 +145,11 @@ impl Acquire {
         &self,
         key: &Key,
         terms: Terms,
-        mut turn: Option<&mut Turn>,
-        mut failed: Box<Failed>,
+        mut turn: Option<&mut Ticket<LeaseState>>,
+        mut failed: Box<FailedAttempt>,
         mut last: Option<Error>,
     ) -> Result<Guard, Error> {
-        let _waiting = self.router.counters().waiting.enter();
+        let _waiting = self.leases.counters().waiting.enter();
         let deadline = terms.deadline;
         let mut pauses = self.patience.pauses();
         let mut attempts = 1;
@@ -159,7 +159,7 @@ impl Acquire {
             .unwrap_or_else(|| terms.started + LOOKS * failed.fleet.node_timeout(terms.ttl));
         loop {
             // Attempts fail for want of nodes once the router has lost them.
-            self.router.life().check()?;
+            self.leases.lifecycle().check()?;
             let can_restart =
                 failed.is_outdated && restarts < MAX_RESTARTS && clock::now() < restart_by;
             if can_restart && failed.fleet.catch_up(Some(restart_by)).await? {
@@ -178,7 +178,9 @@ impl Acquire {
                     || limit.is_some_and(|limit| attempts >= limit);
                 let goes_on = !is_exhausted && error.is_transient() && {
                     let (fleet, rivals) = (&failed.fleet, &failed.rivals);
-                    pauses.wait(fleet, key, rivals, deadline).await
+                    pauses
+                        .wait(self.leases.lifecycle(), fleet, key, rivals, deadline)
+                        .await
                 };
                 if !goes_on {
                     events::attempts(attempts);
@@ -200,7 +202,7 @@ impl Acquire {
     /// What a caller that stood in line knows of the key, whatever an attempt
     /// in the last moments comes to. A caller without a turn that waits did so
     /// to the end, behind a lease that was over by then.
-    pub(crate) fn waited_for(&self, key: &Key, turn: Option<&Turn>) -> Option<Error> {
+    pub(crate) fn waited_for(&self, key: &Key, turn: Option<&Ticket<LeaseState>>) -> Option<Error> {
         match turn {
             Some(turn) => turn.met().map(|met| self.tell(key, &met)),
             None if self.patience.is_one_try() => None,
@@ -222,7 +224,7 @@ impl Acquire {
                 error => error.clone(),
             },
             Met::Unanswered => {
-                let fleet = self.router.fleet();
+                let fleet = self.leases.nodes();
                 fleet.no_quorum(key, 0, &fleet.view.place(key), Vec::new())
             }
         }
@@ -230,10 +232,14 @@ impl Acquire {
 
     /// How long to leave the key to other processes, where this one has had it
     /// as often in a row as it may.
-    pub(crate) fn way_for_others(&self, key: &Key, turn: Option<&mut Turn>) -> Option<Duration> {
-        let hand_overs = self.router.defaults().hand_overs;
+    pub(crate) fn way_for_others(
+        &self,
+        key: &Key,
+        turn: Option<&mut Ticket<LeaseState>>,
+    ) -> Option<Duration> {
+        let hand_overs = self.leases.defaults.hand_overs;
         let turn = turn.filter(|turn| turn.streak.is_due(hand_overs))?;
-        let pause = turn.streak.pause(&self.router.fleet(), key, hand_overs)?;
+        let pause = turn.streak.pause(&self.leases.nodes(), key, hand_overs)?;
         turn.pauses();
         Some(pause)
     }
@@ -244,21 +250,21 @@ impl Acquire {
         &self,
         key: &Key,
         deadline: Option<Instant>,
-    ) -> Result<Option<Turn>, Error> {
-        let gate = self.router.gate();
+    ) -> Result<Option<Ticket<LeaseState>>, Error> {
+        let gate = &self.leases.queues;
         let ahead = if self.patience.is_one_try() {
             gate.try_enter(key)
         } else {
             gate.enter(key, deadline).await
         };
         if ahead.is_err() {
-            self.router.life().check()?;
+            self.leases.lifecycle().check()?;
         }
         match ahead {
             Ok(turn) => Ok(Some(turn)),
-            Err(Ahead::Contender(_)) if self.patience.is_one_try() => Ok(None),
-            Err(Ahead::Contender(met)) => Err(self.tell(key, &met)),
-            Err(Ahead::Holder(held)) if held.check(clock::now()).is_none() => {
+            Err(Blocker::Contender(_)) if self.patience.is_one_try() => Ok(None),
+            Err(Blocker::Contender(met)) => Err(self.tell(key, &met)),
+            Err(Blocker::Holder(held)) if held.check(clock::now()).is_none() => {
                 let remaining = held.valid_until().saturating_since(clock::now());
                 let holder = Some(held.token.holder());
                 Err(Error::Contended {
@@ -267,18 +273,22 @@ impl Acquire {
                     remaining: Some(remaining),
                 })
             }
-            Err(Ahead::Holder(_)) => Ok(None),
+            Err(Blocker::Holder(_)) => Ok(None),
         }
     }
 
     /// What was won is this caller's from now on.
-    pub(crate) fn guard(&self, won: Won) -> Guard {
-        Guard::new(won, self.router.clone())
+    pub(crate) fn guard(&self, won: Granted) -> Guard {
+        Guard::new(won, Arc::clone(&self.leases))
     }
 
     /// A single attempt. What it wins is neither kept alive nor marked as
     /// having the turn before [`Guard::begin`].
-    pub(crate) async fn attempt(&self, key: &Key, terms: Terms) -> Result<Won, Box<Failed>> {
+    pub(crate) async fn attempt(
+        &self,
+        key: &Key,
+        terms: Terms,
+    ) -> Result<Granted, Box<FailedAttempt>> {
         let _permit = match &self.pace {
             Some(pace) => Box::pin(pace.acquire()).await.ok(),
             None => None,
@@ -288,9 +298,9 @@ impl Acquire {
         // Two rounds, and the probes.
         let limit = held.asked_at + ROUNDS * held.fleet.node_timeout(terms.ttl);
         let Some(outcome) = attempt.by(limit).await else {
-            return Err(Box::new(Failed::deserted(&held)));
+            return Err(Box::new(FailedAttempt::deserted(&held)));
         };
-        let counters = &held.fleet.counters;
+        let counters = &held.context.counters;
         match outcome {
             Ok(grant) => {
                 counters.granted.add_one();
@@ -298,10 +308,10 @@ impl Acquire {
                     counters.write_backs.add_one();
                 }
                 let fence = grant.fence;
-                Ok(Won { held, fence })
+                Ok(Granted { held, fence })
             }
             Err(refused) => {
-                let failed = Box::new(Failed::explain(&held, refused));
+                let failed = Box::new(FailedAttempt::explain(&held, refused));
                 events::refused(key, &failed.error);
                 Err(failed)
             }
@@ -309,8 +319,8 @@ impl Acquire {
     }
 
     /// The lease that an attempt is to win.
-    fn candidate(&self, key: &Key, ttl: Ttl) -> Arc<Held> {
-        let defaults = self.router.defaults();
+    fn candidate(&self, key: &Key, ttl: Ttl) -> Arc<LeaseState> {
+        let defaults = &self.leases.defaults;
         let label = self.label.as_ref().unwrap_or(&defaults.label);
         let token = Token::new(random::unique(), label.as_deref());
         let now = clock::now();
@@ -321,9 +331,10 @@ impl Acquire {
                 .unwrap_or(ttl.get() / 3),
             until: now + self.max_hold.unwrap_or(defaults.max_hold),
         });
-        let fleet = self.router.fleet();
-        fleet.counters.attempts.add_one();
-        Held::new(fleet, key, ttl, token, now, keep_alive)
+        let fleet = self.leases.nodes();
+        let context = &self.leases.context;
+        context.counters.attempts.add_one();
+        LeaseState::new(Arc::clone(context), fleet, key, ttl, token, now, keep_alive)
     }
 
     pub(crate) fn give_up(&self, attempts: u32, started: Instant, last: Error) -> Error {
@@ -339,17 +350,10 @@ impl Acquire {
     }
 }
 
-/// An attempt that won.
-#[derive(Debug)]
-pub(crate) struct Won {
-    pub(crate) held: Arc<Held>,
-    pub(crate) fence: Fence,
-}
-
 /// An attempt that did not win.
-pub(crate) struct Failed {
+pub(crate) struct FailedAttempt {
     /// The nodes that it was made on.
-    fleet: Arc<Fleet>,
+    fleet: Arc<ViewNodes>,
     began: Instant,
     pub(crate) error: Error,
     /// Who stood in the way.
@@ -361,7 +365,7 @@ pub(crate) struct Failed {
     is_silence: bool,
 }
 
-impl Failed {
+impl FailedAttempt {
     /// Whether nodes only did not answer in what was left of the wait: an
     /// attempt that had its time tells more. One that nodes were out of reach
     /// for tells what it met.
@@ -374,8 +378,8 @@ impl Failed {
     }
 
     /// The router's tasks stand still: nobody answers, in time or late.
-    fn deserted(held: &Held) -> Self {
-        held.fleet.counters.failed.add_one();
+    fn deserted(held: &LeaseState) -> Self {
+        held.context.counters.failed.add_one();
         Self {
             fleet: Arc::clone(&held.fleet),
             began: held.asked_at,
@@ -386,7 +390,7 @@ impl Failed {
         }
     }
 
-    fn explain(held: &Held, refused: Refused) -> Self {
+    fn explain(held: &LeaseState, refused: Refused) -> Self {
         let fleet = &held.fleet;
         let Refused {
             shortfall,
@@ -411,7 +415,7 @@ impl Failed {
             .any(|(node, refusal)| refusal.is_stale() && !fleet.is_returning(*node));
         let is_silence = refusals.iter().all(|(_, refusal)| is_silence(refusal));
         let key = held.key.clone();
-        let counters = &fleet.counters;
+        let counters = &held.context.counters;
         let is_contended = shortfall == Shortfall::Votes && !is_outage;
         if is_contended {
             counters.hot.note(&key);

@@ -5,7 +5,6 @@ use std::future::Future;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::error::Error;
-use crate::router::Router;
 
 mod all;
 mod each;
@@ -22,45 +21,6 @@ const MAX_KEYS: usize = 16_384;
 /// Operations of one call that are under way at once, at the most. Enough to
 /// fill a node's batches; and a node answers as many well within its time.
 const WINDOW: usize = 1_024;
-
-impl Router {
-    /// Locks each of `keys` for itself: a builder that gives one result per
-    /// key, as they come or all at the end.
-    ///
-    /// ```
-    /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
-    /// # let router = ringlock::Router::in_memory(5).await?;
-    /// let mut outcomes = router.acquire_many(["orders/42", "orders/43"]).outcomes();
-    /// while let Some((key, result)) = outcomes.next().await {
-    ///     match result {
-    ///         Ok(guard) => println!("{key}: fence {}", guard.fence()),
-    ///         Err(error) => println!("{key}: {error}"),
-    ///     }
-    /// }
-    /// # Ok(()) }
-    /// ```
-    pub fn acquire_many<K: AsRef<[u8]>>(
-        &self,
-        keys: impl IntoIterator<Item = K>,
-    ) -> AcquireMany<K> {
-        AcquireMany::new(self.clone(), keys.into_iter().collect())
-    }
-
-    /// Locks all of `keys`, across nodes and modes, or none: a builder that is
-    /// also the future. A key that is named twice is locked once.
-    ///
-    /// ```
-    /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
-    /// # let router = ringlock::Router::in_memory(5).await?;
-    /// let guards = router.acquire_all(["account/7", "account/9"]).await?;
-    /// println!("{:?} {:?}", guards.fence("account/7"), guards.fence("account/9"));
-    /// guards.release().await?;
-    /// # Ok(()) }
-    /// ```
-    pub fn acquire_all(&self, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) -> AcquireAll {
-        AcquireAll::new(self.clone(), keys)
-    }
-}
 
 fn check_count(given: usize) -> Result<(), Error> {
     if given > MAX_KEYS {

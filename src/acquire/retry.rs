@@ -9,7 +9,7 @@ use crate::proto::time::Instant;
 
 /// How long to go on trying.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct RetryPolicy {
     pub(crate) wait: Option<Duration>,
     pub(crate) attempts: Option<u32>,
     pub(crate) retry_delay: Option<Duration>,
@@ -17,7 +17,7 @@ pub(crate) struct Patience {
     pub(crate) is_single: bool,
 }
 
-impl Patience {
+impl RetryPolicy {
     /// Whether it is a single attempt, which waits for nobody.
     pub(crate) fn is_one_try(&self) -> bool {
         self.is_single || self.wait.is_some_and(|wait| wait.is_zero())

@@ -8,7 +8,8 @@ use std::time::Duration;
 use ringlock_ring::NodeIndex;
 
 use crate::clock;
-use crate::cluster::nodes::Fleet;
+use crate::cluster::nodes::ViewNodes;
+use crate::lease::handoffs::MOST_LOOKS;
 use crate::node::{Sight, Watch};
 use crate::proto::backoff::Backoff;
 use crate::proto::lease::Key;
@@ -16,6 +17,7 @@ use crate::proto::node::message::NodeErrorKind;
 use crate::proto::operation::machine::Refusal;
 use crate::proto::quorum::{Placement, Seat, Seats};
 use crate::proto::time::Instant;
+use crate::runtime::lifecycle::Lifecycle;
 
 /// An attempt is made after so long at the most, told or not: a watch may have
 /// died without a word. Up to a quarter earlier, lest all come at once.
@@ -25,23 +27,6 @@ const LONGEST_WATCH: Duration = Duration::from_secs(5);
 /// one has begun.
 const TICK: Duration = Duration::from_millis(1);
 
-/// The least time that other processes have for an attempt when this one gives
-/// way.
-const LEAST_WAY: Duration = Duration::from_micros(200);
-
-/// The longest.
-pub(crate) const LONGEST_WAY: Duration = Duration::from_millis(500);
-
-/// Trips to the nodes and back that it takes others to be told that a key is
-/// free, to look whether it still is, and to attempt it.
-const TRIPS_OF_WAY: u32 = 1 + MOST_LOOKS;
-
-/// How often to look, at the most, whether a key is free that has passed from
-/// hand to hand elsewhere, before an attempt at it. Each time costs a server
-/// far less than an attempt in vain; and how often is drawn by lot, for servers
-/// tell those who wait always in the same order.
-const MOST_LOOKS: u32 = 3;
-
 /// The shortest `retry_delay`: less would only burden the nodes.
 const LEAST_RETRY_DELAY: Duration = Duration::from_millis(5);
 
@@ -50,12 +35,6 @@ const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
 fn is_overload(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::Failed(error) if error.kind() == NodeErrorKind::Overloaded)
-}
-
-/// How long to leave a key to others that have waited for it too; `trip` is
-/// how long this process's last attempt took.
-pub(crate) fn way(trip: Duration) -> Duration {
-    (TRIPS_OF_WAY * trip).clamp(LEAST_WAY, LONGEST_WAY)
 }
 
 /// Who stood in the way of an attempt, and where.
@@ -119,7 +98,7 @@ impl Rivals {
     /// Watches every node that could be one of those that an attempt wins by:
     /// some may stay busy, with an entry that nobody releases. `None` where too
     /// few can be watched.
-    fn watch(&self, fleet: &Fleet, key: &Key) -> Option<Watching> {
+    fn watch(&self, fleet: &ViewNodes, key: &Key) -> Option<Watching> {
         // Nodes that are overloaded, or out of reach, are asked for nothing more.
         let out_of_reach = self.blocked.minus(self.in_reach);
         if self.busy.is_empty() || self.placement.is_blocked_by(out_of_reach) {
@@ -144,14 +123,20 @@ impl Rivals {
     }
 
     /// Tells the holders that somebody waits who watches nothing.
-    fn leave_notes(&self, fleet: &Fleet, key: &Key) {
+    fn leave_notes(&self, fleet: &ViewNodes, key: &Key) {
         for seat in self.busy.iter() {
             fleet.peer(self.placement.node(seat)).node.want(key);
         }
     }
 
     /// Waits until the key may be free, and was found so `looks` times in a row.
-    async fn freed(&self, fleet: &Fleet, key: &Key, mut watching: Watching, looks: u32) -> Sight {
+    async fn freed(
+        &self,
+        fleet: &ViewNodes,
+        key: &Key,
+        mut watching: Watching,
+        looks: u32,
+    ) -> Sight {
         let mut seen = Sight::Free;
         let mut to_go = looks;
         loop {
@@ -253,7 +238,8 @@ impl Pauses {
     /// the way of; false: not before `deadline`.
     pub(crate) async fn wait(
         &mut self,
-        fleet: &Fleet,
+        life: &Lifecycle,
+        fleet: &ViewNodes,
         key: &Key,
         rivals: &Rivals,
         deadline: Option<Instant>,
@@ -261,7 +247,7 @@ impl Pauses {
         // Under a newer view the key may lie elsewhere.
         let mut left = std::pin::pin!(fleet.left.notified());
         left.as_mut().enable();
-        if fleet.newest().is_some() || fleet.keeper.life.check().is_err() {
+        if fleet.newest().is_some() || life.check().is_err() {
             return true;
         }
         let free_at = rivals.free_in.map(|free_in| clock::now() + free_in + TICK);

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::cluster::first_start::{ConnectProgress, LOOK_AGAIN, Listener, Outcome, Plan, Rival};
-use crate::cluster::nodes::Peer;
+use crate::cluster::nodes::NodeHandle;
 use crate::cluster::proposer;
-use crate::cluster::registry::Roster;
-use crate::cluster::snapshot::{STEP_TIMEOUT, Survey};
+use crate::cluster::registry::NodeRegistry;
+use crate::cluster::snapshot::{ClusterSnapshot, STEP_TIMEOUT};
 use crate::config::topology_diff::differences;
 use crate::config::{Init, OnMismatch};
 use crate::error::{Cause, Error, NodeCause};
@@ -33,7 +33,7 @@ const MAX_REFUSALS: u32 = 5;
 
 /// What a cluster is to be.
 #[derive(Clone, Debug)]
-pub(crate) struct Charter {
+pub(crate) struct BootstrapOptions {
     pub(crate) topology: Topology,
     pub(crate) init: Init,
     pub(crate) on_mismatch: OnMismatch,
@@ -45,7 +45,7 @@ pub(crate) struct Charter {
     pub(crate) listener: Listener,
 }
 
-impl Charter {
+impl BootstrapOptions {
     /// What is to be started where no node serves a view. Of nodes that have
     /// served one, it is not known which others were in it.
     fn first_start(&self) -> Plan<'_> {
@@ -65,14 +65,14 @@ impl Charter {
 ///
 /// Cancel safe: it may be taken up again at any point, by anybody.
 pub(crate) async fn establish(
-    charter: &Charter,
-    roster: &Roster,
-    seeds: &[Peer],
-) -> Result<(View, Vec<Peer>), Error> {
+    charter: &BootstrapOptions,
+    roster: &NodeRegistry,
+    seeds: &[NodeHandle],
+) -> Result<(View, Vec<NodeHandle>), Error> {
     let mut patience = Patience::of(charter);
     let mut rival = Rival::default();
     loop {
-        let survey = Survey::of(seeds).await;
+        let survey = ClusterSnapshot::of(seeds).await;
         if survey.newest(charter.least_epoch).is_some() {
             if let Some(found) = survey.newest_view(charter.least_epoch).await? {
                 compare(charter, &found)?;
@@ -129,7 +129,7 @@ struct Patience {
 }
 
 impl Patience {
-    fn of(charter: &Charter) -> Self {
+    fn of(charter: &BootstrapOptions) -> Self {
         Self {
             until: clock::now() + charter.patience,
             told: None,
@@ -148,7 +148,7 @@ impl Patience {
         Ok(())
     }
 
-    fn silent(&mut self, survey: &Survey<'_>, charter: &Charter) {
+    fn silent(&mut self, survey: &ClusterSnapshot<'_>, charter: &BootstrapOptions) {
         let now = clock::now();
         if self.told.is_none_or(|told| now >= told + TELL) {
             self.told = Some(now);
@@ -159,7 +159,7 @@ impl Patience {
         }
     }
 
-    fn verdict(self, survey: Survey<'_>) -> Error {
+    fn verdict(self, survey: ClusterSnapshot<'_>) -> Error {
         let answered = survey.answers().count();
         match (survey.silent(), self.refused) {
             ([], Some(cause)) => Error::InitRefused(cause),
@@ -172,8 +172,8 @@ impl Patience {
     }
 }
 
-async fn is_to_start_anew(view: &View, peers: &[Peer]) -> bool {
-    let survey = Survey::of_most(peers).await;
+async fn is_to_start_anew(view: &View, peers: &[NodeHandle]) -> bool {
+    let survey = ClusterSnapshot::of_most(peers).await;
     prospect(view, |name| survey.status(name)) == Prospect::StartsAnew
 }
 
@@ -184,7 +184,7 @@ async fn is_to_start_anew(view: &View, peers: &[Peer]) -> bool {
 )]
 pub(crate) enum NewBeginning {
     /// It is started.
-    Made(View, Vec<Peer>),
+    Made(View, Vec<NodeHandle>),
     /// Another was quicker, a vote helps, or members do not answer any more.
     Needless,
     /// It may live on elsewhere.
@@ -196,9 +196,9 @@ pub(crate) enum NewBeginning {
 ///
 /// Cancel safe: it may be taken up again at any point, by anybody.
 pub(crate) async fn start_anew(
-    charter: &Charter,
+    charter: &BootstrapOptions,
     view: &View,
-    peers: &[Peer],
+    peers: &[NodeHandle],
 ) -> Result<NewBeginning, Error> {
     let mut topology = view.topology().clone();
     // Should the cluster live on elsewhere, in spite of all, nobody takes this
@@ -217,7 +217,7 @@ pub(crate) async fn start_anew(
     let mut rival = Rival::default();
     let mut refusals = 0;
     loop {
-        let survey = Survey::of(peers).await;
+        let survey = ClusterSnapshot::of(peers).await;
         let is_over = survey.newest(view.id().epoch.saturating_add(1)).is_some();
         if is_over || prospect(view, |name| survey.status(name)) != Prospect::StartsAnew {
             return Ok(NewBeginning::Needless);
@@ -247,7 +247,7 @@ pub(crate) async fn start_anew(
 
 /// Whether a member that kept its data has accepted a change of membership: it
 /// may have been decided by others, who have forgotten.
-async fn has_accepted_passage(view: &View, peers: &[Peer], statuses: &[NodeStatus]) -> bool {
+async fn has_accepted_passage(view: &View, peers: &[NodeHandle], statuses: &[NodeStatus]) -> bool {
     for (peer, status) in peers.iter().zip(statuses) {
         if status.standing() != Standing::Serving(view.id()) {
             continue;
@@ -282,10 +282,10 @@ async fn has_accepted_passage(view: &View, peers: &[Peer], statuses: &[NodeStatu
 
 /// Follows `view` to the newest one that its members know: those that were
 /// asked may have been retired since.
-async fn latest(mut view: View, roster: &Roster) -> Result<(View, Vec<Peer>), Error> {
+async fn latest(mut view: View, roster: &NodeRegistry) -> Result<(View, Vec<NodeHandle>), Error> {
     loop {
         let peers = roster.members(&view)?;
-        let survey = Survey::of_most(&peers).await;
+        let survey = ClusterSnapshot::of_most(&peers).await;
         match survey.check()?.successor(&view).await {
             Some(newer) => view = newer,
             None => {
@@ -298,7 +298,7 @@ async fn latest(mut view: View, roster: &Roster) -> Result<(View, Vec<Peer>), Er
 }
 
 /// What to do where another topology is served than configured.
-fn compare(charter: &Charter, view: &View) -> Result<(), Error> {
+fn compare(charter: &BootstrapOptions, view: &View) -> Result<(), Error> {
     let served = view.next().unwrap_or(view.topology());
     let configured = &charter.topology;
     let found = differences(served, configured);

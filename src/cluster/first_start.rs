@@ -8,9 +8,9 @@ use std::time::Duration;
 use ringlock_ring::NodeIndex;
 
 use crate::clock;
-use crate::cluster::nodes::Peer;
+use crate::cluster::nodes::NodeHandle;
 use crate::cluster::proposer::fresh_nonce;
-use crate::cluster::snapshot::{STEP_TIMEOUT, Survey, ask_all};
+use crate::cluster::snapshot::{ClusterSnapshot, STEP_TIMEOUT, ask_all};
 use crate::error::{Cause, Error, NodeCause, whole_millis};
 use crate::node;
 use crate::proto::membership::new_start::NewStart;
@@ -150,7 +150,7 @@ impl Rival {
     pub(crate) async fn precedence(
         &mut self,
         plan: &Plan<'_>,
-        peers: &[Peer],
+        peers: &[NodeHandle],
         statuses: &[NodeStatus],
     ) -> Option<Duration> {
         let now = clock::now();
@@ -219,7 +219,7 @@ impl Plan<'_> {
     /// Cancel safe: it may be taken up again at any point, by anybody.
     pub(crate) async fn attempt(
         &self,
-        peers: &[Peer],
+        peers: &[NodeHandle],
         statuses: &[NodeStatus],
         rival: &mut Rival,
     ) -> Result<Outcome, Error> {
@@ -268,7 +268,7 @@ impl Plan<'_> {
 
     /// Waits until the start is due, and looks whether every member is as it
     /// was left.
-    async fn wait(&self, peers: &[Peer], start: &NewStart) -> bool {
+    async fn wait(&self, peers: &[NodeHandle], start: &NewStart) -> bool {
         let left = start.due().saturating_since(clock::now());
         if !left.is_zero() {
             events::first_start_waits(left);
@@ -276,12 +276,12 @@ impl Plan<'_> {
         loop {
             let now = clock::now();
             if now >= start.due() {
-                return start.is_undisturbed(&Survey::of(peers).await.statuses);
+                return start.is_undisturbed(&ClusterSnapshot::of(peers).await.statuses);
             }
             self.listener.waits(start.due().saturating_since(now));
             clock::sleep_until(start.due().min(now + LOOK)).await;
             // Whoever does not answer may do so in the end.
-            let survey = Survey::of_most(peers).await;
+            let survey = ClusterSnapshot::of_most(peers).await;
             let is_silent = survey.statuses.iter().any(Option::is_none);
             if !is_silent && !start.is_undisturbed(&survey.statuses) {
                 return false;
@@ -289,14 +289,14 @@ impl Plan<'_> {
         }
     }
 
-    async fn hand_out(&self, peers: &[Peer], start: &NewStart) -> Result<Outcome, Error> {
+    async fn hand_out(&self, peers: &[NodeHandle], start: &NewStart) -> Result<Outcome, Error> {
         let names = peers.iter().map(|peer| peer.name.to_string());
         let nonces = names.zip(start.nonces().iter().cloned()).collect();
         let topology = self.topology.clone().named(&fresh_nonce());
         let view = View::stable(start.epoch(), topology, &nonces)?;
         // The members of the view are in the order of their names, as peers
         // need not be.
-        let index = |peer: &Peer| view.index_of(&peer.name).unwrap_or(NodeIndex::new(0));
+        let index = |peer: &NodeHandle| view.index_of(&peer.name).unwrap_or(NodeIndex::new(0));
         let answers = ask_all(peers, |at| adopt(&view, index(&peers[at]))).await;
         let done = |answer: &&Answer| **answer == Ok(Reply::Done);
         let adopted = answers.iter().filter(done).count();
@@ -329,7 +329,7 @@ fn is_refusal(error: &NodeError) -> bool {
     )
 }
 
-fn refused(peer: &Peer, error: NodeError) -> Outcome {
+fn refused(peer: &NodeHandle, error: NodeError) -> Outcome {
     Outcome::Refused(NodeCause {
         node: Arc::clone(&peer.name),
         cause: Cause::Failed(error),

@@ -10,9 +10,8 @@ use ringlock_ring::NodeIndex;
 use tokio::sync::Notify;
 
 use crate::clock;
-use crate::cluster::refresh::Lookout;
+use crate::cluster::refresh::RefreshSignal;
 use crate::error::{Cause, Error, KeptOut, NodeCause};
-use crate::lease::scheduler::Keeper;
 use crate::node::Node;
 use crate::proto::lease::{Key, Ttl};
 use crate::proto::membership::view::View;
@@ -20,7 +19,6 @@ use crate::proto::operation::machine::Refusal;
 use crate::proto::quorum::{Placement, majority};
 use crate::proto::time::Instant;
 use crate::telemetry::metrics::NodeMeter;
-use crate::telemetry::stats::Counters;
 
 /// What is newer by less is not noted: all threads share the notes.
 const SEEN_GRAIN: Duration = Duration::from_millis(1);
@@ -30,16 +28,16 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// A name and the node behind it.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer {
+pub(crate) struct NodeHandle {
     pub(crate) name: Arc<str>,
     pub(crate) node: Arc<dyn Node>,
     pub(crate) meter: NodeMeter,
 }
 
 /// The nodes of one view, in the view's order.
-pub(crate) struct Fleet {
+pub(crate) struct ViewNodes {
     pub(crate) view: Arc<View>,
-    peers: Vec<Peer>,
+    peers: Vec<NodeHandle>,
     /// Send time of the newest request that each node answered under the view.
     seen_at: Vec<AtomicU64>,
     /// The last result of [`Self::confirmed_at`], a lower bound of the next.
@@ -52,27 +50,23 @@ pub(crate) struct Fleet {
     next: OnceLock<Arc<Self>>,
     /// Wakes those who wait for a key under this view, when there is a next.
     pub(crate) left: Notify,
-    pub(crate) lookout: Arc<Lookout>,
-    pub(crate) keeper: Arc<Keeper>,
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) lookout: Arc<RefreshSignal>,
     /// As configured; `None`: by the ttl.
     node_timeout: Option<Duration>,
 }
 
-impl Fleet {
+impl ViewNodes {
     /// `peers` must be in the view's order.
     pub(crate) fn new(
         view: Arc<View>,
-        peers: Vec<Peer>,
-        lookout: Arc<Lookout>,
-        keeper: Arc<Keeper>,
+        peers: Vec<NodeHandle>,
+        lookout: Arc<RefreshSignal>,
     ) -> Self {
         let longest_ttl = view.longest_ttl();
         for peer in &peers {
             peer.node.heed_longest_ttl(longest_ttl);
         }
         let seen_at = peers.iter().map(|_| AtomicU64::new(0)).collect();
-        let counters = Arc::clone(keeper.counters());
         Self {
             view,
             peers,
@@ -83,8 +77,6 @@ impl Fleet {
             next: OnceLock::new(),
             left: Notify::new(),
             lookout,
-            keeper,
-            counters,
             node_timeout: None,
         }
     }
@@ -98,10 +90,9 @@ impl Fleet {
     }
 
     /// The nodes of the same router as of `view`, which came after this one's.
-    pub(crate) fn followed_by(&self, view: Arc<View>, peers: Vec<Peer>) -> Arc<Self> {
+    pub(crate) fn followed_by(&self, view: Arc<View>, peers: Vec<NodeHandle>) -> Arc<Self> {
         let next = self.next.get_or_init(|| {
-            let (lookout, keeper) = (Arc::clone(&self.lookout), Arc::clone(&self.keeper));
-            let next = Self::new(view, peers, lookout, keeper);
+            let next = Self::new(view, peers, Arc::clone(&self.lookout));
             Arc::new(next.with_node_timeout(self.node_timeout))
         });
         self.left.notify_waiters();
@@ -133,11 +124,11 @@ impl Fleet {
         }
     }
 
-    pub(crate) fn peers(&self) -> &[Peer] {
+    pub(crate) fn peers(&self) -> &[NodeHandle] {
         &self.peers
     }
 
-    pub(crate) fn peer(&self, node: NodeIndex) -> &Peer {
+    pub(crate) fn peer(&self, node: NodeIndex) -> &NodeHandle {
         &self.peers[node.get()]
     }
 
@@ -283,9 +274,9 @@ impl Outlook {
     }
 }
 
-impl fmt::Debug for Fleet {
+impl fmt::Debug for ViewNodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fleet")
+        f.debug_struct("ViewNodes")
             .field("view", &self.view)
             .field("peers", &self.peers)
             .finish()

@@ -8,7 +8,7 @@ use futures_util::stream::FuturesUnordered;
 use ringlock_ring::NodeIndex;
 
 use crate::clock;
-use crate::cluster::nodes::Peer;
+use crate::cluster::nodes::NodeHandle;
 use crate::cluster::snapshot::STEP_TIMEOUT;
 use crate::error::Error;
 use crate::node::{self, ReplyTo};
@@ -50,7 +50,11 @@ pub(crate) fn fresh_nonce() -> Nonce {
 /// Has the nodes of `view` decide on `proposal` as the view that follows.
 ///
 /// Cancel safe: what is begun may be taken up again by anybody.
-pub(crate) async fn decide(view: &View, peers: &[Peer], proposal: &View) -> Result<Vote, Error> {
+pub(crate) async fn decide(
+    view: &View,
+    peers: &[NodeHandle],
+    proposal: &View,
+) -> Result<Vote, Error> {
     let motion = Motion {
         view: proposal.id(),
         document: Arc::clone(proposal.document()),
@@ -80,7 +84,7 @@ pub(crate) async fn decide(view: &View, peers: &[Peer], proposal: &View) -> Resu
 }
 
 /// Carries out one ballot.
-async fn poll(mut decision: Decision, peers: &[Peer]) -> Ruling {
+async fn poll(mut decision: Decision, peers: &[NodeHandle]) -> Ruling {
     let mut call = decision.start();
     while let Some(request) = call.ask.take() {
         let deadline = clock::now() + STEP_TIMEOUT;
@@ -109,7 +113,7 @@ async fn poll(mut decision: Decision, peers: &[Peer]) -> Ruling {
 
 /// Hands a decided view to its members, and to those of the view before: whom
 /// it does not name, it teaches old clients.
-pub(crate) fn spread(view: &View, peers: &[Peer], before: Option<(&View, &[Peer])>) {
+pub(crate) fn spread(view: &View, peers: &[NodeHandle], before: Option<(&View, &[NodeHandle])>) {
     let node = |index: usize| NodeIndex::new(index as u16);
     let mut letters = Vec::new();
     for (index, peer) in peers.iter().enumerate() {

@@ -12,14 +12,15 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::clock;
 use crate::cluster::bootstrap;
-use crate::cluster::bootstrap::{Charter, NewBeginning};
+use crate::cluster::bootstrap::{BootstrapOptions, NewBeginning};
 use crate::cluster::first_start::{ConnectProgress, Listener};
-use crate::cluster::nodes::{Fleet, Outlook, Peer};
+use crate::cluster::membership::Membership;
+use crate::cluster::nodes::{NodeHandle, Outlook, ViewNodes};
 use crate::cluster::proposer;
 use crate::cluster::proposer::Vote;
-use crate::cluster::refresh::Lookout;
-use crate::cluster::registry::Roster;
-use crate::cluster::snapshot::{Survey, tell};
+use crate::cluster::refresh::RefreshSignal;
+use crate::cluster::registry::NodeRegistry;
+use crate::cluster::snapshot::{ClusterSnapshot, tell};
 use crate::config::Init;
 use crate::error::{Error, KeptOut};
 use crate::proto::membership::new_start::{Doubt, Prospect, prospect};
@@ -28,7 +29,7 @@ use crate::proto::membership::view::View;
 use crate::proto::node::message::{Reply, Request, Standing, ViewId};
 use crate::proto::quorum::majority;
 use crate::proto::time::Instant;
-use crate::router::Shared;
+use crate::runtime::task;
 use crate::telemetry::events;
 
 /// Two looks follow each other no faster, however often one is asked for; after
@@ -49,11 +50,11 @@ const START_AGAIN: Duration = Duration::from_secs(5);
 const STAND_BY: Duration = Duration::from_secs(1);
 
 /// What the task has of its router.
-pub(crate) struct Watchman {
-    lookout: Arc<Lookout>,
-    roster: Arc<Roster>,
-    charter: Charter,
-    shared: Weak<Shared>,
+struct Reconciler {
+    lookout: Arc<RefreshSignal>,
+    roster: Arc<NodeRegistry>,
+    charter: BootstrapOptions,
+    membership: Weak<Membership>,
     /// When a node that is due is let in, unless another router has done so.
     propose_at: Option<Instant>,
     /// Starts a cluster anew of which most members lost their data.
@@ -66,27 +67,29 @@ pub(crate) struct Watchman {
     due: Arc<Mutex<Option<Instant>>>,
 }
 
+/// Starts the task on the present runtime. It ends together with `membership`.
+pub(crate) fn start(membership: &Arc<Membership>, charter: BootstrapOptions) {
+    let watchman = Reconciler::new(membership, charter);
+    let lookout = Arc::clone(&watchman.lookout);
+    membership.own(task::spawn(watchman.run(), move || lookout.close()));
+}
+
 /// What is to be done after a look.
 #[derive(Default)]
 struct Sequel {
     has_helped: bool,
-    newer: Option<(View, Vec<Peer>)>,
+    newer: Option<(View, Vec<NodeHandle>)>,
     /// When to look again, if that is sooner than usual.
     due: Option<Instant>,
 }
 
-impl Watchman {
-    pub(crate) fn new(
-        lookout: Arc<Lookout>,
-        roster: Arc<Roster>,
-        charter: Charter,
-        shared: Weak<Shared>,
-    ) -> Self {
+impl Reconciler {
+    fn new(membership: &Arc<Membership>, charter: BootstrapOptions) -> Self {
         Self {
-            lookout,
-            roster,
+            lookout: Arc::clone(&membership.current().lookout),
+            roster: Arc::clone(membership.registry()),
             charter,
-            shared,
+            membership: Arc::downgrade(membership),
             propose_at: None,
             start: JoinSet::new(),
             start_at: Instant::default(),
@@ -96,7 +99,7 @@ impl Watchman {
     }
 
     /// Looks whenever that is due or asked for, until the router is gone.
-    pub(crate) async fn run(mut self) {
+    async fn run(mut self) {
         let Some(fleet) = self.fleet() else { return };
         let mut guide = Transition::new(Goal::Keep, Arc::clone(&fleet.view));
         let mut due = idle_until(&fleet);
@@ -156,19 +159,21 @@ impl Watchman {
         }
     }
 
-    fn move_up(&self, view: View, peers: Vec<Peer>) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.move_up(view, peers);
+    fn move_up(&self, view: View, peers: Vec<NodeHandle>) {
+        if let Some(membership) = self.membership.upgrade() {
+            membership.move_up(view, peers);
         }
     }
 
-    fn fleet(&self) -> Option<Arc<Fleet>> {
-        self.shared.upgrade().map(|shared| shared.fleet())
+    fn fleet(&self) -> Option<Arc<ViewNodes>> {
+        self.membership
+            .upgrade()
+            .map(|membership| membership.current())
     }
 
-    async fn look(&mut self, fleet: &Fleet, guide: &mut Transition) -> Result<Sequel, Error> {
+    async fn look(&mut self, fleet: &ViewNodes, guide: &mut Transition) -> Result<Sequel, Error> {
         let known = fleet.view.id();
-        let survey = Survey::of_most(fleet.peers()).await;
+        let survey = ClusterSnapshot::of_most(fleet.peers()).await;
         if let Some(newer) = survey.successor(&fleet.view).await {
             return self.follow(newer);
         }
@@ -206,17 +211,17 @@ impl Watchman {
 
     /// Too few members answer: perhaps all were replaced meanwhile, and who is
     /// configured knows of it.
-    async fn ask_seeds(&self, fleet: &Fleet) -> Option<View> {
+    async fn ask_seeds(&self, fleet: &ViewNodes) -> Option<View> {
         let mut seeds = self.roster.seeds();
         seeds.retain(|seed| fleet.view.index_of(&seed.name).is_none());
-        let survey = Survey::of_most(&seeds).await;
+        let survey = ClusterSnapshot::of_most(&seeds).await;
         let newer = survey.successor(&fleet.view).await;
         newer.filter(|view| view.cluster() == fleet.view.cluster())
     }
 
     /// What becomes of the cluster where no vote can be had; it is started anew
     /// where that is to be.
-    fn consider(&mut self, fleet: &Fleet, survey: &Survey<'_>) -> Prospect {
+    fn consider(&mut self, fleet: &ViewNodes, survey: &ClusterSnapshot<'_>) -> Prospect {
         let prospect = prospect(&fleet.view, |name| survey.status(name));
         let why = match &prospect {
             Prospect::Votes => too_few_answer(fleet, survey),
@@ -249,7 +254,7 @@ impl Watchman {
     /// Most nodes have lost their data, and all answer: the cluster is given a
     /// view again, above the one that this router knew, so that fences go on
     /// growing.
-    fn start_again(&mut self, fleet: &Fleet) {
+    fn start_again(&mut self, fleet: &ViewNodes) {
         if !self.start.is_empty() || clock::now() < self.start_at {
             return;
         }
@@ -260,7 +265,7 @@ impl Watchman {
                 *due.lock() = Some(clock::now() + *remaining);
             }
         });
-        let charter = Charter {
+        let charter = BootstrapOptions {
             listener,
             ..self.charter.clone()
         };
@@ -270,7 +275,7 @@ impl Watchman {
     }
 
     /// Remembers what the nodes said.
-    fn note(&self, fleet: &Fleet, guide: &mut Transition, survey: &Survey<'_>) {
+    fn note(&self, fleet: &ViewNodes, guide: &mut Transition, survey: &ClusterSnapshot<'_>) {
         let now = clock::now();
         for (index, (peer, status)) in fleet.peers().iter().zip(&survey.statuses).enumerate() {
             let serving = status.as_ref().map(|status| status.standing());
@@ -287,7 +292,7 @@ impl Watchman {
     }
 
     /// Does what keeps every member in its place.
-    async fn attend(&mut self, fleet: &Fleet, guide: &Transition) -> Result<Sequel, Error> {
+    async fn attend(&mut self, fleet: &ViewNodes, guide: &Transition) -> Result<Sequel, Error> {
         let now = clock::now();
         let step = guide.next(now, proposer::fresh_nonce)?;
         if !matches!(step, Move::Propose(_)) {
@@ -317,7 +322,7 @@ impl Watchman {
         Ok(sequel)
     }
 
-    async fn readmit(&self, fleet: &Fleet, view: View) -> Result<Sequel, Error> {
+    async fn readmit(&self, fleet: &ViewNodes, view: View) -> Result<Sequel, Error> {
         match proposer::decide(&fleet.view, fleet.peers(), &view).await? {
             Vote::Decided(view) => {
                 events::readmitted(view.id());
@@ -341,7 +346,7 @@ impl Watchman {
 
 /// Where nodes lost their data and the others could let them in again: whether
 /// too few of those answer.
-fn too_few_answer(fleet: &Fleet, survey: &Survey<'_>) -> Option<KeptOut> {
+fn too_few_answer(fleet: &ViewNodes, survey: &ClusterSnapshot<'_>) -> Option<KeptOut> {
     let deciders = fleet.view.deciders();
     let needed = majority(deciders.len());
     let can_vote = |&node: &NodeIndex| {
@@ -356,7 +361,7 @@ fn too_few_answer(fleet: &Fleet, survey: &Survey<'_>) -> Option<KeptOut> {
 
 /// When to look though nobody asks: before what confirms the view runs out, at
 /// a time of each router's own.
-fn idle_until(fleet: &Fleet) -> Instant {
+fn idle_until(fleet: &ViewNodes) -> Instant {
     let half = fleet.view.view_lease() / 2;
     clock::now() + half - half.mul_f64(rand::random::<f64>() / 5.0)
 }
@@ -371,7 +376,7 @@ struct Help {
 }
 
 /// Sends the letters.
-async fn help(fleet: &Fleet, letters: Vec<(String, Request)>) -> Help {
+async fn help(fleet: &ViewNodes, letters: Vec<(String, Request)>) -> Help {
     let mut adoptions = Vec::new();
     let mut addressed = Vec::new();
     for (name, request) in letters {

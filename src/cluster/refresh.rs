@@ -10,15 +10,15 @@ use crate::proto::time::Instant;
 
 /// What the rest of the router sees of the [watchman](crate::cluster::reconciler).
 #[derive(Debug)]
-pub(crate) struct Lookout {
+pub(crate) struct RefreshSignal {
     wanted: Notify,
     begun: AtomicU64,
-    over: watch::Sender<Look>,
+    over: watch::Sender<RefreshOutcome>,
 }
 
 /// What a look came to.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Look {
+pub(crate) struct RefreshOutcome {
     number: u64,
     /// Whether a node was brought up to the view: what it refused, it may
     /// grant now.
@@ -27,7 +27,7 @@ pub(crate) struct Look {
     pub(crate) error: Option<Error>,
 }
 
-impl Default for Lookout {
+impl Default for RefreshSignal {
     fn default() -> Self {
         Self {
             wanted: Notify::new(),
@@ -37,7 +37,7 @@ impl Default for Lookout {
     }
 }
 
-impl Lookout {
+impl RefreshSignal {
     /// Asks for a look, as soon as may be.
     pub(crate) fn wake(&self) {
         self.wanted.notify_one();
@@ -45,7 +45,7 @@ impl Lookout {
 
     /// Asks for a look that begins after this call, and waits for it up to
     /// `deadline`.
-    pub(crate) async fn look(&self, deadline: Option<Instant>) -> Option<Look> {
+    pub(crate) async fn look(&self, deadline: Option<Instant>) -> Option<RefreshOutcome> {
         let needed = self.begun.load(Ordering::Acquire) + 1;
         let mut over = self.over.subscribe();
         self.wake();
@@ -67,7 +67,7 @@ impl Lookout {
 
     /// Nobody looks any more: whoever waits, or comes to wait, is told so.
     pub(crate) fn close(&self) {
-        self.over.send_replace(Look {
+        self.over.send_replace(RefreshOutcome {
             number: u64::MAX,
             has_helped: false,
             error: Some(Error::Closed),
@@ -76,7 +76,7 @@ impl Lookout {
 
     /// The look that began last is over.
     pub(crate) fn finish(&self, has_helped: bool, error: Option<Error>) {
-        self.over.send_replace(Look {
+        self.over.send_replace(RefreshOutcome {
             number: self.begun.load(Ordering::Acquire),
             has_helped,
             error,

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::cluster::nodes::Peer;
+use crate::cluster::nodes::NodeHandle;
 use crate::config::{Config, ConfigError, NodeConfig, substitute};
 use crate::node::{MemoryNode, Node};
 use crate::proto::membership::view::View;
 use crate::telemetry::metrics::NodeMeter;
 
 /// Nodes by name, and how to make more.
-pub(crate) struct Roster {
+pub(crate) struct NodeRegistry {
     config: Config,
     known: Mutex<BTreeMap<String, Known>>,
 }
@@ -28,7 +28,7 @@ struct Known {
     is_given: bool,
 }
 
-impl Roster {
+impl NodeRegistry {
     /// The nodes of `config`, and those that were handed over as they are.
     pub(crate) fn new(
         config: &Config,
@@ -61,7 +61,7 @@ impl Roster {
     }
 
     /// The nodes that the configuration names.
-    pub(crate) fn seeds(&self) -> Vec<Peer> {
+    pub(crate) fn seeds(&self) -> Vec<NodeHandle> {
         let known = self.known.lock();
         let is_seed = |name: &String| self.config.named(name).is_some();
         let seeds = known.iter().filter(|(name, _)| is_seed(name));
@@ -71,14 +71,14 @@ impl Roster {
     /// The members of `view`, in its order. One that the configuration names
     /// is reached by its url there, until a view says that it has moved; any
     /// other where the view says, as the user of the first node configured.
-    pub(crate) fn members(&self, view: &View) -> Result<Vec<Peer>, ConfigError> {
+    pub(crate) fn members(&self, view: &View) -> Result<Vec<NodeHandle>, ConfigError> {
         view.members()
             .map(|node| self.member(&node.name, &node.address))
             .collect()
     }
 
     /// The node of this name, reached at `address` unless it is known better.
-    pub(crate) fn member(&self, name: &str, address: &str) -> Result<Peer, ConfigError> {
+    pub(crate) fn member(&self, name: &str, address: &str) -> Result<NodeHandle, ConfigError> {
         let mut nodes = self.known.lock();
         if let Some(known) = nodes.get_mut(name) {
             let has_moved = known.address.as_ref().is_some_and(|old| old != address);
@@ -100,7 +100,7 @@ impl Roster {
     }
 
     /// Takes in a node that is to become a member, reached by `url`.
-    pub(crate) fn introduce(&self, node: &NodeConfig) -> Result<Peer, ConfigError> {
+    pub(crate) fn introduce(&self, node: &NodeConfig) -> Result<NodeHandle, ConfigError> {
         let mut nodes = self.known.lock();
         if let Some(known) = nodes.get(&node.name).filter(|known| known.is_given) {
             return Ok(known.peer(&node.name));
@@ -146,8 +146,8 @@ impl Roster {
 }
 
 impl Known {
-    fn peer(&self, name: &str) -> Peer {
-        Peer {
+    fn peer(&self, name: &str) -> NodeHandle {
+        NodeHandle {
             name: name.into(),
             node: Arc::clone(&self.node),
             meter: self.meter.clone(),
@@ -155,7 +155,7 @@ impl Known {
     }
 }
 
-impl fmt::Debug for Roster {
+impl fmt::Debug for NodeRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.known.lock().keys()).finish()
     }

@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 
 use crate::clock;
-use crate::cluster::nodes::Peer;
+use crate::cluster::nodes::NodeHandle;
 use crate::error::{Cause, Error, NodeCause};
 use crate::node;
 use crate::proto::membership::topology::TopologyError;
@@ -29,19 +29,22 @@ pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_millis(250);
 
 /// Asks every peer the same thing, in parallel.
-pub(crate) async fn ask_all(peers: &[Peer], request: impl Fn(usize) -> Request) -> Vec<Answer> {
+pub(crate) async fn ask_all(
+    peers: &[NodeHandle],
+    request: impl Fn(usize) -> Request,
+) -> Vec<Answer> {
     let letters = peers.iter().enumerate();
     tell(letters.map(|(index, peer)| (peer.clone(), request(index)))).await
 }
 
 /// Sends each peer its request, in parallel; the answers in the same order.
-pub(crate) async fn tell(letters: impl IntoIterator<Item = (Peer, Request)>) -> Vec<Answer> {
+pub(crate) async fn tell(letters: impl IntoIterator<Item = (NodeHandle, Request)>) -> Vec<Answer> {
     gather(letters.into_iter().collect(), STEP_TIMEOUT).await
 }
 
 /// Sends each peer its request. Once most have answered, the others have
 /// `grace` to do so.
-async fn gather(letters: Vec<(Peer, Request)>, grace: Duration) -> Vec<Answer> {
+async fn gather(letters: Vec<(NodeHandle, Request)>, grace: Duration) -> Vec<Answer> {
     let deadline = clock::now() + STEP_TIMEOUT;
     let silent = || Err(NodeError::new(NodeErrorKind::Timeout, "no answer yet"));
     let mut answers: Vec<Answer> = letters.iter().map(|_| silent()).collect();
@@ -64,8 +67,8 @@ async fn gather(letters: Vec<(Peer, Request)>, grace: Duration) -> Vec<Answer> {
 }
 
 /// What all nodes say of themselves.
-pub(crate) struct Survey<'p> {
-    peers: &'p [Peer],
+pub(crate) struct ClusterSnapshot<'p> {
+    peers: &'p [NodeHandle],
     /// When they were asked.
     pub(crate) asked_at: Instant,
     pub(crate) statuses: Vec<Option<NodeStatus>>,
@@ -74,18 +77,18 @@ pub(crate) struct Survey<'p> {
     unreadable: Mutex<Option<(ViewId, TopologyError)>>,
 }
 
-impl<'p> Survey<'p> {
+impl<'p> ClusterSnapshot<'p> {
     /// Asks them, and gives each its time.
-    pub(crate) async fn of(peers: &'p [Peer]) -> Self {
+    pub(crate) async fn of(peers: &'p [NodeHandle]) -> Self {
         Self::within(peers, STEP_TIMEOUT).await
     }
 
     /// Asks them, and waits for most.
-    pub(crate) async fn of_most(peers: &'p [Peer]) -> Self {
+    pub(crate) async fn of_most(peers: &'p [NodeHandle]) -> Self {
         Self::within(peers, GRACE).await
     }
 
-    async fn within(peers: &'p [Peer], grace: Duration) -> Self {
+    async fn within(peers: &'p [NodeHandle], grace: Duration) -> Self {
         let asked_at = clock::now();
         let letters = peers.iter().map(|peer| (peer.clone(), Request::Status));
         let answers = gather(letters.collect(), grace).await;
@@ -126,7 +129,7 @@ impl<'p> Survey<'p> {
         if let Some(cause) = self.silent.iter().find(|cause| is_unfit(cause)) {
             return Err(Error::Node(cause.clone()));
         }
-        let mut known: Vec<(&Peer, &NodeStatus)> = Vec::new();
+        let mut known: Vec<(&NodeHandle, &NodeStatus)> = Vec::new();
         for (peer, status) in self.answers() {
             let is_twin = |(_, other): &&(_, &NodeStatus)| other.incarnation == status.incarnation;
             if let Some((first, _)) = known.iter().find(is_twin) {
@@ -143,7 +146,7 @@ impl<'p> Survey<'p> {
     /// Refuses a server that serves `view` as another member than the one that
     /// it is taken for: it would grant what that one may have granted.
     pub(crate) fn recognise(&self, view: &View) -> Result<&Self, Error> {
-        let is_other = |(peer, status): &(&Peer, &NodeStatus)| {
+        let is_other = |(peer, status): &(&NodeHandle, &NodeStatus)| {
             let listed = view.index_of(&peer.name).map(|node| view.nonce(node));
             status.served() == Some(view.id()) && status.nonce.as_ref() != listed
         };
@@ -157,7 +160,7 @@ impl<'p> Survey<'p> {
     }
 
     /// Those that answered, and what.
-    pub(crate) fn answers(&self) -> impl Iterator<Item = (&'p Peer, &NodeStatus)> {
+    pub(crate) fn answers(&self) -> impl Iterator<Item = (&'p NodeHandle, &NodeStatus)> {
         let pairs = self.peers.iter().zip(&self.statuses);
         pairs.filter_map(|(peer, status)| Some((peer, status.as_ref()?)))
     }
@@ -223,7 +226,7 @@ impl<'p> Survey<'p> {
                 continue;
             };
             // Whoever is listed as it is serves it, or is about to.
-            let belongs = |(peer, status): &(&Peer, &NodeStatus)| {
+            let belongs = |(peer, status): &(&NodeHandle, &NodeStatus)| {
                 let listed = view.index_of(&peer.name).map(|node| view.nonce(node));
                 status.standing() != Standing::Absent && status.nonce.as_ref() == listed
             };

@@ -4,19 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::acquire::attempt::Won;
 use crate::clock;
 use crate::error::{Causes, Error, Loss};
-use crate::lease::local_queue::Turn;
-use crate::lease::operation::{Operates, Operation};
-use crate::lease::state::Held;
+use crate::lease::local_queue::Ticket;
+use crate::lease::machines::LeaseMachine;
+use crate::lease::manager::LeaseManager;
+use crate::lease::operation::Operation;
+use crate::lease::state::LeaseState;
 use crate::proto::lease::{Fence, Key, Ttl};
 use crate::proto::operation::extend::Extension;
 use crate::proto::operation::machine::Refusal;
 use crate::proto::operation::release::{Farewell, Release};
 use crate::proto::time::Instant;
-use crate::router::Router;
-use crate::runtime::lifecycle::Life;
+use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::task::AtHome;
 use crate::telemetry::events;
 
@@ -33,11 +33,18 @@ use crate::telemetry::events;
 /// not re-entrant: another acquire of its key waits, like anybody's.
 #[must_use = "a guard that is dropped releases its lease"]
 pub struct Guard {
-    held: Arc<Held>,
+    held: Arc<LeaseState>,
     fence: Fence,
     is_released: bool,
     /// The router lives as long as its leases.
-    _router: Router,
+    _manager: Arc<LeaseManager>,
+}
+
+/// An attempt that won.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    pub(crate) held: Arc<LeaseState>,
+    pub(crate) fence: Fence,
 }
 
 /// How often an extend begins anew because the cluster has a newer view.
@@ -58,25 +65,25 @@ pub enum Released {
 }
 
 impl Guard {
-    pub(crate) fn new(won: Won, router: Router) -> Self {
+    pub(crate) fn new(won: Granted, manager: Arc<LeaseManager>) -> Self {
         Self {
             held: won.held,
             fence: won.fence,
             is_released: false,
-            _router: router,
+            _manager: manager,
         }
     }
 
     /// The lease goes to its caller: from now on it is kept alive, where that
     /// was asked for, and others of this process line up behind it.
-    pub(crate) fn begin(&self, turn: Option<Turn>) {
+    pub(crate) fn begin(&self, turn: Option<Ticket<LeaseState>>) {
         events::granted(&self.held.key, self.fence, self.held.ttl.get());
         if let Some(mut turn) = turn {
             turn.streak.count(self.held.trip());
             self.held.keep_turn(turn);
         }
         if self.held.keep_alive.is_some() {
-            self.held.fleet.keeper.keep(Arc::clone(&self.held));
+            self.held.keep();
         }
     }
 
@@ -129,8 +136,8 @@ impl Guard {
         self.life().origin.is_elsewhere()
     }
 
-    fn life(&self) -> &Life {
-        &self.held.fleet.keeper.life
+    fn life(&self) -> &Lifecycle {
+        &self.held.context.lifecycle
     }
 
     /// Waits until the lease is over, and tells why.
@@ -251,7 +258,7 @@ impl Guard {
             _ if loss.is_some() => loss,
             Farewell::Released => return Ok((Released::InTime, None)),
             Farewell::TooLate { is_taken } => {
-                held.fleet.counters.gone.add_one();
+                held.context.counters.gone.add_one();
                 events::released_too_late(&held.key, self.fence);
                 Some(if is_taken {
                     Loss::TakenOver
@@ -274,7 +281,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if self.is_elsewhere() {
             // The parent's lease, and its router, of which this is a copy.
-            std::mem::forget((Arc::clone(&self.held), self._router.clone()));
+            std::mem::forget((Arc::clone(&self.held), Arc::clone(&self._manager)));
             return;
         }
         if self.is_released {

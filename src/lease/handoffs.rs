@@ -13,9 +13,8 @@
 
 use std::time::Duration;
 
-use crate::acquire::wait::{LONGEST_WAY, way};
 use crate::clock;
-use crate::cluster::nodes::Fleet;
+use crate::cluster::nodes::ViewNodes;
 use crate::node::Interest;
 use crate::proto::lease::Key;
 use crate::proto::quorum::Seats;
@@ -27,9 +26,26 @@ use crate::proto::time::Instant;
 /// between two.
 const MOST_DOUBLINGS: u8 = 6;
 
+/// Most reads of a key before an attempt at it, where the key passes from hand
+/// to hand in other processes. A read costs a server less than a failed
+/// attempt. The count is random because servers notify waiters in a fixed
+/// order.
+pub(crate) const MOST_LOOKS: u32 = 3;
+
+/// The least time that other processes have for an attempt when this one gives
+/// way.
+const LEAST_WAY: Duration = Duration::from_micros(200);
+
+/// The longest.
+const LONGEST_WAY: Duration = Duration::from_millis(500);
+
+/// Trips to the nodes and back that it takes others to be told that a key is
+/// free, to look whether it still is, and to attempt it.
+const TRIPS_OF_WAY: u32 = 1 + MOST_LOOKS;
+
 /// Grants to one process of one key, with no chance for others in between.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Streak {
+pub(crate) struct Handoffs {
     /// How many they are.
     grants: u16,
     /// How long the last of them took, in microseconds.
@@ -38,7 +54,7 @@ pub(crate) struct Streak {
     pauses: u8,
 }
 
-impl Streak {
+impl Handoffs {
     /// Another grant, which took `trip`.
     pub(crate) fn count(&mut self, trip: Duration) {
         self.grants = self.grants.saturating_add(1);
@@ -53,7 +69,12 @@ impl Streak {
     /// How long to leave `key` to others before the next attempt; `None`: not
     /// at all. At most `hand_overs` grants in a row are made while others are
     /// known to wait; none counts as one.
-    pub(crate) fn pause(&mut self, fleet: &Fleet, key: &Key, hand_overs: u32) -> Option<Duration> {
+    pub(crate) fn pause(
+        &mut self,
+        fleet: &ViewNodes,
+        key: &Key,
+        hand_overs: u32,
+    ) -> Option<Duration> {
         let most = hand_overs.max(1);
         let doublings = self.pauses.min(MOST_DOUBLINGS);
         let twice = (2 * doublings).min(MOST_DOUBLINGS);
@@ -75,9 +96,15 @@ impl Streak {
     }
 }
 
+/// How long to leave a key to others that have waited for it too; `trip` is
+/// how long this process's last attempt took.
+fn way(trip: Duration) -> Duration {
+    (TRIPS_OF_WAY * trip).clamp(LEAST_WAY, LONGEST_WAY)
+}
+
 /// Whether other processes wait for `key`, as far as its nodes can tell. Whoever
 /// waits has left a note with a majority, unless nodes were out of reach.
-fn interest(fleet: &Fleet, key: &Key) -> Interest {
+fn interest(fleet: &ViewNodes, key: &Key) -> Interest {
     let placement = fleet.view.place(key);
     let mut without = Seats::NONE;
     for seat in placement.seats().iter() {
@@ -103,11 +130,11 @@ const SETS: usize = 8;
 /// The latest streaks of keys that nobody of the process contends for now. Of
 /// those that fall into one set the oldest is forgotten first.
 #[derive(Debug)]
-pub(crate) struct Streaks {
+pub(crate) struct RecentHandoffs {
     slots: [Slot; WAYS * SETS],
 }
 
-impl Default for Streaks {
+impl Default for RecentHandoffs {
     fn default() -> Self {
         Self {
             slots: [Slot::default(); WAYS * SETS],
@@ -119,19 +146,19 @@ impl Default for Streaks {
 struct Slot {
     /// The key's.
     hash: u64,
-    streak: Streak,
+    streak: Handoffs,
     /// From then on others have had a chance.
     until: Instant,
 }
 
-impl Streaks {
+impl RecentHandoffs {
     fn set(&mut self, hash: u64) -> &mut [Slot] {
         let first = hash as usize % SETS * WAYS;
         &mut self.slots[first..first + WAYS]
     }
 
     /// Remembers the streak of a key that has just become nobody's.
-    pub(crate) fn keep(&mut self, hash: u64, streak: Streak) {
+    pub(crate) fn keep(&mut self, hash: u64, streak: Handoffs) {
         if streak.grants == 0 && streak.pauses == 0 {
             return;
         }
@@ -149,16 +176,16 @@ impl Streaks {
     }
 
     /// The streak that a key's next grant goes on with.
-    pub(crate) fn resume(&mut self, hash: u64) -> Streak {
+    pub(crate) fn resume(&mut self, hash: u64) -> Handoffs {
         let set = self.set(hash);
         let Some(slot) = set.iter_mut().find(|slot| slot.hash == hash) else {
-            return Streak::default();
+            return Handoffs::default();
         };
         let Slot { streak, until, .. } = std::mem::take(slot);
         if clock::now() < until {
             streak
         } else {
-            Streak::default()
+            Handoffs::default()
         }
     }
 }
@@ -167,8 +194,8 @@ impl Streaks {
 mod tests {
     use super::*;
 
-    fn streak(grants: u16) -> Streak {
-        Streak {
+    fn streak(grants: u16) -> Handoffs {
+        Handoffs {
             grants,
             // As long as anything is remembered.
             trip: u32::MAX,
@@ -178,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_streak_is_gone_on_with_once() {
-        let mut streaks = Streaks::default();
+        let mut streaks = RecentHandoffs::default();
         streaks.keep(7, streak(3));
         assert_eq!(streaks.resume(7).grants, 3);
         assert_eq!(streaks.resume(7).grants, 0);
@@ -186,7 +213,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_a_set_is_forgotten() {
-        let mut streaks = Streaks::default();
+        let mut streaks = RecentHandoffs::default();
         let hashes = (0..=WAYS).map(|index| (index * SETS) as u64 + 1);
         for hash in hashes.clone() {
             streaks.keep(hash, streak(2));
@@ -199,8 +226,8 @@ mod tests {
 
     #[test]
     fn a_key_that_was_free_for_a_while_begins_anew() {
-        let mut streaks = Streaks::default();
-        let short = Streak {
+        let mut streaks = RecentHandoffs::default();
+        let short = Handoffs {
             trip: 0,
             ..streak(2)
         };

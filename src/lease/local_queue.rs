@@ -22,8 +22,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::clock;
 use crate::error::Error;
-use crate::lease::handoffs::{Streak, Streaks};
-use crate::lease::state::Held;
+use crate::lease::handoffs::{Handoffs, RecentHandoffs};
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::telemetry::stats::Counters;
@@ -35,11 +34,20 @@ const SHARDS: usize = 64;
 /// many as still wait.
 const PURGE_SLACK: usize = 16;
 
+/// What holds a key, and loses it by itself.
+pub(crate) trait Expires {
+    /// When it loses the key, unless that is put off.
+    fn valid_until(&self) -> Instant;
+
+    /// Whether it has lost the key by `now`, for whatever reason.
+    fn is_over(self: &Arc<Self>, now: Instant) -> bool;
+}
+
 /// The queues of all keys.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct LocalQueue<H: Expires> {
     hasher: RandomState,
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<Shard<H>>>,
     turns: AtomicU64,
     /// Nobody lines up any more.
     is_closed: AtomicBool,
@@ -47,11 +55,20 @@ pub(crate) struct Gate {
 }
 
 /// The queues of some of the keys.
-#[derive(Debug, Default)]
-struct Shard {
-    queues: HashMap<Place, Queue, BuildHasherDefault<GivenHash>>,
+#[derive(Debug)]
+struct Shard<H: Expires> {
+    queues: HashMap<Place, Queue<H>, BuildHasherDefault<GivenHash>>,
     /// Of keys that have no queue any more.
-    streaks: Streaks,
+    streaks: RecentHandoffs,
+}
+
+impl<H: Expires> Default for Shard<H> {
+    fn default() -> Self {
+        Self {
+            queues: HashMap::default(),
+            streaks: RecentHandoffs::default(),
+        }
+    }
 }
 
 /// A key and its hash, which is reckoned once for a turn.
@@ -97,16 +114,16 @@ impl Hasher for GivenHash {
 
 /// One key that is contended for or held. Most have nobody waiting.
 #[derive(Debug)]
-struct Queue {
+struct Queue<H: Expires> {
     /// Number of the present turn.
     turn: u64,
     /// Whose turn it is, once it holds the key.
-    holder: Weak<Held>,
+    holder: Weak<H>,
     /// The last turn in which the key was held; 0: none.
     held_in: u64,
     /// What the attempts made since then have met, and in which turn.
     met: Option<(u64, Arc<Plight>)>,
-    line: Option<Box<Line>>,
+    line: Option<Box<Waiters<H>>>,
 }
 
 /// The error of a contender's last attempt, for those behind it. A call for many
@@ -127,9 +144,9 @@ impl Plight {
 
 /// Those who wait for a key.
 #[derive(Debug)]
-struct Line {
+struct Waiters<H: Expires> {
     /// One for each acquire of the process that waits for the key.
-    waiters: VecDeque<oneshot::Sender<Turn>>,
+    waiters: VecDeque<oneshot::Sender<Ticket<H>>>,
     /// Wakes one of them to look when the present lease will lapse.
     watch: Arc<Notify>,
     purge_at: usize,
@@ -147,13 +164,13 @@ impl Drop for Watch {
 
 /// The right to contend for a key, and then to hold it.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    gate: Arc<Gate>,
+pub(crate) struct Ticket<H: Expires> {
+    gate: Arc<LocalQueue<H>>,
     place: Place,
     /// [`NONE`] once it has been passed on.
     number: u64,
     /// What came before it.
-    pub(crate) streak: Streak,
+    pub(crate) streak: Handoffs,
     /// The turn that was on when its owner took its place in line;
     /// [`NONE`]: it did not.
     since: u64,
@@ -174,14 +191,14 @@ pub(crate) enum Met {
 }
 
 /// What stands before a caller.
-pub(crate) enum Ahead {
+pub(crate) enum Blocker<H> {
     /// A lease of this process.
-    Holder(Arc<Held>),
+    Holder(Arc<H>),
     /// A caller of this process that is still trying.
     Contender(Met),
 }
 
-impl Gate {
+impl<H: Expires> LocalQueue<H> {
     pub(crate) fn new(counters: Arc<Counters>) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         Arc::new(Self {
@@ -201,13 +218,13 @@ impl Gate {
         }
     }
 
-    fn shard(&self, place: &Place) -> &Mutex<Shard> {
+    fn shard(&self, place: &Place) -> &Mutex<Shard<H>> {
         // The map goes by the other bits.
         &self.shards[(place.hash >> 32) as usize % SHARDS]
     }
 
     /// Takes the turn if nobody has it.
-    pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Turn, Ahead> {
+    pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Ticket<H>, Blocker<H>> {
         let place = self.place(key);
         let mut shard = self.shard(&place).lock();
         let Shard { queues, streaks } = &mut *shard;
@@ -233,7 +250,7 @@ impl Gate {
         self: &Arc<Self>,
         key: &Key,
         deadline: Option<Instant>,
-    ) -> Result<Turn, Ahead> {
+    ) -> Result<Ticket<H>, Blocker<H>> {
         let place = self.place(key);
         let (mut receiver, watch, since) = {
             let mut shard = self.shard(&place).lock();
@@ -263,7 +280,7 @@ impl Gate {
                 biased;
                 turn = &mut receiver => {
                     // A sender is only dropped together with the gate, or by `close`.
-                    let turn: Result<Turn, _> = turn.map_err(|_| self.ahead(&place, since));
+                    let turn: Result<Ticket<H>, _> = turn.map_err(|_| self.ahead(&place, since));
                     return turn.map(|mut turn| {
                         turn.since = since;
                         turn
@@ -300,10 +317,10 @@ impl Gate {
     }
 
     /// What stands before a caller that has stood in line since turn `since`.
-    fn ahead(&self, place: &Place, since: u64) -> Ahead {
+    fn ahead(&self, place: &Place, since: u64) -> Blocker<H> {
         let shard = self.shard(place).lock();
         let queue = shard.queues.get(place);
-        queue.map_or(Ahead::Contender(Met::Held), |queue| queue.ahead(since))
+        queue.map_or(Blocker::Contender(Met::Held), |queue| queue.ahead(since))
     }
 
     /// What a caller met that has stood in line since turn `since`.
@@ -313,18 +330,18 @@ impl Gate {
         queue.map_or(Met::Held, |queue| queue.met(since))
     }
 
-    fn turn(self: &Arc<Self>, place: Place) -> Turn {
+    fn turn(self: &Arc<Self>, place: Place) -> Ticket<H> {
         let number = self.turns.fetch_add(1, Ordering::Relaxed);
-        Turn {
+        Ticket {
             gate: Arc::clone(self),
             place,
             number,
-            streak: Streak::default(),
+            streak: Handoffs::default(),
             since: NONE,
         }
     }
 
-    fn holder(&self, place: &Place) -> Option<Arc<Held>> {
+    fn holder(&self, place: &Place) -> Option<Arc<H>> {
         let shard = self.shard(place).lock();
         shard.queues.get(place)?.holder.upgrade()
     }
@@ -341,15 +358,15 @@ impl Gate {
         };
         // Outside the lock: the last handle to a lease gives its turn back.
         if let Some((turn, Some(held))) = present
-            && held.check(clock::now()).is_some()
+            && held.is_over(clock::now())
         {
-            self.pass_on(place, turn, Streak::default());
+            self.pass_on(place, turn, Handoffs::default());
         }
     }
 
     /// Ends turn `number`, if it is still the present one, and gives the first
     /// waiter who has not given up the next.
-    fn pass_on(self: &Arc<Self>, place: &Place, number: u64, streak: Streak) {
+    fn pass_on(self: &Arc<Self>, place: &Place, number: u64, streak: Handoffs) {
         let mut ended = number;
         loop {
             let mut shard = self.shard(place).lock();
@@ -376,8 +393,8 @@ impl Gate {
     }
 }
 
-impl Queue {
-    fn of(turn: &Turn) -> Self {
+impl<H: Expires> Queue<H> {
+    fn of(turn: &Ticket<H>) -> Self {
         Self {
             turn: turn.number,
             holder: Weak::new(),
@@ -388,9 +405,9 @@ impl Queue {
     }
 
     /// What stands before a caller that has stood in line since turn `since`.
-    fn ahead(&self, since: u64) -> Ahead {
+    fn ahead(&self, since: u64) -> Blocker<H> {
         let holder = self.holder.upgrade();
-        holder.map_or_else(|| Ahead::Contender(self.met(since)), Ahead::Holder)
+        holder.map_or_else(|| Blocker::Contender(self.met(since)), Blocker::Holder)
     }
 
     /// What such a caller met: the latest that is known.
@@ -403,9 +420,9 @@ impl Queue {
     }
 
     /// A place in line, and the turn that is on when it is taken.
-    fn line_up(&mut self) -> (oneshot::Receiver<Turn>, Watch, u64) {
+    fn line_up(&mut self) -> (oneshot::Receiver<Ticket<H>>, Watch, u64) {
         let line = self.line.get_or_insert_with(|| {
-            Box::new(Line {
+            Box::new(Waiters {
                 waiters: VecDeque::new(),
                 watch: Arc::default(),
                 purge_at: PURGE_SLACK,
@@ -421,7 +438,7 @@ impl Queue {
     }
 }
 
-impl Turn {
+impl<H: Expires> Ticket<H> {
     /// What its owner met while it stood in line, as far as that is the latest
     /// that is known of the key; `None`: it did not stand there.
     pub(crate) fn met(&self) -> Option<Met> {
@@ -431,7 +448,7 @@ impl Turn {
     /// An attempt in this turn has failed: other processes have had a chance,
     /// and those in line learn of it if their time runs out.
     pub(crate) fn failed(&mut self, error: &Error) {
-        self.streak = Streak::default();
+        self.streak = Handoffs::default();
         self.on_queue(|queue, turn| {
             if !matches!(&queue.met, Some((owner, _)) if *owner == turn) {
                 queue.met = None;
@@ -453,7 +470,7 @@ impl Turn {
     }
 
     /// Changes the queue, if this is the present turn still.
-    fn on_queue(&self, change: impl FnOnce(&mut Queue, u64)) {
+    fn on_queue(&self, change: impl FnOnce(&mut Queue<H>, u64)) {
         let mut shard = self.gate.shard(&self.place).lock();
         let queue = shard.queues.get_mut(&self.place);
         if let Some(queue) = queue.filter(|queue| queue.turn == self.number) {
@@ -462,7 +479,7 @@ impl Turn {
     }
 
     /// The turn's owner now holds the key.
-    pub(crate) fn hold(&self, held: &Arc<Held>) {
+    pub(crate) fn hold(&self, held: &Arc<H>) {
         self.on_queue(|queue, turn| {
             queue.holder = Arc::downgrade(held);
             queue.held_in = turn;
@@ -474,7 +491,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl<H: Expires> Drop for Ticket<H> {
     fn drop(&mut self) {
         if self.number != NONE {
             self.gate.pass_on(&self.place, self.number, self.streak);

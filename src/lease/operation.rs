@@ -12,153 +12,32 @@ use parking_lot::{Mutex, MutexGuard};
 use ringlock_ring::NodeIndex;
 
 use crate::clock;
-use crate::cluster::nodes::Fleet;
-use crate::error::Loss;
-use crate::lease::position::{Site, Stance};
-use crate::lease::scheduler::Owed;
-use crate::lease::state::Held;
+use crate::cluster::nodes::ViewNodes;
+use crate::lease::machines::{LeaseMachine, OperationContext};
+use crate::lease::position::Position;
+use crate::lease::scheduler::Outstanding;
+use crate::lease::state::LeaseState;
 use crate::node::{ReplyTo, Sink};
 use crate::proto::lease_record::known::Known;
 use crate::proto::node::message::{Answer, Reply, Request, ViewId};
-use crate::proto::operation::acquire::{Attempt, Refused, Shortfall};
-use crate::proto::operation::extend::{Extension, Renewal};
-use crate::proto::operation::machine::{Effects, Event, Machine, Step, vouches_for};
-use crate::proto::operation::release::{Farewell, Release};
+use crate::proto::operation::machine::{Effects, Event, Step, vouches_for};
 use crate::proto::quorum::{Placement, Seat, Seats};
 use crate::proto::time::Instant;
-use crate::runtime::lifecycle::Life;
+use crate::runtime::lifecycle::Lifecycle;
 use crate::telemetry::metrics;
 
-/// A machine together with what its outcome does to the lease.
-pub(crate) trait Operates: Machine<Outcome: Send> + Send + 'static {
-    /// Takes note of the outcome, whether anybody waits for it or not.
-    fn settle(site: &Site, outcome: &Self::Outcome, now: Instant);
-
-    /// Whether what it does depends on the time.
-    const MINDS_TIME: bool = true;
-
-    /// Sees every answer, also those that the machine has no use for any more.
-    fn answered(_site: &Site, _from: NodeIndex, _step: Step, _answer: &Answer) {}
-
-    /// Whether the outcome ends the lease, so that its entries are released.
-    fn ends_lease(_outcome: &Self::Outcome) -> bool {
-        false
-    }
-
-    /// The outcome where nobody has answered, or will.
-    fn unanswered() -> Self::Outcome;
-
-    /// Nobody waits for the outcome any more.
-    fn abandoned(_held: &Arc<Held>) {}
-
-    /// What a shutdown is to wait for, until every node has answered.
-    fn owed(_held: &Arc<Held>) -> Option<Owed> {
-        None
-    }
-}
-
-impl Operates for Attempt {
-    fn settle(site: &Site, outcome: &Self::Outcome, now: Instant) {
-        if let Ok(grant) = outcome {
-            site.held.grant(grant, now);
-        }
-    }
-
-    fn unanswered() -> Self::Outcome {
-        Err(Refused {
-            shortfall: Shortfall::Votes,
-            granted: 0,
-            refusals: Vec::new(),
-        })
-    }
-
-    fn answered(site: &Site, from: NodeIndex, step: Step, answer: &Answer) {
-        let may_be_there = match answer {
-            Ok(Reply::Granted { .. }) => true,
-            Err(error) => step == Step::Main && !error.is_unsent(),
-            Ok(_) => false,
-        };
-        if may_be_there {
-            site.held.may_be_at(|| site.target(from), clock::now());
-        }
-    }
-
-    fn abandoned(held: &Arc<Held>) {
-        held.end(Loss::Released, clock::now());
-    }
-}
-
-impl Operates for Renewal {
-    fn settle(site: &Site, outcome: &Extension, now: Instant) {
-        site.held.renewed(site.stance.as_ref(), outcome, now);
-    }
-
-    fn unanswered() -> Extension {
-        Extension::Unchanged {
-            kept: 0,
-            refusals: Vec::new(),
-        }
-    }
-
-    /// The keeper and the lease's owner are different threads: a release may
-    /// have overtaken the extend, which then made the entry anew.
-    ///
-    /// An entry is healed when answers tell that it is absent, which may be after
-    /// the release. Where no answer comes to that, it may have been made.
-    fn answered(site: &Site, from: NodeIndex, step: Step, answer: &Answer) {
-        let may_be_there = match answer {
-            Ok(Reply::Kept { .. } | Reply::Made { .. }) => true,
-            Err(error) => step == Step::Heal && !error.is_unsent(),
-            Ok(_) => false,
-        };
-        if may_be_there && site.held.check(clock::now()).is_some() {
-            site.held.release_at(site.target(from));
-        }
-    }
-
-    fn ends_lease(outcome: &Extension) -> bool {
-        matches!(outcome, Extension::Lost { .. })
-    }
-
-    fn owed(held: &Arc<Held>) -> Option<Owed> {
-        Some(Owed::by(held))
-    }
-}
-
-impl Operates for Release {
-    const MINDS_TIME: bool = false;
-
-    fn settle(_: &Site, _: &Self::Outcome, _: Instant) {}
-
-    fn unanswered() -> Farewell {
-        Farewell::Unknown {
-            refusals: Vec::new(),
-        }
-    }
-
-    fn answered(site: &Site, from: NodeIndex, _: Step, answer: &Answer) {
-        if answer.is_err() {
-            site.held.release_later(site.target(from));
-        }
-    }
-
-    fn owed(held: &Arc<Held>) -> Option<Owed> {
-        Some(Owed::by(held))
-    }
-}
-
 /// One operation under way.
-pub(crate) struct Operation<M: Operates> {
-    site: Site,
+pub(crate) struct Operation<M: LeaseMachine> {
+    site: OperationContext,
     t0: Instant,
     limit: Option<Instant>,
-    core: Mutex<Core<M>>,
-    _owed: Option<Owed>,
+    core: Mutex<OperationState<M>>,
+    _owed: Option<Outstanding>,
 }
 
-struct Core<M: Operates> {
+struct OperationState<M: LeaseMachine> {
     machine: M,
-    outbox: Outbox,
+    outbox: Outgoing,
     /// Somebody is emptying the outbox: nodes that answer at once re-enter.
     is_sending: bool,
     outcome: Option<M::Outcome>,
@@ -168,7 +47,7 @@ struct Core<M: Operates> {
 /// Requests that are yet to be handed to their nodes. A node gets them in the
 /// order of the steps, and a release last.
 #[derive(Default)]
-struct Outbox {
+struct Outgoing {
     main: Seats,
     write_back: Seats,
     heal: Seats,
@@ -178,15 +57,15 @@ struct Outbox {
     is_end: bool,
 }
 
-enum Parcel {
+enum OutgoingItem {
     Ask(Seat, Step),
     Probe(NodeIndex),
     Release(Seat),
     ReleaseAll,
 }
 
-impl Outbox {
-    fn pop(&mut self) -> Option<Parcel> {
+impl Outgoing {
+    fn pop(&mut self) -> Option<OutgoingItem> {
         let Self {
             main,
             write_back,
@@ -195,36 +74,40 @@ impl Outbox {
             release,
             is_end,
         } = self;
-        let ask = |step| move |seat| Parcel::Ask(seat, step);
+        let ask = |step| move |seat| OutgoingItem::Ask(seat, step);
         main.take_first()
             .map(ask(Step::Main))
             .or_else(|| write_back.take_first().map(ask(Step::WriteBack)))
             .or_else(|| heal.take_first().map(ask(Step::Heal)))
-            .or_else(|| probe.pop().map(Parcel::Probe))
-            .or_else(|| release.take_first().map(Parcel::Release))
-            .or_else(|| std::mem::take(is_end).then_some(Parcel::ReleaseAll))
+            .or_else(|| probe.pop().map(OutgoingItem::Probe))
+            .or_else(|| release.take_first().map(OutgoingItem::Release))
+            .or_else(|| std::mem::take(is_end).then_some(OutgoingItem::ReleaseAll))
     }
 }
 
-impl<M: Operates> Operation<M> {
+impl<M: LeaseMachine> Operation<M> {
     /// Begins an operation of `held`. No node is waited for past `limit`.
-    pub(crate) fn start(machine: M, held: &Arc<Held>, limit: Option<Instant>) -> Running<M> {
-        Self::start_at(machine, Site::of(held), limit)
+    pub(crate) fn start(
+        machine: M,
+        held: &Arc<LeaseState>,
+        limit: Option<Instant>,
+    ) -> OperationFuture<M> {
+        Self::start_at(machine, OperationContext::of(held), limit)
     }
 
     /// Begins an operation that goes by the view of `stance`, which `None`
     /// leaves as it was at the grant.
     pub(crate) fn start_from(
         machine: M,
-        held: &Arc<Held>,
-        stance: Option<Arc<Stance>>,
+        held: &Arc<LeaseState>,
+        stance: Option<Arc<Position>>,
         limit: Option<Instant>,
-    ) -> Running<M> {
+    ) -> OperationFuture<M> {
         let held = Arc::clone(held);
-        Self::start_at(machine, Site { held, stance }, limit)
+        Self::start_at(machine, OperationContext { held, stance }, limit)
     }
 
-    fn start_at(machine: M, site: Site, limit: Option<Instant>) -> Running<M> {
+    fn start_at(machine: M, site: OperationContext, limit: Option<Instant>) -> OperationFuture<M> {
         let t0 = machine.started_at();
         let probes = site.fleet().probes(machine.placement(), t0);
         let owed = M::owed(&site.held);
@@ -232,9 +115,9 @@ impl<M: Operates> Operation<M> {
             site,
             t0,
             limit,
-            core: Mutex::new(Core {
+            core: Mutex::new(OperationState {
                 machine,
-                outbox: Outbox::default(),
+                outbox: Outgoing::default(),
                 is_sending: false,
                 outcome: None,
                 waker: None,
@@ -243,7 +126,7 @@ impl<M: Operates> Operation<M> {
         });
         // It has begun just now.
         operation.feed(t0, Event::Start { probes });
-        Running {
+        OperationFuture {
             operation,
             is_over: false,
         }
@@ -260,12 +143,12 @@ impl<M: Operates> Operation<M> {
         newest > own && serving.is_some_and(|view| view.epoch <= newest)
     }
 
-    fn fleet(&self) -> &Arc<Fleet> {
+    fn fleet(&self) -> &Arc<ViewNodes> {
         self.site.fleet()
     }
 
-    fn life(&self) -> &Life {
-        &self.site.held.fleet.keeper.life
+    fn life(&self) -> &Lifecycle {
+        &self.site.held.context.lifecycle
     }
 
     fn feed(self: &Arc<Self>, now: Instant, event: Event) {
@@ -281,7 +164,7 @@ impl<M: Operates> Operation<M> {
         }
     }
 
-    fn take_in(&self, core: &mut Core<M>, effects: Effects<M::Outcome>, now: Instant) {
+    fn take_in(&self, core: &mut OperationState<M>, effects: Effects<M::Outcome>, now: Instant) {
         let Effects {
             send,
             probe,
@@ -313,7 +196,7 @@ impl<M: Operates> Operation<M> {
     /// overtake one of this operation's.
     fn send_all<'a>(
         self: &'a Arc<Self>,
-        mut core: MutexGuard<'a, Core<M>>,
+        mut core: MutexGuard<'a, OperationState<M>>,
         now: Instant,
     ) -> Option<Waker> {
         if core.is_sending {
@@ -321,23 +204,23 @@ impl<M: Operates> Operation<M> {
         }
         core.is_sending = true;
         loop {
-            let Core {
+            let OperationState {
                 machine, outbox, ..
             } = &mut *core;
             let Some(parcel) = outbox.pop() else {
                 break;
             };
             let (node, step, request) = match parcel {
-                Parcel::Ask(seat, step) => {
+                OutgoingItem::Ask(seat, step) => {
                     let node = machine.placement().node(seat);
                     (node, step, machine.request(step, seat))
                 }
-                Parcel::Probe(node) => (node, Step::Probe, Request::Status),
-                Parcel::ReleaseAll => {
+                OutgoingItem::Probe(node) => (node, Step::Probe, Request::Status),
+                OutgoingItem::ReleaseAll => {
                     MutexGuard::unlocked(&mut core, || self.site.held.release());
                     continue;
                 }
-                Parcel::Release(seat) => {
+                OutgoingItem::Release(seat) => {
                     let node = machine.placement().node(seat);
                     MutexGuard::unlocked(&mut core, || {
                         self.site.held.release_at(self.site.target(node));
@@ -361,7 +244,7 @@ impl<M: Operates> Operation<M> {
     }
 }
 
-impl<M: Operates> Sink for Operation<M> {
+impl<M: LeaseMachine> Sink for Operation<M> {
     fn accept(self: Arc<Self>, ticket: u32, answer: Answer) {
         let (from, step) = (NodeIndex::new((ticket >> 8) as u16), step(ticket));
         if vouches_for(&answer, self.fleet().view.id()) {
@@ -404,14 +287,14 @@ fn step(ticket: u32) -> Step {
 /// An operation that its caller waits for. Dropped, it is abandoned: what it
 /// may have left on the nodes is released.
 #[must_use]
-pub(crate) struct Running<M: Operates> {
+pub(crate) struct OperationFuture<M: LeaseMachine> {
     operation: Arc<Operation<M>>,
     is_over: bool,
 }
 
-impl<M: Operates> Running<M> {
+impl<M: LeaseMachine> OperationFuture<M> {
     /// The nodes that it speaks to, and which of them must agree.
-    pub(crate) fn place(&self) -> (Arc<Fleet>, Placement) {
+    pub(crate) fn place(&self) -> (Arc<ViewNodes>, Placement) {
         let placement = *self.operation.core.lock().machine.placement();
         (Arc::clone(self.operation.fleet()), placement)
     }
@@ -429,7 +312,7 @@ impl<M: Operates> Running<M> {
     }
 }
 
-impl<M: Operates> Future for Running<M> {
+impl<M: LeaseMachine> Future for OperationFuture<M> {
     type Output = M::Outcome;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<M::Outcome> {
@@ -452,7 +335,7 @@ impl<M: Operates> Future for Running<M> {
     }
 }
 
-impl<M: Operates> Drop for Running<M> {
+impl<M: LeaseMachine> Drop for OperationFuture<M> {
     fn drop(&mut self) {
         if self.operation.life().origin.is_elsewhere() {
             std::mem::forget(Arc::clone(&self.operation));

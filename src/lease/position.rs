@@ -4,10 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use ringlock_ring::NodeIndex;
-
-use crate::cluster::nodes::Fleet;
-use crate::lease::state::Held;
+use crate::cluster::nodes::ViewNodes;
 use crate::node::Node;
 use crate::proto::lease::Key;
 use crate::proto::lease_record::carry::{Basis, Footing, transfer};
@@ -34,7 +31,9 @@ impl Ledger {
         }
     }
 
-    fn take_in(&self, has: Known, lacks: Seats) {
+    /// Takes note of who is known to hold the entry, who of them vouches, and
+    /// who is known not to hold it.
+    pub(crate) fn take_in(&self, has: Known, lacks: Seats) {
         if has != Known::NONE {
             self.0.fetch_or(bits(has), Ordering::Relaxed);
         }
@@ -50,16 +49,16 @@ fn bits(known: Known) -> u64 {
 }
 
 /// A lease's place in a view that came after the one it was granted under.
-pub(crate) struct Stance {
-    pub(crate) fleet: Arc<Fleet>,
+pub(crate) struct Position {
+    pub(crate) fleet: Arc<ViewNodes>,
     pub(crate) placement: Placement,
     /// How many of the placement's groups the last success had.
     established: AtomicUsize,
     ledger: Ledger,
 }
 
-impl Stance {
-    fn new(fleet: Arc<Fleet>, footing: Footing) -> Arc<Self> {
+impl Position {
+    fn new(fleet: Arc<ViewNodes>, footing: Footing) -> Arc<Self> {
         Arc::new(Self {
             fleet,
             placement: footing.placement,
@@ -84,11 +83,11 @@ impl Stance {
 
 /// Everything about a lease that has left its first view.
 #[derive(Debug, Default)]
-pub(crate) struct Moved {
+pub(crate) struct Relocation {
     /// Where it had its last success; `None`: where it was granted.
-    base: Option<Arc<Stance>>,
+    base: Option<Arc<Position>>,
     /// Where it is being extended to.
-    trial: Option<Arc<Stance>>,
+    trial: Option<Arc<Position>>,
     /// Other nodes that were ever sent its token, and until when they may have
     /// an entry of it.
     elsewhere: Vec<(Arc<dyn Node>, Instant)>,
@@ -97,13 +96,13 @@ pub(crate) struct Moved {
     granted_until: Option<Instant>,
 }
 
-impl Moved {
-    pub(crate) fn base(&self) -> Option<&Arc<Stance>> {
+impl Relocation {
+    pub(crate) fn base(&self) -> Option<&Arc<Position>> {
         self.base.as_ref()
     }
 
     /// Where to extend it.
-    pub(crate) fn newest(&self) -> Option<&Arc<Stance>> {
+    pub(crate) fn newest(&self) -> Option<&Arc<Position>> {
         self.trial.as_ref().or(self.base.as_ref())
     }
 
@@ -112,7 +111,7 @@ impl Moved {
     /// until `until`.
     pub(crate) fn follow(
         &mut self,
-        fleet: Arc<Fleet>,
+        fleet: Arc<ViewNodes>,
         granted: &Basis<'_>,
         key: &Key,
         until: Instant,
@@ -134,11 +133,11 @@ impl Moved {
             footing.known = unasked.union(trial.ledger.read().map(now));
             self.leave(&trial, until);
         }
-        self.trial = Some(Stance::new(fleet, footing));
+        self.trial = Some(Position::new(fleet, footing));
     }
 
     /// It was extended at `stance`; false if that is not the newest.
-    pub(crate) fn settle(&mut self, stance: &Arc<Stance>, until: Instant) -> bool {
+    pub(crate) fn settle(&mut self, stance: &Arc<Position>, until: Instant) -> bool {
         if !self
             .trial
             .as_ref()
@@ -174,7 +173,7 @@ impl Moved {
         }
     }
 
-    fn leave(&mut self, stance: &Stance, until: Instant) {
+    fn leave(&mut self, stance: &Position, until: Instant) {
         self.leave_nodes(stance.nodes(), until);
     }
 
@@ -196,60 +195,9 @@ impl Moved {
     }
 }
 
-/// A lease, and the view by which one of its operations goes.
-#[derive(Debug)]
-pub(crate) struct Site {
-    pub(crate) held: Arc<Held>,
-    /// `None`: the view that it was granted under.
-    pub(crate) stance: Option<Arc<Stance>>,
-}
-
-impl Site {
-    /// The view that the lease is granted under.
-    pub(crate) fn of(held: &Arc<Held>) -> Self {
-        Self {
-            held: Arc::clone(held),
-            stance: None,
-        }
-    }
-
-    pub(crate) fn fleet(&self) -> &Arc<Fleet> {
-        match &self.stance {
-            Some(stance) => &stance.fleet,
-            None => &self.held.fleet,
-        }
-    }
-
-    pub(crate) fn target(&self, node: NodeIndex) -> Target {
-        match &self.stance {
-            Some(stance) => Target::Node(Arc::clone(&stance.fleet.peer(node).node)),
-            None => Target::Member(node),
-        }
-    }
-
-    /// Takes note of who is known to hold the entry, who of them vouches, and
-    /// who is known not to hold it.
-    pub(crate) fn acknowledge(&self, has: Known, lacks: Seats) {
-        let ledger = match &self.stance {
-            Some(stance) => &stance.ledger,
-            None => self.held.ledger(),
-        };
-        ledger.take_in(has, lacks);
-    }
-}
-
-/// A node that a lease is released at.
-#[derive(Clone, Debug)]
-pub(crate) enum Target {
-    /// One of the view that the lease was granted under.
-    Member(NodeIndex),
-    /// Another.
-    Node(Arc<dyn Node>),
-}
-
-impl fmt::Debug for Stance {
+impl fmt::Debug for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stance")
+        f.debug_struct("Position")
             .field("view", &self.fleet.view)
             .field("placement", &self.placement)
             .finish_non_exhaustive()

@@ -1,8 +1,8 @@
-//! One task per router that keeps leases alive, lapses them in time, and
-//! repeats releases that did not get through.
+//! One task per router that runs things when they are due.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -10,102 +10,81 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock;
-use crate::lease::position::Target;
-use crate::lease::state::Held;
-use crate::node::{ReplyTo, Sink};
-use crate::proto::backoff::Backoff;
-use crate::proto::node::message::{Answer, Request};
 use crate::proto::time::Instant;
-use crate::runtime::lifecycle::Life;
-use crate::telemetry::events;
-use crate::telemetry::stats::Counters;
 
-/// Releases that may wait for a node to come back. One more is given up: the
-/// entry's ttl then frees the key.
-const MAX_DEFERRED: usize = 65_536;
+/// Something that the scheduler runs when it is due.
+pub(crate) trait Due: fmt::Debug + Send + Sync {
+    /// Runs it. Returns when it is due again; `None` if it is done.
+    fn run(self: Arc<Self>, now: Instant) -> Option<Instant>;
 
-/// Leases that are watched for their lapse only.
-const MAX_LATE: usize = 65_536;
+    /// There is a newer view. Returns whether it is due for that.
+    fn view_changed(&self, _now: Instant) -> bool {
+        false
+    }
 
-/// What the rest of the router sees of the keeper.
+    /// The scheduler has ended: it will not be run.
+    fn give_up(&self) {}
+}
+
+/// What the rest of the router sees of the task.
 #[derive(Debug, Default)]
-pub(crate) struct Keeper {
+pub(crate) struct Scheduler {
     inbox: Mutex<Inbox>,
     wake: Notify,
-    pub(crate) life: Life,
-    counters: Arc<Counters>,
-    /// Releases that are under way or deferred.
-    releases: AtomicUsize,
-    /// Leases that are watched for their lapse only.
-    late: AtomicUsize,
-    /// Releases were given up because the task has ended.
+    /// Operations that a shutdown waits for.
+    outstanding: AtomicUsize,
+    /// Some were given up because the task has ended.
     has_forsaken: AtomicBool,
-    all_released: Notify,
+    all_done: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Inbox {
-    /// One per lease to keep and release to repeat, taken over at once.
-    arrived: Vec<Work>,
-    /// There is a new view: leases that the old one failed need not wait.
+    /// The task takes these over at once. One per lease that is kept alive or
+    /// watched, and per release that is repeated.
+    arrived: Vec<Entry>,
+    /// There is a newer view: leases that the old one failed need not wait.
     has_moved: bool,
     is_closed: bool,
 }
 
-/// Something to look at, at its time.
-#[derive(Debug)]
-enum Work {
-    Tend(Arc<Held>),
-    /// A lease that nobody keeps alive, to be released at its lapse.
-    Lapse(Arc<Held>),
-    Release(Arc<DueRelease>),
-}
-
-impl Keeper {
-    pub(crate) fn counters(&self) -> &Arc<Counters> {
-        &self.counters
-    }
-
-    /// Keeps `held` alive from now on.
-    pub(crate) fn keep(&self, held: Arc<Held>) {
-        let _ = self.push(Work::Tend(held));
-    }
-
-    /// Sees to it that `held` is released when it lapses, if nobody does
-    /// anything else with it before: a node has an entry that would outlive it
-    /// for long. Beyond [`MAX_LATE`] of them, the entry's ttl frees the key.
-    pub(crate) fn keep_late(&self, held: &Arc<Held>) {
-        if self.late.fetch_add(1, Ordering::Relaxed) >= MAX_LATE
-            || !self.push(Work::Lapse(Arc::clone(held)))
-        {
-            self.late.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Hands work to the task; false once it has ended.
-    fn push(&self, work: Work) -> bool {
+impl Scheduler {
+    /// Runs `item` at `due`. False, and it is never run, once the task has
+    /// ended.
+    pub(crate) fn schedule(&self, item: Arc<dyn Due>, due: Instant) -> bool {
         let mut inbox = self.inbox.lock();
         if inbox.is_closed {
             return false;
         }
-        inbox.arrived.push(work);
+        inbox.arrived.push(Entry { due, item });
         drop(inbox);
         self.wake.notify_one();
         true
     }
 
-    /// There is a new view: leases that wait for one are extended at once.
+    /// There is a newer view: what waits for one runs at once.
     pub(crate) fn hurry(&self) {
         self.inbox.lock().has_moved = true;
         self.wake.notify_one();
     }
 
-    /// Waits until no release is under way, up to `deadline`; false: some are.
+    /// Operations that a shutdown waits for.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// An operation was given up because the task has ended.
+    pub(crate) fn forsake(&self) {
+        self.has_forsaken.store(true, Ordering::Release);
+    }
+
+    /// Waits until no operation is outstanding, up to `deadline`; false: some
+    /// are, or were given up.
     pub(crate) async fn drained(&self, deadline: Instant) -> bool {
         let all_gone = async {
             loop {
-                let changed = self.all_released.notified();
-                if self.releases.load(Ordering::Acquire) == 0 {
+                let changed = self.all_done.notified();
+                if self.outstanding.load(Ordering::Acquire) == 0 {
                     return;
                 }
                 changed.await;
@@ -121,21 +100,17 @@ impl Keeper {
         self.wake.notify_one();
     }
 
-    /// The task has ended: what is left to it is given up.
+    /// The task has ended: what it has not taken over is given up.
     pub(crate) fn end(&self) {
         let left = {
             let mut inbox = self.inbox.lock();
             inbox.is_closed = true;
             inbox.take().arrived
         };
-        for work in left {
-            if let Work::Release(release) = work {
-                release.give_up();
-            }
-        }
+        left.iter().for_each(|entry| entry.item.give_up());
     }
 
-    /// Does the work as it falls due, until the keeper is closed.
+    /// Runs each item when it is due, until the scheduler is closed.
     pub(crate) async fn run(self: Arc<Self>) {
         let mut agenda = Agenda(BinaryHeap::new());
         let agenda = &mut agenda.0;
@@ -155,19 +130,10 @@ impl Keeper {
                     .map(|Reverse(entry)| Reverse(entry.hurried(now)))
                     .collect();
             }
-            agenda.extend(
-                arrived
-                    .into_iter()
-                    .map(|work| Entry::of(work, now))
-                    .map(Reverse),
-            );
+            agenda.extend(arrived.into_iter().map(Reverse));
             while agenda.peek().is_some_and(|Reverse(entry)| entry.due <= now) {
                 let entry = agenda.pop().map(|Reverse(entry)| entry);
-                agenda.extend(
-                    entry
-                        .and_then(|entry| entry.work.carry_out(&self, now))
-                        .map(Reverse),
-                );
+                agenda.extend(entry.and_then(|entry| entry.run(now)).map(Reverse));
             }
             let next = agenda.peek().map(|Reverse(entry)| entry.due);
             clock::within(next, self.wake.notified()).await;
@@ -175,24 +141,23 @@ impl Keeper {
     }
 }
 
-/// What is to be done, the next thing first.
+/// Items by their time, the next first.
 struct Agenda(BinaryHeap<Reverse<Entry>>);
 
 impl Drop for Agenda {
     /// The task was dropped, or its router is gone.
     fn drop(&mut self) {
         for Reverse(entry) in self.0.drain() {
-            if let Work::Release(release) = entry.work {
-                release.give_up();
-            }
+            entry.item.give_up();
         }
     }
 }
 
-/// Work and its time; ordered by time alone.
+/// An item and its time; ordered by time alone.
+#[derive(Debug)]
 struct Entry {
     due: Instant,
-    work: Work,
+    item: Arc<dyn Due>,
 }
 
 impl Inbox {
@@ -206,47 +171,17 @@ impl Inbox {
 }
 
 impl Entry {
-    /// Due now, if it is a lease that waits for a new view.
+    /// Due now, if it waits for a newer view.
     fn hurried(self, now: Instant) -> Self {
-        let waits = matches!(&self.work, Work::Tend(held) if held.hurry(now));
+        let waits = self.item.view_changed(now);
         let due = if waits { now } else { self.due };
         Self { due, ..self }
     }
 
-    fn of(work: Work, now: Instant) -> Self {
-        let due = match &work {
-            Work::Tend(_) => now,
-            Work::Lapse(held) => held.valid_until(),
-            Work::Release(release) => now + release.next_wait(),
-        };
-        Self { due, work }
-    }
-}
-
-impl Work {
-    /// Carries it out; what is to be looked at again comes back.
-    fn carry_out(self, keeper: &Keeper, now: Instant) -> Option<Entry> {
-        match self {
-            Self::Lapse(held) => {
-                if held.check(now).is_none() {
-                    // Its owner has extended it.
-                    return Some(Entry::of(Self::Lapse(held), now));
-                }
-                keeper.late.fetch_sub(1, Ordering::Relaxed);
-                None
-            }
-            Self::Tend(held) => {
-                let due = held.tend(now)?;
-                Some(Entry {
-                    due,
-                    work: Self::Tend(held),
-                })
-            }
-            Self::Release(release) => {
-                release.send();
-                None
-            }
-        }
+    /// Runs it; itself again, where it is due once more.
+    fn run(self, now: Instant) -> Option<Self> {
+        let due = Arc::clone(&self.item).run(now)?;
+        Some(Self { due, ..self })
     }
 }
 
@@ -270,111 +205,22 @@ impl Ord for Entry {
     }
 }
 
-/// A release counts as under way for as long as this lives.
+/// An operation is outstanding for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Owed(Arc<Held>);
+pub(crate) struct Outstanding(Arc<Scheduler>);
 
-impl Owed {
-    /// A release of `held` begins.
-    pub(crate) fn by(held: &Arc<Held>) -> Self {
-        held.fleet.keeper.releases.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(held))
+impl Outstanding {
+    /// An operation begins that a shutdown waits for.
+    pub(crate) fn by(scheduler: &Arc<Scheduler>) -> Self {
+        scheduler.outstanding.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(scheduler))
     }
 }
 
-impl Drop for Owed {
+impl Drop for Outstanding {
     fn drop(&mut self) {
-        let keeper = &self.0.fleet.keeper;
-        if keeper.releases.fetch_sub(1, Ordering::AcqRel) == 1 {
-            keeper.all_released.notify_waiters();
-        }
-    }
-}
-
-/// A RELEASE that is owed to one node.
-#[derive(Debug)]
-pub(crate) struct DueRelease {
-    _owed: Owed,
-    held: Arc<Held>,
-    target: Target,
-    attempts: AtomicUsize,
-    /// When the entry has expired by itself.
-    until: Instant,
-}
-
-impl DueRelease {
-    pub(crate) fn new(held: &Arc<Held>, target: Target) -> Arc<Self> {
-        let until = clock::now() + held.fleet.view.longest_ttl();
-        Arc::new(Self {
-            _owed: Owed::by(held),
-            held: Arc::clone(held),
-            target,
-            attempts: AtomicUsize::new(0),
-            until,
-        })
-    }
-
-    /// Sends it now.
-    pub(crate) fn send(self: Arc<Self>) {
-        let (fleet, target) = (Arc::clone(&self.held.fleet), self.target.clone());
-        let request = Request::Release {
-            key: self.held.key.clone(),
-            token: self.held.token.clone(),
-        };
-        let deadline = fleet.deadline(self.held.ttl, clock::now(), None);
-        let reply = ReplyTo::new(self as Arc<dyn Sink>, 0);
-        match target {
-            Target::Member(node) => {
-                let peer = fleet.peer(node);
-                peer.meter.asked(&request);
-                peer.node.submit(request, deadline, reply);
-            }
-            Target::Node(node) => node.submit(request, deadline, reply),
-        }
-    }
-
-    /// Hands it to the keeper, to send it when the node may be back.
-    pub(crate) fn defer(self: Arc<Self>) {
-        let keeper = Arc::clone(&self.held.fleet.keeper);
-        self.attempts.fetch_add(1, Ordering::Relaxed);
-        let is_worth_it =
-            clock::now() < self.until && keeper.releases.load(Ordering::Relaxed) <= MAX_DEFERRED;
-        if !is_worth_it {
-            return self.count_failure();
-        }
-        if !keeper.push(Work::Release(Arc::clone(&self))) {
-            self.give_up();
-        }
-    }
-
-    /// There is nobody to repeat it.
-    fn give_up(&self) {
-        self.held
-            .fleet
-            .keeper
-            .has_forsaken
-            .store(true, Ordering::Release);
-        self.count_failure();
-    }
-
-    fn count_failure(&self) {
-        events::release_given_up(&self.held.key);
-        self.held.fleet.counters.release_failures.add_one();
-    }
-
-    fn next_wait(&self) -> std::time::Duration {
-        let attempts = u32::try_from(self.attempts.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
-        Backoff::RECONNECT.wait(attempts, rand::random())
-    }
-}
-
-impl Sink for DueRelease {
-    fn accept(self: Arc<Self>, _: u32, answer: Answer) {
-        if let Target::Member(node) = &self.target {
-            self.held.fleet.peer(*node).meter.answered(&answer, None);
-        }
-        if answer.is_err() {
-            self.defer();
+        if self.0.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.all_done.notify_waiters();
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The state of one lease in this process, shared by its guard, the keeper
-//! and the operations under way.
+//! The state of one lease in this process, shared by its guard, the scheduler
+//! and the operations under way. It sends nothing: see `cleanup.rs` and
+//! `renewal.rs`.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -7,21 +8,19 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::clock;
-use crate::cluster::nodes::Fleet;
-use crate::error::{Error, Loss};
-use crate::lease::local_queue::Turn;
-use crate::lease::operation::{Operation, Running};
-use crate::lease::position::{Ledger, Moved, Stance, Target};
-use crate::lease::scheduler::DueRelease;
+use crate::cluster::nodes::ViewNodes;
+use crate::error::Loss;
+use crate::lease::context::LeaseContext;
+use crate::lease::local_queue::Ticket;
+use crate::lease::position::{Ledger, Position, Relocation};
 use crate::node::Node;
 use crate::proto::lease::{Fence, Key, Token, Ttl};
 use crate::proto::lease_record::carry::Basis;
 use crate::proto::operation::acquire::{Claim, Grant};
-use crate::proto::operation::extend::{Extension, Prolongation, Renewal};
+use crate::proto::operation::extend::Extension;
 use crate::proto::operation::machine::Refusal;
 use crate::proto::quorum::Placement;
-use crate::proto::time::{Instant, drift};
+use crate::proto::time::Instant;
 use crate::telemetry::events;
 
 /// Renewals that fall due within as long go out together.
@@ -38,8 +37,9 @@ pub(crate) struct KeepAlive {
 
 /// One lease, from before its attempt until after its release.
 #[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) fleet: Arc<Fleet>,
+pub(crate) struct LeaseState {
+    pub(crate) context: Arc<LeaseContext>,
+    pub(crate) fleet: Arc<ViewNodes>,
     pub(crate) key: Key,
     pub(crate) token: Token,
     pub(crate) ttl: Ttl,
@@ -60,19 +60,28 @@ struct State {
     trip: u32,
     fence: Option<Fence>,
     ended: Option<Loss>,
-    /// When the keeper is to extend it next.
+    /// When it is to be extended next, where it is kept alive.
     renew_at: Instant,
     /// The last extend failed for want of a newer view.
     awaits_view: bool,
-    turn: Option<Turn>,
+    turn: Option<Ticket<LeaseState>>,
     /// What has become of it in later views.
-    moved: Option<Box<Moved>>,
+    moved: Option<Box<Relocation>>,
 }
 
-impl Held {
+/// What an extend starts from.
+pub(crate) struct ExtensionBase {
+    pub(crate) fence: Option<Fence>,
+    pub(crate) valid_until: Instant,
+    /// Where it is extended; `None`: where it was granted.
+    pub(crate) stance: Option<Arc<Position>>,
+}
+
+impl LeaseState {
     /// A lease that is yet to be granted.
     pub(crate) fn new(
-        fleet: Arc<Fleet>,
+        context: Arc<LeaseContext>,
+        fleet: Arc<ViewNodes>,
         key: &Key,
         ttl: Ttl,
         token: Token,
@@ -83,6 +92,7 @@ impl Held {
             placement: fleet.view.place(key),
             // The view may have changed since the call began.
             ttl: ttl.at_most(fleet.view.max_ttl()),
+            context,
             fleet,
             key: key.clone(),
             token,
@@ -123,7 +133,7 @@ impl Held {
         let trip = now.saturating_since(self.asked_at).as_micros();
         state.trip = u32::try_from(trip).unwrap_or(u32::MAX);
         state.fence = Some(grant.fence);
-        self.fleet.counters.held.came();
+        self.context.counters.held.came();
         if let Some(keep_alive) = &self.keep_alive {
             // The first one anywhere in the second half: many leases are
             // often taken at once.
@@ -135,7 +145,7 @@ impl Held {
     }
 
     /// Keeps the place in the process's queue for as long as the lease lasts.
-    pub(crate) fn keep_turn(self: &Arc<Self>, turn: Turn) {
+    pub(crate) fn keep_turn(self: &Arc<Self>, turn: Ticket<Self>) {
         turn.hold(self);
         self.state.lock().turn = Some(turn);
     }
@@ -159,59 +169,47 @@ impl Held {
         &self.ledger
     }
 
-    /// Why the lease is over, if it is. Lapses it where its time has come, and
-    /// releases it then: an entry outlives the lease by as long as its request
-    /// was under way.
-    pub(crate) fn check(self: &Arc<Self>, now: Instant) -> Option<Loss> {
+    /// Why the lease is over, if it is. Lapses it where its time has come; then
+    /// true, and its entries must be released.
+    pub(crate) fn lapse(&self, now: Instant) -> Option<(Loss, bool)> {
         let mut state = self.state.lock();
-        if state.ended.is_none() {
-            let loss = if self.keep_alive.is_some_and(|keep| now >= keep.until) {
-                Loss::MaxHold
-            } else if now >= state.valid_until {
-                Loss::Expired
-            } else {
-                return None;
-            };
-            self.finish(&mut state, loss, now);
-            let fence = state.fence;
-            // Who listens may look at the lease.
-            drop(state);
-            self.lost(loss, fence);
-            self.release();
-            // After the releases: the next turn's requests queue up behind them.
-            self.pass_turn();
-            return Some(loss);
+        if let Some(loss) = state.ended {
+            return Some((loss, false));
         }
-        state.ended
+        let loss = if self.keep_alive.is_some_and(|keep| now >= keep.until) {
+            Loss::MaxHold
+        } else if now >= state.valid_until {
+            Loss::Expired
+        } else {
+            return None;
+        };
+        self.finish(&mut state, loss, now);
+        let fence = state.fence;
+        // A subscriber of the event may look at the lease.
+        drop(state);
+        self.lost(loss, fence);
+        Some((loss, true))
     }
 
-    /// A node may have made the entry that was asked for when the lease was
-    /// taken, and it is known only now. The entry is released once the lease is
-    /// over: at once, or where it would outlive the lease for long, at the lapse.
-    pub(crate) fn may_be_at(self: &Arc<Self>, target: impl FnOnce() -> Target, now: Instant) {
-        let ended = {
-            let state = self.state.lock();
-            if state.fence.is_none() {
-                return;
-            }
-            state.ended
-        };
-        match ended.or_else(|| self.check(now)) {
-            // The release goes to every node, behind what it was asked before.
-            Some(Loss::Released) => {}
-            Some(_) => self.release_at(target()),
-            None if self.keep_alive.is_some() => {}
-            None if now.saturating_since(self.asked_at) > drift(self.ttl.get()) => {
-                self.fleet.keeper.keep_late(self);
-            }
-            None => {}
-        }
+    /// Why the lease is over, if it is; outer `None` while it is not granted.
+    pub(crate) fn end_since_grant(&self) -> Option<Option<Loss>> {
+        let state = self.state.lock();
+        state.fence.map(|_| state.ended)
     }
 
     /// When the lease ends unless it is extended.
+    pub(crate) fn ends_at(&self) -> Instant {
+        self.end_of(&self.state.lock())
+    }
+
     fn end_of(&self, state: &State) -> Instant {
         let limit = self.keep_alive.map(|keep| keep.until);
         limit.map_or(state.valid_until, |limit| limit.min(state.valid_until))
+    }
+
+    /// Wakes those who wait for the end. It may have ended before.
+    pub(crate) fn end_signal(&self) -> &Notify {
+        self.ended.get_or_init(Box::default)
     }
 
     /// Ends the lease for `loss`, unless it has ended before.
@@ -229,7 +227,7 @@ impl Held {
         state.ended = Some(loss);
         // An attempt that was abandoned ends too, and was never held.
         if state.fence.is_some() {
-            let counters = &self.fleet.counters;
+            let counters = &self.context.counters;
             counters.held.went();
             let granted_at = self.asked_at + Duration::from_micros(state.trip.into());
             counters
@@ -244,13 +242,13 @@ impl Held {
 
     /// It ended while it was held.
     fn lost(&self, loss: Loss, fence: Option<Fence>) {
-        self.fleet.counters.lost(loss);
+        self.context.counters.lost(loss);
         events::lease_lost(&self.key, fence, loss);
     }
 
     /// Its holder gives it back, which was over before or not.
     pub(crate) fn count_release(&self, was_lost: bool) {
-        let counters = &self.fleet.counters;
+        let counters = &self.context.counters;
         match was_lost {
             false => counters.released_in_time.add_one(),
             true => counters.released_too_late.add_one(),
@@ -263,68 +261,20 @@ impl Held {
         drop(turn);
     }
 
-    /// Waits for the end of the lease; the signal needs no network.
-    pub(crate) async fn ended(self: &Arc<Self>) -> Loss {
-        loop {
-            let notified = self.ended.get_or_init(Box::default).notified();
-            if let Some(loss) = self.check(clock::now()) {
-                return loss;
-            }
-            let end = self.end_of(&self.state.lock());
-            clock::within(Some(end), notified).await;
-        }
-    }
-
-    /// Begins an extend to `ttl`; its success or failure is noted here.
-    pub(crate) fn renew(self: &Arc<Self>, ttl: Ttl) -> Result<Running<Renewal>, Error> {
-        let t0 = clock::now();
-        let over = self.check(t0);
-        let (fence, valid_until, stance) = {
-            let mut state = self.state.lock();
-            let stance = self.follow(&mut state, t0);
-            (state.fence, state.valid_until, stance)
-        };
-        let (Some(fence), None) = (fence, over) else {
-            let reason = over.unwrap_or(Loss::Expired);
-            return Err(Error::Lost {
-                key: self.key.clone(),
-                reason,
-            });
-        };
-        let fleet = stance.as_ref().map_or(&self.fleet, |stance| &stance.fleet);
-        let terms = Prolongation {
-            view: fleet.view.id(),
-            view_lease: fleet.view.view_lease(),
-            key: self.key.clone(),
-            token: self.token.clone(),
-            fence,
-            ttl: ttl.at_most(fleet.view.max_ttl()),
-            placement: stance
-                .as_ref()
-                .map_or(self.placement, |stance| stance.placement),
-            established: stance.as_ref().map_or_else(
-                || self.placement.groups().count(),
-                |stance| stance.established(),
-            ),
-            known: stance
-                .as_ref()
-                .map_or(&self.ledger, |stance| stance.ledger())
-                .read(),
-            valid_until,
-            t0,
-        };
-        let machine = Renewal::new(terms);
-        Ok(Operation::start_from(
-            machine,
-            self,
+    /// What an extend at `now` starts from.
+    pub(crate) fn follow(&self, now: Instant) -> ExtensionBase {
+        let mut state = self.state.lock();
+        let stance = self.newest_stance(&mut state, now);
+        ExtensionBase {
+            fence: state.fence,
+            valid_until: state.valid_until,
             stance,
-            Some(valid_until),
-        ))
+        }
     }
 
     /// Where to extend it: in the newest view. `None`: that is still the one
     /// that it was granted under.
-    fn follow(&self, state: &mut State, now: Instant) -> Option<Arc<Stance>> {
+    fn newest_stance(&self, state: &mut State, now: Instant) -> Option<Arc<Position>> {
         let known = state.moved.as_ref().and_then(|moved| moved.newest());
         let fleet = known.map_or(&self.fleet, |stance| &stance.fleet);
         if let Some(newest) = fleet.newest().map(Arc::clone) {
@@ -343,7 +293,7 @@ impl Held {
 
     /// Where it had its last success, if not where it was granted, and the
     /// placement there.
-    pub(crate) fn standing(&self) -> (Option<Arc<Stance>>, Placement) {
+    pub(crate) fn standing(&self) -> (Option<Arc<Position>>, Placement) {
         let state = self.state.lock();
         let base = state
             .moved
@@ -357,11 +307,11 @@ impl Held {
     /// Takes note of an extend's outcome.
     pub(crate) fn renewed(
         &self,
-        stance: Option<&Arc<Stance>>,
+        stance: Option<&Arc<Position>>,
         extension: &Extension,
         now: Instant,
     ) {
-        let counters = &self.fleet.counters;
+        let counters = &self.context.counters;
         match extension {
             Extension::Extended(until) => {
                 counters.extended.add_one();
@@ -403,34 +353,25 @@ impl Held {
         }
     }
 
-    /// When the keeper is to look at the lease again; extends it where that is
-    /// due. `None`: it needs no keeping any more.
-    pub(crate) fn tend(self: &Arc<Self>, now: Instant) -> Option<Instant> {
-        let keep_alive = self.keep_alive?;
-        if self.check(now).is_some() {
-            return None;
-        }
-        let retry = self.fleet.node_timeout(self.ttl);
-        let is_due = {
-            let mut state = self.state.lock();
-            let is_due = state.renew_at <= now;
-            if is_due {
-                state.renew_at = now + retry;
-            }
-            is_due
-        };
+    /// Whether it is to be extended by now; then not again before `next`.
+    pub(crate) fn take_due_renewal(&self, now: Instant, next: Instant) -> bool {
+        let mut state = self.state.lock();
+        let is_due = state.renew_at <= now;
         if is_due {
-            // Over meanwhile, it is found so at the next look.
-            drop(self.renew(self.ttl));
+            state.renew_at = next;
         }
-        let state = self.state.lock();
-        // An extend that succeeds soon may be followed by the next before `retry`.
-        let next = state.renew_at.min(now + keep_alive.interval);
-        Some(next.min(self.end_of(&state)))
+        is_due
     }
 
-    /// There is a new view; true if the next extend is due for that.
-    pub(crate) fn hurry(&self, now: Instant) -> bool {
+    /// When it is to be extended next, or ends; `latest` at the latest.
+    pub(crate) fn next_event(&self, latest: Instant) -> Instant {
+        let state = self.state.lock();
+        state.renew_at.min(latest).min(self.end_of(&state))
+    }
+
+    /// There is a newer view: extends it next at `now`, and returns true, where
+    /// the last extend failed for want of one.
+    pub(crate) fn renew_in_newer_view(&self, now: Instant) -> bool {
         let mut state = self.state.lock();
         if state.awaits_view {
             state.renew_at = now;
@@ -438,48 +379,13 @@ impl Held {
         state.awaits_view
     }
 
-    /// Sends a RELEASE to every node that may have an entry.
-    pub(crate) fn release(self: &Arc<Self>) {
-        self.release_unless(|_| false);
-    }
-
-    /// Sends a RELEASE to every node that may have an entry and that the
-    /// release of [`standing`](Self::standing) does not reach.
-    pub(crate) fn release_elsewhere(self: &Arc<Self>, standing: Option<&Stance>) {
-        let (fleet, placement) = match standing {
-            Some(stance) => (&stance.fleet, &stance.placement),
-            None => (&self.fleet, &self.placement),
-        };
-        self.release_unless(|node| {
-            let mut members = placement.nodes().iter();
-            members.any(|&member| Arc::ptr_eq(&fleet.peer(member).node, node))
-        });
-    }
-
-    fn release_unless(self: &Arc<Self>, is_reached: impl Fn(&Arc<dyn Node>) -> bool) {
-        let (has_left, elsewhere) = match &self.state.lock().moved {
-            Some(moved) => moved.entries(clock::now()),
+    /// Whether nothing can be left of it where it was granted, and every other
+    /// node that may have an entry.
+    pub(crate) fn entries(&self, now: Instant) -> (bool, Vec<Arc<dyn Node>>) {
+        match &self.state.lock().moved {
+            Some(moved) => moved.entries(now),
             None => (false, Vec::new()),
-        };
-        for seat in self.placement.seats().iter().filter(|_| !has_left) {
-            let member = self.placement.node(seat);
-            if !is_reached(&self.fleet.peer(member).node) {
-                self.release_at(Target::Member(member));
-            }
         }
-        for node in elsewhere.into_iter().filter(|node| !is_reached(node)) {
-            self.release_at(Target::Node(node));
-        }
-    }
-
-    /// Sends a RELEASE to `target`; repeated by the keeper until it is answered.
-    pub(crate) fn release_at(self: &Arc<Self>, target: Target) {
-        DueRelease::new(self, target).send();
-    }
-
-    /// A RELEASE to `target` failed: the keeper repeats it.
-    pub(crate) fn release_later(self: &Arc<Self>, target: Target) {
-        DueRelease::new(self, target).defer();
     }
 }
 

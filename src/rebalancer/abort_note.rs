@@ -5,12 +5,14 @@
 //! reads its holder. It is advice: what stops a change is the vote.
 
 use std::mem::ManuallyDrop;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::acquire::Acquire;
 use crate::clock;
 use crate::error::Error;
 use crate::lease::guard::Guard;
-use crate::router::Router;
+use crate::lease::manager::LeaseManager;
 
 /// The key of the note. One name is enough: it is read at once.
 const KEY: &str = "ringlock/abort";
@@ -26,9 +28,11 @@ pub(crate) struct Note(Option<Guard>);
 
 impl Note {
     /// Leaves the note, where that is possible.
-    pub(crate) async fn leave(router: &Router) -> Self {
-        let ttl = STAYS.min(router.max_ttl());
-        let lock = router.try_acquire(KEY).ttl(ttl).into_future();
+    pub(crate) async fn leave(leases: &Arc<LeaseManager>) -> Self {
+        let ttl = STAYS.min(leases.membership.max_ttl());
+        let lock = Acquire::new(Arc::clone(leases), KEY, true)
+            .ttl(ttl)
+            .into_future();
         let guard = clock::within(Some(clock::now() + LIMIT), lock).await;
         Self(guard.and_then(Result::ok))
     }
@@ -49,9 +53,11 @@ impl Drop for Note {
 }
 
 /// Who left a note in the last few seconds, by its label.
-pub(crate) async fn author(router: &Router) -> Option<String> {
-    let ttl = STAYS.min(router.max_ttl());
-    let lock = router.try_acquire(KEY).ttl(ttl).into_future();
+pub(crate) async fn author(leases: &Arc<LeaseManager>) -> Option<String> {
+    let ttl = STAYS.min(leases.membership.max_ttl());
+    let lock = Acquire::new(Arc::clone(leases), KEY, true)
+        .ttl(ttl)
+        .into_future();
     match clock::within(Some(clock::now() + LIMIT), lock).await? {
         Err(Error::Contended {
             holder: Some(holder),

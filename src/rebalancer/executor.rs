@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::cluster::nodes::{Fleet, Peer};
+use crate::cluster::nodes::{NodeHandle, ViewNodes};
 use crate::cluster::proposer;
 use crate::cluster::proposer::{Vote, fresh_nonce};
-use crate::cluster::snapshot::{Survey, tell};
+use crate::cluster::snapshot::{ClusterSnapshot, tell};
 use crate::error::NodeCause;
 use crate::node::ReplyTo;
 use crate::proto::membership::transition::{
@@ -27,12 +27,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const LOOK_SOON: Duration = Duration::from_millis(20);
 
 /// A change under way.
-pub(crate) struct Course<'a> {
+pub(crate) struct Executor<'a> {
     rebalancer: &'a Rebalancer,
     transition: Transition,
     goal: Goal,
     /// Everybody that was met, by name.
-    peers: BTreeMap<String, Peer>,
+    peers: BTreeMap<String, NodeHandle>,
     /// Members of earlier views that later ones do not name, and how to tell
     /// them so.
     former: BTreeMap<String, Nonce>,
@@ -52,10 +52,10 @@ enum After {
     Over,
 }
 
-impl<'a> Course<'a> {
+impl<'a> Executor<'a> {
     pub(crate) fn new(
         rebalancer: &'a Rebalancer,
-        fleet: &Fleet,
+        fleet: &ViewNodes,
         goal: Goal,
         fenced: BTreeSet<String>,
         retired: Vec<(String, ViewId)>,
@@ -94,7 +94,7 @@ impl<'a> Course<'a> {
         mut progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
         loop {
-            self.rebalancer.router.life().check()?;
+            self.rebalancer.leases.lifecycle().check()?;
             if let Some(pause) = self.look().await? {
                 clock::sleep_until(clock::now() + pause).await;
                 continue;
@@ -130,7 +130,7 @@ impl<'a> Course<'a> {
         match self.transition.taken_back() {
             Some(view) => RebalanceError::Aborted {
                 view,
-                by: abort_note::author(&self.rebalancer.router).await,
+                by: abort_note::author(&self.rebalancer.leases).await,
             },
             None => RebalanceError::Superseded {
                 view: self.transition.view().id(),
@@ -142,7 +142,7 @@ impl<'a> Course<'a> {
     /// where it cannot be followed yet, it is to be looked at again.
     async fn look(&mut self) -> Result<Option<Duration>, RebalanceError> {
         let peers = self.everybody()?;
-        let survey = Survey::of_most(&peers).await;
+        let survey = ClusterSnapshot::of_most(&peers).await;
         if let Some(view) = survey.successor(self.transition.view()).await {
             self.follow(view)?;
             return Ok(Some(Duration::ZERO));
@@ -155,8 +155,8 @@ impl<'a> Course<'a> {
     }
 
     /// The members, and whom the goal names.
-    fn everybody(&mut self) -> Result<Vec<Peer>, RebalanceError> {
-        let roster = self.rebalancer.router.roster();
+    fn everybody(&mut self) -> Result<Vec<NodeHandle>, RebalanceError> {
+        let roster = self.rebalancer.leases.membership.registry();
         let view = Arc::clone(self.transition.view());
         let goal = match &self.goal {
             Goal::Reach { to, .. } => to.nodes.as_slice(),
@@ -175,18 +175,18 @@ impl<'a> Course<'a> {
     }
 
     fn follow(&mut self, view: View) -> Result<(), RebalanceError> {
-        let router = &self.rebalancer.router;
+        let membership = &self.rebalancer.leases.membership;
         for (name, nonce) in self.transition.view().nonces() {
             if view.index_of(&name).is_none() {
                 self.former.insert(name, nonce);
             }
         }
         self.former.retain(|name, _| view.index_of(name).is_none());
-        let peers = router.roster().members(&view)?;
+        let peers = membership.registry().members(&view)?;
         proposer::spread(&view, &peers, None);
         self.teach(&view);
         self.transition.moved(Arc::new(view.clone()));
-        router.move_up(view, peers);
+        membership.move_up(view, peers);
         Ok(())
     }
 
@@ -240,8 +240,8 @@ impl<'a> Course<'a> {
 
     async fn propose(&mut self, proposal: View) -> Result<After, RebalanceError> {
         let view = Arc::clone(self.transition.view());
-        let router = &self.rebalancer.router;
-        let peers = router.roster().members(&view)?;
+        let membership = &self.rebalancer.leases.membership;
+        let peers = membership.registry().members(&view)?;
         match proposer::decide(&view, &peers, &proposal).await? {
             Vote::Decided(view) => {
                 self.blocked_since = None;

@@ -9,9 +9,9 @@ use ringlock_ring::NodeIndex;
 
 use super::{Change, Moves, Phase, Progress, RebalanceError, Rebalancer, Report, plan};
 use crate::clock;
-use crate::cluster::nodes::Peer;
+use crate::cluster::nodes::NodeHandle;
 use crate::cluster::proposer::fresh_nonce;
-use crate::cluster::snapshot::{Survey, ask_all, tell};
+use crate::cluster::snapshot::{ClusterSnapshot, ask_all, tell};
 use crate::proto::lease::EPOCH_LEAP;
 use crate::proto::membership::topology::Topology;
 use crate::proto::membership::transition::{Obstacle, adopt, quarantine};
@@ -57,9 +57,9 @@ struct Ground {
     topology: Topology,
     nonces: Nonces,
     /// Members that are not abandoned.
-    left: Vec<Peer>,
+    left: Vec<NodeHandle>,
     /// Abandoned ones that answer nevertheless.
-    answering: Vec<Peer>,
+    answering: Vec<NodeHandle>,
     abandoned: BTreeSet<String>,
     wait: Duration,
 }
@@ -145,8 +145,8 @@ impl Rebalancer {
         changes: impl IntoIterator<Item = Change>,
         mut progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
-        let (begun, router) = (clock::now(), &self.router);
-        router.life().check()?;
+        let (begun, membership) = (clock::now(), &self.leases.membership);
+        self.leases.lifecycle().check()?;
         let Ground {
             before,
             topology,
@@ -165,25 +165,25 @@ impl Rebalancer {
             progress(&told(before.id(), begun, now, until));
             clock::sleep_until(until.min(now + TELL)).await;
         }
-        let is_own = |(peer, status): &(&Peer, &NodeStatus)| {
+        let is_own = |(peer, status): &(&NodeHandle, &NodeStatus)| {
             let own = nonces.get(&*peer.name);
             own.is_none()
                 || status.standing() == Standing::Quarantined && status.nonce.as_ref() == own
         };
-        let survey = Survey::of(&left).await;
+        let survey = ClusterSnapshot::of(&left).await;
         if survey.answers().filter(is_own).count() < left.len() {
             return Err(RebalanceError::Superseded { view: before.id() });
         }
         let view = View::stable(highest + EPOCH_LEAP, topology, &nonces)?;
-        let (to, members) = (view.id(), router.roster().members(&view)?);
+        let (to, members) = (view.id(), membership.registry().members(&view)?);
         let answers = ask_all(&members, |index| adopt(&view, NodeIndex::new(index as u16))).await;
         // What one of them serves, the others learn.
         if !answers.contains(&Ok(Reply::Done)) {
-            let behind = |peer: &Peer| (peer.name.to_string(), Obstacle::Behind);
+            let behind = |peer: &NodeHandle| (peer.name.to_string(), Obstacle::Behind);
             let nodes = members.iter().map(behind).collect();
             return Err(RebalanceError::Blocked { nodes });
         }
-        router.move_up(view, members);
+        membership.move_up(view, members);
         Ok(Report {
             from: before.id(),
             to,
@@ -200,7 +200,7 @@ impl Rebalancer {
     ) -> Result<Ground, RebalanceError> {
         // Too few nodes may be left for that to succeed.
         let _ = self.refreshed().await;
-        let fleet = self.router.fleet();
+        let fleet = self.leases.nodes();
         let before = Arc::clone(&fleet.view);
         let abandoned: BTreeSet<String> = abandoned.into_iter().collect();
         let topology = remainder(&before, &abandoned, changes)?;
@@ -208,9 +208,9 @@ impl Rebalancer {
         let names = topology.nodes.iter().map(|node| node.name.clone());
         let nonces: Nonces = names.map(|name| (name, fresh_nonce())).collect();
         View::stable(1, topology.clone(), &nonces)?;
-        let survey = Survey::of(fleet.peers()).await;
+        let survey = ClusterSnapshot::of(fleet.peers()).await;
         let answering = survey.answers().map(|(peer, _)| peer);
-        let answering: Vec<Peer> = answering
+        let answering: Vec<NodeHandle> = answering
             .filter(|peer| abandoned.contains(&*peer.name))
             .cloned()
             .collect();
@@ -224,7 +224,7 @@ impl Rebalancer {
         if voters >= needed && !self.risks.vote {
             return Err(RebalanceError::VotePossible { voters, needed });
         }
-        let is_left = |peer: &&Peer| !abandoned.contains(&*peer.name);
+        let is_left = |peer: &&NodeHandle| !abandoned.contains(&*peer.name);
         let left = fleet.peers().iter().filter(is_left).cloned().collect();
         let span = before.longest_ttl().max(topology.max_ttl()) + before.longest_view_lease();
         Ok(Ground {
@@ -241,7 +241,7 @@ impl Rebalancer {
 
 /// How many nodes could decide which view follows: those that keep what they
 /// promised, be they behind.
-fn voters(view: &View, survey: &Survey<'_>) -> usize {
+fn voters(view: &View, survey: &ClusterSnapshot<'_>) -> usize {
     let can_vote = |node: &NodeIndex| {
         let name = &view.member(*node).name;
         survey.answers().any(|(peer, status)| {
@@ -254,10 +254,11 @@ fn voters(view: &View, survey: &Survey<'_>) -> usize {
 }
 
 /// Has abandoned nodes that answer stop serving, as far as they do.
-async fn stop_abandoned(answering: &[Peer]) {
-    let survey = Survey::of(answering).await;
-    let stop =
-        |(peer, status): (&Peer, &NodeStatus)| (peer.clone(), quarantine(status, fresh_nonce()));
+async fn stop_abandoned(answering: &[NodeHandle]) {
+    let survey = ClusterSnapshot::of(answering).await;
+    let stop = |(peer, status): (&NodeHandle, &NodeStatus)| {
+        (peer.clone(), quarantine(status, fresh_nonce()))
+    };
     // The caller took upon itself that one does not.
     let _ = tell(survey.answers().map(stop)).await;
 }
@@ -285,8 +286,12 @@ fn remainder(
 
 /// Has all nodes that are left stop serving, those that are to go on under
 /// these nonces; the highest epoch that was seen.
-async fn stop_all(left: &[Peer], before: &View, nonces: &Nonces) -> Result<u32, RebalanceError> {
-    let survey = Survey::of(left).await;
+async fn stop_all(
+    left: &[NodeHandle],
+    before: &View,
+    nonces: &Nonces,
+) -> Result<u32, RebalanceError> {
+    let survey = ClusterSnapshot::of(left).await;
     let silent = left.iter().zip(&survey.statuses);
     let silent = silent.filter(|(_, status)| status.is_none());
     let nodes: Vec<_> = silent

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Progress, RebalanceError, Rebalancer, Report};
 use crate::proto::membership::transition::Goal;
-use crate::rebalancer::executor::Course;
+use crate::rebalancer::executor::Executor;
 
 impl Rebalancer {
     /// Stays until the members that lost their data are let in again, and lets
@@ -34,7 +34,7 @@ impl Rebalancer {
         if let Some(name) = nodes.iter().find(is_unknown) {
             return Err(RebalanceError::UnknownNode { name: name.clone() });
         }
-        Course::new(self, &fleet, Goal::Keep, BTreeSet::new(), Vec::new())
+        Executor::new(self, &fleet, Goal::Keep, BTreeSet::new(), Vec::new())
             .awaiting(nodes)
             .run(progress)
             .await

@@ -4,11 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::bootstrap::Charter;
+use crate::acquire::clean_label;
+use crate::cluster::bootstrap;
+use crate::cluster::bootstrap::BootstrapOptions;
 use crate::cluster::first_start::{ConnectProgress, Listener};
-use crate::cluster::registry::Roster;
+use crate::cluster::membership::Membership;
+use crate::cluster::nodes::ViewNodes;
+use crate::cluster::reconciler;
+use crate::cluster::refresh::RefreshSignal;
+use crate::cluster::registry::NodeRegistry;
 use crate::config::{Config, ConfigError, Init, NodeConfig, first_duplicate};
 use crate::error::Error;
+use crate::lease::context::LeaseContext;
+use crate::lease::manager::{Defaults, LeaseManager};
 use crate::node::{MemoryNode, Node};
 use crate::proto::membership::topology::Override;
 use crate::router::Router;
@@ -30,6 +38,13 @@ impl From<Config> for RouterBuilder {
             given: Vec::new(),
             listener: Listener::default(),
         }
+    }
+}
+
+impl Router {
+    /// A router built in code.
+    pub fn builder() -> RouterBuilder {
+        RouterBuilder::default()
     }
 }
 
@@ -151,14 +166,14 @@ impl RouterBuilder {
             .into());
         }
         config.check()?;
-        let roster = Roster::new(&config, given)?;
+        let roster = NodeRegistry::new(&config, given)?;
         let addresses: BTreeMap<_, _> = roster
             .seeds()
             .into_iter()
             .map(|peer| (peer.name, peer.node.address()))
             .collect();
         let address = |node: &NodeConfig| addresses.get(&*node.name).cloned().unwrap_or_default();
-        let charter = Charter {
+        let charter = BootstrapOptions {
             topology: config.topology(address),
             init: config.router.init,
             on_mismatch: config.router.on_mismatch,
@@ -166,6 +181,64 @@ impl RouterBuilder {
             least_epoch: 1,
             listener,
         };
-        Router::establish(&config, charter, Arc::new(roster)).await
+        establish(&config, charter, Arc::new(roster)).await
     }
+}
+
+/// Finds the view that the cluster serves, and starts the router's tasks.
+async fn establish(
+    config: &Config,
+    charter: BootstrapOptions,
+    roster: Arc<NodeRegistry>,
+) -> Result<Router, Error> {
+    // Until a router owns them, the nodes are closed on every way out.
+    let closing = Closing(Some(Arc::clone(&roster)));
+    let (view, peers) = bootstrap::establish(&charter, &roster, &roster.seeds()).await?;
+    let context = Arc::new(LeaseContext::default());
+    let nodes = ViewNodes::new(Arc::new(view), peers, Arc::new(RefreshSignal::default()))
+        .with_node_timeout(config.router.node_timeout);
+    let label = match &config.router.label {
+        Some(label) => clean_label(label),
+        None => clean_label(&host_and_pid()),
+    };
+    closing.keep();
+    let scheduler = Arc::clone(&context.scheduler);
+    let counters = Arc::clone(&context.counters);
+    let membership = Membership::new(nodes, roster, counters, move || scheduler.hurry());
+    let defaults = Defaults {
+        ttl: config.router.ttl,
+        wait: config.router.wait,
+        max_hold: config.router.max_hold,
+        hand_overs: config.router.hand_overs,
+        label,
+    };
+    let reserved = config.router.reserved_keys();
+    let leases = LeaseManager::start(Arc::clone(&membership), context, defaults, reserved);
+    reconciler::start(&membership, charter);
+    Ok(Router { leases })
+}
+
+/// Closes nodes that no router came to own.
+struct Closing(Option<Arc<NodeRegistry>>);
+
+impl Closing {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(roster) = &self.0 {
+            roster.close();
+        }
+    }
+}
+
+fn host_and_pid() -> String {
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    format!("{host}:{}", std::process::id())
 }

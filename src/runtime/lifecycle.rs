@@ -19,7 +19,7 @@ const DEAD: u8 = 2;
 
 /// What a router's handles and leases share of its fate.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct Lifecycle {
     pub(crate) origin: Origin,
     /// Where its tasks run.
     runtime: Option<Id>,
@@ -27,7 +27,7 @@ pub(crate) struct Life {
     state: AtomicU8,
 }
 
-impl Default for Life {
+impl Default for Lifecycle {
     /// One that begins here and now.
     fn default() -> Self {
         Self {
@@ -38,7 +38,7 @@ impl Default for Life {
     }
 }
 
-impl Life {
+impl Lifecycle {
     /// Whether something new may begin.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.check_below(SHUT)

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use crate::acquire::attempt::{Failed, Terms};
+use crate::acquire::attempt::{FailedAttempt, Terms};
 use crate::acquire::many::guard_set::{GuardSet, extend_each};
 use crate::acquire::many::{WINDOW, check_count};
 use crate::acquire::retry::give_way;
@@ -17,10 +17,11 @@ use crate::acquire::{Acquire, Acquiring};
 use crate::clock;
 use crate::error::Error;
 use crate::lease::guard::Guard;
-use crate::lease::local_queue::{Plight, Turn};
+use crate::lease::local_queue::{Plight, Ticket};
+use crate::lease::manager::LeaseManager;
 use crate::lease::scoped::WithError;
+use crate::lease::state::LeaseState;
 use crate::proto::lease::Key;
-use crate::router::Router;
 use crate::telemetry::events;
 use crate::telemetry::stats::Call;
 
@@ -55,12 +56,15 @@ pub struct AcquireAll {
 }
 
 impl AcquireAll {
-    pub(crate) fn new(router: Router, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
-        let checked = keys.into_iter().map(|key| router.check_key(key));
+    pub(crate) fn new(
+        leases: Arc<LeaseManager>,
+        keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
+    ) -> Self {
+        let checked = keys.into_iter().map(|key| leases.check_key(key));
         let keys = checked.collect::<Result<Vec<Key>, _>>();
         Self {
             keys: keys.map_err(Error::from).and_then(in_order),
-            each: Acquire::of_many(router),
+            each: Acquire::of_many(leases),
         }
     }
 
@@ -143,8 +147,8 @@ impl AcquireAll {
     }
 
     async fn run(self) -> Result<GuardSet, Error> {
-        let mut call = Call::begin(self.each.router.counters());
-        let life = self.each.router.life().check();
+        let mut call = Call::begin(self.each.leases.counters());
+        let life = self.each.leases.lifecycle().check();
         life.map_err(|error| call.failed(error))?;
         let keys = self.keys.map_err(|error| call.failed(error))?;
         let terms = self.each.terms(clock::now());
@@ -182,11 +186,11 @@ impl IntoFuture for AcquireAll {
     type IntoFuture = Acquiring<GuardSet>;
 
     fn into_future(self) -> Acquiring<GuardSet> {
-        let router = self.each.router.clone();
+        let leases = Arc::clone(&self.each.leases);
         let keys = self.keys.as_ref().map_or(0, Vec::len);
         match events::acquire(keys, None) {
-            None => Acquiring::new(&router, self.run()),
-            Some(span) => Acquiring::new(&router, events::traced(span, self.run(), |_| None)),
+            None => Acquiring::new(&leases, self.run()),
+            Some(span) => Acquiring::new(&leases, events::traced(span, self.run(), |_| None)),
         }
     }
 }
@@ -212,7 +216,7 @@ struct Contest {
 
 impl Contest {
     /// The places in this process's queues, one after the other.
-    async fn turns(&self, keys: &[Key]) -> Result<Vec<Option<Turn>>, Error> {
+    async fn turns(&self, keys: &[Key]) -> Result<Vec<Option<Ticket<LeaseState>>>, Error> {
         // As long as it stands in line, whoever is behind it does so too.
         self.plight.set(Some(Error::Contended {
             key: keys[0].clone(),
@@ -234,7 +238,7 @@ impl Contest {
 
     /// Leaves the keys to other processes where this one has had one of them as
     /// often in a row as it may.
-    async fn give_way(&self, keys: &[Key], turns: &mut [Option<Turn>]) {
+    async fn give_way(&self, keys: &[Key], turns: &mut [Option<Ticket<LeaseState>>]) {
         let pauses = keys.iter().zip(turns);
         let pauses = pauses.filter_map(|(key, turn)| self.each.way_for_others(key, turn.as_mut()));
         if let Some(pause) = pauses.max() {
@@ -255,7 +259,7 @@ impl Contest {
     async fn win(
         &self,
         keys: &[Key],
-        turns: &mut [Option<Turn>],
+        turns: &mut [Option<Ticket<LeaseState>>],
     ) -> Result<Option<Vec<Guard>>, Error> {
         let mut guards = Vec::with_capacity(keys.len());
         let mut width = WINDOW;
@@ -315,7 +319,7 @@ impl Contest {
     /// One attempt at each of `keys`, at most `width` at once. What was granted
     /// before the first that failed comes back, and why that one did; what was
     /// behind it is released.
-    async fn round(&self, keys: &[Key], width: usize) -> (Vec<Guard>, Option<Box<Failed>>) {
+    async fn round(&self, keys: &[Key], width: usize) -> (Vec<Guard>, Option<Box<FailedAttempt>>) {
         let mut won: Vec<Option<Guard>> = Vec::new();
         won.resize_with(keys.len(), || None);
         // Behind it nothing is worth an attempt, or waiting for an answer.
@@ -382,7 +386,7 @@ impl Contest {
 
     /// How long nodes may take for one of the leases.
     fn node_timeout(&self) -> Duration {
-        self.each.router.fleet().node_timeout(self.terms.ttl)
+        self.each.leases.nodes().node_timeout(self.terms.ttl)
     }
 
     /// What must be left of a lease that nobody holds yet.

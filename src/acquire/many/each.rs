@@ -15,9 +15,9 @@ use crate::acquire::many::check_count;
 use crate::clock;
 use crate::error::Error;
 use crate::lease::guard::Guard;
+use crate::lease::manager::LeaseManager;
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
-use crate::router::Router;
 
 /// Attempts at keys of one owner that are under way at once, at the most: one
 /// that does not answer holds up no other.
@@ -40,15 +40,13 @@ const WINDOW_PER_OWNER: usize = 512;
 #[must_use = "an acquire does nothing until it is awaited"]
 pub struct AcquireMany<K> {
     each: Acquire,
-    router: Router,
     keys: Vec<K>,
 }
 
 impl<K: AsRef<[u8]>> AcquireMany<K> {
-    pub(crate) fn new(router: Router, keys: Vec<K>) -> Self {
+    pub(crate) fn new(leases: Arc<LeaseManager>, keys: Vec<K>) -> Self {
         Self {
-            each: Acquire::of_many(router.clone()),
-            router,
+            each: Acquire::of_many(leases),
             keys,
         }
     }
@@ -107,9 +105,9 @@ impl<K: AsRef<[u8]>> AcquireMany<K> {
         let mut groups = BTreeMap::<_, Group>::new();
         let mut arrived = VecDeque::new();
         let count = check_count(self.keys.len());
-        let view = &self.router.fleet().view;
+        let view = Arc::clone(&self.each.leases.nodes().view);
         for (index, key) in self.keys.iter().enumerate() {
-            let checked = match (&count, self.router.check_key(key)) {
+            let checked = match (&count, self.each.leases.check_key(key)) {
                 (Err(error), _) => Err(error.clone()),
                 (Ok(()), Err(error)) => Err(error.into()),
                 (Ok(()), Ok(key)) if seen.contains(&key) => Err(Error::Duplicate { key }),

@@ -1,0 +1,107 @@
+//! The current view and its nodes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::task::JoinHandle;
+
+use crate::cluster::nodes::{NodeHandle, ViewNodes};
+use crate::cluster::registry::NodeRegistry;
+use crate::proto::membership::view::View;
+use crate::runtime::origin::Origin;
+use crate::telemetry::events;
+use crate::telemetry::stats::Counters;
+
+/// The current view of a router and its nodes. No other place switches views.
+///
+/// Dropping it ends the reconciler and closes every node.
+pub(crate) struct Membership {
+    registry: Arc<NodeRegistry>,
+    current: RwLock<Arc<ViewNodes>>,
+    counters: Arc<Counters>,
+    /// Called after each switch to a newer view.
+    on_change: Box<dyn Fn() + Send + Sync>,
+    reconciler: Mutex<Option<JoinHandle<()>>>,
+    origin: Origin,
+}
+
+impl Membership {
+    /// Begins with `nodes`. `on_change` is called after each switch to a newer
+    /// view, and must not block.
+    pub(crate) fn new(
+        nodes: ViewNodes,
+        registry: Arc<NodeRegistry>,
+        counters: Arc<Counters>,
+        on_change: impl Fn() + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let view = &nodes.view;
+        counters.meter.moved(view.id(), view.next().is_some());
+        Arc::new(Self {
+            registry,
+            current: RwLock::new(Arc::new(nodes)),
+            counters,
+            on_change: Box::new(on_change),
+            reconciler: Mutex::default(),
+            origin: Origin::here(),
+        })
+    }
+
+    /// The nodes of the current view.
+    pub(crate) fn current(&self) -> Arc<ViewNodes> {
+        Arc::clone(&self.current.read())
+    }
+
+    pub(crate) fn registry(&self) -> &Arc<NodeRegistry> {
+        &self.registry
+    }
+
+    pub(crate) fn max_ttl(&self) -> Duration {
+        self.current.read().view.max_ttl()
+    }
+
+    /// Takes the reconciler's task over, to end it together with this.
+    pub(crate) fn own(&self, reconciler: JoinHandle<()>) {
+        *self.reconciler.lock() = Some(reconciler);
+    }
+
+    /// Switches to `view`, whose members are `peers`, if it is newer.
+    pub(crate) fn move_up(&self, view: View, peers: Vec<NodeHandle>) {
+        let mut nodes = self.current.write();
+        if nodes.view.id().epoch >= view.id().epoch {
+            return;
+        }
+        events::moved(nodes.view.id(), view.id(), view.next().is_some());
+        let meter = &self.counters.meter;
+        meter.moved(view.id(), view.next().is_some());
+        self.registry.retire(&view);
+        *nodes = nodes.followed_by(Arc::new(view), peers);
+        drop(nodes);
+        (self.on_change)();
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let task = self.reconciler.get_mut().take();
+        if self.origin.is_elsewhere() {
+            // All of it is a copy of the parent's, including the sockets.
+            let nodes = Arc::clone(self.current.get_mut());
+            std::mem::forget((Arc::clone(&self.registry), nodes, task));
+            return;
+        }
+        if let Some(task) = task {
+            task.abort();
+        }
+        self.registry.close();
+    }
+}
+
+impl fmt::Debug for Membership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Membership")
+            .field("view", &self.current.read().view)
+            .finish_non_exhaustive()
+    }
+}

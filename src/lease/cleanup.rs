@@ -1,0 +1,263 @@
+//! What ends a lease in time, and RELEASE to every node that may have an entry
+//! of it, repeated until it is answered.
+//!
+//! Whoever finds that a lease has lapsed releases it: see [`LeaseState::check`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ringlock_ring::NodeIndex;
+
+use crate::clock;
+use crate::error::Loss;
+use crate::lease::local_queue::Expires;
+use crate::lease::position::Position;
+use crate::lease::scheduler::{Due, Outstanding};
+use crate::lease::state::LeaseState;
+use crate::node::{Node, ReplyTo, Sink};
+use crate::proto::backoff::Backoff;
+use crate::proto::node::message::{Answer, Request};
+use crate::proto::time::{Instant, drift};
+use crate::telemetry::events;
+
+/// Releases that may wait for a node to come back. One more is given up: the
+/// entry's ttl then frees the key.
+const MAX_DEFERRED: usize = 65_536;
+
+/// Leases that are watched for their lapse only.
+const MAX_LAPSE_WATCHES: usize = 65_536;
+
+/// A node that a lease is released at.
+#[derive(Clone, Debug)]
+pub(crate) enum ReleaseTarget {
+    /// One of the view that the lease was granted under.
+    Member(NodeIndex),
+    /// Another.
+    Node(Arc<dyn Node>),
+}
+
+impl LeaseState {
+    /// Why the lease is over, if it is. Lapses it where its time has come, and
+    /// releases it then: an entry outlives the lease by as long as its request
+    /// was under way.
+    pub(crate) fn check(self: &Arc<Self>, now: Instant) -> Option<Loss> {
+        let (loss, has_lapsed_now) = self.lapse(now)?;
+        if has_lapsed_now {
+            self.release();
+            // After the releases: the next turn's requests queue up behind them.
+            self.pass_turn();
+        }
+        Some(loss)
+    }
+
+    /// Waits for the end of the lease; the signal needs no network.
+    pub(crate) async fn ended(self: &Arc<Self>) -> Loss {
+        loop {
+            let notified = self.end_signal().notified();
+            if let Some(loss) = self.check(clock::now()) {
+                return loss;
+            }
+            clock::within(Some(self.ends_at()), notified).await;
+        }
+    }
+
+    /// A node may have made the entry that was asked for when the lease was
+    /// taken, and it is known only now. The entry is released once the lease is
+    /// over: at once, or where it would outlive the lease for long, at the lapse.
+    pub(crate) fn may_be_at(
+        self: &Arc<Self>,
+        target: impl FnOnce() -> ReleaseTarget,
+        now: Instant,
+    ) {
+        let Some(ended) = self.end_since_grant() else {
+            return;
+        };
+        match ended.or_else(|| self.check(now)) {
+            // The release goes to every node, behind what it was asked before.
+            Some(Loss::Released) => {}
+            Some(_) => self.release_at(target()),
+            None if self.keep_alive.is_some() => {}
+            None if now.saturating_since(self.asked_at) > drift(self.ttl.get()) => {
+                LapseWatch::start(self);
+            }
+            None => {}
+        }
+    }
+
+    /// Sends a RELEASE to every node that may have an entry.
+    pub(crate) fn release(self: &Arc<Self>) {
+        self.release_unless(|_| false);
+    }
+
+    /// Sends a RELEASE to every node that may have an entry and that the
+    /// release of [`standing`](Self::standing) does not reach.
+    pub(crate) fn release_elsewhere(self: &Arc<Self>, standing: Option<&Position>) {
+        let (fleet, placement) = match standing {
+            Some(stance) => (&stance.fleet, &stance.placement),
+            None => (&self.fleet, &self.placement),
+        };
+        self.release_unless(|node| {
+            let mut members = placement.nodes().iter();
+            members.any(|&member| Arc::ptr_eq(&fleet.peer(member).node, node))
+        });
+    }
+
+    fn release_unless(self: &Arc<Self>, is_reached: impl Fn(&Arc<dyn Node>) -> bool) {
+        let (has_left, elsewhere) = self.entries(clock::now());
+        for seat in self.placement.seats().iter().filter(|_| !has_left) {
+            let member = self.placement.node(seat);
+            if !is_reached(&self.fleet.peer(member).node) {
+                self.release_at(ReleaseTarget::Member(member));
+            }
+        }
+        for node in elsewhere.into_iter().filter(|node| !is_reached(node)) {
+            self.release_at(ReleaseTarget::Node(node));
+        }
+    }
+
+    /// Sends a RELEASE to `target`, repeated until it is answered.
+    pub(crate) fn release_at(self: &Arc<Self>, target: ReleaseTarget) {
+        PendingRelease::new(self, target).send();
+    }
+
+    /// A RELEASE to `target` failed: repeats it when the node may be back.
+    pub(crate) fn release_later(self: &Arc<Self>, target: ReleaseTarget) {
+        PendingRelease::new(self, target).defer();
+    }
+}
+
+impl Expires for LeaseState {
+    fn valid_until(&self) -> Instant {
+        Self::valid_until(self)
+    }
+
+    fn is_over(self: &Arc<Self>, now: Instant) -> bool {
+        self.check(now).is_some()
+    }
+}
+
+/// Releases a lease at its lapse, if nothing else has ended it before: a node
+/// has an entry that would outlive it for long.
+#[derive(Debug)]
+struct LapseWatch(Arc<LeaseState>);
+
+impl LapseWatch {
+    /// Beyond [`MAX_LAPSE_WATCHES`] of them, the entry's ttl frees the key.
+    fn start(held: &Arc<LeaseState>) {
+        let watches = &held.context.lapse_watches;
+        let is_full = watches.fetch_add(1, Ordering::Relaxed) >= MAX_LAPSE_WATCHES;
+        let watch = Self(Arc::clone(held));
+        if !is_full {
+            let scheduler = &held.context.scheduler;
+            scheduler.schedule(Arc::new(watch), held.valid_until());
+        }
+    }
+}
+
+impl Drop for LapseWatch {
+    fn drop(&mut self) {
+        let watches = &self.0.context.lapse_watches;
+        watches.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Due for LapseWatch {
+    fn run(self: Arc<Self>, now: Instant) -> Option<Instant> {
+        match self.0.check(now) {
+            // Its owner has extended it.
+            None => Some(self.0.valid_until()),
+            Some(_) => None,
+        }
+    }
+}
+
+/// A RELEASE that is owed to one node.
+#[derive(Debug)]
+struct PendingRelease {
+    _owed: Outstanding,
+    held: Arc<LeaseState>,
+    target: ReleaseTarget,
+    attempts: AtomicUsize,
+    /// When the entry has expired by itself.
+    until: Instant,
+}
+
+impl PendingRelease {
+    fn new(held: &Arc<LeaseState>, target: ReleaseTarget) -> Arc<Self> {
+        let until = clock::now() + held.fleet.view.longest_ttl();
+        Arc::new(Self {
+            _owed: Outstanding::by(&held.context.scheduler),
+            held: Arc::clone(held),
+            target,
+            attempts: AtomicUsize::new(0),
+            until,
+        })
+    }
+
+    /// Sends it now.
+    fn send(self: Arc<Self>) {
+        let (fleet, target) = (Arc::clone(&self.held.fleet), self.target.clone());
+        let request = Request::Release {
+            key: self.held.key.clone(),
+            token: self.held.token.clone(),
+        };
+        let deadline = fleet.deadline(self.held.ttl, clock::now(), None);
+        let reply = ReplyTo::new(self as Arc<dyn Sink>, 0);
+        match target {
+            ReleaseTarget::Member(node) => {
+                let peer = fleet.peer(node);
+                peer.meter.asked(&request);
+                peer.node.submit(request, deadline, reply);
+            }
+            ReleaseTarget::Node(node) => node.submit(request, deadline, reply),
+        }
+    }
+
+    /// Has it sent when the node may be back.
+    fn defer(self: Arc<Self>) {
+        let scheduler = &self.held.context.scheduler;
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        let now = clock::now();
+        let is_worth_it = now < self.until && scheduler.outstanding() <= MAX_DEFERRED;
+        if !is_worth_it {
+            return self.count_failure();
+        }
+        if !scheduler.schedule(Arc::clone(&self) as Arc<dyn Due>, now + self.next_wait()) {
+            self.give_up();
+        }
+    }
+
+    fn count_failure(&self) {
+        events::release_given_up(&self.held.key);
+        self.held.context.counters.release_failures.add_one();
+    }
+
+    fn next_wait(&self) -> std::time::Duration {
+        let attempts = u32::try_from(self.attempts.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        Backoff::RECONNECT.wait(attempts, rand::random())
+    }
+}
+
+impl Due for PendingRelease {
+    fn run(self: Arc<Self>, _: Instant) -> Option<Instant> {
+        self.send();
+        None
+    }
+
+    /// Nothing repeats it.
+    fn give_up(&self) {
+        self.held.context.scheduler.forsake();
+        self.count_failure();
+    }
+}
+
+impl Sink for PendingRelease {
+    fn accept(self: Arc<Self>, _: u32, answer: Answer) {
+        if let ReleaseTarget::Member(node) = &self.target {
+            self.held.fleet.peer(*node).meter.answered(&answer, None);
+        }
+        if answer.is_err() {
+            self.defer();
+        }
+    }
+}

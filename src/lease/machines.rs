@@ -1,0 +1,180 @@
+//! The protocol's machines, and what their answers and outcomes do to a lease.
+
+use std::sync::Arc;
+
+use ringlock_ring::NodeIndex;
+
+use crate::clock;
+use crate::cluster::nodes::ViewNodes;
+use crate::error::Loss;
+use crate::lease::cleanup::ReleaseTarget;
+use crate::lease::position::Position;
+use crate::lease::scheduler::Outstanding;
+use crate::lease::state::LeaseState;
+use crate::proto::lease_record::known::Known;
+use crate::proto::node::message::{Answer, Reply};
+use crate::proto::operation::acquire::{Attempt, Refused, Shortfall};
+use crate::proto::operation::extend::{Extension, Renewal};
+use crate::proto::operation::machine::{Machine, Step};
+use crate::proto::operation::release::{Farewell, Release};
+use crate::proto::quorum::Seats;
+use crate::proto::time::Instant;
+
+/// A lease, and the view by which one of its operations goes.
+#[derive(Debug)]
+pub(crate) struct OperationContext {
+    pub(crate) held: Arc<LeaseState>,
+    /// `None`: the view that it was granted under.
+    pub(crate) stance: Option<Arc<Position>>,
+}
+
+impl OperationContext {
+    /// The view that the lease is granted under.
+    pub(crate) fn of(held: &Arc<LeaseState>) -> Self {
+        Self {
+            held: Arc::clone(held),
+            stance: None,
+        }
+    }
+
+    pub(crate) fn fleet(&self) -> &Arc<ViewNodes> {
+        match &self.stance {
+            Some(stance) => &stance.fleet,
+            None => &self.held.fleet,
+        }
+    }
+
+    pub(crate) fn target(&self, node: NodeIndex) -> ReleaseTarget {
+        match &self.stance {
+            Some(stance) => ReleaseTarget::Node(Arc::clone(&stance.fleet.peer(node).node)),
+            None => ReleaseTarget::Member(node),
+        }
+    }
+
+    /// Notes in the ledger of its view what an answer says of the entries.
+    pub(crate) fn acknowledge(&self, has: Known, lacks: Seats) {
+        let ledger = match &self.stance {
+            Some(stance) => stance.ledger(),
+            None => self.held.ledger(),
+        };
+        ledger.take_in(has, lacks);
+    }
+}
+
+/// A machine together with what its outcome does to the lease.
+pub(crate) trait LeaseMachine: Machine<Outcome: Send> + Send + 'static {
+    /// Takes note of the outcome, whether anybody waits for it or not.
+    fn settle(site: &OperationContext, outcome: &Self::Outcome, now: Instant);
+
+    /// Whether what it does depends on the time.
+    const MINDS_TIME: bool = true;
+
+    /// Sees every answer, also those that the machine has no use for any more.
+    fn answered(_site: &OperationContext, _from: NodeIndex, _step: Step, _answer: &Answer) {}
+
+    /// Whether the outcome ends the lease, so that its entries are released.
+    fn ends_lease(_outcome: &Self::Outcome) -> bool {
+        false
+    }
+
+    /// The outcome where nobody has answered, or will.
+    fn unanswered() -> Self::Outcome;
+
+    /// Nobody waits for the outcome any more.
+    fn abandoned(_held: &Arc<LeaseState>) {}
+
+    /// What a shutdown is to wait for, until every node has answered.
+    fn owed(_held: &Arc<LeaseState>) -> Option<Outstanding> {
+        None
+    }
+}
+
+impl LeaseMachine for Attempt {
+    fn settle(site: &OperationContext, outcome: &Self::Outcome, now: Instant) {
+        if let Ok(grant) = outcome {
+            site.held.grant(grant, now);
+        }
+    }
+
+    fn unanswered() -> Self::Outcome {
+        Err(Refused {
+            shortfall: Shortfall::Votes,
+            granted: 0,
+            refusals: Vec::new(),
+        })
+    }
+
+    fn answered(site: &OperationContext, from: NodeIndex, step: Step, answer: &Answer) {
+        let may_be_there = match answer {
+            Ok(Reply::Granted { .. }) => true,
+            Err(error) => step == Step::Main && !error.is_unsent(),
+            Ok(_) => false,
+        };
+        if may_be_there {
+            site.held.may_be_at(|| site.target(from), clock::now());
+        }
+    }
+
+    fn abandoned(held: &Arc<LeaseState>) {
+        held.end(Loss::Released, clock::now());
+    }
+}
+
+impl LeaseMachine for Renewal {
+    fn settle(site: &OperationContext, outcome: &Extension, now: Instant) {
+        site.held.renewed(site.stance.as_ref(), outcome, now);
+    }
+
+    fn unanswered() -> Extension {
+        Extension::Unchanged {
+            kept: 0,
+            refusals: Vec::new(),
+        }
+    }
+
+    /// The keeper and the lease's owner are different threads: a release may
+    /// have overtaken the extend, which then made the entry anew.
+    ///
+    /// An entry is healed when answers tell that it is absent, which may be after
+    /// the release. Where no answer comes to that, it may have been made.
+    fn answered(site: &OperationContext, from: NodeIndex, step: Step, answer: &Answer) {
+        let may_be_there = match answer {
+            Ok(Reply::Kept { .. } | Reply::Made { .. }) => true,
+            Err(error) => step == Step::Heal && !error.is_unsent(),
+            Ok(_) => false,
+        };
+        if may_be_there && site.held.check(clock::now()).is_some() {
+            site.held.release_at(site.target(from));
+        }
+    }
+
+    fn ends_lease(outcome: &Extension) -> bool {
+        matches!(outcome, Extension::Lost { .. })
+    }
+
+    fn owed(held: &Arc<LeaseState>) -> Option<Outstanding> {
+        Some(Outstanding::by(&held.context.scheduler))
+    }
+}
+
+impl LeaseMachine for Release {
+    const MINDS_TIME: bool = false;
+
+    fn settle(_: &OperationContext, _: &Self::Outcome, _: Instant) {}
+
+    fn unanswered() -> Farewell {
+        Farewell::Unknown {
+            refusals: Vec::new(),
+        }
+    }
+
+    fn answered(site: &OperationContext, from: NodeIndex, _: Step, answer: &Answer) {
+        if answer.is_err() {
+            site.held.release_later(site.target(from));
+        }
+    }
+
+    fn owed(held: &Arc<LeaseState>) -> Option<Outstanding> {
+        Some(Outstanding::by(&held.context.scheduler))
+    }
+}

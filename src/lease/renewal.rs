@@ -1,0 +1,90 @@
+//! Extends leases: on their holder's behalf, and by itself those that are kept
+//! alive.
+
+use std::sync::Arc;
+
+use crate::clock;
+use crate::error::{Error, Loss};
+use crate::lease::operation::{Operation, OperationFuture};
+use crate::lease::scheduler::Due;
+use crate::lease::state::{ExtensionBase, LeaseState};
+use crate::proto::lease::Ttl;
+use crate::proto::operation::extend::{Prolongation, Renewal};
+use crate::proto::time::Instant;
+
+impl LeaseState {
+    /// Keeps the lease alive from now on.
+    pub(crate) fn keep(self: &Arc<Self>) {
+        let item = Arc::clone(self) as Arc<dyn Due>;
+        // Once the task has ended, the lease lapses at its time.
+        let _ = self.context.scheduler.schedule(item, Instant::default());
+    }
+
+    /// Begins an extend to `ttl`; its success or failure is noted in the state.
+    pub(crate) fn renew(self: &Arc<Self>, ttl: Ttl) -> Result<OperationFuture<Renewal>, Error> {
+        let t0 = clock::now();
+        let over = self.check(t0);
+        let ExtensionBase {
+            fence,
+            valid_until,
+            stance,
+        } = self.follow(t0);
+        let (Some(fence), None) = (fence, over) else {
+            let reason = over.unwrap_or(Loss::Expired);
+            return Err(Error::Lost {
+                key: self.key.clone(),
+                reason,
+            });
+        };
+        let fleet = stance.as_ref().map_or(&self.fleet, |stance| &stance.fleet);
+        let terms = Prolongation {
+            view: fleet.view.id(),
+            view_lease: fleet.view.view_lease(),
+            key: self.key.clone(),
+            token: self.token.clone(),
+            fence,
+            ttl: ttl.at_most(fleet.view.max_ttl()),
+            placement: stance
+                .as_ref()
+                .map_or(self.placement, |stance| stance.placement),
+            established: stance.as_ref().map_or_else(
+                || self.placement.groups().count(),
+                |stance| stance.established(),
+            ),
+            known: stance
+                .as_ref()
+                .map_or(self.ledger(), |stance| stance.ledger())
+                .read(),
+            valid_until,
+            t0,
+        };
+        let machine = Renewal::new(terms);
+        Ok(Operation::start_from(
+            machine,
+            self,
+            stance,
+            Some(valid_until),
+        ))
+    }
+}
+
+/// Keeps the lease alive until it is over.
+impl Due for LeaseState {
+    fn run(self: Arc<Self>, now: Instant) -> Option<Instant> {
+        let keep_alive = self.keep_alive?;
+        if self.check(now).is_some() {
+            return None;
+        }
+        let retry = self.fleet.node_timeout(self.ttl);
+        if self.take_due_renewal(now, now + retry) {
+            // Over by now, it is found so at the next look.
+            drop(self.renew(self.ttl));
+        }
+        // An extend that succeeds soon may be followed by the next before `retry`.
+        Some(self.next_event(now + keep_alive.interval))
+    }
+
+    fn view_changed(&self, now: Instant) -> bool {
+        self.renew_in_newer_view(now)
+    }
+}
