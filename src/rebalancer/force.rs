@@ -1,5 +1,5 @@
-//! Going on without nodes that are lost for good, where too few are left to
-//! decide anything.
+//! Continuing without permanently lost nodes, when too few are left to decide
+//! anything.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use crate::proto::lease::EPOCH_LEAP;
 use crate::proto::membership::topology::Topology;
 use crate::proto::membership::transition::{Obstacle, adopt, quarantine};
 use crate::proto::membership::view::{Nonces, View};
-use crate::proto::node::message::{NodeStatus, Reply, Standing, ViewId};
+use crate::proto::node::message::{NodeStatus, Reply, Request, Standing, ViewId};
 use crate::proto::quorum::majority;
 use crate::proto::time::{Instant, outwait};
 use crate::telemetry::events;
 
-/// How often to tell how long is left.
+/// How often the remaining time is reported.
 const TELL: Duration = Duration::from_millis(500);
 
-/// What the caller takes upon itself beside the promise of
+/// The risks that the caller accepts, in addition to the promise of
 /// [`Rebalancer::force`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Risks {
@@ -32,62 +32,61 @@ pub(super) struct Risks {
     answering: bool,
 }
 
-/// What [`Rebalancer::force`] would do.
+/// The effect of a [`Rebalancer::force`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ForceOutlook {
     /// The view in force.
     pub view: ViewId,
-    /// Nodes that stop serving, and are let in again together. No key at all
-    /// can be locked meanwhile.
+    /// Nodes that stop serving, and are readmitted together. No key at all can be
+    /// locked until then.
     pub stopped: Vec<String>,
     /// Nodes that are given up.
     pub abandoned: Vec<String>,
-    /// How long no key can be locked, from the moment that it begins: the
-    /// longest `max_ttl` and `view_lease` of the view, and what clocks may
-    /// drift.
+    /// How long no key can be locked, counted from the start: the longest `max_ttl`
+    /// and `view_lease` of the view, plus the possible clock drift.
     pub wait: Duration,
-    /// What passes from node to node by it, for each number of replicas.
+    /// What moves from node to node, for each number of replicas.
     pub moves: Vec<Moves>,
 }
 
-/// What was found before anything is touched.
+/// The findings before anything is changed.
 struct Ground {
     before: Arc<View>,
     topology: Topology,
     nonces: Nonces,
     /// Members that are not abandoned.
     left: Vec<NodeHandle>,
-    /// Abandoned ones that answer nevertheless.
+    /// Abandoned nodes that answer nevertheless.
     answering: Vec<NodeHandle>,
     abandoned: BTreeSet<String>,
     wait: Duration,
 }
 
 impl Rebalancer {
-    /// Takes upon itself, for [`force`](Self::force), that all locking stands
-    /// still although a vote is possible and a plan would do.
+    /// Accepts, for [`force`](Self::force), that no key can be locked for a while
+    /// although a vote is possible and a plan would be enough.
     #[must_use]
     pub fn force_although_a_vote_is_possible(mut self) -> Self {
         self.risks.vote = true;
         self
     }
 
-    /// Takes upon itself, for [`force`](Self::force), that nodes which are to be
-    /// abandoned answer: clients that reach them may lock there what others
-    /// lock elsewhere. Those that answer are told to stop serving; whether one
-    /// takes that is not waited for.
+    /// Accepts, for [`force`](Self::force), that nodes which the call abandons
+    /// answer: clients that reach them may lock there what other clients lock
+    /// elsewhere. Abandoned nodes that answer get a request to stop serving; the
+    /// call does not wait for its success.
     #[must_use]
     pub fn force_although_abandoned_nodes_answer(mut self) -> Self {
         self.risks.answering = true;
         self
     }
 
-    /// What [`force`](Self::force) would do with the same arguments. Touches
+    /// What [`force`](Self::force) would do with the same arguments. Changes
     /// nothing.
     ///
     /// # Errors
-    /// Those by which [`force`](Self::force) refuses to begin.
+    /// The errors with which [`force`](Self::force) refuses to start.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -113,32 +112,33 @@ impl Rebalancer {
         })
     }
 
-    /// **Dangerous.** Goes on without the nodes `abandoned`, although too few
-    /// are left to vote. Every other node must answer, and none of the
-    /// abandoned.
+    /// **Dangerous.** Continues without the nodes `abandoned`, although too few are
+    /// left to vote. Every other node must answer, and none of the abandoned nodes
+    /// may answer.
     ///
-    /// The caller thereby promises that no abandoned node ever serves anybody
-    /// again with the data that it has: each is destroyed, or emptied before it
-    /// starts. If one does, two holders may have one lock, and fences may go
-    /// back. The nodes that are left are kept out until all leases have
-    /// expired; nothing can be locked meanwhile: see
-    /// [`force_outlook`](Self::force_outlook).
+    /// The caller thereby promises that no abandoned node ever serves any client
+    /// again with its current data: each is destroyed, or emptied before it starts.
+    /// If one does, two holders may have one lock, and fences may decrease. The
+    /// nodes that are left are kept out until all leases have expired, and nothing
+    /// can be locked until then: see [`force_outlook`](Self::force_outlook).
     ///
-    /// `changes` are made on the way: a cluster with fewer nodes may need fewer
-    /// replicas.
+    /// `changes` are made in the same step: a cluster with fewer nodes may need
+    /// fewer replicas.
     ///
     /// # Errors
     /// [`RebalanceError::VotePossible`] and
     /// [`StillAnswering`](RebalanceError::StillAnswering): nothing was done.
     /// [`Blocked`](RebalanceError::Blocked): a node that is not abandoned does not
-    /// answer, or in the end none took the view: call it again.
-    /// [`Superseded`](RebalanceError::Superseded): somebody else did the same
-    /// at the same time, or a node serves a view that cannot be read. [`UnknownNode`](RebalanceError::UnknownNode),
-    /// and [`Cluster`](RebalanceError::Cluster): what is left makes no cluster.
+    /// answer, or in the end no node took the view: call it again.
+    /// [`Superseded`](RebalanceError::Superseded): another process did the same at
+    /// the same time, or a node serves a view that cannot be read.
+    /// [`UnknownNode`](RebalanceError::UnknownNode), and
+    /// [`Cluster`](RebalanceError::Cluster): the nodes that are left do not make a
+    /// valid cluster.
     ///
     /// # Cancel safety
     /// May be dropped at any point. The nodes that are left then grant nothing
-    /// before it is called again.
+    /// until it is called again.
     pub async fn force(
         &self,
         abandoned: impl IntoIterator<Item = String>,
@@ -177,7 +177,7 @@ impl Rebalancer {
         let view = View::stable(highest + EPOCH_LEAP, topology, &nonces)?;
         let (to, members) = (view.id(), membership.registry().members(&view)?);
         let answers = ask_all(&members, |index| adopt(&view, NodeIndex::new(index as u16))).await;
-        // What one of them serves, the others learn.
+        // If one of them serves the view, the others learn it.
         if !answers.contains(&Ok(Reply::Done)) {
             let behind = |peer: &NodeHandle| (peer.name.to_string(), Obstacle::Behind);
             let nodes = members.iter().map(behind).collect();
@@ -192,19 +192,19 @@ impl Rebalancer {
         })
     }
 
-    /// Looks at every member, and refuses what must not be forced.
+    /// Checks every member, and refuses a case that must not be forced.
     async fn ground(
         &self,
         abandoned: impl IntoIterator<Item = String>,
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<Ground, RebalanceError> {
-        // Too few nodes may be left for that to succeed.
+        // The refresh may fail because too few nodes are left.
         let _ = self.refreshed().await;
         let fleet = self.leases.nodes();
         let before = Arc::clone(&fleet.view);
         let abandoned: BTreeSet<String> = abandoned.into_iter().collect();
         let topology = remainder(&before, &abandoned, changes)?;
-        // Finds what contradicts itself before anything is touched.
+        // Finds contradictions before anything is changed.
         let names = topology.nodes.iter().map(|node| node.name.clone());
         let nonces: Nonces = names.map(|name| (name, fresh_nonce())).collect();
         View::stable(1, topology.clone(), &nonces)?;
@@ -239,8 +239,8 @@ impl Rebalancer {
     }
 }
 
-/// How many nodes could decide which view follows: those that keep what they
-/// promised, be they behind.
+/// How many nodes could decide the next view: those that keep their promises, even
+/// if they are behind.
 fn voters(view: &View, survey: &ClusterSnapshot<'_>) -> usize {
     let can_vote = |node: &NodeIndex| {
         let name = &view.member(*node).name;
@@ -253,17 +253,17 @@ fn voters(view: &View, survey: &ClusterSnapshot<'_>) -> usize {
     view.deciders().filter(can_vote).count()
 }
 
-/// Has abandoned nodes that answer stop serving, as far as they do.
+/// Makes abandoned nodes that answer stop serving, as far as they comply.
 async fn stop_abandoned(answering: &[NodeHandle]) {
     let survey = ClusterSnapshot::of(answering).await;
     let stop = |(peer, status): (&NodeHandle, &NodeStatus)| {
         (peer.clone(), quarantine(status, fresh_nonce()))
     };
-    // The caller took upon itself that one does not.
+    // The caller has accepted that a node does not stop.
     let _ = tell(survey.answers().map(stop)).await;
 }
 
-/// What is to be in force without the nodes that are given up.
+/// The topology without the nodes that are given up.
 fn remainder(
     before: &View,
     abandoned: &BTreeSet<String>,
@@ -284,8 +284,8 @@ fn remainder(
     Ok(topology)
 }
 
-/// Has all nodes that are left stop serving, those that are to go on under
-/// these nonces; the highest epoch that was seen.
+/// Makes all nodes that are left stop serving; those that continue get these
+/// nonces. Returns the highest epoch that any of them has served.
 async fn stop_all(
     left: &[NodeHandle],
     before: &View,
@@ -306,7 +306,7 @@ async fn stop_all(
     let epochs = survey.answers().filter_map(|(_, status)| status.serving);
     let highest = epochs.map(|view| view.epoch).max().unwrap_or(0);
     let letters = survey.answers().map(|(peer, status)| {
-        // Whom the topology does not name any more stops serving, too.
+        // Nodes that the topology no longer names stop serving, too.
         let nonce = nonces.get(&*peer.name).map_or_else(fresh_nonce, Arc::clone);
         (peer.clone(), quarantine(status, nonce))
     });
@@ -314,7 +314,20 @@ async fn stop_all(
     if answers.iter().any(|answer| *answer != Ok(Reply::Done)) {
         return Err(RebalanceError::Superseded { view: before.id() });
     }
-    Ok(highest.max(before.id().epoch))
+    // STATUS reports what a node serves. A node that had been quarantined before
+    // serves nothing, and remembers epochs that this process may not know of.
+    let mut highest = highest.max(before.id().epoch);
+    let mut silent = Vec::new();
+    for (peer, answer) in left.iter().zip(ask_all(left, |_| Request::Past).await) {
+        match answer {
+            Ok(Reply::Past(past)) => highest = highest.max(past.epoch),
+            _ => silent.push((peer.name.to_string(), Obstacle::Silent)),
+        }
+    }
+    match silent.is_empty() {
+        true => Ok(highest),
+        false => Err(RebalanceError::Blocked { nodes: silent }),
+    }
 }
 
 fn told(view: ViewId, begun: Instant, now: Instant, until: Instant) -> Progress {

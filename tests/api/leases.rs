@@ -1,4 +1,4 @@
-//! A lease's life: kept alive, extended, lost, given back.
+//! The life of a lease: kept alive, extended, lost, released.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use ringlock::{Error, Guard, Init, Instant, Key, Loss, MemoryNode, Released, Rou
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::timeout;
 
-/// A third of it is longer than such a machine stands still.
+/// A third of it is longer than a busy machine stalls.
 const SHORT_TTL: Duration = Duration::from_millis(1_500);
 
-/// The clock that leases are measured by.
+/// The clock that measures leases.
 fn now() -> Instant {
     let time = clock_gettime(ClockId::Boottime);
     Instant::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
@@ -31,14 +31,14 @@ fn locked(cluster: &Cluster) -> Vec<String> {
     cluster.nodes.iter().flat_map(TestNode::locked).collect()
 }
 
-/// Waits until every node has answered what was sent before: a shutdown waits
+/// Waits until every node has answered all earlier requests: a shutdown waits
 /// for all answers to a release, and each node answers in order.
 async fn all_have_answered(router: &Router) {
     drop(router.acquire("barrier").await.unwrap());
     assert!(router.drained().await);
 }
 
-/// Deletes the entry of [`KEY`] on a node, as nobody should.
+/// Deletes the entry of [`KEY`] on a node, which no client may do.
 fn delete(node: &TestNode) {
     match node {
         TestNode::Memory(node) => node.delete(&Key::new(KEY).unwrap()),
@@ -64,7 +64,8 @@ async fn a_lease_that_is_kept_alive_outlives_its_ttl() {
                 assert_eq!(guard.loss(), None, "{arm:?} n={replicas}");
                 let rival = other.try_acquire(KEY).await.unwrap_err();
                 assert!(rival.is_contention(), "{arm:?} n={replicas}: {rival}");
-                // Each a third of the ttl after the last, up to a tenth earlier.
+                // Each extend is a third of the ttl after the previous one, up
+                // to a tenth earlier.
                 let extended = router.stats().extended;
                 assert!((3..=10).contains(&extended), "{extended} extends");
                 assert_eq!(guard.release().await.unwrap(), Released::InTime);
@@ -85,12 +86,13 @@ async fn the_interval_of_extends_can_be_chosen() {
         let acquire = router.acquire(KEY).ttl(Duration::from_secs(20));
         let _guard = acquire.keep_alive_every(ms(20)).await.unwrap();
         let many = || router.stats().extended >= 20;
-        // Every node timeout, which is a second, would be four times too slow.
+        // An extend per node timeout, which is a second, would be four times
+        // too slow.
         eventually(PROMPTLY, "it is extended every 20 ms", many).await;
     }
 }
 
-/// An interval that would come too late, and one that is none.
+/// An interval that is too long, and one of zero.
 #[tokio::test]
 async fn an_interval_that_makes_no_sense_does_no_harm() {
     let mut cases = tokio::task::JoinSet::new();
@@ -136,7 +138,8 @@ async fn a_lease_is_kept_alive_up_to_max_hold() {
                     ..
                 })
             ));
-            // Its entries are taken back, though the guard lives and its ttl is long.
+            // Its entries are released, though the guard lives and its ttl is
+            // long.
             let next = other.acquire(KEY).wait(PROMPTLY).await;
             let next = next.unwrap_or_else(|error| panic!("{arm:?}: {error}"));
             assert!(next.fence() > guard.fence());
@@ -146,8 +149,8 @@ async fn a_lease_is_kept_alive_up_to_max_hold() {
     }
 }
 
-/// Measured beside bare timers of the same runtime: what those are late, the
-/// machine is to blame for.
+/// Compared with bare timers of the same runtime: their lateness is that of the
+/// machine.
 #[tokio::test]
 async fn the_loss_is_signalled_in_time_with_all_nodes_down() {
     let (mut latest, mut timers_latest) = (Duration::ZERO, Duration::ZERO);
@@ -165,7 +168,7 @@ async fn the_loss_is_signalled_in_time_with_all_nodes_down() {
                 watched.push((tokio::spawn(timed(guard.lost())), guard));
             }
             cluster.nodes.iter().for_each(TestNode::stop);
-            // From now on nothing is extended any more.
+            // No extend succeeds from now on.
             let _ = watched[0].1.extend().await;
             let timers: Vec<_> = watched
                 .iter()
@@ -179,7 +182,7 @@ async fn the_loss_is_signalled_in_time_with_all_nodes_down() {
                 assert!(at >= due, "{arm:?}: lost before its time");
                 latest = latest.max(at.saturating_since(due));
                 timers_latest = timers_latest.max(timer.saturating_since(due));
-                // Never taken back, and told to whoever asks later.
+                // The loss is permanent, and later calls report it too.
                 assert_eq!(guard.loss(), Some(Loss::Expired));
                 assert_eq!(guard.lost().await, Loss::Expired);
                 assert_eq!(guard.remaining(), Duration::ZERO);
@@ -211,12 +214,14 @@ async fn a_lease_that_another_took_over_is_lost_at_the_next_extend() {
                     false => acquire.await.unwrap(),
                 };
                 let watching = tokio::spawn(guard.lost());
-                // Deleted by hand, and taken by another before the next extend.
+                // An operator deletes the entry, and another router takes the
+                // key before the next extend.
                 let taken = loop {
                     cluster.nodes.iter().for_each(delete);
                     match other.try_acquire(KEY).await {
                         Ok(taken) => break taken,
-                        // A quorum of three is healed by an extend in between.
+                        // With three replicas, an extend in between may heal
+                        // the quorum.
                         Err(error) => assert!(error.is_contention(), "{error}"),
                     }
                 };
@@ -232,7 +237,7 @@ async fn a_lease_that_another_took_over_is_lost_at_the_next_extend() {
                     assert!(is_taken, "{arm:?} n={replicas}: {error}");
                 }
                 let loss = timeout(PROMPTLY, watching).await.unwrap().unwrap();
-                // An extend of the keeper's may find the key free in between.
+                // An extend of the keeper may find the key free in between.
                 let is_told = loss == Loss::TakenOver || is_kept && loss == Loss::Gone;
                 assert!(is_told, "{arm:?} n={replicas}: {loss:?}");
                 assert_eq!(guard.remaining(), Duration::ZERO);
@@ -253,7 +258,8 @@ async fn an_extend_after_the_lapse_is_refused_for_good() {
             let router = cluster.router(replicas).await;
             let guard = router.acquire(KEY).ttl(ms(60)).await.unwrap();
             sleep_until(guard.valid_until() + ms(1)).await;
-            // First by the call itself: nobody has looked at the lease before.
+            // The first time, the call itself finds the lapse: nothing has
+            // inspected the lease before.
             for _ in 0..2 {
                 let error = guard.extend().await.unwrap_err();
                 let is_expired = matches!(
@@ -286,7 +292,7 @@ async fn an_extend_lengthens_and_never_shortens() {
             assert!(extended > granted);
             guard.extend_to(ms(100)).await.unwrap();
             assert_eq!(guard.valid_until(), extended, "{arm:?}: shortened");
-            // Nor on the nodes: whoever asks is told of the longer life.
+            // Nor on the nodes: another caller gets the longer remaining life.
             let error = other.try_acquire(KEY).await.unwrap_err();
             let Error::Contended { remaining, .. } = error else {
                 panic!("{error}");
@@ -350,17 +356,17 @@ async fn a_release_tells_whether_it_came_in_time() {
             let guard = router.acquire(KEY).await.unwrap();
             assert_eq!(guard.release().await.unwrap(), Released::InTime);
 
-            // Lapsed, and nobody else has taken it.
+            // Lapsed, and not taken by another holder.
             let guard = router.acquire(KEY).ttl(ms(50)).await.unwrap();
             sleep_until(guard.valid_until() + ms(1)).await;
             assert_eq!(guard.release().await.unwrap(), Released::TooLate);
 
-            // Valid by the own clock, but gone from the nodes.
+            // Valid by the local clock, but gone from the nodes.
             let guard = router.acquire(KEY).await.unwrap();
             cluster.nodes.iter().for_each(delete);
             assert_eq!(guard.release().await.unwrap(), Released::TooLate);
 
-            // Gone, and somebody else's: theirs is left alone.
+            // Gone, and taken by another holder: that entry is left alone.
             let guard = router.acquire(KEY).await.unwrap();
             cluster.nodes.iter().for_each(delete);
             let other = cluster.router(replicas).await;
@@ -368,7 +374,7 @@ async fn a_release_tells_whether_it_came_in_time() {
             assert_eq!(guard.release().await.unwrap(), Released::TooLate);
             assert_eq!(theirs.release().await.unwrap(), Released::InTime);
 
-            // Nobody knows; it is repeated until it gets through.
+            // The result is unknown; the release is repeated until it succeeds.
             let guard = router.acquire(KEY).await.unwrap();
             cluster.nodes.iter().for_each(TestNode::stop);
             assert_eq!(guard.release().await.unwrap(), Released::Unknown);
@@ -471,8 +477,8 @@ async fn scoped_work_that_panics_or_is_dropped_releases() {
     }
 }
 
-/// An in-memory node at which, just before it gets an extend, something
-/// happens: what another thread might do at that moment.
+/// An in-memory node at which something happens just before it gets an extend,
+/// as another thread might do at that moment.
 #[derive(Debug)]
 struct Ambush {
     node: MemoryNode,
@@ -534,8 +540,8 @@ impl Node for Late {
 }
 
 /// The last node gets the request in the middle of the lease, or after it: its
-/// entry would last a whole ttl from then. The guard is alive, and nobody looks
-/// at it.
+/// entry would last a whole ttl from then. The guard is alive, and nothing
+/// inspects it.
 #[tokio::test]
 async fn a_lapsed_lease_is_released_at_the_lapse() {
     const TTL: Duration = Duration::from_secs(4);
@@ -563,7 +569,7 @@ async fn a_lapsed_lease_is_released_at_the_lapse() {
             };
             sleep_until(arrives).await;
             late.let_go();
-            assert_eq!(nodes[2].locked().len(), usize::from(!is_after));
+            assert_eq!(nodes[2].locked().len(), 1, "after the lapse: {is_after}");
             sleep_until(lapse).await;
             let is_free = || nodes[2].locked().is_empty();
             eventually(PROMPTLY, "the late entry is gone", is_free).await;
@@ -577,8 +583,8 @@ async fn a_lapsed_lease_is_released_at_the_lapse() {
     }
 }
 
-/// The keeper extends while the guard is dropped: the release overtakes some
-/// of the extends, and those make the entry anew.
+/// The keeper extends while the guard is dropped: the release overtakes some of
+/// the extends, and those create the entry again.
 #[tokio::test]
 async fn a_guard_dropped_amid_an_extend_leaves_nothing_locked() {
     for replicas in [1, 3, 5] {
@@ -630,8 +636,9 @@ async fn short_lives_leave_nothing_locked() {
     }
 }
 
-/// An operator deletes the entry on every node. Another client may come and go.
-/// The old holder must not get the key back, however often it extends.
+/// An operator deletes the entry on every node. Another client may hold the key
+/// in between. The old holder must not get the key back, however often it
+/// extends.
 #[tokio::test]
 async fn what_is_forced_out_stays_out() {
     for arm in ARMS {
@@ -664,7 +671,8 @@ async fn what_is_forced_out_stays_out() {
     }
 }
 
-/// The same with keep-alive: the holder learns of it by its next extend.
+/// The same with keep-alive: the holder learns of the loss from its next
+/// extend.
 #[tokio::test]
 async fn a_holder_that_is_forced_out_learns_of_it_within_a_third_of_the_ttl() {
     for arm in ARMS {
@@ -686,7 +694,7 @@ async fn a_holder_that_is_forced_out_learns_of_it_within_a_third_of_the_ttl() {
             println!("{arm:?} n={nodes}, ttl {SHORT_TTL:?}: {loss:?} told after {took:?}");
             assert!(took < SHORT_TTL / 3 + MARGIN, "{took:?}");
             assert_ne!(loss, Loss::Expired, "{arm:?} n={nodes}");
-            // What another holder has since is left alone.
+            // The entries of a later holder are left alone.
             all_have_answered(&router).await;
             let entries = if is_rival { nodes } else { 0 };
             assert_eq!(locked(&cluster).len(), entries, "{arm:?} n={nodes}");
@@ -697,8 +705,8 @@ async fn a_holder_that_is_forced_out_learns_of_it_within_a_third_of_the_ttl() {
     }
 }
 
-/// A replica that lost a single entry is healed, and counts from the second
-/// extend on: one after the other, every replica may lose it.
+/// A replica that lost a single entry is healed, and counts again from the
+/// second extend on: every replica may lose the entry, one after the other.
 #[tokio::test]
 async fn replicas_are_healed_one_after_the_other() {
     for arm in ARMS {
@@ -708,8 +716,9 @@ async fn replicas_are_healed_one_after_the_other() {
         let guard = acquire.await.unwrap();
         for node in cluster.nodes.iter().chain(&cluster.nodes) {
             delete(node);
-            // The first extend heals it, the second has it vouch: each is over
-            // when its last answer has come.
+            // The first extend heals the replica, and from the second on the
+            // replica vouches for the lease. Each extend is complete with its
+            // last answer.
             for _ in 0..2 {
                 guard.extend().await.unwrap();
                 all_have_answered(&router).await;
@@ -740,7 +749,7 @@ async fn an_entry_without_expiry_is_mended_or_told_as_what_it_is() {
         let acquire = router.acquire(KEY).ttl(Duration::from_secs(20));
         let guard = acquire.await.unwrap();
 
-        // One's own gets an expiry again.
+        // The router's own entry gets an expiry again.
         assert_eq!(ask("PERSIST", &[]), Some(1), "{edition:?}");
         let error = other.try_acquire(KEY).await.unwrap_err();
         assert_is_endless(&error, false);
@@ -751,7 +760,7 @@ async fn an_entry_without_expiry_is_mended_or_told_as_what_it_is() {
         assert_eq!(guard.release().await.unwrap(), Released::InTime);
         assert_eq!(ask("EXISTS", &[]), Some(0), "{edition:?}");
 
-        // Another program's is told as what it is, and left alone.
+        // Another program's entry is reported as foreign, and left alone.
         let set: String = {
             let mut set = redis::cmd("SET");
             set.arg(&name).arg("a stranger");
@@ -767,7 +776,7 @@ async fn an_entry_without_expiry_is_mended_or_told_as_what_it_is() {
         assert_is_endless(last, true);
         let attempts = router.stats().attempts - before;
         assert!(attempts <= 12, "{edition:?}: {attempts} attempts in 300 ms");
-        // Who waits for it is told when it is deleted by hand.
+        // The waiter is notified when the entry is deleted by hand.
         let waits = tokio::spawn(router.acquire(KEY).wait(3 * PROMPTLY).into_future());
         let is_waiting = || router.stats().waiting == 1;
         eventually(PROMPTLY, "somebody waits", is_waiting).await;

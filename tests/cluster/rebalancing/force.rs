@@ -1,9 +1,13 @@
-//! Going on without the majority.
+//! Continuing without the majority.
 
+use ringlock::node::Node;
+use ringlock::node::redis::{RedisNode, RedisOptions};
+use ringlock::proto::node::message::{Reply, Request};
 use ringlock::rebalancer::RebalanceError;
 use ringlock::{Change, Rebalancer, Router};
 
-use crate::common::{ARMS, Arm, Cluster, ms, name};
+use crate::common::node::{GRACE, ask};
+use crate::common::{ARMS, Arm, Cluster, TestNode, ms, name};
 use crate::rebalancing::{MAX_TTL, VIEW_LEASE, apply, builder, connect, epoch, key_of, newcomer};
 
 fn one_replica() -> [Change; 1] {
@@ -27,7 +31,8 @@ async fn two_of_three_are_dead() {
             for dead in [0, 1] {
                 cluster.nodes[dead].stop();
             }
-            // Not even by the owner that is alive: most others may know better.
+            // Not even the live owner grants: most other nodes may have a newer
+            // view.
             tokio::time::sleep(VIEW_LEASE).await;
             for router in [&router, &bystander] {
                 let error = router.acquire(&key).wait(ms(300)).await.unwrap_err();
@@ -74,7 +79,7 @@ async fn two_of_three_are_dead() {
             };
             works(&router).await;
             works(&bystander).await;
-            // Nobody is misled by those that come back as they were.
+            // Nodes that return in their old state mislead nobody.
             for dead in [0, 1] {
                 cluster.nodes[dead].start();
             }
@@ -85,7 +90,7 @@ async fn two_of_three_are_dead() {
     }
 }
 
-/// What it would be to go on with `c` alone.
+/// Asserts what the outlook reports about continuing with `c` alone.
 async fn foresees(rebalancer: &Rebalancer) {
     let outlook = rebalancer.force_outlook([name(0), name(1)], one_replica());
     let outlook = outlook.await.unwrap();
@@ -94,7 +99,72 @@ async fn foresees(rebalancer: &Rebalancer) {
     assert!(outlook.wait >= MAX_TTL + VIEW_LEASE, "{outlook:?}");
 }
 
-/// What a router does not know of, it must not leave behind.
+/// A process sleeps while another one forces twice. The remaining node is then
+/// quarantined: it serves nothing, and remembers an epoch that the sleeper does
+/// not know.
+#[test]
+fn by_a_router_that_slept_through_another_force() {
+    let current_thread = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let (asleep, awake) = (current_thread(), current_thread());
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 3);
+        let sleeper = asleep.block_on(connect(&cluster, 3, 1));
+        let fence = awake.block_on(async {
+            let router = connect(&cluster, 3, 1).await;
+            (0..2).for_each(|dead| cluster.nodes[dead].stop());
+            for abandoned in [vec![name(0), name(1)], Vec::new()] {
+                let rebalancer = router.rebalancer().force_although_a_vote_is_possible();
+                let report = rebalancer.force(abandoned, [], |_| {}).await.unwrap();
+                println!("{arm:?} {report:?}");
+            }
+            let guard = router.acquire("k").await.unwrap();
+            let fence = guard.fence();
+            guard.release().await.unwrap();
+            assert!(router.shutdown().await);
+            quarantine(&cluster.nodes[2]).await;
+            fence
+        });
+        asleep.block_on(async {
+            let rebalancer = sleeper.rebalancer().force_although_a_vote_is_possible();
+            let report = rebalancer
+                .force([name(0), name(1)], [], |_| {})
+                .await
+                .unwrap();
+            println!("{arm:?} {report:?}");
+            let guard = sleeper.acquire("k").await.unwrap();
+            assert!(
+                guard.fence() > fence,
+                "{arm:?} {} after {fence}",
+                guard.fence()
+            );
+        });
+    }
+}
+
+/// Quarantines a node like a process that then dies.
+async fn quarantine(node: &TestNode) {
+    let node: Box<dyn Node> = match node {
+        TestNode::Memory(node) => Box::new(node.clone()),
+        TestNode::Redis(server) => {
+            Box::new(RedisNode::new(&server.url(), RedisOptions::default()).unwrap())
+        }
+    };
+    let status = match ask(&*node, Request::Status, GRACE).await {
+        Ok(Reply::Status(status)) => status,
+        other => panic!("{other:?}"),
+    };
+    let quarantine = Request::Quarantine {
+        expected_nonce: status.nonce,
+        expected_view: status.serving,
+        nonce: "of-the-dead".into(),
+    };
+    assert_eq!(ask(&*node, quarantine, GRACE).await, Ok(Reply::Done));
+}
+
+/// A router must not leave behind a node that it does not know.
 #[tokio::test]
 async fn by_a_router_that_is_behind() {
     let cluster = Cluster::start(Arm::Memory, 4);
@@ -122,7 +192,7 @@ async fn by_a_router_that_is_behind() {
     }
 }
 
-/// What has befallen a node.
+/// The state of a node.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Plight {
     Well,
@@ -130,18 +200,18 @@ enum Plight {
     Emptied,
 }
 
-/// It refuses where a vote can be had, and where a node that is to be abandoned
-/// answers; each takes a word of its own.
+/// It refuses where a vote is possible, and where an abandoned node answers;
+/// each refusal has its own override.
 #[tokio::test]
 async fn it_refuses_what_needs_no_force() {
     use Plight::{Emptied, Stopped, Well};
     for arm in ARMS {
         for (plights, abandoned, refusal) in [
             ([Well, Well, Well], vec![2], "answers"),
-            // A dead one is outvoted; one without its data votes no more.
+            // A dead node is outvoted; one without its data no longer votes.
             ([Well, Well, Stopped], vec![2], "vote"),
             ([Well, Well, Emptied], vec![2], "answers"),
-            // No vote can be had, but clients may lock on an abandoned one.
+            // No vote is possible, but clients may lock on an abandoned node.
             ([Well, Stopped, Stopped], vec![0, 1], "answers"),
             ([Well, Emptied, Emptied], vec![1, 2], "answers"),
         ] {
@@ -187,7 +257,8 @@ async fn it_refuses_what_needs_no_force() {
                 assert!(is_told, "{context}: {error}");
             }
             if plights == [Well; 3] {
-                // By the one word the other refusal shows; nothing is touched.
+                // With one override the other refusal appears; nothing is
+                // changed.
                 let forced = words(false, true);
                 let forced = forced.force(names, one_replica(), |_| {}).await;
                 let error = forced.unwrap_err();
