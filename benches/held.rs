@@ -1,4 +1,4 @@
-//! What it takes to hold many leases, and to wait for one: memory, processor
+//! The cost of holding many leases, and of waiting for one: memory, processor
 //! time and requests, on real servers.
 //!
 //! ```sh
@@ -36,7 +36,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const NODES: usize = 3;
 
-/// Keys that one call takes at the most.
+/// The most keys that one call takes.
 const CALL: usize = 16_384;
 
 struct Plan {
@@ -48,7 +48,7 @@ struct Plan {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // As criterion has it: cargo says --bench when it is to be measured.
+    // As with criterion: cargo passes --bench for a measurement.
     let is_bench = std::env::args().any(|argument| argument == "--bench");
     let plan = if is_bench {
         Plan {
@@ -82,7 +82,7 @@ async fn connect(servers: &[RedisServer]) -> Router {
 async fn hold(plan: &Plan, servers: &[RedisServer], router: &Router) {
     let keys: Vec<String> = (0..plan.leases).map(|i| format!("lock:{i:08}")).collect();
     let mut guards: Vec<Guard> = Vec::with_capacity(plan.leases);
-    // What is made once is not counted.
+    // Allocations that are made only once are not counted.
     drop(router.acquire("warm").keep_alive().await.unwrap());
     let region = Region::new(ALLOCATOR);
     for keys in keys.chunks(CALL) {
@@ -151,7 +151,7 @@ async fn hold(plan: &Plan, servers: &[RedisServer], router: &Router) {
     );
 }
 
-/// Waiters in line behind a lease of their own process.
+/// Waiters that queue behind a lease of their own process.
 async fn wait(plan: &Plan, router: &Router) {
     let guard = router
         .acquire("hot")
@@ -208,7 +208,7 @@ impl Reading {
     }
 }
 
-/// The number behind `name`.
+/// The number that follows `name`.
 fn number(text: &str, name: &str) -> f64 {
     let rest = text.split_once(name).map_or("", |(_, rest)| rest);
     let end = rest.find(|char: char| !char.is_ascii_digit() && char != '.');

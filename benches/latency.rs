@@ -1,13 +1,13 @@
-//! What one uncontended lock costs, in round trips, beside a bare PING and the
-//! `rslock` crate, all in one run on real servers.
+//! What one uncontended lock costs, in round trips, compared with a bare PING
+//! and the `rslock` crate, all in one run on real servers.
 //!
 //! ```sh
 //! cargo bench --bench latency
 //! ```
 //!
-//! Contenders take turns in short rounds; every figure is the median of the
-//! rounds' ratios, for a shared machine changes its speed from one second to
-//! the next. Every acquire checks that its fence exceeds the one before.
+//! Contenders take turns in short rounds. Every figure is the median of the
+//! rounds' ratios, because a shared machine changes its speed from one second
+//! to the next. Every acquire checks that its fence exceeds the previous one.
 
 #![allow(missing_docs, reason = "a program")]
 #![allow(clippy::print_stdout, reason = "it reports")]
@@ -38,7 +38,7 @@ struct Plan {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // As criterion has it: cargo says --bench when it is to be measured.
+    // As with criterion: cargo passes --bench for a measurement.
     let is_bench = std::env::args().any(|argument| argument == "--bench");
     let plan = if !is_bench {
         Plan {
@@ -165,7 +165,7 @@ impl Contender {
         for (index, url) in urls.iter().enumerate() {
             builder = builder.node(format!("n{index}"), url);
         }
-        // Clusters of their own on the same servers.
+        // Separate clusters on the same servers.
         let namespace = name.replace([' ', ','], "-");
         let router = builder
             .configure(|config| {
@@ -190,7 +190,7 @@ impl Contender {
         }
     }
 
-    /// Runs once; the time that counts.
+    /// Runs once; returns the time that counts.
     async fn once(&mut self) -> Duration {
         self.serial += 1;
         // One key again and again: its fences must grow.
@@ -236,7 +236,7 @@ fn median(values: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-/// The median over the rounds of how `own` stands to `other`.
+/// The median over the rounds of the ratio of `own` to `other`.
 fn ratio(own: &[f64], other: &[f64]) -> f64 {
     median(
         &own.iter()

@@ -1,4 +1,4 @@
-//! Sharded and quorum mode side by side, and beside peers.
+//! Sharded and quorum mode, compared with each other and with peers.
 //!
 //! ```sh
 //! cargo bench --features cli --bench modes               # every goal; some minutes
@@ -26,7 +26,7 @@ use clap::Parser;
 
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Said by cargo when it is to be measured.
+    /// Passed by cargo for a measurement.
     #[arg(long, hide = true)]
     bench: bool,
     #[command(flatten)]
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     done.map_or_else(failed, bench::Outcome::exit_code)
 }
 
-/// Says why a run could not be brought to its end.
+/// Reports why a run could not be completed.
 #[expect(clippy::needless_pass_by_value, reason = "it ends a chain of results")]
 #[expect(clippy::print_stderr, reason = "a program: it reports")]
 fn failed(fault: bench::Fault) -> ExitCode {

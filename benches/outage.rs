@@ -1,14 +1,14 @@
-//! How quorum mode does with some of its five nodes away.
+//! How quorum mode performs while some of its five nodes are out.
 //!
 //! ```sh
 //! cargo bench --bench outage
 //! ```
 //!
-//! Five real servers, five replicas a key, and tasks that lock keys of their
-//! own, while none, one, two or three of the servers are down (killed), stalled
-//! (SIGSTOP) or slow (100 ms for each answer). Fails unless every lock is had
-//! with up to two of them away, none with three down or stalled, and no error
-//! comes late.
+//! Five real servers, five replicas per key, and tasks that lock their own
+//! keys, while none, one, two or three of the servers are down (killed),
+//! stalled (SIGSTOP) or slow (100 ms for each reply). Fails unless every lock
+//! is granted with up to two servers out and none with three down or stalled,
+//! and no error comes late.
 
 #![allow(missing_docs, reason = "a program")]
 #![allow(clippy::print_stdout, reason = "it reports")]
@@ -36,7 +36,7 @@ const TASKS: usize = 16;
 /// How long a call waits.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// Answers of a slow node take so much longer.
+/// By how much longer replies of a slow node take.
 const SLOW: Duration = Duration::from_millis(100);
 
 /// By how much an error may come after the wait.
@@ -52,7 +52,7 @@ enum Trouble {
 /// What the tasks saw.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Until a lock was had, and until the next holder of it was let go.
+    /// How long until a lock was granted.
     had: Vec<Duration>,
     refused: usize,
     latest: Duration,
@@ -81,7 +81,8 @@ async fn work(router: &Router, span: Duration) -> Seen {
                 match acquired {
                     Ok(guard) => {
                         seen.had.push(took);
-                        // A majority's word; the others' releases go on.
+                        // A majority has replied; the releases on the other
+                        // nodes continue.
                         let _ = guard.release().await;
                     }
                     Err(_) => {
@@ -102,7 +103,7 @@ async fn work(router: &Router, span: Duration) -> Seen {
     all
 }
 
-/// One scene; false if it is not as it must be.
+/// One scene; false if it fails.
 async fn scene(trouble: Trouble, count: usize, span: Duration) -> bool {
     let mut servers: Vec<RedisServer> = (0..NODES).map(|_| RedisServer::start()).collect();
     let slow = if trouble == Trouble::Slow { count } else { 0 };
@@ -151,7 +152,7 @@ async fn scene(trouble: Trouble, count: usize, span: Duration) -> bool {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    // As criterion has it: cargo says --bench when it is to be measured.
+    // As with criterion: cargo passes --bench for a measurement.
     let is_bench = std::env::args().any(|argument| argument == "--bench");
     let span = Duration::from_millis(if is_bench { 4_000 } else { 300 });
     println!("{NODES} nodes, {NODES} replicas, {TASKS} tasks, wait {WAIT:?}");

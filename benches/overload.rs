@@ -1,17 +1,17 @@
-//! What many more callers than the nodes can serve do to each other, and to
-//! those who hold a lock already.
+//! What many more callers than the nodes can serve do to each other, and to the
+//! holders of locks.
 //!
 //! ```sh
 //! cargo bench --bench overload
 //! cargo bench --bench overload -- --times 10 --replicas 3
 //! ```
 //!
-//! Real servers behind proxies that pass little on. First a crowd that just
-//! keeps them busy tells what they can serve; then callers come at a multiple
-//! of that rate for some seconds, each for a key of its own, while other leases
-//! are kept alive; then all at once they are gone. Fails if a lease that is
-//! kept alive is lost, if what is served breaks down, if an error comes late,
-//! or if it takes more than a second until the nodes answer as before.
+//! Real servers behind proxies with little bandwidth. First, a crowd that just
+//! keeps them busy measures what they can serve. Then callers come at a
+//! multiple of that rate for some seconds, each for its own key, while other
+//! leases are kept alive. Then all callers stop at once. Fails if a lease that
+//! is kept alive is lost, if the served rate collapses, if an error comes late,
+//! or if the nodes need more than a second to answer as before.
 
 #![allow(missing_docs, reason = "a program")]
 #![allow(clippy::print_stdout, reason = "it reports")]
@@ -38,7 +38,7 @@ use tokio::task::JoinSet;
 
 const NODES: usize = 5;
 
-/// Of leases, kept or not; renewed every third of it.
+/// Of all leases; those that are kept alive are renewed every third of it.
 const TTL: Duration = Duration::from_secs(6);
 
 /// How long a caller waits for its lock.
@@ -50,16 +50,16 @@ const BUSY: usize = 200;
 /// By how much an error may come after the wait, at the 99th percentile.
 const LATE: Duration = Duration::from_millis(100);
 
-/// Within which the nodes must answer as before.
+/// The time within which the nodes must answer as before.
 const RECOVERY: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     replicas: usize,
-    /// How many times as many callers as can be served.
+    /// How many times as many callers as the nodes can serve.
     times: f64,
     leases: usize,
-    /// What each node's proxy passes on.
+    /// The bandwidth of each node's proxy.
     bytes_per_second: u32,
     span: Duration,
     /// The share of what the nodes can serve that must be served under overload.
@@ -74,7 +74,7 @@ impl Plan {
             let value = arguments.get(at + 1).and_then(|text| text.parse().ok());
             Some(value.unwrap_or_else(|| panic!("{name} takes a number")))
         };
-        // As criterion has it: cargo says --bench when it is to be measured.
+        // As with criterion: cargo passes --bench for a measurement.
         let is_bench = arguments.iter().any(|argument| argument == "--bench");
         let number = |name, bench: f64, quick: f64| {
             option(name).unwrap_or(if is_bench { bench } else { quick })
@@ -91,7 +91,7 @@ impl Plan {
     }
 }
 
-/// What became of some callers.
+/// The results of some callers.
 #[derive(Debug, Default)]
 struct Tally {
     began: AtomicU64,
@@ -99,7 +99,7 @@ struct Tally {
     refused: AtomicU64,
     /// Microseconds by which errors came after the wait.
     late: Mutex<Vec<u64>>,
-    /// Microseconds until a lock was had.
+    /// Microseconds until a lock was granted.
     waits: Mutex<Vec<u64>>,
 }
 
@@ -131,7 +131,7 @@ fn percentile(values: &mut [u64], share: f64) -> Duration {
     Duration::from_micros(values.get(at).copied().unwrap_or_default())
 }
 
-/// Kept leases, and how far apart their renewals are.
+/// Leases that are kept alive, and the intervals of their renewals.
 #[derive(Debug)]
 struct Keep {
     guards: Arc<Vec<Guard>>,
@@ -178,8 +178,8 @@ impl Keep {
         lost.count()
     }
 
-    /// Renewals since the last call, and how far apart they were: the 50th and
-    /// 99th percentile, and the most.
+    /// Renewals since the last call, and their intervals: the 50th and 99th
+    /// percentile, and the maximum.
     fn renewals(&self) -> (usize, [Duration; 3]) {
         let mut gaps = std::mem::take(&mut *self.gaps.lock());
         let shares = [0.5, 0.99, 1.0].map(|share| percentile(&mut gaps, share));
@@ -193,14 +193,15 @@ impl Drop for Keep {
     }
 }
 
-/// Bytes of memory in use; 0 where it cannot be told.
+/// Bytes of memory in use; 0 where that is unknown.
 fn memory() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
     pages.unwrap_or(0_u64) * 4096
 }
 
-/// So many that keep at it for `span`; what they had a second.
+/// Lets [`BUSY`] tasks take locks for `span`; returns the locks per second and
+/// the median wait.
 async fn busy(router: &Router, span: Duration, keys: &Arc<AtomicU64>) -> (f64, Duration) {
     let (tally, end) = (Arc::new(Tally::default()), Instant::now() + span);
     let mut tasks = JoinSet::new();
@@ -219,7 +220,8 @@ async fn busy(router: &Router, span: Duration, keys: &Arc<AtomicU64>) -> (f64, D
     (rate, p50)
 }
 
-/// Callers that come at `rate` for `span`, and are then gone; the most memory.
+/// Callers that come at `rate` for `span` and then stop; returns the peak of
+/// memory.
 async fn flood(
     router: &Router,
     rate: f64,
@@ -246,7 +248,8 @@ async fn flood(
     most
 }
 
-/// How long until a free key is had as quickly as ever, ten times in a row.
+/// How long until a free key is granted as quickly as before, ten times in a
+/// row.
 async fn recovery(router: &Router, usual: Duration, keys: &Arc<AtomicU64>) -> Duration {
     let relief = Instant::now();
     let mut in_a_row = 0;

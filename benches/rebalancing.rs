@@ -1,16 +1,16 @@
-//! What changes of membership do to those who lock meanwhile: real servers, a
-//! process per router, and every lease checked.
+//! What changes of membership do to clients that lock at the same time: real
+//! servers, one process per router, and every lease checked.
 //!
 //! ```sh
 //! cargo bench --bench rebalancing
 //! cargo bench --bench rebalancing -- --max-ttl 30 --view-lease 10 --leases 600 --tasks 64
 //! ```
 //!
-//! Two processes hold leases that are kept alive, and take and give back
+//! Two processes hold leases that are kept alive, and acquire and release
 //! others, while a third adds, reweights, replaces and removes nodes, and kills
-//! one that comes back empty. All read one clock of the machine. Fails if two
-//! leases of a key overlap, a fence goes back, or a lease is lost other than
-//! with its only node.
+//! one that comes back empty. All processes read one clock of the machine.
+//! Fails if two leases of a key overlap, a fence goes back, or a lease is lost
+//! other than with its only node.
 
 #![allow(missing_docs, reason = "a program")]
 #![allow(clippy::print_stdout, reason = "it reports")]
@@ -37,16 +37,16 @@ use ringlock::{Change, Guard, Init, NodeConfig, Router};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// What the other processes are told by.
+/// The environment variable with the orders for the other processes.
 const WORKER: &str = "RINGLOCK_REBALANCING_WORKER";
 
 const MEMBERS: usize = 5;
 const WORKERS: usize = 2;
 
-/// So many that tasks rarely want the same.
+/// Enough that tasks rarely request the same key.
 const KEYS: usize = 2_000;
 
-/// What is measured before each change.
+/// How long is measured before each change.
 const CALM: Duration = Duration::from_secs(3);
 
 /// How long an acquire tries: longer than a lost node stays away.
@@ -74,7 +74,7 @@ impl Plan {
             let value = arguments.get(at + 1).and_then(|text| text.parse().ok());
             Some(value.unwrap_or_else(|| panic!("{name} takes a number")))
         };
-        // As criterion has it: cargo says --bench when it is to be measured.
+        // As with criterion: cargo passes --bench for a measurement.
         let is_bench = arguments.iter().any(|argument| argument == "--bench");
         let either = |bench: f64, quick: f64| if is_bench { bench } else { quick };
         let number = |name, bench, quick| option(name).unwrap_or_else(|| either(bench, quick));
@@ -138,14 +138,15 @@ struct Tenure {
     asked: u64,
     from: u64,
     to: u64,
-    /// One that is held throughout.
+    /// Whether it is held throughout.
     is_kept: bool,
-    /// The key's owner when it was lost before it was given back.
+    /// The key's owner, if the lease was lost before its release.
     lost_with: Option<String>,
 }
 
 impl Tenure {
-    /// `asked` and granted, and over now or when it lapsed.
+    /// A lease that was requested at `asked`, was granted at `from`, and ends
+    /// now or when it lapsed.
     fn of(guard: &Guard, asked: u64, from: u64) -> Self {
         Self {
             key: guard.key().to_string(),
@@ -189,8 +190,8 @@ impl fmt::Display for Tenure {
     }
 }
 
-/// The other process: holds its leases and lets its tasks run until it is told
-/// to rest, and tells of everything it had.
+/// A worker process: holds its leases and lets its tasks run until the order to
+/// rest, and then reports everything that it held.
 async fn work(told: &str) {
     let words: Vec<&str> = told.split(' ').collect();
     let number = |index: usize| words[index].parse::<usize>().unwrap();
@@ -231,7 +232,7 @@ async fn work(told: &str) {
         failures += failed;
     }
     println!("> failures {failures}");
-    // Idle, but there.
+    // The router stays idle until the last order.
     order("end").await;
     assert!(router.shutdown().await);
 }
@@ -239,14 +240,14 @@ async fn work(told: &str) {
 async fn order(expected: &str) {
     let line = tokio::task::spawn_blocking(|| std::io::stdin().lines().next());
     let line = line.await.unwrap().and_then(Result::ok);
-    // Whoever started it is gone.
+    // The parent process is gone.
     let line = line.unwrap_or_else(|| std::process::exit(1));
     assert_eq!(line, expected);
 }
 
 type Tally = (Vec<Tenure>, usize);
 
-/// Holds `key` until it is told to rest; takes it again where it was lost.
+/// Holds `key` until the order to rest; acquires it again where it was lost.
 async fn keep(
     router: Router,
     key: String,
@@ -280,7 +281,7 @@ async fn keep(
     (tenures, failures)
 }
 
-/// Takes and gives back random keys.
+/// Acquires and releases random keys.
 async fn bustle(router: Router, resting: watch::Receiver<bool>) -> Tally {
     let mut tenures = Vec::new();
     let mut failures = 0;
@@ -308,7 +309,7 @@ async fn bustle(router: Router, resting: watch::Receiver<bool>) -> Tally {
     (tenures, failures)
 }
 
-/// A worker as the first process has it. Killed, by its handle, when dropped.
+/// A worker, as the first process sees it. Its handle kills it on drop.
 struct Worker {
     child: Child,
     orders: ChildStdin,
@@ -349,7 +350,7 @@ impl Worker {
         writeln!(self.orders, "{order}").unwrap();
     }
 
-    /// All that it had, and how many of its acquires failed.
+    /// All leases that it held, and how many of its acquires failed.
     fn history(&mut self, history: &mut Vec<Tenure>) -> usize {
         loop {
             let line = self.line();
@@ -370,18 +371,19 @@ impl Drop for Worker {
 
 // The first process.
 
-/// One change, when it was made and what it moves.
+/// One change, the time when it was made, and what it moves.
 struct Step {
     name: &'static str,
     begun: u64,
     over: u64,
-    /// Keys that move by the least that must; replica sets that change.
+    /// The keys that move, relative to the minimum, and the share of replica
+    /// sets that change.
     moves: Option<(f64, f64)>,
     /// The node that lost everything.
     dead: Option<String>,
 }
 
-/// Servers for the members and for who joins.
+/// Servers for the members and for the nodes that join.
 struct Servers(Vec<RedisServer>);
 
 impl Servers {
@@ -393,7 +395,7 @@ impl Servers {
         NodeConfig::new(name(index), self.0[index].url())
     }
 
-    /// Commands that all have carried out.
+    /// The number of commands that all have carried out.
     fn commands(clients: &mut [redis::Connection]) -> u64 {
         let of = |client: &mut redis::Connection| -> u64 {
             let info: String = redis::cmd("INFO").arg("stats").query(client).unwrap();
@@ -435,7 +437,7 @@ async fn measure(plan: &Plan) -> bool {
     let mut clients: Vec<_> = servers.0.iter().map(RedisServer::client).collect();
     let before = Servers::commands(&mut clients);
     tokio::time::sleep(plan.idle).await;
-    // Each look counts itself in the next.
+    // Each reading counts itself in the next.
     let idle = Servers::commands(&mut clients) - before - clients.len() as u64;
     let idle = idle as f64 / plan.idle.as_secs_f64() / WORKERS as f64;
     workers.iter_mut().for_each(|worker| worker.order("end"));
@@ -467,7 +469,7 @@ fn changes(servers: &Servers) -> [(&'static str, Change); 4] {
     ]
 }
 
-/// Makes a change as a program of its own would.
+/// Makes a change as a separate program would.
 async fn make(plan: &Plan, urls: &[String], name: &'static str, change: Change) -> Step {
     let router = plan.connect(urls.to_vec()).await;
     let rebalancer = router.rebalancer();
@@ -485,7 +487,7 @@ async fn make(plan: &Plan, urls: &[String], name: &'static str, change: Change) 
     }
 }
 
-/// Kills a server, has it come back empty, and waits until it is a member.
+/// Kills a server, restarts it empty, and waits until it is a member.
 async fn lose(plan: &Plan, urls: &[String], servers: &mut Servers, index: usize) -> Step {
     let router = plan.connect(urls.to_vec()).await;
     let epoch = || router.route("k").unwrap().view.epoch;
@@ -502,7 +504,7 @@ async fn lose(plan: &Plan, urls: &[String], servers: &mut Servers, index: usize)
     }
 }
 
-/// Pairs of leases that overlap, and that have fences in the wrong order.
+/// Pairs of leases that overlap, and pairs whose fences are in the wrong order.
 fn faults(history: &mut [Tenure]) -> (Vec<u64>, Vec<u64>) {
     history.sort_by(|a, b| a.key.cmp(&b.key).then(a.from.cmp(&b.from)));
     let (mut overlaps, mut reversals) = (Vec::new(), Vec::new());
@@ -565,12 +567,12 @@ fn report(
     );
     let mut undue = 0;
     for (index, step) in steps.iter().enumerate() {
-        // What a change does may show a while after it.
+        // The effects of a change may appear some time after it.
         let next = steps.get(index + 1).map_or(end, |next| next.begun);
         let is_of = |at: u64| (step.begun..next).contains(&at);
         let count = |times: &[u64]| times.iter().filter(|at| is_of(**at)).count();
         let its: Vec<_> = lost.iter().filter(|lease| is_of(lease.to)).collect();
-        // With a single owner, a lease goes where that goes.
+        // With a single owner, a lease is lost with that owner.
         let is_due = |lease: &&&&Tenure| plan.replicas == 1 && lease.lost_with == step.dead;
         let unduly = its.len() - its.iter().filter(is_due).count();
         undue += unduly;

@@ -1,14 +1,14 @@
-//! Half an hour of ordinary work with ordinary trouble, and what it leaves
-//! behind in memory.
+//! Half an hour of ordinary work with ordinary faults, and the memory that
+//! remains in use.
 //!
 //! ```sh
 //! cargo bench --bench soak
 //! cargo bench --bench soak -- --minutes 120
 //! ```
 //!
-//! One router on five real servers, three replicas a key: tasks that take and
-//! give back ever new keys and a few that they fight over, leases that are kept
-//! alive, waiters that give up, futures that are dropped; now and then
+//! One router on five real servers, three replicas per key: tasks that acquire
+//! and release ever new keys and a few contended ones, leases that are kept
+//! alive, waiters that give up, futures that are dropped. From time to time
 //! connections are killed, and a server comes back empty. Fails if two tasks
 //! hold a key at once, a fence goes back, a kept lease is lost, or the process
 //! grows after its first third.
@@ -41,18 +41,19 @@ const NODES: usize = 5;
 const TASKS: usize = 48;
 const KEPT: usize = 1_000;
 
-/// Keys that are fought over.
+/// Keys that are contended for.
 const HOT: usize = 16;
 
-/// Between two calls of a task: the machine is to have time for others.
+/// The pause between two calls of a task: it leaves the machine time for
+/// others.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// How often connections are killed, and a server loses everything.
 const KILLS: Duration = Duration::from_secs(10);
 const LOSSES: Duration = Duration::from_secs(120);
 
-/// By how much the process may grow after its first third: allocators keep
-/// some of what they once needed.
+/// By how much the process may grow after its first third: allocators keep some
+/// memory that they no longer need.
 const GROWTH: f64 = 0.10;
 
 /// What is known of one hot key.
@@ -74,7 +75,7 @@ struct Record {
 }
 
 impl Record {
-    /// Holds a hot key for a moment, and looks whether anybody else does.
+    /// Holds a hot key for a moment, and checks whether another task does.
     async fn hold(&self, key: usize, guard: Guard, pause: Duration) {
         let hot = &self.hot[key];
         if hot.holders.fetch_add(1, Ordering::SeqCst) > 0 {
@@ -126,14 +127,14 @@ impl Record {
     }
 }
 
-/// Bytes of memory in use; 0 where it cannot be told.
+/// Bytes of memory in use; 0 where that is unknown.
 fn memory() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
     pages.unwrap_or(0_u64) * 4096
 }
 
-/// Kills connections and data until it is over; what was killed.
+/// Kills connections and data until the run is over; returns how often.
 fn trouble(servers: &Mutex<Vec<RedisServer>>, record: &Record, span: Duration) -> (u32, u32) {
     let (start, mut kills, mut losses) = (Instant::now(), 0, 0);
     while !record.is_over.load(Ordering::Relaxed) {
@@ -147,7 +148,7 @@ fn trouble(servers: &Mutex<Vec<RedisServer>>, record: &Record, span: Duration) -
             kill.exec(&mut server.client()).expect("CLIENT KILL");
             kills += 1;
         }
-        // One that is lost near the end would not be back by then.
+        // A server that is lost near the end would not be back in time.
         if spent >= LOSSES * (losses + 1) && spent + LOSSES < span {
             servers[losses as usize % NODES].restart();
             losses += 1;
@@ -163,7 +164,7 @@ async fn main() -> ExitCode {
         .iter()
         .position(|argument| argument == "--minutes");
     let minutes = at.and_then(|at| arguments.get(at + 1)?.parse().ok());
-    // As criterion has it: cargo says --bench when it is to be measured.
+    // As with criterion: cargo passes --bench for a measurement.
     let is_bench = arguments.iter().any(|argument| argument == "--bench");
     let minutes: f64 = minutes.unwrap_or(if is_bench { 30.0 } else { 0.05 });
     let span = Duration::from_secs_f64(60.0 * minutes);

@@ -1,13 +1,13 @@
-//! A file that several writers share, safe even from one that wakes up too
-//! late: it checks the fence of every write.
+//! A file that several writers share, safe even from a writer that resumes too
+//! late: the file checks the fence of every write.
 //!
 //! ```sh
 //! cargo run --example fenced_writer
 //! ```
 //!
 //! A database does the same with a column:
-//! `UPDATE account SET balance = $1, fence = $2 WHERE id = $3 AND fence <= $2`,
-//! and a writer that changed no row knows that it came too late.
+//! `UPDATE account SET balance = $1, fence = $2 WHERE id = $3 AND fence <= $2`.
+//! A writer that changed no row knows that it came too late.
 
 #![allow(clippy::print_stdout, reason = "an example speaks to its reader")]
 #![allow(clippy::unwrap_used, reason = "what is shown to fail must fail")]
@@ -26,10 +26,10 @@ struct FencedFile {
 }
 
 impl FencedFile {
-    /// Replaces the content, unless a newer holder of the lock was here.
+    /// Replaces the content, unless a newer holder of the lock has written.
     fn write(&self, fence: Fence, content: &str) -> io::Result<()> {
-        // Reading the fence and writing must be one step: the operating
-        // system's lock makes it one, for the moment that it takes.
+        // Reading the fence and writing must be one step: a lock of the
+        // operating system makes it one.
         let file = File::options()
             .create(true)
             .read(true)
@@ -76,7 +76,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert!(!slow.remaining().is_zero());
     std::thread::sleep(Duration::from_millis(100));
 
-    // Meanwhile the lock went to somebody else, who wrote.
+    // In between another writer got the lock and wrote.
     let quick = router.acquire("ledger").await?;
     file.write(quick.fence(), "balance after payment")?;
     println!("quick writer: written under fence {}", file.fence()?);

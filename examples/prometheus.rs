@@ -1,13 +1,13 @@
-//! A service that takes locks and tells Prometheus about it.
+//! A service that takes locks and exports its metrics to Prometheus.
 //!
 //! ```sh
 //! cargo run --example prometheus --features metrics
 //! cargo run --example prometheus --features metrics -- --nodes redis://127.0.0.1:6379,redis://…
 //! ```
 //!
-//! It goes on until it is interrupted, and serves `/metrics` where it says. With
-//! `--once` it asks itself for them, sees whether all that the guide lists are
-//! there, and ends.
+//! It runs until it is interrupted, and serves `/metrics` at the address that
+//! it prints. With `--once` it scrapes itself, checks whether all metrics of
+//! the guide are there, and ends.
 
 #![allow(clippy::print_stdout, reason = "an example talks")]
 
@@ -18,24 +18,24 @@ use ringlock::{Error, Init, MemoryNode, Router};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Callers at a time, and the keys that they want: more than one for each.
+/// Concurrent callers, and the keys that they lock: more than one for each.
 const CALLERS: usize = 16;
 const KEYS: usize = 200;
 
-/// How long a call waits: short, so that some wait in vain.
+/// How long a call waits: short, so that some calls time out.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// How often what was recorded is put into its buckets.
+/// How often recorded values are put into their buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// What a scrape may take, and how long its request may be.
+/// The time limit of a scrape, and the longest request.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(5);
 const LONGEST_REQUEST: usize = 8 * 1024;
 
-/// How much of a load a single scrape is worth.
+/// How long the load runs before a single scrape.
 const LOAD_BEFORE_SCRAPE: Duration = Duration::from_secs(1);
 
-/// What nodes in memory have not: a server at the other end.
+/// Metrics that nodes in memory do not have, because there is no server.
 const OF_SERVERS: [&str; 4] = [
     "ringlock_node_connected",
     "ringlock_node_connections_lost_total",
@@ -51,7 +51,7 @@ async fn main() -> Result<(), Failure> {
     let option = arguments.iter().position(|argument| argument == "--nodes");
     let nodes = option.and_then(|at| arguments.get(at + 1));
 
-    // Before the router connects: what it reports to is settled then.
+    // Installed before the router connects, which registers its metrics then.
     let prometheus = install()?;
     let router = connect(nodes.map(String::as_str)).await?;
     for caller in 0..CALLERS {
@@ -104,7 +104,7 @@ async fn connect(nodes: Option<&str>) -> Result<Router, Error> {
 /// One caller: takes a lock, works under it, gives it back, again and again.
 async fn call(router: Router, caller: usize) {
     for turn in caller.. {
-        // Every fourth wants the same key as all others.
+        // Every fourth turn all callers request the same key.
         let number = if turn % 4 == 0 {
             0
         } else {
@@ -120,7 +120,7 @@ async fn call(router: Router, caller: usize) {
         match guard {
             Ok(guard) => {
                 tokio::time::sleep(work).await;
-                // What becomes of it is in the metrics.
+                // The metrics report the outcome.
                 let _ = guard.release().await;
             }
             Err(_) => tokio::time::sleep(work).await,
@@ -129,7 +129,7 @@ async fn call(router: Router, caller: usize) {
 }
 
 /// Answers one scrape after the other. Twenty lines are enough for that; the
-/// exporter's own listener brings an HTTP library.
+/// exporter's own listener would add an HTTP library.
 async fn serve(listener: TcpListener, prometheus: PrometheusHandle) -> Result<(), Failure> {
     let mut upkeep = tokio::time::interval(UPKEEP);
     loop {
@@ -176,7 +176,7 @@ async fn scrape(mut stream: TcpStream) -> Result<String, Failure> {
     Ok(page)
 }
 
-/// Whether every metric is there that the guide lists.
+/// Whether every metric of the guide is there.
 fn check(page: &str, is_in_memory: bool) -> Result<(), Failure> {
     let chapter = include_str!("../src/guide/observability.rs");
     let rows = chapter

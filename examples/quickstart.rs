@@ -31,7 +31,7 @@ async fn main() -> Result {
     };
 
     // One router, both modes: a single owner for most keys, and a quorum for
-    // those that must outlive the loss of a node.
+    // those that must survive the loss of a node.
     let mut builder = Router::builder()
         .replicas(1)
         .override_replicas("billing/", replicas)
@@ -110,7 +110,7 @@ async fn contended(router: &Router) -> Result {
 }
 
 /// A resource that a lock guards. It remembers the highest fence that it has
-/// seen: that, not the lock, is what keeps a late writer out for certain.
+/// seen: the fence, not the lock, reliably excludes a late writer.
 #[derive(Default)]
 struct Resource {
     newest: Option<Fence>,
@@ -216,7 +216,7 @@ async fn node_down(router: &Router, nodes: &[Arc<Cuttable>]) -> Result {
     Ok(())
 }
 
-/// A node that can be cut off, to show what happens then.
+/// A node whose connection can be cut, to show what happens then.
 #[derive(Debug)]
 struct Cuttable {
     node: Arc<dyn Node>,

@@ -1,4 +1,4 @@
-//! Nodes come and go while locks are held, all in memory.
+//! Nodes join and leave while locks are held, all in memory.
 //!
 //! ```sh
 //! cargo run --example rebalance
@@ -17,12 +17,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for name in ["a", "b", "c"] {
         builder = builder.memory_node(MemoryNode::new(name));
     }
-    // A node of the view that comes later. Of real ones the URL is enough.
+    // The node that joins later. Of a real node the URL is enough.
     let spare = MemoryNode::new("d");
     let router = builder
         .spare_node("d", Arc::new(spare))
         .configure(|config| {
-            // A change waits for it: short here, so that you need not.
+            // A change waits for these: short here, so that the example is
+            // quick.
             config.router.max_ttl = Duration::from_secs(1);
             config.router.view_lease = Duration::from_millis(500);
         })

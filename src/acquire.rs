@@ -1,4 +1,4 @@
-//! What a caller says of a lease that it wants, before anything is asked.
+//! The settings of an acquire, before any node is contacted.
 
 pub(crate) mod attempt;
 pub(crate) mod many;
@@ -22,8 +22,8 @@ use crate::proto::time::Instant;
 use crate::runtime::task::AtHome;
 use crate::telemetry::events;
 
-/// An acquire that has not begun: set what differs from the defaults, then
-/// await it.
+/// An acquire that has not started. Set what differs from the defaults, then await
+/// it.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -39,30 +39,31 @@ use crate::telemetry::events;
 /// ```
 ///
 /// # Errors
-/// [`Error::TimedOut`] when the wait or the attempts are used up, with the last
-/// attempt's error inside; from [`Router::try_acquire`] that error itself.
-/// Whatever cannot get better by waiting is returned at once. A caller that ran
-/// out of time behind another one of this process is told what that one met.
+/// [`Error::TimedOut`] when the wait or the attempts are used up; it contains the
+/// last attempt's error. [`Router::try_acquire`](crate::Router::try_acquire) returns that error itself. Errors
+/// that waiting cannot resolve are returned at once. A caller that times out in the
+/// queue behind another caller of this process gets the error which that caller
+/// met.
 ///
 /// # Cancel safety
-/// Dropped at any point, it leaves nothing locked: what it may have taken is
-/// released, on nodes that have not answered too.
+/// Dropping it at any point leaves nothing locked: entries that it may have created
+/// are released, also on nodes that have not answered.
 #[must_use = "an acquire does nothing until it is awaited"]
 #[derive(Clone, Debug)]
 pub struct Acquire {
     pub(crate) leases: Arc<LeaseManager>,
-    /// The error is boxed: there may be very many who wait.
+    /// Boxed to keep the future small: there may be very many waiters.
     pub(crate) key: Result<Key, Box<KeyError>>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) patience: RetryPolicy,
-    /// The interval, where one was said.
+    /// `Some` if keep-alive is on; the inner value is the interval, if one was set.
     pub(crate) keep_alive: Option<Option<Duration>>,
     pub(crate) max_hold: Option<Duration>,
-    /// The router's own, unless another was said.
+    /// `None`: the router's default.
     pub(crate) label: Option<Option<Arc<str>>>,
-    /// When the wait began, where that was before this key's turn.
+    /// When the wait started, if that was before this key's turn.
     pub(crate) started: Option<Instant>,
-    /// Attempts need a permit of it.
+    /// Each attempt takes a permit of this semaphore.
     pub(crate) pace: Option<Arc<Semaphore>>,
 }
 
@@ -88,13 +89,13 @@ impl Acquire {
         }
     }
 
-    /// The settings that many keys share; the key itself is yet to be given.
+    /// The settings that many keys share; the key is set later.
     pub(crate) fn of_many(leases: Arc<LeaseManager>) -> Self {
         Self::new(leases, "", false)
     }
 
-    /// An acquire of `key` with these settings. Its attempts need a permit of
-    /// `pace`; its wait, not its number of attempts, counts from `started`.
+    /// An acquire of `key` with these settings. Each attempt takes a permit of
+    /// `pace`. The wait counts from `started`; the number of attempts does not.
     pub(crate) fn one(&self, key: Key, started: Instant, pace: &Arc<Semaphore>) -> Self {
         Self {
             key: Ok(key),
@@ -104,17 +105,17 @@ impl Acquire {
         }
     }
 
-    /// How long the lease lasts unless it is extended; the default is
-    /// configured as `router.ttl`.
+    /// How long the lease lasts unless it is extended. The default is configured as
+    /// `router.ttl`.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// How long to go on trying, at the most; the default is configured as
-    /// `router.wait`. [`Duration::ZERO`] waits for nobody: a single attempt, as
-    /// [`Router::try_acquire`] makes. The first attempt has 50 ms to be
-    /// answered, however short the wait is.
+    /// The maximum time to keep trying. The default is configured as `router.wait`.
+    /// [`Duration::ZERO`] waits for no holder: it makes a single attempt, like
+    /// [`Router::try_acquire`](crate::Router::try_acquire). The first attempt gets 50 ms for its answers, even
+    /// if the wait is shorter.
     pub fn wait(mut self, wait: Duration) -> Self {
         if self.patience.is_single {
             self.patience.attempts = None;
@@ -124,10 +125,10 @@ impl Acquire {
         self
     }
 
-    /// How often to try, at the most, as the textbook Redlock does, instead of
-    /// waiting up to a deadline or to be told. Zero counts as one. Pauses
-    /// double from 8 to 256 ms, unless [`retry_delay`](Self::retry_delay) says
-    /// how long; each is a random share of it.
+    /// The maximum number of attempts. As in the textbook Redlock, this replaces
+    /// the deadline and the wait for a notification. Zero counts as one. Pauses
+    /// double from 8 to 256 ms, unless [`retry_delay`](Self::retry_delay) sets the
+    /// length. Each pause is a random fraction of it.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.patience.attempts = Some(attempts.max(1));
         self.patience.is_single = false;
@@ -135,56 +136,57 @@ impl Acquire {
         self
     }
 
-    /// Polls instead of waiting to be told: the longest pause between two
-    /// attempts, each being a random share of it. Less than 5 ms counts as 5 ms,
-    /// and no pause is shorter than a millisecond.
+    /// Polls instead of waiting for a notification. `delay` is the longest pause
+    /// between two attempts; each pause is a random fraction of it. Less than 5 ms
+    /// counts as 5 ms, and no pause is shorter than a millisecond.
     pub fn retry_delay(mut self, delay: Duration) -> Self {
         self.patience.retry_delay = Some(delay);
         self
     }
 
-    /// Extends the lease by itself until the guard is dropped, a third of the
+    /// Extends the lease automatically until the guard is dropped: a third of the
     /// ttl after each extend, and for [`max_hold`](Self::max_hold) at most. The
-    /// first extend may come after half of that time: leases that are taken at
-    /// once are not all to be extended at once.
+    /// first extend may already come after half of that time, so that leases taken
+    /// at the same time are not all extended at the same time.
     pub fn keep_alive(mut self) -> Self {
         self.keep_alive = Some(None);
         self
     }
 
-    /// As [`keep_alive`](Self::keep_alive), each extend `interval` after the
-    /// last; one that would come too late counts as a third of the ttl, and
-    /// none is shorter than a millisecond.
+    /// Like [`keep_alive`](Self::keep_alive), with each extend `interval` after the
+    /// last. An interval that is too long counts as a third of the ttl, and none is
+    /// shorter than a millisecond.
     pub fn keep_alive_every(mut self, interval: Duration) -> Self {
         self.keep_alive = Some(Some(interval));
         self
     }
 
-    /// Keeps it alive, at the interval that was set, if any.
+    /// Turns keep-alive on, with the interval that was set, if any.
     pub(crate) fn kept_alive(mut self) -> Self {
         self.keep_alive = self.keep_alive.or(Some(None));
         self
     }
 
-    /// How long the lease may be kept alive, from the attempt that won it on;
-    /// then it is lost with [`Loss::MaxHold`](crate::Loss::MaxHold). The default is configured as `router.max_hold`.
-    /// Less than 10 ms is refused with [`Error::MaxHold`].
+    /// How long the lease may be kept alive, counted from the attempt that won it.
+    /// After that it is lost with [`Loss::MaxHold`](crate::Loss::MaxHold). The
+    /// default is configured as `router.max_hold`. Less than 10 ms is refused with
+    /// [`Error::MaxHold`].
     pub fn max_hold(mut self, limit: Duration) -> Self {
         self.max_hold = Some(limit);
         self
     }
 
-    /// What others are told of this holder, instead of `host:pid`; at most 64
-    /// bytes are kept, and none of it should be secret.
+    /// The label that other clients see for this holder, instead of `host:pid`. At
+    /// most 64 bytes are kept. It must not contain secrets.
     pub fn label(mut self, label: &str) -> Self {
         self.label = Some(clean_label(label));
         self
     }
 
-    /// Runs `work` under the lease, which is kept alive, and releases it
-    /// afterwards: a lease that cannot leak.
+    /// Runs `work` under the lease, keeps the lease alive, and releases it
+    /// afterwards, so that the lease cannot leak.
     ///
-    /// `work` is not interrupted when the lease is lost: it can watch
+    /// `work` is not interrupted when the lease is lost. It can watch
     /// [`Guard::lost`] itself, and its fence protects what it writes.
     ///
     /// ```
@@ -195,10 +197,10 @@ impl Acquire {
     /// ```
     ///
     /// # Errors
-    /// [`WithError::NotRun`]: those of the acquire; `work` has not run.
-    /// [`WithError::Lost`], with what `work` returned: it ran to its end, but
-    /// the lease was over before, by the own clock or by what the nodes have.
-    /// `?` makes an [`Error`] or a boxed one of either.
+    /// [`WithError::NotRun`]: the errors of the acquire; `work` has not run.
+    /// [`WithError::Lost`], with the output of `work`: it ran to its end, but the
+    /// lease was over before that, by the local clock or by the nodes' entries. `?`
+    /// converts either into an [`Error`] or a boxed error.
     ///
     /// # Cancel safety
     /// Dropping it drops `work` and releases the lease.
@@ -207,7 +209,8 @@ impl Acquire {
         let guard = self.await.map_err(WithError::NotRun)?;
         let output = work(&guard).await;
         let key = guard.key().clone();
-        // Without an answer the own clock counts: the keeper repeats a release.
+        // Without an answer, the local clock decides: the keeper repeats the
+        // release.
         match guard.give_back().await {
             Ok((_, None)) => Ok(output),
             Ok((_, Some(reason))) => Err(WithError::Lost {
@@ -244,11 +247,11 @@ impl IntoFuture for Acquire {
     }
 }
 
-/// An acquire under way: the future that [`Acquire`] and
-/// [`AcquireAll`](crate::AcquireAll) become.
+/// A running acquire: the future of [`Acquire`] and
+/// [`AcquireAll`](crate::AcquireAll).
 ///
 /// # Cancel safety
-/// As that of what it was made of.
+/// The same as for the acquire that it was made from.
 #[must_use = "an acquire does nothing until it is awaited"]
 #[derive(Debug)]
 pub struct Acquiring<T>(AtHome<Result<T, Error>>);
@@ -262,7 +265,7 @@ impl<T> Acquiring<T> {
         Self(AtHome::new(origin, work, || Err(Error::Forked)))
     }
 
-    /// Bytes that it takes on the heap: there may be very many who wait.
+    /// Its size on the heap, in bytes: there may be very many waiters.
     #[doc(hidden)]
     pub fn footprint(&self) -> usize {
         self.0.footprint()
@@ -277,7 +280,7 @@ impl<T> Future for Acquiring<T> {
     }
 }
 
-/// A label that is fit to be stored and shown; `None` if nothing is left.
+/// The label in a form that can be stored and shown; `None` if nothing is left.
 pub(crate) fn clean_label(label: &str) -> Option<Arc<str>> {
     let mut clean: String = label.chars().filter(|char| !char.is_control()).collect();
     while clean.len() > MAX_LABEL_BYTES {

@@ -1,4 +1,4 @@
-//! The one place that reads the clock.
+//! The only module that reads the clock.
 
 use std::time::Duration;
 
@@ -7,32 +7,32 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use crate::proto::time::Instant;
 
 /// A clock that also runs while the machine is suspended: a lease that lapsed
-/// during a suspend must not look valid afterwards. On Linux that is not
-/// `CLOCK_MONOTONIC`; on macOS it is.
+/// during a suspend must not look valid afterwards. On Linux `CLOCK_MONOTONIC`
+/// stops during a suspend; on macOS it does not.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
-/// The longest that a timer sleeps before the clock is read again: timers of
-/// the runtime stand still while the machine is suspended.
+/// The longest time that a timer sleeps before the clock is read again: the
+/// runtime's timers stop while the machine is suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
-/// The time now.
+/// The current time.
 pub(crate) fn now() -> Instant {
     let Timespec { tv_sec, tv_nsec } = clock_gettime(CLOCK);
     Instant::from_nanos(tv_sec.cast_unsigned() * 1_000_000_000 + tv_nsec.cast_unsigned())
 }
 
-/// The wall clock's time, since the beginning of 1970: to be compared with a
-/// server's, never to measure a lease by.
+/// The wall clock's time since the beginning of 1970. It is only for comparison
+/// with a server's time, never for measuring a lease.
 #[cfg(feature = "redis")]
 pub(crate) fn wall() -> Duration {
     let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Realtime);
     Duration::new(tv_sec.cast_unsigned(), tv_nsec as u32)
 }
 
-/// Sleeps until `deadline` has come by [`now`].
+/// Sleeps until [`now`] reaches `deadline`.
 pub(crate) async fn sleep_until(deadline: Instant) {
     loop {
         let left = deadline.saturating_since(now());
@@ -43,7 +43,7 @@ pub(crate) async fn sleep_until(deadline: Instant) {
     }
 }
 
-/// Runs `future` up to `deadline`, which may be none.
+/// Runs `future` up to `deadline`, if there is one.
 pub(crate) async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
     let Some(deadline) = deadline else {
         return Some(future.await);

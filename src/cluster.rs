@@ -1,5 +1,4 @@
-//! Which nodes there are: the current view, its nodes, and what keeps both up to
-//! date.
+//! The current view, its nodes, and the tasks that keep both up to date.
 
 pub(crate) mod bootstrap;
 pub(crate) mod first_start;

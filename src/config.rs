@@ -24,7 +24,7 @@ pub(crate) mod topology_diff;
 pub use self::password::Password;
 use self::source_text::append_source;
 
-/// Everything that a router is told.
+/// All settings of a router.
 ///
 /// ```
 /// let config: ringlock::Config = r#"
@@ -71,49 +71,50 @@ pub struct Config {
 pub struct RouterConfig {
     /// Replicas of a key: 1 is sharded mode, 3 or 5 quorum mode.
     pub replicas: usize,
-    /// Ttl of a lease that names none.
+    /// The ttl of a lease without an explicit one.
     #[serde(with = "span")]
     pub ttl: Duration,
-    /// The longest ttl; all routers of a cluster agree on it, and a change of
-    /// membership waits it out.
+    /// The longest ttl. All routers of a cluster agree on it, and a change of
+    /// membership waits for that long.
     #[serde(with = "span")]
     pub max_ttl: Duration,
     /// How long a router relies on a view that a majority has confirmed; all
     /// routers of a cluster agree on it.
     #[serde(with = "span")]
     pub view_lease: Duration,
-    /// How long an acquire tries that says nothing else; `0s`: once.
+    /// How long an acquire without an explicit wait keeps trying; `0s`: once.
     #[serde(with = "span")]
     pub wait: Duration,
-    /// How long a lease is kept alive at the most.
+    /// How long a lease is kept alive, at most.
     #[serde(with = "span")]
     pub max_hold: Duration,
-    /// Grants in a row of one key that the callers of a router may have while
-    /// others wait elsewhere, at most 16; then the router leaves it to those for
-    /// a moment. None counts as one.
+    /// The number of consecutive grants of one key that a router's callers may have
+    /// while other processes wait, at most 16. After that the router leaves the key
+    /// to those for a moment. Zero counts as one.
     pub hand_overs: u32,
-    /// How long a node may take to answer about a lease, from 1ms to half of
-    /// `ttl`; of a lease with a shorter ttl half of that counts. The default is
-    /// 5 % of the lease's ttl, at least 50ms and at most 1s: raise it where
-    /// leases are short and machines so busy that sound nodes answer later.
+    /// How long a node may take to answer about a lease, from 1ms to half of `ttl`.
+    /// For a lease with a shorter ttl, half of that ttl is the limit. The default
+    /// is 5 % of the lease's ttl, at least 50ms and at most 1s. Raise it if leases
+    /// are short and machines so busy that healthy nodes answer later.
     #[serde(deserialize_with = "span::some")]
     pub node_timeout: Option<Duration>,
-    /// How long [`connect`](crate::Router::connect) waits for enough nodes,
-    /// the wait of a first start aside. An attempt to connect to one node has
-    /// nine tenths of it, and at least two seconds.
+    /// How long [`connect`](crate::Router::connect) waits for enough nodes, without
+    /// the wait of a first start. An attempt to connect to one node has nine tenths
+    /// of it, and at least two seconds.
     #[serde(with = "span")]
     pub connect_timeout: Duration,
-    /// What a key's name on the server begins with; `""` shares keys with
-    /// other Redlock clients.
+    /// The prefix of a key's name on the server; `""` shares keys with other
+    /// Redlock clients.
     pub key_prefix: String,
-    /// Under which names on the server ringlock keeps its own state: those
-    /// that begin with it and `!`. Clusters that share servers differ in it.
+    /// The prefix of the names under which ringlock keeps its own state on the
+    /// server; a `!` follows it. Clusters that share servers need different
+    /// namespaces.
     pub namespace: String,
     /// What to do with nodes that have no state.
     pub init: Init,
-    /// What to do where the cluster's topology is not the one configured here.
+    /// What to do if the cluster's topology differs from the one configured here.
     pub on_mismatch: OnMismatch,
-    /// What others are told of this holder; the default is `host:pid`.
+    /// The label that other clients see for this holder; the default is `host:pid`.
     pub label: Option<String>,
 }
 
@@ -138,54 +139,54 @@ impl Default for RouterConfig {
     }
 }
 
-/// The most grants in a row: more would gain little, and keep others waiting
-/// for as much longer.
+/// The maximum number of consecutive grants: more would gain little, and keep
+/// others waiting longer.
 const MOST_HAND_OVERS: u32 = 16;
 
-/// The shortest `max_hold`: below it a lease would be over before its caller
-/// could use it.
+/// The shortest `max_hold`: a shorter lease would be over before its caller could
+/// use it.
 pub(crate) const LEAST_HOLD: Duration = Duration::from_millis(10);
 
 /// The shortest node timeout.
 const LEAST_NODE_TIMEOUT: Duration = Duration::from_millis(1);
 
 impl RouterConfig {
-    /// What the names of ringlock's own state begin with.
+    /// The prefix of the names of ringlock's own state.
     fn own_state(&self) -> String {
         format!("{}!", self.namespace)
     }
 
-    /// What a key must not begin with, lest its name on the server be one of
-    /// ringlock's own; `None` where the prefix keeps them apart.
+    /// The prefix that keys must not have, because their names on the server would
+    /// be names of ringlock's own state. `None` if the key prefix rules that out.
     pub(crate) fn reserved_keys(&self) -> Option<String> {
         let own = self.own_state();
         own.strip_prefix(&self.key_prefix).map(Into::into)
     }
 }
 
-/// What to do when no node of the cluster has any state: it is new, or all
-/// nodes lost their data.
+/// What to do if no node of the cluster has any state: it is new, or all nodes lost
+/// their data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Init {
-    /// Initialise it, and wait for `max_ttl` before the first grant: whatever
-    /// was locked before has then expired.
+    /// Initialise it, and wait for `max_ttl` before the first grant: all earlier
+    /// locks have expired by then.
     #[default]
     Wait,
-    /// Initialise it at once: the operator's word that nothing was locked.
+    /// Initialise it at once: the operator guarantees that nothing was locked.
     Now,
-    /// Refuse.
+    /// Refuse to connect.
     Never,
 }
 
-/// What to do where the cluster serves another topology than a router's
-/// configuration describes. After a change of membership that is so until the
-/// configurations have followed.
+/// What to do if the cluster serves another topology than a router's configuration
+/// describes. After a change of membership this is the case until the
+/// configurations are updated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnMismatch {
-    /// Go by what the cluster serves, and log the difference: the configured
-    /// nodes are where to ask.
+    /// Use the served topology, and log the difference: the configured nodes are
+    /// only the ones to ask.
     #[default]
     Follow,
     /// Refuse to connect.
@@ -218,32 +219,32 @@ impl Default for RingConfig {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct NodeConfig {
-    /// Identity of the node: its place on the ring hangs on it.
+    /// Identity of the node: it determines the place on the ring.
     pub name: String,
     /// `redis://`, `rediss://`, `redis+sentinel://`, `unix://` or `memory://`, or
     /// the same with `valkey`; `${NAME}` stands for the environment variable `NAME`.
     pub url: String,
-    /// The user that `password` is of; `None`: the default user.
+    /// The user of `password`; `None`: the default user.
     #[serde(default)]
     pub username: Option<String>,
-    /// A password that may change, instead of one in the URL: in a file,
+    /// A password that may change, instead of one in the URL. In a file:
     /// `password_file = "/run/secrets/redis"`.
     #[serde(default, rename = "password_file")]
     pub password: Option<Password>,
     /// Share of the keys, relative to the other nodes'.
     #[serde(default = "one")]
     pub weight: u32,
-    /// Failure domain: most of a key's replicas are outside any one.
+    /// Failure domain: most of a key's replicas are outside any single one.
     #[serde(default)]
     pub zone: Option<String>,
     /// Machine: no two replicas of a key share one.
     #[serde(default)]
     pub host: Option<String>,
-    /// Whose place on the ring it has: that of the node that it has replaced.
+    /// The node whose place on the ring it has, because it replaced that node.
     #[serde(default)]
     pub anchor: Option<String>,
-    /// The operator's word that the server keeps every write through a
-    /// restart (`appendonly yes`, `appendfsync always`).
+    /// The operator's guarantee that the server keeps every write through a restart
+    /// (`appendonly yes`, `appendfsync always`).
     #[serde(default)]
     pub durable: bool,
 }
@@ -267,7 +268,7 @@ impl NodeConfig {
 }
 
 impl fmt::Debug for NodeConfig {
-    /// Leaves the URL out: it may hold a password.
+    /// Omits the URL: it may contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             name,
@@ -298,8 +299,7 @@ impl fmt::Debug for NodeConfig {
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct TlsConfig {
-    /// Certificates that servers' are checked against, instead of the
-    /// system's.
+    /// CA certificates that servers are checked against, instead of the system's.
     pub ca: Option<PathBuf>,
     /// The client's own certificate.
     pub certificate: Option<PathBuf>,
@@ -307,8 +307,8 @@ pub struct TlsConfig {
     pub key: Option<PathBuf>,
 }
 
-/// What is wrong with a configuration; `{:#}` tells the reason in the same line,
-/// as of an [`Error`](crate::Error).
+/// An error of a configuration. Like [`Error`](crate::Error), `{:#}` shows the
+/// reason in the same line.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -317,24 +317,24 @@ pub enum ConfigError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         error: Arc<std::io::Error>,
     },
-    /// The text is no configuration.
+    /// The text is not a configuration.
     #[error("{}line {line}: {message}", origin(path.as_deref()))]
     Syntax {
-        /// The file, where it came from one.
+        /// The file, if the text is from one.
         path: Option<PathBuf>,
         /// The line, from 1.
         line: usize,
-        /// What is wrong there.
+        /// The problem in that line.
         message: String,
     },
     /// The nodes, the ring and the replicas do not fit together.
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    /// A default ttl that no lease could have.
+    /// A default ttl that no lease can have.
     #[error(fmt = ttl_unfit)]
     Ttl(#[source] TtlError),
     /// A setting is out of range.
@@ -347,13 +347,13 @@ pub enum ConfigError {
         /// What it must be.
         remedy: &'static str,
     },
-    /// A node's URL is none. The URL itself is not shown: it may hold a
+    /// A node's URL is invalid. The URL itself is not shown: it may contain a
     /// password.
     #[error("node {node}: its url {problem}")]
     Url {
         /// The node.
         node: String,
-        /// What is wrong with it, and what to write.
+        /// The problem, and what to write instead.
         problem: String,
     },
 }
@@ -376,7 +376,7 @@ impl Config {
     /// Reads a TOML file.
     ///
     /// # Errors
-    /// [`ConfigError`] with the file, the line and what is wrong there.
+    /// [`ConfigError`] with the file, the line and the problem there.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::File {
@@ -393,7 +393,7 @@ impl Config {
         })
     }
 
-    /// The topology that it describes.
+    /// The topology that the configuration describes.
     pub(crate) fn topology(&self, address: impl Fn(&NodeConfig) -> String) -> Topology {
         let nodes = self.nodes.iter().map(|node| Node {
             name: node.name.clone(),
@@ -417,7 +417,7 @@ impl Config {
         .canonical()
     }
 
-    /// Finds what contradicts itself, before any server is asked.
+    /// Finds contradictions, before any server is contacted.
     ///
     /// # Errors
     /// [`ConfigError`]: the first contradiction.
@@ -477,7 +477,7 @@ impl Config {
                 remedy: "must not begin with the namespace and !: ringlock's own state is kept there",
             });
         }
-        // A trial: every rule of a view is then checked where it is stated.
+        // A trial view: it checks every rule of a view where the rule is defined.
         let topology = self.topology(|_| String::new());
         let nonce = |node: &Node| (node.name.clone(), "trial".into());
         let nonces = topology.nodes.iter().map(nonce).collect();
@@ -486,7 +486,7 @@ impl Config {
     }
 }
 
-/// Refuses a max_ttl or view_lease that no cluster may have.
+/// Refuses a max_ttl or view_lease out of range.
 pub(crate) fn bounded(setting: &'static str, value: Duration) -> Result<(), ConfigError> {
     if (Duration::from_millis(100)..=LONGEST_SPAN).contains(&value) {
         return Ok(());
@@ -514,7 +514,7 @@ impl std::str::FromStr for Config {
     }
 }
 
-/// Replaces every `${NAME}` by what `lookup` finds under `NAME`.
+/// Replaces every `${NAME}` by the result of `lookup` for `NAME`.
 pub(crate) fn substitute(
     text: &str,
     lookup: impl Fn(&str) -> Option<String>,
@@ -527,7 +527,7 @@ pub(crate) fn substitute(
             .ok_or("has a ${ without its }: write ${NAME}")?;
         let is_name = |char: char| char == '_' || char.is_ascii_alphanumeric();
         if name.is_empty() || !name.chars().all(is_name) {
-            // It may be part of a password: not shown.
+            // The text may be part of a password: it is not shown.
             return Err("has a ${…} that names no environment variable: write ${NAME}".into());
         }
         let value = lookup(name)
@@ -539,7 +539,8 @@ pub(crate) fn substitute(
     Ok(out + rest)
 }
 
-/// Names that stand twice, for a clear word before anything else is said.
+/// The first name that occurs twice, so that this clear error is reported before
+/// any other.
 pub(crate) fn first_duplicate<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let mut seen = BTreeMap::new();
     names

@@ -1,4 +1,4 @@
-//! What can go wrong, told by what the caller can do about it.
+//! The errors of the API, grouped by what the caller can do about them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,39 +13,39 @@ use crate::proto::operation::machine::Refusal;
 
 /// Why a call failed.
 ///
-/// `{}` says what failed. Where another error is the reason, it is the
+/// `{}` states what failed. Where another error is the cause, it is the
 /// [`source`](std::error::Error::source), and its text is not repeated:
-/// `anyhow`, `eyre` and whatever else walks the chain show each text once. `{:#}`
-/// writes both in one line. Several nodes' reasons are no chain: the text has
-/// them all.
+/// `anyhow`, `eyre` and other code that walks the chain show each text once. `{:#}`
+/// writes both in one line. The causes of several nodes do not form a chain: the
+/// text contains all of them.
 ///
-/// An outage is never told as [`Contended`](Self::Contended), nor as success.
+/// An outage is never reported as [`Contended`](Self::Contended), nor as success.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Somebody else holds the key. Wait, or give up.
+    /// Another client holds the key. Wait, or give up.
     #[error("{key} is held by {}{}", Named(holder.as_ref()), For(*remaining, holder.as_ref()))]
     Contended {
-        /// What was to be locked.
+        /// The key to lock.
         key: Key,
-        /// Who holds it, where that could be read.
+        /// Its holder, where that could be read.
         holder: Option<Holder>,
-        /// At most how long the lock lasts unless it is extended; `None`: that
-        /// is not known, or it never ends by itself, which
-        /// [`Holder::never_expires`] tells.
+        /// Upper bound of how long the lock lasts unless it is extended; `None`: that
+        /// is not known, or the lock never expires, which
+        /// [`Holder::never_expires`] reports.
         remaining: Option<Duration>,
     },
-    /// Too few nodes could grant it, for other reasons than a holder. Trying
-    /// again may help; the causes say what would.
+    /// Too few nodes could grant it, for other reasons than a holder. A retry may
+    /// help; the causes state what would.
     #[error("{key}: no quorum of {needed}: {}", Causes(causes))]
     NoQuorum {
-        /// What was to be locked.
+        /// The key to lock.
         key: Key,
         /// Nodes that had granted it when it was clear that too few would.
         granted: usize,
-        /// Nodes that must.
+        /// Nodes that must grant it.
         needed: usize,
-        /// What the others said.
+        /// The answers of the other nodes.
         causes: Vec<NodeCause>,
     },
     /// No majority of the cluster confirms the view that this router knows, so
@@ -55,31 +55,31 @@ pub enum Error {
         Causes(causes)
     )]
     Unconfirmed {
-        /// What was to be locked.
+        /// The key to lock.
         key: Key,
-        /// Nodes that must confirm.
+        /// Nodes that must confirm the view.
         needed: usize,
-        /// What is known of the others.
+        /// What is known of the other nodes.
         causes: Vec<NodeCause>,
     },
-    /// The nodes granted it, but later than it would have been valid. The ttl
-    /// is too short for this network, or the machine stood still.
+    /// The nodes granted it, but only after its validity had ended. The ttl is too
+    /// short for this network, or the machine was suspended.
     #[error("{key}: granted only after its validity of {ttl:?} less drift; use a longer ttl")]
     TooSlow {
-        /// What was to be locked.
+        /// The key to lock.
         key: Key,
-        /// The ttl that was asked for.
+        /// The requested ttl.
         ttl: Duration,
     },
-    /// The wait, or the number of attempts, is used up.
+    /// The maximum wait, or number of attempts, is used up.
     #[error(fmt = gave_up)]
     TimedOut {
-        /// Attempts that were made; none where the time was spent behind others
-        /// of this process.
+        /// Attempts that were made; none where the whole time was spent in the queue
+        /// behind other callers of this process.
         attempts: u32,
-        /// How long they took.
+        /// Total time spent.
         waited: Duration,
-        /// How the last one failed.
+        /// Error of the last attempt.
         #[source]
         last: Box<Error>,
     },
@@ -98,43 +98,43 @@ pub enum Error {
     StaleView {
         /// A node that serves it.
         node: Arc<str>,
-        /// What it serves.
+        /// The view that it serves.
         serving: ViewId,
-        /// What this router knows.
+        /// The view that this router knows.
         known: ViewId,
     },
-    /// The nodes run another topology than the configuration describes, and
-    /// `router.on_mismatch` is to refuse that.
+    /// The nodes serve another topology than the configuration describes, and
+    /// `router.on_mismatch` is set to refuse that.
     #[error(
         "the nodes serve another topology (view {serving}) than configured: {differences}; all routers must be configured alike"
     )]
     TopologyMismatch {
         /// The view that is served.
         serving: ViewId,
-        /// All that differs.
+        /// All differences.
         differences: String,
     },
-    /// The cluster has no view yet, or all nodes lost it, and may not be given
+    /// The cluster has no view yet, or all nodes lost it, and it may not be given
     /// one.
     #[error("the cluster is not initialised: {detail}")]
     Uninitialised {
-        /// What stands in the way, and what to do.
+        /// The obstacle, and what to do.
         detail: String,
     },
-    /// Nodes cannot be reached, and those that can serve no view: whether there
+    /// Some nodes cannot be reached, and the others serve no view: whether there
     /// is a cluster is not known. It passes when they answer.
     #[error("{}: {}", Reached(*answered), Causes(causes))]
     Unreachable {
         /// Nodes that answered; they serve no view.
         answered: usize,
-        /// Why each of the others does not.
+        /// Why each of the other nodes does not answer.
         causes: Vec<NodeCause>,
     },
     /// No node serves a view, all answer, and this one refuses to be
     /// initialised.
     #[error(fmt = refuses_init)]
     InitRefused(#[source] NodeCause),
-    /// Two names lead to one server, which would vote twice.
+    /// Two names refer to one server, which would vote twice.
     #[error(
         "nodes {first} and {second} are one server (same run_id): give each node a server of its own"
     )]
@@ -149,15 +149,15 @@ pub enum Error {
         "nodes {first} and {second} belong to different clusters: configure the nodes of one, or empty the server that is to join"
     )]
     TwoClusters {
-        /// A node of the one.
+        /// A node of one cluster.
         first: Arc<str>,
         /// A node of the other.
         second: Arc<str>,
     },
-    /// A node is one that must not be used.
+    /// A node that must not be used.
     #[error(fmt = unusable)]
     Node(#[source] NodeCause),
-    /// The key is none.
+    /// The key is invalid.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The key was named before in the same call, and a lock is not re-entrant.
@@ -166,7 +166,7 @@ pub enum Error {
         /// What was named twice.
         key: Key,
     },
-    /// All of no keys: a lock that would guard nothing.
+    /// A call for all of no keys: its lock would guard nothing.
     #[error("no keys are given: name at least one thing to lock")]
     NoKeys,
     /// More keys than one call takes.
@@ -177,10 +177,10 @@ pub enum Error {
         /// Keys that one call takes.
         most: usize,
     },
-    /// The ttl is none.
+    /// The ttl is invalid.
     #[error(transparent)]
     Ttl(#[from] TtlError),
-    /// A lease could not be used before `max_hold` had ended it.
+    /// `max_hold` would end the lease before it could be used.
     #[error("max_hold = {max_hold:?} ends a lease before it can be used: give at least 10ms")]
     MaxHold {
         /// The limit that was refused.
@@ -189,15 +189,15 @@ pub enum Error {
     /// The configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The router was shut down, or the runtime that made it has ended or
-    /// stands still: its tasks run there. Make the router on a runtime that
-    /// outlives its use.
+    /// The router was shut down, or the runtime that created it has ended or is
+    /// stopped: its tasks run there. Create the router on a runtime that outlives
+    /// its use.
     #[error(
         "the router is closed: it was shut down, or the runtime that made it has ended; make it on one that outlives it"
     )]
     Closed,
-    /// The router is another process's, which this one was forked from. Its
-    /// leases and connections are that one's.
+    /// The router belongs to another process, which this one was forked from. Its
+    /// leases and connections belong to that process too.
     #[error(
         "the router belongs to the process that this one was forked from: make one after the fork"
     )]
@@ -211,8 +211,8 @@ impl From<TopologyError> for Error {
 }
 
 impl Error {
-    /// Whether somebody else's lock stood in the way: the system works, the
-    /// key is taken.
+    /// Whether another client's lock was the cause: the system works, the key is
+    /// taken.
     pub fn is_contention(&self) -> bool {
         match self {
             Self::Contended { .. } => true,
@@ -221,7 +221,7 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later with nothing changed by hand.
+    /// Whether the same call may succeed later without manual intervention.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Contended { .. }
@@ -260,18 +260,18 @@ fn unusable(node: &NodeCause, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     append_source(f, node)
 }
 
-/// What one node said, or why it said nothing. As text and as an error it is
-/// the cause alone.
+/// One node's answer, or why it gave none. As text and as an error it is the cause
+/// alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeCause {
     /// Name of the node.
     pub node: Arc<str>,
-    /// What it said.
+    /// Its answer or failure.
     pub cause: Cause,
 }
 
 impl NodeCause {
-    /// Whether it may be over with nothing changed by hand.
+    /// Whether it may pass without manual intervention.
     fn may_pass(&self) -> bool {
         let Cause::Failed(error) = &self.cause else {
             return true;
@@ -292,7 +292,7 @@ impl fmt::Display for NodeCause {
 impl std::error::Error for NodeCause {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
-            // It is shown as that error itself.
+            // The cause is displayed as that error itself.
             Cause::Failed(error) => error.source(),
             _ => None,
         }
@@ -303,21 +303,21 @@ impl std::error::Error for NodeCause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// Another holder.
+    /// Another holder has the key there.
     Held(Option<Holder>),
-    /// It has the lease no more, and nobody else's either.
+    /// It no longer has the lease, and no other client has the key there.
     Gone,
     /// It serves another view.
     OtherView(ViewId),
-    /// It serves none: it is new, or lost its data.
+    /// It serves no view: it is new, or lost its data.
     NoView,
-    /// It lost its data, and grants nothing before what was locked on it has
-    /// run out; then it comes back by itself.
+    /// It lost its data, and grants nothing until the locks that were on it have
+    /// expired; then it returns by itself.
     Quarantined {
         /// How long that takes; zero where the vote is due.
         remaining: Duration,
     },
-    /// It lost its data, and cannot be let in again by a vote.
+    /// It lost its data, and cannot be readmitted by a vote.
     KeptOut(KeptOut),
     /// It gave no answer.
     Failed(NodeError),
@@ -360,28 +360,27 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Why no vote lets a node in again that lost its data, and what does.
+/// Why no vote readmits a node that lost its data, and what does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeptOut {
     /// Too few of the nodes that kept their data answer; when they do, it is
-    /// let in again.
+    /// readmitted.
     TooFewAnswer,
-    /// Most nodes lost their data. The cluster is started anew, unattended.
+    /// Most nodes lost their data. The cluster is started again, unattended.
     StartsAnew {
-        /// How long that takes, if nothing comes in between, where it is known.
+        /// How long that takes if nothing interferes, where it is known.
         remaining: Option<Duration>,
     },
-    /// Most nodes lost their data. The cluster is started anew, unattended,
-    /// when these answer too.
+    /// Most nodes lost their data. The cluster is started again, unattended,
+    /// when these nodes answer too.
     Awaits {
         /// Their names.
         nodes: Vec<String>,
     },
-    /// Most nodes lost their data, and only an operator can tell what is to be
-    /// done.
+    /// Most nodes lost their data, and only an operator can decide what to do.
     NeedsForce {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
@@ -476,7 +475,7 @@ impl fmt::Display for For<'_> {
     }
 }
 
-/// How many nodes were reached of a cluster that was not found.
+/// The number of nodes that answered in a search for the cluster.
 struct Reached(usize);
 
 impl fmt::Display for Reached {
@@ -490,7 +489,7 @@ impl fmt::Display for Reached {
     }
 }
 
-/// What a call did before it gave up.
+/// The work of a call before it gave up.
 struct Effort(u32, Duration);
 
 impl fmt::Display for Effort {
@@ -504,7 +503,7 @@ impl fmt::Display for Effort {
     }
 }
 
-/// A span as people read it.
+/// A span in whole milliseconds, for display.
 pub(crate) fn whole_millis(span: Duration) -> Duration {
     Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
@@ -537,8 +536,8 @@ mod tests {
         digest: 7,
     };
 
-    /// One of each variant, and whether it has a source. A variant that is not
-    /// here does not compile.
+    /// One of each variant, and whether it has a source. A missing variant does not
+    /// compile.
     #[expect(clippy::too_many_lines, reason = "a table")]
     fn all() -> Vec<(Error, bool)> {
         let key = || Key::new("k").unwrap();
@@ -682,7 +681,7 @@ mod tests {
         errors
     }
 
-    /// Each text of a chain is told once, and all of them in one line by `{:#}`.
+    /// Each text of a chain appears once, and all of them in one line with `{:#}`.
     fn check(error: &dyn std::error::Error, has_source: bool) {
         assert_eq!(error.source().is_some(), has_source, "{error:?}");
         let whole = format!("{error:#}");

@@ -1,8 +1,8 @@
-//! What the fuzz targets under `fuzz/` run: each a function of bytes that
-//! panics where something is wrong.
+//! The fuzz targets under `fuzz/`. Each is a function of bytes that panics on an
+//! error.
 //!
-//! It is here, since what it looks into is private; and compiled for fuzzing
-//! and for the unit tests alone, which run the same over `fuzz/corpus`.
+//! The module is here because it uses private code. It is compiled only for fuzzing
+//! and for the unit tests, which run the same targets over `fuzz/corpus`.
 
 #![allow(
     clippy::expect_used,
@@ -20,7 +20,7 @@ use crate::proto::membership::view::View;
 use crate::proto::node::message::ViewId;
 use crate::rebalancer::Plan;
 
-/// A target: its name, as its corpus is called, and what it runs.
+/// A target: its name, which is also that of its corpus, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
@@ -52,7 +52,8 @@ pub fn run(name: &str, bytes: &[u8]) {
     run(bytes);
 }
 
-/// Points of a ring beyond which building it says nothing new, and takes long.
+/// The size of a ring, in points, above which building it only takes longer and
+/// tests nothing new.
 const MANY_POINTS: u64 = 1 << 14;
 
 /// A configuration: read, checked, refused with a line; never a panic.
@@ -78,7 +79,7 @@ fn config(bytes: &[u8]) {
     }
 }
 
-/// A view's document, as a server may hand it out: the first byte is the epoch.
+/// A view's document, as a server may return it: the first byte is the epoch.
 fn view(bytes: &[u8]) {
     let Some((&epoch, text)) = bytes.split_first() else {
         return;
@@ -124,7 +125,7 @@ fn view(bytes: &[u8]) {
         let placement = view.place(&key);
         assert!(placement.nodes().iter().all(|node| node.get() < view.len()));
     }
-    // Written again, it is one that reads the same.
+    // Writing the view again gives a document that reads the same.
     let nonces = view.nonces();
     let again = match view.next() {
         None => View::stable(id.epoch, view.topology().clone(), &nonces),
@@ -145,8 +146,8 @@ fn view(bytes: &[u8]) {
     );
 }
 
-/// Whether a document asks for more points than are worth building here; that
-/// there is a limit is for the ring's own tests.
+/// Whether a document asks for more points than are worth building here. The ring's
+/// own tests cover the limit itself.
 fn is_large(text: &str) -> bool {
     let most = |name: &str| {
         let values = text.split(name).skip(1).map(|rest| {
@@ -161,7 +162,7 @@ fn is_large(text: &str) -> bool {
     most("vnodes").saturating_mul(most("weight")) > MANY_POINTS
 }
 
-/// A plan as a file has it.
+/// The text of a plan file.
 fn plan(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -190,10 +191,10 @@ mod tests {
 
     use super::*;
 
-    /// Files that a corpus has at least.
+    /// The minimum number of files in a corpus.
     const SOME: usize = 8;
 
-    /// Mutations that each target is run on.
+    /// The number of mutations per target.
     const MUTATIONS: usize = 20_000;
 
     fn corpus(name: &str) -> Vec<Vec<u8>> {

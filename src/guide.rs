@@ -1,17 +1,18 @@
 //! A guide, as documentation only: choosing a mode and a ttl, waiting, fencing
 //! a resource, many keys at once, a command under a lock, first start and lost
-//! nodes, testing your own code. [Changes of membership](membership), [the servers](servers) and their
-//! users, [watching it](observability) and what [versions](compatibility) have in
-//! common have chapters to themselves.
+//! nodes, testing your own code. Separate chapters cover [changes of
+//! membership](membership), [the servers](servers) and their users,
+//! [monitoring](observability), and [`compatibility`] between
+//! versions.
 //!
 //! # Choosing a mode
 //!
-//! With `replicas = 1` a key lives on one node, and a cluster of N nodes does
-//! N times the work of one. If that node is lost, its keys wait for it; nobody
-//! else's do. With 3 or 5 replicas a key is locked while most of its nodes
-//! agree; it costs as many requests, and waits for the second or third
-//! fastest of them. Most services have very many keys of the first kind and a
-//! few of the second: give those a prefix.
+//! With `replicas = 1` a key lives on one node, and a cluster of N nodes does N
+//! times the work of one. If that node is lost, its keys wait for it; the keys
+//! of other nodes do not. With 3 or 5 replicas a key can be locked while most
+//! of its nodes agree; an acquire costs as many requests, and waits for the
+//! second or third fastest of the nodes. Most services have very many keys of
+//! the first kind and a few of the second: give those a prefix.
 //!
 //! ```toml
 //! [router]
@@ -25,75 +26,74 @@
 //!
 //! The ttl is how long a key stays locked after its holder dies. It is *not*
 //! how long the work may take: [`keep_alive`](crate::Acquire::keep_alive) and
-//! [`with`](crate::Router::with) extend the lease from each third of the ttl
-//! to the next, and go on trying until it is over. Give it a length that
-//! survives the pauses that you know of (a collector, a slow disk, a brief
-//! outage of a server): ten seconds is a good start. Of a ttl, 1 % and 2 ms go
-//! to clocks that drift; below 13 ms nothing would be left.
+//! [`with`](crate::Router::with) extend the lease at each third of the ttl, and
+//! retry until the lease is over. Choose a ttl that survives the pauses that
+//! you know of (a garbage collector, a slow disk, a brief outage of a server):
+//! ten seconds is a good start. Of a ttl, 1 % and 2 ms are reserved for clocks
+//! that drift; below 13 ms nothing would be left.
 //!
-//! A node has a twentieth of the ttl to answer, 50 ms at least and a second at
-//! most. With very short ttls a slow node fails sooner.
+//! A node has a twentieth of the ttl to answer, at least 50 ms and at most a
+//! second. With very short ttls a slow node fails sooner.
 //!
-//! `max_ttl` is what is waited for when something may have been forgotten: at a
-//! first start, when a node lost its data, when membership changes. Do not set
-//! it higher than you need.
+//! `max_ttl` is how long the cluster waits when something may have been
+//! forgotten: at a first start, when a node lost its data, when membership
+//! changes. Do not set it higher than you need.
 //!
 //! # Waiting
 //!
-//! Acquires of one key by one router stand in line, first come, first served;
-//! only the first of them asks the servers. It tries once, and then has the
-//! key's servers tell it when the key may have become free, whether it was
-//! released, expired or was deleted by hand: it sends nothing meanwhile. This
-//! takes a second connection to each server that somebody waits for (RESP3
-//! client tracking, Redis 6 or newer; it is closed half a minute after the last
-//! use, or a little later). Where the server's user may not run `HELLO` and
+//! Acquires of one key by one router queue, first come, first served; only the
+//! first of them asks the servers. It tries once, and then the key's servers
+//! notify it when the key may have become free, whether it was released,
+//! expired or was deleted by hand. Until then it sends nothing. This takes a
+//! second connection to each server that some caller waits for (RESP3 client
+//! tracking, Redis 6 or newer; it is closed half a minute after the last use,
+//! or a little later). Where the server's user may not run `HELLO` and
 //! `CLIENT TRACKING`, or a connection is lost, waiters poll, with random pauses
 //! that double from 8 to 256 ms. With [`attempts`](crate::Acquire::attempts) or
-//! [`retry_delay`](crate::Acquire::retry_delay) they poll as they are told. All
-//! of them try anew when the rival's lease ends, and every few seconds.
+//! [`retry_delay`](crate::Acquire::retry_delay) they poll as configured. All of
+//! them retry when the rival's lease ends, and every few seconds.
 //!
 //! Within a router a key passes straight from one waiter to the next: the new
-//! holder's request follows the release down the same connection, and gets a
-//! token and a fence of its own. After 16 such hand-overs in a row
-//! (`router.hand_overs`) the router leaves the key for a moment, a millisecond
-//! or two and two round trips, to those that wait in other processes. Between
-//! processes there is no order, only this chance: make one router per process,
-//! and clone it.
+//! holder's request follows the release on the same connection, and gets its
+//! own token and fence. After 16 such hand-overs in a row (`router.hand_overs`)
+//! the router leaves the key for a moment (a millisecond or two and two round
+//! trips) to the waiters in other processes. Between processes there is no
+//! order, only this chance: make one router per process, and clone it.
 //!
 //! # Fencing a resource
 //!
 //! A lock that expires cannot stop a holder that does not know it yet. The
 //! resource can, if it sees the [fence](crate::Guard::fence): a number that
-//! grows with every grant of the key. Keep the highest that was seen, and
-//! refuse a lower one, in the same atomic step as the write:
+//! grows with every grant of the key. Keep the highest fence seen, and refuse a
+//! lower one, in the same atomic step as the write:
 //!
 //! ```sql
 //! UPDATE account SET balance = $1, fence = $2 WHERE id = $3 AND fence <= $2
 //! ```
 //!
-//! No row changed: somebody newer was here. Fences are below 2^63 and fit a
-//! `BIGINT`. `examples/fenced_writer.rs` does it with a file.
+//! If no row changed, a newer holder has written. Fences are below 2^63 and fit
+//! a `BIGINT`. `examples/fenced_writer.rs` does it with a file.
 //!
 //! # Many keys in one call
 //!
 //! [`acquire_many`](crate::Router::acquire_many) locks keys that have nothing
-//! to do with each other: each has a result and a guard of its own, and one
-//! that is busy, or whose node is down, holds up no other. Do not wait with it
-//! for keys that you need *together*: two callers could each hold what the
+//! to do with each other: each has its own result and guard, and one that is
+//! busy, or whose node is down, does not delay the others. Do not use it to
+//! wait for keys that you need *together*: two callers could each hold what the
 //! other waits for.
 //!
 //! [`acquire_all`](crate::Router::acquire_all) is for those: all of the keys or
 //! none, across nodes and modes. All callers take keys in the order of their
-//! bytes, and wait for one only while they hold none behind it, so that none
-//! waits for another in a circle, however they name them. Free keys are taken
-//! in one round; a busy one is waited for, what is held meanwhile being
-//! extended. Whatever goes wrong, everything is given back.
+//! bytes, and wait for a key only while they hold none after it. No cycle of
+//! waiters can form, in whatever order the callers name the keys. Free keys are
+//! taken in one round. While a caller waits for a busy one, the leases that it
+//! holds are extended. If anything fails, everything is released.
 //!
-//! The [`GuardSet`](crate::GuardSet) that comes of it is valid as long as every
-//! lease in it is. Each key has its own fence, and fences of different keys do
-//! not compare: let each resource check the fence of the key that guards it.
-//! Where several keys guard one resource together, choose one of them for its
-//! fence, once and for all.
+//! The resulting [`GuardSet`](crate::GuardSet) is valid as long as every lease
+//! in it is. Each key has its own fence, and fences of different keys do not
+//! compare: let each resource check the fence of the key that guards it. Where
+//! several keys guard one resource together, choose one of them for its fence,
+//! permanently.
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
@@ -112,9 +112,9 @@
 //!
 //! # What a lost lease looks like
 //!
-//! [`Guard::lost`](crate::Guard::lost) resolves at the latest when the lease
-//! may no longer be relied upon; [`Loss`](crate::Loss) says why. Work that
-//! cannot be fenced should stop then:
+//! [`Guard::lost`](crate::Guard::lost) resolves no later than the moment when
+//! the lease may no longer be relied upon; [`Loss`](crate::Loss) gives the
+//! reason. Work that cannot be fenced should stop then:
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
@@ -132,31 +132,34 @@
 //! ```
 //!
 //! [`with`](crate::Router::with) then returns the work's output inside
-//! [`WithError::Lost`](crate::WithError::Lost): the work is done, and may have
-//! to be checked or done again.
+//! [`WithError::Lost`](crate::WithError::Lost): the work is done, and may need
+//! to be checked or repeated.
 //!
-//! A release is told apart from the work: one that nobody answers is
-//! [`Released::Unknown`](crate::Released::Unknown) and is repeated in the
-//! background, so that `guard.release().await?` fails no work that was done.
+//! The result of a release is separate from that of the work: a release that no
+//! node answers is [`Released::Unknown`](crate::Released::Unknown) and is
+//! repeated in the background, so that `guard.release().await?` does not fail
+//! work that was done.
 //!
 //! # Runtimes and forks
 //!
 //! A router has tasks: one for each node's connection, one that keeps leases
-//! alive, one that looks at the cluster. They run on the runtime in which
-//! [`connect`](crate::Router::connect) was awaited. When that ends before the
-//! router, every call fails at once with [`Error::Closed`](crate::Error::Closed),
-//! waiting ones too, and releases are left to the ttl. When it only stands still
-//! (a single-threaded runtime that nobody drives), calls from another runtime
-//! fail within the time that nodes have to answer.
+//! alive, one that monitors the cluster. They run on the runtime in which
+//! [`connect`](crate::Router::connect) was awaited. If that runtime ends before
+//! the router, every call fails at once with
+//! [`Error::Closed`](crate::Error::Closed), including calls that wait, and
+//! releases are left to the ttl. If it only stands still (a single-threaded
+//! runtime that nothing drives), calls from another runtime fail within the
+//! time that nodes have to answer.
 //!
 //! `fork` copies a process, its connections included. The child's copy of a
-//! router is inert: calls are [`Error::Forked`](crate::Error::Forked), guards are
-//! over with [`Loss::Forked`](crate::Loss::Forked), and to drop either does
-//! nothing, so that the parent's locks stay as they are and no byte of the
-//! child's gets into the parent's connections. The child makes a router of its
-//! own, on a runtime of its own; what is random is drawn from the kernel, so
-//! that no two processes ever present one token. Told is a fork by the C
-//! library's handlers: a child that is made by the bare system call is not.
+//! router is inert: calls return [`Error::Forked`](crate::Error::Forked),
+//! guards are over with [`Loss::Forked`](crate::Loss::Forked), and dropping
+//! either does nothing. The parent's locks stay as they are, and no byte from
+//! the child gets into the parent's connections. The child creates its own
+//! router on its own runtime. Random values are drawn from the kernel, so that
+//! no two processes ever present the same token. A fork is detected by the C
+//! library's handlers: a child that is created by the bare system call is not
+//! detected.
 //!
 //! # A command under a lock
 //!
@@ -169,9 +172,9 @@
 //!
 //! It keeps the lock alive and ends with the exit code of the command, or with
 //! 128 + n if signal n killed it. 127: there is no such command; 126: it is not
-//! executable; both are found out before the lock is taken. 6: others held the
-//! key; 7: the lock was lost while the command ran; 3: something else failed. A
-//! command that uses these codes itself gets others for them with
+//! executable; both are detected before the lock is acquired. 6: other clients
+//! held the key; 7: the lock was lost while the command ran; 3: another
+//! failure. For a command that uses these codes itself, choose others with
 //! `--conflict-exit-code` (`-E`), `--lost-exit-code` and `--failed-exit-code`.
 //! It does not initialise a new cluster, unless `--init` is given.
 //!
@@ -182,30 +185,30 @@
 //! | the lock is lost (taken by force, an outage longer than the ttl, `--max-hold`) | `--signal` (TERM); after `--grace` (10 s) KILL |
 //! | `exec` gets TERM | TERM; after `--grace` KILL; the lock is held until then |
 //! | `exec` gets INT, HUP, QUIT, USR1 or USR2 | the same signal |
-//! | `exec` is killed with KILL, or by the system for want of memory | KILL at once; the lock expires with its ttl |
+//! | `exec` is killed with KILL, or by the system because memory runs out | KILL at once; the lock expires with its ttl |
 //! | `exec` is stopped (Ctrl-Z, STOP) | `--signal` when the lease ends; after `--grace` KILL |
 //! | the supervisor is killed | KILL at once; then the lock is released |
 //!
 //! In the first two cases everything that the command started gets the signal
-//! too, `exec` waits until all of it has ended, and kills what is left after
-//! `--grace`. When the command ends by itself, what it leaves running is left
-//! alone, without the lock. Signals that are ignored when `exec` starts stay
-//! ignored (`nohup`).
+//! too. `exec` waits until all of it has ended, and kills what is left after
+//! `--grace`. When the command ends by itself, what it leaves running continues
+//! without the lock. Signals that are ignored when `exec` starts stay ignored
+//! (`nohup`).
 //!
 //! For this there is a small process between `exec` and the command, the
 //! supervisor (`exec-supervisor` in the list of processes). It ends the command
 //! when `exec` is gone or the lease lapses. If both are killed at the same
-//! instant, Linux kills the command by its parent-death signal, but not what the
-//! command started; other systems kill neither. A process that made a session of
-//! its own, as daemons do, is not seen as part of the command. One that runs as
-//! another user (`sudo`) cannot be signalled. Elsewhere than on Linux only the
-//! process group of the command is known.
+//! instant, Linux kills the command by its parent-death signal, but not what
+//! the command started; other systems kill neither. A process that started its
+//! own session, as daemons do, does not count as part of the command. One that
+//! runs as another user (`sudo`) cannot be signalled. On systems other than
+//! Linux only the process group of the command is known.
 //!
 //! In a session with a terminal the command stays in the process group of
 //! `exec`: it can read the terminal, even if its input is a pipe, and Ctrl-C,
-//! Ctrl-Z, `fg` and `bg` work. A stopped job keeps its lock for the ttl. It is
-//! told of the loss before it does anything else. Without a terminal the command
-//! leads a process group of its own.
+//! Ctrl-Z, `fg` and `bg` work. A stopped job keeps its lock for the ttl. When
+//! it continues, it receives the signal for the loss before it does anything
+//! else. Without a terminal the command leads its own process group.
 //!
 //! With `--grace` above zero the command may still run after the lock was lost:
 //! it has the fence, in `RINGLOCK_FENCE`, for the resource that it writes to.
@@ -213,29 +216,29 @@
 //!
 //! # First start and lost nodes
 //!
-//! A server that has no state grants nothing: it may have forgotten what it
-//! had locked. The first router of a new cluster marks all nodes, waits until
-//! whatever was locked before has expired (`max_ttl` and drift), and gives
-//! them their first *view*; `init = "now"` skips the wait on your word that
-//! nothing was locked. Any number of routers may start at once; one of them
-//! does it, and if it dies another takes over.
+//! A server that has no state grants nothing: it may have forgotten what it had
+//! locked. The first router of a new cluster marks all nodes, waits until every
+//! earlier lock has expired (`max_ttl` and drift), and gives them their first
+//! *view*; `init = "now"` skips the wait on your promise that nothing was
+//! locked. Any number of routers may start at once; one of them does it, and if
+//! it dies another takes over.
 //!
 //! A node that comes back without its data, or as another incarnation (a
 //! promoted replica, a restored snapshot), is noticed on connecting. In quorum
-//! mode the others go on without it. In sharded mode its keys fail with
-//! [`NoQuorum`](crate::Error::NoQuorum), the reason, and until when: the routers
-//! let it in again by themselves, see [membership]. When all nodes lost their
-//! data, first start begins anew, above the fences of before if a router was
-//! running.
+//! mode the others continue without it. In sharded mode its keys fail with
+//! [`NoQuorum`](crate::Error::NoQuorum), which includes the reason and until
+//! when: the routers readmit the node by themselves, see [membership]. When all
+//! nodes lost their data, first start begins again, above the earlier fences if
+//! a router was running.
 //!
-//! A server with `appendonly yes` and `appendfsync always` forgets nothing
-//! when it restarts: say `durable = true` of it, and it goes on at once.
+//! A server with `appendonly yes` and `appendfsync always` forgets nothing when
+//! it restarts: configure it with `durable = true`, and it serves at once.
 //!
 //! # Testing your own code
 //!
 //! [`Router::in_memory`](crate::Router::in_memory) needs no server. With
-//! [`MemoryNode`](crate::MemoryNode) a test can take nodes down, slow them,
-//! hang or wipe them, and see what its code does with a lost lease:
+//! [`MemoryNode`](crate::MemoryNode) a test can stop, slow down, hang or wipe
+//! nodes, and check how its code handles a lost lease:
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {

@@ -1,5 +1,5 @@
-//! What this process holds: leases from before their attempt until after their
-//! release, the queues in front of them, and the task that keeps them alive.
+//! The leases of this process, from before their attempt until after their release,
+//! the queues in front of them, and the task that keeps them alive.
 
 pub(crate) mod cleanup;
 pub(crate) mod context;

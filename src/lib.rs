@@ -26,40 +26,42 @@
 //!
 //! - No two leases of one key are valid at once, each by its holder's clock.
 //! - Fences of one key differ, and a later lock has the higher one. This needs
-//!   no clock at all: let the guarded resource refuse what is lower than it
-//!   has seen, and no holder that comes too late can harm it.
-//! - A lost lease is signalled at the latest when it may no longer be relied
-//!   upon, and is never valid again. A failed extend harms nothing.
+//!   no clock at all: if the guarded resource refuses any fence lower than the
+//!   highest that it has seen, no late holder can harm it.
+//! - A lost lease is signalled no later than the moment when it may no longer
+//!   be relied upon, and is never valid again. A failed extend harms nothing.
 //! - Dropping any future at any point leaves nothing locked.
-//! - A server that forgot its locks, or may, grants nothing.
+//! - A server that forgot its locks, or may have forgotten them, grants
+//!   nothing.
 //!
 //! # What is assumed, and not guaranteed
 //!
-//! The first guarantee needs clocks of clients and servers that run alike
-//! within 1 % and 2 ms over a ttl, and servers whose wall clock makes no step
-//! forward: expiry follows it. A router that was connected before notices such
-//! a step ahead of the next lock that it asks for (its last reading of the
-//! server's clock is then a millisecond old at the most), and asks that server
-//! for none until what it may have forgotten is over. Data loss must show (as an absent state,
-//! another `run_id` or another replication history): single lock keys deleted
-//! by hand, or a virtual machine rolled back under its connections, do not. A
-//! lease is advice to its holder; the fence, checked at the resource, is the
+//! The first guarantee needs clocks of clients and servers that run at the same
+//! rate within 1 % and 2 ms over a ttl, and servers whose wall clock makes no
+//! step forward: expiry follows it. A router that was connected before such a
+//! step notices it ahead of the next lock that it asks for (its last reading of
+//! the server's clock is then at most a millisecond old). It asks that server
+//! for no lock until everything that the server may have forgotten has expired.
+//! Data loss must be visible (as an absent state, another `run_id` or another
+//! replication history). Single lock keys that are deleted by hand, or a
+//! virtual machine that is rolled back under its connections, are not visible.
+//! A lease is advice to its holder; the fence, checked at the resource, is the
 //! guarantee. A lock is not re-entrant.
 //!
-//! A router's tasks run on the runtime that made it; after its end, or a
-//! [`shutdown`](Router::shutdown), every call is [`Error::Closed`]. A process
-//! that forks keeps its routers and leases to itself: the child draws tokens of
-//! its own, must make a router of its own, and gets [`Error::Forked`] from its
-//! parent's.
+//! A router's tasks run on the runtime that created it. After that runtime's
+//! end, or a [`shutdown`](Router::shutdown), every call returns
+//! [`Error::Closed`]. A process that forks keeps its routers and leases: the
+//! child draws its own tokens, must create its own router, and gets
+//! [`Error::Forked`] from its parent's.
 //!
 //! # Where to read on
 //!
-//! The [`guide`] has the reasons; [`Acquire`] and [`Guard`] are the calls of
-//! every day, [`AcquireAll`] and [`AcquireMany`] those for many keys;
-//! [`Rebalancer`] changes which nodes there are; [`Config`] has the settings,
-//! [`Error`] what can go wrong. Inside, read [`proto`] (the protocol, pure),
-//! then [`node`] (who carries it out), then the folders `cluster` (which nodes
-//! there are), `lease` (what this process holds) and `acquire`.
+//! The [`guide`] has the reasons. [`Acquire`] and [`Guard`] are the everyday
+//! calls, [`AcquireAll`] and [`AcquireMany`] those for many keys.
+//! [`Rebalancer`] changes the set of nodes, [`Config`] has the settings,
+//! [`Error`] the failures. For the code, read [`proto`] (the protocol, pure)
+//! first, then [`node`] (which carries it out), then the folders `cluster` (the
+//! set of nodes), `lease` (what this process holds) and `acquire`.
 
 mod acquire;
 mod clock;

@@ -1,5 +1,5 @@
-//! The node floor: something that carries out [`Request`]s, one at a time and
-//! in order, and answers every one of them.
+//! The node layer: a node carries out [`Request`]s, one at a time and in order,
+//! and answers every one of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,64 +23,66 @@ pub use memory::MemoryNode;
 
 /// One lock server.
 ///
-/// A release takes effect after the acquire of the same token, and requests
-/// that change what the node serves take effect one after the other, in the
-/// order in which they were submitted; beside that a node may carry out first
-/// what it holds more urgent. Each request is answered
-/// exactly once, by its deadline. Neither call blocks: `submit` may be made
-/// from a destructor. The answer may come before `submit` returns.
+/// A release takes effect after the acquire of the same token. Requests that
+/// change what the node serves take effect one after the other, in the order in
+/// which they were submitted. Apart from that, a node may carry out more urgent
+/// requests first. Each request is answered exactly once, by its deadline.
+/// No call blocks: `submit` may be called from a destructor. The answer
+/// may arrive before `submit` returns.
 pub trait Node: fmt::Debug + Send + Sync {
-    /// Sends `request` on its way; `reply` is told the answer, an error at the
-    /// latest at `deadline`.
+    /// Sends `request`. `reply` receives the answer or, by `deadline`, an
+    /// error.
     fn submit(&self, request: Request, deadline: Instant, reply: ReplyTo);
 
-    /// Keeps an eye on `key` and tells when it may have become free, whoever
-    /// freed it and however; `None` where that is not to be had.
+    /// Watches `key` and reports when it may have become free, whatever freed
+    /// it. Returns `None` where this is not available.
     ///
-    /// It may tell too often, but what frees the key after the watch has
-    /// looked at it first must not go unseen; expiry alone may. A watch that
-    /// cannot look at the key within a second or two, or has lost sight of it,
-    /// says [`Sight::Lost`].
+    /// A watch may report too often. It must not miss an event that frees the
+    /// key after its first read of the key; only an expiry may be missed. A
+    /// watch that cannot read the key within a second or two, or can no longer
+    /// observe it, reports [`Sight::Lost`].
     fn watch(&self, _key: &Key) -> Option<Watch> {
         None
     }
 
-    /// Tells other processes that somebody waits for `key`, for a second or so:
-    /// [`watch`](Self::watch) does so too, where it is to be had.
+    /// Announces to other processes, for about a second, that a caller waits
+    /// for `key`. [`watch`](Self::watch) does so too, where it is available.
     fn want(&self, _key: &Key) {}
 
-    /// Whether other processes said in the last second or so that somebody
-    /// waits for `key`. Advice: it decides who tries first, never who has the
-    /// lock. A node that has to ask says [`Interest::Unknown`] meanwhile.
+    /// Whether other processes announced in the last second or so that a caller
+    /// waits for `key`. This is advice: it decides which caller tries first,
+    /// never which one has the lock. A node that has to ask its server returns
+    /// [`Interest::Unknown`] until the reply arrives.
     fn interest(&self, _key: &Key) -> Interest {
         Interest::Unknown
     }
 
     /// No lock lasts longer than `ttl` under a view that is in force from now
-    /// on: for so long a node is not to be relied upon whose clock was stepped.
+    /// on. A node whose clock was stepped must not be relied upon for that
+    /// long.
     fn heed_longest_ttl(&self, _ttl: Duration) {}
 
-    /// Where it is reached, without credentials.
+    /// The node's address, without credentials.
     fn address(&self) -> String;
 
-    /// Whether its data lives and dies with this process.
+    /// Whether the node's data lives only as long as this process.
     fn is_embedded(&self) -> bool {
         false
     }
 
-    /// Finishes what is queued, refuses what comes later, and disconnects.
+    /// Finishes what is queued, refuses later requests, and disconnects.
     fn close(&self);
 }
 
-/// Takes answers in. Called from wherever the answer arrives: it must be
-/// quick and must not block.
+/// Receives answers. It is called wherever the answer arrives: it must be quick
+/// and must not block.
 pub trait Sink: Send + Sync {
     /// The answer to the request that was submitted with `ticket`.
     fn accept(self: Arc<Self>, ticket: u32, answer: Answer);
 }
 
-/// Where one answer goes. Dropped without an answer, it says so itself: no
-/// request is ever left waiting.
+/// Where one answer goes. Dropped without an answer, it sends an error itself:
+/// no request is ever left waiting.
 #[derive(Debug)]
 pub struct ReplyTo {
     sink: Option<SinkRef>,
@@ -96,7 +98,7 @@ impl fmt::Debug for SinkRef {
 }
 
 impl ReplyTo {
-    /// Answers go to `sink`, marked with `ticket`.
+    /// Sends the answer to `sink`, marked with `ticket`.
     pub fn new(sink: Arc<dyn Sink>, ticket: u32) -> Self {
         Self {
             sink: Some(SinkRef(sink)),
@@ -104,7 +106,7 @@ impl ReplyTo {
         }
     }
 
-    /// The answer is for nobody.
+    /// Discards the answer.
     pub fn nobody() -> Self {
         Self {
             sink: None,
@@ -140,13 +142,13 @@ impl Drop for ReplyTo {
     }
 }
 
-/// By how much longer than a node's own tasks a caller waits for their answer:
-/// they may run on a runtime that stands still.
+/// How much longer than a node's own tasks a caller waits for their answer:
+/// they may run on a runtime that is stalled.
 const BACKSTOP: Duration = Duration::from_millis(250);
 
 /// Submits one request and waits for its answer.
 ///
-/// Cancel safe: a dropped call leaves the request on its way.
+/// Cancel safe: dropping the call leaves the request in flight.
 pub(crate) async fn call(node: &dyn Node, request: Request, deadline: Instant) -> Answer {
     let slot = Arc::new(Slot::default());
     node.submit(

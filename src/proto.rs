@@ -1,13 +1,13 @@
-//! The lock protocol, pure: values and machines, no clock, no randomness, no
-//! I/O.
+//! The lock protocol as pure values and state machines: no clock, no randomness,
+//! no I/O.
 //!
-//! Everything above it only moves these values about: the drivers feed the
-//! machines and carry out their [`Effects`](operation::machine::Effects). The same code
-//! runs in production, in the in-memory nodes and under the model checker.
-//! Public for tests and simulators; versions may change it freely.
+//! The layers above only move these values: the drivers feed the machines and
+//! execute their [`Effects`](operation::machine::Effects). The same code runs in
+//! production, in the in-memory nodes and under the model checker.
+//! Public for tests and simulators; any version may change it.
 //!
-//! Read in this order: [`node`] (what a node is asked, and what it does),
-//! [`quorum`] (who must agree), [`operation`] (how a lock is taken, extended and
+//! Suggested reading order: [`node`] (the requests to a node and its replies),
+//! [`quorum`] (who must agree), [`operation`] (how a lock is acquired, extended and
 //! released), [`membership`] (which nodes there are, and how that changes),
 //! [`lease_record`] (what is known of a lease's entries).
 

@@ -1,12 +1,12 @@
-//! Changing which nodes a cluster has, under load and without two holders ever
+//! Changing the nodes of a cluster under load, without two holders of a key ever
 //! overlapping.
 //!
-//! A [`Plan`] is made first, and can be read, kept and compared; nothing has
-//! been touched by then. [`Rebalancer::apply`] then leads the cluster from one
-//! stable view over a joint one to the next. Whoever does so may die at any
-//! point: the nodes keep what was decided, and [`resume`](Rebalancer::resume)
-//! goes on from there, or [`abort`](Rebalancer::abort) takes it back. Several
-//! may do so at once: they vote, and the losers follow.
+//! A [`Plan`] is made first. It can be read, kept and compared; the cluster is
+//! unchanged at that point. [`Rebalancer::apply`] then moves the cluster from one
+//! stable view over a joint one to the next. The process that does this may die at
+//! any point: the nodes keep what was decided. [`resume`](Rebalancer::resume)
+//! continues from there, or [`abort`](Rebalancer::abort) takes it back. Several
+//! processes may do this at once: they vote, and the losers follow.
 //!
 //! See the [guide](crate::guide) for a runbook.
 
@@ -39,7 +39,7 @@ use crate::proto::membership::view::View;
 use crate::proto::node::message::{NodeStatus, Reply, Request, Standing, ViewId};
 use crate::rebalancer::executor::Executor;
 
-/// How long nodes may stand in the way before a change is given up for now.
+/// How long nodes may block a change before the call gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Plans changes of membership and carries them out; see the [module](self).
@@ -55,13 +55,13 @@ pub struct Rebalancer {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// What is going on.
+    /// The current phase.
     pub phase: Phase,
     /// The view in force.
     pub view: ViewId,
-    /// Time since the call began.
+    /// Time since the call started.
     pub elapsed: Duration,
-    /// How long the phase takes at least.
+    /// The minimum time that the phase still takes.
     pub remaining: Option<Duration>,
 }
 
@@ -69,32 +69,32 @@ pub struct Progress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Everybody is asked who they are, and the first view is put to the vote.
+    /// Every node is asked for its identity, and the first view is put to the vote.
     Beginning,
-    /// New nodes, or such as lost their data, are kept out until whatever was
-    /// locked on them has expired.
+    /// New nodes, and nodes that lost their data, are kept out until all earlier
+    /// locks on them have expired.
     Quarantine,
-    /// The joint view is in force: leases of before run out or are carried over.
+    /// The joint view is in force: earlier leases expire or are carried over.
     Joint,
-    /// The next view is decided and handed out.
+    /// The next view is decided and distributed.
     Settling,
-    /// These nodes stand in the way.
+    /// These nodes block the change.
     Blocked(Vec<(String, Obstacle)>),
 }
 
-/// What a change came to.
+/// The result of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// The view when the call began.
+    /// The view when the call started.
     pub from: ViewId,
     /// The view in force now.
     pub to: ViewId,
-    /// How long it took.
+    /// How long the change took.
     pub elapsed: Duration,
-    /// Nodes that left, and whether they know it: then they may be switched
-    /// off. One that does not must not come back unwiped with clients that
-    /// know of nothing newer.
+    /// Nodes that left, and whether they know it. A node that knows it may be
+    /// switched off. A node that does not must not come back unwiped with clients
+    /// that know of no newer view.
     pub retired: Vec<(String, bool)>,
 }
 
@@ -102,7 +102,7 @@ pub struct Report {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RebalanceError {
-    /// The cluster cannot be spoken to as it should.
+    /// An operation on the cluster failed.
     #[error(transparent)]
     Cluster(#[from] Error),
     /// The cluster has no node of this name.
@@ -125,10 +125,10 @@ pub enum RebalanceError {
         /// Why not, and what to do.
         reason: String,
     },
-    /// The changes change nothing.
+    /// The changes have no effect.
     #[error("the cluster is so already: there is nothing to do")]
     NothingToDo,
-    /// Another change is half made.
+    /// Another change is half done.
     #[error(
         "a change is under way in view {view}: finish it with `resume`, or take it back with `abort`"
     )]
@@ -136,7 +136,7 @@ pub enum RebalanceError {
         /// The joint view.
         view: ViewId,
     },
-    /// No change is half made.
+    /// No change is half done.
     #[error("no change is under way: view {view} is stable")]
     NothingUnderWay {
         /// The view.
@@ -145,24 +145,24 @@ pub enum RebalanceError {
     /// The plan was made for an earlier view.
     #[error("the plan starts from view {planned}, but {current} is in force: plan anew")]
     Outdated {
-        /// The view that it starts from.
+        /// The view from which the plan starts.
         planned: ViewId,
         /// The view in force.
         current: ViewId,
     },
-    /// Somebody else has taken the cluster elsewhere meanwhile.
+    /// Another process has changed the cluster in between.
     #[error("another change got ahead, view {view} is in force: plan anew")]
     Superseded {
         /// The view in force.
         view: ViewId,
     },
-    /// The change was taken back while it was carried out. Nothing of it is
-    /// left, and it is not begun again.
+    /// The change was taken back while it was carried out. Nothing of it is left,
+    /// and it is not started again.
     #[error("the change was taken back{}: view {view} is in force; plan anew if it is still wanted", By(by.as_deref()))]
     Aborted {
-        /// The view by which that is known.
+        /// The view that shows it.
         view: ViewId,
-        /// Who did it, by the label of its router, where that could be read.
+        /// The label of the router that did it, if it could be read.
         by: Option<String>,
     },
     /// [`Rebalancer::force`]: enough nodes keep their data to vote. Nothing was
@@ -171,35 +171,35 @@ pub enum RebalanceError {
         "nothing was done: {voters} nodes can vote, {needed} must: a plan is decided by them, and no lock stands still meanwhile"
     )]
     VotePossible {
-        /// Nodes that can.
+        /// Nodes that can vote.
         voters: usize,
-        /// Nodes that must.
+        /// Nodes that must vote.
         needed: usize,
     },
-    /// [`Rebalancer::force`]: nodes that are to be abandoned answer. Nothing was
-    /// done.
+    /// [`Rebalancer::force`]: nodes that the caller wants to abandon answer.
+    /// Nothing was done.
     #[error("nothing was done: {} {} although to be abandoned: what clients lock there, others would lock elsewhere", nodes.join(", "), answer(nodes.len()))]
     StillAnswering {
         /// Their names.
         nodes: Vec<String>,
     },
-    /// Nodes stand in the way. What was done so far stays; `resume` goes on.
+    /// Nodes block the change. What was done so far stays; `resume` continues.
     #[error("{} in the way: {}; mend that and resume, or abort", are(nodes.len()), obstacles(nodes))]
     Blocked {
-        /// Which, and why.
+        /// The nodes, and why.
         nodes: Vec<(String, Obstacle)>,
     },
-    /// Too few nodes vote. What was done so far stays; `resume` goes on.
+    /// Too few nodes vote. What was done so far stays; `resume` continues.
     #[error("{voted} nodes voted, {needed} must: {}", Causes(causes))]
     TooFewVotes {
         /// Nodes that voted.
         voted: usize,
-        /// Nodes that must.
+        /// Nodes that must vote.
         needed: usize,
-        /// What the others said.
+        /// The answers of the others.
         causes: Vec<NodeCause>,
     },
-    /// The text is no plan.
+    /// The text is not a plan.
     #[error("not a plan: {detail}")]
     Unreadable {
         /// What is wrong with it.
@@ -229,30 +229,31 @@ impl Rebalancer {
         }
     }
 
-    /// How long nodes may stand in the way before a call gives up; half a
-    /// minute unless said otherwise.
+    /// How long nodes may block a change before a call gives up. The default is
+    /// half a minute.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Takes the operator's word, beside that of a plan, that no client reaches
-    /// these nodes any more; see [`Plan::fenced`].
+    /// Declares these nodes unreachable for all clients, in addition to the plan's;
+    /// see [`Plan::fenced`].
     #[must_use]
     pub fn fenced(mut self, nodes: impl IntoIterator<Item = String>) -> Self {
         self.fenced.extend(nodes);
         self
     }
 
-    /// Plans `changes`, and touches nothing. New nodes are asked who they are.
+    /// Plans `changes`, and changes nothing. New nodes are asked for their
+    /// identity.
     ///
     /// # Errors
     /// [`RebalanceError::UnknownNode`], [`NameTaken`](RebalanceError::NameTaken),
     /// [`Newcomer`](RebalanceError::Newcomer),
     /// [`NothingToDo`](RebalanceError::NothingToDo),
     /// [`UnderWay`](RebalanceError::UnderWay), and
-    /// [`Cluster`](RebalanceError::Cluster): what would be in force contradicts
+    /// [`Cluster`](RebalanceError::Cluster): the planned topology contradicts
     /// itself.
     ///
     /// # Cancel safety
@@ -286,8 +287,9 @@ impl Rebalancer {
         Ok(plan)
     }
 
-    /// Whether a node may join, or be reached at another address, beside those
-    /// that are `known` to be introduced, too; what it says of itself.
+    /// Checks whether a node may join, or be reached at another address, in
+    /// addition to the `known` nodes, which will be introduced too. Returns the
+    /// node's own report.
     async fn check<'p>(
         &self,
         fleet: &ViewNodes,
@@ -337,8 +339,8 @@ impl Rebalancer {
         }
     }
 
-    /// The view that a node is a member of. One that serves a view without
-    /// being named there was retired.
+    /// The view of which a node is a member. A node that serves a view without
+    /// being named in it was retired.
     async fn foreign(&self, peer: &NodeHandle, status: &NodeStatus) -> Option<ViewId> {
         let serving = status.serving?;
         let deadline = clock::now() + STEP_TIMEOUT;
@@ -357,21 +359,21 @@ impl Rebalancer {
     }
 
     /// Makes the change that `plan` describes. It takes as long as
-    /// [`Plan::duration`] says; `progress` is told every half second.
+    /// [`Plan::duration`] states; `progress` is called every half second.
     ///
     /// # Errors
     /// [`RebalanceError::Outdated`]: nothing was done.
-    /// [`Aborted`](RebalanceError::Aborted): it was taken back meanwhile, and
-    /// nothing of it is left.
+    /// [`Aborted`](RebalanceError::Aborted): the change was taken back during the
+    /// call, and nothing of it is left.
     /// [`Superseded`](RebalanceError::Superseded),
     /// [`Blocked`](RebalanceError::Blocked),
     /// [`TooFewVotes`](RebalanceError::TooFewVotes) and
     /// [`Cluster`](RebalanceError::Cluster): what was done so far stays.
     ///
     /// # Cancel safety
-    /// May be dropped at any point: the cluster then stays as it is, fully
-    /// usable. [`resume`](Self::resume) or [`abort`](Self::abort) take it from
-    /// there, or the same plan where not even the joint view was decided.
+    /// May be dropped at any point: the cluster then stays as it is, fully usable.
+    /// [`resume`](Self::resume) or [`abort`](Self::abort) continue from there, or
+    /// the same plan if not even the joint view was decided.
     pub async fn apply(
         &self,
         plan: &Plan,
@@ -397,13 +399,14 @@ impl Rebalancer {
         course.run(progress).await
     }
 
-    /// Finishes a change that is half made, whoever began it.
+    /// Finishes a change that is half done, by any process.
     ///
     /// # Errors
-    /// [`RebalanceError::NothingUnderWay`], and those of [`apply`](Self::apply).
+    /// [`RebalanceError::NothingUnderWay`], and the errors of
+    /// [`apply`](Self::apply).
     ///
     /// # Cancel safety
-    /// As [`apply`](Self::apply).
+    /// Like [`apply`](Self::apply).
     pub async fn resume(&self, progress: impl FnMut(&Progress)) -> Result<Report, RebalanceError> {
         let fleet = self.refreshed().await?;
         let view = &fleet.view;
@@ -417,16 +420,17 @@ impl Rebalancer {
             .await
     }
 
-    /// Takes back a change that is half made, whoever began it. That takes no
-    /// waiting.
+    /// Takes back a change that is half done, by any process. This needs no waiting
+    /// time.
     ///
     /// # Errors
-    /// [`RebalanceError::NothingUnderWay`], and those of [`apply`](Self::apply).
-    /// [`Superseded`](RebalanceError::Superseded): it was finished before it
-    /// could be taken back, or another change has begun since.
+    /// [`RebalanceError::NothingUnderWay`], and the errors of
+    /// [`apply`](Self::apply).
+    /// [`Superseded`](RebalanceError::Superseded): the change was finished before
+    /// it could be taken back, or another change has started since.
     ///
     /// # Cancel safety
-    /// As [`apply`](Self::apply).
+    /// Like [`apply`](Self::apply).
     pub async fn abort(&self, progress: impl FnMut(&Progress)) -> Result<Report, RebalanceError> {
         let fleet = self.refreshed().await?;
         if fleet.view.next().is_none() {
@@ -439,17 +443,17 @@ impl Rebalancer {
             .await
     }
 
-    /// Takes back a change that is half made, as [`abort`](Self::abort) does;
-    /// where none is, decides the same topology once more, so that no plan for
-    /// the view in force is begun. An [`apply`](Self::apply) that still waits
-    /// for its new nodes cannot be seen from elsewhere: this stops it.
+    /// Takes back a change that is half done, like [`abort`](Self::abort). If there
+    /// is none, it decides the same topology once more, so that no plan for the
+    /// view in force can start. An [`apply`](Self::apply) that still waits for its
+    /// new nodes is not visible to other processes: this call stops it.
     ///
     /// # Errors
-    /// Those of [`abort`](Self::abort), but for
+    /// The errors of [`abort`](Self::abort), except
     /// [`NothingUnderWay`](RebalanceError::NothingUnderWay).
     ///
     /// # Cancel safety
-    /// As [`apply`](Self::apply).
+    /// Like [`apply`](Self::apply).
     pub async fn outdate_plans(
         &self,
         progress: impl FnMut(&Progress),
@@ -487,7 +491,7 @@ fn answer(nodes: usize) -> &'static str {
     if nodes == 1 { "answers" } else { "answer" }
 }
 
-/// Who did something, where that is known.
+/// The author of an action, if known.
 struct By<'a>(Option<&'a str>);
 
 impl fmt::Display for By<'_> {

@@ -26,7 +26,7 @@ use crate::rebalancer::Rebalancer;
 use crate::telemetry::hot_keys::HotKey;
 use crate::telemetry::stats::Stats;
 
-/// How long a shutdown waits for releases that are under way.
+/// How long a shutdown waits for releases in flight.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Routes locks to the nodes of one cluster.
@@ -34,42 +34,41 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
 /// A clone is another handle to the same router. The router's tasks end, and
 /// its connections close, when the last handle and the last guard are gone.
 ///
-/// The tasks run on the runtime that made the router. If that ends before, or
-/// the router is [shut down](Self::shutdown), every call fails at once with
-/// [`Error::Closed`]; a router in a `static` outlives the runtime of the
-/// `#[tokio::test]` that made it, so give each test its own.
+/// The tasks run on the runtime that made the router. If that runtime ends before
+/// the router, or the router is [shut down](Self::shutdown), every call fails at
+/// once with [`Error::Closed`]. A router in a `static` outlives the runtime of the
+/// `#[tokio::test]` that made it, so give each test a separate router.
 ///
-/// A forked child must make a router of its own: calls on the one that it has
-/// from its parent fail with [`Error::Forked`], and to drop it, or a guard,
-/// does nothing.
+/// A forked child must make a new router: calls on its parent's router fail with
+/// [`Error::Forked`], and dropping that router, or a guard, does nothing.
 #[derive(Clone)]
 pub struct Router {
     leases: Arc<LeaseManager>,
 }
 
-/// Where a key lives; see [`Router::route`].
+/// The nodes of a key; see [`Router::route`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Route {
-    /// The node first clockwise of the key.
+    /// The first node clockwise of the key.
     pub owner: Arc<str>,
     /// The owner and the successors that hold the key with it.
     pub replicas: Vec<Arc<str>>,
     /// How many of them must agree.
     pub quorum: usize,
-    /// Every node in the order in which it would follow.
+    /// All nodes in the order in which they succeed the owner.
     pub successors: Vec<Arc<str>>,
-    /// The view by which this is so.
+    /// The view from which this is computed.
     pub view: ViewId,
 }
 
 impl Router {
-    /// Connects to the nodes of `config` and finds the view that they serve;
-    /// a new cluster is initialised as [`Init`](crate::Init) says. With the
-    /// default, its first start waits for `max_ttl`, also where it was begun by
-    /// another process: what that has waited counts. So does a cluster of which
-    /// most nodes lost their data, and all answer. What is waited for is told by
-    /// [`RouterBuilder::on_progress`].
+    /// Connects to the nodes of `config` and finds the view that they serve. A new
+    /// cluster is initialised as [`Init`](crate::Init) specifies. With the default,
+    /// its first start waits for `max_ttl`, also if another process began it; the
+    /// time that the other process has waited counts. The same wait applies to a
+    /// cluster in which most nodes lost their data and all nodes answer.
+    /// [`RouterBuilder::on_progress`] reports what the call waits for.
     ///
     /// Must be called within a tokio runtime with timers and I/O enabled; the
     /// router's tasks run there.
@@ -80,13 +79,13 @@ impl Router {
     /// [`Error::Unreachable`], [`Error::InitRefused`], [`Error::Uninitialised`].
     ///
     /// # Cancel safety
-    /// A dropped call leaves nothing that the next one does not take up.
+    /// A dropped call leaves only state that the next call continues from.
     pub async fn connect(config: Config) -> Result<Self, Error> {
         RouterBuilder::from(config).connect().await
     }
 
-    /// A router over `nodes` embedded in-memory nodes, named `node-1` on: for
-    /// trying things out and for tests. Locks are seen by this router alone.
+    /// A router over `nodes` embedded in-memory nodes, named `node-1` and up, for
+    /// experiments and tests. Only this router sees its locks.
     ///
     /// # Errors
     /// [`Error::Config`]: no nodes, or more than a ring takes.
@@ -102,8 +101,8 @@ impl Router {
             .await
     }
 
-    /// Locks `key`, waiting for it where it must: a builder that is also the
-    /// future.
+    /// Locks `key`, and waits for it if it is taken. Returns a builder that is also
+    /// the future.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
@@ -119,12 +118,11 @@ impl Router {
 
     /// Locks `key` if it is free: a single attempt.
     ///
-    /// Where this process itself holds the key, no server is asked. A node has
-    /// 5 % of the ttl to answer, at least 50 ms and at most 1 s, unless
-    /// `router.node_timeout` is configured; where nodes are silent while the
-    /// cluster's membership changes, it takes up to three times as long. A
-    /// process that has had a key again and again leaves it to others first:
-    /// see `router.hand_overs`.
+    /// If this process itself holds the key, no server is contacted. A node has 5 %
+    /// of the ttl to answer, at least 50 ms and at most 1 s, unless
+    /// `router.node_timeout` is configured. If nodes are silent while the cluster's
+    /// membership changes, it takes up to three times as long. A process that has
+    /// repeatedly held a key leaves it to others first: see `router.hand_overs`.
     pub fn try_acquire(&self, key: impl AsRef<[u8]>) -> Acquire {
         Acquire::new(Arc::clone(&self.leases), key, true)
     }
@@ -143,10 +141,10 @@ impl Router {
     /// ```
     ///
     /// # Errors
-    /// As [`Acquire::with`].
+    /// Like [`Acquire::with`].
     ///
     /// # Cancel safety
-    /// As [`Acquire::with`].
+    /// Like [`Acquire::with`].
     pub async fn with<T>(
         &self,
         key: impl AsRef<[u8]>,
@@ -155,8 +153,8 @@ impl Router {
         self.acquire(key).with(work).await
     }
 
-    /// Locks each of `keys` for itself: a builder that gives one result per
-    /// key, as they come or all at the end.
+    /// Locks each of `keys` for itself. Returns a builder that gives one result per
+    /// key, as they arrive or all at the end.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
@@ -177,8 +175,8 @@ impl Router {
         AcquireMany::new(Arc::clone(&self.leases), keys.into_iter().collect())
     }
 
-    /// Locks all of `keys`, across nodes and modes, or none: a builder that is
-    /// also the future. A key that is named twice is locked once.
+    /// Locks all of `keys`, across nodes and modes, or none. Returns a builder that
+    /// is also the future. A key that is named twice is locked once.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
@@ -192,7 +190,7 @@ impl Router {
         AcquireAll::new(Arc::clone(&self.leases), keys)
     }
 
-    /// Where `key` lives, and who must agree on it. Asks no server.
+    /// The nodes of `key`, and how many must agree on it. Contacts no server.
     ///
     /// # Errors
     /// [`Error::Key`], [`Error::Forked`].
@@ -217,8 +215,8 @@ impl Router {
         })
     }
 
-    /// The view in force, as far as this router knows: which nodes there are,
-    /// and in a joint view what it leads to. Asks no server.
+    /// The view in force, as far as this router knows: the nodes, and for a joint
+    /// view the topology that follows. Contacts no server.
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&self.leases.nodes().view)
     }
@@ -228,27 +226,26 @@ impl Router {
         Rebalancer::new(Arc::clone(&self.leases))
     }
 
-    /// What the router has done so far, and what it is at. The same and more
-    /// is reported with the feature `metrics`: see
+    /// Counters of the router's past calls and current state. The feature `metrics`
+    /// reports the same and more: see
     /// [`guide::observability`](crate::guide::observability).
     pub fn stats(&self) -> Stats {
         self.leases.counters().snapshot()
     }
 
-    /// The keys that calls of this router found taken the most in the last one
-    /// to two minutes, the hottest first: 128 at the most.
+    /// The keys that calls of this router most often found taken in the last one to
+    /// two minutes, the hottest first: at most 128.
     ///
-    /// Of all such occasions in a minute, a key with more than a 128th is
-    /// always among them. Only calls that cannot have a key at once are
-    /// counted: the others cost nothing. Asks no server; what other processes
-    /// fight over, `ringlock status --hot` tells.
+    /// A key with more than a 128th of all such calls in a minute is always among
+    /// them. Only calls that do not get a key at once are counted, so other calls
+    /// have no cost. Contacts no server; `ringlock status --hot` shows the keys for
+    /// which other processes contend.
     pub fn hot_keys(&self) -> Vec<HotKey> {
         self.leases.counters().hot.list()
     }
 
-    /// Waits until releases that are under way have been answered, for two
-    /// seconds at most; false if some have not, or never will. The router stays
-    /// open.
+    /// Waits until releases in flight have been answered, for two seconds at most;
+    /// false if some have not, or never will. The router stays open.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -260,15 +257,15 @@ impl Router {
         self.leases.context.scheduler.drained(deadline).await
     }
 
-    /// Closes the router, all handles to it: every call that waits, and every
-    /// one that comes later, fails with [`Error::Closed`]. Leases go on: they
-    /// are kept alive, and can be extended and released.
+    /// Closes the router and all handles to it: every call that waits, and every
+    /// later one, fails with [`Error::Closed`]. Leases continue: they are kept
+    /// alive, and can be extended and released.
     ///
-    /// Then waits as [`drained`](Self::drained) does. Call it before the process
-    /// ends, so that no key stays locked for its ttl.
+    /// Then waits like [`drained`](Self::drained). Call it before the process ends,
+    /// so that no key stays locked for its ttl.
     ///
     /// # Cancel safety
-    /// A dropped call has closed the router all the same.
+    /// A dropped call has still closed the router.
     pub async fn shutdown(self) -> bool {
         if self.leases.lifecycle().origin.is_elsewhere() {
             return false;
@@ -277,9 +274,9 @@ impl Router {
         self.drained().await
     }
 
-    /// Whether every call fails with [`Error::Closed`] or [`Error::Forked`]: it
-    /// was shut down, the runtime that made it has ended, or it belongs to the
-    /// process that this one was forked from. Make another one then.
+    /// Whether every call fails with [`Error::Closed`] or [`Error::Forked`]: the
+    /// router was shut down, the runtime that made it has ended, or it belongs to
+    /// the process from which this one was forked. In that case make a new router.
     pub fn is_closed(&self) -> bool {
         self.leases.lifecycle().check().is_err()
     }

@@ -1,5 +1,5 @@
-//! What the crate needs of its process: tasks whose end is noticed, what a fork
-//! leaves behind, draws that are unique, and whether a router can still work.
+//! The crate's dependencies on its process: tasks with notification of their end,
+//! fork detection, unique random numbers, and the state of a router's runtime.
 
 pub(crate) mod lifecycle;
 pub(crate) mod origin;

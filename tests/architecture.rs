@@ -1,9 +1,9 @@
 //! Import direction: a file imports only from its own room or from one below,
-//! and no files import each other in a circle. `proto` and `ring` are pure. No
-//! dependency shows in a public signature. Files stay short.
+//! and files have no import cycles. `proto` and `ring` are pure. No dependency
+//! appears in a public signature. Files stay short.
 //!
-//! The files are parsed, so that comments and strings do not count. Paths inside
-//! macro calls are read from their tokens.
+//! The files are parsed, so that comments and strings do not count. Paths
+//! inside macro calls are read from their tokens.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +20,8 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 use syn::{Attribute, File, Item, Macro, UseTree, Visibility};
 
-/// The rooms of `src/`, lowest first. Rooms of one row do not import each other.
+/// The rooms of `src/`, lowest first. Rooms of one row do not import each
+/// other.
 const FLOORS: [&[&str]; 12] = [
     &["proto"],
     &["clock"],
@@ -36,7 +37,8 @@ const FLOORS: [&[&str]; 12] = [
     &["router", "fuzzing", "guide"],
 ];
 
-/// The most code lines of a file, without comments, blank lines and its tests.
+/// The maximum number of code lines of a file, without comments, blank lines
+/// and its tests.
 const MAX_LINES: usize = 400;
 
 /// Crates that a caller need not know. tokio and futures-core are part of the
@@ -58,8 +60,8 @@ const DEPENDENCIES: [&str; 14] = [
     "url",
 ];
 
-/// What a pure file must not name: clocks, random numbers, iteration orders that
-/// differ from run to run, I/O, threads.
+/// Names that a pure file must not use: clocks, random numbers, iteration
+/// orders that differ from run to run, I/O, threads.
 const IMPURE: [&str; 21] = [
     "std::collections::HashMap",
     "std::collections::HashSet",
@@ -135,7 +137,7 @@ impl Source {
     }
 }
 
-/// Collects paths, `super` and `self` resolved.
+/// Collects paths, with `super` and `self` resolved.
 #[derive(Default)]
 struct Names {
     module: Segments,
@@ -328,18 +330,18 @@ fn upward(source: &Source) -> Vec<String> {
     wrong.map(|path| path.join("::")).collect()
 }
 
-/// What a pure file names that is not.
+/// The impure names in a pure file.
 fn impure(source: &Source) -> Vec<String> {
     let names = source.paths.iter().map(|path| path.join("::"));
     let is_impure = |name: &String| {
         let is_under = |impure: &&str| format!("{name}::").starts_with(&format!("{impure}::"));
-        IMPURE.iter().any(|impure| is_under(&impure))
+        IMPURE.iter().any(is_under)
     };
     names.filter(is_impure).collect()
 }
 
-/// Files that import each other in a circle. A file and those below it count as
-/// one for each other.
+/// Import cycles between files. A file and its child modules count as one for
+/// each other.
 fn circle(sources: &[Source]) -> Option<String> {
     let modules: BTreeSet<&[String]> = sources.iter().map(|source| &*source.module).collect();
     let mut imports = BTreeMap::new();
@@ -354,7 +356,8 @@ fn circle(sources: &[Source]) -> Option<String> {
         let others = named.filter(|other| !own.starts_with(other) && !other.starts_with(own));
         imports.insert(own, others.collect::<BTreeSet<_>>());
     }
-    // What imports nothing that is left is at the bottom; take it away.
+    // A module that imports nothing of the rest is at the bottom; it is
+    // removed.
     while let Some(bottom) = imports
         .iter()
         .find(|(_, named)| named.is_empty())
@@ -404,7 +407,7 @@ fn library() -> Vec<Source> {
     sources
 }
 
-/// Everything that `check` finds, file by file.
+/// All findings of `check`, file by file.
 fn findings(sources: &[Source], check: impl Fn(&Source) -> Vec<String>) -> String {
     let mut text = String::new();
     for source in sources {

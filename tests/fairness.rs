@@ -1,4 +1,4 @@
-//! A key that several processes want all the time: nobody starves.
+//! A key that several processes request continuously: no process starves.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use common::{Arm, Cluster, KEY, ms};
 use ringlock::{Fence, Router, RouterBuilder};
 
-/// Contenders, each on a thread, a runtime and connections of its own, as
-/// processes are.
+/// Contenders, each with its own thread, runtime and connections, as separate
+/// processes have.
 const PROCESSES: usize = 4;
 
 /// The default of `router.hand_overs`.
@@ -25,7 +25,7 @@ const HAND_OVERS: usize = 16;
 
 const HOLD: Duration = Duration::from_micros(300);
 
-/// What one contender does until `end`: acquire, hold, drop, again.
+/// One contender, until `end`: acquire, hold, drop, again.
 fn contend(builder: RouterBuilder, replicas: usize, start: &Barrier, span: Duration) -> Vec<Fence> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -60,14 +60,16 @@ fn scene(cluster: &Cluster, replicas: usize, contenders: usize, span: Duration) 
     threads.into_iter().map(|one| one.join().unwrap()).collect()
 }
 
-/// Jain's index of fairness: 1 where all have as much, 1/n where one has all.
+/// Jain's index of fairness: 1 where all have the same number, 1/n where one
+/// has all.
 fn jain(rounds: &[usize]) -> f64 {
     let sum: f64 = rounds.iter().map(|&n| n as f64).sum();
     let squares: f64 = rounds.iter().map(|&n| (n as f64).powi(2)).sum();
     sum * sum / (rounds.len() as f64 * squares)
 }
 
-/// The lengths of grants in a row to one contender, in the order of the fences.
+/// The lengths of consecutive grants to one contender, in the order of the
+/// fences.
 fn runs(fences: &[Vec<Fence>]) -> Vec<usize> {
     let mut grants: Vec<(Fence, usize)> = fences
         .iter()
@@ -95,8 +97,8 @@ fn no_process_starves() {
                 "{arm:?} n={replicas}: {rounds:?} rounds, Jain {jain:.3}, longest run {longest}, {over} of {} runs above {HAND_OVERS}",
                 runs.len()
             );
-            // On a machine that others use too a waiter may miss its chance, or
-            // be late to begin. Without a share it is 0.25, and one run.
+            // On a shared machine a waiter may miss its chance, or start late.
+            // If one contender gets everything, the index is 0.25, in one run.
             assert!(jain > 0.45, "{arm:?} n={replicas}: {rounds:?} rounds");
             assert!(
                 *longest <= 32 * HAND_OVERS,
@@ -107,7 +109,7 @@ fn no_process_starves() {
     }
 }
 
-/// Grants in `span` of these keys, one after the other.
+/// The number of grants of these keys in `span`, one after the other.
 async fn grants(router: &Router, keys: &[String], span: Duration) -> usize {
     let end = Instant::now() + span;
     let mut grants = 0;
@@ -121,7 +123,7 @@ async fn grants(router: &Router, keys: &[String], span: Duration) -> usize {
     grants
 }
 
-/// One key again and again, which might be waited for elsewhere, against many
+/// One key again and again, which other clients might wait for, against many
 /// keys in turn, which are left to others in between.
 #[tokio::test]
 async fn a_key_that_nobody_else_wants_costs_no_more() {

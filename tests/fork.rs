@@ -1,9 +1,9 @@
-//! A process that forks: what the child draws is its own, and what it has from
-//! its parent is its parent's.
+//! A process that forks: the child's random numbers are its own, and the
+//! handles from its parent remain its parent's.
 //!
-//! Each scene is played by a process with a single thread, for only the thread
-//! that forks lives on in the child: this program starts itself for each, with
-//! [`SHIM`] preloaded.
+//! Each scene runs in a process with a single thread, because only the thread
+//! that forks continues in the child: this program starts itself for each
+//! scene, with [`SHIM`] preloaded.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,13 +31,13 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-/// Forks where a program asks for its parent's process number.
+/// Forks when a program asks for its parent's process number.
 const SHIM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/fork.c");
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Longer than a call takes that waits for nothing.
+/// Longer than a call takes that does not wait.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 type Scene = fn(&Stage);
@@ -57,7 +57,7 @@ const SCENES: [(&str, Scene); 3] = [
     ),
 ];
 
-/// Where a scene is played.
+/// The environment of a scene.
 struct Stage {
     url: String,
     directory: PathBuf,
@@ -124,7 +124,7 @@ fn play(name: &str, shim: &Path) {
     assert!(status.success(), "{name}: {status}");
 }
 
-/// Forks. The child does its part and ends; the parent gets its number.
+/// Forks. The child runs its part and ends; the parent gets its process number.
 fn fork(child: impl FnOnce()) -> Pid {
     let before = std::process::id();
     match std::os::unix::process::parent_id() {
@@ -137,7 +137,7 @@ fn fork(child: impl FnOnce()) -> Pid {
     }
 }
 
-/// Waits for the end of a child, which must be a good one.
+/// Waits for the end of a child, which must succeed.
 fn assert_done(child: Pid) {
     let deadline = Instant::now() + LIMIT;
     loop {
@@ -204,7 +204,7 @@ fn no_two_processes_draw_one_token(stage: &Stage) {
             assert!(Instant::now() < deadline, "{name} says nothing");
             std::thread::sleep(Duration::from_millis(2));
         }
-        // Written in one piece, or still empty.
+        // The file is written in one piece; before that it is empty.
         loop {
             let text = std::fs::read_to_string(file(name)).unwrap();
             if !text.is_empty() {
@@ -249,20 +249,20 @@ fn leaves_alone_on_many_threads(stage: &Stage) {
     leaves_alone(stage, many.unwrap(), false);
 }
 
-/// What is stored under the keys that the parent holds.
+/// The values of the keys that the parent holds.
 fn stored(client: &mut redis::Connection) -> Vec<Option<String>> {
     let names = ["kept", "plain", "x", "y"].map(|key| format!("ringlock:{key}"));
     redis::cmd("MGET").arg(&names[..]).query(client).unwrap()
 }
 
-/// The server's connections, each by its number.
+/// The ids of the server's connections.
 fn connections(client: &mut redis::Connection) -> BTreeSet<String> {
     let list: String = redis::cmd("CLIENT").arg("LIST").query(client).unwrap();
     let ids = list.lines().filter_map(|line| line.split(' ').next());
     ids.map(Into::into).collect()
 }
 
-/// A router of the child's own works, and respects what the parent holds.
+/// A router that the child creates works, and respects the parent's locks.
 async fn works_by_itself(stage: &Stage) {
     let router = connect(stage).await;
     let own = router.try_acquire("own").await.unwrap();
@@ -271,7 +271,7 @@ async fn works_by_itself(stage: &Stage) {
     assert!(held.is_contention(), "{held}");
 }
 
-/// The parent, once its child is gone: everything is as it was.
+/// The parent continues unchanged once its child is gone.
 async fn goes_on(
     router: &Router,
     kept: Guard,
@@ -291,9 +291,9 @@ async fn goes_on(
     assert_eq!(kept.release().await.unwrap(), Released::InTime);
 }
 
-/// A child uses and drops all that it has of its parent's router, and the
-/// parent notices nothing. The child drops the runtime too, if `drops_runtime`:
-/// that of many threads would wait for those.
+/// A child uses and drops everything that it has of its parent's router, and
+/// the parent notices nothing. The child also drops the runtime if
+/// `drops_runtime`: a runtime with many threads would wait for them.
 fn leaves_alone(stage: &Stage, runtime: Runtime, drops_runtime: bool) {
     let mut client = redis::Client::open(&*stage.url)
         .unwrap()
@@ -321,7 +321,8 @@ fn leaves_alone(stage: &Stage, runtime: Runtime, drops_runtime: bool) {
     let (tokens, before) = (stored(&mut client), connections(&mut client));
     assert!(tokens.iter().all(Option::is_some), "{tokens:?}");
 
-    // Moved into the child, they are the parent's still: the memory is a copy.
+    // The child drops its copies; the parent keeps its own: the memory is a
+    // copy.
     let child = {
         let before = std::process::id();
         match std::os::unix::process::parent_id() {
@@ -365,12 +366,13 @@ fn leaves_alone(stage: &Stage, runtime: Runtime, drops_runtime: bool) {
     );
 }
 
-/// Carries `calls` out, which must not take long.
+/// Runs `calls`, which must not take long.
 fn runtime_runs<T>(runtime: &Runtime, calls: impl Future<Output = T>) -> T {
     runtime.block_on(async { timeout(AT_ONCE, calls).await.expect("it hangs") })
 }
 
-/// Of a router and a guard that the process has from its parent.
+/// Checks the calls of a router and a guard that the process has from its
+/// parent.
 async fn every_call_is_refused(router: &Router, guard: &Guard) {
     let is_forked =
         |error: Option<Error>| assert!(matches!(error, Some(Error::Forked)), "{error:?}");

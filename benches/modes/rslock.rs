@@ -1,4 +1,4 @@
-//! The crate `rslock`, as it comes.
+//! The crate `rslock`, with its default settings.
 
 use std::sync::Arc;
 use std::time::Duration;

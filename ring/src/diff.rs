@@ -10,7 +10,7 @@ use crate::ring::Ring;
 
 /// What moves when one assignment of replica sets follows another: the plan of a rebalancing.
 ///
-/// Widths are exact, in positions out of 2⁶⁴; [`fraction`] makes a share of the keys of them.
+/// Widths are exact, in positions out of 2⁶⁴; [`fraction`] converts them to shares of the keys.
 /// [`Display`](fmt::Display) prints the plan.
 #[derive(Clone, Debug)]
 pub struct RingDiff {
@@ -21,8 +21,8 @@ pub struct RingDiff {
     set_moves: Vec<SetMove>,
 }
 
-/// A range of positions whose owner or replica set changes. It is as long as can be: its neighbours
-/// differ in the old or in the new replica set.
+/// A range of positions whose owner or replica set changes. It is maximal: its neighbours differ in
+/// the old or in the new replica set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChangedRange {
     /// The positions.
@@ -42,20 +42,20 @@ pub struct OwnerMove {
     pub to: String,
     /// How many positions pass, out of 2⁶⁴.
     pub width: u128,
-    /// On how many [ranges](RingDiff::ranges) they lie.
+    /// The number of [ranges](RingDiff::ranges) that they are on.
     pub ranges: usize,
 }
 
 /// The positions whose replica set exchanges some members for others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetMove {
-    /// The names of those that leave the set, sorted.
+    /// The names of the members that leave the set, sorted.
     pub left: Vec<String>,
-    /// The names of those that join it, sorted.
+    /// The names of the members that join it, sorted.
     pub joined: Vec<String>,
-    /// How many positions it happens to, out of 2⁶⁴.
+    /// How many positions change in this way, out of 2⁶⁴.
     pub width: u128,
-    /// On how many [ranges](RingDiff::ranges) they lie.
+    /// The number of [ranges](RingDiff::ranges) that they are on.
     pub ranges: usize,
 }
 
@@ -157,8 +157,8 @@ impl RingDiff {
         &self.owner_moves
     }
 
-    /// The changes of replica sets, by who leaves and who joins, sorted. A set that only changes
-    /// its order or its owner is not among them.
+    /// The changes of replica sets, by the members that leave and join, sorted. A set that only
+    /// changes its order or its owner is not among them.
     #[must_use]
     pub fn set_moves(&self) -> &[SetMove] {
         &self.set_moves
@@ -261,8 +261,8 @@ impl Tally {
     }
 }
 
-/// The changed ranges, as long as can be. Between two neighbouring points of either ring nothing
-/// changes, so that one look-up in each ring speaks for all positions there.
+/// The changed ranges, each maximal. Between two neighbouring points of either ring nothing
+/// changes, so one look-up in each ring applies to all positions there.
 fn changed_ranges(old: &ReplicaSets, new: &ReplicaSets) -> Vec<ChangedRange> {
     let mut cuts = [old.ring().points(), new.ring().points()].concat();
     cuts.sort_unstable();
@@ -291,7 +291,7 @@ fn changed_ranges(old: &ReplicaSets, new: &ReplicaSets) -> Vec<ChangedRange> {
             _ => ranges.push(next),
         }
     }
-    // The first range may go on where the last one ends.
+    // The first range may continue the last one.
     if let [first, .., last] = &mut ranges[..]
         && last.range.until == first.range.after
         && alike(first, last)
@@ -302,7 +302,7 @@ fn changed_ranges(old: &ReplicaSets, new: &ReplicaSets) -> Vec<ChangedRange> {
     ranges
 }
 
-/// Whether the owner or the set differs; the order of the rest is of no account.
+/// Whether the owner or the set differs; the order of the rest does not matter.
 fn changes(before: &[&str], after: &[&str]) -> bool {
     before[0] != after[0]
         || before.len() != after.len()

@@ -23,7 +23,7 @@ pub enum RingError {
         "members {first:?} and {second:?} would both stand on the points of {anchor:?}: give one of them another name or anchor"
     )]
     DuplicateAnchor {
-        /// Whose points.
+        /// The anchor that both have.
         anchor: String,
         /// One of the members.
         first: String,
@@ -69,13 +69,13 @@ pub enum RingError {
         "{points} points are more than {MAX_POINTS}: lower vnodes, or divide the weights by a common factor"
     )]
     TooManyPoints {
-        /// How many the members, weights and vnodes come to.
+        /// The number that results from the members, weights and vnodes.
         points: u64,
     },
 
     /// A member would own no position at all.
     ///
-    /// It comes of weights that [`Format::Ketama`] rounds to no points, or of two names that the
+    /// The cause is weights that [`Format::Ketama`] rounds to no points, or two names that the
     /// format hashes alike (`a` and `a:11211` in ketama, `a` and `a:` in nginx).
     #[error(
         "member {name:?} would own nothing: format {format} gives it no point of its own; raise its weight, or rename it if another member's name hashes alike"
@@ -111,7 +111,7 @@ pub enum RingError {
         members: usize,
     },
 
-    /// The ring has members enough, but on too few hosts.
+    /// The ring has enough members, but on too few hosts.
     #[error(
         "{replicas} replicas need as many hosts, but the members stand on {hosts}: add a member on another host or lower replicas"
     )]

@@ -1,7 +1,7 @@
 //! The formats: where a member's points lie, and where a key does.
 //!
-//! Each is frozen. `tests/golden` holds what other programs, or independent derivations, answer for
-//! it.
+//! Each is frozen. `tests/golden` holds the results of other programs, or of independent
+//! derivations.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,8 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::member::Member;
 
-/// Points per unit of weight unless the builder is told otherwise: shares then stray by about 8 %
-/// (1/√160).
+/// Points per unit of weight by default: shares then deviate by about 8 % (1/√160).
 pub const DEFAULT_VNODES: u32 = 160;
 
 /// How members and keys are placed on the ring.
@@ -38,9 +37,10 @@ pub enum Format {
     /// The fastest, and the default.
     #[default]
     Xxh3,
-    /// The ring of many a tutorial: `md5(f"{node}:{j}")` in a sorted list, bisected for the key's
+    /// The ring of many tutorials: `md5(f"{node}:{j}")` in a sorted list, bisected for the key's
     /// hash. A fleet on such code with the same number of points maps every key the same way here.
-    /// (It compares all 128 bits; the first 64 decide alike, but for a chance of about 2⁻⁵⁰.)
+    /// (Such code compares all 128 bits; the first 64 give the same order, except with a
+    /// probability of about 2⁻⁵⁰.)
     Md5,
     /// CRC-32 with its linearity mixed out. Raw, it balances badly: at 100 members the largest
     /// share is 2.28 times the mean, against 1.17.
@@ -69,7 +69,7 @@ impl Format {
         Self::Nginx,
     ];
 
-    /// The word for it in configuration, as [`Display`](fmt::Display) and [`FromStr`] have it.
+    /// Its name in configurations, as [`Display`](fmt::Display) and [`FromStr`] use it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -81,7 +81,7 @@ impl Format {
         }
     }
 
-    /// Whether the number of points is the format's own, so that vnodes cannot be set.
+    /// Whether the format fixes the number of points, so that vnodes cannot be set.
     #[must_use]
     pub const fn has_fixed_vnodes(self) -> bool {
         matches!(self, Self::Ketama | Self::Nginx)
@@ -166,7 +166,7 @@ impl FromStr for Format {
     }
 }
 
-/// The text names no [`Format`].
+/// The text is not the name of a [`Format`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown ring format {given:?}: use xxh3, md5, crc32, ketama or nginx")]
 pub struct ParseFormatError {

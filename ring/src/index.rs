@@ -45,8 +45,8 @@ impl KeyRange {
     }
 }
 
-/// How many points a search compares at once. A bucket has at most one point on average, so that
-/// more than three before a position are rare.
+/// How many points a search compares at once. A bucket has at most one point on average, so more
+/// than three before a position are rare.
 const WINDOW: usize = 3;
 
 /// All points, in clockwise order; segment `i` ends at point `i`.
@@ -89,7 +89,7 @@ impl Index {
         // Counting, unlike searching, has no branch to mispredict: it takes half the time.
         let window = &self.positions[start..start + WINDOW];
         let mut end = start + window.iter().filter(|&&point| point < position).count();
-        // Seldom more remain, and no sentinel is before any position, so that one ends the search.
+        // More rarely remain. No sentinel is before any position, so a sentinel ends the search.
         while self.positions[end] < position {
             end += 1;
         }
@@ -108,7 +108,7 @@ impl Index {
         &self.owners
     }
 
-    /// Every segment with its owner and range, but for the empty ones that end where their
+    /// Every segment with its owner and range, except for the empty ones that end where their
     /// predecessor does.
     pub(crate) fn arcs(&self) -> impl Iterator<Item = (Segment, NodeIndex, KeyRange)> {
         let starts = self.positions().iter().cycle().skip(self.len() - 1);
@@ -116,8 +116,7 @@ impl Index {
         arcs.map(|(i, ((&after, &until), &owner))| {
             (Segment(i as u32), owner, KeyRange { after, until })
         })
-        // The first segment is empty in no case: where all points fall together, it is the whole
-        // ring.
+        // The first segment is never empty: where all points coincide, it is the whole ring.
         .filter(|(segment, _, range)| segment.0 == 0 || range.after != range.until)
     }
 }

@@ -2,9 +2,9 @@
 //! members moves.
 //!
 //! A [`Ring`] places every member at many points of a circle of 2⁶⁴ positions. A key belongs to the
-//! member of the first point at or after the key's own position (its *owner*); walking on clockwise
-//! gives its *successors*, and the first `n` of them make its *replica set*. When a member comes or
-//! goes, only the keys it gains or gives up move.
+//! member of the first point at or after the key's own position (its *owner*); the walk clockwise
+//! from there gives its *successors*, and the first `n` of them make its *replica set*. When a
+//! member joins or leaves, only the keys that it gains or gives up move.
 //!
 //! ```
 //! use ringlock_ring::{Member, Ring, RingDiff};
@@ -29,18 +29,18 @@
 //! # What holds
 //!
 //! - **Pure.** No I/O, clock or randomness: the same members in any order give the same ring in
-//!   every process, on every platform, for ever. A format is a frozen byte layout; a changed byte
-//!   would be a new [`Format`].
+//!   every process, on every platform and in every version. A format is a frozen byte layout; a
+//!   changed byte would be a new [`Format`].
 //! - **Minimal.** In the native formats a change moves only the changed member's share.
 //!   ([`Format::Ketama`] renormalises weights and so moves a little more, as the programs it agrees
 //!   with do.)
-//! - **Strict.** What cannot be met (too few members, hosts or zones) is a [`RingError`] that says
-//!   what to do, never a silent relaxation.
+//! - **Strict.** A requirement that cannot be met (too few members, hosts or zones) is a
+//!   [`RingError`] that states what to do, never a silent relaxation.
 //! - **Exact.** Widths are integers out of 2⁶⁴ ([`Ring::shares`], [`RingDiff`]), not samples.
 //!
 //! # Map of the code
 //!
-//! | file | what it knows |
+//! | file | contents |
 //! |---|---|
 //! | `format.rs` | the formats: a member's points, a key's position |
 //! | `index.rs` | the sorted points, and how to find the first one at or after a position |

@@ -3,10 +3,10 @@
 /// The most members a ring takes: as many as a [`NodeIndex`] can tell apart.
 pub const MAX_MEMBERS: usize = 1 << 16;
 
-/// The most points a ring takes, over all members: 4 194 304, which come to about 60 MB.
+/// The most points a ring takes, over all members: 4 194 304, or about 60 MB.
 pub const MAX_POINTS: usize = 1 << 22;
 
-/// A node of the ring: a name, how large a share it takes, and what it shares its fate with.
+/// A node of the ring: a name, the size of its share, and the failure domains it belongs to.
 ///
 /// The name is the identity. It decides where the member's points lie, so that a node may change
 /// its address without moving a key, and a renamed node is a new one; unless it takes over the
@@ -64,7 +64,7 @@ impl Member {
         }
     }
 
-    /// Sets the anchor: the name that its points are made of in place of its own. A member that
+    /// Sets the anchor: the name from which its points are made, instead of its own. A member that
     /// replaces another takes over its keys, and moves no others, if it takes over its anchor.
     #[must_use]
     pub fn with_anchor(self, anchor: impl Into<String>) -> Self {
@@ -107,7 +107,7 @@ impl Member {
 
 /// A member's place in [`Ring::members`](crate::Ring::members), which is sorted by name.
 ///
-/// It means something only beside the ring it came from: adding a member may shift it.
+/// It is valid only for the ring it came from: adding a member may shift it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeIndex(u16);
 

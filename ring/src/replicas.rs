@@ -16,8 +16,8 @@ use crate::ring::Ring;
 /// - At most `n − q` members of a set, `q = ⌊n/2⌋ + 1`, share a zone: the loss of a whole zone
 ///   leaves a quorum. (A set of one survives no loss, and so has no such rule.)
 ///
-/// A member whom a rule bars is passed over, and the walk goes on clockwise; every set comes out
-/// full. Members without the label are not limited by it. Cheap to clone.
+/// A member that a rule excludes is skipped, and the walk continues clockwise; every set is full.
+/// Members without the label are not limited by it. Cheap to clone.
 #[derive(Clone)]
 pub struct ReplicaSets {
     ring: Ring,
@@ -165,12 +165,12 @@ struct Rules {
 }
 
 impl Rules {
-    /// The rules, once it is sure that a walk from any point can meet them.
+    /// The rules, once it is certain that a walk from any point can meet them.
     ///
-    /// Every host lies within one zone (the builder of the ring sees to it), so what the rules
-    /// allow is a laminar matroid: a walk that takes whom it may ends with a set as large as any,
-    /// wherever it starts. The size of the largest is thus all there is to check: each zone gives
-    /// its hosts, up to the limit.
+    /// Every host lies within one zone (the builder of the ring ensures it), so what the rules
+    /// allow is a laminar matroid: a walk that takes every member it may take ends with a set as
+    /// large as any, wherever it starts. So only the size of the largest set has to be checked:
+    /// each zone contributes its hosts, up to the limit.
     fn new(ring: &Ring, replicas: usize) -> Result<Self, RingError> {
         if replicas == 0 {
             return Err(RingError::ReplicasZero);
@@ -195,8 +195,8 @@ impl Rules {
             .for_each(|zone| *per_zone.entry(*zone).or_default() += 1);
         let limit = rules.zone_limit;
         let reachable = match limit {
-            // Of two replicas neither may be lost: from an owner with a zone, no walk can so much
-            // as start.
+            // Of two replicas neither may be lost: no walk can even start from an owner with a
+            // zone.
             0 if rules.zones.iter().any(Option::is_some) => 0,
             _ => per_zone
                 .into_iter()
@@ -236,7 +236,7 @@ impl Rules {
         }
     }
 
-    /// Whether no member carries a label that could bar it.
+    /// Whether no member carries a label that could exclude it.
     fn are_void(&self) -> bool {
         let distinct: BTreeSet<_> = self.hosts.iter().collect();
         distinct.len() == self.hosts.len() && self.zones.iter().all(Option::is_none)

@@ -174,8 +174,8 @@ impl Ring {
     /// platforms and versions of this crate.
     ///
     /// It is XXH3-64 of the format's name, the members (name, zone, host) and the points (position,
-    /// owner's index), each number little-endian and each text with its length before it. It tells
-    /// rings apart by accident, not by malice.
+    /// owner's index), each number little-endian and each text preceded by its length. It protects
+    /// against accidental collisions, not against deliberate ones.
     #[must_use]
     pub fn digest(&self) -> u64 {
         self.inner.digest
@@ -222,7 +222,7 @@ impl Iterator for Successors<'_> {
     type Item = NodeIndex;
 
     fn next(&mut self) -> Option<NodeIndex> {
-        // Without this the last call would walk the rest of the ring to find nobody new.
+        // Without this the last call would walk the rest of the ring and find no new member.
         self.left = self.left.checked_sub(1)?;
         let next = self.points.find(|owner| !self.met[owner.get()])?;
         self.met[next.get()] = true;
@@ -286,7 +286,7 @@ impl RingBuilder {
         check_vnodes(format, vnodes)?;
 
         let counts = format.point_counts(&members, vnodes);
-        // Saturating, since 2¹⁶ members of weight 2³² − 1 and as many vnodes come to 2⁸⁰ points.
+        // Saturating, since 2¹⁶ members of weight 2³² − 1 and as many vnodes would be 2⁸⁰ points.
         let total = counts
             .iter()
             .fold(0, |sum: u64, &count| sum.saturating_add(count));
@@ -306,7 +306,7 @@ impl RingBuilder {
 
         let digest = digest(format, &members, &points);
         let members = members.into_boxed_slice();
-        // There is a point: no format leaves the heaviest member without any.
+        // The index gets a point: no format leaves the heaviest member without any.
         let index = Index::new(&points);
         let ring = Ring {
             inner: Arc::new(Inner {

@@ -1,4 +1,4 @@
-//! Taking a lease: wait for the turn, try, wait to be told, try again.
+//! Taking a lease: queue for the turn, attempt, wait for a notification, retry.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,25 +23,25 @@ use crate::runtime::random;
 use crate::telemetry::events;
 use crate::telemetry::stats::Call;
 
-/// Extends of one lease follow each other no faster.
+/// The shortest time between two extends of one lease.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How often one call begins anew because the cluster has a newer view, at
-/// most: more changes than that are made in no call's time.
+/// How often one call restarts because the cluster has a newer view, at most. The
+/// view does not change more often than that during one call.
 const MAX_RESTARTS: u32 = 16;
 
-/// Node timeouts that an attempt takes at the longest.
+/// The longest time of an attempt, in node timeouts.
 const ROUNDS: u32 = 3;
 
-/// Node timeouts that a single attempt may take, and look for the newest view
-/// meanwhile, before it begins its last round.
+/// The time in which a single attempt may still restart under a newer view, in node
+/// timeouts. Its last round comes after that.
 const LOOKS: u32 = 2;
 
-/// What the first attempt has at least, from the beginning of the call on,
-/// however short the wait is: with less no node could answer.
+/// The minimum time for the first attempt, from the start of the call, even if the
+/// wait is shorter: with less time no node could answer.
 const LEAST_ATTEMPT: Duration = Duration::from_millis(50);
 
-/// What holds for all attempts of a call that has begun.
+/// The limits of all attempts of a call that has started.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     pub(crate) ttl: Ttl,
@@ -86,7 +86,7 @@ impl Acquire {
                 persisting.await.map_err(|error| call.failed(error))?
             }
         };
-        // The grant may have taken all of `max_hold`.
+        // The grant may have used up all of `max_hold`.
         if let Some(reason) = is_kept.then(|| guard.loss()).flatten() {
             let key = guard.key().clone();
             return Err(call.failed(Error::Lost { key, reason }));
@@ -96,10 +96,11 @@ impl Acquire {
         Ok(guard)
     }
 
-    /// What a call that began at `started` is bound to.
+    /// The limits of a call that started at `started`.
     pub(crate) fn terms(&self, started: Instant) -> Result<Terms, Error> {
         let longest = self.leases.membership.max_ttl();
-        // The cluster's may have become shorter than the router was told.
+        // The cluster's longest ttl may be shorter now than when the router was
+        // configured.
         let default = || self.leases.defaults.ttl.min(longest);
         let ttl = Ttl::new(self.ttl.unwrap_or_else(default), longest)?;
         if let Some(max_hold) = self.max_hold.filter(|&max_hold| max_hold < LEAST_HOLD) {
@@ -113,8 +114,9 @@ impl Acquire {
         })
     }
 
-    /// Tries until it is granted or in vain; what it meets is told to those
-    /// behind `turn`. `last` is what stood in its way so far.
+    /// Retries until the lease is granted or the limits are reached. Callers behind
+    /// `turn` get the errors that it meets. `last` is the previous obstacle, if
+    /// any.
     pub(crate) async fn contend(
         &self,
         key: &Key,
@@ -128,7 +130,7 @@ impl Acquire {
         }
     }
 
-    /// Tries again after a first attempt that has failed.
+    /// Retries after a first attempt that failed.
     pub(crate) async fn persist(
         &self,
         key: &Key,
@@ -137,7 +139,7 @@ impl Acquire {
         failed: Box<FailedAttempt>,
         last: Option<Error>,
     ) -> Result<Guard, Error> {
-        // On the heap: who is granted a free key needs no room for it.
+        // Boxed: a caller that gets a free key needs no room for it.
         Box::pin(self.try_again(key, terms, turn, failed, last)).await
     }
 
@@ -154,16 +156,16 @@ impl Acquire {
         let mut pauses = self.patience.pauses();
         let mut attempts = 1;
         let mut restarts = 0;
-        // A single attempt goes by a newer view too, but not for ever.
+        // A single attempt also restarts under a newer view, but not without limit.
         let restart_by = deadline
             .unwrap_or_else(|| terms.started + LOOKS * failed.fleet.node_timeout(terms.ttl));
         loop {
-            // Attempts fail for want of nodes once the router has lost them.
+            // Attempts find no nodes once the router has closed them.
             self.leases.lifecycle().check()?;
             let can_restart =
                 failed.is_outdated && restarts < MAX_RESTARTS && clock::now() < restart_by;
             if can_restart && failed.fleet.catch_up(Some(restart_by)).await? {
-                // Under another view it is the same attempt still.
+                // Under another view it still counts as the same attempt.
                 restarts += 1;
             } else {
                 let error = match last.take() {
@@ -199,9 +201,9 @@ impl Acquire {
         }
     }
 
-    /// What a caller that stood in line knows of the key, whatever an attempt
-    /// in the last moments comes to. A caller without a turn that waits did so
-    /// to the end, behind a lease that was over by then.
+    /// What a caller that queued knows of the key, whatever the result of an
+    /// attempt in the last moments. A caller without a turn that waits has waited
+    /// until its deadline, behind a lease that was over by then.
     pub(crate) fn waited_for(&self, key: &Key, turn: Option<&Ticket<LeaseState>>) -> Option<Error> {
         match turn {
             Some(turn) => turn.met().map(|met| self.tell(key, &met)),
@@ -210,7 +212,7 @@ impl Acquire {
         }
     }
 
-    /// What a caller is told that ran out of time in line.
+    /// The error for a caller that timed out in the queue.
     fn tell(&self, key: &Key, met: &Met) -> Error {
         match met {
             Met::Held => Error::Contended {
@@ -219,7 +221,7 @@ impl Acquire {
                 remaining: None,
             },
             Met::Failed(error) => match &**error {
-                // Of another key that the contender ahead wants as well.
+                // It concerns another key that the caller ahead also wants.
                 Error::Contended { key: other, .. } if other != key => self.tell(key, &Met::Held),
                 error => error.clone(),
             },
@@ -230,8 +232,8 @@ impl Acquire {
         }
     }
 
-    /// How long to leave the key to other processes, where this one has had it
-    /// as often in a row as it may.
+    /// How long to leave the key to other processes, if this process has reached
+    /// its limit of consecutive hand-overs.
     pub(crate) fn way_for_others(
         &self,
         key: &Key,
@@ -244,8 +246,8 @@ impl Acquire {
         Some(pause)
     }
 
-    /// The place in this process's queue; `None` for a single attempt while
-    /// somebody ahead is still trying: it may try as well.
+    /// The place in this process's queue. `None` for a single attempt while a
+    /// caller ahead is still trying: it may try as well.
     pub(crate) async fn turn(
         &self,
         key: &Key,
@@ -277,12 +279,12 @@ impl Acquire {
         }
     }
 
-    /// What was won is this caller's from now on.
+    /// Makes the guard of a lease that was won.
     pub(crate) fn guard(&self, won: Granted) -> Guard {
         Guard::new(won, Arc::clone(&self.leases))
     }
 
-    /// A single attempt. What it wins is neither kept alive nor marked as
+    /// A single attempt. A lease that it wins is neither kept alive nor marked as
     /// having the turn before [`Guard::begin`].
     pub(crate) async fn attempt(
         &self,
@@ -318,7 +320,7 @@ impl Acquire {
         }
     }
 
-    /// The lease that an attempt is to win.
+    /// The lease that an attempt tries to win.
     fn candidate(&self, key: &Key, ttl: Ttl) -> Arc<LeaseState> {
         let defaults = &self.leases.defaults;
         let label = self.label.as_ref().unwrap_or(&defaults.label);
@@ -352,23 +354,23 @@ impl Acquire {
 
 /// An attempt that did not win.
 pub(crate) struct FailedAttempt {
-    /// The nodes that it was made on.
+    /// The nodes on which it was made.
     fleet: Arc<ViewNodes>,
     began: Instant,
     pub(crate) error: Error,
-    /// Who stood in the way.
+    /// The other holders that blocked it.
     rivals: Rivals,
     /// Nodes serve another view, or none.
     is_outdated: bool,
-    /// Nodes that did not grant it did not answer in time, and no more is known
-    /// of them.
+    /// The nodes that did not grant it did not answer in time, and nothing else is
+    /// known of them.
     is_silence: bool,
 }
 
 impl FailedAttempt {
-    /// Whether nodes only did not answer in what was left of the wait: an
-    /// attempt that had its time tells more. One that nodes were out of reach
-    /// for tells what it met.
+    /// Whether the only cause is that nodes did not answer in the rest of the wait.
+    /// An attempt with its full time has a more useful error. So has an attempt
+    /// that could not reach nodes.
     fn tells_less(&self, terms: Terms) -> bool {
         let needed = self.fleet.node_timeout(terms.ttl);
         let is_cut_short = terms
@@ -377,7 +379,7 @@ impl FailedAttempt {
         is_cut_short && self.is_silence && !self.error.is_contention()
     }
 
-    /// The router's tasks stand still: nobody answers, in time or late.
+    /// The router's tasks have stopped: no answer will arrive, in time or late.
     fn deserted(held: &LeaseState) -> Self {
         held.context.counters.failed.add_one();
         Self {
@@ -464,8 +466,8 @@ impl FailedAttempt {
     }
 }
 
-/// Whether no more is known of a node than that it did not answer in time, or
-/// that somebody else holds the key there.
+/// Whether a node only failed to answer in time, or another client holds the key
+/// there.
 fn is_silence(refusal: &Refusal) -> bool {
     match refusal {
         Refusal::Busy(_) => true,

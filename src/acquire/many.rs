@@ -14,12 +14,12 @@ pub use all::AcquireAll;
 pub use each::{AcquireMany, Gathering, Outcomes};
 pub use guard_set::GuardSet;
 
-/// Keys of one call, at the most: if all of them are released at once, a
-/// node's queue (65,536 requests) still has room for everybody else.
+/// The maximum number of keys of one call. If all of them are released at once, a
+/// node's queue (65,536 requests) still has room for other callers.
 const MAX_KEYS: usize = 16_384;
 
-/// Operations of one call that are under way at once, at the most. Enough to
-/// fill a node's batches; and a node answers as many well within its time.
+/// The maximum number of operations of one call in flight. It is enough to fill a
+/// node's batches, and a node answers this many well within its timeout.
 const WINDOW: usize = 1_024;
 
 fn check_count(given: usize) -> Result<(), Error> {

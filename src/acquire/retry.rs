@@ -1,4 +1,4 @@
-//! How long a caller goes on trying.
+//! How long a caller keeps trying.
 
 use std::time::Duration;
 
@@ -7,23 +7,23 @@ use crate::clock;
 use crate::proto::backoff::Backoff;
 use crate::proto::time::Instant;
 
-/// How long to go on trying.
+/// How long to keep trying.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RetryPolicy {
     pub(crate) wait: Option<Duration>,
     pub(crate) attempts: Option<u32>,
     pub(crate) retry_delay: Option<Duration>,
-    /// A single attempt, its error told as it is.
+    /// A single attempt; its error is returned unchanged.
     pub(crate) is_single: bool,
 }
 
 impl RetryPolicy {
-    /// Whether it is a single attempt, which waits for nobody.
+    /// Whether it is a single attempt, which waits for no holder.
     pub(crate) fn is_one_try(&self) -> bool {
         self.is_single || self.wait.is_some_and(|wait| wait.is_zero())
     }
 
-    /// Attempts at the most; `None`: as many as the wait allows.
+    /// The maximum number of attempts; `None`: as many as the wait allows.
     pub(crate) fn most_attempts(&self) -> Option<u32> {
         if self.is_one_try() {
             Some(1)
@@ -32,9 +32,9 @@ impl RetryPolicy {
         }
     }
 
-    /// When to stop. Attempts without a wait are bounded too, for they may
-    /// have to queue behind others of this process: by the time that as many
-    /// would take at the longest.
+    /// When to stop. Attempts without a wait are bounded too, because they may have
+    /// to queue behind others of this process. Their bound is the longest time that
+    /// as many attempts would take.
     pub(crate) fn deadline(&self, started: Instant, node_timeout: Duration) -> Option<Instant> {
         if self.is_one_try() {
             return None;
@@ -47,14 +47,14 @@ impl RetryPolicy {
         Some(started + limit)
     }
 
-    /// Attempts that are counted or spaced are made as said, whatever could
-    /// be told of the key.
+    /// Attempts with a set number or a set delay follow that setting, even if the
+    /// key could be watched.
     pub(crate) fn pauses(&self) -> Pauses {
         Pauses::new(self.retry_delay, self.attempts.is_some())
     }
 }
 
-/// Leaves a key to other processes for as long as `pause`; not past `deadline`.
+/// Leaves a key to other processes for `pause`, but not past `deadline`.
 pub(crate) async fn give_way(pause: Duration, deadline: Option<Instant>) {
     let until = clock::now() + pause;
     if deadline.is_none_or(|deadline| until < deadline) {

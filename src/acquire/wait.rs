@@ -1,5 +1,5 @@
-//! Waiting for a rival's lease to end: told by the nodes where they can tell,
-//! and asking them again now and then where they cannot.
+//! Waiting for a rival's lease to end: by notifications of the nodes where they can
+//! send them, by polling now and then where they cannot.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -19,45 +19,46 @@ use crate::proto::quorum::{Placement, Seat, Seats};
 use crate::proto::time::Instant;
 use crate::runtime::lifecycle::Lifecycle;
 
-/// An attempt is made after so long at the most, told or not: a watch may have
-/// died without a word. Up to a quarter earlier, lest all come at once.
+/// The longest time until the next attempt, with or without a notification: a watch
+/// may have died silently. The attempt comes up to a quarter earlier, so that
+/// waiters do not all retry at once.
 const LONGEST_WATCH: Duration = Duration::from_secs(5);
 
-/// A server's remaining time is in whole milliseconds, and over when the next
-/// one has begun.
+/// A server reports the remaining time in whole milliseconds. The entry is gone
+/// when the next millisecond has begun.
 const TICK: Duration = Duration::from_millis(1);
 
-/// The shortest `retry_delay`: less would only burden the nodes.
+/// The shortest `retry_delay`: a shorter one would only load the nodes.
 const LEAST_RETRY_DELAY: Duration = Duration::from_millis(5);
 
-/// The shortest pause between two attempts that nobody has told to be made.
+/// The shortest pause between two attempts that no notification triggered.
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
 fn is_overload(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::Failed(error) if error.kind() == NodeErrorKind::Overloaded)
 }
 
-/// Who stood in the way of an attempt, and where.
+/// The holders that blocked an attempt, and where.
 #[derive(Debug)]
 pub(crate) struct Rivals {
     placement: Placement,
     /// Seats that are not known to be free.
     blocked: Seats,
-    /// Those of them where somebody holds the key.
+    /// Blocked seats where another client holds the key.
     busy: Seats,
-    /// Those that would be of use if they became free: not those that failed, or
-    /// go by another view.
+    /// Blocked seats that would help if they became free. Seats that failed, or
+    /// that serve another view, do not count.
     in_reach: Seats,
-    /// When the first rival's entry expires, at the latest.
+    /// The latest time until the first rival's entry expires.
     free_in: Option<Duration>,
-    /// The attempt had something itself, which others may have missed.
+    /// The attempt got some of the nodes itself, which others may have missed.
     was_split: bool,
-    /// Nodes had no time for it.
+    /// Nodes were overloaded.
     is_overload: bool,
 }
 
 impl Rivals {
-    /// Those in the refusals of an attempt that `granted` nodes had granted.
+    /// The rivals in the refusals of an attempt that `granted` nodes had granted.
     pub(crate) fn of(
         placement: &Placement,
         granted: usize,
@@ -70,8 +71,8 @@ impl Rivals {
                 .collect()
         };
         let (refused, busy) = (seats(|_| true), seats(is_busy));
-        // Who has not answered is as busy as the others, as far as anybody
-        // knows. So may those be that granted it, where some did not answer.
+        // A node that has not answered may be as busy as the others. So may the
+        // nodes that granted the attempt, if some did not answer.
         let have_all_answered = refused.len() + granted == placement.seats().len();
         let blocked = if have_all_answered {
             refused
@@ -95,11 +96,10 @@ impl Rivals {
         }
     }
 
-    /// Watches every node that could be one of those that an attempt wins by:
-    /// some may stay busy, with an entry that nobody releases. `None` where too
-    /// few can be watched.
+    /// Watches every node that could be part of a winning majority: some may stay
+    /// busy, with an entry that nobody releases. `None` if too few can be watched.
     fn watch(&self, fleet: &ViewNodes, key: &Key) -> Option<Watching> {
-        // Nodes that are overloaded, or out of reach, are asked for nothing more.
+        // Overloaded or unreachable nodes get no further requests.
         let out_of_reach = self.blocked.minus(self.in_reach);
         if self.busy.is_empty() || self.placement.is_blocked_by(out_of_reach) {
             return None;
@@ -122,14 +122,14 @@ impl Rivals {
         (is_enough && !watching.watches.is_empty()).then_some(watching)
     }
 
-    /// Tells the holders that somebody waits who watches nothing.
+    /// Informs the holders that there is a waiter which watches nothing.
     fn leave_notes(&self, fleet: &ViewNodes, key: &Key) {
         for seat in self.busy.iter() {
             fleet.peer(self.placement.node(seat)).node.want(key);
         }
     }
 
-    /// Waits until the key may be free, and was found so `looks` times in a row.
+    /// Waits until the key may be free and was found free `looks` times in a row.
     async fn freed(
         &self,
         fleet: &ViewNodes,
@@ -163,8 +163,8 @@ fn is_busy(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::Busy(_))
 }
 
-/// Watches on several nodes; resolves when a majority may be free, or can no
-/// more be seen to become so.
+/// Watches on several nodes. Resolves when a majority may be free, or when the
+/// watches that are left can no longer show that.
 struct Watching {
     placement: Placement,
     blocked: Seats,
@@ -211,17 +211,17 @@ impl Future for Watching {
 /// The pauses between the attempts of one acquire.
 #[derive(Debug, Default)]
 pub(crate) struct Pauses {
-    /// The longest pause, where the caller said one: then nothing is watched.
+    /// The longest pause, if the caller set one: then nothing is watched.
     retry_delay: Option<Duration>,
     /// Attempts are counted: then nothing is watched either.
     is_counted: bool,
-    /// Attempts in a row that nobody had told to be made.
+    /// Consecutive attempts that no notification triggered.
     untold: u32,
-    /// Attempts in a row that came to nothing although the key looked free.
+    /// Consecutive attempts that failed although the key looked free.
     in_vain: u32,
-    /// What the last attempt was made for.
+    /// What triggered the last attempt.
     told: Option<Sight>,
-    /// The key passes from hand to hand elsewhere: looking comes before trying.
+    /// The key changes hands elsewhere: it is read before the next attempt.
     looks_first: bool,
 }
 
@@ -234,8 +234,8 @@ impl Pauses {
         }
     }
 
-    /// Waits until another attempt may win, after one that `rivals` stood in
-    /// the way of; false: not before `deadline`.
+    /// Waits until another attempt may win, after one that `rivals` blocked.
+    /// Returns false if that is not before `deadline`.
     pub(crate) async fn wait(
         &mut self,
         life: &Lifecycle,
@@ -244,7 +244,7 @@ impl Pauses {
         rivals: &Rivals,
         deadline: Option<Instant>,
     ) -> bool {
-        // Under a newer view the key may lie elsewhere.
+        // Under a newer view the key may belong to other nodes.
         let mut left = std::pin::pin!(fleet.left.notified());
         left.as_mut().enable();
         if fleet.newest().is_some() || life.check().is_err() {
@@ -291,7 +291,7 @@ impl Pauses {
         true
     }
 
-    /// How often to look whether the key is free before it is believed.
+    /// How often the key must be found free before it is believed.
     fn looks(&mut self) -> u32 {
         self.looks_first |= self.told == Some(Sight::Changed);
         if self.looks_first {
@@ -301,8 +301,8 @@ impl Pauses {
         }
     }
 
-    /// Waits to be told by `freed`, up to the end of the rival's lease and the
-    /// deadline; `None`: nothing was seen until then.
+    /// Waits for a notification by `freed`, up to the end of the rival's lease and
+    /// the deadline. `None`: nothing was seen until then.
     async fn told(
         &mut self,
         rivals: &Rivals,
@@ -314,9 +314,9 @@ impl Pauses {
         let looks_again = began + LONGEST_WATCH.mul_f64(1.0 - rand::random::<f64>() / 4.0);
         let until = [free_at, deadline].into_iter().flatten();
         let until = until.fold(looks_again, Instant::min);
-        // Rivals that took a part each and gave it back are all told at once,
-        // and so is, again and again, who reads of another server than it
-        // writes to.
+        // Rivals that got some nodes each and gave them back are all notified at
+        // once. A client that reads from another server than it writes to is
+        // notified again and again.
         let is_in_vain = rivals.was_split || self.told == Some(Sight::Free);
         self.in_vain = if is_in_vain { self.in_vain + 1 } else { 0 };
         let not_before = match self.in_vain {
@@ -355,7 +355,7 @@ mod tests {
         (NodeIndex::new(node), Refusal::Failed(error))
     }
 
-    /// A key's watches after these answers, each on a list of its own.
+    /// A key's watches after these answers, each on a separate list.
     struct Eyes {
         lists: Vec<(Seat, Arc<Watchlist>)>,
         watching: Watching,
@@ -388,7 +388,7 @@ mod tests {
             eyes
         }
 
-        /// What is seen after node `node` told this.
+        /// The state of the watches after node `node` reports `sight`.
         fn tell(&mut self, node: usize, sight: Sight) -> Poll<Sight> {
             let list = self.lists.iter().find(|(seat, _)| seat.get() == node);
             list.unwrap().1.tell(&self.key, sight);
@@ -412,20 +412,20 @@ mod tests {
 
     #[test]
     fn a_majority_must_be_free() {
-        // The third has not answered: it may be held as well.
+        // The third node has not answered: it may be held as well.
         let mut eyes = Eyes::open(3, 0, &[busy(0), busy(2)]);
         assert!(eyes.tell(0, Sight::Free).is_pending());
         assert_eq!(eyes.tell(2, Sight::Changed), Poll::Ready(Sight::Changed));
-        // It is known to be free.
+        // The second node is known to be free.
         let mut eyes = Eyes::open(3, 1, &[busy(0), busy(2)]);
         assert_eq!(eyes.tell(2, Sight::Free), Poll::Ready(Sight::Free));
-        // It is known to be down.
+        // The second node is known to be down.
         let mut eyes = Eyes::open(3, 0, &[busy(0), down(1), busy(2)]);
         assert!(eyes.tell(0, Sight::Changed).is_pending());
         assert_eq!(eyes.tell(2, Sight::Changed), Poll::Ready(Sight::Changed));
     }
 
-    /// A dead client's entry stays on one of three; whichever two answered first.
+    /// A dead client's entry stays on one of three nodes, in any order of answers.
     #[test]
     fn a_leftover_on_a_minority_is_waited_around() {
         for leftover in 0..3 {
@@ -447,7 +447,7 @@ mod tests {
     fn what_can_no_more_become_free_is_given_up() {
         let mut eyes = Eyes::open(3, 0, &[busy(0), down(1), busy(2)]);
         assert_eq!(eyes.tell(0, Sight::Lost), Poll::Ready(Sight::Lost));
-        // The second has not answered: it may be free as well as any.
+        // The second has not answered: it may be free.
         let mut eyes = Eyes::open(3, 0, &[busy(0), busy(2)]);
         assert!(eyes.tell(0, Sight::Lost).is_pending());
         assert_eq!(eyes.tell(1, Sight::Lost), Poll::Ready(Sight::Lost));

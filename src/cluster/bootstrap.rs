@@ -1,8 +1,8 @@
-//! Finding the view that a cluster serves, and giving a new cluster its first.
+//! Finding the view that a cluster serves, and giving a new cluster its first view.
 //!
-//! The nodes themselves decide: every step is a compare-and-set at one of
-//! them, so any number of routers may do this at the same time, and any of
-//! them may die at any point.
+//! The nodes themselves decide: every step is a compare-and-set at one of them. Any
+//! number of routers may do this at the same time, and any of them may die at any
+//! point.
 
 use std::time::Duration;
 
@@ -24,14 +24,14 @@ use crate::proto::node::message::{Ballot, NodeErrorKind, NodeStatus, Reply, Requ
 use crate::proto::time::Instant;
 use crate::telemetry::events;
 
-/// How often it is told who does not answer.
+/// How often the nodes that do not answer are reported.
 const TELL: Duration = Duration::from_millis(500);
 
-/// How often a node may refuse to be initialised, or outbid, before it is left
-/// as it is for now.
+/// How often a node may refuse to be initialised, or outbid, before this step gives
+/// up on it.
 const MAX_REFUSALS: u32 = 5;
 
-/// What a cluster is to be.
+/// The settings of the cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct BootstrapOptions {
     pub(crate) topology: Topology,
@@ -41,13 +41,13 @@ pub(crate) struct BootstrapOptions {
     pub(crate) patience: Duration,
     /// The first epoch that is acceptable.
     pub(crate) least_epoch: u32,
-    /// Whom to tell what is waited for.
+    /// Receives what the start waits for.
     pub(crate) listener: Listener,
 }
 
 impl BootstrapOptions {
-    /// What is to be started where no node serves a view. Of nodes that have
-    /// served one, it is not known which others were in it.
+    /// The start to make where no node serves a view. For nodes that have served
+    /// one, it is not known which others were in it.
     fn first_start(&self) -> Plan<'_> {
         Plan {
             topology: &self.topology,
@@ -60,10 +60,10 @@ impl BootstrapOptions {
     }
 }
 
-/// Finds the view that the cluster serves, by asking `seeds`, or gives it one;
-/// and who its members are.
+/// Finds the view that the cluster serves, by asking `seeds`, or gives the cluster
+/// one. Returns the view and its members.
 ///
-/// Cancel safe: it may be taken up again at any point, by anybody.
+/// Cancel safe: any process may resume it at any point.
 pub(crate) async fn establish(
     charter: &BootstrapOptions,
     roster: &NodeRegistry,
@@ -85,12 +85,12 @@ pub(crate) async fn establish(
                             clock::sleep_until(clock::now() + LOOK_AGAIN).await;
                             continue;
                         }
-                        // Whoever asks for a lock is told.
+                        // An acquire returns the reason.
                         NewBeginning::Doubtful => return Ok((view, peers)),
                     }
                 }
-                // Whoever is behind hears of it here; whoever lost its data is
-                // found soon.
+                // Nodes that are behind receive the view here. Nodes that lost
+                // their data are found soon.
                 proposer::spread(&view, &peers, None);
                 return Ok((view, peers));
             }
@@ -120,10 +120,10 @@ pub(crate) async fn establish(
     }
 }
 
-/// How long nodes that do not do as they should are put up with.
+/// How long to tolerate nodes that do not behave as required.
 struct Patience {
     until: Instant,
-    /// When it was last told who does not answer.
+    /// When the nodes that do not answer were last reported.
     told: Option<Instant>,
     refused: Option<NodeCause>,
 }
@@ -137,7 +137,7 @@ impl Patience {
         }
     }
 
-    /// A node cannot be initialised; one that never can be ends it.
+    /// A node cannot be initialised. A node that never can be ends the wait.
     fn refused(&mut self, cause: NodeCause) -> Result<(), Error> {
         let is_final = matches!(&cause.cause, Cause::Failed(error)
             if matches!(error.kind(), NodeErrorKind::Denied | NodeErrorKind::Unsuitable));
@@ -177,34 +177,34 @@ async fn is_to_start_anew(view: &View, peers: &[NodeHandle]) -> bool {
     prospect(view, |name| survey.status(name)) == Prospect::StartsAnew
 }
 
-/// What comes of starting a cluster anew.
+/// The result of starting a cluster again.
 #[expect(
     clippy::large_enum_variant,
     reason = "there is one, for as long as a start takes"
 )]
 pub(crate) enum NewBeginning {
-    /// It is started.
+    /// The cluster is started.
     Made(View, Vec<NodeHandle>),
-    /// Another was quicker, a vote helps, or members do not answer any more.
+    /// Another process was quicker, a vote helps, or members no longer answer.
     Needless,
-    /// It may live on elsewhere.
+    /// The cluster may still run elsewhere.
     Doubtful,
 }
 
-/// Starts a cluster anew of which most members lost their data, as long as
-/// nothing else helps.
+/// Starts a cluster again after most members lost their data, if nothing else
+/// helps.
 ///
-/// Cancel safe: it may be taken up again at any point, by anybody.
+/// Cancel safe: any process may resume it at any point.
 pub(crate) async fn start_anew(
     charter: &BootstrapOptions,
     view: &View,
     peers: &[NodeHandle],
 ) -> Result<NewBeginning, Error> {
     let mut topology = view.topology().clone();
-    // Should the cluster live on elsewhere, in spite of all, nobody takes this
-    // one for it.
+    // If the cluster does still run elsewhere, the empty name prevents clients from
+    // taking this cluster for it.
     topology.cluster = String::new();
-    // Of a joint view, only those of the old topology.
+    // Of a joint view, only the members of the old topology.
     let members = &peers[..view.deciders().len()];
     let plan = Plan {
         topology: &topology,
@@ -245,15 +245,15 @@ pub(crate) async fn start_anew(
     }
 }
 
-/// Whether a member that kept its data has accepted a change of membership: it
-/// may have been decided by others, who have forgotten.
+/// Whether a member that kept its data has accepted a change of membership. Members
+/// that have lost their data since may have decided that change.
 async fn has_accepted_passage(view: &View, peers: &[NodeHandle], statuses: &[NodeStatus]) -> bool {
     for (peer, status) in peers.iter().zip(statuses) {
         if status.standing() != Standing::Serving(view.id()) {
             continue;
         }
         let mut round = 1;
-        // Nobody else can have a majority: few ballots will be in the way.
+        // Nobody else can have a majority, so few ballots compete.
         for _ in 0..MAX_REFUSALS {
             let ballot = Ballot {
                 round,
@@ -280,7 +280,7 @@ async fn has_accepted_passage(view: &View, peers: &[NodeHandle], statuses: &[Nod
     false
 }
 
-/// Follows `view` to the newest one that its members know: those that were
+/// Follows `view` to the newest one that its members know: the nodes that were
 /// asked may have been retired since.
 async fn latest(mut view: View, roster: &NodeRegistry) -> Result<(View, Vec<NodeHandle>), Error> {
     loop {
@@ -297,7 +297,7 @@ async fn latest(mut view: View, roster: &NodeRegistry) -> Result<(View, Vec<Node
     }
 }
 
-/// What to do where another topology is served than configured.
+/// What to do if the served topology differs from the configured one.
 fn compare(charter: &BootstrapOptions, view: &View) -> Result<(), Error> {
     let served = view.next().unwrap_or(view.topology());
     let configured = &charter.topology;

@@ -1,5 +1,6 @@
-//! Starting a cluster, as [`proto::new_start`](crate::proto::membership::new_start) says:
-//! a new one, or one of which most members lost their data.
+//! Starting a cluster, as specified in
+//! [`proto::new_start`](crate::proto::membership::new_start): a new one, or one in
+//! which most members lost their data.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,37 +24,37 @@ use crate::proto::node::message::{
 use crate::proto::time::{Instant, drift, outwait};
 use crate::telemetry::events;
 
-/// How often, while time is waited out, it is looked whether all members are
-/// as they were, and told how long is left.
+/// How often, during the wait, all members are checked for changes and the
+/// remaining time is reported.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Time between two looks at a cluster that is not ready.
+/// Time between two checks of a cluster that is not ready.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// How much longer than it needs another process may take, before it counts as
-/// dead: with what chance adds, at most twice that.
+/// How much longer than needed another process may take before it counts as dead.
+/// With the random part it is at most twice that.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The same where its members do not say since when they are quarantined.
+/// The same where its members do not report since when they are quarantined.
 const LONG_GRACE: Duration = Duration::from_secs(5);
 
 /// What [`Router::connect`](crate::Router::connect) waits for.
 ///
-/// Told whenever that changes, and about every half second meanwhile. Its
-/// display is a line for people.
+/// Reported on every change, and about every half second in between. Its `Display`
+/// is a line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectProgress {
-    /// No node serves a view; to start the cluster every one is needed, and
-    /// these do not answer.
+    /// No node serves a view. To start the cluster every node is needed, and these
+    /// do not answer.
     Unreachable {
         /// What is known of each.
         causes: Vec<NodeCause>,
     },
-    /// Every node is kept from granting until whatever was locked before has
-    /// expired; then the cluster has its view.
+    /// Every node is kept from granting until all earlier locks have expired. Then
+    /// the cluster gets its view.
     Waiting {
-        /// How long that takes, if nothing comes in between.
+        /// How long that takes, if nothing interrupts it.
         remaining: Duration,
     },
 }
@@ -73,10 +74,10 @@ impl fmt::Display for ConnectProgress {
     }
 }
 
-/// What is called with each stage.
+/// The callback that receives each stage.
 type Told = dyn Fn(&ConnectProgress) + Send + Sync;
 
-/// Whom to tell what is waited for.
+/// Receives what the start waits for.
 #[derive(Clone, Default)]
 pub(crate) struct Listener(Option<Arc<Told>>);
 
@@ -102,51 +103,51 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// What is to be started.
+/// The cluster to start.
 pub(crate) struct Plan<'a> {
     pub(crate) topology: &'a Topology,
     /// The first epoch that is acceptable.
     pub(crate) least_epoch: u32,
-    /// The longest ttl that a lock of before may have.
+    /// The longest ttl that an earlier lock may have.
     pub(crate) longest_ttl: Duration,
-    /// How long clients may have relied on members that are not known here, if
-    /// any member has served. Zero where all are known.
+    /// How long clients may have relied on members that are not known here, if any
+    /// member has served. Zero if all are known.
     pub(crate) view_lease: Duration,
-    /// Whether somebody vouches that nothing was locked, should the nodes turn
+    /// Whether the operator guarantees that nothing was locked, if the nodes turn
     /// out to be new.
     pub(crate) is_sure: bool,
     pub(crate) listener: &'a Listener,
 }
 
-/// What a try comes to.
+/// The result of one try.
 #[expect(
     clippy::large_enum_variant,
     reason = "there is one, for as long as a start takes"
 )]
 pub(crate) enum Outcome {
     Started(View),
-    /// Another process was quicker, or a member changed: look again.
+    /// Another process was quicker, or a member changed: check again.
     Disturbed,
-    /// This member does not do as it is told.
+    /// This member refuses a request.
     Refused(NodeCause),
 }
 
-/// Another process that starts the cluster, as far as the members tell:
-/// whoever has quarantined the first goes ahead.
+/// Another process that starts the cluster, as reported by the members. The process
+/// that has quarantined the first member has precedence.
 #[derive(Default)]
 pub(crate) struct Rival {
     /// Its mark on the first member, and since when that is seen.
     seen: Option<(Nonce, Instant)>,
-    /// Since when it should have been done.
+    /// Since when it is overdue.
     overdue: Option<Instant>,
-    /// When it was told last how long it takes.
+    /// When the remaining time was last reported.
     told: Option<Instant>,
     own: Option<Nonce>,
 }
 
 impl Rival {
-    /// How long to leave it before looking again; `None`: go ahead. What it has
-    /// waited is counted whoever goes on.
+    /// How long to wait for the rival before the next check; `None`: go ahead. The
+    /// time that it has waited also counts for another process that continues.
     pub(crate) async fn precedence(
         &mut self,
         plan: &Plan<'_>,
@@ -176,8 +177,8 @@ impl Rival {
             let is_new = |answer: &Answer| matches!(answer, Ok(Reply::Past(Past { epoch: 0, .. })));
             pasts.iter().all(is_new)
         };
-        // Also where this process vouches that nothing was locked: the other
-        // does not, and was first.
+        // This also applies where this process is sure that nothing was locked: the
+        // other process is not sure, and was first.
         let needed = match are_new(&pasts) {
             true => outwait(plan.longest_ttl),
             false => outwait(plan.longest_ttl + plan.view_lease),
@@ -185,9 +186,11 @@ impl Rival {
         let waited = pasts.iter().map(known_span).min().flatten();
         let left = match waited {
             Some(span) => needed.saturating_sub(span.saturating_sub(drift(span))),
-            // They say not since when: as a version leaves them that cannot.
+            // They do not report since when: a version of ringlock that cannot record
+            // the time leaves them in this state.
             None if are_quarantined => (since + needed + LONG_GRACE).saturating_since(now),
-            // Perhaps in the midst of it; perhaps marked by who was to let it in.
+            // The rival may be in the middle of it, or the mark may come from a
+            // process that was about to admit the node.
             None => Duration::ZERO,
         };
         if !left.is_zero() {
@@ -205,7 +208,7 @@ impl Rival {
     }
 }
 
-/// How long a member says that it has been quarantined.
+/// How long a member has been quarantined, by its own report.
 fn known_span(answer: &Answer) -> Option<Duration> {
     match answer {
         Ok(Reply::Past(past)) => past.quarantined_for,
@@ -214,9 +217,9 @@ fn known_span(answer: &Answer) -> Option<Duration> {
 }
 
 impl Plan<'_> {
-    /// Tries it once.
+    /// Makes one try.
     ///
-    /// Cancel safe: it may be taken up again at any point, by anybody.
+    /// Cancel safe: any process may resume it at any point.
     pub(crate) async fn attempt(
         &self,
         peers: &[NodeHandle],
@@ -253,8 +256,8 @@ impl Plan<'_> {
         }
         let now = clock::now();
         start.heard(now, &pasts);
-        // In memory nothing was locked before. Neither holds of nodes that
-        // have served.
+        // Nothing was locked before on in-memory nodes. Neither shortcut applies to
+        // nodes that have served.
         let is_embedded = peers.iter().all(|peer| peer.node.is_embedded());
         let have_served = self.least_epoch > 1 || pasts.iter().any(|past| past.epoch > 0);
         if !have_served && (self.is_sure || is_embedded) {
@@ -266,8 +269,7 @@ impl Plan<'_> {
         self.hand_out(peers, &start).await
     }
 
-    /// Waits until the start is due, and looks whether every member is as it
-    /// was left.
+    /// Waits until the start is due, and checks that no member has changed.
     async fn wait(&self, peers: &[NodeHandle], start: &NewStart) -> bool {
         let left = start.due().saturating_since(clock::now());
         if !left.is_zero() {
@@ -280,7 +282,7 @@ impl Plan<'_> {
             }
             self.listener.waits(start.due().saturating_since(now));
             clock::sleep_until(start.due().min(now + LOOK)).await;
-            // Whoever does not answer may do so in the end.
+            // A member that does not answer now may still answer later.
             let survey = ClusterSnapshot::of_most(peers).await;
             let is_silent = survey.statuses.iter().any(Option::is_none);
             if !is_silent && !start.is_undisturbed(&survey.statuses) {
@@ -294,8 +296,8 @@ impl Plan<'_> {
         let nonces = names.zip(start.nonces().iter().cloned()).collect();
         let topology = self.topology.clone().named(&fresh_nonce());
         let view = View::stable(start.epoch(), topology, &nonces)?;
-        // The members of the view are in the order of their names, as peers
-        // need not be.
+        // The members of the view are in the order of their names; `peers` need not
+        // be.
         let index = |peer: &NodeHandle| view.index_of(&peer.name).unwrap_or(NodeIndex::new(0));
         let answers = ask_all(peers, |at| adopt(&view, index(&peers[at]))).await;
         let done = |answer: &&Answer| **answer == Ok(Reply::Done);
@@ -309,16 +311,16 @@ impl Plan<'_> {
             Some(refused(peer, error))
         });
         match refusal {
-            // The others may serve it already, so that another try would pass
-            // over this.
+            // The others may serve the view already; another try would hide this
+            // refusal.
             Some(Outcome::Refused(cause)) => Err(Error::InitRefused(cause)),
-            // What one of them serves, the others learn at the next look.
+            // If one member serves the view, the others learn it at the next check.
             _ => Ok(Outcome::Disturbed),
         }
     }
 }
 
-/// Whether the server itself said no.
+/// Whether the server itself refused the request.
 fn is_refusal(error: &NodeError) -> bool {
     matches!(
         error.kind(),

@@ -14,7 +14,7 @@ use crate::runtime::origin::Origin;
 use crate::telemetry::events;
 use crate::telemetry::stats::Counters;
 
-/// The current view of a router and its nodes. No other place switches views.
+/// The current view of a router and its nodes. Views are switched only here.
 ///
 /// Dropping it ends the reconciler and closes every node.
 pub(crate) struct Membership {
@@ -28,7 +28,7 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
-    /// Begins with `nodes`. `on_change` is called after each switch to a newer
+    /// Starts with `nodes`. `on_change` is called after each switch to a newer
     /// view, and must not block.
     pub(crate) fn new(
         nodes: ViewNodes,
@@ -61,7 +61,7 @@ impl Membership {
         self.current.read().view.max_ttl()
     }
 
-    /// Takes the reconciler's task over, to end it together with this.
+    /// Takes ownership of the reconciler's task, which ends together with this.
     pub(crate) fn own(&self, reconciler: JoinHandle<()>) {
         *self.reconciler.lock() = Some(reconciler);
     }

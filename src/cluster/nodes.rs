@@ -20,10 +20,11 @@ use crate::proto::quorum::{Placement, majority};
 use crate::proto::time::Instant;
 use crate::telemetry::metrics::NodeMeter;
 
-/// What is newer by less is not noted: all threads share the notes.
+/// Smaller advances are not recorded: all threads share the recorded times.
 const SEEN_GRAIN: Duration = Duration::from_millis(1);
 
-/// How long to wait for a look at the cluster: as long as the slowest takes.
+/// How long to wait for a refresh of the cluster state: as long as the slowest
+/// takes.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// A name and the node behind it.
@@ -42,16 +43,16 @@ pub(crate) struct ViewNodes {
     seen_at: Vec<AtomicU64>,
     /// The last result of [`Self::confirmed_at`], a lower bound of the next.
     confirmed_at: AtomicU64,
-    /// Nodes that lost their data, and when they may be back in their places.
+    /// Nodes that lost their data, and when they may be readmitted.
     pub(crate) returning: Mutex<Vec<(NodeIndex, Instant)>>,
-    /// Why a vote cannot let nodes in again, as of the last look.
+    /// Why a vote cannot readmit nodes, as of the last refresh.
     outlook: Mutex<Option<Outlook>>,
-    /// The nodes of the view that came after, once there is one.
+    /// The nodes of the next view, once there is one.
     next: OnceLock<Arc<Self>>,
-    /// Wakes those who wait for a key under this view, when there is a next.
+    /// Wakes the waiters of all keys under this view when there is a next view.
     pub(crate) left: Notify,
     pub(crate) lookout: Arc<RefreshSignal>,
-    /// As configured; `None`: by the ttl.
+    /// As configured; `None`: derived from the ttl.
     node_timeout: Option<Duration>,
 }
 
@@ -81,7 +82,7 @@ impl ViewNodes {
         }
     }
 
-    /// With this node timeout, where one is configured.
+    /// Sets the node timeout, if one is configured.
     pub(crate) fn with_node_timeout(self, node_timeout: Option<Duration>) -> Self {
         Self {
             node_timeout,
@@ -89,7 +90,7 @@ impl ViewNodes {
         }
     }
 
-    /// The nodes of the same router as of `view`, which came after this one's.
+    /// The nodes of the same router under `view`, which follows this one's view.
     pub(crate) fn followed_by(&self, view: Arc<View>, peers: Vec<NodeHandle>) -> Arc<Self> {
         let next = self.next.get_or_init(|| {
             let next = Self::new(view, peers, Arc::clone(&self.lookout));
@@ -99,7 +100,7 @@ impl ViewNodes {
         Arc::clone(next)
     }
 
-    /// Those of the newest view, if that is not this one.
+    /// The nodes of the newest view, if that is not this one.
     pub(crate) fn newest(&self) -> Option<&Arc<Self>> {
         let mut newest = self.next.get()?;
         while let Some(next) = newest.next.get() {
@@ -108,9 +109,9 @@ impl ViewNodes {
         Some(newest)
     }
 
-    /// Some node answered that it serves another view, or none: looks at the
-    /// cluster, unless a newer view is known already. True if the same may
-    /// succeed now.
+    /// Handles an answer that a node serves another view, or none: refreshes the
+    /// cluster state, unless a newer view is known already. True if a repeated
+    /// operation may succeed now.
     pub(crate) async fn catch_up(&self, deadline: Option<Instant>) -> Result<bool, Error> {
         if self.newest().is_some() {
             return Ok(true);
@@ -132,8 +133,8 @@ impl ViewNodes {
         &self.peers[node.get()]
     }
 
-    /// `node` has answered a request that was sent at `sent_at`, under exactly
-    /// this view.
+    /// `node` has answered a request that was sent at `sent_at`, under exactly this
+    /// view.
     pub(crate) fn saw(&self, node: NodeIndex, sent_at: Instant) {
         let seen = &self.seen_at[node.get()];
         let known = Instant::from_nanos(seen.load(Ordering::Relaxed));
@@ -142,8 +143,8 @@ impl ViewNodes {
         }
     }
 
-    /// The latest instant at which a majority is known to have served the
-    /// view; read anew only where the last reading is not `good_enough`.
+    /// The latest instant at which a majority is known to have served the view. It
+    /// is computed again only if the last result is before `good_enough`.
     pub(crate) fn confirmed_at(&self, good_enough: Instant) -> Instant {
         let known = Instant::from_nanos(self.confirmed_at.load(Ordering::Relaxed));
         if known >= good_enough {
@@ -161,7 +162,7 @@ impl ViewNodes {
         seen.all(|seen| seen.load(Ordering::Relaxed) >= since.as_nanos())
     }
 
-    /// Notes why a vote cannot let nodes in again.
+    /// Records why a vote cannot readmit nodes.
     pub(crate) fn expect(&self, outlook: Option<Outlook>) {
         *self.outlook.lock() = outlook;
     }
@@ -172,9 +173,9 @@ impl ViewNodes {
         returning.iter().any(|(other, _)| *other == node)
     }
 
-    /// Nodes outside `placement` to ask for a STATUS, so that an operation
-    /// begun at `t0` can be confirmed. None while half of the view lease is
-    /// left: ordinary answers then mostly renew it in time.
+    /// Nodes outside `placement` that need a STATUS request so that an operation
+    /// started at `t0` can be confirmed. None while half of the view lease is left:
+    /// ordinary answers then mostly renew it in time.
     pub(crate) fn probes(&self, placement: &Placement, t0: Instant) -> Vec<NodeIndex> {
         let fresh_since = t0 - self.view.view_lease() / 2;
         if self.confirmed_at(fresh_since) >= fresh_since {
@@ -190,7 +191,7 @@ impl ViewNodes {
     }
 
     /// How long a node may take to answer about a lease of `ttl`: as configured,
-    /// and no more than half of the ttl. Without a setting 5 % of the ttl, within
+    /// and at most half of the ttl. Without a setting it is 5 % of the ttl, within
     /// bounds (redsync's rule; the floor keeps short leases usable).
     pub(crate) fn node_timeout(&self, ttl: Ttl) -> Duration {
         let ttl = ttl.get();
@@ -231,7 +232,7 @@ impl ViewNodes {
         })
     }
 
-    /// Too few nodes answered an operation on `key`.
+    /// The error for an operation on `key` that too few nodes answered.
     pub(crate) fn no_quorum(
         &self,
         key: &Key,
@@ -253,11 +254,11 @@ impl ViewNodes {
     }
 }
 
-/// What becomes of a cluster that cannot vote.
+/// The state of a cluster that cannot vote.
 #[derive(Clone, Debug)]
 pub(crate) struct Outlook {
     pub(crate) why: KeptOut,
-    /// When it is started anew, where that is known.
+    /// When the cluster is started again, if that is known.
     pub(crate) due: Option<Instant>,
 }
 

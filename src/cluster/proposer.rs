@@ -1,4 +1,5 @@
-//! What every coordinator does: put a view to the vote, and hand it out.
+//! The part that all coordinators share: proposing a view for a vote, and
+//! distributing it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,20 +21,21 @@ use crate::proto::node::message::{Ballot, Nonce};
 use crate::proto::operation::machine::Refusal;
 use crate::runtime::random;
 
-/// Ballots of one vote, at most: whoever is outbid as often is not needed.
+/// Ballots of one vote, at most: a proposer that is outbid this often is not
+/// needed.
 const MAX_BALLOTS: u32 = 32;
 
-/// Between two ballots, so that of several proposers one gets through.
+/// The pause between two ballots, so that one of several proposers gets through.
 const OUTBID: Backoff = Backoff {
     base: Duration::from_millis(10),
     cap: Duration::from_millis(500),
 };
 
-/// What a vote came to.
+/// The result of a vote.
 pub(crate) enum Vote {
-    /// This view follows; perhaps not the one that was proposed.
+    /// This view follows. It may differ from the one that was proposed.
     Decided(Box<View>),
-    /// A later view is served already, or somebody else is about to decide.
+    /// A later view is served already, or another proposer is about to decide.
     Overtaken,
     /// Too few nodes voted.
     TooFew {
@@ -47,9 +49,9 @@ pub(crate) fn fresh_nonce() -> Nonce {
     format!("{:032x}", random::unique()).into()
 }
 
-/// Has the nodes of `view` decide on `proposal` as the view that follows.
+/// Lets the nodes of `view` decide on `proposal` as the next view.
 ///
-/// Cancel safe: what is begun may be taken up again by anybody.
+/// Cancel safe: any process may resume what was started.
 pub(crate) async fn decide(
     view: &View,
     peers: &[NodeHandle],
@@ -104,15 +106,15 @@ async fn poll(mut decision: Decision, peers: &[NodeHandle]) -> Ruling {
             }
         }
     }
-    // It rules at the last answer at the latest.
+    // The last answer gives a ruling, if no earlier one does.
     Ruling::TooFew {
         voted: 0,
         refusals: Vec::new(),
     }
 }
 
-/// Hands a decided view to its members, and to those of the view before: whom
-/// it does not name, it teaches old clients.
+/// Distributes a decided view to its members and to those of the view before.
+/// Members that the view does not name refer old clients to it.
 pub(crate) fn spread(view: &View, peers: &[NodeHandle], before: Option<(&View, &[NodeHandle])>) {
     let node = |index: usize| NodeIndex::new(index as u16);
     let mut letters = Vec::new();
@@ -126,7 +128,8 @@ pub(crate) fn spread(view: &View, peers: &[NodeHandle], before: Option<(&View, &
             }
         }
     }
-    // Whom it does not reach, whoever meets it helps.
+    // Nodes that it does not reach get the view from the next client that contacts
+    // them.
     let deadline = clock::now() + STEP_TIMEOUT;
     for (peer, request) in letters {
         peer.node.submit(request, deadline, ReplyTo::nobody());

@@ -1,7 +1,7 @@
-//! One task per router that looks at the cluster: when an answer shows that
-//! the router or a node is behind, and now and then while nothing is going on.
-//! It follows the cluster to newer views, brings nodes up to the view, and
-//! lets those that lost their data in again.
+//! One task per router that checks the state of the cluster: when an answer shows
+//! that the router or a node is behind, and periodically while the router is idle.
+//! It follows the cluster to newer views, brings nodes up to the view, and readmits
+//! nodes that lost their data.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -32,54 +32,54 @@ use crate::proto::time::Instant;
 use crate::runtime::task;
 use crate::telemetry::events;
 
-/// Two looks follow each other no faster, however often one is asked for; after
-/// some that came to nothing, by as many doublings of it.
+/// The shortest time between two checks, however often one is requested. After
+/// fruitless checks it is doubled for each of them.
 const PACE: Duration = Duration::from_millis(20);
 
 /// Doublings of the pace, at most: to about two thirds of a second.
 const SLOWEST: u32 = 5;
 
-/// How often the cluster is looked at while it is started anew.
+/// How often the cluster is checked while it is started again.
 const LOST_LOOK: Duration = Duration::from_millis(500);
 
-/// How soon it is tried again to start the cluster anew, after an error.
+/// How soon starting the cluster again is retried after an error.
 const START_AGAIN: Duration = Duration::from_secs(5);
 
-/// How long a router stands by before it lets a node in again, at most:
-/// another may be quicker.
+/// How long a router waits before it readmits a node, at most: another router may
+/// be quicker.
 const STAND_BY: Duration = Duration::from_secs(1);
 
-/// What the task has of its router.
+/// The task's state.
 struct Reconciler {
     lookout: Arc<RefreshSignal>,
     roster: Arc<NodeRegistry>,
     charter: BootstrapOptions,
     membership: Weak<Membership>,
-    /// When a node that is due is let in, unless another router has done so.
+    /// When to readmit a node that is due, unless another router has done so.
     propose_at: Option<Instant>,
-    /// Starts a cluster anew of which most members lost their data.
+    /// Starts a cluster again after most members lost their data.
     start: JoinSet<Result<NewBeginning, Error>>,
-    /// Not before that, for it failed.
+    /// The next start is not before this time, because the last one failed.
     start_at: Instant,
-    /// The view that may live on elsewhere.
+    /// The view that may still be served elsewhere.
     doubtful: Option<ViewId>,
-    /// When that is to be, as far as is known.
+    /// When the start is due, as far as is known.
     due: Arc<Mutex<Option<Instant>>>,
 }
 
-/// Starts the task on the present runtime. It ends together with `membership`.
+/// Starts the task on the current runtime. It ends together with `membership`.
 pub(crate) fn start(membership: &Arc<Membership>, charter: BootstrapOptions) {
     let watchman = Reconciler::new(membership, charter);
     let lookout = Arc::clone(&watchman.lookout);
     membership.own(task::spawn(watchman.run(), move || lookout.close()));
 }
 
-/// What is to be done after a look.
+/// What to do after a check.
 #[derive(Default)]
 struct Sequel {
     has_helped: bool,
     newer: Option<(View, Vec<NodeHandle>)>,
-    /// When to look again, if that is sooner than usual.
+    /// When to check again, if that is sooner than usual.
     due: Option<Instant>,
 }
 
@@ -98,7 +98,7 @@ impl Reconciler {
         }
     }
 
-    /// Looks whenever that is due or asked for, until the router is gone.
+    /// Checks whenever that is due or requested, until the router is gone.
     async fn run(mut self) {
         let Some(fleet) = self.fleet() else { return };
         let mut guide = Transition::new(Goal::Keep, Arc::clone(&fleet.view));
@@ -144,7 +144,7 @@ impl Reconciler {
         }
     }
 
-    /// A try to start the cluster anew has ended.
+    /// Handles the end of a try to start the cluster again.
     fn started(&mut self, started: Result<Result<NewBeginning, Error>, JoinError>) {
         match started {
             Ok(Ok(NewBeginning::Made(view, peers))) => self.move_up(view, peers),
@@ -192,7 +192,7 @@ impl Reconciler {
         }
         self.note(fleet, guide, &survey);
         match self.consider(fleet, &survey) {
-            // Whoever starts it anew has every node to itself.
+            // The process that starts the cluster again needs every node to itself.
             Prospect::StartsAnew if self.charter.init != Init::Never => Ok(Sequel {
                 due: Some(clock::now() + LOST_LOOK),
                 ..Sequel::default()
@@ -209,8 +209,8 @@ impl Reconciler {
         })
     }
 
-    /// Too few members answer: perhaps all were replaced meanwhile, and who is
-    /// configured knows of it.
+    /// Handles the case that too few members answer: all may have been replaced
+    /// since, and the configured nodes know the newer view.
     async fn ask_seeds(&self, fleet: &ViewNodes) -> Option<View> {
         let mut seeds = self.roster.seeds();
         seeds.retain(|seed| fleet.view.index_of(&seed.name).is_none());
@@ -219,8 +219,8 @@ impl Reconciler {
         newer.filter(|view| view.cluster() == fleet.view.cluster())
     }
 
-    /// What becomes of the cluster where no vote can be had; it is started anew
-    /// where that is to be.
+    /// Determines what happens to a cluster that cannot vote, and starts it again
+    /// if that is due.
     fn consider(&mut self, fleet: &ViewNodes, survey: &ClusterSnapshot<'_>) -> Prospect {
         let prospect = prospect(&fleet.view, |name| survey.status(name));
         let why = match &prospect {
@@ -251,8 +251,8 @@ impl Reconciler {
         prospect
     }
 
-    /// Most nodes have lost their data, and all answer: the cluster is given a
-    /// view again, above the one that this router knew, so that fences go on
+    /// Most nodes have lost their data, and all answer: the cluster gets a view
+    /// again. Its epoch is above the one that this router knew, so that fences keep
     /// growing.
     fn start_again(&mut self, fleet: &ViewNodes) {
         if !self.start.is_empty() || clock::now() < self.start_at {
@@ -274,7 +274,7 @@ impl Reconciler {
             .spawn(async move { bootstrap::start_anew(&charter, &view, &peers).await });
     }
 
-    /// Remembers what the nodes said.
+    /// Records the nodes' answers.
     fn note(&self, fleet: &ViewNodes, guide: &mut Transition, survey: &ClusterSnapshot<'_>) {
         let now = clock::now();
         for (index, (peer, status)) in fleet.peers().iter().zip(&survey.statuses).enumerate() {
@@ -303,7 +303,7 @@ impl Reconciler {
             Move::Tell(letters) => {
                 let help = help(fleet, letters).await;
                 sequel.has_helped = help.is_adopted;
-                // What nobody takes is tried again when it is looked again.
+                // Requests that no node accepted are retried at the next check.
                 sequel.due = help.is_taken.then(|| clock::now() + PACE);
             }
             Move::Wait { until, .. } => sequel.due = Some(until),
@@ -344,8 +344,8 @@ impl Reconciler {
     }
 }
 
-/// Where nodes lost their data and the others could let them in again: whether
-/// too few of those answer.
+/// Returns the reason if nodes lost their data and the others could readmit them,
+/// but too few of the others answer.
 fn too_few_answer(fleet: &ViewNodes, survey: &ClusterSnapshot<'_>) -> Option<KeptOut> {
     let deciders = fleet.view.deciders();
     let needed = majority(deciders.len());
@@ -359,23 +359,23 @@ fn too_few_answer(fleet: &ViewNodes, survey: &ClusterSnapshot<'_>) -> Option<Kep
     (deciders.filter(can_vote).count() < needed).then_some(KeptOut::TooFewAnswer)
 }
 
-/// When to look though nobody asks: before what confirms the view runs out, at
-/// a time of each router's own.
+/// When to check without a request: before the confirmation of the view expires, at
+/// a random time that differs between routers.
 fn idle_until(fleet: &ViewNodes) -> Instant {
     let half = fleet.view.view_lease() / 2;
     clock::now() + half - half.mul_f64(rand::random::<f64>() / 5.0)
 }
 
-/// What letters have brought about.
+/// The effect of the messages.
 #[derive(Default)]
 struct Help {
-    /// Some node did as it was told.
+    /// A node executed its request.
     is_taken: bool,
-    /// Some node serves the view for it.
+    /// A node now serves the view because of it.
     is_adopted: bool,
 }
 
-/// Sends the letters.
+/// Sends the messages.
 async fn help(fleet: &ViewNodes, letters: Vec<(String, Request)>) -> Help {
     let mut adoptions = Vec::new();
     let mut addressed = Vec::new();

@@ -1,4 +1,4 @@
-//! Who asks for a look at the cluster, and who waits for one.
+//! Requests for a refresh of the cluster state, and waiting for its result.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,7 +8,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::proto::time::Instant;
 
-/// What the rest of the router sees of the [watchman](crate::cluster::reconciler).
+/// The interface of the rest of the router to the [reconciler](crate::cluster::reconciler).
 #[derive(Debug)]
 pub(crate) struct RefreshSignal {
     wanted: Notify,
@@ -16,12 +16,12 @@ pub(crate) struct RefreshSignal {
     over: watch::Sender<RefreshOutcome>,
 }
 
-/// What a look came to.
+/// The result of a refresh.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RefreshOutcome {
     number: u64,
-    /// Whether a node was brought up to the view: what it refused, it may
-    /// grant now.
+    /// Whether a node was brought up to the view: it may now grant what it refused
+    /// before.
     pub(crate) has_helped: bool,
     /// Why the cluster cannot be followed.
     pub(crate) error: Option<Error>,
@@ -38,12 +38,12 @@ impl Default for RefreshSignal {
 }
 
 impl RefreshSignal {
-    /// Asks for a look, as soon as may be.
+    /// Requests a refresh as soon as possible.
     pub(crate) fn wake(&self) {
         self.wanted.notify_one();
     }
 
-    /// Asks for a look that begins after this call, and waits for it up to
+    /// Requests a refresh that starts after this call, and waits for it up to
     /// `deadline`.
     pub(crate) async fn look(&self, deadline: Option<Instant>) -> Option<RefreshOutcome> {
         let needed = self.begun.load(Ordering::Acquire) + 1;
@@ -54,18 +54,18 @@ impl RefreshSignal {
         Some(look.clone())
     }
 
-    /// Waits until a look is wanted, up to `due`; false: none is.
+    /// Waits until a refresh is requested, up to `due`; false: none is.
     pub(crate) async fn wanted(&self, due: Instant) -> bool {
         let wanted = self.wanted.notified();
         clock::within(Some(due), wanted).await.is_some()
     }
 
-    /// A look begins.
+    /// A refresh starts.
     pub(crate) fn begin(&self) {
         self.begun.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Nobody looks any more: whoever waits, or comes to wait, is told so.
+    /// No further refresh happens: current and later waiters get [`Error::Closed`].
     pub(crate) fn close(&self) {
         self.over.send_replace(RefreshOutcome {
             number: u64::MAX,
@@ -74,7 +74,7 @@ impl RefreshSignal {
         });
     }
 
-    /// The look that began last is over.
+    /// The refresh that started last is over.
     pub(crate) fn finish(&self, has_helped: bool, error: Option<Error>) {
         self.over.send_replace(RefreshOutcome {
             number: self.begun.load(Ordering::Acquire),

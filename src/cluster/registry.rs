@@ -1,5 +1,5 @@
-//! The nodes that a router has, by name: made when a view first names them,
-//! dropped when none does any more.
+//! The nodes of a router, by name. A node is made when a view first names it, and
+//! dropped when no view names it anymore.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::node::{MemoryNode, Node};
 use crate::proto::membership::view::View;
 use crate::telemetry::metrics::NodeMeter;
 
-/// Nodes by name, and how to make more.
+/// Nodes by name, and the configuration to make more.
 pub(crate) struct NodeRegistry {
     config: Config,
     known: Mutex<BTreeMap<String, Known>>,
@@ -22,14 +22,14 @@ pub(crate) struct NodeRegistry {
 struct Known {
     node: Arc<dyn Node>,
     meter: NodeMeter,
-    /// Where the newest view says that it is; `None` before one has.
+    /// The node's address in the newest view; `None` before a view has named it.
     address: Option<String>,
-    /// Handed over by the caller: never made anew or dropped.
+    /// Provided by the caller: never made again or dropped.
     is_given: bool,
 }
 
 impl NodeRegistry {
-    /// The nodes of `config`, and those that were handed over as they are.
+    /// The nodes of `config`, and those that the caller provides.
     pub(crate) fn new(
         config: &Config,
         given: Vec<(String, Arc<dyn Node>)>,
@@ -68,16 +68,18 @@ impl NodeRegistry {
         seeds.map(|(name, known)| known.peer(name)).collect()
     }
 
-    /// The members of `view`, in its order. One that the configuration names
-    /// is reached by its url there, until a view says that it has moved; any
-    /// other where the view says, as the user of the first node configured.
+    /// The members of `view`, in its order. A member that the configuration names
+    /// is reached by its configured url, until a view reports that it has moved.
+    /// Any other member is reached at the address in the view, as the user of the
+    /// first configured node.
     pub(crate) fn members(&self, view: &View) -> Result<Vec<NodeHandle>, ConfigError> {
         view.members()
             .map(|node| self.member(&node.name, &node.address))
             .collect()
     }
 
-    /// The node of this name, reached at `address` unless it is known better.
+    /// The node of this name, reached at `address` unless a better address is
+    /// known.
     pub(crate) fn member(&self, name: &str, address: &str) -> Result<NodeHandle, ConfigError> {
         let mut nodes = self.known.lock();
         if let Some(known) = nodes.get_mut(name) {
@@ -99,7 +101,7 @@ impl NodeRegistry {
         Ok(peer)
     }
 
-    /// Takes in a node that is to become a member, reached by `url`.
+    /// Adds a node that will become a member, reached by `url`.
     pub(crate) fn introduce(&self, node: &NodeConfig) -> Result<NodeHandle, ConfigError> {
         let mut nodes = self.known.lock();
         if let Some(known) = nodes.get(&node.name).filter(|known| known.is_given) {
@@ -107,7 +109,7 @@ impl NodeRegistry {
         }
         let mut node = node.clone();
         if node.username.is_none() && node.password.is_none() {
-            // By the url as the operator has it, which may name no user.
+            // Uses the url that the operator gave, which may name no user.
             let reached = self.config.reach_at(&node.name, &node.url);
             node.url = reached.url;
             (node.username, node.password) = (reached.username, reached.password);
@@ -124,8 +126,8 @@ impl NodeRegistry {
         Ok(peer)
     }
 
-    /// Drops what neither `view` nor the configuration names. A node closes
-    /// when its last lease is over.
+    /// Drops the nodes that neither `view` nor the configuration names. A node
+    /// closes when its last lease is over.
     pub(crate) fn retire(&self, view: &View) {
         let is_wanted =
             |name: &str| view.index_of(name).is_some() || self.config.named(name).is_some();

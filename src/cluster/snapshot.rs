@@ -1,5 +1,5 @@
-//! Looking at a cluster: what its nodes say of themselves, and which view they
-//! serve.
+//! Reading the state of a cluster: what its nodes report about themselves, and
+//! which view they serve.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,14 +21,14 @@ use crate::proto::quorum::majority;
 use crate::proto::time::Instant;
 use crate::telemetry::events;
 
-/// How long a node may take to answer about itself.
+/// How long a node may take to report its status.
 pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How much longer than most nodes the others may take when a cluster that
-/// works is looked at: one that hangs must not hold up what the rest has to say.
+/// How much longer than the majority the other nodes may take when a working
+/// cluster is checked: a node that hangs must not delay the others' answers.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// Asks every peer the same thing, in parallel.
+/// Sends the same request to every peer, in parallel.
 pub(crate) async fn ask_all(
     peers: &[NodeHandle],
     request: impl Fn(usize) -> Request,
@@ -37,13 +37,13 @@ pub(crate) async fn ask_all(
     tell(letters.map(|(index, peer)| (peer.clone(), request(index)))).await
 }
 
-/// Sends each peer its request, in parallel; the answers in the same order.
+/// Sends each peer its request, in parallel. Returns the answers in the same order.
 pub(crate) async fn tell(letters: impl IntoIterator<Item = (NodeHandle, Request)>) -> Vec<Answer> {
     gather(letters.into_iter().collect(), STEP_TIMEOUT).await
 }
 
-/// Sends each peer its request. Once most have answered, the others have
-/// `grace` to do so.
+/// Sends each peer its request. Once a majority has answered, the others have
+/// `grace` left to answer.
 async fn gather(letters: Vec<(NodeHandle, Request)>, grace: Duration) -> Vec<Answer> {
     let deadline = clock::now() + STEP_TIMEOUT;
     let silent = || Err(NodeError::new(NodeErrorKind::Timeout, "no answer yet"));
@@ -66,24 +66,24 @@ async fn gather(letters: Vec<(NodeHandle, Request)>, grace: Duration) -> Vec<Ans
     answers
 }
 
-/// What all nodes say of themselves.
+/// The reports of all nodes about themselves.
 pub(crate) struct ClusterSnapshot<'p> {
     peers: &'p [NodeHandle],
     /// When they were asked.
     pub(crate) asked_at: Instant,
     pub(crate) statuses: Vec<Option<NodeStatus>>,
     silent: Vec<NodeCause>,
-    /// A view in a form that another version of ringlock writes.
+    /// A view in a format of another version of ringlock.
     unreadable: Mutex<Option<(ViewId, TopologyError)>>,
 }
 
 impl<'p> ClusterSnapshot<'p> {
-    /// Asks them, and gives each its time.
+    /// Asks all nodes, and gives each the full time.
     pub(crate) async fn of(peers: &'p [NodeHandle]) -> Self {
         Self::within(peers, STEP_TIMEOUT).await
     }
 
-    /// Asks them, and waits for most.
+    /// Asks all nodes, and waits for a majority.
     pub(crate) async fn of_most(peers: &'p [NodeHandle]) -> Self {
         Self::within(peers, GRACE).await
     }
@@ -116,8 +116,8 @@ impl<'p> ClusterSnapshot<'p> {
         survey
     }
 
-    /// Refuses servers that must not be used, and one server under two names,
-    /// which would vote twice.
+    /// Refuses servers that must not be used, and one server under two names, which
+    /// would vote twice.
     pub(crate) fn check(&self) -> Result<&Self, Error> {
         let is_unfit = |cause: &NodeCause| {
             let Cause::Failed(error) = &cause.cause else {
@@ -143,8 +143,8 @@ impl<'p> ClusterSnapshot<'p> {
         Ok(self)
     }
 
-    /// Refuses a server that serves `view` as another member than the one that
-    /// it is taken for: it would grant what that one may have granted.
+    /// Refuses a server that serves `view` as another member than the expected one:
+    /// it would grant what the expected member may have granted.
     pub(crate) fn recognise(&self, view: &View) -> Result<&Self, Error> {
         let is_other = |(peer, status): &(&NodeHandle, &NodeStatus)| {
             let listed = view.index_of(&peer.name).map(|node| view.nonce(node));
@@ -159,7 +159,7 @@ impl<'p> ClusterSnapshot<'p> {
         }
     }
 
-    /// Those that answered, and what.
+    /// The nodes that answered, with their answers.
     pub(crate) fn answers(&self) -> impl Iterator<Item = (&'p NodeHandle, &NodeStatus)> {
         let pairs = self.peers.iter().zip(&self.statuses);
         pairs.filter_map(|(peer, status)| Some((peer, status.as_ref()?)))
@@ -171,9 +171,9 @@ impl<'p> ClusterSnapshot<'p> {
         served.filter(|view| view.epoch >= least_epoch).max()
     }
 
-    /// A node that serves another view of `known`'s epoch, where most do and
-    /// none serves `known`. Two views of one epoch come only of two first
-    /// starts.
+    /// A node that serves another view of `known`'s epoch, if most nodes do and
+    /// none serves `known`. Only two first starts can create two views of one
+    /// epoch.
     pub(crate) fn replaced(&self, known: ViewId) -> Option<(Arc<str>, ViewId)> {
         let served = || self.answers().map(|(peer, status)| (peer, status.served()));
         if served().any(|(_, view)| view == Some(known)) {
@@ -187,7 +187,7 @@ impl<'p> ClusterSnapshot<'p> {
         (others.len() >= majority(self.peers.len())).then(|| (Arc::clone(&peer.name), *view))
     }
 
-    /// Everybody's status, if everybody answered.
+    /// The status of every node, if all answered.
     pub(crate) fn complete(&self) -> Option<Vec<NodeStatus>> {
         self.statuses.iter().cloned().collect()
     }
@@ -197,7 +197,7 @@ impl<'p> ClusterSnapshot<'p> {
         &self.silent
     }
 
-    /// What the node of this name said.
+    /// The status that the node of this name reported.
     pub(crate) fn status(&self, name: &str) -> Option<&NodeStatus> {
         let mut answers = self.answers();
         answers.find_map(|(peer, status)| (&*peer.name == name).then_some(status))
@@ -214,9 +214,9 @@ impl<'p> ClusterSnapshot<'p> {
         views
     }
 
-    /// The newest view that came after `known`, if any node serves one. That of
-    /// another cluster is none, where a server was put to use elsewhere; unless
-    /// most of the nodes were, for then the cluster was given up.
+    /// The newest view after `known`, if any node serves one. A view of another
+    /// cluster does not count, since a server may have been reused elsewhere. It
+    /// does count if most of the nodes serve it: then the cluster was given up.
     pub(crate) async fn successor(&self, known: &View) -> Option<View> {
         for id in self.served() {
             if id.epoch <= known.id().epoch {
@@ -225,7 +225,7 @@ impl<'p> ClusterSnapshot<'p> {
             let Some(view) = self.fetch(id).await else {
                 continue;
             };
-            // Whoever is listed as it is serves it, or is about to.
+            // Every node whose nonce matches the view serves it, or is about to.
             let belongs = |(peer, status): &(&NodeHandle, &NodeStatus)| {
                 let listed = view.index_of(&peer.name).map(|node| view.nonce(node));
                 status.standing() != Standing::Absent && status.nonce.as_ref() == listed
@@ -242,8 +242,8 @@ impl<'p> ClusterSnapshot<'p> {
     /// The newest view that any node serves, not below `least_epoch`.
     ///
     /// # Errors
-    /// [`Error::TwoClusters`]; [`TopologyError::Form`] where the newest is not
-    /// one that can be read.
+    /// [`Error::TwoClusters`]; [`TopologyError::Form`] if the newest view cannot be
+    /// read.
     pub(crate) async fn newest_view(&self, least_epoch: u32) -> Result<Option<View>, Error> {
         let mut newest: Option<View> = None;
         for id in self.served() {
@@ -273,8 +273,8 @@ impl<'p> ClusterSnapshot<'p> {
         Ok(newest)
     }
 
-    /// Refuses to go on by `known`, or by none, where a newer view was found that
-    /// this version of ringlock cannot read.
+    /// Refuses to continue with `known`, or without a view, if a newer view was
+    /// found that this version of ringlock cannot read.
     pub(crate) fn check_form(&self, known: Option<ViewId>) -> Result<(), Error> {
         match &*self.unreadable.lock() {
             Some((view, error)) if known.is_none_or(|known| view.epoch > known.epoch) => {
@@ -284,8 +284,8 @@ impl<'p> ClusterSnapshot<'p> {
         }
     }
 
-    /// Reads the document of `view` from a node that serves it. `None`: nobody
-    /// gave it; look again.
+    /// Reads the document of `view` from a node that serves it. `None`: no node
+    /// returned it; check again.
     async fn fetch(&self, view: ViewId) -> Option<View> {
         let deadline = clock::now() + STEP_TIMEOUT;
         for (peer, status) in self.answers() {
@@ -311,7 +311,7 @@ impl<'p> ClusterSnapshot<'p> {
 }
 
 impl NodeStatus {
-    /// The view that it serves, its data being whole.
+    /// The view that it serves with intact data.
     fn served(&self) -> Option<ViewId> {
         match self.standing() {
             Standing::Serving(view) => Some(view),

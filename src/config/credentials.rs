@@ -1,25 +1,25 @@
-//! How a member of a cluster is reached: views carry addresses, and no
-//! credentials, for they lie open on the servers.
+//! How a member of a cluster is reached. Views contain addresses but no
+//! credentials, because they are readable on the servers.
 
 use crate::config::{Config, NodeConfig};
 
 impl Config {
-    /// The node of this name as this configuration has it or, where it does
-    /// not name it, at `address` as [`reach_at`](Self::reach_at) has it.
+    /// The node of this name as this configuration has it. If it does not name the
+    /// node, the node at `address` as in [`reach_at`](Self::reach_at).
     pub fn reach(&self, name: &str, address: &str) -> NodeConfig {
         let own = self.named(name).cloned();
         own.unwrap_or_else(|| self.reach_at(name, address))
     }
 
-    /// The node of this name at `address`, whatever the configuration says of
-    /// its place: as its own user where the configuration names it, otherwise
-    /// as the first one configured. An address that names a user is left as it
-    /// is.
+    /// The node of this name at `address`, even if the configuration has another
+    /// address for it: with its configured user if the configuration names it,
+    /// otherwise with the user of the first configured node. An address that
+    /// contains a user is not changed.
     ///
-    /// Variables of the environment are replaced where a login is taken over. A
-    /// node's URL that names one that is not set is returned in the place of
-    /// `address`: whoever uses it is told that, and is not logged in as the
-    /// default user.
+    /// Environment variables are replaced when a login is copied. If the URL with
+    /// the login names a variable that is not set, that URL is returned instead of
+    /// `address`: the user of the URL then gets that error, and is not logged in as
+    /// the default user.
     pub fn reach_at(&self, name: &str, address: &str) -> NodeConfig {
         let own = self.named(name);
         let mut node = NodeConfig::new(name, address);
@@ -37,8 +37,8 @@ impl Config {
     }
 }
 
-/// Has `node` spoken to as `by` is. True: there was a login to take over, or
-/// nothing is to be changed.
+/// Gives `node` the login of `by`. True: there was a login to copy, or nothing
+/// needs to change.
 #[cfg(feature = "redis")]
 fn log_in(node: &mut NodeConfig, by: &NodeConfig) -> bool {
     use crate::config::node_url::NodeUrl;

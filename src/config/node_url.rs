@@ -1,9 +1,9 @@
-//! The URL of a node: parsed and printed here, and nowhere else.
+//! The URL of a node. It is parsed and printed only here.
 //!
-//! Printed without its logins it is the address that views and messages have,
-//! in the form that 0.1 wrote: `redis://`, `rediss://`, `unix://` and
-//! `redis+sentinel://`, whatever scheme it was written with. What is printed,
-//! with or without logins, parses to the same again.
+//! Printed without its logins it is the address in views and messages, in the form
+//! that 0.1 wrote: `redis://`, `rediss://`, `unix://` and `redis+sentinel://`,
+//! independent of the scheme in the input. The printed text, with or without
+//! logins, parses to the same URL again.
 
 use std::ffi::OsString;
 use std::fmt::{self, Write};
@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
-/// The port of a server that names none.
+/// The default port of a server.
 const PORT: u16 = 6379;
 
-/// The port of a sentinel that names none.
+/// The default port of a sentinel.
 const SENTINEL_PORT: u16 = 26379;
 
-/// Sentinels that a service may have: each is asked only when those before it
-/// have not answered.
+/// The maximum number of sentinels of a service: each is asked only if those before
+/// it have not answered.
 const MAX_SENTINELS: usize = 9;
 
 const HELP: &str = "write redis://[user:password@]host[:port][/db], rediss://…, unix:///path[?user=…&pass=…&db=…], redis+sentinel://… or memory://";
@@ -34,7 +34,7 @@ pub(crate) struct NodeUrl {
     pub(crate) database: u64,
 }
 
-/// Where the server is.
+/// The location of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Host {
@@ -42,11 +42,11 @@ pub(crate) enum Place {
         is_tls: bool,
     },
     Socket(PathBuf),
-    /// Wherever the sentinels say.
+    /// The location that the sentinels report.
     Service {
         name: String,
         sentinels: Vec<Endpoint>,
-        /// At the sentinels.
+        /// The login at the sentinels.
         login: Option<Login>,
         is_tls: bool,
     },
@@ -60,7 +60,7 @@ pub(crate) struct Endpoint {
     pub(crate) port: u16,
 }
 
-/// As whom to speak to a server.
+/// The login at a server.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Login {
     /// `None`: the default user.
@@ -73,8 +73,8 @@ impl NodeUrl {
     /// Parses a URL of one of the schemes that a server may have.
     ///
     /// # Errors
-    /// What is wrong with it, as the tail of a sentence about it. Nothing of the
-    /// URL is shown, for it may hold a password.
+    /// The problem, as the tail of a sentence about the URL. No part of the URL is
+    /// shown, because it may contain a password.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim_matches(|char: char| char.is_ascii_whitespace());
         let (scheme, rest) = text
@@ -130,7 +130,7 @@ impl NodeUrl {
         }
         let fields = Fields::of(query, &["user", "pass", "db", "protocol"], HELP)?;
         check_protocol(&fields)?;
-        // As forms have it, and the crate `redis`.
+        // Decoded like form fields, as the crate `redis` does.
         let text = |name| {
             let value = fields.get(name).map(|value| value.replace('+', " "));
             value.map(|value| decoded(&value)).transpose()
@@ -184,8 +184,7 @@ impl NodeUrl {
         })
     }
 
-    /// Takes over what `other` has for logins, and this one has not. True: there
-    /// was something.
+    /// Copies the logins that `other` has and this one lacks. True: there was one.
     pub(crate) fn log_in_as(&mut self, other: &Self) -> bool {
         let mut is_changed = false;
         let mut take = |own: &mut Option<Login>, other: &Option<Login>| {
@@ -203,7 +202,7 @@ impl NodeUrl {
         is_changed
     }
 
-    /// The whole URL. It holds passwords: not to be shown.
+    /// The whole URL. It contains passwords: do not show it.
     pub(crate) fn with_logins(&self) -> String {
         self.print(true)
     }
@@ -271,7 +270,7 @@ impl fmt::Debug for NodeUrl {
 }
 
 impl fmt::Debug for Login {
-    /// Shows the user alone.
+    /// Shows only the user.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Login")
             .field("user", &self.user)
@@ -289,8 +288,8 @@ impl fmt::Display for Endpoint {
 }
 
 impl Login {
-    /// `None` where neither is said: an empty user is the default user, and an
-    /// empty password of that user is none.
+    /// `None` if neither is given: an empty user is the default user, and an empty
+    /// password of that user is none.
     fn of(user: Option<String>, password: Option<String>) -> Option<Self> {
         let user = user.filter(|user| !user.is_empty());
         let password = password.unwrap_or_default();
@@ -314,7 +313,7 @@ struct Fields<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Fields<'a> {
     /// A field that is not `known` may be a password under another name: it is
-    /// refused, not passed over.
+    /// refused, not ignored.
     fn of(query: &'a str, known: &[&str], help: &str) -> Result<Self, String> {
         let mut fields = Vec::new();
         for field in query.split('&').filter(|field| !field.is_empty()) {
@@ -339,7 +338,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Other clients have it in their URLs; ringlock chooses by itself.
+/// Other clients have this field in their URLs; ringlock chooses the protocol
+/// itself.
 fn check_protocol(fields: &Fields<'_>) -> Result<(), String> {
     match fields.get("protocol") {
         None | Some("2" | "resp2" | "3" | "resp3") => Ok(()),
@@ -348,7 +348,7 @@ fn check_protocol(fields: &Fields<'_>) -> Result<(), String> {
 }
 
 fn unknown_scheme(scheme: &str) -> String {
-    // Shown only if it can be one: it may be a password.
+    // Shown only if it can be a scheme: it may be a password.
     let is_word = |byte: u8| byte.is_ascii_lowercase() || byte == b'+';
     if scheme.bytes().all(is_word) && scheme.len() < 16 {
         return format!("has the unknown scheme {scheme:?}: {HELP}");
@@ -357,7 +357,7 @@ fn unknown_scheme(scheme: &str) -> String {
 }
 
 fn parse_authority(rest: &str) -> Option<Url> {
-    // One scheme for all: the parser treats those that it knows differently.
+    // One scheme for all: the parser treats schemes that it knows differently.
     Url::parse(&format!("redis://{rest}")).ok()
 }
 
@@ -367,7 +367,7 @@ fn endpoint(url: &Url, port: u16) -> Option<Endpoint> {
         url::Host::Ipv4(address) => address.to_string(),
         url::Host::Ipv6(address) => address.to_string(),
     };
-    // Where servers listen, and nobody can be reached.
+    // Servers can listen on these addresses, but clients cannot connect to them.
     let is_none = host.is_empty() || host == "0.0.0.0" || host == "::";
     (!is_none).then(|| Endpoint {
         host,
@@ -400,7 +400,7 @@ fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-/// A path as a URL has it: as it is, but for what would read as something else.
+/// A path in URL form: unchanged except for characters with another meaning there.
 fn printed(path: &Path) -> String {
     let mut text = String::new();
     let encode = |text: &mut String, bytes: &[u8]| {
@@ -413,7 +413,7 @@ fn printed(path: &Path) -> String {
     let bytes = bytes.strip_suffix(b" ").unwrap_or(bytes);
     for chunk in bytes.utf8_chunks() {
         for char in chunk.valid().chars() {
-            // `${` would name a variable of the environment.
+            // `${` would name an environment variable.
             if char.is_control() || matches!(char, '%' | '?' | '#' | '{') {
                 encode(&mut text, char.encode_utf8(&mut [0; 4]).as_bytes());
             } else {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 
-/// A password that may change while a router runs: it is asked for anew at
-/// every connection, and after a server refused it at the next.
+/// A password that may change while a router runs. It is read again for every
+/// connection, also for the next one after a server refused it.
 ///
-/// Connections that are open go on as before. Where a server is given the new
-/// password and keeps the old one until the file has followed (`ACL SETUSER
-/// ringlock >NEW`, and later `<OLD`), nothing is ever refused.
+/// Open connections are not affected. No connection is ever refused if the server
+/// is given the new password and keeps the old one until the file is updated (`ACL
+/// SETUSER ringlock >NEW`, and later `<OLD`).
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -42,25 +42,25 @@ type Problem = Box<dyn std::error::Error + Send + Sync>;
 type Provider = dyn Fn() -> Result<String, Problem> + Send + Sync;
 
 impl Password {
-    /// The password that a file holds, without the line's end behind it.
+    /// The password in a file, without the trailing line end.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self(Source::File(path.into()))
     }
 
-    /// What `provide` returns. It is called within the runtime and must not
-    /// block: let it return what something else has fetched. Its errors are
-    /// shown, and must hold no secret.
+    /// The return value of `provide`. It is called within the runtime and must not
+    /// block: let it return a value that other code has fetched. Its errors are
+    /// shown, and must not contain secrets.
     pub fn from_fn(provide: impl Fn() -> Result<String, Problem> + Send + Sync + 'static) -> Self {
         Self(Source::Code(Arc::new(provide)))
     }
 
-    /// One that never changes.
+    /// A password that never changes.
     #[cfg(feature = "redis")]
     pub(crate) fn written(password: impl Into<String>) -> Self {
         Self(Source::Written(password.into()))
     }
 
-    /// The password as it is now, or why there is none.
+    /// The current password, or why there is none.
     #[cfg(feature = "redis")]
     pub(crate) fn get(&self) -> Result<String, String> {
         match &self.0 {
@@ -72,7 +72,7 @@ impl Password {
         }
     }
 
-    /// Where to look when a server refuses it.
+    /// Where to look if a server refuses it.
     #[cfg(feature = "redis")]
     pub(crate) fn whence(&self) -> String {
         match &self.0 {
@@ -87,7 +87,7 @@ impl Password {
 fn read(path: &std::path::Path) -> Result<String, String> {
     use std::io::Read;
 
-    /// Whatever is longer is no password.
+    /// A longer text is not a password.
     const LONGEST: u64 = 64 * 1024;
     let about = |problem: &dyn fmt::Display| {
         let path = path.display();
@@ -114,7 +114,7 @@ impl<'de> Deserialize<'de> for Password {
 }
 
 impl PartialEq for Password {
-    /// Whether both are from one place, or written alike.
+    /// Whether both have the same source, or the same text.
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             #[cfg(feature = "redis")]
@@ -129,7 +129,7 @@ impl PartialEq for Password {
 impl Eq for Password {}
 
 impl fmt::Debug for Password {
-    /// Shows where it is from, and never what it is.
+    /// Shows the source, never the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Password");
         if let Source::File(path) = &self.0 {

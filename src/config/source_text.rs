@@ -1,4 +1,4 @@
-//! The text of an error's source, in the same line as the error's own.
+//! Appending the text of an error's source to the line of the error itself.
 
 use std::fmt;
 

@@ -3,13 +3,13 @@
 use crate::config::Config;
 use crate::proto::membership::topology::{Node, Topology};
 
-/// What the two topologies are to the reader.
+/// How a comparison names its two topologies.
 struct Sides {
     old: &'static str,
     new: &'static str,
     only_old: &'static str,
     only_new: &'static str,
-    /// Whether a node's address counts, too.
+    /// Whether addresses are compared too.
     with_addresses: bool,
 }
 
@@ -30,28 +30,28 @@ const PASSAGE: Sides = Sides {
 };
 
 impl Config {
-    /// The topology that it describes, in canonical order. Addresses are left
-    /// empty: a node may be reached by different ones.
+    /// The topology that the configuration describes, in canonical order. Addresses
+    /// are left empty: a node may be reached at different ones.
     pub fn layout(&self) -> Topology {
         self.topology(|_| String::new())
     }
 
-    /// Everything in which it differs from `served`, each as a sentence without
-    /// its full stop; none where both place every key alike and wait alike.
+    /// All differences from `served`, each as a sentence without its full stop.
+    /// Empty if both place every key alike and use the same times.
     pub fn differences(&self, served: &Topology) -> Vec<String> {
         differences(served, &self.layout())
     }
 }
 
 impl Topology {
-    /// Everything that a passage from it to `next` changes, each as a sentence
-    /// without its full stop.
+    /// All changes that a passage from this topology to `next` makes, each as a
+    /// sentence without its full stop.
     pub fn changes_to(&self, next: &Self) -> Vec<String> {
         PASSAGE.compare(self, next)
     }
 }
 
-/// Everything in which what is configured differs from what is `served`.
+/// All differences of the configured topology from the `served` one.
 pub(crate) fn differences(served: &Topology, configured: &Topology) -> Vec<String> {
     CONFIGURED.compare(served, configured)
 }
@@ -79,8 +79,8 @@ impl Sides {
         found.chain(self.key_prefix(old, new)).collect()
     }
 
-    /// Unlike the rest, it is not gone by as it is served: each router keeps
-    /// its own.
+    /// Unlike the other settings, routers do not take over the served prefix: each
+    /// router keeps its configured one.
     fn key_prefix(&self, old: &Topology, new: &Topology) -> Option<String> {
         let quoted = |prefix| format!("\"{prefix}\"");
         let (before, after) = (old.key_prefix()?, new.key_prefix()?);
@@ -113,8 +113,8 @@ impl Sides {
             true => node.address.clone(),
             false => String::new(),
         };
-        // A node may be reached by different addresses, but not in another
-        // database of its server: nothing that is locked is there.
+        // A node may be reached at different addresses, but not in another database
+        // of its server, which has none of the locks.
         let databases = match (database(&old.address), database(&new.address)) {
             (Some(before), Some(after)) if !self.with_addresses => {
                 (before.to_owned(), after.to_owned())
@@ -158,8 +158,8 @@ impl Sides {
     }
 }
 
-/// The database that an address names; `None`: there is no address, or none
-/// that could name one.
+/// The database that an address names; `None`: there is no address, or one that
+/// cannot name a database.
 fn database(address: &str) -> Option<&str> {
     let (scheme, place) = address.split_once("://")?;
     let named = match scheme {
@@ -246,7 +246,8 @@ mod tests {
             let shares = !expected.contains("key_prefix");
             assert_eq!(served.agrees_with(&configured), shares, "{expected}");
         }
-        // What an earlier version set in force has no prefix to compare.
+        // A topology that an earlier version put into force has no prefix to
+        // compare.
         let mut old = served;
         old.cluster = "c0ffee".into();
         assert!(differences(&old, &cluster("shop:", "")).is_empty());

@@ -1,19 +1,21 @@
-//! Watching it: the metrics, the events, what to be woken by, and where to look
-//! then. Names, labels, fields and levels are part of the crate's public
+//! Monitoring: the metrics, the events, alerts, and where to look when one
+//! fires. Names, labels, fields and levels are part of the crate's public
 //! contract: they change as its types do.
 //!
 //! # Metrics
 //!
 //! With the feature `metrics`, routers report to the recorder of the crate
 //! `metrics`. Install it *before* the router connects: handles are registered
-//! once, then, and kept; an operation costs a few atomic additions and no
-//! allocation. `examples/prometheus.rs` is a whole service. Without the feature
-//! [`Router::stats`](crate::Router::stats) has the most important counts.
+//! once, at that time, and kept; an operation costs a few atomic additions and
+//! no allocation. `examples/prometheus.rs` is a complete service. Without the
+//! feature [`Router::stats`](crate::Router::stats) has the most important
+//! counts.
 //!
-//! Counters count since the process began, times are in seconds, everything else
-//! is a number of things. No label has a lock key as its value: there may be
-//! millions. `node` is the node's name in the view. Routers of one process add
-//! up; if it has routers of several clusters, name nodes differently in each.
+//! Counters count since the process began, times are in seconds, everything
+//! else is a number of things. No label has a lock key as its value: there may
+//! be millions. `node` is the node's name in the view. The figures of all
+//! routers of a process add up; if it has routers of several clusters, give
+//! their nodes different names.
 //!
 //! | name | kind | labels | what it is |
 //! |---|---|---|---|
@@ -40,54 +42,55 @@
 //! | `ringlock_batch_size` | histogram | `node` | requests that went to the server together |
 //! | `ringlock_queue` | gauge | `node` | requests that wait to be sent to the server |
 //!
-//! A lease that has run out counts as held until its guard is looked at or
-//! dropped. What a node is seen as is noted whenever the router looks, that is,
-//! at the latest after half a `view_lease`; whether it is connected, at once.
-//! The last four are of Redis and Valkey servers alone. A router's questions
-//! about membership are not among the requests.
+//! A lease that has expired counts as held until its guard is used or dropped.
+//! The state of a node is recorded whenever the router reads it, at least every
+//! half `view_lease`; whether it is connected is recorded at once. The last
+//! four metrics exist for Redis and Valkey servers only. A router's requests
+//! about membership are not counted among the requests.
 //!
 //! `dashboards/ringlock.json` shows all of them in Grafana: health, traffic,
 //! latency, leases, batching.
 //!
-//! # What to be woken by
+//! # Alerts
 //!
 //! | when | what it means |
 //! |---|---|
 //! | `increase(ringlock_lost_total{reason!="max_hold"}[5m]) > 0` | work went on without its lock; the fence protects what checks it |
 //! | `increase(ringlock_gone_total[5m]) > 0` | locks vanish from servers: somebody deletes them, or a clock jumps |
-//! | `rate(ringlock_acquires_total{outcome="no_quorum"}[5m]) > 0` | keys cannot be locked for want of nodes |
-//! | `max_over_time(ringlock_node_state{state="serving"}[2m]) == 0` | a node has been out for two minutes; look at `ringlock status` |
+//! | `rate(ringlock_acquires_total{outcome="no_quorum"}[5m]) > 0` | keys cannot be locked because too few nodes answer |
+//! | `max_over_time(ringlock_node_state{state="serving"}[2m]) == 0` | a node has been out for two minutes; run `ringlock status` |
 //! | `min_over_time(ringlock_view_joint[1h]) == 1` | a change of membership hangs: `ringlock resume` or `abort` |
 //! | `max by (node) (ringlock_queue) > 1000` | a server is slower than its callers |
 //!
-//! Contention is no fault: `outcome="timed_out"` says that calls waited in vain
-//! behind other holders. Which keys these are,
-//! [`Router::hot_keys`](crate::Router::hot_keys) tells of one process.
+//! Contention is not a fault: `outcome="timed_out"` means that calls waited
+//! behind other holders until their wait was over.
+//! [`Router::hot_keys`](crate::Router::hot_keys) lists the keys for one
+//! process.
 //!
 //! # Hot keys and hot nodes
 //!
-//! `ringlock status --hot` looks at the servers again and again for some
-//! seconds, `--for` says how long, and tells
+//! `ringlock status --hot` reads the servers repeatedly for some seconds
+//! (`--for` sets how long) and reports
 //!
-//! - of each node the attempts per second, by how much its fence counters have
+//! - for each node the attempts per second, by how much its fence counters have
 //!   grown (they count every attempt, granted or not; a write-back may raise
-//!   them by more), beside what its place on the ring would make of them; one
-//!   with half as much again is marked. Of keys with several replicas also the
-//!   part of the ring with the most attempts: a single hot key shows there;
-//! - of up to 500 locked keys, a sample, which of them changed hands between two
-//!   looks, how often, and between whom.
+//!   them by more), next to what its place on the ring predicts; a node with
+//!   1.5 times as many is marked. For keys with several replicas also the part
+//!   of the ring with the most attempts: a single hot key shows there;
+//! - for up to 500 locked keys, a sample, which of them changed holders between
+//!   two reads, how often, and between which holders.
 //!
 //! No change of membership helps against a hot key, which only moves: split it,
-//! hold it for less long, or let fewer callers want it. A node with more than its
-//! share and no hot key has too much weight.
+//! hold it for less long, or let fewer callers request it. A node with more
+//! than its share and no hot key has too much weight.
 //!
 //! # Events
 //!
 //! Events and spans go to the crate `tracing`. An event's field `event` has its
-//! name; the message beside it is for people, and may change. At INFO nothing is
-//! told while nothing happens to nodes or views; WARN means: look; ERROR: it does
-//! not mend itself. Keys are escaped, and so are texts of servers; neither
-//! tokens nor passwords are told.
+//! name; its message is for people, and may change. At INFO there are no events
+//! while nothing happens to nodes or views. WARN means that an operator should
+//! check; ERROR means that the fault does not go away by itself. Keys are
+//! escaped, and so are texts of servers; tokens and passwords never appear.
 //!
 //! | target | event | level | fields | when |
 //! |---|---|---|---|---|
@@ -124,8 +127,8 @@
 //! | `ringlock::view` | `foreign` | WARN | `view` | a node belongs to another cluster |
 //! | `ringlock::view` | `forced` | WARN | `abandoned` | an operator gives nodes up |
 //!
-//! A call of [`acquire`](crate::Router::acquire), or of its kin, has the span
-//! `acquire` with target `ringlock::acquire` at DEBUG, and the fields `keys` (how
-//! many), `key` (of one), `mode` (`sharded` or `quorum`), `attempts`, `outcome`
-//! (as the metric has it) and `fence`; the last three when they are known. What
-//! is not enabled costs a check of a number.
+//! A call of [`acquire`](crate::Router::acquire), or of a related method, has
+//! the span `acquire` with target `ringlock::acquire` at DEBUG, and the fields
+//! `keys` (how many), `key` (of one), `mode` (`sharded` or `quorum`),
+//! `attempts`, `outcome` (as the metric has it) and `fence`; the last three
+//! when they are known. A disabled span or event costs the check of a number.

@@ -1,7 +1,7 @@
-//! What ends a lease in time, and RELEASE to every node that may have an entry
-//! of it, repeated until it is answered.
+//! Ends leases in time, and sends a RELEASE to every node that may have an entry,
+//! repeated until it is answered.
 //!
-//! Whoever finds that a lease has lapsed releases it: see [`LeaseState::check`].
+//! The code that finds a lapsed lease releases it: see [`LeaseState::check`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,26 +20,26 @@ use crate::proto::node::message::{Answer, Request};
 use crate::proto::time::{Instant, drift};
 use crate::telemetry::events;
 
-/// Releases that may wait for a node to come back. One more is given up: the
+/// Releases that may wait for a node to come back. Any further one is given up: the
 /// entry's ttl then frees the key.
 const MAX_DEFERRED: usize = 65_536;
 
-/// Leases that are watched for their lapse only.
+/// Leases that are watched only for their lapse.
 const MAX_LAPSE_WATCHES: usize = 65_536;
 
-/// A node that a lease is released at.
+/// A node at which a lease is released.
 #[derive(Clone, Debug)]
 pub(crate) enum ReleaseTarget {
-    /// One of the view that the lease was granted under.
+    /// A node of the view under which the lease was granted.
     Member(NodeIndex),
-    /// Another.
+    /// Another node.
     Node(Arc<dyn Node>),
 }
 
 impl LeaseState {
-    /// Why the lease is over, if it is. Lapses it where its time has come, and
-    /// releases it then: an entry outlives the lease by as long as its request
-    /// was under way.
+    /// Why the lease is over, if it is. Lapses the lease at its end and then
+    /// releases it: an entry outlives the lease by the time that its request was in
+    /// flight.
     pub(crate) fn check(self: &Arc<Self>, now: Instant) -> Option<Loss> {
         let (loss, has_lapsed_now) = self.lapse(now)?;
         if has_lapsed_now {
@@ -50,7 +50,7 @@ impl LeaseState {
         Some(loss)
     }
 
-    /// Waits for the end of the lease; the signal needs no network.
+    /// Waits for the end of the lease. The signal needs no network.
     pub(crate) async fn ended(self: &Arc<Self>) -> Loss {
         loop {
             let notified = self.end_signal().notified();
@@ -61,9 +61,9 @@ impl LeaseState {
         }
     }
 
-    /// A node may have made the entry that was asked for when the lease was
-    /// taken, and it is known only now. The entry is released once the lease is
-    /// over: at once, or where it would outlive the lease for long, at the lapse.
+    /// Handles a late sign that a node may have created the entry that was
+    /// requested when the lease was taken. The entry is released once the lease is
+    /// over: at once, or at the lapse if it would outlive the lease for long.
     pub(crate) fn may_be_at(
         self: &Arc<Self>,
         target: impl FnOnce() -> ReleaseTarget,
@@ -73,7 +73,7 @@ impl LeaseState {
             return;
         };
         match ended.or_else(|| self.check(now)) {
-            // The release goes to every node, behind what it was asked before.
+            // The release goes to every node, after the earlier requests to it.
             Some(Loss::Released) => {}
             Some(_) => self.release_at(target()),
             None if self.keep_alive.is_some() => {}
@@ -89,8 +89,8 @@ impl LeaseState {
         self.release_unless(|_| false);
     }
 
-    /// Sends a RELEASE to every node that may have an entry and that the
-    /// release of [`standing`](Self::standing) does not reach.
+    /// Sends a RELEASE to every node that may have an entry and that the release of
+    /// [`standing`](Self::standing) does not reach.
     pub(crate) fn release_elsewhere(self: &Arc<Self>, standing: Option<&Position>) {
         let (fleet, placement) = match standing {
             Some(stance) => (&stance.fleet, &stance.placement),
@@ -120,7 +120,7 @@ impl LeaseState {
         PendingRelease::new(self, target).send();
     }
 
-    /// A RELEASE to `target` failed: repeats it when the node may be back.
+    /// Handles a failed RELEASE to `target`: repeats it when the node may be back.
     pub(crate) fn release_later(self: &Arc<Self>, target: ReleaseTarget) {
         PendingRelease::new(self, target).defer();
     }
@@ -136,13 +136,13 @@ impl Expires for LeaseState {
     }
 }
 
-/// Releases a lease at its lapse, if nothing else has ended it before: a node
-/// has an entry that would outlive it for long.
+/// Releases a lease at its lapse, if nothing else has ended it before: a node has
+/// an entry that would outlive the lease for long.
 #[derive(Debug)]
 struct LapseWatch(Arc<LeaseState>);
 
 impl LapseWatch {
-    /// Beyond [`MAX_LAPSE_WATCHES`] of them, the entry's ttl frees the key.
+    /// Beyond [`MAX_LAPSE_WATCHES`] watches, the entry's ttl frees the key.
     fn start(held: &Arc<LeaseState>) {
         let watches = &held.context.lapse_watches;
         let is_full = watches.fetch_add(1, Ordering::Relaxed) >= MAX_LAPSE_WATCHES;
@@ -171,14 +171,14 @@ impl Due for LapseWatch {
     }
 }
 
-/// A RELEASE that is owed to one node.
+/// A RELEASE that one node has not answered yet.
 #[derive(Debug)]
 struct PendingRelease {
     _owed: Outstanding,
     held: Arc<LeaseState>,
     target: ReleaseTarget,
     attempts: AtomicUsize,
-    /// When the entry has expired by itself.
+    /// When the entry expires without a release.
     until: Instant,
 }
 
@@ -213,7 +213,7 @@ impl PendingRelease {
         }
     }
 
-    /// Has it sent when the node may be back.
+    /// Schedules the next try for when the node may be back.
     fn defer(self: Arc<Self>) {
         let scheduler = &self.held.context.scheduler;
         self.attempts.fetch_add(1, Ordering::Relaxed);
@@ -244,7 +244,7 @@ impl Due for PendingRelease {
         None
     }
 
-    /// Nothing repeats it.
+    /// The release is not repeated.
     fn give_up(&self) {
         self.held.context.scheduler.forsake();
         self.count_failure();

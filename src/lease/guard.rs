@@ -22,15 +22,15 @@ use crate::telemetry::events;
 
 /// A lease on a key, from the moment it is granted.
 ///
-/// The lease may be relied upon while [`remaining`](Self::remaining) is above
-/// zero, under the assumptions that the crate's front page states. What makes
-/// it safe beyond them is the [`fence`](Self::fence): hand it to the guarded
-/// resource with every write, and let that refuse a lower one than it has seen.
+/// The lease is valid while [`remaining`](Self::remaining) is above zero, under the
+/// assumptions that the crate's front page states. The [`fence`](Self::fence) makes
+/// it safe beyond them: pass it to the guarded resource with every write, and let
+/// the resource refuse a fence lower than one it has seen.
 ///
-/// Dropping the guard releases the lease in the background; the release is
-/// repeated until it gets through or the ttl has freed the key.
-/// [`release`](Self::release) does the same and tells the result. A lease is
-/// not re-entrant: another acquire of its key waits, like anybody's.
+/// Dropping the guard releases the lease in the background; the release is repeated
+/// until it succeeds or the ttl has freed the key. [`release`](Self::release) does
+/// the same and returns the result. A lease is not re-entrant: another acquire of
+/// its key waits like any other.
 #[must_use = "a guard that is dropped releases its lease"]
 pub struct Guard {
     held: Arc<LeaseState>,
@@ -47,20 +47,20 @@ pub(crate) struct Granted {
     pub(crate) fence: Fence,
 }
 
-/// How often an extend begins anew because the cluster has a newer view.
+/// How often an extend restarts because the cluster has a newer view.
 const EXTEND_RESTARTS: u32 = 4;
 
-/// What became of a released lease. None of it is an error: what was done under
-/// the lease is done.
+/// The result of a release. No variant is an error: the work under the lease is
+/// done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Released {
-    /// It was ours to the end.
+    /// The lease was valid until its release.
     InTime,
-    /// It was over before: somebody else may have held the key since.
+    /// The lease was over before: another client may have held the key since.
     TooLate,
-    /// It held to the end by our own clock, but too few nodes answered the
-    /// release. That is repeated in the background while the router lives; at
-    /// the latest the ttl frees the key.
+    /// The lease was valid until its release by the local clock, but too few nodes
+    /// answered the release. The release is repeated in the background while the
+    /// router lives; the ttl frees the key in any case.
     Unknown,
 }
 
@@ -74,8 +74,8 @@ impl Guard {
         }
     }
 
-    /// The lease goes to its caller: from now on it is kept alive, where that
-    /// was asked for, and others of this process line up behind it.
+    /// Hands the lease to its caller. From now on it is kept alive, if that was
+    /// requested, and other callers of this process queue behind it.
     pub(crate) fn begin(&self, turn: Option<Ticket<LeaseState>>) {
         events::granted(&self.held.key, self.fence, self.held.ttl.get());
         if let Some(mut turn) = turn {
@@ -92,7 +92,7 @@ impl Guard {
         self.held.granted_at().saturating_since(started)
     }
 
-    /// What is locked.
+    /// The locked key.
     pub fn key(&self) -> &Key {
         &self.held.key
     }
@@ -102,8 +102,8 @@ impl Guard {
         self.fence
     }
 
-    /// The instant up to which the lease may be relied upon, unless it is
-    /// extended: ttl less 1 % and 2 ms, counted from before the first request.
+    /// The instant until which the lease is valid, unless it is extended: the ttl
+    /// less 1 % and 2 ms, counted from before the first request.
     pub fn valid_until(&self) -> Instant {
         match self.is_elsewhere() {
             true => Instant::default(),
@@ -111,7 +111,7 @@ impl Guard {
         }
     }
 
-    /// What is left of the lease; zero once it is over, for whatever reason.
+    /// The remaining time of the lease; zero once it is over, for whatever reason.
     pub fn remaining(&self) -> Duration {
         if self.is_elsewhere() {
             return Duration::ZERO;
@@ -123,7 +123,7 @@ impl Guard {
         }
     }
 
-    /// Why the lease is over; `None` while it holds.
+    /// Why the lease is over; `None` while it is valid.
     pub fn loss(&self) -> Option<Loss> {
         match self.is_elsewhere() {
             true => Some(Loss::Forked),
@@ -131,7 +131,8 @@ impl Guard {
         }
     }
 
-    /// Whether the lease is another process's, which this one was forked from.
+    /// Whether the lease belongs to another process, from which this one was
+    /// forked.
     fn is_elsewhere(&self) -> bool {
         self.life().origin.is_elsewhere()
     }
@@ -140,15 +141,15 @@ impl Guard {
         &self.held.context.lifecycle
     }
 
-    /// Waits until the lease is over, and tells why.
+    /// Waits until the lease is over, and returns the reason.
     ///
-    /// The signal is given no later than [`valid_until`](Self::valid_until),
-    /// with or without a network, and is never taken back. (A machine that was
-    /// suspended gives it within a second of waking up;
-    /// [`remaining`](Self::remaining) is right at once.)
+    /// The signal comes no later than [`valid_until`](Self::valid_until), with or
+    /// without a network, and is never withdrawn. (On a machine that was suspended
+    /// it comes within a second of waking up; [`remaining`](Self::remaining) is
+    /// correct at once.)
     ///
-    /// The future owns what it needs: it may be spawned, and outlive the
-    /// guard, whose release it then reports.
+    /// The future owns what it needs. It may be spawned, and may outlive the guard,
+    /// whose release it then reports.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -161,9 +162,9 @@ impl Guard {
     /// Extends the lease by its ttl, from now.
     ///
     /// # Errors
-    /// [`Error::Lost`]: it is over, for good. [`Error::NoQuorum`]: too few
-    /// nodes answered; the lease stays valid as long as it was, and another
-    /// extend may succeed.
+    /// [`Error::Lost`]: the lease is over permanently. [`Error::NoQuorum`]: too few
+    /// nodes answered; the lease stays valid as long as before, and another extend
+    /// may succeed.
     ///
     /// # Cancel safety
     /// A dropped call may or may not extend; it never shortens or releases.
@@ -171,14 +172,14 @@ impl Guard {
         self.extend_to(self.held.ttl.get()).await
     }
 
-    /// Extends the lease so that at least `ttl` of its entries' life is left.
-    /// A shorter ttl than what is left changes nothing.
+    /// Extends the lease so that its entries have at least `ttl` left. A ttl
+    /// shorter than what is left changes nothing.
     ///
     /// # Errors
-    /// Those of [`extend`](Self::extend), and [`Error::Ttl`].
+    /// The errors of [`extend`](Self::extend), and [`Error::Ttl`].
     ///
     /// # Cancel safety
-    /// As [`extend`](Self::extend).
+    /// Like [`extend`](Self::extend).
     pub async fn extend_to(&self, ttl: Duration) -> Result<(), Error> {
         self.life().check_tasks()?;
         let held = &self.held;
@@ -196,7 +197,7 @@ impl Guard {
             let Some(extended) = extend.by(limit).await else {
                 return Err(Error::Closed);
             };
-            // It may have been cut off meanwhile.
+            // The tasks may have stopped in between.
             let is_extended = matches!(extended, Extension::Extended(_));
             if !is_extended {
                 self.life().check_tasks()?;
@@ -220,28 +221,28 @@ impl Guard {
         }
     }
 
-    /// Gives the lease back.
+    /// Releases the lease.
     ///
-    /// An outage is no error here, nor is a lease that was over already: the
-    /// work is done, and [`Released`] has the news. So `guard.release().await?`
-    /// does not tell work as failed that was done.
+    /// An outage is no error here, nor is a lease that was over already: the work
+    /// is done, and [`Released`] contains the result. So `guard.release().await?`
+    /// does not report finished work as failed.
     ///
     /// # Errors
-    /// [`Error::Forked`]: the lease is that of the process that this one was
-    /// forked from, which goes on holding it.
+    /// [`Error::Forked`]: the lease belongs to the process from which this one was
+    /// forked, which continues to hold it.
     ///
     /// # Cancel safety
-    /// A dropped call releases all the same.
+    /// A dropped call still releases the lease.
     pub async fn release(self) -> Result<Released, Error> {
         self.give_back().await.map(|(released, _)| released)
     }
 
-    /// The same, with the reason where the lease was over before.
+    /// Like `release`, and returns the reason if the lease was over before.
     pub(crate) async fn give_back(mut self) -> Result<(Released, Option<Loss>), Error> {
         self.life().check_origin()?;
         let held = Arc::clone(&self.held);
         self.is_released = true;
-        // By the own clock, whatever the nodes still have.
+        // By the local clock, whatever the nodes still have.
         let now = clock::now();
         let loss = held.check(now);
         held.end(Loss::Released, now);
@@ -280,7 +281,8 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.is_elsewhere() {
-            // The parent's lease, and its router, of which this is a copy.
+            // The lease and its router belong to the parent process; this is a
+            // copy.
             std::mem::forget((Arc::clone(&self.held), Arc::clone(&self._manager)));
             return;
         }
@@ -292,7 +294,7 @@ impl Drop for Guard {
         self.held.end(Loss::Released, now);
         self.held.count_release(was_lost);
         events::released(&self.held.key, self.fence);
-        // What was lost was released when that was found.
+        // A lost lease was released when the loss was found.
         if !was_lost {
             self.held.release();
         }

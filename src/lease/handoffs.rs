@@ -1,13 +1,14 @@
-//! Grants in a row: when a process leaves a key to others that wait for it.
+//! Consecutive grants: when a process leaves a key to other processes that wait for
+//! it.
 //!
-//! A release and the acquire that follows it travel down one connection, so
-//! that other processes never find the key free in between. Each turn therefore
-//! knows how many grants in a row came before it, and this is remembered for a
-//! moment after the last caller of the process has gone: a single task that
-//! acquires in a loop leaves the queue empty each time.
+//! A release and the acquire that follows it use one connection, so other processes
+//! never find the key free in between. Each turn therefore knows how many
+//! consecutive grants came before it. This count is kept for a moment after the
+//! last caller of the process has gone, because a single task that acquires in a
+//! loop leaves the queue empty each time.
 //!
 //! Waiters leave notes with the nodes (see [`Node::interest`]). A process that
-//! knows of no waiter goes on without a pause.
+//! knows of no waiter continues without a pause.
 //!
 //! [`Node::interest`]: crate::node::Node::interest
 
@@ -20,55 +21,54 @@ use crate::proto::lease::Key;
 use crate::proto::quorum::Seats;
 use crate::proto::time::Instant;
 
-/// How often the next pause is doubled after pauses in a row that nobody used,
-/// twice after each. Where notes cannot be read the time to the next pause is
-/// doubled instead: at most `hand_overs` grants times two to this power lie
-/// between two.
+/// How often the next pause is doubled after consecutive pauses that no other
+/// process used, twice after each. Where notes cannot be read, the time to the next
+/// pause is doubled instead: at most `hand_overs` grants times two to this power
+/// lie between two pauses.
 const MOST_DOUBLINGS: u8 = 6;
 
-/// Most reads of a key before an attempt at it, where the key passes from hand
-/// to hand in other processes. A read costs a server less than a failed
-/// attempt. The count is random because servers notify waiters in a fixed
-/// order.
+/// The maximum number of reads of a key before an attempt at it, if the key changes
+/// hands in other processes. A read costs a server less than a failed attempt. The
+/// count is random because servers notify waiters in a fixed order.
 pub(crate) const MOST_LOOKS: u32 = 3;
 
-/// The least time that other processes have for an attempt when this one gives
+/// The shortest time that other processes get for an attempt when this one gives
 /// way.
 const LEAST_WAY: Duration = Duration::from_micros(200);
 
-/// The longest.
+/// The longest such time.
 const LONGEST_WAY: Duration = Duration::from_millis(500);
 
-/// Trips to the nodes and back that it takes others to be told that a key is
-/// free, to look whether it still is, and to attempt it.
+/// Round trips that other processes need to be notified that a key is free, to read
+/// whether it still is, and to attempt it.
 const TRIPS_OF_WAY: u32 = 1 + MOST_LOOKS;
 
-/// Grants to one process of one key, with no chance for others in between.
+/// Grants of one key to one process, with no chance for others in between.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Handoffs {
-    /// How many they are.
+    /// Their number.
     grants: u16,
     /// How long the last of them took, in microseconds.
     trip: u32,
-    /// Pauses in a row that nobody used.
+    /// Consecutive pauses that no other process used.
     pauses: u8,
 }
 
 impl Handoffs {
-    /// Another grant, which took `trip`.
+    /// Counts another grant, which took `trip`.
     pub(crate) fn count(&mut self, trip: Duration) {
         self.grants = self.grants.saturating_add(1);
         self.trip = u32::try_from(trip.as_micros()).unwrap_or(u32::MAX);
     }
 
-    /// Whether others are to be thought of before the next attempt.
+    /// Whether to consider other processes before the next attempt.
     pub(crate) fn is_due(self, hand_overs: u32) -> bool {
         u32::from(self.grants) >= hand_overs.max(1)
     }
 
-    /// How long to leave `key` to others before the next attempt; `None`: not
-    /// at all. At most `hand_overs` grants in a row are made while others are
-    /// known to wait; none counts as one.
+    /// How long to leave `key` to others before the next attempt; `None`: no pause.
+    /// At most `hand_overs` consecutive grants are made while other processes are
+    /// known to wait. Zero counts as one.
     pub(crate) fn pause(
         &mut self,
         fleet: &ViewNodes,
@@ -81,11 +81,11 @@ impl Handoffs {
         let way = way(Duration::from_micros(self.trip.into()));
         let pause = match interest(fleet, key) {
             Interest::Nobody => {
-                // Asked again after as many grants.
+                // The next check comes after as many grants.
                 (self.grants, self.pauses) = (0, 0);
                 return None;
             }
-            // Twice as long: they need not be quick to be in time.
+            // Twice as long, so that the others need not be fast to be in time.
             Interest::Somebody => (2 * way * (1 << twice)).min(LONGEST_WAY),
             Interest::Unknown if u32::from(self.grants) < most << doublings => return None,
             Interest::Unknown => way,
@@ -96,14 +96,14 @@ impl Handoffs {
     }
 }
 
-/// How long to leave a key to others that have waited for it too; `trip` is
-/// how long this process's last attempt took.
+/// How long to leave a key to other waiters; `trip` is how long this process's last
+/// attempt took.
 fn way(trip: Duration) -> Duration {
     (TRIPS_OF_WAY * trip).clamp(LEAST_WAY, LONGEST_WAY)
 }
 
-/// Whether other processes wait for `key`, as far as its nodes can tell. Whoever
-/// waits has left a note with a majority, unless nodes were out of reach.
+/// Whether other processes wait for `key`, as far as its nodes know. A waiter has
+/// left a note with a majority, unless nodes were out of reach.
 fn interest(fleet: &ViewNodes, key: &Key) -> Interest {
     let placement = fleet.view.place(key);
     let mut without = Seats::NONE;
@@ -121,14 +121,14 @@ fn interest(fleet: &ViewNodes, key: &Key) -> Interest {
     }
 }
 
-/// Streaks that are remembered where one is looked for.
+/// Streaks per set.
 const WAYS: usize = 4;
 
-/// Places where streaks are looked for.
+/// Number of sets.
 const SETS: usize = 8;
 
-/// The latest streaks of keys that nobody of the process contends for now. Of
-/// those that fall into one set the oldest is forgotten first.
+/// The latest streaks of keys that no caller of the process contends for now. When
+/// a set is full, its oldest streak is forgotten first.
 #[derive(Debug)]
 pub(crate) struct RecentHandoffs {
     slots: [Slot; WAYS * SETS],
@@ -144,10 +144,10 @@ impl Default for RecentHandoffs {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
-    /// The key's.
+    /// The hash of the key.
     hash: u64,
     streak: Handoffs,
-    /// From then on others have had a chance.
+    /// From then on other processes have had a chance.
     until: Instant,
 }
 
@@ -157,7 +157,7 @@ impl RecentHandoffs {
         &mut self.slots[first..first + WAYS]
     }
 
-    /// Remembers the streak of a key that has just become nobody's.
+    /// Keeps the streak of a key that has just lost its last local contender.
     pub(crate) fn keep(&mut self, hash: u64, streak: Handoffs) {
         if streak.grants == 0 && streak.pauses == 0 {
             return;
@@ -175,7 +175,7 @@ impl RecentHandoffs {
         }
     }
 
-    /// The streak that a key's next grant goes on with.
+    /// The streak that a key's next grant continues.
     pub(crate) fn resume(&mut self, hash: u64) -> Handoffs {
         let set = self.set(hash);
         let Some(slot) = set.iter_mut().find(|slot| slot.hash == hash) else {
@@ -197,7 +197,7 @@ mod tests {
     fn streak(grants: u16) -> Handoffs {
         Handoffs {
             grants,
-            // As long as anything is remembered.
+            // As long as a streak is kept.
             trip: u32::MAX,
             pauses: 0,
         }
@@ -217,7 +217,7 @@ mod tests {
         let hashes = (0..=WAYS).map(|index| (index * SETS) as u64 + 1);
         for hash in hashes.clone() {
             streaks.keep(hash, streak(2));
-            // Later than the one before, by the clock.
+            // Later than the previous one, by the clock.
             std::thread::sleep(Duration::from_micros(10));
         }
         let kept: Vec<u16> = hashes.map(|hash| streaks.resume(hash).grants).collect();

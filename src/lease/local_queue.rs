@@ -1,15 +1,15 @@
 //! The queue in front of each key: one contender per process, first come,
 //! first served.
 //!
-//! A turn lasts from the first attempt to the end of the lease, so that
-//! waiters of the same process cost the servers nothing. It passes on when it
-//! is dropped, whoever drops it: the next acquire follows the release down the
-//! same connections at once, so that a key goes from hand to hand within a
-//! process in one round trip. Other processes never see it free then; that is
-//! why a turn knows how many grants in a row came before it (see `handoffs.rs`).
+//! A turn lasts from the first attempt to the end of the lease, so waiters of the
+//! same process cost the servers nothing. The turn passes on when its ticket is
+//! dropped, by any owner: the next acquire follows the release on the same
+//! connections at once. Within a process a key thus changes hands in one round
+//! trip. Other processes never see it free then; that is why a turn knows how many
+//! consecutive grants came before it (see `handoffs.rs`).
 //!
 //! A queue also keeps the error of the last attempt made for it: a caller that
-//! runs out of time in line reports what the contender ahead of it has met.
+//! times out in the queue reports what the contender ahead of it has met.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap, RandomState};
@@ -27,16 +27,16 @@ use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::telemetry::stats::Counters;
 
-/// Locks that the keys are spread over.
+/// The number of locks over which the keys are spread.
 const SHARDS: usize = 64;
 
-/// Waiters that may have given up before a queue is rid of them, beside as
+/// Waiters that may have given up before a queue removes them, in addition to as
 /// many as still wait.
 const PURGE_SLACK: usize = 16;
 
-/// What holds a key, and loses it by itself.
+/// A holder of a key that can lose it by expiry.
 pub(crate) trait Expires {
-    /// When it loses the key, unless that is put off.
+    /// When it loses the key, unless it is extended.
     fn valid_until(&self) -> Instant;
 
     /// Whether it has lost the key by `now`, for whatever reason.
@@ -49,7 +49,7 @@ pub(crate) struct LocalQueue<H: Expires> {
     hasher: RandomState,
     shards: Vec<Mutex<Shard<H>>>,
     turns: AtomicU64,
-    /// Nobody lines up any more.
+    /// No further caller may queue.
     is_closed: AtomicBool,
     counters: Arc<Counters>,
 }
@@ -58,7 +58,7 @@ pub(crate) struct LocalQueue<H: Expires> {
 #[derive(Debug)]
 struct Shard<H: Expires> {
     queues: HashMap<Place, Queue<H>, BuildHasherDefault<GivenHash>>,
-    /// Of keys that have no queue any more.
+    /// The streaks of keys that no longer have a queue.
     streaks: RecentHandoffs,
 }
 
@@ -71,7 +71,7 @@ impl<H: Expires> Default for Shard<H> {
     }
 }
 
-/// A key and its hash, which is reckoned once for a turn.
+/// A key and its hash, which is computed once per turn.
 #[derive(Clone, Debug)]
 struct Place {
     hash: u64,
@@ -92,7 +92,7 @@ impl Hash for Place {
     }
 }
 
-/// The hash that a [`Place`] brings along.
+/// A hasher that returns the hash of a [`Place`].
 #[derive(Default)]
 struct GivenHash(u64);
 
@@ -112,16 +112,16 @@ impl Hasher for GivenHash {
     }
 }
 
-/// One key that is contended for or held. Most have nobody waiting.
+/// One key that is contended for or held. Most keys have no waiters.
 #[derive(Debug)]
 struct Queue<H: Expires> {
-    /// Number of the present turn.
+    /// Number of the current turn.
     turn: u64,
-    /// Whose turn it is, once it holds the key.
+    /// The holder of the current turn, once it holds the key.
     holder: Weak<H>,
     /// The last turn in which the key was held; 0: none.
     held_in: u64,
-    /// What the attempts made since then have met, and in which turn.
+    /// The errors of the attempts made since then, and their turn.
     met: Option<(u64, Arc<Plight>)>,
     line: Option<Box<Waiters<H>>>,
 }
@@ -132,7 +132,8 @@ struct Queue<H: Expires> {
 pub(crate) struct Plight(Mutex<Option<Arc<Error>>>);
 
 impl Plight {
-    /// What the contender has met; `None`: no attempt of it was answered yet.
+    /// Sets what the contender has met; `None`: none of its attempts was answered
+    /// yet.
     pub(crate) fn set(&self, error: Option<Error>) {
         *self.0.lock() = error.map(Arc::new);
     }
@@ -142,18 +143,18 @@ impl Plight {
     }
 }
 
-/// Those who wait for a key.
+/// The waiters of a key.
 #[derive(Debug)]
 struct Waiters<H: Expires> {
     /// One for each acquire of the process that waits for the key.
     waiters: VecDeque<oneshot::Sender<Ticket<H>>>,
-    /// Wakes one of them to look when the present lease will lapse.
+    /// Wakes one of them to check when the current lease lapses.
     watch: Arc<Notify>,
     purge_at: usize,
 }
 
-/// Sees to it that a lease is watched that others of this process wait for:
-/// who stops waiting has another one look after it.
+/// Ensures that one waiter watches the lapse of the current lease: a waiter that
+/// stops wakes another one to take over.
 struct Watch(Arc<Notify>);
 
 impl Drop for Watch {
@@ -169,28 +170,28 @@ pub(crate) struct Ticket<H: Expires> {
     place: Place,
     /// [`NONE`] once it has been passed on.
     number: u64,
-    /// What came before it.
+    /// The consecutive grants before it.
     pub(crate) streak: Handoffs,
-    /// The turn that was on when its owner took its place in line;
-    /// [`NONE`]: it did not.
+    /// The turn that was current when its owner joined the queue; [`NONE`]: the
+    /// owner did not queue.
     since: u64,
 }
 
 /// No turn has this number.
 const NONE: u64 = u64::MAX;
 
-/// What a caller knows of a key that it stood in line for.
+/// What a caller knows of a key for which it queued.
 #[derive(Clone, Debug)]
 pub(crate) enum Met {
-    /// The key was held by this process meanwhile.
+    /// This process held the key during the wait.
     Held,
-    /// An attempt of this process failed, after which none has succeeded.
+    /// An attempt of this process failed, and none has succeeded since.
     Failed(Arc<Error>),
     /// An attempt of this process has not been answered yet.
     Unanswered,
 }
 
-/// What stands before a caller.
+/// What blocks a caller.
 pub(crate) enum Blocker<H> {
     /// A lease of this process.
     Holder(Arc<H>),
@@ -204,7 +205,7 @@ impl<H: Expires> LocalQueue<H> {
         Arc::new(Self {
             hasher: RandomState::new(),
             shards,
-            // Turn 0 is none.
+            // Turn 0 means none.
             turns: AtomicU64::new(1),
             is_closed: AtomicBool::new(false),
             counters,
@@ -219,11 +220,11 @@ impl<H: Expires> LocalQueue<H> {
     }
 
     fn shard(&self, place: &Place) -> &Mutex<Shard<H>> {
-        // The map goes by the other bits.
+        // The map uses the other bits.
         &self.shards[(place.hash >> 32) as usize % SHARDS]
     }
 
-    /// Takes the turn if nobody has it.
+    /// Takes the turn if it is free.
     pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Ticket<H>, Blocker<H>> {
         let place = self.place(key);
         let mut shard = self.shard(&place).lock();
@@ -271,22 +272,22 @@ impl<H: Expires> LocalQueue<H> {
         };
         self.counters.hot.note(key);
         let _waiting = self.counters.waiting.enter();
-        // One `select!` and no future within a future: there may be very many
-        // who wait.
+        // One `select!` and no nested future: there may be very many waiters.
         loop {
             let lapse = self.holder(&place).map(|held| held.valid_until());
             let wake = lapse.into_iter().chain(deadline).min();
             tokio::select! {
                 biased;
                 turn = &mut receiver => {
-                    // A sender is only dropped together with the gate, or by `close`.
+                    // A sender is only dropped together with the gate, or by
+                    // `close`.
                     let turn: Result<Ticket<H>, _> = turn.map_err(|_| self.ahead(&place, since));
                     return turn.map(|mut turn| {
                         turn.since = since;
                         turn
                     });
                 }
-                // There is a lease now that was not there before.
+                // There is a new lease.
                 () = watch.0.notified() => {}
                 () = clock::sleep_until(wake.unwrap_or(Instant::MAX)) => {
                     if deadline.is_some_and(|deadline| clock::now() >= deadline) {
@@ -298,10 +299,10 @@ impl<H: Expires> LocalQueue<H> {
         }
     }
 
-    /// Sends away all who wait, and who comes to wait later.
+    /// Ends the wait of all current and future waiters.
     pub(crate) fn close(&self) {
-        // Read under the locks that are taken below: who lines up before, is
-        // found here.
+        // `enter` reads the flag under the locks taken below: a caller that did not
+        // see it set has queued by then, and is found here.
         self.is_closed.store(true, Ordering::Release);
         for shard in &self.shards {
             let lines: Vec<_> = {
@@ -316,14 +317,14 @@ impl<H: Expires> LocalQueue<H> {
         }
     }
 
-    /// What stands before a caller that has stood in line since turn `since`.
+    /// What blocks a caller that has queued since turn `since`.
     fn ahead(&self, place: &Place, since: u64) -> Blocker<H> {
         let shard = self.shard(place).lock();
         let queue = shard.queues.get(place);
         queue.map_or(Blocker::Contender(Met::Held), |queue| queue.ahead(since))
     }
 
-    /// What a caller met that has stood in line since turn `since`.
+    /// What a caller met that has queued since turn `since`.
     fn met(&self, place: &Place, since: u64) -> Met {
         let shard = self.shard(place).lock();
         let queue = shard.queues.get(place);
@@ -346,8 +347,8 @@ impl<H: Expires> LocalQueue<H> {
         shard.queues.get(place)?.holder.upgrade()
     }
 
-    /// Ends the turn of a holder whose lease has lapsed: it may never come
-    /// back to pass it on.
+    /// Ends the turn of a holder whose lease has lapsed: the holder may never pass
+    /// it on.
     fn evict_lapsed(self: &Arc<Self>, place: &Place) {
         let present = {
             let shard = self.shard(place).lock();
@@ -364,8 +365,8 @@ impl<H: Expires> LocalQueue<H> {
         }
     }
 
-    /// Ends turn `number`, if it is still the present one, and gives the first
-    /// waiter who has not given up the next.
+    /// Ends turn `number`, if it is still the current one, and gives the next turn
+    /// to the first waiter that has not given up.
     fn pass_on(self: &Arc<Self>, place: &Place, number: u64, streak: Handoffs) {
         let mut ended = number;
         loop {
@@ -404,7 +405,7 @@ impl<H: Expires> Queue<H> {
         }
     }
 
-    /// What stands before a caller that has stood in line since turn `since`.
+    /// What blocks a caller that has queued since turn `since`.
     fn ahead(&self, since: u64) -> Blocker<H> {
         let holder = self.holder.upgrade();
         holder.map_or_else(|| Blocker::Contender(self.met(since)), Blocker::Holder)
@@ -419,7 +420,7 @@ impl<H: Expires> Queue<H> {
         }
     }
 
-    /// A place in line, and the turn that is on when it is taken.
+    /// A place in the queue, and the current turn when it is taken.
     fn line_up(&mut self) -> (oneshot::Receiver<Ticket<H>>, Watch, u64) {
         let line = self.line.get_or_insert_with(|| {
             Box::new(Waiters {
@@ -439,14 +440,14 @@ impl<H: Expires> Queue<H> {
 }
 
 impl<H: Expires> Ticket<H> {
-    /// What its owner met while it stood in line, as far as that is the latest
-    /// that is known of the key; `None`: it did not stand there.
+    /// What its owner met while it queued, as far as that is the latest known about
+    /// the key; `None`: the owner did not queue.
     pub(crate) fn met(&self) -> Option<Met> {
         (self.since != NONE).then(|| self.gate.met(&self.place, self.since))
     }
 
-    /// An attempt in this turn has failed: other processes have had a chance,
-    /// and those in line learn of it if their time runs out.
+    /// Records a failed attempt in this turn: other processes have had a chance,
+    /// and callers in the queue get the error if they time out.
     pub(crate) fn failed(&mut self, error: &Error) {
         self.streak = Handoffs::default();
         self.on_queue(|queue, turn| {
@@ -458,18 +459,18 @@ impl<H: Expires> Ticket<H> {
         });
     }
 
-    /// Its owner leaves the key to others before it tries: to those in line that
-    /// is as if the key were held.
+    /// Records that its owner leaves the key to other processes before it tries:
+    /// for callers in the queue the key counts as held.
     pub(crate) fn pauses(&self) {
         self.on_queue(|queue, turn| queue.held_in = turn);
     }
 
-    /// What its owner meets is told by `plight` from now on.
+    /// From now on `plight` holds what its owner meets.
     pub(crate) fn share(&self, plight: Arc<Plight>) {
         self.on_queue(|queue, turn| queue.met = Some((turn, plight)));
     }
 
-    /// Changes the queue, if this is the present turn still.
+    /// Changes the queue, if this is still the current turn.
     fn on_queue(&self, change: impl FnOnce(&mut Queue<H>, u64)) {
         let mut shard = self.gate.shard(&self.place).lock();
         let queue = shard.queues.get_mut(&self.place);

@@ -1,4 +1,4 @@
-//! The protocol's machines, and what their answers and outcomes do to a lease.
+//! The effect of the protocol machines' answers and outcomes on a lease.
 
 use std::sync::Arc;
 
@@ -20,16 +20,16 @@ use crate::proto::operation::release::{Farewell, Release};
 use crate::proto::quorum::Seats;
 use crate::proto::time::Instant;
 
-/// A lease, and the view by which one of its operations goes.
+/// A lease, and the view of one of its operations.
 #[derive(Debug)]
 pub(crate) struct OperationContext {
     pub(crate) held: Arc<LeaseState>,
-    /// `None`: the view that it was granted under.
+    /// `None`: the view under which the lease was granted.
     pub(crate) stance: Option<Arc<Position>>,
 }
 
 impl OperationContext {
-    /// The view that the lease is granted under.
+    /// The context of an operation in the view under which the lease is granted.
     pub(crate) fn of(held: &Arc<LeaseState>) -> Self {
         Self {
             held: Arc::clone(held),
@@ -51,7 +51,7 @@ impl OperationContext {
         }
     }
 
-    /// Notes in the ledger of its view what an answer says of the entries.
+    /// Records in the ledger of its view what an answer shows about the entries.
     pub(crate) fn acknowledge(&self, has: Known, lacks: Seats) {
         let ledger = match &self.stance {
             Some(stance) => stance.ledger(),
@@ -61,15 +61,15 @@ impl OperationContext {
     }
 }
 
-/// A machine together with what its outcome does to the lease.
+/// A machine together with the effect of its outcome on the lease.
 pub(crate) trait LeaseMachine: Machine<Outcome: Send> + Send + 'static {
-    /// Takes note of the outcome, whether anybody waits for it or not.
+    /// Records the outcome, with or without a waiting caller.
     fn settle(site: &OperationContext, outcome: &Self::Outcome, now: Instant);
 
-    /// Whether what it does depends on the time.
+    /// Whether its steps depend on the time.
     const MINDS_TIME: bool = true;
 
-    /// Sees every answer, also those that the machine has no use for any more.
+    /// Receives every answer, also those that the machine no longer needs.
     fn answered(_site: &OperationContext, _from: NodeIndex, _step: Step, _answer: &Answer) {}
 
     /// Whether the outcome ends the lease, so that its entries are released.
@@ -77,13 +77,13 @@ pub(crate) trait LeaseMachine: Machine<Outcome: Send> + Send + 'static {
         false
     }
 
-    /// The outcome where nobody has answered, or will.
+    /// The outcome if no node has answered or will answer.
     fn unanswered() -> Self::Outcome;
 
-    /// Nobody waits for the outcome any more.
+    /// The caller no longer waits for the outcome.
     fn abandoned(_held: &Arc<LeaseState>) {}
 
-    /// What a shutdown is to wait for, until every node has answered.
+    /// What a shutdown waits for, until every node has answered.
     fn owed(_held: &Arc<LeaseState>) -> Option<Outstanding> {
         None
     }
@@ -132,11 +132,12 @@ impl LeaseMachine for Renewal {
         }
     }
 
-    /// The keeper and the lease's owner are different threads: a release may
-    /// have overtaken the extend, which then made the entry anew.
+    /// The keeper and the lease's owner are different threads: a release may have
+    /// overtaken the extend, which then created the entry again.
     ///
-    /// An entry is healed when answers tell that it is absent, which may be after
-    /// the release. Where no answer comes to that, it may have been made.
+    /// A heal is sent when answers show that the entry is absent, which may be
+    /// after the release. If the heal gets no answer, it may have created the
+    /// entry.
     fn answered(site: &OperationContext, from: NodeIndex, step: Step, answer: &Answer) {
         let may_be_there = match answer {
             Ok(Reply::Kept { .. } | Reply::Made { .. }) => true,

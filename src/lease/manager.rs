@@ -1,4 +1,4 @@
-//! What all leases of one router share.
+//! The state that all leases of one router share.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::task;
 use crate::telemetry::stats::Counters;
 
-/// What all leases of one router share. The router's handles, its calls and its
-/// guards own it; dropping it ends the router's tasks and closes its nodes.
+/// The state that all leases of one router share. The router's handles, its calls
+/// and its guards own it. Dropping it ends the router's tasks and closes its nodes.
 pub(crate) struct LeaseManager {
     pub(crate) membership: Arc<Membership>,
     pub(crate) queues: Arc<LocalQueue<LeaseState>>,
     pub(crate) context: Arc<LeaseContext>,
     pub(crate) defaults: Defaults,
-    /// Keys must not begin with it: with the prefix before it, such a key names
-    /// ringlock's own state.
+    /// Keys must not begin with it: such a key, with the key prefix in front,
+    /// names ringlock's own state.
     reserved: Option<String>,
 }
 
-/// What holds for an acquire that sets nothing else.
+/// The settings of an acquire that sets nothing else.
 #[derive(Clone, Debug)]
 pub(crate) struct Defaults {
     pub(crate) ttl: Duration,
@@ -37,7 +37,7 @@ pub(crate) struct Defaults {
 }
 
 impl LeaseManager {
-    /// Starts the scheduler's task on the present runtime.
+    /// Starts the scheduler's task on the current runtime.
     pub(crate) fn start(
         membership: Arc<Membership>,
         context: Arc<LeaseContext>,
@@ -86,7 +86,7 @@ impl LeaseManager {
         Ok(key)
     }
 
-    /// Lets nothing new begin. Leases continue.
+    /// Refuses new calls. Leases continue.
     pub(crate) fn shut(&self) {
         self.lifecycle().shut();
         self.wake_all();

@@ -1,8 +1,8 @@
-//! Drives a machine: carries out its effects, feeds it the answers, and wakes
-//! its caller once, at the outcome.
+//! Drives a machine: executes its effects, feeds it the answers, and wakes its
+//! caller once, at the outcome.
 //!
-//! There is no task per operation. Whoever brings an answer (a connection's
-//! task, or the caller itself where a node answers at once) feeds the machine.
+//! There is no task per operation. The code that receives an answer feeds the
+//! machine: a connection's task, or the caller itself if a node answers at once.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::proto::time::Instant;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::telemetry::metrics;
 
-/// One operation under way.
+/// One operation in flight.
 pub(crate) struct Operation<M: LeaseMachine> {
     site: OperationContext,
     t0: Instant,
@@ -38,14 +38,14 @@ pub(crate) struct Operation<M: LeaseMachine> {
 struct OperationState<M: LeaseMachine> {
     machine: M,
     outbox: Outgoing,
-    /// Somebody is emptying the outbox: nodes that answer at once re-enter.
+    /// A thread is emptying the outbox: nodes that answer at once re-enter.
     is_sending: bool,
     outcome: Option<M::Outcome>,
     waker: Option<Waker>,
 }
 
-/// Requests that are yet to be handed to their nodes. A node gets them in the
-/// order of the steps, and a release last.
+/// Requests that are not handed to their nodes yet. A node gets them in the order
+/// of the steps, with a release last.
 #[derive(Default)]
 struct Outgoing {
     main: Seats,
@@ -53,7 +53,7 @@ struct Outgoing {
     heal: Seats,
     probe: Vec<NodeIndex>,
     release: Seats,
-    /// The lease is over: whoever may have an entry is to release it.
+    /// The lease is over: every node that may have an entry gets a release.
     is_end: bool,
 }
 
@@ -86,7 +86,7 @@ impl Outgoing {
 }
 
 impl<M: LeaseMachine> Operation<M> {
-    /// Begins an operation of `held`. No node is waited for past `limit`.
+    /// Starts an operation of `held`. It waits for no node past `limit`.
     pub(crate) fn start(
         machine: M,
         held: &Arc<LeaseState>,
@@ -95,8 +95,8 @@ impl<M: LeaseMachine> Operation<M> {
         Self::start_at(machine, OperationContext::of(held), limit)
     }
 
-    /// Begins an operation that goes by the view of `stance`, which `None`
-    /// leaves as it was at the grant.
+    /// Starts an operation under the view of `stance`; `None` is the view of the
+    /// grant.
     pub(crate) fn start_from(
         machine: M,
         held: &Arc<LeaseState>,
@@ -124,7 +124,7 @@ impl<M: LeaseMachine> Operation<M> {
             }),
             _owed: owed,
         });
-        // It has begun just now.
+        // The operation starts at `t0`.
         operation.feed(t0, Event::Start { probes });
         OperationFuture {
             operation,
@@ -132,8 +132,8 @@ impl<M: LeaseMachine> Operation<M> {
         }
     }
 
-    /// Whether a node that serves `serving` is behind the newest view known:
-    /// it was told meanwhile, or will be.
+    /// Whether a node that serves `serving` is behind the newest known view: it has
+    /// received that view since, or will.
     fn is_past(&self, serving: Option<ViewId>) -> bool {
         let own = self.fleet().view.id().epoch;
         let newest = self
@@ -190,10 +190,11 @@ impl<M: LeaseMachine> Operation<M> {
         core.outcome = Some(outcome);
     }
 
-    /// Empties the outbox, the lock let go while a node is spoken to. If
-    /// somebody is at it already, they will send ours too, in order. Whoever is
-    /// done with it wakes the caller: its next request to a node must not
-    /// overtake one of this operation's.
+    /// Empties the outbox and releases the lock during each call to a node. If
+    /// another thread is already emptying it, that thread also sends these
+    /// requests, in order. The thread that finishes the outbox wakes the caller:
+    /// the caller's next request to a node must not overtake one of this
+    /// operation's.
     fn send_all<'a>(
         self: &'a Arc<Self>,
         mut core: MutexGuard<'a, OperationState<M>>,
@@ -262,7 +263,7 @@ impl<M: LeaseMachine> Sink for Operation<M> {
         } else {
             self.t0
         };
-        // When others were sent is not known any more.
+        // The send time of later requests is not kept.
         let was_first = ticket & LATER == 0;
         let took = was_first.then(|| now.saturating_since(self.t0));
         self.fleet().peer(from).meter.answered(&answer, took);
@@ -272,7 +273,8 @@ impl<M: LeaseMachine> Sink for Operation<M> {
 
 const STEPS: [Step; 4] = [Step::Main, Step::WriteBack, Step::Probe, Step::Heal];
 
-/// Marks, beside the step, a request that was not sent when its operation began.
+/// Marks, in addition to the step, a request that was not sent when its operation
+/// started.
 const LATER: u32 = 0x80;
 
 fn ticket(node: NodeIndex, step: Step, is_later: bool) -> u32 {
@@ -284,8 +286,8 @@ fn step(ticket: u32) -> Step {
     STEPS[(ticket & 0x7f) as usize]
 }
 
-/// An operation that its caller waits for. Dropped, it is abandoned: what it
-/// may have left on the nodes is released.
+/// An operation that its caller waits for. Dropping it abandons the operation: what
+/// it may have left on the nodes is released.
 #[must_use]
 pub(crate) struct OperationFuture<M: LeaseMachine> {
     operation: Arc<Operation<M>>,
@@ -293,18 +295,18 @@ pub(crate) struct OperationFuture<M: LeaseMachine> {
 }
 
 impl<M: LeaseMachine> OperationFuture<M> {
-    /// The nodes that it speaks to, and which of them must agree.
+    /// The nodes that it contacts, and which of them must agree.
     pub(crate) fn place(&self) -> (Arc<ViewNodes>, Placement) {
         let placement = *self.operation.core.lock().machine.placement();
         (Arc::clone(self.operation.fleet()), placement)
     }
 
-    /// The outcome. A caller that runs on another runtime than the node's tasks
-    /// waits until `limit` at most, for that runtime may stand still; then
+    /// The outcome. A caller on another runtime than the node's tasks waits until
+    /// `limit` at most, because that runtime may have stopped; then the result is
     /// `None`.
     pub(crate) async fn by(self, limit: Instant) -> Option<M::Outcome> {
         if self.operation.life().is_guest() {
-            // On the heap: most callers need no timer of their own.
+            // Boxed: most callers need no separate timer.
             Box::pin(clock::within(Some(limit), self)).await
         } else {
             Some(self.await)

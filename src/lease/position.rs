@@ -1,4 +1,4 @@
-//! Where a lease stands once its view has been left.
+//! The position of a lease in views after the one that granted it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::proto::lease_record::known::Known;
 use crate::proto::quorum::{Placement, Seats};
 use crate::proto::time::Instant;
 
-/// What is known of a lease's entries in one view, noted down by whoever hears
-/// of it: the seats that were seen in the low half, those that vouch in the
-/// high one.
+/// What is known of a lease's entries in one view. Each thread that receives an
+/// answer updates it. The low half holds the seats where the entry was seen, the
+/// high half those that vouch for it.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(AtomicU64);
 
@@ -31,8 +31,8 @@ impl Ledger {
         }
     }
 
-    /// Takes note of who is known to hold the entry, who of them vouches, and
-    /// who is known not to hold it.
+    /// Records which seats are known to hold the entry, which of them vouch for it,
+    /// and which are known not to hold it.
     pub(crate) fn take_in(&self, has: Known, lacks: Seats) {
         if has != Known::NONE {
             self.0.fetch_or(bits(has), Ordering::Relaxed);
@@ -48,7 +48,7 @@ fn bits(known: Known) -> u64 {
     u64::from(known.vouching.bits()) << 32 | u64::from(known.seen.bits())
 }
 
-/// A lease's place in a view that came after the one it was granted under.
+/// A lease's position in a view after the one that granted it.
 pub(crate) struct Position {
     pub(crate) fleet: Arc<ViewNodes>,
     pub(crate) placement: Placement,
@@ -81,18 +81,17 @@ impl Position {
     }
 }
 
-/// Everything about a lease that has left its first view.
+/// The state of a lease that has left its first view.
 #[derive(Debug, Default)]
 pub(crate) struct Relocation {
-    /// Where it had its last success; `None`: where it was granted.
+    /// The position of its last success; `None`: where it was granted.
     base: Option<Arc<Position>>,
-    /// Where it is being extended to.
+    /// The newer position at which it is being extended.
     trial: Option<Arc<Position>>,
-    /// Other nodes that were ever sent its token, and until when they may have
-    /// an entry of it.
+    /// Other nodes that were ever sent its token, and until when they may have an
+    /// entry of it.
     elsewhere: Vec<(Arc<dyn Node>, Instant)>,
-    /// Until when nodes may have an entry that it stands on no more, where it
-    /// was granted.
+    /// Nodes of the granting view may hold a stale entry until this time.
     granted_until: Option<Instant>,
 }
 
@@ -101,14 +100,14 @@ impl Relocation {
         self.base.as_ref()
     }
 
-    /// Where to extend it.
+    /// The position at which to extend it.
     pub(crate) fn newest(&self) -> Option<&Arc<Position>> {
         self.trial.as_ref().or(self.base.as_ref())
     }
 
-    /// Goes on to the view of `fleet`, from the last success at `granted`
-    /// unless there was one since. Nodes that are left behind may have entries
-    /// until `until`.
+    /// Continues in the view of `fleet`, from the last success at `granted` unless
+    /// there was one since. Nodes that are left behind may have entries until
+    /// `until`.
     pub(crate) fn follow(
         &mut self,
         fleet: Arc<ViewNodes>,
@@ -123,7 +122,7 @@ impl Relocation {
         });
         let mut footing = base.as_ref().unwrap_or(granted).carry(&fleet.view, key);
         if let Some(trial) = self.trial.take() {
-            // Of the nodes that it asked, it knows the latest.
+            // For the nodes that it asked, the trial has the latest state.
             let now = |seats| {
                 let from = (&*trial.fleet.view, &trial.placement);
                 transfer(from.0, from.1, seats, &fleet.view, &footing.placement)
@@ -136,7 +135,7 @@ impl Relocation {
         self.trial = Some(Position::new(fleet, footing));
     }
 
-    /// It was extended at `stance`; false if that is not the newest.
+    /// Records a successful extend at `stance`; false if that is not the newest.
     pub(crate) fn settle(&mut self, stance: &Arc<Position>, until: Instant) -> bool {
         if !self
             .trial
@@ -155,7 +154,7 @@ impl Relocation {
         true
     }
 
-    /// These nodes may have entries until `until`.
+    /// Records that these nodes may have entries until `until`.
     pub(crate) fn leave_nodes(
         &mut self,
         nodes: impl Iterator<Item = Arc<dyn Node>>,
@@ -177,12 +176,12 @@ impl Relocation {
         self.leave_nodes(stance.nodes(), until);
     }
 
-    /// Forgets the nodes that cannot have an entry any more.
+    /// Forgets the nodes that can no longer have an entry.
     pub(crate) fn forget(&mut self, now: Instant) {
         self.elsewhere.retain(|(_, until)| *until > now);
     }
 
-    /// Whether nothing can be left of it where it was granted, and every other
+    /// Whether no entry can be left where the lease was granted, and every other
     /// node that may have an entry.
     pub(crate) fn entries(&self, now: Instant) -> (bool, Vec<Arc<dyn Node>>) {
         let stances = self.base.iter().chain(&self.trial);

@@ -1,5 +1,5 @@
-//! Extends leases: on their holder's behalf, and by itself those that are kept
-//! alive.
+//! Extends leases: when their holder asks for it, and automatically with
+//! keep-alive.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ impl LeaseState {
     /// Keeps the lease alive from now on.
     pub(crate) fn keep(self: &Arc<Self>) {
         let item = Arc::clone(self) as Arc<dyn Due>;
-        // Once the task has ended, the lease lapses at its time.
+        // Once the task has ended, the lease lapses at its end.
         let _ = self.context.scheduler.schedule(item, Instant::default());
     }
 
-    /// Begins an extend to `ttl`; its success or failure is noted in the state.
+    /// Starts an extend to `ttl`; the state records its success or failure.
     pub(crate) fn renew(self: &Arc<Self>, ttl: Ttl) -> Result<OperationFuture<Renewal>, Error> {
         let t0 = clock::now();
         let over = self.check(t0);
@@ -77,7 +77,7 @@ impl Due for LeaseState {
         }
         let retry = self.fleet.node_timeout(self.ttl);
         if self.take_due_renewal(now, now + retry) {
-            // Over by now, it is found so at the next look.
+            // If the lease is over by now, the next run finds that.
             drop(self.renew(self.ttl));
         }
         // An extend that succeeds soon may be followed by the next before `retry`.

@@ -1,4 +1,4 @@
-//! One task per router that runs things when they are due.
+//! One task per router that runs items when they are due.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,45 +12,45 @@ use tokio::sync::Notify;
 use crate::clock;
 use crate::proto::time::Instant;
 
-/// Something that the scheduler runs when it is due.
+/// An item that the scheduler runs when it is due.
 pub(crate) trait Due: fmt::Debug + Send + Sync {
     /// Runs it. Returns when it is due again; `None` if it is done.
     fn run(self: Arc<Self>, now: Instant) -> Option<Instant>;
 
-    /// There is a newer view. Returns whether it is due for that.
+    /// Notifies the item of a newer view. Returns whether it is due for that.
     fn view_changed(&self, _now: Instant) -> bool {
         false
     }
 
-    /// The scheduler has ended: it will not be run.
+    /// The scheduler has ended: the item will not run.
     fn give_up(&self) {}
 }
 
-/// What the rest of the router sees of the task.
+/// The interface of the rest of the router to the task.
 #[derive(Debug, Default)]
 pub(crate) struct Scheduler {
     inbox: Mutex<Inbox>,
     wake: Notify,
     /// Operations that a shutdown waits for.
     outstanding: AtomicUsize,
-    /// Some were given up because the task has ended.
+    /// Some operations were given up because the task has ended.
     has_forsaken: AtomicBool,
     all_done: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Inbox {
-    /// The task takes these over at once. One per lease that is kept alive or
-    /// watched, and per release that is repeated.
+    /// The task takes all of these at once. There is one per lease that is kept
+    /// alive or watched, and per release that is repeated.
     arrived: Vec<Entry>,
-    /// There is a newer view: leases that the old one failed need not wait.
+    /// There is a newer view: leases that failed under the old one need not wait.
     has_moved: bool,
     is_closed: bool,
 }
 
 impl Scheduler {
-    /// Runs `item` at `due`. False, and it is never run, once the task has
-    /// ended.
+    /// Runs `item` at `due`. Returns false once the task has ended; the item is
+    /// then never run.
     pub(crate) fn schedule(&self, item: Arc<dyn Due>, due: Instant) -> bool {
         let mut inbox = self.inbox.lock();
         if inbox.is_closed {
@@ -62,7 +62,7 @@ impl Scheduler {
         true
     }
 
-    /// There is a newer view: what waits for one runs at once.
+    /// Signals a newer view: items that wait for one run at once.
     pub(crate) fn hurry(&self) {
         self.inbox.lock().has_moved = true;
         self.wake.notify_one();
@@ -73,13 +73,13 @@ impl Scheduler {
         self.outstanding.load(Ordering::Relaxed)
     }
 
-    /// An operation was given up because the task has ended.
+    /// Records that an operation was given up because the task has ended.
     pub(crate) fn forsake(&self) {
         self.has_forsaken.store(true, Ordering::Release);
     }
 
-    /// Waits until no operation is outstanding, up to `deadline`; false: some
-    /// are, or were given up.
+    /// Waits until no operation is outstanding, up to `deadline`; false: some are,
+    /// or were given up.
     pub(crate) async fn drained(&self, deadline: Instant) -> bool {
         let all_gone = async {
             loop {
@@ -100,7 +100,7 @@ impl Scheduler {
         self.wake.notify_one();
     }
 
-    /// The task has ended: what it has not taken over is given up.
+    /// Handles the end of the task: items that it has not taken over are given up.
     pub(crate) fn end(&self) {
         let left = {
             let mut inbox = self.inbox.lock();
@@ -145,7 +145,7 @@ impl Scheduler {
 struct Agenda(BinaryHeap<Reverse<Entry>>);
 
 impl Drop for Agenda {
-    /// The task was dropped, or its router is gone.
+    /// Runs when the task is dropped, or its router is gone.
     fn drop(&mut self) {
         for Reverse(entry) in self.0.drain() {
             entry.item.give_up();
@@ -161,7 +161,7 @@ struct Entry {
 }
 
 impl Inbox {
-    /// What has come since the last look, closed for good if it is closed.
+    /// Takes what has arrived since the last call. A closed inbox stays closed.
     fn take(&mut self) -> Self {
         let is_closed = self.is_closed;
         let taken = std::mem::take(self);
@@ -171,14 +171,14 @@ impl Inbox {
 }
 
 impl Entry {
-    /// Due now, if it waits for a newer view.
+    /// Makes it due now, if it waits for a newer view.
     fn hurried(self, now: Instant) -> Self {
         let waits = self.item.view_changed(now);
         let due = if waits { now } else { self.due };
         Self { due, ..self }
     }
 
-    /// Runs it; itself again, where it is due once more.
+    /// Runs it. Returns it if it is due again.
     fn run(self, now: Instant) -> Option<Self> {
         let due = Arc::clone(&self.item).run(now)?;
         Some(Self { due, ..self })
@@ -205,12 +205,12 @@ impl Ord for Entry {
     }
 }
 
-/// An operation is outstanding for as long as this lives.
+/// An operation is outstanding while this value lives.
 #[derive(Debug)]
 pub(crate) struct Outstanding(Arc<Scheduler>);
 
 impl Outstanding {
-    /// An operation begins that a shutdown waits for.
+    /// Starts an operation that a shutdown waits for.
     pub(crate) fn by(scheduler: &Arc<Scheduler>) -> Self {
         scheduler.outstanding.fetch_add(1, Ordering::AcqRel);
         Self(Arc::clone(scheduler))

@@ -1,15 +1,15 @@
-//! What scoped work comes to when its lock fails it.
+//! The error of scoped work whose lock failed.
 
 use std::fmt;
 
 use crate::error::{Error, Loss};
 use crate::proto::lease::Key;
 
-/// Why [`Router::with`](crate::Router::with) failed: before the work, or though
+/// Why [`Router::with`](crate::Router::with) failed: before the work, or although
 /// it was done.
 ///
-/// `?` turns it into an [`Error`], without the output; or into a boxed error,
-/// where the output is `Send`, `Sync` and `'static` if the box is to be.
+/// `?` turns it into an [`Error`], without the output; or into a boxed error, if
+/// the output is `'static`, and `Send` and `Sync` where the box requires it.
 ///
 /// ```
 /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
@@ -29,12 +29,12 @@ use crate::proto::lease::Key;
 pub enum WithError<T> {
     /// The lock was not granted. The work has not run.
     NotRun(Error),
-    /// The work ran to its end, but the lease was over before: somebody else
-    /// may have held the key meanwhile.
+    /// The work ran to its end, but the lease was over before that: another client
+    /// may have held the key during the work.
     Lost {
-        /// What the work returned.
+        /// The output of the work.
         output: T,
-        /// What was locked.
+        /// The locked key.
         key: Key,
         /// Why the lease was over.
         reason: Loss,
@@ -42,7 +42,7 @@ pub enum WithError<T> {
 }
 
 impl<T> WithError<T> {
-    /// What the work returned, if it ran.
+    /// The output of the work, if it ran.
     pub fn into_output(self) -> Option<T> {
         match self {
             Self::NotRun(_) => None,
@@ -50,7 +50,7 @@ impl<T> WithError<T> {
         }
     }
 
-    /// The same with another output.
+    /// Converts the output with `change`.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> WithError<U> {
         match self {
             Self::NotRun(error) => WithError::NotRun(error),
@@ -68,7 +68,7 @@ impl<T> WithError<T> {
 }
 
 impl<T> From<WithError<T>> for Error {
-    /// Leaves the output away.
+    /// Drops the output.
     fn from(error: WithError<T>) -> Self {
         match error {
             WithError::NotRun(error) => error,
@@ -105,7 +105,7 @@ impl<T> fmt::Debug for WithError<T> {
 impl<T> std::error::Error for WithError<T> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            // It is shown as that error itself.
+            // `NotRun` displays as the inner error itself.
             Self::NotRun(error) => error.source(),
             Self::Lost { .. } => None,
         }

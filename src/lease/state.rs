@@ -1,6 +1,5 @@
-//! The state of one lease in this process, shared by its guard, the scheduler
-//! and the operations under way. It sends nothing: see `cleanup.rs` and
-//! `renewal.rs`.
+//! The state of one lease in this process, shared by its guard, the scheduler and
+//! the operations in flight. It sends nothing: see `cleanup.rs` and `renewal.rs`.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,7 +22,7 @@ use crate::proto::quorum::Placement;
 use crate::proto::time::Instant;
 use crate::telemetry::events;
 
-/// Renewals that fall due within as long go out together.
+/// Renewals that fall due within this time are sent together.
 const RENEWAL_GRID: Duration = Duration::from_millis(10);
 
 /// How a lease is kept alive.
@@ -31,7 +30,7 @@ const RENEWAL_GRID: Duration = Duration::from_millis(10);
 pub(crate) struct KeepAlive {
     /// Time from one extend to the next.
     pub(crate) interval: Duration,
-    /// When the lease ends all the same.
+    /// When the lease ends in any case.
     pub(crate) until: Instant,
 }
 
@@ -45,11 +44,11 @@ pub(crate) struct LeaseState {
     pub(crate) ttl: Ttl,
     pub(crate) placement: Placement,
     pub(crate) keep_alive: Option<KeepAlive>,
-    /// When its attempt began.
+    /// When its attempt started.
     pub(crate) asked_at: Instant,
     ledger: Ledger,
     state: Mutex<State>,
-    /// Wakes those who wait for its end, once there are any.
+    /// Wakes the waiters of its end, once there are any.
     ended: OnceLock<Box<Notify>>,
 }
 
@@ -60,25 +59,25 @@ struct State {
     trip: u32,
     fence: Option<Fence>,
     ended: Option<Loss>,
-    /// When it is to be extended next, where it is kept alive.
+    /// When to extend it next, if it is kept alive.
     renew_at: Instant,
-    /// The last extend failed for want of a newer view.
+    /// The last extend failed because it needs a newer view.
     awaits_view: bool,
     turn: Option<Ticket<LeaseState>>,
-    /// What has become of it in later views.
+    /// Its positions in later views.
     moved: Option<Box<Relocation>>,
 }
 
-/// What an extend starts from.
+/// The starting point of an extend.
 pub(crate) struct ExtensionBase {
     pub(crate) fence: Option<Fence>,
     pub(crate) valid_until: Instant,
-    /// Where it is extended; `None`: where it was granted.
+    /// Where to extend it; `None`: where it was granted.
     pub(crate) stance: Option<Arc<Position>>,
 }
 
 impl LeaseState {
-    /// A lease that is yet to be granted.
+    /// A lease that is not granted yet.
     pub(crate) fn new(
         context: Arc<LeaseContext>,
         fleet: Arc<ViewNodes>,
@@ -90,7 +89,7 @@ impl LeaseState {
     ) -> Arc<Self> {
         Arc::new(Self {
             placement: fleet.view.place(key),
-            // The view may have changed since the call began.
+            // The view may have changed since the call started.
             ttl: ttl.at_most(fleet.view.max_ttl()),
             context,
             fleet,
@@ -113,7 +112,7 @@ impl LeaseState {
         })
     }
 
-    /// The attempt at it.
+    /// The claim of its attempt.
     pub(crate) fn claim(&self) -> Claim {
         Claim {
             view: self.fleet.view.id(),
@@ -126,7 +125,7 @@ impl LeaseState {
         }
     }
 
-    /// The attempt has won.
+    /// Records that the attempt has won.
     pub(crate) fn grant(&self, grant: &Grant, now: Instant) {
         let mut state = self.state.lock();
         state.valid_until = grant.valid_until;
@@ -135,8 +134,8 @@ impl LeaseState {
         state.fence = Some(grant.fence);
         self.context.counters.held.came();
         if let Some(keep_alive) = &self.keep_alive {
-            // The first one anywhere in the second half: many leases are
-            // often taken at once.
+            // The first renewal is at a random point of the second half: many
+            // leases are often taken at once.
             let first = keep_alive
                 .interval
                 .mul_f64(1.0 - rand::random::<f64>() / 2.0);
@@ -144,13 +143,13 @@ impl LeaseState {
         }
     }
 
-    /// Keeps the place in the process's queue for as long as the lease lasts.
+    /// Keeps the place in the process's queue while the lease lasts.
     pub(crate) fn keep_turn(self: &Arc<Self>, turn: Ticket<Self>) {
         turn.hold(self);
         self.state.lock().turn = Some(turn);
     }
 
-    /// When its attempt had won.
+    /// When its attempt won.
     pub(crate) fn granted_at(&self) -> Instant {
         self.asked_at + self.trip()
     }
@@ -164,13 +163,13 @@ impl LeaseState {
         self.state.lock().valid_until
     }
 
-    /// What is known of its entries under the view that it was granted under.
+    /// What is known of its entries under the view of its grant.
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// Why the lease is over, if it is. Lapses it where its time has come; then
-    /// true, and its entries must be released.
+    /// Why the lease is over, if it is. Lapses the lease at its end; then the flag
+    /// is true, and its entries must be released.
     pub(crate) fn lapse(&self, now: Instant) -> Option<(Loss, bool)> {
         let mut state = self.state.lock();
         if let Some(loss) = state.ended {
@@ -185,7 +184,7 @@ impl LeaseState {
         };
         self.finish(&mut state, loss, now);
         let fence = state.fence;
-        // A subscriber of the event may look at the lease.
+        // A subscriber of the event may read the lease.
         drop(state);
         self.lost(loss, fence);
         Some((loss, true))
@@ -207,12 +206,12 @@ impl LeaseState {
         limit.map_or(state.valid_until, |limit| limit.min(state.valid_until))
     }
 
-    /// Wakes those who wait for the end. It may have ended before.
+    /// Wakes the waiters of the end. The end may come before the call.
     pub(crate) fn end_signal(&self) -> &Notify {
         self.ended.get_or_init(Box::default)
     }
 
-    /// Ends the lease for `loss`, unless it has ended before.
+    /// Ends the lease with `loss`, unless it has ended before.
     pub(crate) fn end(&self, loss: Loss, now: Instant) -> Option<Loss> {
         let mut state = self.state.lock();
         let before = state.ended;
@@ -222,10 +221,10 @@ impl LeaseState {
         before
     }
 
-    /// The end is for good: nothing makes a lease valid again.
+    /// The end is permanent: nothing makes a lease valid again.
     fn finish(&self, state: &mut State, loss: Loss, now: Instant) {
         state.ended = Some(loss);
-        // An attempt that was abandoned ends too, and was never held.
+        // An abandoned attempt ends too, but was never held.
         if state.fence.is_some() {
             let counters = &self.context.counters;
             counters.held.went();
@@ -240,13 +239,13 @@ impl LeaseState {
         }
     }
 
-    /// It ended while it was held.
+    /// Reports a lease that ended while it was held.
     fn lost(&self, loss: Loss, fence: Option<Fence>) {
         self.context.counters.lost(loss);
         events::lease_lost(&self.key, fence, loss);
     }
 
-    /// Its holder gives it back, which was over before or not.
+    /// Counts a release by the holder, of a lease that was over before or not.
     pub(crate) fn count_release(&self, was_lost: bool) {
         let counters = &self.context.counters;
         match was_lost {
@@ -255,13 +254,13 @@ impl LeaseState {
         }
     }
 
-    /// Lets the next waiter of this process have its turn.
+    /// Passes the turn to the next waiter of this process.
     pub(crate) fn pass_turn(&self) {
         let turn = self.state.lock().turn.take();
         drop(turn);
     }
 
-    /// What an extend at `now` starts from.
+    /// The starting point of an extend at `now`.
     pub(crate) fn follow(&self, now: Instant) -> ExtensionBase {
         let mut state = self.state.lock();
         let stance = self.newest_stance(&mut state, now);
@@ -272,8 +271,8 @@ impl LeaseState {
         }
     }
 
-    /// Where to extend it: in the newest view. `None`: that is still the one
-    /// that it was granted under.
+    /// Where to extend it: in the newest view. `None`: that is still the view of
+    /// its grant.
     fn newest_stance(&self, state: &mut State, now: Instant) -> Option<Arc<Position>> {
         let known = state.moved.as_ref().and_then(|moved| moved.newest());
         let fleet = known.map_or(&self.fleet, |stance| &stance.fleet);
@@ -291,7 +290,7 @@ impl LeaseState {
         state.moved.as_ref()?.newest().map(Arc::clone)
     }
 
-    /// Where it had its last success, if not where it was granted, and the
+    /// The position of its last success, if it is not that of the grant, and the
     /// placement there.
     pub(crate) fn standing(&self) -> (Option<Arc<Position>>, Placement) {
         let state = self.state.lock();
@@ -304,7 +303,7 @@ impl LeaseState {
         (base, placement)
     }
 
-    /// Takes note of an extend's outcome.
+    /// Records an extend's outcome.
     pub(crate) fn renewed(
         &self,
         stance: Option<&Arc<Position>>,
@@ -346,14 +345,14 @@ impl LeaseState {
                 if self.end(loss, now).is_none() {
                     let fence = self.state.lock().fence;
                     self.lost(loss, fence);
-                    // Whoever waits need not wait for the guard to go.
+                    // Waiters need not wait until the guard is dropped.
                     self.pass_turn();
                 }
             }
         }
     }
 
-    /// Whether it is to be extended by now; then not again before `next`.
+    /// Whether a renewal is due; if so, the following one is not before `next`.
     pub(crate) fn take_due_renewal(&self, now: Instant, next: Instant) -> bool {
         let mut state = self.state.lock();
         let is_due = state.renew_at <= now;
@@ -363,14 +362,14 @@ impl LeaseState {
         is_due
     }
 
-    /// When it is to be extended next, or ends; `latest` at the latest.
+    /// When to extend it next, or when it ends; not after `latest`.
     pub(crate) fn next_event(&self, latest: Instant) -> Instant {
         let state = self.state.lock();
         state.renew_at.min(latest).min(self.end_of(&state))
     }
 
-    /// There is a newer view: extends it next at `now`, and returns true, where
-    /// the last extend failed for want of one.
+    /// Handles a newer view: if the last extend failed because it needs one, makes
+    /// the next extend due at `now` and returns true.
     pub(crate) fn renew_in_newer_view(&self, now: Instant) -> bool {
         let mut state = self.state.lock();
         if state.awaits_view {
@@ -379,7 +378,7 @@ impl LeaseState {
         state.awaits_view
     }
 
-    /// Whether nothing can be left of it where it was granted, and every other
+    /// Whether no entry can be left where the lease was granted, and every other
     /// node that may have an entry.
     pub(crate) fn entries(&self, now: Instant) -> (bool, Vec<Arc<dyn Node>>) {
         match &self.state.lock().moved {
@@ -389,9 +388,9 @@ impl LeaseState {
     }
 }
 
-/// When to extend a lease next, `interval` from `now`: up to a tenth earlier,
-/// so that renewals that began together part, and on a grid, so that those of
-/// one moment go out together.
+/// When to extend a lease next, `interval` from `now`: up to a tenth earlier, so
+/// that renewals that started together spread out, and on a grid, so that renewals
+/// of one moment are sent together.
 fn next_renewal(now: Instant, interval: Duration) -> Instant {
     let at = now + interval - interval.mul_f64(rand::random::<f64>() / 10.0);
     let grid = (interval / 64).min(RENEWAL_GRID).as_nanos().max(1) as u64;

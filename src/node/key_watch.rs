@@ -1,4 +1,4 @@
-//! Being told that a key may have become free, instead of asking again.
+//! Notification that a key may have become free, instead of polling.
 
 use std::collections::hash_map::{Entry, HashMap};
 use std::pin::Pin;
@@ -10,34 +10,35 @@ use tokio::sync::oneshot;
 
 use crate::proto::lease::Key;
 
-/// Keys of one node that may be watched at once; whoever waits for one more
-/// asks again and again.
+/// Keys of one node that may be watched at once. A waiter for one more key
+/// polls.
 const MAX_WATCHED: usize = 65_536;
 
-/// What a [`Watch`] saw.
+/// What a [`Watch`] observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sight {
-    /// Nobody held the key when it was looked at first.
+    /// No client held the key at the first read.
     Free,
-    /// The key was deleted, has expired or was changed since then.
+    /// The key was deleted, has expired or was changed since the first read.
     Changed,
-    /// Nothing, and nothing more will be seen: the node cannot tell.
+    /// Nothing was observed, and nothing will be: the node can no longer
+    /// observe the key.
     Lost,
 }
 
 /// Whether others wait for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// Nobody has said so lately.
+    /// No process has announced a waiter lately.
     Nobody,
-    /// Somebody has.
+    /// A process has announced a waiter.
     Somebody,
-    /// That is not known, or not known yet.
+    /// Not known, or not known yet.
     Unknown,
 }
 
-/// An eye on one key of one node; a future that resolves when the key may have
-/// become free. Dropped, it is taken off the list.
+/// A watch on one key of one node: a future that resolves when the key may have
+/// become free. Dropping it removes it from the list.
 #[derive(Debug)]
 #[must_use = "a watch that is dropped sees nothing"]
 pub struct Watch {
@@ -63,8 +64,8 @@ impl Drop for Watch {
     }
 }
 
-/// The watches of one node, by key: what a [`Node`](crate::node::Node) keeps to
-/// answer [`watch`](crate::node::Node::watch).
+/// The watches of one node, by key. A [`Node`](crate::node::Node) keeps it to
+/// implement [`watch`](crate::node::Node::watch).
 #[derive(Debug, Default)]
 pub struct Watchlist {
     state: Mutex<State>,
@@ -78,7 +79,7 @@ struct State {
 }
 
 impl Watchlist {
-    /// Adds a watch on `key`, and tells whether it is the only one; `None`
+    /// Adds a watch on `key`, and returns whether it is the only one; `None`
     /// where too many keys are watched.
     pub fn add(self: &Arc<Self>, key: &Key) -> Option<(Watch, bool)> {
         let mut state = self.state.lock();
@@ -100,7 +101,7 @@ impl Watchlist {
         Some((watch, is_first))
     }
 
-    /// Tells every watch on `key` what was seen of it, and forgets them.
+    /// Resolves every watch on `key` with `sight`, and removes them.
     pub fn tell(&self, key: &Key, sight: Sight) {
         let watchers = self.state.lock().watchers.remove(key);
         for (_, watcher) in watchers.into_iter().flatten() {
@@ -108,7 +109,7 @@ impl Watchlist {
         }
     }
 
-    /// Tells every watch on any key.
+    /// Resolves every watch on any key, and removes them.
     pub fn tell_all(&self, sight: Sight) {
         let watchers = std::mem::take(&mut self.state.lock().watchers);
         for (_, watcher) in watchers.into_values().flatten() {
@@ -116,7 +117,7 @@ impl Watchlist {
         }
     }
 
-    /// Whether somebody watches `key`.
+    /// Whether `key` is watched.
     pub fn contains(&self, key: &Key) -> bool {
         self.state.lock().watchers.contains_key(key)
     }
@@ -126,7 +127,7 @@ impl Watchlist {
         self.state.lock().watchers.len()
     }
 
-    /// Whether nobody watches anything.
+    /// Whether no key is watched.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

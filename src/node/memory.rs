@@ -1,5 +1,5 @@
-//! A node in this process's memory: the table that specifies every node, and
-//! switches to make it fail.
+//! A node in this process's memory: the lock table that specifies every node,
+//! and switches that make it fail.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,14 +17,14 @@ use crate::proto::node::message::{Incarnation, NodeError, NodeErrorKind, Reply, 
 use crate::proto::time::Instant;
 use crate::runtime::random;
 
-/// How long it is remembered that somebody waits for a key.
+/// How long a note that a caller waits for a key lasts.
 const NOTE_LIFE: Duration = Duration::from_secs(1);
 
-/// Such notes that are kept at least before old ones are looked for.
+/// The least number of notes that is kept before expired ones are purged.
 const LEAST_NOTES: usize = 64;
 
-/// A lock node in memory, for embedding, for trying things out, and for tests
-/// of your own code: it can be stopped, wiped, slowed down and hung.
+/// A lock node in memory, for embedding, for experiments, and for tests of your
+/// own code: it can be stopped, wiped, slowed down and hung.
 ///
 /// A clone is another handle to the same node.
 #[derive(Clone)]
@@ -39,7 +39,7 @@ struct State {
     condition: Condition,
     delay: Duration,
     requests: u64,
-    /// The keys that somebody waits for, and until when that counts. At most
+    /// The keys that callers wait for, and until when each note counts. At most
     /// twice as many as were noted within [`NOTE_LIFE`].
     notes: HashMap<Key, Instant>,
     purge_at: usize,
@@ -80,7 +80,7 @@ impl MemoryNode {
         }
     }
 
-    /// Its name.
+    /// The node's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -91,20 +91,20 @@ impl MemoryNode {
         self.watchlist.tell_all(Sight::Lost);
     }
 
-    /// Brings it back up, with the data that it had, as if only the network
-    /// had failed.
+    /// Brings the node back up, with the data that it had, as if only the
+    /// network had failed.
     pub fn start(&self) {
         self.set(Condition::Up);
-        // What was freed while it hung went unseen.
+        // The watches missed what was freed while the node hung.
         self.watchlist.tell_all(Sight::Lost);
     }
 
-    /// Lets requests reach it and be carried out, but no answer come back.
+    /// Lets requests reach the node and be carried out, but sends no answers.
     pub fn hang(&self) {
         self.set(Condition::Hung);
     }
 
-    /// Starts it anew and empty, as a server that lost its memory.
+    /// Restarts the node empty, as a server that lost its memory.
     pub fn wipe(&self) {
         let mut state = self.state.lock();
         state.table = LockTable::new(incarnation());
@@ -113,7 +113,8 @@ impl MemoryNode {
         self.watchlist.tell_all(Sight::Lost);
     }
 
-    /// Starts it anew with its data, as a server that came back from its disk.
+    /// Restarts the node with its data, as a server that recovered from its
+    /// disk.
     pub fn restart(&self) {
         let mut state = self.state.lock();
         state.table.restart(incarnation());
@@ -122,17 +123,17 @@ impl MemoryNode {
         self.watchlist.tell_all(Sight::Lost);
     }
 
-    /// Holds every answer back for `delay`.
+    /// Delays every answer by `delay`.
     pub fn set_delay(&self, delay: Duration) {
         self.state.lock().delay = delay;
     }
 
-    /// Requests that have reached it.
+    /// How many requests have reached the node.
     pub fn requests(&self) -> u64 {
         self.state.lock().requests
     }
 
-    /// Deletes the entry of `key`, whoever holds it.
+    /// Deletes the entry of `key`, whichever client holds it.
     pub fn delete(&self, key: &Key) {
         let mut state = self.state.lock();
         state.table.delete(key);
@@ -143,7 +144,7 @@ impl MemoryNode {
         }
     }
 
-    /// How many of its keys somebody waits for and is told of.
+    /// How many of the node's keys are watched.
     pub fn watched(&self) -> usize {
         self.watchlist.len()
     }
@@ -161,7 +162,7 @@ impl MemoryNode {
     }
 }
 
-/// Names every incarnation of every node differently.
+/// A different name for every incarnation of every node.
 fn incarnation() -> Incarnation {
     format!("memory-{:032x}", random::unique()).into()
 }
@@ -195,7 +196,7 @@ impl Node for MemoryNode {
         if !is_lost && delay.is_zero() {
             return reply.send(Ok(answer));
         }
-        // A timer needs a runtime; without one nobody waits either.
+        // A timer needs a runtime; without a runtime, no caller waits either.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 clock::sleep_until(if is_lost { deadline } else { arrives }).await;

@@ -1,12 +1,13 @@
 //! A node that is a Redis or Valkey server.
 //!
-//! One connection. What is submitted first mostly reaches the server first, and
-//! a release never overtakes the acquire that it cleans up after (see `pipeline/queue.rs`).
-//! Who finds the connection idle sends at once, in its own call; while batches
-//! are in flight the next gathers (group commit), and whoever settles one sends
-//! it. The node's task reads, watches the clock, connects anew, and writes what
-//! no caller could. A second connection, made when somebody waits for a key, is
-//! told by the server when that may have become free.
+//! Requests go over one connection. Mostly they reach the server in the order
+//! in which they are submitted, and a release never overtakes the acquire that
+//! it cleans up after (see `pipeline/queue.rs`). A caller that finds the
+//! connection idle sends at once, within its own call. While batches are in
+//! flight the next one gathers (group commit); it is sent when one of them is
+//! settled. The node's task reads, watches the clock, reconnects, and writes
+//! what no caller could. A second connection is opened when a caller waits for
+//! a key. On it, the server pushes when that key may have become free.
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,21 +48,21 @@ pub struct RedisNode {
 }
 
 impl RedisNode {
-    /// A node at `url`; it connects by itself, again and again. Events and
+    /// A node at `url`; it connects and reconnects by itself. Events and
     /// metrics name it by its address.
     ///
     /// Must be called within a tokio runtime with timers and I/O enabled.
     ///
     /// # Errors
-    /// What is wrong with the URL, as the tail of a sentence about it; the URL
-    /// itself is not shown, for it may hold a password.
+    /// What is wrong with the URL, as the tail of a sentence about it. The URL
+    /// itself is not shown, because it may hold a password.
     pub fn new(url: &str, options: RedisOptions) -> Result<Self, String> {
         let address = Arc::new(Address::of_node(url, &options)?);
         let name = address.to_string();
         Ok(Self::start(&name, address, options))
     }
 
-    /// A node that is reported by its name.
+    /// A node that is reported as `name`.
     fn start(name: &str, address: Arc<Address>, options: RedisOptions) -> Self {
         let pipeline = Arc::new(Pipeline::new(LaneMeter::of(name), options.literal));
         let tracker = Tracker::new(Arc::clone(&address), &options);
@@ -131,7 +132,8 @@ impl Node for RedisNode {
 
 impl Drop for RedisNode {
     fn drop(&mut self) {
-        // Not aborted: it still sends what is queued, then ends by itself.
+        // The task is not aborted: it still sends what is queued, then ends by
+        // itself.
         self.close();
         let _ = &self.driver;
     }

@@ -14,20 +14,19 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// For a busy key: short first, for most locks are held briefly.
+    /// For a busy key: short first, since most locks are held briefly.
     pub const CONTENTION: Self = Self {
         base: Duration::from_millis(8),
         cap: Duration::from_millis(256),
     };
 
-    /// For a key that several took a part of, and gave back.
+    /// For a key of which several clients took a part, and released it.
     pub const SPLIT: Self = Self {
         base: Duration::from_millis(4),
         cap: Duration::from_millis(64),
     };
 
-    /// For nodes that more is asked of than they can serve: whoever tries again
-    /// soon only adds to it.
+    /// For overloaded nodes: a retry after a short wait adds to the load.
     pub const OVERLOAD: Self = Self {
         base: Duration::from_millis(128),
         cap: Duration::from_secs(1),
@@ -39,13 +38,13 @@ impl Backoff {
         cap: Duration::from_secs(2),
     };
 
-    /// The wait after `attempts` failures, the first being 1; `random` is
-    /// uniform over all of `u32`.
+    /// The wait after `attempts` failures, the first being 1; `random` is uniform
+    /// over all of `u32`.
     pub fn wait(&self, attempts: u32, random: u32) -> Duration {
         let doublings = attempts.saturating_sub(1).min(16);
         let bound = self.base.saturating_mul(1 << doublings).min(self.cap);
         let share = bound.as_secs_f64() * (f64::from(random) / f64::from(u32::MAX));
-        // A share of the longest duration may be rounded up beyond it.
+        // A fraction of the longest duration may be rounded up beyond it.
         Duration::try_from_secs_f64(share).unwrap_or(bound)
     }
 }

@@ -1,13 +1,13 @@
-//! Text that others wrote, as it may be shown: in errors, logs and tables.
+//! Text from outside, made safe to display in errors, logs and tables.
 
 use std::fmt::Write;
 
-/// The first characters of `text`, up to `most` bytes of output and what tells
-/// that there was more. What a terminal or a log would obey instead of show
-/// (control characters, escape sequences, marks that turn the direction of the
-/// text) is written as its escape.
+/// The first characters of `text`, up to `most` bytes of output and a mark where
+/// more follows. Characters that a terminal or a log would interpret instead of
+/// show (control characters, escape sequences, marks that change the direction of
+/// the text) are escaped.
 pub(crate) fn shown(text: &[u8], most: usize) -> String {
-    // Each of them becomes a byte of output at the least.
+    // Each input byte that is shown produces at least one byte of output.
     let cut = &text[..text.len().min(most.saturating_add(1))];
     let mut out = String::new();
     for char in String::from_utf8_lossy(cut).chars() {
@@ -17,7 +17,7 @@ pub(crate) fn shown(text: &[u8], most: usize) -> String {
         }
         match char {
             '"' | '\'' | '\\' => out.push(char),
-            // Writing to a text does not fail.
+            // Writing to a `String` does not fail.
             _ => drop(write!(out, "{}", char.escape_debug())),
         }
     }

@@ -1,4 +1,4 @@
-//! What a lease is made of: the key, the token that proves it, the fence.
+//! The parts of a lease: the key, the token that proves it, the fence.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -14,7 +14,7 @@ pub const MAX_KEY_BYTES: usize = 1024;
 /// The longest holder label, in bytes.
 pub const MAX_LABEL_BYTES: usize = 64;
 
-/// The longest label as it is shown, in bytes: every byte of it may be escaped.
+/// The longest label as displayed, in bytes: every byte of it may be escaped.
 const MAX_SHOWN_LABEL: usize = 8 * MAX_LABEL_BYTES;
 
 /// Bits of a fence that count within one epoch.
@@ -27,15 +27,15 @@ pub const COUNTER_LIMIT: u64 = 1 << COUNTER_BITS;
 /// signed 64-bit columns of databases.
 pub const EPOCH_LIMIT: u32 = 1 << (63 - COUNTER_BITS);
 
-/// How far above every epoch that was seen a view is set in force that nobody
-/// voted for: above whatever those may have decided who cannot be asked.
+/// How far above every known epoch a view without a vote starts: above every
+/// epoch that nodes which cannot be asked may have decided.
 pub const EPOCH_LEAP: u32 = 1024;
 
-/// Name of a thing to be locked: 1 to 1,024 bytes of any value.
+/// Name of a thing to lock: 1 to 1,024 bytes of any value.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<[u8]>);
 
-/// Why bytes are no [`Key`].
+/// Why bytes are not a valid [`Key`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
@@ -48,20 +48,20 @@ pub enum KeyError {
         /// Length of the key that was refused, in bytes.
         len: usize,
     },
-    /// The key falls among the names that ringlock keeps its own state under.
+    /// The key is in the namespace that ringlock reserves for its own state.
     #[error(
         "the lock key {key:?} is reserved: keys that begin with {reserved:?} would name ringlock's own state"
     )]
     Reserved {
         /// The key that was refused.
         key: String,
-        /// The prefix that is ringlock's own.
+        /// The prefix reserved for ringlock.
         reserved: String,
     },
 }
 
 impl Key {
-    /// Checks and takes a copy of `bytes`.
+    /// Checks and copies `bytes`.
     ///
     /// # Errors
     /// [`KeyError::Empty`] and [`KeyError::TooLong`].
@@ -95,14 +95,14 @@ impl fmt::Debug for Key {
 /// Length of the random part of a stored token: 128 bits in hex.
 const RANDOM_LEN: usize = 32;
 
-/// The value stored under a held key: 128 random bits in hex and, behind a
-/// space, the holder's label if it gave one. Fresh for every attempt.
+/// The value stored under a held key: 128 random bits in hex and, after a space,
+/// the holder's label if it gave one. Fresh for every attempt.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(Arc<str>);
 
 impl Token {
-    /// A token of these random bits; they must come from a generator that
-    /// nobody can predict. Of the label [`MAX_LABEL_BYTES`] are kept.
+    /// A token of these random bits; they must come from a generator that is
+    /// unpredictable. Of the label, [`MAX_LABEL_BYTES`] are kept.
     pub fn new(random: u128, label: Option<&str>) -> Self {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut stored = [b' '; RANDOM_LEN + 1 + MAX_LABEL_BYTES];
@@ -112,7 +112,8 @@ impl Token {
             digits[1] = HEX[usize::from(byte & 15)];
         }
         let label = label.unwrap_or_default();
-        // A longer one is a mistake of the caller: none at all is safe.
+        // A cut inside a character yields no label, which is safe: an overlong label is
+        // a mistake of the caller.
         let label = label
             .get(..label.len().min(MAX_LABEL_BYTES))
             .unwrap_or_default();
@@ -121,7 +122,7 @@ impl Token {
             len => RANDOM_LEN + 1 + len,
         };
         stored[RANDOM_LEN + 1..][..label.len()].copy_from_slice(label.as_bytes());
-        // Digits are text, and so is the label.
+        // Hex digits are valid UTF-8, and so is the label.
         Self(
             std::str::from_utf8(&stored[..len])
                 .unwrap_or_default()
@@ -134,7 +135,7 @@ impl Token {
         self.0.as_bytes()
     }
 
-    /// The holder that others read out of this token.
+    /// The holder that other clients read from this token.
     pub fn holder(&self) -> Holder {
         Holder::of_stored(self.as_stored())
     }
@@ -147,14 +148,14 @@ impl fmt::Display for Token {
 }
 
 impl fmt::Debug for Token {
-    /// Shows the label alone: whoever knows the random part can release the lock.
+    /// Shows the label only: the random part is enough to release the lock.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let label = self.0.get(RANDOM_LEN + 1..).unwrap_or("unlabelled");
         write!(f, "Token({label:?})")
     }
 }
 
-/// Who holds a key, as far as its stored value tells.
+/// The holder of a key, as far as the stored value identifies it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder {
     label: Option<Arc<str>>,
@@ -163,7 +164,7 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Reads the holder out of the value found under a key.
+    /// Reads the holder from the value found under a key.
     pub fn of_stored(value: &[u8]) -> Self {
         let (head, tail) = value.split_at(value.len().min(RANDOM_LEN));
         let is_ours = head.len() == RANDOM_LEN
@@ -182,13 +183,13 @@ impl Holder {
         }
     }
 
-    /// The label that the holder gave itself, `host:pid` by convention; what is
-    /// not fit to be shown in it is escaped.
+    /// The holder's label for itself, `host:pid` by convention; characters that are
+    /// unsafe to display are escaped.
     pub fn label(&self) -> Option<&str> {
         self.label.as_deref()
     }
 
-    /// The same, of an entry that has no expiry.
+    /// The same holder, for an entry that has no expiry.
     pub(crate) fn for_ever(self) -> Self {
         Self {
             endless: true,
@@ -196,16 +197,16 @@ impl Holder {
         }
     }
 
-    /// Whether its entry was found without an expiry, which no holder of ours
-    /// makes: another program's `SET` without `PX`, or somebody's `PERSIST`. It
-    /// stays until its holder extends or releases it, or somebody deletes it by
-    /// hand: `ringlock release KEY --force`.
+    /// Whether its entry was found without an expiry, which no holder of this crate
+    /// creates: the cause is another program's `SET` without `PX`, or a `PERSIST`.
+    /// The entry stays until its holder extends or releases it, or an operator
+    /// deletes it: `ringlock release KEY --force`.
     pub fn never_expires(&self) -> bool {
         self.endless
     }
 
-    /// Whether the value is not one that ringlock writes: another client of
-    /// the same key holds it.
+    /// Whether the value is not in the format that ringlock writes: another kind of
+    /// client holds the key.
     pub fn is_foreign(&self) -> bool {
         self.foreign
     }
@@ -230,8 +231,8 @@ impl fmt::Display for Holder {
 pub struct Fence(NonZeroU64);
 
 impl Fence {
-    /// Joins the two parts; `None` where one of them is beyond its limit, or
-    /// both are zero.
+    /// Joins the two parts; `None` where one of them is beyond its limit, or both
+    /// are zero.
     pub fn new(epoch: u32, counter: u64) -> Option<Self> {
         let is_in_bounds = epoch < EPOCH_LIMIT && counter < COUNTER_LIMIT;
         let number = NonZeroU64::new(u64::from(epoch) << COUNTER_BITS | counter);
@@ -266,8 +267,8 @@ impl From<Fence> for u64 {
     }
 }
 
-/// Least that must remain of a ttl once drift is taken off: below it a lease
-/// would be over before its caller could use it.
+/// Minimum that must remain of a ttl after drift is subtracted: with less, a
+/// lease would be over before its caller could use it.
 const LEAST_VALIDITY: Duration = Duration::from_millis(10);
 
 /// How long an entry lives on the server without being extended, in whole
@@ -275,11 +276,11 @@ const LEAST_VALIDITY: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ttl(u32);
 
-/// Why a duration is no [`Ttl`].
+/// Why a duration is not a valid [`Ttl`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TtlError {
-    /// Nothing would be left of it after drift.
+    /// Too little would remain of it after drift.
     #[error(
         "a ttl of {ttl:?} is too short: drift alone takes {drift:?} of it and 10ms must remain; give at least 13ms"
     )]
@@ -289,7 +290,7 @@ pub enum TtlError {
         /// The clock drift allowed for over that ttl.
         drift: Duration,
     },
-    /// Beyond what the cluster waits for at a change.
+    /// Above the time that the cluster waits at a change.
     #[error(
         "a ttl of {ttl:?} is above max_ttl = {max:?}: shorten it and extend the lease, or raise max_ttl for the whole cluster"
     )]
@@ -302,8 +303,8 @@ pub enum TtlError {
 }
 
 impl Ttl {
-    /// Checks `ttl` against its drift and the cluster's `max`; what is below a
-    /// millisecond is cut off.
+    /// Checks `ttl` against its drift and the cluster's `max`; fractions of a
+    /// millisecond are truncated.
     ///
     /// # Errors
     /// [`TtlError::TooShort`] and [`TtlError::TooLong`].
@@ -318,7 +319,7 @@ impl Ttl {
         }
     }
 
-    /// The ttl, cut to `max` where the cluster's has become shorter.
+    /// The ttl, capped at `max` where the cluster's limit has become shorter.
     #[must_use]
     pub fn at_most(self, max: Duration) -> Self {
         let max = u32::try_from(max.as_millis()).unwrap_or(u32::MAX);

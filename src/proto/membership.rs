@@ -1,5 +1,5 @@
-//! Which nodes there are, and how that changes: views, the vote over the next
-//! one, what a coordinator does, and the start of a cluster.
+//! Which nodes there are, and how that changes: views, the vote on the next view,
+//! the coordinator's steps, and the start of a cluster.
 
 pub mod new_start;
 pub mod paxos;

@@ -1,4 +1,4 @@
-//! A node: what it is asked and answers, and what it does.
+//! A node: the requests it takes, its replies, and its behaviour.
 
 pub mod lock_table;
 pub mod message;

@@ -1,4 +1,4 @@
-//! The operations on a lock, each a machine that is fed answers.
+//! The operations on a lock, each a machine that takes answers as input.
 
 pub mod acquire;
 pub mod extend;

@@ -1,4 +1,4 @@
-//! Who must agree: the placement of a key and the count of votes on it.
+//! Who must agree: the placement of a key and the count of its votes.
 
 use std::fmt;
 
@@ -6,19 +6,19 @@ use ringlock_ring::NodeIndex;
 
 use crate::proto::node::message::Slot;
 
-/// The most replicas a key may have.
+/// Maximum number of replicas of a key.
 pub const MAX_REPLICAS: usize = 9;
 
-/// Seats of a placement: two groups while a change is under way.
+/// Seats of a placement: two groups while a change is in progress.
 const MAX_SEATS: usize = 2 * MAX_REPLICAS;
 
-/// How many of `n` are a majority.
+/// The size of a majority of `n`.
 pub const fn majority(n: usize) -> usize {
     n / 2 + 1
 }
 
-/// A place at the table of one placement: its nodes are seated in the order
-/// old group, then those only in the new one; the owner has the first seat.
+/// A position in one placement. Nodes are seated in this order: the old group,
+/// then those only in the new one; the owner has the first seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seat(u8);
 
@@ -61,7 +61,7 @@ impl Seats {
         Self(self.0 & other.0)
     }
 
-    /// The seats of `self` that `other` lacks.
+    /// The seats of `self` that are not in `other`.
     #[must_use]
     pub const fn minus(self, other: Self) -> Self {
         Self(self.0 & !other.0)
@@ -72,22 +72,22 @@ impl Seats {
         self.0 & 1 << seat.0 != 0
     }
 
-    /// How many they are.
+    /// The number of seats.
     pub const fn len(self) -> usize {
         self.0.count_ones() as usize
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether most of `group` are among them.
+    /// Whether a majority of `group` is in the set.
     pub const fn has_majority_of(self, group: Self) -> bool {
         self.intersection(group).len() >= majority(group.len())
     }
 
-    /// Takes the first of them out.
+    /// Removes and returns the first seat.
     pub fn take_first(&mut self) -> Option<Seat> {
         let first = self.iter().next()?;
         *self = self.without(first);
@@ -127,14 +127,14 @@ impl fmt::Debug for Seats {
     }
 }
 
-/// How a count stands.
+/// Result of a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Open: answers that are still out decide.
+    /// Open: outstanding answers decide.
     Pending,
     /// A majority of every group.
     Won,
-    /// Some group has no majority left to get.
+    /// Some group can no longer reach a majority.
     Lost,
 }
 
@@ -217,7 +217,7 @@ impl Placement {
             .map(|seat| Seat(seat as u8))
     }
 
-    /// How a count stands with `yes` for it and `no` against.
+    /// The verdict with `yes` for and `no` against.
     pub fn verdict(&self, yes: Seats, no: Seats) -> Verdict {
         let mut verdict = Verdict::Won;
         for group in self.groups() {
@@ -236,7 +236,7 @@ impl Placement {
         self.verdict(yes, Seats::NONE) == Verdict::Won
     }
 
-    /// Whether some group can find no majority without `no`.
+    /// Whether some group cannot reach a majority without `no`.
     pub fn is_blocked_by(&self, no: Seats) -> bool {
         self.verdict(Seats::NONE, no) == Verdict::Lost
     }

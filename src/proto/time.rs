@@ -1,4 +1,4 @@
-//! Time as a value: the protocol never reads a clock, it is told.
+//! Time as a value: the protocol never reads a clock, the caller passes the time in.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 /// A reading of a clock that only moves forward and also runs while the
 /// machine is suspended (on Linux `CLOCK_BOOTTIME`).
 ///
-/// Nanoseconds since an origin of the clock's own; two readings compare only
+/// Nanoseconds since an origin that the clock defines; two readings compare only
 /// within one process. Arithmetic saturates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(u64);
 
 impl Instant {
-    /// Later than any other.
+    /// Later than any other reading.
     pub const MAX: Self = Self(u64::MAX);
 
     /// The reading that lies `nanos` nanoseconds after the clock's origin.
@@ -52,24 +52,24 @@ fn nanos(span: Duration) -> u64 {
 }
 
 /// What the fixed part of [`drift`] allows for: the granularity of a server's
-/// expiry (1 ms) and of the caller's own timer (1 ms).
+/// expiry (1 ms) and of the caller's timer (1 ms).
 const DRIFT_FLOOR: Duration = Duration::from_millis(2);
 
-/// How far two clocks may come apart over `span`: 1 % of it and 2 ms, the
-/// allowance of the Redlock text and of every client that follows it.
+/// How far two clocks may diverge over `span`: 1 % of it and 2 ms, the allowance
+/// of the Redlock text and of every client that follows it.
 pub fn drift(span: Duration) -> Duration {
     span / 100 + DRIFT_FLOOR
 }
 
-/// The instant up to which a lease asked for at `t0` may be relied upon: the
+/// The instant up to which a lease requested at `t0` may be relied upon: the
 /// server's entry, created no earlier than `t0`, outlives it even where the
 /// clocks differ by [`drift`].
 pub fn valid_until(t0: Instant, ttl: Duration) -> Instant {
     t0 + ttl.saturating_sub(drift(ttl))
 }
 
-/// How long one must wait by the own clock to be sure that `span` has passed
-/// by everybody's: the span, twice its drift, and a margin for timers.
+/// How long to wait by the local clock to be sure that `span` has passed by every
+/// clock: the span, twice its drift, and a margin for timers.
 pub fn outwait(span: Duration) -> Duration {
     span.saturating_add(2 * drift(span))
 }

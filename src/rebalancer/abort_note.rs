@@ -1,8 +1,9 @@
-//! Who took a change back, told to whoever carries it out.
+//! Lets the process that carries out a change learn which process took it back.
 //!
-//! Neither ballots nor views name anybody. So who aborts holds, for a few
-//! seconds, an ordinary lock under a name of ringlock's own, and who is stopped
-//! reads its holder. It is advice: what stops a change is the vote.
+//! Neither ballots nor views name their authors. The process that aborts therefore
+//! holds, for a few seconds, an ordinary lock under one of ringlock's own names,
+//! and the process that is stopped reads its holder. The note is only advice: the
+//! vote is what stops a change.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -17,17 +18,18 @@ use crate::lease::manager::LeaseManager;
 /// The key of the note. One name is enough: it is read at once.
 const KEY: &str = "ringlock/abort";
 
-/// How long the note stays at most; who is stopped looks every half second.
+/// How long the note stays at most; the process that is stopped checks every half
+/// second.
 const STAYS: Duration = Duration::from_secs(3);
 
-/// How long leaving or reading it may take: it must not hold up the abort.
+/// How long it may take to leave or read the note: it must not hold up the abort.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// A note that was left; it goes by itself.
+/// A note that was left; it expires automatically.
 pub(crate) struct Note(Option<Guard>);
 
 impl Note {
-    /// Leaves the note, where that is possible.
+    /// Leaves the note, if that is possible.
     pub(crate) async fn leave(leases: &Arc<LeaseManager>) -> Self {
         let ttl = STAYS.min(leases.membership.max_ttl());
         let lock = Acquire::new(Arc::clone(leases), KEY, true)
@@ -39,7 +41,7 @@ impl Note {
 }
 
 impl Drop for Note {
-    /// It outlives the call that left it. Where the process ends first, the
+    /// The note outlives the call that left it. If the process ends first, the
     /// entry's ttl ends it.
     fn drop(&mut self) {
         if let (Some(guard), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
@@ -52,7 +54,7 @@ impl Drop for Note {
     }
 }
 
-/// Who left a note in the last few seconds, by its label.
+/// The label of the router that left a note in the last few seconds.
 pub(crate) async fn author(leases: &Arc<LeaseManager>) -> Option<String> {
     let ttl = STAYS.min(leases.membership.max_ttl());
     let lock = Acquire::new(Arc::clone(leases), KEY, true)

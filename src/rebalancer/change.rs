@@ -1,4 +1,4 @@
-//! What can be changed about a cluster.
+//! The possible changes of a cluster.
 
 use std::time::Duration;
 
@@ -6,25 +6,25 @@ use super::RebalanceError;
 use crate::config::NodeConfig;
 use crate::proto::membership::topology::{Node, Override, Topology};
 
-/// One change of a cluster's topology. Several of them may make one plan, and
-/// take no longer than one.
+/// One change of a cluster's topology. One plan may contain several changes, and
+/// takes no longer than for one.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Change {
-    /// A node joins. One whose place on the ring was taken over by the node
-    /// that replaced it stands where that one would.
+    /// A node joins. If the node that replaced it took over its place on the ring,
+    /// it gets the place that its replacement would have.
     Add(NodeConfig),
     /// A node leaves. It need not be reachable.
     Remove {
         /// Its name.
         node: String,
     },
-    /// A node leaves and another takes its place on the ring: no keys move but
-    /// those that the first one had.
+    /// A node leaves and another takes its place on the ring: only the keys of the
+    /// node that leaves move.
     Replace {
-        /// The name of the one that leaves. It need not be reachable.
+        /// The name of the node that leaves. It need not be reachable.
         node: String,
-        /// The one that joins, under a name of its own.
+        /// The node that joins, under a different name.
         by: NodeConfig,
     },
     /// A node gets another share of the keys.
@@ -34,11 +34,11 @@ pub enum Change {
         /// Its share, relative to the other nodes'.
         weight: u32,
     },
-    /// A node is reached elsewhere. It must be the same server with its data.
+    /// The address of a node changes. It must be the same server with its data.
     Move {
         /// Its name.
         node: String,
-        /// Where it is reached from now on.
+        /// The new address.
         url: String,
     },
     /// A node's labels change.
@@ -50,21 +50,21 @@ pub enum Change {
         /// Its machine, or none.
         host: Option<String>,
     },
-    /// Keys get another number of replicas.
+    /// The number of replicas changes for some keys.
     Replicas {
-        /// Of keys that begin with this; `None`: of all that no override names.
+        /// The keys that begin with this; `None`: all keys without an override.
         prefix: Option<String>,
-        /// How many; `None`: no override any more.
+        /// The number; `None` removes the override.
         replicas: Option<usize>,
     },
     /// The longest ttl changes.
     MaxTtl(Duration),
-    /// The time that a router may rely on a confirmed view changes.
+    /// The time for which a router may rely on a confirmed view changes.
     ViewLease(Duration),
 }
 
 impl Change {
-    /// The node that is to be reached by a URL for it.
+    /// The node that needs to be reached by a URL for this change.
     pub(super) fn introduces(&self) -> Option<NodeConfig> {
         match self {
             Self::Add(node) | Self::Replace { by: node, .. } => Some(node.clone()),
@@ -73,7 +73,7 @@ impl Change {
         }
     }
 
-    /// Makes the change; `address` tells where a node is reached, by its name.
+    /// Makes the change; `address` returns the address of a node by its name.
     pub(super) fn apply(
         &self,
         topology: &mut Topology,
@@ -88,7 +88,8 @@ impl Change {
                 let left = leave(topology, node)?;
                 join(topology, by, address(&by.name))?;
                 if let Some(joined) = topology.nodes.last_mut() {
-                    // Who says nothing of the share keeps it.
+                    // A node without an explicit share keeps that of its
+                    // predecessor.
                     if by.weight == 1 {
                         joined.weight = left.weight;
                     }
@@ -130,14 +131,14 @@ fn join(topology: &mut Topology, node: &NodeConfig, address: String) -> Result<(
     Ok(())
 }
 
-/// Where a node stands whose own place on the ring was taken over, while it was
-/// away, by one that replaced it: where that one would.
+/// The anchor of a node whose own place on the ring was taken over by a replacement
+/// while it was away: the place that the replacement would have.
 fn free_anchor(topology: &Topology, node: &NodeConfig) -> Option<String> {
     let usurper = |place: &str| {
         let mut nodes = topology.nodes.iter();
         nodes.find(|other| other.anchor.as_deref() == Some(place))
     };
-    // Each step leads to another node: no two stand in one place.
+    // Each step leads to another node: no two nodes share a place.
     let mut last = usurper(&node.name)?;
     while let Some(next) = usurper(&last.name) {
         last = next;

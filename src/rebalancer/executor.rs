@@ -1,4 +1,5 @@
-//! Carrying out a change: look, do what the [`Transition`] says, look again.
+//! Carrying out a change: check the cluster, execute the [`Transition`]'s next
+//! step, repeat.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,33 +21,33 @@ use crate::proto::quorum::majority;
 use crate::proto::time::Instant;
 use crate::rebalancer::{Phase, Progress, RebalanceError, Rebalancer, Report, abort_note};
 
-/// Time between two looks while nothing else is to be done.
+/// Time between two checks when there is nothing else to do.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// The same while a node is expected to follow in an instant.
+/// The same when a node is expected to follow immediately.
 const LOOK_SOON: Duration = Duration::from_millis(20);
 
-/// A change under way.
+/// A change in progress.
 pub(crate) struct Executor<'a> {
     rebalancer: &'a Rebalancer,
     transition: Transition,
     goal: Goal,
-    /// Everybody that was met, by name.
+    /// All nodes that were contacted, by name.
     peers: BTreeMap<String, NodeHandle>,
-    /// Members of earlier views that later ones do not name, and how to tell
-    /// them so.
+    /// Members of earlier views that later views do not name, with the nonces for
+    /// notifying them.
     former: BTreeMap<String, Nonce>,
     begun: Instant,
-    /// What was in force then.
+    /// The view in force when the change started.
     from: Arc<View>,
     blocked_since: Option<Instant>,
-    /// Members that must serve the view in the end, silent ones too.
+    /// Members that must serve the view in the end, including silent ones.
     awaited: BTreeSet<String>,
-    /// It is also to outdate plans.
+    /// Whether it also outdates plans.
     is_outdating: bool,
 }
 
-/// What a step leaves to be done.
+/// What follows a step.
 enum After {
     Look(Duration),
     Over,
@@ -76,7 +77,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Has these members serve the view before it is over.
+    /// Requires that these members serve the view before the change is over.
     pub(crate) fn awaiting(mut self, nodes: BTreeSet<String>) -> Self {
         self.awaited = nodes;
         self
@@ -112,9 +113,9 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Whether the passage that is to be taken back is over otherwise: it was
-    /// finished, or another has begun since. A passage that begins while plans
-    /// are outdated is taken back; one that begins afterwards is not meant.
+    /// Whether the passage to take back has ended otherwise: it was finished, or
+    /// another has started since. A passage that starts while plans are outdated is
+    /// also taken back; one that starts afterwards is not.
     fn is_overtaken(&self) -> bool {
         let (view, from) = (self.transition.view(), &self.from);
         let has_other_end = match (view.next(), from.next()) {
@@ -125,7 +126,7 @@ impl<'a> Executor<'a> {
         self.goal == Goal::Abort && (view.topology() != from.topology() || has_other_end)
     }
 
-    /// Why it is not gone on with.
+    /// Why the change does not continue.
     async fn stopped(&self) -> RebalanceError {
         match self.transition.taken_back() {
             Some(view) => RebalanceError::Aborted {
@@ -138,8 +139,8 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Looks at everybody, and follows the cluster to a newer view: then, or
-    /// where it cannot be followed yet, it is to be looked at again.
+    /// Checks all nodes, and follows the cluster to a newer view. After that, or if
+    /// it cannot be followed yet, another check is needed.
     async fn look(&mut self) -> Result<Option<Duration>, RebalanceError> {
         let peers = self.everybody()?;
         let survey = ClusterSnapshot::of_most(&peers).await;
@@ -154,7 +155,7 @@ impl<'a> Executor<'a> {
         Ok(None)
     }
 
-    /// The members, and whom the goal names.
+    /// The members, and the nodes that the goal names.
     fn everybody(&mut self) -> Result<Vec<NodeHandle>, RebalanceError> {
         let roster = self.rebalancer.leases.membership.registry();
         let view = Arc::clone(self.transition.view());
@@ -190,7 +191,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// Tells those who are members no more.
+    /// Notifies the nodes that are no longer members.
     fn teach(&self, view: &View) {
         let deadline = clock::now() + LOOK_AGAIN;
         for (name, request) in self.lessons(view) {
@@ -264,7 +265,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Members that are waited for and do not serve the view.
+    /// Awaited members that do not serve the view.
     fn missing(&self) -> Vec<(String, Obstacle)> {
         if self.awaited.is_empty() {
             return Vec::new();
@@ -274,7 +275,7 @@ impl<'a> Executor<'a> {
         missing
     }
 
-    /// Tries again what nodes stand in the way of, for as long as it is patient.
+    /// Retries a step that nodes block, until the patience is used up.
     fn persist(&mut self, error: RebalanceError) -> Result<Duration, RebalanceError> {
         let now = clock::now();
         let since = *self.blocked_since.get_or_insert(now);
@@ -310,7 +311,8 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Makes sure of what those know who are members no more.
+    /// Notifies the nodes that are no longer members, and reports which of them
+    /// know it.
     async fn report(self) -> Report {
         let view = self.transition.view();
         let lessons = self.lessons(view);

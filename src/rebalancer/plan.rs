@@ -1,4 +1,4 @@
-//! A change of membership as data, to be read before anything is touched.
+//! A change of membership as data that can be reviewed before anything is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,72 +17,73 @@ use crate::proto::node::message::ViewId;
 use crate::proto::quorum::majority;
 use crate::proto::time::outwait;
 
-/// Version of a plan's form. A reader refuses any other.
+/// Version of a plan's format. A reader refuses any other.
 const PLAN_FORM: u32 = 1;
 
-/// Bytes that are shown of what is wrong with a plan: it may quote it.
+/// The maximum number of bytes of a parse error that are shown: it may quote the
+/// plan.
 const MAX_DETAIL: usize = 300;
 
-/// What the plans of every version have.
+/// The part that plans of all versions have.
 #[derive(Deserialize)]
 struct Form {
     ringlock_plan: u32,
 }
 
-/// Shares are told in trillionths.
+/// Shares are rounded to trillionths.
 const SHARE_GRAIN: f64 = 1e12;
 
-/// A change of membership that is yet to be made: what is in force, what is to
-/// be, and what that moves.
+/// A planned change of membership: the topology in force, the new topology, and
+/// what moves between them.
 ///
-/// It is made for one view, and refused once the cluster has another. As text
-/// it is JSON.
+/// A plan is made for one view, and is refused once the cluster has another. Its
+/// text format is JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Plan {
     ringlock_plan: u32,
-    /// The view that it starts from.
+    /// The view from which it starts.
     #[serde(with = "view_text")]
     pub parent: ViewId,
-    /// What is in force.
+    /// The topology in force.
     pub from: Topology,
-    /// What is to be in force.
+    /// The new topology.
     pub to: Topology,
-    /// The operator's word: no client reaches these nodes any more.
+    /// Nodes that no client can reach anymore, as declared by the operator.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub fenced: BTreeSet<String>,
-    /// Nodes that are taken in anew, out of the view that they were retired
-    /// from.
+    /// Retired nodes that join again, each with the view from which it was retired.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) retired: BTreeMap<String, String>,
-    /// What it moves, for each number of replicas that is in use.
+    /// What it moves, for each number of replicas in use.
     pub moves: Vec<Moves>,
 }
 
-/// What a plan moves, of the keys with one number of replicas.
+/// What a plan moves of the keys with one number of replicas.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Moves {
-    /// Keys that begin with this; empty for all that no override names.
+    /// The keys that begin with this; empty for all keys without an override.
     pub prefix: String,
-    /// Their replicas: in force, and to be.
+    /// Their replicas: now, and after the change.
     pub replicas: (usize, usize),
-    /// The share of keys that get another owner, from 0 to 1.
+    /// The share of keys whose owner changes, from 0 to 1.
     pub owners: f64,
-    /// The least share that the change of weights makes necessary.
+    /// The minimum share that the change of weights requires.
     pub owners_minimum: f64,
-    /// The share of keys whose replica set changes: their locks need both
-    /// sets' agreement while the change is under way.
+    /// The share of keys whose replica set changes: their locks need the agreement
+    /// of both sets during the change.
     pub sets: f64,
     /// Owners by pair: from, to, share of the keys.
     pub by_owner: Vec<(String, String, f64)>,
-    /// Replicas by exchange: who leaves a set, who joins it, share of the keys.
+    /// Replicas by exchange: the nodes that leave a set, the nodes that join it,
+    /// share of the keys.
     pub by_set: Vec<(Vec<String>, Vec<String>, f64)>,
 }
 
-/// The replicas of a key that moves, by name: in force, and to be. The owner
+/// The replicas of a key that moves, by name: now, and after the change. The owner
 /// comes first.
 pub type Detour = (Vec<String>, Vec<String>);
 
@@ -104,9 +105,9 @@ impl Plan {
         })
     }
 
-    /// Takes the operator's word that no client reaches these nodes any more:
-    /// they are switched off, or cut off from every client. The change then
-    /// need not wait until nobody relies on them.
+    /// Declares that no client reaches these nodes anymore: they are switched off,
+    /// or isolated from every client. The change then need not wait until no client
+    /// relies on them.
     #[must_use]
     pub fn fenced(mut self, nodes: impl IntoIterator<Item = String>) -> Self {
         self.fenced.extend(nodes);
@@ -116,13 +117,13 @@ impl Plan {
     /// Reads a plan.
     ///
     /// # Errors
-    /// [`RebalanceError::Unreadable`]: it is none, or not what it was: it does
-    /// not lead to what it says that it moves.
+    /// [`RebalanceError::Unreadable`]: the text is not a plan, or the plan was
+    /// altered: its topologies do not lead to the moves that it lists.
     pub fn from_json(text: &str) -> Result<Self, RebalanceError> {
         let unreadable = |detail: String| RebalanceError::Unreadable { detail };
         let quoted =
             |error: serde_json::Error| unreadable(shown(error.to_string().as_bytes(), MAX_DETAIL));
-        // The form first: what another one has more is no mistake.
+        // The format first: extra fields of another format are no error.
         let Form {
             ringlock_plan: form,
         } = serde_json::from_str(text).map_err(quoted)?;
@@ -141,9 +142,9 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Writes it down.
+    /// Writes the plan as JSON.
     pub fn to_json(&self) -> String {
-        // Its keys are all texts.
+        // It cannot fail: all of its map keys are strings.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
@@ -157,14 +158,14 @@ impl Plan {
         only_in(&self.from, &self.to)
     }
 
-    /// How many nodes of those in force must answer for the change to be made.
-    /// The newcomers must, too.
+    /// How many of the nodes in force must answer for the change to be made. All
+    /// nodes that join must answer, too.
     pub fn needs(&self) -> usize {
         majority(self.from.nodes.len())
     }
 
-    /// How long it takes: the shortest, where every node answers, and the
-    /// longest, where as many are silent as may be.
+    /// How long it takes: the shortest time, if every node answers, and the
+    /// longest, if as many nodes are silent as the change tolerates.
     pub fn duration(&self) -> (Duration, Duration) {
         let ttl = self.from.max_ttl().max(self.to.max_ttl());
         let lease = self.from.view_lease().max(self.to.view_lease());
@@ -175,7 +176,7 @@ impl Plan {
         (quarantine + outwait(ttl), quarantine + outwait(ttl + lease))
     }
 
-    /// The replicas of `key` where it moves. `None`: it stays.
+    /// The replicas of `key` if it moves; `None` if it stays.
     ///
     /// # Errors
     /// [`TopologyError`]: the plan was tampered with.
@@ -191,7 +192,7 @@ impl Plan {
     }
 }
 
-/// A view needs nonces, whatever they are.
+/// A view needs nonces; their values do not matter here.
 fn nonces(topology: &Topology) -> Nonces {
     let nonce = |node: &Node| (node.name.clone(), "plan".into());
     topology.nodes.iter().map(nonce).collect()
@@ -203,17 +204,17 @@ fn only_in<'t>(one: &'t Topology, other: &'t Topology) -> impl Iterator<Item = &
     names.filter(move |name| !is_in_other(name))
 }
 
-/// What a change moves, if what it leads to does not contradict itself.
+/// What a change moves, if its new topology is valid.
 fn consequences(from: &Topology, to: &Topology) -> Result<Vec<Moves>, ConfigError> {
     bounded("router.max_ttl", to.max_ttl())?;
     bounded("router.view_lease", to.view_lease())?;
-    // The rest shows when it is set in force.
+    // The rest is checked when the view takes effect.
     View::stable(1, to.clone(), &nonces(to))?;
     Ok(moves(from, to)?)
 }
 
-/// What passes from node to node. Nothing is said where the ring's format
-/// changes: every key may then move anywhere.
+/// What moves from node to node. The list is empty if the ring's format changes:
+/// every key may then move anywhere.
 pub(super) fn moves(from: &Topology, to: &Topology) -> Result<Vec<Moves>, TopologyError> {
     if from.format != to.format {
         return Ok(Vec::new());
@@ -247,8 +248,7 @@ pub(super) fn moves(from: &Topology, to: &Topology) -> Result<Vec<Moves>, Topolo
     prefixes.iter().map(of_prefix).collect()
 }
 
-/// A share with so many digits that it is the same when it was written down
-/// and read again.
+/// A share rounded so that writing and reading it again does not change it.
 fn share(width: u128) -> f64 {
     (fraction(width) * SHARE_GRAIN).round() / SHARE_GRAIN
 }
@@ -294,7 +294,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// A view's id as its text.
+/// A view's id as text.
 mod view_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

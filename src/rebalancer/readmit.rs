@@ -1,4 +1,4 @@
-//! Letting nodes in again that lost their data, and waiting for it.
+//! Readmitting nodes that lost their data, and waiting for it.
 
 use std::collections::BTreeSet;
 
@@ -7,22 +7,22 @@ use crate::proto::membership::transition::Goal;
 use crate::rebalancer::executor::Executor;
 
 impl Rebalancer {
-    /// Stays until the members that lost their data are let in again, and lets
-    /// them in. Every router does that while it lives; this is for whoever has
-    /// only processes that live shorter than `max_ttl`, each of which would
-    /// begin to wait anew.
+    /// Waits until the members that lost their data are readmitted, and readmits
+    /// them. Every router does that while it lives. This call is for deployments in
+    /// which every process lives for less than `max_ttl`, so that each process
+    /// would start the wait again.
     ///
-    /// Of `nodes` every one must serve the view in the end; `progress` tells
-    /// how long is left. Without names it is every member that answers.
+    /// Every one of `nodes` must serve the view in the end; `progress` reports the
+    /// remaining time. Without names, every member that answers must serve it.
     ///
     /// # Errors
-    /// [`RebalanceError::UnknownNode`]. [`Blocked`](RebalanceError::Blocked): a
-    /// node of these names does not answer.
+    /// [`RebalanceError::UnknownNode`]. [`Blocked`](RebalanceError::Blocked): one
+    /// of the named nodes does not answer.
     /// [`TooFewVotes`](RebalanceError::TooFewVotes): too few members keep their
     /// data to vote. [`Cluster`](RebalanceError::Cluster).
     ///
     /// # Cancel safety
-    /// May be dropped at any point; who calls it next begins to wait anew.
+    /// May be dropped at any point; the next call starts the wait again.
     pub async fn readmit(
         &self,
         nodes: impl IntoIterator<Item = String>,

@@ -26,7 +26,7 @@ use crate::router::Router;
 #[must_use = "a builder does nothing until it connects"]
 pub struct RouterBuilder {
     config: Config,
-    /// Nodes that were handed over as they are, by name.
+    /// Nodes that the caller provides, by name.
     given: Vec<(String, Arc<dyn Node>)>,
     listener: Listener,
 }
@@ -55,19 +55,19 @@ impl RouterBuilder {
         self
     }
 
-    /// Adds a node with everything about it said.
+    /// Adds a node with its full configuration.
     pub fn node_config(mut self, node: NodeConfig) -> Self {
         self.config.nodes.push(node);
         self
     }
 
-    /// Adds an in-memory node, which the caller can then make fail.
+    /// Adds an in-memory node, for which the caller can then simulate failures.
     pub fn memory_node(self, node: MemoryNode) -> Self {
         let name = node.name().to_owned();
         self.custom_node(name, Arc::new(node))
     }
 
-    /// Adds a node of the caller's own making.
+    /// Adds a node that the caller implements.
     pub fn custom_node(mut self, name: impl Into<String>, node: Arc<dyn Node>) -> Self {
         let name = name.into();
         self.config
@@ -77,8 +77,8 @@ impl RouterBuilder {
         self
     }
 
-    /// Adds a node of the caller's own making that is no member of a new
-    /// cluster: it may become one by a change of membership.
+    /// Adds a node that the caller implements and that is not a member of a new
+    /// cluster. It may become one by a change of membership.
     pub fn spare_node(mut self, name: impl Into<String>, node: Arc<dyn Node>) -> Self {
         self.given.push((name.into(), node));
         self
@@ -90,7 +90,7 @@ impl RouterBuilder {
         self
     }
 
-    /// Replicas of the keys that begin with `prefix`; the longest match counts.
+    /// Replicas of the keys that begin with `prefix`; the longest match applies.
     pub fn override_replicas(mut self, prefix: impl Into<String>, replicas: usize) -> Self {
         self.config.overrides.push(Override {
             prefix: prefix.into(),
@@ -99,7 +99,7 @@ impl RouterBuilder {
         self
     }
 
-    /// Ttl of a lease that names none.
+    /// The ttl of a lease without an explicit one.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.config.router.ttl = ttl;
         self
@@ -124,9 +124,9 @@ impl RouterBuilder {
         self
     }
 
-    /// Has `hear` told what [`connect`](Self::connect) waits for: nodes that do
-    /// not answer, and at a first start the end of whatever was locked before.
-    /// It is called in between, and should be quick.
+    /// Calls `hear` with what [`connect`](Self::connect) waits for: nodes that do
+    /// not answer, and at a first start the end of all earlier locks. `hear` runs
+    /// during the connect, and must return quickly.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
@@ -145,10 +145,10 @@ impl RouterBuilder {
     /// Connects; see [`Router::connect`].
     ///
     /// # Errors
-    /// As [`Router::connect`].
+    /// Like [`Router::connect`].
     ///
     /// # Cancel safety
-    /// As [`Router::connect`].
+    /// Like [`Router::connect`].
     pub async fn connect(self) -> Result<Router, Error> {
         let Self {
             config,
@@ -191,7 +191,7 @@ async fn establish(
     charter: BootstrapOptions,
     roster: Arc<NodeRegistry>,
 ) -> Result<Router, Error> {
-    // Until a router owns them, the nodes are closed on every way out.
+    // Until a router owns the nodes, they are closed on every way out.
     let closing = Closing(Some(Arc::clone(&roster)));
     let (view, peers) = bootstrap::establish(&charter, &roster, &roster.seeds()).await?;
     let context = Arc::new(LeaseContext::default());
@@ -218,7 +218,7 @@ async fn establish(
     Ok(Router { leases })
 }
 
-/// Closes nodes that no router came to own.
+/// Closes the nodes if no router takes ownership.
 struct Closing(Option<Arc<NodeRegistry>>);
 
 impl Closing {

@@ -1,5 +1,5 @@
-//! Whether a router can still do anything: it can be shut down, lose the runtime
-//! that its tasks run on, or be a copy in a forked child.
+//! Whether a router can still work: it can be shut down, lose the runtime of its
+//! tasks, or be a copy in a forked child.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -8,27 +8,27 @@ use tokio::runtime::{Handle, Id};
 use crate::error::Error;
 use crate::runtime::origin::Origin;
 
-/// Nothing has ended.
+/// The router is open.
 const OPEN: u8 = 0;
 
-/// It was shut down: nothing new is begun, what is held is held on.
+/// The router was shut down: nothing new starts; leases continue.
 const SHUT: u8 = 1;
 
-/// Its tasks are gone: nothing is sent, answered or extended any more.
+/// The tasks are gone: nothing is sent, answered or extended anymore.
 const DEAD: u8 = 2;
 
-/// What a router's handles and leases share of its fate.
+/// The state that a router's handles and leases share.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     pub(crate) origin: Origin,
-    /// Where its tasks run.
+    /// The runtime of its tasks.
     runtime: Option<Id>,
-    /// Only grows.
+    /// Only increases.
     state: AtomicU8,
 }
 
 impl Default for Lifecycle {
-    /// One that begins here and now.
+    /// A lifecycle that starts in this process and runtime.
     fn default() -> Self {
         Self {
             origin: Origin::here(),
@@ -39,12 +39,12 @@ impl Default for Lifecycle {
 }
 
 impl Lifecycle {
-    /// Whether something new may begin.
+    /// Whether new operations may start.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.check_below(SHUT)
     }
 
-    /// Whether what is held can still be extended.
+    /// Whether held leases can still be extended.
     pub(crate) fn check_tasks(&self) -> Result<(), Error> {
         self.check_below(DEAD)
     }
@@ -65,18 +65,18 @@ impl Lifecycle {
         }
     }
 
-    /// Nothing new may begin from now on.
+    /// Refuses new operations from now on.
     pub(crate) fn shut(&self) {
         self.state.fetch_max(SHUT, Ordering::AcqRel);
     }
 
-    /// The tasks are gone.
+    /// Records that the tasks are gone.
     pub(crate) fn end(&self) {
         self.state.fetch_max(DEAD, Ordering::AcqRel);
     }
 
-    /// Whether the caller runs on another runtime than the router's tasks. That
-    /// one may stand still, so that a caller minds the time itself.
+    /// Whether the caller runs on another runtime than the router's tasks. The
+    /// tasks' runtime may have stopped, so such a caller checks the time itself.
     pub(crate) fn is_guest(&self) -> bool {
         Handle::try_current().is_ok_and(|runtime| Some(runtime.id()) != self.runtime)
     }

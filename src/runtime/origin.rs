@@ -1,19 +1,19 @@
-//! Which process made something: a forked child has a copy of all that its
-//! parent had, connections and locked mutexes among it.
+//! The process that made an object. A forked child has a copy of everything that
+//! its parent had, including connections and locked mutexes.
 
-/// The process that something was made in.
+/// The process in which an object was made.
 ///
-/// It is told by a fork handler of the C library, so that a look costs a load
-/// and the process number does not matter: a child may have its parent's in a
-/// namespace of its own. A child made by the bare system call, past the C
-/// library, is not told apart.
+/// A fork handler of the C library detects a fork, so a check costs one load.
+/// Comparing process numbers is not enough: a child may have its parent's number in
+/// a new namespace. A child made by the raw system call, without the C library, is
+/// not detected.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin(Mark);
 
 #[derive(Clone, Debug)]
 enum Mark {
     Handler(forkguard::atfork::Guard),
-    /// Where the C library takes no handler: the process number.
+    /// Used if the C library accepts no handler: the process number.
     Number(u32),
 }
 
@@ -26,8 +26,8 @@ impl Origin {
         })
     }
 
-    /// Whether this process was forked from the one that it was made in, and
-    /// has but a copy of it.
+    /// Whether this process was forked from the one that made the object, and only
+    /// has a copy of it.
     pub(crate) fn is_elsewhere(&self) -> bool {
         match &self.0 {
             Mark::Handler(handler) => handler.clone().detected_fork(),

@@ -1,17 +1,16 @@
-//! Everything that must be unique is drawn here: tokens, nonces, ballots, the
-//! names of clusters and of in-memory incarnations. Jitter is not.
+//! The source of everything that must be unique: tokens, nonces, ballots, the names
+//! of clusters and of in-memory incarnations. Jitter does not use it.
 //!
 //! Every draw asks the kernel. A generator in this process's memory is copied
 //! together with the process: by `fork`, and by a snapshot of a process or of a
-//! virtual machine that is started twice. Both copies then draw one token, and a
-//! node takes the second acquire by it for a repetition of the first: it grants
-//! the key twice. The kernel's generator is not copied by `fork`, whatever
-//! process number the child has, and is seeded anew when a snapshot is started.
+//! virtual machine that is started twice. Both copies then draw the same token. A
+//! node takes the second acquire with it for a repetition of the first and grants
+//! the key twice. The kernel's generator is not copied by `fork`, whatever process
+//! number the child has, and is seeded again when a snapshot is started.
 //!
-//! The cost is one system call for each attempt: 0.2 to 0.6 µs, some 30 ns where
-//! the C library has it without a call. To compare process numbers instead is
-//! half a call, and misses a child that has its parent's number in a namespace
-//! of its own.
+//! The cost is one system call per attempt: 0.2 to 0.6 µs, or about 30 ns if the C
+//! library provides it without a call. Comparing process numbers instead costs half
+//! a call, and misses a child that has its parent's number in a new namespace.
 
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -19,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::clock;
 
-/// 128 bits that nobody else draws.
+/// 128 bits that no other draw returns.
 pub(crate) fn unique() -> u128 {
     let mut bytes = [0; 16];
     match SysRng.try_fill_bytes(&mut bytes) {
@@ -28,13 +27,14 @@ pub(crate) fn unique() -> u128 {
     }
 }
 
-/// 64 bits that nobody else draws.
+/// 64 bits that no other draw returns.
 pub(crate) fn unique_id() -> u64 {
     unique() as u64
 }
 
-/// Where the kernel gives nothing (a sandbox may forbid the call): what a copy
-/// of this process draws too, mixed with what tells the copies apart.
+/// The fallback if the kernel returns nothing (a sandbox may forbid the call): a
+/// value that a copy of this process would also draw, mixed with data that differs
+/// between the copies.
 fn told_apart(drawn: u128) -> u128 {
     let mut text = drawn.to_ne_bytes().to_vec();
     text.extend(std::process::id().to_ne_bytes());

@@ -1,5 +1,5 @@
-//! Futures that know where they belong: tasks whose end is noticed by those who
-//! wait for what they do, and calls that a forked child leaves alone.
+//! Futures bound to their process: tasks that notify their waiters when they end,
+//! and calls that a forked child does not run.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,12 +9,12 @@ use tokio::task::JoinHandle;
 
 use crate::runtime::origin::Origin;
 
-/// Spawns `work` on the present runtime, and calls `over` once it has ended:
-/// done, aborted, panicked, or dropped with its runtime.
+/// Spawns `work` on the current runtime, and calls `over` once it has ended: done,
+/// aborted, panicked, or dropped with its runtime.
 ///
-/// A forked child neither polls nor drops `work`. Both would act on what the
-/// parent has: the child would read answers that are the parent's, and to drop
-/// a socket is to shut it down.
+/// A forked child neither polls nor drops `work`. Both would act on the parent's
+/// resources: polling reads answers that belong to the parent, and dropping a
+/// socket shuts it down.
 pub(crate) fn spawn(
     work: impl Future<Output = ()> + Send + 'static,
     over: impl FnOnce() + Send + 'static,
@@ -62,9 +62,9 @@ impl Drop for Task {
     }
 }
 
-/// A future of the process that made it. A forked child gets `elsewhere` from
-/// it at once: what it waits for happens in the parent, and the locks that it
-/// takes may be held by threads that the child does not have.
+/// A future of the process that made it. In a forked child it returns `elsewhere`
+/// at once: the event that it waits for happens in the parent, and the locks that
+/// it takes may be held by threads that the child does not have.
 pub(crate) struct AtHome<T> {
     origin: Origin,
     work: Option<Boxed<T>>,
@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    /// However a task ends, whoever waits for what it does hears of it.
+    /// Waiters for a task are notified of every kind of end.
     #[test]
     fn the_end_of_a_task_is_told_once() {
         type Work = fn() -> Boxed<()>;

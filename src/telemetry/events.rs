@@ -1,6 +1,6 @@
-//! What is told by `tracing`, all of it, so that targets, names, fields and
-//! levels stay what [`guide::observability`](crate::guide::observability) says.
-//! Without a subscriber nothing is formatted.
+//! All events reported by `tracing`, in one place, so that targets, names, fields
+//! and levels stay as [`guide::observability`](crate::guide::observability)
+//! documents them. Without a subscriber nothing is formatted.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
@@ -19,7 +19,7 @@ const LEASE: &str = "ringlock::lease";
 const NODE: &str = "ringlock::node";
 const VIEW: &str = "ringlock::view";
 
-/// An attempt failed; its call may go on.
+/// An attempt failed; its call may continue.
 pub(crate) fn refused(key: &Key, error: &Error) {
     debug!(target: ACQUIRE, event = "refused", %key, error = %Plain(error), "an attempt failed");
 }
@@ -29,7 +29,7 @@ pub(crate) fn granted(key: &Key, fence: Fence, ttl: Duration) {
     debug!(target: LEASE, event = "granted", %key, fence = fence.get(), ttl_ms = ttl.as_millis() as u64, "granted");
 }
 
-/// An extend failed; the lease goes on as long as it was to.
+/// An extend failed; the lease keeps its previous end.
 pub(crate) fn extend_failed(key: &Key, refused: usize) {
     debug!(target: LEASE, event = "extend_failed", %key, refused, "an extend failed");
 }
@@ -39,12 +39,12 @@ pub(crate) fn lease_lost(key: &Key, fence: Option<Fence>, reason: Loss) {
     warn!(target: LEASE, event = "lost", %key, fence = fence.map(Fence::get), %reason, "a lease is lost");
 }
 
-/// Its holder gives a lease back.
+/// The holder releases a lease.
 pub(crate) fn released(key: &Key, fence: Fence) {
     debug!(target: LEASE, event = "released", %key, fence = fence.get(), "released");
 }
 
-/// The nodes had a lease no more that should have lasted.
+/// The nodes no longer had a lease that should have lasted.
 pub(crate) fn released_too_late(key: &Key, fence: Fence) {
     warn!(target: LEASE, event = "released_too_late", %key, fence = fence.get(), "the nodes had the lease no more although it had not run out: was it deleted by hand, or did a clock jump?");
 }
@@ -71,25 +71,25 @@ pub(crate) fn connection_lost(node: &str, address: &dyn fmt::Display, error: &No
     warn!(target: NODE, event = "lost", node = %Plain(node), address = %Plain(address), error = %Plain(error), "connection lost");
 }
 
-/// A server cannot be reached; told once in a row.
+/// A server cannot be reached; reported once in a row.
 #[cfg(feature = "redis")]
 pub(crate) fn unreachable(node: &str, address: &dyn fmt::Display, error: &NodeError) {
     warn!(target: NODE, event = "unreachable", node = %Plain(node), address = %Plain(address), error = %Plain(error), "cannot connect");
 }
 
-/// A server refuses the user, or must not hold locks; told once in a row.
+/// A server refuses the user, or must not hold locks; reported once in a row.
 #[cfg(feature = "redis")]
 pub(crate) fn unsuitable(node: &str, address: &dyn fmt::Display, error: &NodeError) {
     warn!(target: NODE, event = "unsuitable", node = %Plain(node), address = %Plain(address), error = %Plain(error), "the server cannot be used");
 }
 
-/// The same again.
+/// The same failure again.
 #[cfg(feature = "redis")]
 pub(crate) fn still_out(node: &str, address: &dyn fmt::Display, error: &NodeError) {
     debug!(target: NODE, event = "still_out", node = %Plain(node), address = %Plain(address), error = %Plain(error), "cannot connect yet");
 }
 
-/// An operator's word cannot be true.
+/// An operator's assertion cannot be true.
 #[cfg(feature = "redis")]
 pub(crate) fn not_durable(address: &dyn fmt::Display, reason: &str) {
     warn!(target: NODE, event = "not_durable", address = %Plain(address), reason, "not durable: its data counts as lost");
@@ -101,35 +101,35 @@ pub(crate) fn clock_stepped(address: &dyn fmt::Display, step: Duration, bench: D
     warn!(target: NODE, event = "clock_stepped", address = %Plain(address), ?step, ?bench, "the server's wall clock was stepped forward: it is asked for no lock for a while");
 }
 
-/// A server's wall clock was stepped back: what is locked there lasts longer.
+/// A server's wall clock was stepped back: locks on it last longer.
 #[cfg(feature = "redis")]
 pub(crate) fn clock_stepped_back(address: &dyn fmt::Display, step: Duration) {
     warn!(target: NODE, event = "clock_stepped_back", address = %Plain(address), ?step, "the server's wall clock was stepped back: what is locked lasts longer there");
 }
 
-/// The server tells nobody who waits; told once.
+/// The server sends no invalidations to waiters; reported once.
 #[cfg(feature = "redis")]
 pub(crate) fn untracked(address: &dyn fmt::Display, error: &NodeError) {
     warn!(target: NODE, event = "untracked", address = %Plain(address), error = %Plain(error), "no client tracking: whoever waits for a key polls");
 }
 
-/// The connection broke that tells who waits.
+/// The connection that carries invalidations to waiters broke.
 #[cfg(feature = "redis")]
 pub(crate) fn tracking_lost(address: &dyn fmt::Display, error: &NodeError) {
     debug!(target: NODE, event = "tracking_lost", address = %Plain(address), error = %Plain(error), "no client tracking for a while");
 }
 
-/// A node is handed the view.
+/// The router gives a node the view.
 pub(crate) fn behind(node: &str, view: ViewId) {
     debug!(target: NODE, event = "behind", node = %Plain(node), %view, "helping a node that is behind");
 }
 
-/// A node lost its data and is kept out.
+/// A node lost its data and is excluded.
 pub(crate) fn quarantined(node: &str) {
     warn!(target: NODE, event = "quarantined", node = %Plain(node), "the node lost its data: it is kept out until all that was locked on it has expired");
 }
 
-/// Nodes are let in again.
+/// Nodes are readmitted.
 pub(crate) fn readmitted(view: ViewId) {
     info!(target: NODE, event = "readmitted", %view, "nodes that lost their data are voted in again");
 }
@@ -139,12 +139,12 @@ pub(crate) fn not_readmitted(voted: usize, needed: usize) {
     error!(target: NODE, event = "not_readmitted", voted, needed, "too few nodes keep their data to let any in again: see `ringlock force`");
 }
 
-/// A node serves a view that is none.
+/// A node serves an invalid view.
 pub(crate) fn unreadable(node: &str, error: &dyn fmt::Display) {
     warn!(target: NODE, event = "unreadable", node = %Plain(node), error = %Plain(error), "unreadable view");
 }
 
-/// The router goes by a new view.
+/// The router uses a new view.
 pub(crate) fn moved(from: ViewId, to: ViewId, is_joint: bool) {
     info!(target: VIEW, event = "moved", %from, %to, joint = is_joint, "the cluster has a new view");
 }
@@ -169,12 +169,12 @@ pub(crate) fn majority_lost(view: ViewId) {
     error!(target: VIEW, event = "majority_lost", %view, "most nodes lost their data: the cluster is started anew once whatever was locked has expired");
 }
 
-/// The configuration is not what is served.
+/// The configuration differs from the served topology.
 pub(crate) fn mismatch(view: ViewId, differences: &str) {
     warn!(target: VIEW, event = "mismatch", %view, differences = %Plain(differences), "the cluster serves another topology than configured, and that is gone by");
 }
 
-/// The cluster's first router had another prefix: each keeps its own.
+/// The cluster's first router had another prefix: each router keeps its prefix.
 pub(crate) fn other_key_prefix(view: ViewId, served: &str, own: &str) {
     error!(target: VIEW, event = "other_key_prefix", %view, served = %Plain(served), own = %Plain(own), "routers of this cluster name keys otherwise: they and this one do not exclude each other");
 }
@@ -184,13 +184,13 @@ pub(crate) fn foreign(view: ViewId) {
     warn!(target: VIEW, event = "foreign", %view, "a node of this cluster is in another one");
 }
 
-/// An operator gives nodes up.
+/// An operator abandons nodes.
 pub(crate) fn forced(abandoned: &impl fmt::Debug) {
     warn!(target: VIEW, event = "forced", abandoned = %Plain(format_args!("{abandoned:?}")), "going on without nodes that were given up");
 }
 
-/// The span of a call for these keys, where anybody wants it. What is told of a
-/// single key is asked for then alone.
+/// The span of a call for these keys, if it is enabled. The details of a single
+/// key are computed only then.
 pub(crate) fn acquire(keys: usize, single: Option<(&Key, &dyn Fn() -> usize)>) -> Option<Span> {
     let span = || {
         let mode = single.map(|(_, replicas)| match replicas() {
@@ -211,7 +211,7 @@ pub(crate) fn acquire(keys: usize, single: Option<(&Key, &dyn Fn() -> usize)>) -
     enabled!(target: ACQUIRE, Level::DEBUG).then(span)
 }
 
-/// Carries `call` out in its span, which is told how it ends.
+/// Executes `call` in its span, and records its result there.
 pub(crate) async fn traced<T>(
     span: Span,
     call: impl Future<Output = Result<T, Error>>,
@@ -232,7 +232,7 @@ pub(crate) async fn traced<T>(
     result
 }
 
-/// Tells a call's span how it ended, also if it was dropped before.
+/// Records in a call's span how the call ended, also if it was dropped.
 struct Ending {
     span: Span,
     outcome: Outcome,
@@ -244,20 +244,20 @@ impl Drop for Ending {
     }
 }
 
-/// How often a call has tried, told to its span.
+/// Records in the call's span how many attempts it made.
 pub(crate) fn attempts(made: u32) {
     if enabled!(target: ACQUIRE, Level::DEBUG) {
         Span::current().record("attempts", made);
     }
 }
 
-/// A text that is fit for a log, whoever wrote it: control characters, line
-/// ends among them, are escaped.
+/// A text made safe for a log, whatever its origin: control characters, including
+/// line ends, are escaped.
 struct Plain<T>(T);
 
 impl<T: fmt::Display> fmt::Display for Plain<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // With what is behind an error.
+        // With the source of the error.
         write!(Escaping(f), "{:#}", self.0)
     }
 }

@@ -1,4 +1,4 @@
-//! Which keys are fought over, within bounds (the space-saving sketch of
+//! The most contended keys, in bounded memory (the space-saving sketch of
 //! Metwally, Agrawal and El Abbadi, 2005).
 
 use std::collections::HashMap;
@@ -10,26 +10,26 @@ use crate::clock;
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 
-/// Keys that are counted at a time: of `n` occasions, every key with more than
-/// an `n`/128th is among them. With the longest keys they take a quarter of a
+/// Number of keys counted at a time: of `n` occasions, every key with more than an
+/// `n`/128th is among them. With the longest keys they take a quarter of a
 /// mebibyte.
 const KEYS: usize = 128;
 
-/// How long is counted before it begins anew, the last span being kept.
+/// Length of a counting span; the last complete span is kept.
 const SPAN: Duration = Duration::from_secs(60);
 
-/// A key that callers of this router fought over; see
+/// A key that callers of this router contended for; see
 /// [`Router::hot_keys`](crate::Router::hot_keys).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HotKey {
-    /// What was to be locked.
+    /// The key to lock.
     pub key: Key,
-    /// How often a call found it taken: had to line up behind another of this
-    /// router, or made an attempt that others stood in the way of. At most that
-    /// often.
+    /// How often a call found it taken: it was queued behind another call of this
+    /// router, or made an attempt that other holders blocked. This is an upper
+    /// bound.
     pub times: u64,
-    /// By how much `times` may be too high, for the key took over the place of
+    /// By how much `times` may be too high, since the key took the place of
     /// others.
     pub excess: u64,
 }
@@ -63,7 +63,7 @@ impl HotKeys {
         spans.now.note(key);
     }
 
-    /// The keys, the hottest first.
+    /// The keys, the most contended first.
     pub(crate) fn list(&self) -> Vec<HotKey> {
         let now = clock::now();
         let mut spans = self.0.lock();
@@ -88,13 +88,13 @@ impl HotKeys {
 }
 
 impl Spans {
-    /// Begins anew where the span is over.
+    /// Starts a new span if the current one is over.
     fn turn(&mut self, now: Instant) {
         if now < self.ends {
             return;
         }
         let last = std::mem::take(&mut self.now);
-        // What ended longer ago is forgotten.
+        // A span that ended longer ago is dropped.
         self.before = match now < self.ends + SPAN {
             true => last,
             false => Sketch::default(),

@@ -1,7 +1,7 @@
 //! The metrics by name: the one list that is registered, described and, in
 //! [`guide::observability`](crate::guide::observability), documented.
 
-/// What a metric is.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Counter,
@@ -9,8 +9,8 @@ pub(crate) enum Kind {
     Histogram,
 }
 
-/// A label, and the values that it has; none are listed of one that has a value
-/// per node.
+/// A label and its values; the list is empty for a label that has one value per
+/// node.
 pub(crate) type Label = (&'static str, &'static [&'static str]);
 
 /// One metric.
@@ -44,7 +44,7 @@ macro_rules! metrics {
             };
         )*
 
-        /// All of them.
+        /// All metrics.
         #[cfg(feature = "metrics")]
         pub(crate) const ALL: &[Metric] = &[$($constant),*];
     };
@@ -103,7 +103,7 @@ metrics! {
 }
 
 impl Metric {
-    /// What it is counted in, by its name.
+    /// Whether its unit is seconds, by its name.
     #[cfg(feature = "metrics")]
     pub(crate) fn is_in_seconds(&self) -> bool {
         self.name.ends_with("_seconds")

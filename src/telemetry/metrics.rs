@@ -1,6 +1,6 @@
-//! What routers and nodes report as metrics. Handles are registered once, with
-//! the recorder that is installed then, and kept; without the feature `metrics`
-//! all of this is nothing.
+//! The metrics of routers and nodes. Handles are registered once, with the recorder
+//! installed at that time, and kept; without the feature `metrics` all of this
+//! compiles to nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use crate::error::Error;
 use crate::proto::node::message::{Answer, NodeErrorKind, NodeStatus, Request, Standing, ViewId};
 use crate::telemetry::metric_names::{self, Metric};
 
-/// Whether anything is reported at all: what is measured for that alone is
-/// otherwise left out.
+/// Whether anything is reported: measurements made only for metrics are otherwise
+/// skipped.
 pub(crate) const ARE_ON: bool = cfg!(feature = "metrics");
 
 macro_rules! handle {
@@ -24,7 +24,7 @@ macro_rules! handle {
         }
 
         impl $handle {
-            /// Registers it under `metric` with these labels.
+            /// Registers a handle under `metric` with these labels.
             pub(crate) fn of(metric: &Metric, labels: &[(&'static str, &str)]) -> Self {
                 #[cfg(not(feature = "metrics"))]
                 let _ = (metric, labels);
@@ -55,15 +55,15 @@ macro_rules! handle {
 }
 
 handle!(
-    /// A number that only grows.
+    /// A number that only increases.
     Count, Counter, register_counter, metrics::Counter::noop()
 );
 handle!(
-    /// A number that goes up and down.
+    /// A number that increases and decreases.
     Level, Gauge, register_gauge, metrics::Gauge::noop()
 );
 handle!(
-    /// How values are spread.
+    /// A distribution of values.
     Spread, Histogram, register_histogram, metrics::Histogram::noop()
 );
 
@@ -129,7 +129,7 @@ mod facade {
         with_recorder(|recorder| register(recorder, &key, &metadata))
     }
 
-    /// Tells the recorder what every metric is.
+    /// Describes every metric to the recorder.
     pub(crate) fn describe() {
         with_recorder(|recorder| {
             for metric in ALL {
@@ -148,8 +148,8 @@ mod facade {
     }
 }
 
-/// One handle per value of the last of `metric`'s labels; `node` is the value
-/// of the one before, where there is one.
+/// One handle per value of the last of `metric`'s labels; `node` is the value of
+/// the label before it, if there is one.
 fn each<T: fmt::Debug, const N: usize>(
     metric: &Metric,
     node: Option<&str>,
@@ -163,7 +163,7 @@ fn each<T: fmt::Debug, const N: usize>(
     })
 }
 
-/// What a router reports beside what it counts.
+/// A router's metrics in addition to its counts.
 #[derive(Debug)]
 pub(crate) struct RouterMeter {
     #[cfg(feature = "metrics")]
@@ -192,7 +192,7 @@ impl Default for RouterMeter {
 }
 
 impl RouterMeter {
-    /// The router goes by this view from now on.
+    /// The router uses this view from now on.
     pub(crate) fn moved(&self, view: ViewId, is_joint: bool) {
         self.epoch.set(view.epoch);
         self.joint.set(u32::from(is_joint));
@@ -211,7 +211,7 @@ impl RouterMeter {
     }
 }
 
-/// How a call ends, as [`metric::ACQUIRES`] has it.
+/// How a call ends, with the names of [`metric::ACQUIRES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Granted,
@@ -223,14 +223,14 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    /// Its name.
+    /// Name of the outcome.
     pub(crate) fn word(self) -> &'static str {
         let (_, words) = metric_names::ACQUIRES.labels[0];
         words[self as usize]
     }
 
-    /// Of a call that failed. An outage is none of the contended ones, however
-    /// long it was waited for.
+    /// The outcome of a failed call. An outage never counts as contended, however
+    /// long the call waited.
     pub(crate) fn of(error: &Error) -> Self {
         match error {
             Error::Contended { .. } => Self::Contended,
@@ -241,7 +241,7 @@ impl Outcome {
     }
 }
 
-/// What is reported of a node, whatever it is.
+/// The metrics of a node of any kind.
 #[derive(Clone)]
 pub(crate) struct NodeMeter {
     parts: Option<Arc<NodeParts>>,
@@ -275,7 +275,7 @@ impl NodeMeter {
         if ARE_ON { self.parts.as_deref() } else { None }
     }
 
-    /// A request is handed to it.
+    /// A request is passed to the node.
     pub(crate) fn asked(&self, request: &Request) {
         let Some(parts) = self.parts() else { return };
         let at = match request {
@@ -287,7 +287,7 @@ impl NodeMeter {
         parts.requests[at].add_one();
     }
 
-    /// It has answered, or not; after this time, where that is known.
+    /// The node answered or failed, after the time `took` where that is known.
     pub(crate) fn answered(&self, answer: &Answer, took: Option<Duration>) {
         let Some(parts) = self.parts() else { return };
         match answer {
@@ -300,7 +300,7 @@ impl NodeMeter {
         }
     }
 
-    /// It was looked at, and said this of itself.
+    /// The node was checked, and reported this status.
     pub(crate) fn seen(&self, status: Option<&NodeStatus>, view: ViewId) {
         self.is_in(match status.map(NodeStatus::standing) {
             Some(Standing::Serving(served)) if served == view => Some(0),
@@ -311,12 +311,12 @@ impl NodeMeter {
         });
     }
 
-    /// It has answered under the router's view of late.
+    /// The node has recently answered under the router's view.
     pub(crate) fn serves(&self) {
         self.is_in(Some(0));
     }
 
-    /// It is no member any more.
+    /// The node is no longer a member.
     pub(crate) fn left(&self) {
         self.is_in(None);
     }
@@ -335,7 +335,7 @@ impl fmt::Debug for NodeMeter {
     }
 }
 
-/// The place of a kind of error among the values of [`metric::NODE_ERRORS`].
+/// The index of a kind of error among the values of [`metric::NODE_ERRORS`].
 fn position(kind: NodeErrorKind) -> usize {
     match kind {
         NodeErrorKind::Unreachable => 0,
@@ -352,7 +352,7 @@ fn position(kind: NodeErrorKind) -> usize {
     }
 }
 
-/// What is reported of the way to a server.
+/// The metrics of the connection to a server.
 #[cfg(feature = "redis")]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LaneMeter {

@@ -1,4 +1,4 @@
-//! Counts of what a router has done, and which keys were fought over.
+//! Counts of a router's operations, and the most contended keys.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,38 +12,38 @@ use crate::telemetry::metric_names::Metric;
 use crate::telemetry::metrics::Outcome;
 use crate::telemetry::metrics::{Count, Level, RouterMeter};
 
-/// What a router has done since it was made; see [`Router::stats`](crate::Router::stats).
+/// A router's counts since its creation; see [`Router::stats`](crate::Router::stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Attempts begun.
+    /// Attempts started.
     pub attempts: u64,
     /// Leases granted.
     pub granted: u64,
     /// Attempts that found the key held.
     pub contended: u64,
-    /// Attempts that failed for want of nodes.
+    /// Attempts that failed for lack of nodes.
     pub failed: u64,
     /// Grants whose fence took a second round.
     pub write_backs: u64,
     /// Extends that prolonged their lease.
     pub extended: u64,
-    /// Extends that did not.
+    /// Extends that failed to prolong their lease.
     pub extend_failures: u64,
     /// Leases that were lost while they were held.
     pub lost: u64,
-    /// Leases given back.
+    /// Leases released.
     pub released: u64,
-    /// Releases given up: the entry's ttl ran out before its node came back.
+    /// Releases that were abandoned: the entry's ttl expired before its node came back.
     pub release_failures: u64,
-    /// Leases that are held now. One that has run out counts until its guard
-    /// is looked at or dropped.
+    /// Leases that are held now. An expired one counts until its guard is checked
+    /// or dropped.
     pub held: u64,
     /// Calls that wait now: behind others of this router, or for a holder.
     pub waiting: u64,
 }
 
-/// The live counts, and what is reported beside them.
+/// The live counts, and what is reported in addition to them.
 #[derive(Debug)]
 pub(crate) struct Counters {
     pub(crate) attempts: Counter,
@@ -60,7 +60,7 @@ pub(crate) struct Counters {
     max_hold: Counter,
     pub(crate) released_in_time: Counter,
     pub(crate) released_too_late: Counter,
-    /// Of those in time, what the nodes had no more.
+    /// Of the releases in time, those whose entries the nodes no longer had.
     pub(crate) gone: Counter,
     pub(crate) release_failures: Counter,
     pub(crate) held: Stock,
@@ -139,8 +139,8 @@ impl Counters {
     }
 }
 
-/// A call under way. It counts when it is dropped; as abandoned, unless its end
-/// has been noted.
+/// A call in progress. It is counted when it is dropped; as abandoned, unless its
+/// result was recorded.
 #[derive(Debug)]
 pub(crate) struct Call {
     #[cfg(feature = "metrics")]
@@ -161,7 +161,7 @@ impl Call {
         }
     }
 
-    /// It was granted, after this time.
+    /// The call was granted, after this time.
     pub(crate) fn granted(&mut self, waited: impl FnOnce() -> Duration) {
         #[cfg(feature = "metrics")]
         {
@@ -172,7 +172,7 @@ impl Call {
         let _ = waited;
     }
 
-    /// It failed.
+    /// The call failed.
     pub(crate) fn failed(&mut self, error: Error) -> Error {
         #[cfg(feature = "metrics")]
         {
@@ -189,8 +189,8 @@ impl Drop for Call {
     }
 }
 
-/// Parts of one count, so that threads that add at the same time seldom touch
-/// the same memory.
+/// Number of parts of one count, so that threads that add at the same time seldom
+/// touch the same memory.
 const STRIPES: usize = 8;
 
 /// One count, and the metric that it is reported as.
@@ -200,7 +200,7 @@ pub(crate) struct Counter {
     metric: Count,
 }
 
-/// As far from the next one as processors fetch at a time.
+/// Aligned to the span that processors fetch at a time, so that parts do not share it.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Stripe(AtomicU64);
@@ -226,7 +226,7 @@ impl Counter {
     }
 }
 
-/// How many there are of what comes and goes.
+/// The current number of things that arrive and leave.
 #[derive(Debug, Default)]
 pub(crate) struct Stock {
     came: Counter,
@@ -252,20 +252,21 @@ impl Stock {
         self.metric.take_one();
     }
 
-    /// One that stays until the presence is dropped.
+    /// Counts one until the presence is dropped.
     pub(crate) fn enter(&self) -> Presence<'_> {
         self.came();
         Presence(self)
     }
 
     fn level(&self) -> u64 {
-        // Who went came before: in this order none is seen to go that did not.
+        // Each one arrives before it leaves: in this read order, no departure is seen
+        // without its arrival.
         let went = self.went.sum();
         self.came.sum().saturating_sub(went)
     }
 }
 
-/// One of a [`Stock`].
+/// One item of a [`Stock`].
 #[derive(Debug)]
 pub(crate) struct Presence<'a>(&'a Stock);
 
@@ -275,7 +276,7 @@ impl Drop for Presence<'_> {
     }
 }
 
-/// Threads take turns at the stripes.
+/// Threads are assigned to stripes in turn.
 fn own_stripe() -> usize {
     static THREADS: AtomicUsize = AtomicUsize::new(0);
     thread_local! {

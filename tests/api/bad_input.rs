@@ -1,5 +1,5 @@
-//! Whatever is wrong is told: by a typed error that names the thing and says
-//! what to do, in time, without a panic and without a password.
+//! Every failure is reported in time, by a typed error that names what is wrong
+//! and says what to do, without a panic and without a password.
 //!
 //! `RINGLOCK_SEED` repeats the random test's run.
 
@@ -25,16 +25,16 @@ use ringlock::{
 
 const SECRET: &str = "s3cret";
 
-/// How long a router is given to connect to what it cannot connect to.
+/// The connect timeout of routers that cannot connect.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// Awaits what must not take long.
+/// Awaits a future that must complete soon.
 async fn prompt<T>(what: impl IntoFuture<Output = T>) -> T {
     let in_time = tokio::time::timeout(GRACE, what.into_future()).await;
     in_time.expect("an outcome in time")
 }
 
-/// An error's text, found free of the secret in every form.
+/// An error's text; asserts that no form of the error contains the secret.
 #[track_caller]
 fn told(error: &(impl Debug + std::fmt::Display)) -> String {
     let (text, debug) = (format!("{error:#}"), format!("{error:?}"));
@@ -42,7 +42,7 @@ fn told(error: &(impl Debug + std::fmt::Display)) -> String {
     text
 }
 
-/// Asserts the error's variant, and that its text has these parts.
+/// Asserts the error's variant, and that its text contains these parts.
 macro_rules! assert_told {
     ($error:expr, $variant:pat $(if $guard:expr)?, [$($part:expr),+ $(,)?]) => {{
         let error = $error;
@@ -361,7 +361,7 @@ async fn a_node_that_cannot_be_reached() {
     }
 }
 
-/// Once it is running, a cluster does without the minority.
+/// A running cluster does not need the minority.
 #[tokio::test]
 async fn a_running_cluster_with_a_node_that_cannot_be_reached() {
     for arm in ARMS {
@@ -413,7 +413,7 @@ fn is_failed(cause: &Cause, kind: NodeErrorKind) -> bool {
     matches!(cause, Cause::Failed(error) if error.kind() == kind)
 }
 
-/// A server may quote a command that it does not know, password and all.
+/// A server may quote an unknown command in its error, including the password.
 #[tokio::test]
 async fn a_server_that_quotes_the_password() {
     let (_server, port) = RedisServer::start_on_tcp(&["--rename-command", "AUTH", ""]);
@@ -435,7 +435,8 @@ async fn a_server_that_quotes_the_password() {
     told(&ask(&node, Request::Status, PATIENCE).await.unwrap_err());
 }
 
-/// Each lacks something: a command at connect, one within a script, a key.
+/// Each user lacks something: a command at connect, a command within a script,
+/// or a key.
 #[tokio::test]
 async fn rights() {
     let users = [
@@ -452,7 +453,7 @@ async fn rights() {
         let mut arguments = vec!["--user", "locker", "on", ">s3cret"];
         arguments.extend(rights);
         let (server, port) = RedisServer::start_on_tcp(&arguments);
-        // The view must be there: a first start would fail for its own reasons.
+        // The view must exist: a first start would fail for other reasons.
         drop(
             builder()
                 .node("main", server.url())
@@ -479,7 +480,7 @@ async fn rights() {
     }
 }
 
-/// Scripts run with the rights of who calls them.
+/// Scripts run with the rights of their caller.
 #[tokio::test]
 async fn rights_within_scripts() {
     let rights = [
@@ -581,8 +582,8 @@ async fn servers_that_must_not_hold_locks() {
     }
 }
 
-/// Replies that are waited for first: to HELLO, CLIENT TRACKING and five
-/// sections of INFO.
+/// The replies that the node waits for first: to HELLO, CLIENT TRACKING and
+/// five sections of INFO.
 const ASKED: usize = 7;
 
 #[tokio::test]
@@ -598,7 +599,7 @@ async fn a_server_that_is_too_old() {
     );
 }
 
-/// It was a primary when it was connected to.
+/// The server was a primary when the node connected.
 #[tokio::test]
 async fn a_primary_that_is_demoted() {
     let server = RedisServer::start();
@@ -619,7 +620,7 @@ async fn a_primary_that_is_demoted() {
         ["is a replica", "name the primary"]
     );
     replicaof(["NO", "ONE"]);
-    // Its history is another now: what it held may be gone.
+    // Its replication history is a different one now: its entries may be gone.
     let status = loop {
         match ask(&node, Request::Status, GRACE).await {
             Ok(Reply::Status(status)) => break status,
@@ -678,13 +679,13 @@ fn accept() -> Request {
     }
 }
 
-/// Nothing of the node's own has died: that would be told as a shutdown.
+/// No task of the node itself has died: that would be reported as a shutdown.
 #[track_caller]
 fn assert_alive(error: &NodeError) {
     assert_ne!(error.kind(), NodeErrorKind::Closed, "{error}");
 }
 
-/// No Redis at all, from the first byte on.
+/// The server does not speak Redis at all, from the first byte on.
 #[tokio::test]
 async fn servers_that_are_none() {
     use NodeErrorKind::{Protocol, Timeout, Unreachable};
@@ -722,7 +723,8 @@ async fn servers_that_are_none() {
     }
 }
 
-/// Fine at connect, and then replies that do not fit what was asked.
+/// The server answers well at connect, and then with replies that do not fit
+/// the request.
 #[tokio::test]
 async fn replies_that_do_not_fit() {
     let server = RedisServer::start();
@@ -761,11 +763,11 @@ async fn replies_that_do_not_fit() {
                 let node = RedisNode::new(&fake.url(), options).unwrap();
                 let status = ask(&node, Request::Status, GRACE).await;
                 assert!(matches!(status, Ok(Reply::Status(_))), "{status:?}");
-                // Enough of them for the many replies of a transaction.
+                // Six of them cover the several replies of a transaction.
                 fake.answer(Answers::Last(misfit.repeat(6)));
                 match ask(&node, request.clone(), GRACE).await {
                     Err(error) => assert_alive(&error),
-                    // The one that fits: an empty text is no view.
+                    // This one fits: an empty text is no view.
                     Ok(Reply::Stale(None)) if misfit == b"$0\r\n\r\n" => {}
                     other => panic!("{request:?}, {}: {other:?}", misfit.escape_ascii()),
                 }
@@ -774,7 +776,7 @@ async fn replies_that_do_not_fit() {
     }
 }
 
-/// Well-formed nonsense at random: every request is answered once, in time.
+/// Well-formed random nonsense: every request gets one answer, in time.
 #[tokio::test]
 async fn random_replies() {
     let mut rng = StdRng::seed_from_u64(seed());

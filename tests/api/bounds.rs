@@ -1,5 +1,6 @@
-//! Every duration and count of the public calls at its ends: nothing panics,
-//! overflows or waits for ever, and each means what its documentation says.
+//! Every duration and count of the public calls at its limits: nothing panics,
+//! overflows or waits forever, and each value means what its documentation
+//! says.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ const NANO: Duration = Duration::from_nanos(1);
 
 const ENDS: [Duration; 3] = [Duration::ZERO, NANO, Duration::MAX];
 
-/// What a call comes to.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Outcome {
     Granted,
@@ -43,15 +44,15 @@ fn outcome<T>(result: Result<T, Error>) -> Outcome {
     }
 }
 
-/// One setting of a call, for each of the three kinds that have it.
+/// One setting, for each of the three kinds of call that have it.
 struct Setting {
     name: &'static str,
     one: fn(Acquire, Duration) -> Acquire,
     all: fn(AcquireAll, Duration) -> AcquireAll,
     many: fn(AcquireMany<&'static str>, Duration) -> AcquireMany<&'static str>,
-    /// At each of the ends, where the key is free.
+    /// The outcome at each of the limits, where the key is free.
     free: [Outcome; 3],
-    /// The same where another process holds it; `None`: it waits as told.
+    /// The same where another process holds the key; `None`: the call waits.
     held: [Option<Outcome>; 3],
 }
 
@@ -110,8 +111,8 @@ const SETTINGS: [Setting; 6] = {
     ]
 };
 
-/// The three kinds of call with this setting, one after the other, and how long
-/// each took.
+/// Makes the three kinds of call with this setting, one after the other, and
+/// measures each.
 async fn calls(router: &Router, setting: &Setting, value: Duration) -> [(Outcome, Duration); 3] {
     let started = Instant::now();
     let one = (setting.one)(router.acquire(KEY), value).await;
@@ -126,11 +127,11 @@ async fn calls(router: &Router, setting: &Setting, value: Duration) -> [(Outcome
     [one, all, (outcome(many.remove(0).1), started.elapsed())]
 }
 
-/// The least time that nodes have to answer.
+/// The shortest time that nodes have to answer.
 const LEAST_ATTEMPT: Duration = Duration::from_millis(50);
 
-/// Whether it is what was expected, or else a server of a busy machine took
-/// longer than it had.
+/// Whether the outcome is as expected. On a busy machine, a server that takes
+/// longer than it was given is accepted as an outage.
 fn is_as_expected(arm: Arm, expected: Outcome, got: (Outcome, Duration)) -> bool {
     let was_late = arm == Arm::Redis && got.1 >= LEAST_ATTEMPT;
     got.0 == expected || was_late && got.0 == Outcome::Outage
@@ -175,14 +176,14 @@ async fn every_setting_of_a_call_at_its_ends() {
     }
 }
 
-/// Free keys are granted and busy ones refused, with whatever wait: how soon is
-/// for the nodes to say.
+/// Free keys are granted and busy ones refused, whatever the wait: the nodes
+/// determine how soon.
 #[tokio::test]
 async fn no_wait_is_a_single_try() {
     for arm in ARMS {
         for replicas in [1, 3] {
             let cluster = Cluster::start(arm, 3);
-            // Longer than anything may take.
+            // Longer than any step may take.
             let connect = || cluster.builder().replicas(replicas).node_timeout(PROMPTLY);
             let router = connect().connect().await.unwrap();
             let other = connect().connect().await.unwrap();
@@ -194,13 +195,13 @@ async fn no_wait_is_a_single_try() {
                 let guard = router.acquire(&key).wait(wait).await;
                 let took = started.elapsed();
                 assert_eq!(router.stats().attempts - before, 1);
-                // Without a wait a node has its whole time to answer.
+                // Without a wait, a node has its whole timeout to answer.
                 let is_late = wait == NANO && took >= LEAST_ATTEMPT;
                 let Ok(_guard) = guard else {
                     assert!(is_late, "{arm:?} n={replicas} {wait:?}: {guard:?}");
                     continue;
                 };
-                // In this process and in another.
+                // Both from this process and from another.
                 for asking in [&router, &other] {
                     let started = Instant::now();
                     let all = asking.acquire_all([&*key, "x"]).wait(wait);
@@ -229,7 +230,8 @@ async fn no_wait_is_a_single_try() {
     }
 }
 
-/// Without a wait nobody is waited for; with one a single try becomes a wait.
+/// Without a wait the call waits for nobody; with one a single try becomes a
+/// wait.
 #[tokio::test]
 async fn the_last_word_on_waiting_counts() {
     let router = Router::in_memory(1).await.unwrap();
@@ -259,7 +261,7 @@ async fn counted_attempts_with_any_pause_come_to_an_end() {
                 let many = router.acquire_many([KEY]).attempts(attempts);
                 drop(in_time(what, many.retry_delay(delay).into_future()).await);
             }
-            // The longest pause ends with the rival's lease.
+            // Even the longest pause ends with the rival's lease.
             let guard = other.acquire(KEY).ttl(ms(200)).await.unwrap();
             std::mem::forget(guard);
             let acquire = router.acquire(KEY).attempts(2).retry_delay(delay);
@@ -268,7 +270,7 @@ async fn counted_attempts_with_any_pause_come_to_an_end() {
             assert_eq!(granted.is_ok(), expected, "{arm:?} {delay:?}: {granted:?}");
             tokio::time::sleep(ms(250)).await;
         }
-        // And where no lease will: at once.
+        // Where no lease will end, the pause ends at once.
         if let TestNode::Memory(node) = &cluster.nodes[0] {
             node.stop();
             let acquire = router.acquire(KEY).attempts(2).retry_delay(Duration::MAX);
@@ -307,7 +309,7 @@ async fn extends_at_the_ends_are_refused() {
     }
 }
 
-/// A node in memory that answers at once, late or never.
+/// An in-memory node that answers at once, late or never.
 #[tokio::test]
 async fn a_node_may_be_as_slow_as_it_likes() {
     for (delay, expected) in [
@@ -326,8 +328,8 @@ async fn a_node_may_be_as_slow_as_it_likes() {
 
 type Change1 = fn(&mut Config, Duration);
 
-/// Every span of the configuration, in code and as text, and at which ends a
-/// router may have it.
+/// Every duration of the configuration, in code and as text, and at which
+/// limits a router accepts it.
 const SPANS: [(&str, Change1, [bool; 3]); 7] = [
     ("ttl", |c, value| c.router.ttl = value, [false; 3]),
     ("max_ttl", |c, value| c.router.max_ttl = value, [false; 3]),
@@ -384,7 +386,7 @@ async fn every_span_of_the_configuration_at_its_ends() {
     }
 }
 
-/// Every count of the configuration, at its ends.
+/// Every count of the configuration, at its limits.
 #[tokio::test]
 async fn every_count_of_the_configuration_at_its_ends() {
     type Count = (&'static str, fn(&mut Config, u32), [bool; 2]);
@@ -469,7 +471,8 @@ async fn changes_of_membership_at_the_ends_are_refused() {
     }
 }
 
-/// The node timeout is as configured, and for a shorter lease half of its ttl.
+/// The node timeout is as configured; for a shorter lease it is half of the
+/// ttl.
 #[tokio::test]
 async fn nodes_are_waited_for_as_long_as_configured() {
     for replicas in [1, 3] {
@@ -492,7 +495,7 @@ async fn nodes_are_waited_for_as_long_as_configured() {
                     TestNode::Redis(_) => panic!("no in-memory node"),
                 })
             };
-            // Sound nodes of a busy machine.
+            // Healthy nodes of a busy machine.
             nodes().for_each(|node| node.set_delay(ms(100)));
             let slow = router.try_acquire(KEY).ttl(ttl).await;
             assert_eq!(

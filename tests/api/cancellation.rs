@@ -1,9 +1,9 @@
 //! Every public future, dropped at every point at which it can wait.
 //!
 //! Each is polled once, twice, … until it completes, and dropped after that
-//! many polls: at once, a random moment later, or when it had been woken and
-//! not yet looked. Whatever it had begun must then be undone within one round
-//! trip, and nothing of it may stand in the way of the next caller.
+//! many polls: at once, a random moment later, or after it was woken and before
+//! it is polled again. Whatever it had started must then be undone within one
+//! round trip, and nothing of it may block the next caller.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -18,27 +18,27 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Far beyond what anything here takes: an expiry would hide a leak.
+/// Far longer than anything here takes: an expiry would hide a leak.
 const TTL: Duration = Duration::from_secs(10);
 
-/// A future that needs more polls than this does not end.
+/// A future that needs more polls than this never completes.
 const MAX_POLLS: usize = 300;
 
 /// Where a future is cut off.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
-    /// After so many polls …
+    /// The number of polls …
     polls: usize,
-    /// … and then:
+    /// … and what happens then.
     then: Then,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Then {
     AtOnce,
-    /// Answers have come in meanwhile, perhaps some and perhaps all.
+    /// Some or all answers have arrived by then.
     After(Duration),
-    /// There is something to look at, and nobody looks.
+    /// It was woken, and is not polled again.
     OnceWoken,
 }
 
@@ -51,8 +51,8 @@ impl Wake for Wakes {
     }
 }
 
-/// Polls `future` up to the cut, then drops it; its output if it came to an
-/// end before.
+/// Polls `future` up to the cut, then drops it; returns its output if it
+/// completed before.
 async fn cut_off<F: Future>(future: F, cut: Cut) -> Option<F::Output> {
     let wakes = Arc::new(Wakes::default());
     let waker = Waker::from(Arc::clone(&wakes));
@@ -77,17 +77,17 @@ async fn cut_off<F: Future>(future: F, cut: Cut) -> Option<F::Output> {
 /// How long to wait for a key that does not become free.
 const IN_VAIN: Duration = Duration::from_millis(20);
 
-/// A future of the public API, and what stands around it.
+/// A future of the public API, and its surroundings.
 #[derive(Clone, Copy, Debug)]
 enum Call {
     Acquire,
-    /// The key is held by this process; it waits in vain.
+    /// This process holds the key; the call waits without success.
     AcquireBehindOwn,
-    /// The key is held by another router; it waits in vain.
+    /// Another router holds the key; the call waits without success.
     AcquireBehindOther,
-    /// As before, but it polls.
+    /// As before, but the call polls.
     PollBehindOther,
-    /// Somebody of this process waits behind it, and must get the key.
+    /// Another caller of this process waits behind it, and must get the key.
     AcquireBeforeAnother,
     TryAcquire,
     KeepAlive,
@@ -97,9 +97,10 @@ enum Call {
     Release,
     Lost,
     AcquireAll,
-    /// A key in the middle is held by this process; it waits in vain.
+    /// This process holds a key in the middle; the call waits without success.
     AcquireAllBehindOwn,
-    /// A key in the middle is held by another router; it waits in vain.
+    /// Another router holds a key in the middle; the call waits without
+    /// success.
     AcquireAllBehindOther,
     WithAll,
     ExtendAll,
@@ -110,7 +111,7 @@ enum Call {
     Drained,
 }
 
-/// Sorted; the first and the last are not contended for otherwise.
+/// Sorted; nothing else contends for the first and the last.
 const KEYS: [&str; 3] = ["a", KEY, "z"];
 
 const CALLS: [Call; 22] = [
@@ -152,7 +153,7 @@ impl Bench {
         let other = cluster.router(replicas).await;
         for (index, node) in cluster.nodes.iter().enumerate() {
             if let TestNode::Memory(node) = node {
-                // Answers that come one after the other, as from servers.
+                // Answers arrive one after the other, as from servers.
                 node.set_delay(Duration::from_micros(500 * (1 + index as u64)));
             }
         }
@@ -171,7 +172,7 @@ impl Bench {
             .collect()
     }
 
-    /// Makes the call and cuts it off; true if it came to its end before.
+    /// Makes the call and cuts it off; true if it completed before.
     async fn make(&self, call: Call, cut: Cut) -> bool {
         let router = &self.router;
         let acquire = || router.acquire(KEY);
@@ -188,7 +189,7 @@ impl Bench {
                 self.wait_behind_other(polling, cut).await
             }
             Call::AcquireBeforeAnother => {
-                // Spawned: it lines up behind the first poll of the first.
+                // Spawned: it queues behind the first poll of the first call.
                 let second = tokio::spawn(acquire().wait(PROMPTLY).into_future());
                 let is_over = cut_off(acquire().into_future(), cut).await.is_some();
                 let guard = timeout(PROMPTLY, second).await.expect("its turn");
@@ -241,7 +242,7 @@ impl Bench {
         }
     }
 
-    /// As [`Self::make`], of the calls for many keys.
+    /// Like [`Self::make`], for the calls for many keys.
     async fn make_of_many(&self, call: Call, cut: Cut) -> bool {
         let acquire = || self.router.acquire_all(KEYS);
         let in_vain = Duration::from_millis(20);
@@ -300,7 +301,7 @@ impl Bench {
         is_over
     }
 
-    /// Nothing is left of what went before.
+    /// Asserts that nothing is left of the earlier call.
     async fn assert_clean(&self, of: &impl Debug) {
         for router in [&self.router, &self.other] {
             let is_done = router.drained().await;
@@ -367,7 +368,7 @@ async fn a_dropped_call_leaves_nothing_on_servers() {
     drop_every_call_everywhere(Arm::Redis).await;
 }
 
-/// Servers for any number of clusters that nobody has connected to before.
+/// Servers for any number of clusters that no router has connected to yet.
 struct Ground {
     arm: Arm,
     nodes: usize,
@@ -387,8 +388,8 @@ impl Ground {
         }
     }
 
-    /// Builders for one fresh cluster: in-memory nodes of its own, or a
-    /// namespace of its own on the servers.
+    /// Builders for one fresh cluster: with its own in-memory nodes, or with
+    /// its own namespace on the servers.
     fn fresh(&self, namespace: &str) -> impl Fn() -> RouterBuilder + use<> {
         let namespace = namespace.to_owned();
         let nodes: Vec<Either> = match self.arm {
@@ -424,7 +425,7 @@ impl Ground {
         })
     }
 
-    /// Connections of routers that never came to be are closed too.
+    /// Connections of routers that never finished connecting are closed too.
     async fn assert_closed(&self) {
         for server in self.servers() {
             let mut client = server.client();
@@ -443,7 +444,7 @@ enum Either {
     Url(String),
 }
 
-/// How often a connect is polled that nobody cuts off.
+/// The number of polls of a connect that is not cut off.
 async fn polls_of_connect(ground: &Ground) -> usize {
     let mut polls = 0;
     let mut connecting = Box::pin(ground.fresh("uncut")().connect());
@@ -460,8 +461,8 @@ async fn polls_of_connect(ground: &Ground) -> usize {
     polls
 }
 
-/// Taking over from a dead router takes seconds: all cuts are made side by
-/// side, each in a cluster of its own.
+/// Taking over from a dead router takes seconds: all cuts run concurrently,
+/// each in its own cluster.
 async fn drop_connect_everywhere(arm: Arm, nodes: usize) {
     let ground = Ground::new(arm, nodes);
     let polls = polls_of_connect(&ground).await;

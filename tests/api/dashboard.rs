@@ -1,13 +1,13 @@
-//! The dashboard shows what there is.
+//! The dashboard shows every metric that exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-/// Metrics that are left out on purpose.
+/// Metrics that are deliberately left out.
 const NOT_SHOWN: [&str; 0] = [];
 
-/// What the queries of `panel`, and of those within it, ask for.
+/// The expressions of the queries of `panel` and of the panels within it.
 fn queries(panel: &Value, found: &mut Vec<String>) {
     let list = |name: &str| panel[name].as_array().cloned().unwrap_or_default();
     for target in list("targets") {
@@ -21,13 +21,13 @@ fn queries(panel: &Value, found: &mut Vec<String>) {
         .for_each(|panel| queries(panel, found));
 }
 
-/// The metrics that a query names, and the labels that it goes by.
+/// The metrics that a query names.
 fn names(query: &str) -> impl Iterator<Item = &str> {
     let words = query.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
     words.filter(|word| word.starts_with("ringlock_"))
 }
 
-/// Every metric's kind and labels, as the guide has them.
+/// Every metric's kind and labels, as documented in the guide.
 fn documented() -> BTreeMap<String, (String, String)> {
     let chapter = include_str!("../../src/guide/observability.rs");
     let rows = chapter

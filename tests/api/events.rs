@@ -1,5 +1,4 @@
-//! What is told by `tracing`, as the guide has it: targets, names, levels and
-//! fields.
+//! The `tracing` events match the guide: targets, names, levels and fields.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,7 +13,7 @@ use tracing_core::span::Current;
 
 use crate::common::{RedisServer, ms, name};
 
-/// An event, or a span as it was when it was closed.
+/// An event, or a span with its fields at its close.
 #[derive(Clone, Debug)]
 struct Told {
     target: String,
@@ -49,14 +48,14 @@ impl Visit for Told {
     }
 }
 
-/// Takes down what ringlock tells.
+/// Records the events and spans of ringlock.
 #[derive(Clone, Default)]
 struct Listener {
     told: Arc<Mutex<Vec<Told>>>,
-    /// Each with how many handles there are to it.
+    /// Each with its number of handles.
     spans: Arc<Mutex<BTreeMap<u64, (Told, usize)>>>,
     next: Arc<AtomicU64>,
-    /// Those that are entered, on the one thread that there is.
+    /// The entered spans, on the only thread.
     entered: Arc<Mutex<Vec<(Id, &'static Metadata<'static>)>>>,
     known: Arc<Mutex<BTreeMap<u64, &'static Metadata<'static>>>>,
 }
@@ -152,8 +151,8 @@ impl Subscriber for Listener {
     }
 }
 
-/// Runs `scene` on this thread alone, listening; then holds all that was told
-/// against the guide.
+/// Runs `scene` on this thread alone with a listener, then compares all
+/// recorded events with the guide.
 fn told(scene: impl AsyncFnOnce(&Listener)) -> Listener {
     let listener = Listener::default();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -176,7 +175,7 @@ fn told(scene: impl AsyncFnOnce(&Listener)) -> Listener {
             .fields
             .keys()
             .filter(|field| !["event", "message"].contains(&field.as_str()));
-        // Of those that may be empty, the ones that are not.
+        // An event leaves out the fields that have no value.
         let own: BTreeSet<String> = own.cloned().collect();
         assert!(
             own.is_subset(fields),

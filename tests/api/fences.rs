@@ -20,10 +20,11 @@ const PROCESSES: usize = 2;
 const TASKS: usize = 4;
 const GRANTS: usize = 10_000;
 
-/// Names the servers and the replicas to a process that is a child.
+/// The environment variable that passes the servers and the replicas to a child
+/// process.
 const CHILD: &str = "RINGLOCK_TEST_CHILD";
 
-/// The clock that leases are measured by, the same in every process.
+/// The clock that measures leases, the same in every process.
 fn now() -> u64 {
     let time = clock_gettime(ClockId::Boottime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -80,7 +81,7 @@ impl FromStr for Lease {
     }
 }
 
-/// What is wrong with the leases of one key, if anything is.
+/// What is wrong with the leases of one key, if anything.
 fn fault(leases: &[Lease]) -> Option<String> {
     let mut leases = leases.to_vec();
     leases.sort_by_key(|lease| lease.fence);
@@ -120,7 +121,7 @@ fn the_check_finds_what_it_is_made_for() {
     assert_eq!(lease.to_string().parse(), Ok(lease));
 }
 
-/// Killed, by its handle, if the test ends before it does.
+/// A child process; it is killed on drop if the test ends first.
 struct Process(Child);
 
 impl Drop for Process {
@@ -131,7 +132,7 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// Runs this test binary again, to be [`a_child`].
+    /// Runs this test binary again, as [`a_child`].
     fn start(urls: &[String], replicas: usize, seed: u64) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["a_child", "--exact", "--nocapture"])
@@ -142,7 +143,8 @@ impl Process {
         Self(child.expect("this very program"))
     }
 
-    /// Its leases, and its quorum grants in all and with a second round.
+    /// Its leases, and its number of quorum grants: in total and with a second
+    /// round.
     fn results(mut self) -> (Vec<Lease>, [u64; 2]) {
         let (mut leases, mut counts) = (Vec::new(), None);
         let output = BufReader::new(self.0.stdout.take().expect("a pipe"));
@@ -161,8 +163,8 @@ impl Process {
     }
 }
 
-/// No test by itself, but the process that [`grow_in_the_order_of_grants`]
-/// starts: locks and unlocks.
+/// Not a test by itself, but the child process of
+/// [`grow_in_the_order_of_grants`]: it locks and unlocks.
 #[tokio::test]
 async fn a_child() {
     let Ok(told) = std::env::var(CHILD) else {
@@ -229,7 +231,7 @@ fn grow_in_the_order_of_grants(replicas: usize) {
     let processes: Vec<Process> = (0..PROCESSES)
         .map(|number| Process::start(&urls, replicas, seed.wrapping_add(number as u64 * 1_000)))
         .collect();
-    // Each reads its own pipe, so that none of them waits for a reader.
+    // Each pipe has its own reader, so that no child waits for a reader.
     let readers = processes.into_iter();
     let readers: Vec<_> = readers
         .map(|process| std::thread::spawn(|| process.results()))
@@ -274,8 +276,8 @@ fn fences_of_quorums_grow_in_the_order_of_grants() {
     grow_in_the_order_of_grants(5);
 }
 
-/// Every grant by another majority, and the nodes' counters driven apart by
-/// attempts that fail: the next fence is higher all the same.
+/// Another majority makes every grant, and failed attempts drive the nodes'
+/// counters apart: the next fence is higher all the same.
 #[tokio::test]
 async fn fences_grow_whichever_majority_grants() {
     let seed = seed();
@@ -317,7 +319,7 @@ async fn fences_grow_whichever_majority_grants() {
     }
 }
 
-/// What a lock guards: it keeps the highest fence that it has seen, and
+/// The resource behind a lock: it keeps the highest fence that it has seen, and
 /// refuses any lower one.
 #[derive(Default)]
 struct Account {
@@ -349,7 +351,8 @@ async fn a_guarded_resource_refuses_a_stale_fence() {
             let acquire = router.acquire("account/7").ttl(Duration::from_millis(100));
             let slow = acquire.await.unwrap();
             account.write(slow.fence(), 1).unwrap();
-            // It stands still for longer than its lease, and does not notice.
+            // The first holder stalls for longer than its lease, without
+            // noticing.
             let next = other.acquire("account/7").await.unwrap();
             account.write(next.fence(), 2).unwrap();
             let refused = account.write(slow.fence(), 3);

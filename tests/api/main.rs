@@ -1,4 +1,5 @@
-//! What a user's code sees: calls, leases, waiting, errors, events, metrics.
+//! The behavior that a user's code sees: calls, leases, waiting, errors,
+//! events, metrics.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Many keys in one call: each for itself, and all as one.
+//! Many keys in one call: each on its own, and all as one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ fn names(count: usize) -> Vec<String> {
     (0..count).map(|index| format!("key/{index:05}")).collect()
 }
 
-/// All that is locked, once per node that has it.
+/// All locked keys, once per node that has the entry.
 fn locked(cluster: &Cluster) -> Vec<String> {
     let mut locked: Vec<String> = cluster.nodes.iter().flat_map(TestNode::locked).collect();
     locked.sort();
@@ -35,8 +35,8 @@ fn memory(cluster: &Cluster, index: usize) -> &MemoryNode {
     }
 }
 
-/// Whether each of `keys`, and nothing else, is locked on a majority of its
-/// replicas at least: the last of them may be a little behind.
+/// Whether each of `keys`, and nothing else, is locked on at least a majority
+/// of its replicas: the slowest replicas may lag behind.
 fn are_locked(cluster: &Cluster, keys: &[impl AsRef<str>], replicas: usize) -> bool {
     let mut nodes = BTreeMap::<String, usize>::new();
     for key in locked(cluster) {
@@ -46,7 +46,7 @@ fn are_locked(cluster: &Cluster, keys: &[impl AsRef<str>], replicas: usize) -> b
     nodes.len() == keys.len() && keys.iter().all(|key| is_locked(key.as_ref()))
 }
 
-/// Nothing is locked once the releases that are under way are answered.
+/// Asserts that nothing is locked once the pending releases are answered.
 async fn assert_free(cluster: &Cluster, router: &Router) {
     assert!(router.drained().await, "releases are still owed");
     assert_eq!(locked(cluster), [""; 0]);
@@ -110,8 +110,8 @@ async fn results_come_as_they_are_had() {
     }
 }
 
-/// Attempts at the keys of a node that does not answer take none of the others'
-/// places.
+/// Attempts at the keys of a node that does not answer do not use up the places
+/// of other keys.
 #[tokio::test]
 async fn a_node_that_hangs_holds_up_its_own_keys_alone() {
     let cluster = Cluster::start(Arm::Memory, 3);
@@ -166,7 +166,7 @@ fn fences_of(guards: &GuardSet) -> Fences {
 async fn ten_thousand_keys_in_one_call() {
     for (arm, replicas) in ARMS.into_iter().flat_map(|arm| [(arm, 1), (arm, 3)]) {
         let cluster = Cluster::start(arm, 3);
-        // A ttl that gives nodes time to answer, on a busy machine too.
+        // A ttl that gives nodes time to answer, even on a busy machine.
         let builder = cluster.builder().replicas(replicas);
         let router = builder
             .ttl(Duration::from_secs(30))
@@ -209,7 +209,7 @@ async fn ten_thousand_keys_in_one_call() {
     }
 }
 
-/// Who holds each key, by number of the caller.
+/// The number of each key's holder.
 struct Holders(Vec<AtomicUsize>);
 
 impl Holders {
@@ -224,8 +224,8 @@ impl Holders {
     }
 }
 
-/// Sets that overlap, named in any order, in the stead of four processes four
-/// routers: all callers come to their end, and no two hold one key.
+/// Overlapping sets in any order, with four routers instead of four processes:
+/// all callers complete, and no two hold the same key.
 async fn contend(arm: Arm, replicas: usize) {
     const KEYS: usize = 9;
     const CALLERS: usize = 12;
@@ -237,7 +237,7 @@ async fn contend(arm: Arm, replicas: usize) {
     }
     for (index, node) in cluster.nodes.iter().enumerate() {
         if let TestNode::Memory(node) = node {
-            // Answers that come one after the other, as from servers.
+            // Answers arrive one after the other, as from servers.
             node.set_delay(Duration::from_micros(500 * (1 + index as u64)));
         }
     }
@@ -308,8 +308,8 @@ async fn a_failure_leaves_nothing_locked() {
     }
 }
 
-/// Nobody waits for answers about keys behind a busy one: they would be given
-/// back all the same.
+/// The call does not wait for answers about keys behind a busy one: it would
+/// release those keys again in any case.
 #[tokio::test]
 async fn a_busy_key_is_waited_for_whatever_is_behind_it() {
     let cluster = Cluster::start(Arm::Memory, 3);
@@ -401,8 +401,8 @@ async fn one_set_spans_both_modes() {
     }
 }
 
-/// What was granted first is still fresh when the last is granted, long after
-/// its ttl.
+/// The lease that was granted first is still fresh when the last is granted,
+/// long after its ttl.
 #[tokio::test]
 async fn leases_outlast_the_wait_for_the_others() {
     const TTL: Duration = Duration::from_millis(400);
@@ -434,8 +434,8 @@ async fn leases_outlast_the_wait_for_the_others() {
     }
 }
 
-/// A key that is taken away while the set is still gathered is waited for
-/// anew, in its order.
+/// If a key is lost while the set is incomplete, the call waits for it again,
+/// in order.
 #[tokio::test]
 async fn a_lease_lost_on_the_way_is_taken_again() {
     const TTL: Duration = Duration::from_millis(400);

@@ -1,7 +1,7 @@
-//! What is reported as metrics, as the guide has it.
+//! The reported metrics match the guide.
 //!
-//! Each test has a recorder of its own, on its own thread, where its routers
-//! and all their tasks run.
+//! Each test has its own recorder, on its own thread, where its routers and all
+//! their tasks run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use ringlock::{Error, Init, Loss, MemoryNode, Router, RouterBuilder};
 
 use crate::common::{KEY, RedisServer, ms, name};
 
-/// What a recorder has been told so far.
+/// What a recorder has recorded so far.
 struct Record(PrometheusHandle);
 
 impl Record {
@@ -34,7 +34,7 @@ impl Record {
             .unwrap_or_else(|| panic!("no {series} in {all:#?}"))
     }
 
-    /// The names and kinds that were registered.
+    /// The names and kinds of the registered metrics.
     fn kinds(&self) -> BTreeMap<String, String> {
         let text = self.0.render();
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
@@ -218,7 +218,8 @@ fn leases_count_by_how_they_end() {
             1.0
         );
         nodes[0].delete(guard.key());
-        // The owner has it no more, and nobody else's either.
+        // The node that owns the key no longer has the entry, and no other
+        // holder has one.
         guard.extend().await.unwrap_err();
         assert_eq!((lost("gone"), lost("taken_over")), (1.0, 0.0));
         assert_eq!(

@@ -1,16 +1,16 @@
-//! What a router's calls come to once it is shut down, or the runtime that made
-//! it has ended or stands still: nothing waits for what is dead.
+//! The results of a router's calls after its shutdown, or once the runtime that
+//! made it has ended or stalls: no call waits for something dead.
 
 use std::time::{Duration, Instant};
 
-use crate::common::{ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, ms};
+use crate::common::{ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, TestNode, eventually, ms, node};
 use ringlock::rebalancer::RebalanceError;
 use ringlock::{Change, Error, Guard, Loss, Released, Router, WithError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Longer than any test: nobody is to wait it out.
+/// Longer than any test: no call may wait this long.
 const LONG: Duration = Duration::from_secs(300);
 
 fn one_thread() -> Runtime {
@@ -22,7 +22,7 @@ fn two_threads() -> Runtime {
     builder.worker_threads(2).enable_all().build().unwrap()
 }
 
-/// Waits for a key that is held, in every way there is.
+/// Waits for a held key, in each of the possible ways.
 fn waiters(
     runtime: &Runtime,
     router: &Router,
@@ -33,7 +33,7 @@ fn waiters(
         // In line behind a holder of this process.
         router.acquire(here).wait(LONG),
         router.acquire(here).wait(LONG),
-        // Told by the nodes, or asking again and again.
+        // Woken by the nodes, or polling.
         router.acquire(elsewhere).wait(LONG),
         router.acquire(elsewhere).wait(LONG),
         router
@@ -42,7 +42,7 @@ fn waiters(
             .retry_delay(LONG),
     ];
     let waiters = calls.map(|call| runtime.spawn(call.into_future()));
-    runtime.block_on(crate::common::eventually(PROMPTLY, "all wait", || {
+    runtime.block_on(eventually(PROMPTLY, "all wait", || {
         router.stats().waiting == 5
     }));
     waiters.into()
@@ -58,7 +58,7 @@ async fn are_closed(waiters: Vec<JoinHandle<Result<Guard, Error>>>, of: &str) {
     }
 }
 
-/// Calls that are made once the router is closed.
+/// Makes each kind of call after the router is closed.
 async fn every_call_is_closed(router: &Router, of: &str) {
     let begun = Instant::now();
     let is_closed =
@@ -88,14 +88,15 @@ async fn every_call_is_closed(router: &Router, of: &str) {
     assert!(begun.elapsed() < PROMPTLY, "{of}: {:?}", begun.elapsed());
 }
 
-/// Ends the runtime `home` once calls of the guest wait for what runs there.
+/// Ends the runtime `home` once calls of the guest wait for tasks that run
+/// there.
 fn end_beneath_waiters(
     home: Runtime,
     guest: &Runtime,
     router: &Router,
 ) -> Vec<JoinHandle<Result<Guard, Error>>> {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    // Attempts need it to go on meanwhile.
+    // Attempts need the home runtime to keep running.
     let homely = std::thread::spawn(move || {
         home.block_on(async {
             let _ = stopped.await;
@@ -148,11 +149,11 @@ fn a_router_whose_runtime_has_ended_says_so() {
             every_call_is_closed(&router, of).await;
             let extended = timeout(PROMPTLY, kept.extend()).await.expect(of);
             assert!(matches!(extended, Err(Error::Closed)), "{of}: {extended:?}");
-            // Nobody keeps it alive; that is told in time.
+            // Nothing keeps it alive; the loss is signalled in time.
             let end = kept.valid_until();
             let loss = timeout(PROMPTLY, kept.lost()).await.expect(of);
             assert_eq!(loss, Loss::Expired, "{of}");
-            assert!(crate::common::node::now() < end + MARGIN, "{of}");
+            assert!(node::now() < end + MARGIN, "{of}");
         });
         // Outside any runtime.
         drop(dropped);
@@ -162,7 +163,7 @@ fn a_router_whose_runtime_has_ended_says_so() {
                 timeout(PROMPTLY, set.release()).await.expect(of),
                 timeout(PROMPTLY, kept.release()).await.expect(of),
             ] {
-                // In memory there is no connection to lose.
+                // An in-memory node has no connection to lose.
                 let is_told = match arm {
                     Arm::Memory => {
                         [Released::InTime, Released::TooLate].contains(&released.unwrap())
@@ -181,7 +182,7 @@ fn a_router_whose_runtime_has_ended_says_so() {
     }
 }
 
-/// The runtime lives, but nobody runs it: no reply is read.
+/// The runtime is alive, but nothing drives it: no reply is read.
 #[test]
 fn a_router_whose_runtime_stands_still_is_not_waited_for() {
     for replicas in [1, 3] {
@@ -207,7 +208,7 @@ fn a_router_whose_runtime_stands_still_is_not_waited_for() {
             let view = timeout(PROMPTLY, router.rebalancer().resume(|_| ())).await;
             assert!(view.expect("the rebalancer waits").is_err());
         });
-        // Run again, it answers: it was not dead.
+        // Driven again, it answers: it was not dead.
         home.block_on(async {
             assert!(!router.is_closed());
             drop(guard);
@@ -242,7 +243,7 @@ fn shutdown_closes_every_handle_and_no_lease() {
             are_closed(waiting, of).await;
             every_call_is_closed(&router, of).await;
             assert!(!other.is_closed(), "another router is open");
-            // What is held is held on.
+            // Existing leases remain held.
             let end = kept.valid_until();
             plain.extend().await.unwrap();
             tokio::time::sleep(ttl + MARGIN).await;
@@ -257,7 +258,7 @@ fn shutdown_closes_every_handle_and_no_lease() {
     }
 }
 
-/// The work is done, and told as done, whatever becomes of the lease.
+/// The work is done and reported as done, whatever happens to the lease.
 #[tokio::test]
 async fn work_is_told_apart_from_its_release() {
     for arm in ARMS {
@@ -266,21 +267,18 @@ async fn work_is_told_apart_from_its_release() {
             let mut cluster = Cluster::start(arm, 3);
             let router = cluster.router(replicas).await;
 
-            // Nobody answers the release.
+            // No node answers the release.
             let guard = router.acquire("silent").await.unwrap();
             let set = router.acquire_all(["silent/1", "silent/2"]).await.unwrap();
-            cluster.nodes.iter().for_each(crate::common::TestNode::stop);
+            cluster.nodes.iter().for_each(TestNode::stop);
             assert_eq!(guard.release().await.unwrap(), Released::Unknown, "{of}");
             assert_eq!(set.release().await.unwrap(), Released::Unknown, "{of}");
-            cluster
-                .nodes
-                .iter()
-                .for_each(crate::common::TestNode::start);
+            cluster.nodes.iter().for_each(TestNode::start);
             let next = router.acquire("silent").await.unwrap();
             drop(next);
             assert!(router.drained().await, "{of}: it was repeated");
 
-            // The entries are gone when the work is done, by nobody's doing here.
+            // Something outside deletes the entries during the work.
             let gone = router.with("gone", async |_| {
                 cluster.nodes.iter().for_each(|node| delete(node, "gone"));
                 7
@@ -304,7 +302,7 @@ async fn work_is_told_apart_from_its_release() {
                 }
             ));
 
-            // And here another holder has the key.
+            // Here another holder takes the key.
             let thief = cluster.router(replicas).await;
             let all = router.acquire_all(["taken/1", "taken/2"]).with(async |_| {
                 cluster
@@ -329,22 +327,19 @@ async fn work_is_told_apart_from_its_release() {
                 "{of}"
             );
 
-            // Nobody can say: by the own clock it was held.
+            // The nodes cannot confirm it: by the local clock the key was held.
             let done = router.with("unanswered", async |_| {
-                cluster.nodes.iter().for_each(crate::common::TestNode::stop);
+                cluster.nodes.iter().for_each(TestNode::stop);
                 9
             });
             assert_eq!(done.await.unwrap(), 9, "{of}");
-            cluster
-                .nodes
-                .iter()
-                .for_each(crate::common::TestNode::start);
+            cluster.nodes.iter().for_each(TestNode::start);
             let _ = &mut cluster;
         }
     }
 }
 
-/// `?` works into whatever callers return.
+/// `?` converts into the error types of callers.
 #[tokio::test]
 async fn failed_work_goes_through_the_question_mark() {
     async fn own(router: &Router) -> Result<u8, Error> {
@@ -371,11 +366,11 @@ async fn failed_work_goes_through_the_question_mark() {
     assert!(sent(&router).await.is_err());
 }
 
-/// What an operator does by hand.
-fn delete(node: &crate::common::TestNode, key: &str) {
+/// An operator's deletion by hand.
+fn delete(node: &TestNode, key: &str) {
     match node {
-        crate::common::TestNode::Memory(node) => node.delete(&ringlock::Key::new(key).unwrap()),
-        crate::common::TestNode::Redis(server) => {
+        TestNode::Memory(node) => node.delete(&ringlock::Key::new(key).unwrap()),
+        TestNode::Redis(server) => {
             let mut delete = redis::cmd("DEL");
             delete.arg(format!("ringlock:{key}"));
             delete.exec(&mut server.client()).unwrap();

@@ -1,4 +1,4 @@
-//! Waiting for a key that somebody else holds: in this process and in others.
+//! Waiting for a key that another caller holds: in this process and in others.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ fn memory(cluster: &Cluster) -> impl Iterator<Item = &MemoryNode> {
     })
 }
 
-/// Lets every task that can run now do so.
+/// Lets every task that is ready run.
 async fn let_others_run() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
@@ -80,7 +80,7 @@ async fn is_waiting<F: Future + Unpin>(future: &mut F) -> bool {
     std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await
 }
 
-/// The memory that this process has, in KiB.
+/// The resident memory of this process, in KiB.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -92,11 +92,11 @@ fn resident() -> usize {
 async fn thousands_that_give_up_cost_neither_stack_nor_memory() {
     const WAITERS: usize = 20_000;
     let router = Router::in_memory(1).await.unwrap();
-    // It outlasts all that follows, on a busy machine too.
+    // It outlasts the whole test, even on a busy machine.
     let ttl = Duration::from_secs(30);
     let guard = router.acquire(KEY).ttl(ttl).keep_alive().await.unwrap();
 
-    // One after the other: the queue is rid of those that are gone.
+    // One after the other: the queue drops cancelled waiters.
     let mut before = 0;
     for round in 0..5 {
         for _ in 0..WAITERS {
@@ -110,7 +110,7 @@ async fn thousands_that_give_up_cost_neither_stack_nor_memory() {
     println!("{grown} KiB kept of {} waiters", 4 * WAITERS);
     assert!(grown < 2048, "{grown} KiB were kept");
 
-    // All at once, the last one alone being still there when its turn comes.
+    // All at once; only the last one is still there when its turn comes.
     let mut waiters = JoinSet::new();
     for _ in 0..WAITERS {
         waiters.spawn(router.acquire(KEY).into_future());
@@ -124,7 +124,7 @@ async fn thousands_that_give_up_cost_neither_stack_nor_memory() {
     drop(guard.unwrap().unwrap());
     assert_eq!(router.stats().attempts, 2, "the others made no attempts");
 
-    // All at once, with the turn in their hands.
+    // All at once, while the first of them has the turn.
     let guard = router.acquire(KEY).await.unwrap();
     let mut waiting: Vec<_> = (0..WAITERS)
         .map(|_| router.acquire(KEY).into_future())
@@ -143,8 +143,8 @@ async fn thousands_that_give_up_cost_neither_stack_nor_memory() {
         .unwrap();
 }
 
-/// A guard that is forgotten keeps its turn; once its lease has lapsed, nobody
-/// may wait for it any more.
+/// A forgotten guard keeps its turn; once its lease has lapsed, no caller may
+/// wait for it.
 #[tokio::test]
 async fn a_lapsed_holder_blocks_no_waiter() {
     for arm in ARMS {
@@ -173,8 +173,7 @@ async fn a_lapsed_holder_blocks_no_waiter() {
     }
 }
 
-/// As above, but the waiter had lined up before there was a lease that could
-/// lapse.
+/// As above, but the waiters queued before there was a lease that could lapse.
 #[tokio::test]
 async fn a_waiter_behind_a_contender_learns_of_its_lease() {
     for arm in ARMS {
@@ -191,7 +190,8 @@ async fn a_waiter_behind_a_contender_learns_of_its_lease() {
         let_others_run().await;
         guard.release().await.unwrap();
         std::mem::forget(contender.await.unwrap().unwrap());
-        // Whoever watches the lease may give up: another must then watch it.
+        // The waiter that watches the lease may give up: another must then
+        // watch it.
         let started = Instant::now();
         waiters[0].abort();
         for waiter in waiters.into_iter().skip(1) {
@@ -225,8 +225,8 @@ async fn the_wait_ends_when_it_was_said_to() {
     }
 }
 
-/// The last attempt has less time than an answer takes: what the one before
-/// found out is told, not that no node answered in what was left.
+/// The last attempt has less time than an answer takes: the error reports the
+/// finding of the previous attempt, not that no node answered in the rest.
 #[tokio::test]
 async fn an_attempt_that_the_wait_cuts_short_is_no_outage() {
     for replicas in [1, 3] {
@@ -249,7 +249,7 @@ async fn an_attempt_that_the_wait_cuts_short_is_no_outage() {
     }
 }
 
-/// A node that answers nothing does not make anybody wait past the deadline.
+/// A node that does not answer makes no caller wait past the deadline.
 #[tokio::test]
 async fn the_wait_ends_during_an_outage_too() {
     for arm in ARMS {
@@ -364,8 +364,8 @@ async fn a_single_attempt_at_an_own_key_asks_no_server() {
     assert!(requests() > before);
 }
 
-/// Takes a majority of the key's nodes down, the last ones or the first ones
-/// to be asked.
+/// Takes down a majority of the key's nodes: the first or the last in the order
+/// of requests.
 fn take_majority_down(cluster: &Cluster, router: &Router, is_first: bool) -> Vec<usize> {
     let replicas = router.route(KEY).unwrap().replicas;
     let index = |name: &Arc<str>| usize::from(name.as_bytes()[0] - b'a');
@@ -416,7 +416,7 @@ async fn an_outage_is_told_as_an_outage() {
             for &node in &down {
                 cluster.nodes[node].start();
             }
-            // What the others granted has been taken back.
+            // The grants of the other nodes have been released.
             assert!(router.drained().await, "{arm:?} n={replicas}");
             for node in &cluster.nodes {
                 assert_eq!(node.locked(), [""; 0]);
@@ -425,8 +425,8 @@ async fn an_outage_is_told_as_an_outage() {
     }
 }
 
-/// With a holder on the nodes that are up, an outage of the others stays one,
-/// whichever nodes answer first.
+/// With a holder on the nodes that are up, an outage of the others is reported
+/// as one, whichever nodes answer first.
 #[tokio::test]
 async fn an_outage_is_never_told_as_contention() {
     for arm in ARMS {
@@ -461,8 +461,8 @@ async fn contention_beside_a_minority_outage_is_contention() {
     }
 }
 
-/// A crowd in two processes' stead: everybody gets the key in the end, nobody
-/// with anybody else.
+/// Two routers stand for two processes with many callers: every caller gets the
+/// key eventually, and no two hold it together.
 #[tokio::test]
 async fn a_crowd_gets_through() {
     for arm in ARMS {
@@ -512,7 +512,7 @@ async fn who_stood_in_line_until_the_end_is_told_that_the_key_was_held() {
     let cluster = Cluster::start(Arm::Memory, 1);
     let router = cluster.router(1).await;
     let guard = router.acquire(KEY).await.unwrap();
-    // Too short for an attempt of its own after the holder, which has 500 ms.
+    // Too short for the call's own attempt after the holder, which has 500 ms.
     let wait = ms(300);
     let waiting = tokio::spawn({
         let router = router.clone();
@@ -548,13 +548,13 @@ async fn keys_that_are_fought_over_are_told() {
             assert_eq!((hot[0].key.as_bytes(), hot[0].excess), (KEY.as_bytes(), 0));
             hot[0].times
         };
-        // In line behind its own holder; and at the nodes, in vain.
+        // In line behind its own holder; and at the nodes, without success.
         assert_eq!((told(&router), told(&rival)), (6, 1));
     }
 }
 
-/// A lease that is lost before its time is nobody's: who waits in line need
-/// not wait until its holder lets go, nor until it would have been over.
+/// A lease that is lost early has no holder: waiters in line need not wait for
+/// its holder to drop it, nor for its original end.
 #[tokio::test]
 async fn a_lost_lease_gives_its_turn_to_the_next() {
     for arm in ARMS {
@@ -581,7 +581,7 @@ async fn a_lost_lease_gives_its_turn_to_the_next() {
     }
 }
 
-/// What a caller has that ran out of time, and that it was not for an attempt
+/// The last error of a caller that timed out; asserts that it made no attempt
 /// of its own.
 fn told_in_line(error: Error) -> Error {
     let text = error.to_string();
@@ -594,7 +594,7 @@ fn told_in_line(error: Error) -> Error {
     }
 }
 
-/// Gives up in every kind of call behind a sibling that has the turn.
+/// Times out in every kind of call behind a sibling that has the turn.
 async fn give_up_in_line(router: &Router, key: &str, wait: Duration) -> Vec<Error> {
     let one = router.acquire(key).wait(wait).await.unwrap_err();
     let all = router.acquire_all([key]).wait(wait).await.unwrap_err();
@@ -603,7 +603,7 @@ async fn give_up_in_line(router: &Router, key: &str, wait: Duration) -> Vec<Erro
     [one, all, many].map(told_in_line).into()
 }
 
-/// Whoever runs out of time in line is told what its sibling met: an outage.
+/// A caller that times out in line gets the outage that its sibling met.
 #[tokio::test]
 async fn an_outage_that_a_sibling_met_is_told_to_those_behind_it() {
     for arm in ARMS {
@@ -618,7 +618,7 @@ async fn an_outage_that_a_sibling_met_is_told_to_those_behind_it() {
                 (tokio::spawn(async { drop(alone.await) }), KEY),
                 (tokio::spawn(async { drop(together.await) }), all[1]),
             ];
-            // The second stands behind the first.
+            // The second sibling queues behind the first.
             for (sibling, key) in siblings {
                 let before = router.stats().failed;
                 eventually(PROMPTLY, "the sibling has failed", || {
@@ -626,7 +626,7 @@ async fn an_outage_that_a_sibling_met_is_told_to_those_behind_it() {
                 })
                 .await;
                 if arm == Arm::Memory {
-                    // Nodes that are out of reach fail every attempt at once.
+                    // Unreachable nodes fail every attempt at once.
                     tokio::time::sleep(ms(50)).await;
                 }
                 for error in give_up_in_line(&router, key, ms(20)).await {
@@ -645,7 +645,7 @@ async fn an_outage_that_a_sibling_met_is_told_to_those_behind_it() {
     }
 }
 
-/// The sibling has had no answer yet: that is no holder either.
+/// The sibling has had no answer yet: the error must not report a holder.
 #[tokio::test]
 async fn silence_is_not_told_as_contention() {
     for replicas in [1, 3] {
@@ -664,7 +664,7 @@ async fn silence_is_not_told_as_contention() {
     }
 }
 
-/// The sibling waits for another process: who that is, is told as well.
+/// The sibling waits for another process: the error names that holder too.
 #[tokio::test]
 async fn a_holder_that_a_sibling_met_is_told_to_those_behind_it() {
     for arm in ARMS {
@@ -687,8 +687,8 @@ async fn a_holder_that_a_sibling_met_is_told_to_those_behind_it() {
             alone.abort();
             drop(alone.await);
 
-            // Of a call for many keys that waits for one of them, and has the
-            // turn at the others.
+            // A call for many keys that waits for one of them, and has the turn
+            // at the others.
             let other = "orders/43";
             let together = router.acquire_all([KEY, other]).wait(PROMPTLY);
             let together = tokio::spawn(together.into_future());
@@ -708,7 +708,7 @@ async fn a_holder_that_a_sibling_met_is_told_to_those_behind_it() {
     }
 }
 
-/// An attempt that the wait cuts short hides no outage that is certain.
+/// An attempt that the wait cuts short does not hide an outage that is certain.
 #[tokio::test]
 async fn a_node_out_of_reach_is_told_however_short_the_wait() {
     let cluster = Cluster::start(Arm::Memory, 1);

@@ -1,4 +1,4 @@
-//! Waiting without polling: who waits is told, and sends nothing until then.
+//! Waiting without polling: a waiter is notified, and sends nothing until then.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 /// Longer than any pause between two polls.
 const POLLS_WOULD_SHOW: Duration = Duration::from_millis(600);
 
-/// A number out of the server's INFO.
+/// A number from the server's INFO.
 fn info(server: &RedisServer, section: &str, name: &str) -> u64 {
     let text: String = redis::cmd("INFO")
         .arg(section)
@@ -28,7 +28,7 @@ fn info(server: &RedisServer, section: &str, name: &str) -> u64 {
     })
 }
 
-/// Keys of the node that somebody waits to be told of.
+/// The number of keys of the node that are watched.
 fn watched(node: &TestNode) -> u64 {
     match node {
         TestNode::Memory(node) => node.watched() as u64,
@@ -36,7 +36,7 @@ fn watched(node: &TestNode) -> u64 {
     }
 }
 
-/// Acquires that the node has been asked for.
+/// The number of acquires that the node has received.
 fn asked(node: &TestNode) -> u64 {
     match node {
         TestNode::Memory(node) => node.requests(),
@@ -48,7 +48,7 @@ fn total(cluster: &Cluster, count: fn(&TestNode) -> u64) -> u64 {
     cluster.nodes.iter().map(count).sum()
 }
 
-/// Deletes the key on this node, behind everybody's back.
+/// Deletes the key on this node, behind its holder's back.
 fn delete(node: &TestNode) {
     match node {
         TestNode::Memory(node) => node.delete(&Key::new(KEY).unwrap()),
@@ -60,7 +60,7 @@ fn delete(node: &TestNode) {
     }
 }
 
-/// A waiter for the key; comes back once it watches the nodes it must.
+/// A waiter for the key; returns once it watches this many nodes.
 async fn waiter(cluster: &Cluster, router: &Router, nodes: u64) -> Waiter {
     let acquire = router.acquire(KEY).wait(12 * PROMPTLY);
     let waiter = tokio::spawn(acquire.into_future());
@@ -120,7 +120,7 @@ async fn a_key_that_is_deleted_by_hand_is_noticed() {
     }
 }
 
-/// One node of three is not enough to win by: nothing is tried for it.
+/// One node of three is not enough for a quorum: its release causes no attempt.
 #[tokio::test]
 async fn a_minority_that_is_free_wakes_nobody() {
     for arm in ARMS {
@@ -144,7 +144,7 @@ async fn a_minority_that_is_free_wakes_nobody() {
     }
 }
 
-/// A dead client's entry on one node of three: the release of the two others
+/// One node of three has a dead client's entry: the release of the two others
 /// wakes the waiter, whichever nodes answered its attempt first.
 #[tokio::test]
 async fn a_leftover_on_a_minority_delays_no_wake_up() {
@@ -155,7 +155,7 @@ async fn a_leftover_on_a_minority_delays_no_wake_up() {
             let holder = cluster.router(3).await;
             let router = cluster.router(3).await;
             let mut took = Vec::new();
-            // An entry that nobody will release, and no other node has.
+            // An entry that no client will release, and that no other node has.
             std::mem::forget(dead.acquire(KEY).ttl(30 * ms(1000)).await.unwrap());
             let others = || (0..3).filter(|&node| node != leftover);
             others().for_each(|node| delete(&cluster.nodes[node]));
@@ -180,8 +180,8 @@ async fn a_leftover_on_a_minority_delays_no_wake_up() {
     }
 }
 
-/// The server remembers fewer keys than are waited for, and tells of those that
-/// it forgets as if they had changed.
+/// The server remembers fewer keys than are waited for, and invalidates those
+/// that it forgets as if they had changed.
 #[tokio::test]
 async fn wake_ups_in_vain_do_not_cause_each_other() {
     const WAITERS: usize = 200;
@@ -229,7 +229,7 @@ async fn wake_ups_in_vain_do_not_cause_each_other() {
     assert!(took.iter().all(|&took| took < MARGIN), "{took:?}");
 }
 
-/// Nobody releases what another client left to expire.
+/// No client releases an entry that another client left to expire.
 #[tokio::test]
 async fn the_end_of_a_foreign_entry_is_noticed() {
     let cluster = Cluster::start(Arm::Redis, 1);
@@ -252,7 +252,7 @@ async fn the_end_of_a_foreign_entry_is_noticed() {
     assert!(router.stats().attempts <= 4, "{:?}", router.stats());
 }
 
-/// The server says only that everything is gone.
+/// The server reports only that everything is gone.
 #[tokio::test]
 async fn a_flush_wakes_everybody() {
     let cluster = Cluster::start(Arm::Redis, 1);
@@ -294,7 +294,7 @@ async fn a_waiter_outlives_its_tracking_connection() {
         .arg(&["KILL", "ID", &first])
         .exec(&mut server.client());
     kill.unwrap();
-    // Until it watches again it polls.
+    // It polls until it watches again.
     let mut second = None;
     eventually(PROMPTLY, "it watches again", || {
         second = tracking();
@@ -341,7 +341,7 @@ async fn a_waiter_that_is_dropped_leaves_no_watch() {
     dropped.abort();
     assert!(dropped.await.unwrap_err().is_cancelled());
     assert_eq!(total(&cluster, watched), 0);
-    // The next in line is as good a waiter.
+    // The next waiter in line works the same.
     let waiter = waiter(&cluster, &router, 3).await;
     let short = router.acquire(KEY).wait(ms(20)).await.unwrap_err();
     assert!(short.is_contention(), "{short}");
@@ -350,8 +350,8 @@ async fn a_waiter_that_is_dropped_leaves_no_watch() {
     assert_eq!(total(&cluster, watched), 0);
 }
 
-/// Tens of thousands may stand in line: about a kibibyte each, with their places in
-/// the queue.
+/// Tens of thousands may wait in line: about a kibibyte each, with their places
+/// in the queue.
 #[tokio::test]
 async fn a_waiter_is_small() {
     let router = Router::in_memory(1).await.unwrap();
@@ -361,8 +361,8 @@ async fn a_waiter_is_small() {
     assert!(size <= 896, "{size} bytes");
 }
 
-/// A holder that nobody knows to be gone: its node hangs, so that its release
-/// is not told of.
+/// Nothing reports that the holder is gone: its node hangs, so that its release
+/// is not announced.
 #[tokio::test]
 async fn a_watch_that_was_lost_is_no_wait_for_ever() {
     let cluster = Cluster::start(Arm::Memory, 1);
@@ -380,7 +380,7 @@ async fn a_watch_that_was_lost_is_no_wait_for_ever() {
     drop(finish(waiter).await);
 }
 
-/// What a crowd's grants came to, in their order.
+/// The grants of a crowd, in their order.
 struct Grants {
     list: Mutex<Vec<(usize, Fence)>>,
     is_held: AtomicBool,
@@ -394,7 +394,7 @@ impl Grants {
         })
     }
 
-    /// One grant to `side`; tells how many there were before.
+    /// Takes one grant of `side`; returns the number of earlier grants.
     async fn take(&self, side: usize, guard: Guard, hold: Duration) -> usize {
         assert!(!self.is_held.swap(true, Ordering::SeqCst), "two at once");
         let before = {
@@ -414,7 +414,7 @@ impl Grants {
     }
 }
 
-/// Two routers are as two processes to each other: each has its own queue.
+/// Two routers act as two processes: each has its own queue.
 #[tokio::test]
 async fn everybody_in_two_queues_gets_the_key() {
     const WAITERS: usize = 60;
@@ -454,8 +454,8 @@ async fn everybody_in_two_queues_gets_the_key() {
     }
 }
 
-/// A process with a full queue could hand a key on for ever: it must leave it
-/// to another process's queue again and again.
+/// A process with a full queue could pass a key on forever: it must leave it to
+/// another process's queue again and again.
 #[tokio::test]
 async fn two_queues_share_a_key() {
     const WORKERS: usize = 8;

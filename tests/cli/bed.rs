@@ -1,4 +1,4 @@
-//! What the tests of the program share: servers with a configuration, and runs
+//! Shared parts of the program's tests: servers with a configuration, and runs
 //! of the built binary.
 
 use std::ffi::OsStr;
@@ -16,11 +16,11 @@ use crate::common::{PROMPTLY, RedisServer, ms, name};
 pub(crate) const TOKEN: &str = "000000000000000000000000000000ab web-1:42";
 pub(crate) const OTHER: &str = "000000000000000000000000000000cd web-2:43";
 
-/// The end of a script that waits for a signal: traps are heeded between the
-/// sleeps, whenever the signal comes. Ten seconds and more.
+/// The end of a script that waits for a signal: the shell runs traps between
+/// the sleeps, whenever the signal arrives. It lasts at least ten seconds.
 pub(crate) const WAIT: &str = "for i in $(seq 1000); do sleep 0.01; done";
 
-/// The ttl of a lock that is not to be lost on a busy machine.
+/// The ttl of a lock that must not be lost on a busy machine.
 pub(crate) const TTL: &str = "20s";
 
 /// Servers, and a configuration that names them `a`, `b`, ….
@@ -71,7 +71,7 @@ impl Bed {
         self.folder.path().join("ringlock.toml")
     }
 
-    /// Writes the configuration; `more` stands at the end of `[router]`.
+    /// Writes the configuration; `more` is appended to `[router]`.
     pub(crate) fn configure(&self, urls: &[String], replicas: usize, more: &str) {
         let mut text = format!(
             "[router]\nreplicas = {replicas}\ninit = \"now\"\nttl = \"1s\"\n\
@@ -107,8 +107,8 @@ impl Bed {
         }
     }
 
-    /// Runs it as it is, with `--json`, and sees both end alike; tells the
-    /// table and the document.
+    /// Runs it without and with `--json`, and asserts that both end with the
+    /// same code; returns the table and the document.
     #[track_caller]
     pub(crate) fn both(&self, arguments: &[&str], code: i32) -> (String, Value) {
         let human = self.run(arguments);
@@ -117,7 +117,7 @@ impl Bed {
         (human.stdout, json.json())
     }
 
-    /// Has the nodes initialised.
+    /// Initialises the nodes.
     pub(crate) fn init(&self) {
         let run = self.run(&["exec", "--init", "--ttl", TTL, "init", "--", "true"]);
         assert_eq!(run.code, 0, "{run:?}");
@@ -137,7 +137,7 @@ impl Bed {
     }
 }
 
-/// A command under way in `ringlock exec`, whose first line has been read.
+/// A running command in `ringlock exec`, whose first line has been read.
 pub(crate) struct Job {
     pub(crate) child: Child,
     pub(crate) lines: BufReader<std::process::ChildStdout>,
@@ -151,7 +151,8 @@ impl Job {
         Self::of(bed, bed.command(&arguments))
     }
 
-    /// `command` must become `ringlock exec`, and its command write a line.
+    /// `command` must become `ringlock exec`, and its command must write a
+    /// line.
     pub(crate) fn of(bed: &Bed, mut command: Command) -> Self {
         let mut child = command
             .env("RINGLOCK_CONFIG", bed.file())
@@ -174,8 +175,8 @@ impl Job {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for its end; a command that reads its input is told to end first
-    /// if `is_told`.
+    /// Waits for its end; closes its input first if `is_told`, for a command
+    /// that reads it.
     pub(crate) fn end(mut self, is_told: bool) -> Run {
         let stdin = self.child.stdin.take();
         if is_told {
@@ -195,13 +196,13 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // One that has ended already is as good as killed.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Waits for `condition` to hold, looking again and again.
+/// Polls until `condition` holds.
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PROMPTLY;
     while !condition() {

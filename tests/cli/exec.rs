@@ -116,11 +116,12 @@ fn exec_passes_signals_on() {
         assert_eq!((run.code, run.stdout), (5, format!("got {name}\n")));
         assert_eq!(bed.get(0, "k"), None);
     }
-    // A command that takes no care of it, and what it started.
+    // A command without a handler ends, with its child processes.
     let job = Job::start(&bed, &["k", "--ttl", TTL], "sleep 60 & echo ready; wait");
     job.signal(Signal::TERM);
     assert_eq!(job.end(false).code, 128 + 15);
-    // One that ignores it is killed when the grace is over, with what it started.
+    // A command that ignores the signal is killed after the grace period, with
+    // its child processes.
     let script = "trap '' TERM; sleep 60 & echo ready; wait; wait";
     let job = Job::start(&bed, &["k", "--ttl", TTL, "--grace", "0.1"], script);
     job.signal(Signal::TERM);
@@ -140,7 +141,7 @@ fn what_is_ignored_at_the_start_stays_ignored() {
         (Signal::USR1, "USR1"),
     ] {
         let ringlock = env!("CARGO_BIN_EXE_ringlock");
-        // What the command does to itself shows what it inherited.
+        // The command's signal to itself shows which disposition it inherited.
         let command = format!("kill -{name} $$; echo ready; cat; echo alive");
         let script =
             format!("trap '' {name}; exec {ringlock} exec k --ttl {TTL} -- sh -c '{command}'");
@@ -186,7 +187,7 @@ fn exec_starts_no_cluster_unasked() {
     assert_eq!(run.code, 0, "{run:?}");
 }
 
-/// Runs `exec k` with each of these arguments, and sees it end with the code.
+/// Runs `exec k` with each of these arguments, and asserts its exit code.
 #[track_caller]
 fn check(bed: &Bed, cases: &[(&[&str], i32)]) {
     for (arguments, code) in cases {
@@ -229,7 +230,7 @@ fn exit_codes_are_those_of_the_shell() {
             // It is found, and fails only when it is started.
             (&["--", orphan], 127),
             (&["--", script], 5),
-            // What follows is the command's own.
+            // The following arguments belong to the command.
             (&["--", "sh", "-c", own, "sh", "--json", "-n", "--", "x"], 0),
         ],
     );
@@ -264,7 +265,7 @@ fn options_and_exit_codes_are_those_of_flock() {
                 &["--timeout", "0", "--conflict-exit-code", "1", "--", "true"],
                 1,
             ),
-            // It is looked up before the lock is asked for.
+            // It is looked up before the lock is requested.
             (&["-w", "600", "--", "no-such-command"], 127),
             (&["-w", "600", "--", plain], 126),
         ],
@@ -306,7 +307,7 @@ fn exec_that_is_interrupted_while_it_waits_leaves_nothing() {
     let mut command = bed.command(&["exec", "k", "--wait", "1m", "--", "true"]);
     let mut child = command.spawn().unwrap();
     let mut client = bed.servers[0].client();
-    // It watches the key: it has tried, and waits.
+    // It has tried, and watches the key.
     until("it waits", || {
         let info: String = redis::cmd("CLIENT").arg("LIST").query(&mut client).unwrap();
         info.contains("flags=t")
@@ -327,7 +328,7 @@ fn exec_ends_its_command_when_the_lock_is_lost() {
     assert_eq!((run.code, &*run.stdout), (7, "got USR1\n"), "{run:?}");
     assert!(run.stderr.contains("lost"), "{run:?}");
 
-    // One that does not end by itself is killed.
+    // A command that does not end by itself is killed.
     let job = Job::start(
         &bed,
         &["k", "--ttl", TTL, "--grace", "50ms"],
@@ -363,7 +364,7 @@ fn exec_tells_a_loss_that_shows_only_at_the_end() {
     let bed = Bed::new(1, 1);
     bed.init();
     let job = Job::start(&bed, &["k", "--ttl", "30s"], "echo ready; cat");
-    // Long before it is next extended.
+    // Long before the next extend.
     bed.set(0, "k", OTHER, 60_000);
     assert_eq!(job.end(true).code, 7);
     assert_eq!(bed.get(0, "k").as_deref(), Some(OTHER));

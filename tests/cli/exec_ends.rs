@@ -1,5 +1,5 @@
-//! `exec` that dies, or is stopped: its command ends, and never runs beside the
-//! next holder.
+//! `exec` that dies, or is stopped: its command ends, and never runs at the
+//! same time as the next holder.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -8,10 +8,10 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::bed::{Bed, Job, until};
 
-/// The ttl of what is left to expire.
+/// The ttl of a lock that is left to expire.
 const TTL: &str = "3s";
 
-/// How long a command may outlive `exec` at most, on a machine that is busy.
+/// How long a command may outlive `exec` at most, on a busy machine.
 const BOUND: Duration = Duration::from_secs(1);
 
 /// Appends the time and its process id to `file` every few milliseconds.
@@ -20,7 +20,7 @@ fn beats(file: &Path) -> String {
     format!("while :; do echo $$ $(date +%s%N) >>{file}; sleep 0.005; done")
 }
 
-/// What the beats say: every process that wrote, and the time of the last.
+/// From the beats: every process that wrote, and the time of the last.
 fn read(file: &Path) -> (Vec<Pid>, Duration) {
     let text = std::fs::read_to_string(file).unwrap();
     let mut pids = Vec::new();
@@ -68,7 +68,7 @@ fn supervisor(job: &Job) -> Pid {
     Pid::from_raw(only[0]).unwrap()
 }
 
-/// The next holder, and when it had the lock.
+/// Runs the next holder; returns when it had the lock.
 fn next_holder(bed: &Bed) -> Duration {
     let run = bed.run(&["exec", "k", "--ttl", TTL, "-w", "20", "--", "date", "+%s%N"]);
     assert_eq!(run.code, 0, "{run:?}");
@@ -127,7 +127,7 @@ fn a_command_does_not_outlive_both() {
     );
     until("it runs", || file.exists());
     let supervisor = supervisor(&job);
-    // Neither can act on the death of the other.
+    // Neither can react to the death of the other.
     kill_process(supervisor, Signal::STOP).unwrap();
     let killed = clock();
     job.child.kill().unwrap();
@@ -163,8 +163,8 @@ fn a_command_does_not_outlive_the_lease_of_an_exec_that_is_stopped() {
 fn what_a_command_started_ends_with_it_when_the_lock_is_lost() {
     let bed = Bed::new(1, 1);
     bed.init();
-    // `timeout` makes a process group of its own, in which the signal to the
-    // command's group is not seen; the last ignores it.
+    // `timeout` creates its own process group, which the signal to the
+    // command's group does not reach; the last one ignores the signal.
     let file = bed.folder.path().join("beats");
     let one = beats(&file);
     let script =

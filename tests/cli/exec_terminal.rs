@@ -1,4 +1,4 @@
-//! `exec` at a terminal, below a shell with job control.
+//! `exec` at a terminal, under a shell with job control.
 
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -10,7 +10,7 @@ use rustix::process::{Pid, test_kill_process};
 use crate::bed::{Bed, until};
 use crate::common::PROMPTLY;
 
-/// Runs a program on a terminal of its own and carries the bytes.
+/// Runs a program on its own terminal and forwards the bytes.
 const CARRIER: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
 
 /// A shell at a terminal.
@@ -59,7 +59,7 @@ impl Terminal {
             shown,
             text: String::new(),
         };
-        // What is typed is shown as well: a mark is typed in another form.
+        // The terminal echoes input as well: a mark is typed in another form.
         terminal.enter("PS1=; stty -echo; echo up-$((6*7))");
         terminal.expect("up-42");
         terminal
@@ -74,8 +74,8 @@ impl Terminal {
         self.keys(format!("{line}\n").as_bytes());
     }
 
-    /// Reads until `mark` is shown, and forgets everything up to there; tells
-    /// what stood before it.
+    /// Reads until `mark` appears, and discards everything up to it; returns
+    /// the text before it.
     #[track_caller]
     fn expect(&mut self, mark: &str) -> String {
         let deadline = Instant::now() + PROMPTLY.max(Duration::from_secs(10));
@@ -92,7 +92,7 @@ impl Terminal {
         }
     }
 
-    /// The exit code of what ran last.
+    /// The exit code of the last command.
     #[track_caller]
     fn code(&mut self) -> i32 {
         self.enter("echo code-$?-");
@@ -151,7 +151,7 @@ fn the_keys_of_the_terminal_reach_the_command() {
         assert_eq!(terminal.code(), code);
         assert_eq!(bed.get(0, "k"), None);
     }
-    // A command that handles them goes on, and so does exec.
+    // If the command handles them, it goes on, and so does exec.
     terminal.enter("$R exec k --ttl 20s -- sh -c 'trap \"echo caught-\\$((1+1))\" INT; echo run-$((1+1)); until [ \"$x\" = two ]; do read x; done; exit 9'");
     terminal.expect("run-2");
     terminal.keys(b"\x03");
@@ -215,8 +215,8 @@ fn nothing_is_left_of_a_job_whose_exec_is_killed() {
     let bed = Bed::new(1, 1);
     bed.init();
     let mut terminal = Terminal::open(&bed);
-    // The child is in the process group of the shell's job, as the reader at the
-    // end of the line is, which is spared.
+    // The child is in the process group of the shell's job. The reader at the
+    // end of the line is in it as well, and is spared.
     terminal.enter(
         "$R exec k --ttl 3s -- sh -c 'sleep 60 & echo pids-$PPID-$$-$!-; wait' | while read line; do echo $line; done; echo over-$((1+1))",
     );

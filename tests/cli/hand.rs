@@ -1,4 +1,4 @@
-//! What an operator does while something else goes on: taking a change back,
+//! An operator's interventions while something else runs: taking a change back,
 //! forcing, letting nodes in again.
 
 use std::time::{Duration, Instant};
@@ -13,12 +13,11 @@ use crate::membership::{JOINT, SHORT, states};
 /// machine.
 const UNHURRIED: &str = "max_ttl = \"4s\"\nview_lease = \"1s\"";
 
-/// What an apply says while its new nodes are kept out.
+/// What an apply prints while its new nodes are in quarantine.
 const PREPARING: &str = "new nodes wait";
 
 impl Bed {
-    /// Servers of which the first `members` are a cluster, whose changes take
-    /// their time.
+    /// Servers of which the first `members` are a cluster with slow changes.
     fn unhurried(servers: usize, members: usize) -> Self {
         let bed = Self::new(servers, 1);
         bed.configure(&bed.urls()[..members], 1, UNHURRIED);
@@ -62,7 +61,7 @@ fn an_abort_stops_an_apply_that_runs() {
         let json = bed.run(&["status", "--json"]).json();
         assert_eq!(json["view"], view, "{json}");
         assert_eq!(json["is_degraded"], false, "{json}");
-        // The plan was made for what is no longer in force.
+        // The plan was made for a view that is no longer in force.
         assert_eq!(bed.run(&["apply", &file]).code, 5);
     }
 }
@@ -87,7 +86,7 @@ fn a_change_that_is_only_prepared_is_stopped_too() {
     assert_eq!(bed.run(&["status"]).code, 0);
 }
 
-/// SIGTERM leaves a change as SIGINT does.
+/// SIGTERM leaves a change in the same state as SIGINT.
 #[test]
 fn a_terminated_change_says_how_to_go_on() {
     let bed = Bed::unhurried(3, 3);
@@ -124,7 +123,7 @@ fn force_refuses_what_needs_none() {
     assert!(error["next"].as_str().unwrap().contains(vote), "{error}");
     assert_eq!(bed.epoch(), 1, "nothing was done");
     assert_eq!(bed.run(&["exec", "k", "--", "true"]).code, 0);
-    // By its word it is done.
+    // With this option it succeeds.
     let run = bed.run(&[&c[..], &[vote]].concat());
     assert_eq!(run.code, 0, "{run:?}");
     assert!(
@@ -134,7 +133,8 @@ fn force_refuses_what_needs_none() {
     assert!(bed.epoch() > 1024);
 }
 
-/// Nobody runs for long: each `exec` counts anew, and says what does not.
+/// No process runs for long: each `exec` starts the wait over, and says which
+/// command does not.
 #[test]
 fn a_node_is_let_in_again_where_nothing_runs_for_long() {
     let mut bed = Bed::short(3, 3, 1);
@@ -192,7 +192,7 @@ fn no_view_is_said_only_where_none_is_served() {
 }
 
 /// Two routers whose keys have different names both hold one key: the second
-/// is told so.
+/// gets an error about it.
 #[tokio::test]
 async fn another_key_prefix_is_noticed() {
     let bed = Bed::short(2, 2, 1);
@@ -217,7 +217,7 @@ async fn another_key_prefix_is_noticed() {
     let run = bed.run(&["init"]);
     assert_eq!(run.code, 3, "{run:?}");
     assert!(run.stderr.contains("router.key_prefix"), "{run:?}");
-    // What it is about.
+    // The reason for the check.
     let one = first.acquire("k").await.unwrap();
     let two = second.try_acquire("k").await.unwrap();
     assert_eq!((one.loss(), two.loss()), (None, None), "both hold it");

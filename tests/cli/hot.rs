@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::bed::{Bed, Job, names, until};
 use crate::common::ms;
 
-/// Two routers that take one key from each other, until it is dropped.
+/// Two routers that take one key from each other, until this is dropped.
 struct Fight {
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,

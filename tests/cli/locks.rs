@@ -156,7 +156,7 @@ fn locks_of_a_quorum_are_counted_by_token() {
     assert!(human.contains("1 of 3: NO quorum"), "{human}");
     assert_eq!(job.end(true).code, 0);
 
-    // One node's word about fences is not enough.
+    // One node is not enough to determine fences.
     bed.servers[0].kill();
     let (human, json) = bed.both(&["locks", "--key", "split"], 4);
     assert_eq!(json["unasked"][0]["node"], "a");
@@ -215,7 +215,7 @@ fn release_leaves_a_newer_lease_alone() {
         .unwrap();
     let mut command = bed.command(&["release", "k", "--force", "--json"]);
     let running = command.spawn().unwrap();
-    // What it read is still on its way to it.
+    // The reply to its read is still in flight.
     until("the entry was read", || {
         let info: String = redis::cmd("INFO")
             .arg("commandstats")
@@ -315,7 +315,7 @@ fn an_entry_without_expiry_can_be_released() {
     }
 }
 
-/// The holder is kept alive all the time, and must not come back.
+/// The holder's lease is kept alive continuously, and must not return.
 #[test]
 fn what_is_released_by_force_stays_free() {
     let bed = Bed::new(3, 3);
@@ -324,7 +324,7 @@ fn what_is_released_by_force_stays_free() {
     let run = bed.run(&["release", "k", "--force"]);
     assert_eq!(run.code, 0, "{run:?}");
     let begun = std::time::Instant::now();
-    // Somebody else comes and goes.
+    // Another holder takes the key and releases it.
     assert_eq!(bed.run(&["exec", "k", "--", "true"]).code, 0);
     let run = job.end(false);
     println!("the holder has ended after {:?}", begun.elapsed());

@@ -1,4 +1,4 @@
-//! The command line itself, and the commands that only look.
+//! The command line itself, and the read-only commands.
 
 use std::time::{Duration, Instant};
 
@@ -221,7 +221,7 @@ fn status_tells_members_that_are_not_configured() {
     assert!(human.contains("node b is in the view and not"), "{human}");
 }
 
-/// The checks that came out so, with their nodes.
+/// The checks with this verdict, with their nodes.
 fn found<'a>(json: &'a Value, verdict: &str) -> Vec<(&'a str, Option<&'a str>)> {
     let checks = json["checks"].as_array().unwrap().iter();
     let found = checks.filter(|check| check["verdict"] == verdict);
@@ -272,7 +272,7 @@ fn doctor_finds_nothing_where_all_is_well() {
     }
 }
 
-/// A server that can be read from may yet take no writes; what is tried leaves
+/// A server that can be read may still refuse writes; the attempt leaves
 /// nothing behind.
 #[test]
 fn doctor_tries_a_write() {

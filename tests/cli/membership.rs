@@ -1,4 +1,4 @@
-//! Changes of membership, as the runbook has them.
+//! Changes of membership, as in the runbook.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, Stdio};
@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::bed::{Bed, Job, Run, TOKEN, names, until};
 
-/// What makes a change take little more than a second.
+/// Settings with which a change takes little more than a second.
 pub(crate) const SHORT: &str = "max_ttl = \"1s\"\nview_lease = \"300ms\"";
 
-/// The first line of an apply that has the joint view in force.
+/// The first line of an apply once the joint view is in force.
 pub(crate) const JOINT: &str = "both replica sets agree";
 
 impl Bed {
@@ -45,7 +45,7 @@ impl Bed {
         }
     }
 
-    /// Makes a plan, and tells its file.
+    /// Makes a plan, and returns its file.
     #[track_caller]
     pub(crate) fn plan(&self, change: &[&str]) -> String {
         let file = self.folder.path().join("plan.json");
@@ -55,7 +55,7 @@ impl Bed {
         file
     }
 
-    /// Begins `command` and interrupts it once it has told `what`.
+    /// Starts `command` and interrupts it once it has printed `what`.
     #[track_caller]
     pub(crate) fn interrupt(&self, command: &[&str], what: &str) -> Run {
         self.signal(command, what, Signal::INT)
@@ -69,7 +69,7 @@ impl Bed {
         running.end()
     }
 
-    /// Begins `command`, and waits until it has told `what`.
+    /// Starts `command`, and waits until it has printed `what`.
     #[track_caller]
     pub(crate) fn begin(&self, command: &[&str], what: &str) -> Running {
         let mut child = self.command(command).stdin(Stdio::null()).spawn().unwrap();
@@ -92,7 +92,7 @@ impl Bed {
     }
 }
 
-/// A command under way. Killed when the test ends before it does.
+/// A running command. It is killed if the test ends first.
 pub(crate) struct Running {
     child: Child,
     lines: BufReader<ChildStderr>,
@@ -113,7 +113,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // One that has ended already is as good as killed.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -142,7 +142,7 @@ fn a_cluster_is_initialised_once() {
     assert!(run.stderr.contains("has expired"), "{run:?}");
     assert_eq!(bed.run(&["status"]).code, 0);
 
-    // Once more, it is well and says so.
+    // A second run succeeds and reports that.
     let (human, json) = bed.both(&["init", "--now"], 0);
     assert!(human.contains("initialised already"), "{human}");
     assert_eq!(json["epoch"], 1);
@@ -217,7 +217,7 @@ fn a_node_joins_and_a_dead_one_is_replaced() {
     assert_eq!(retired[0]["may_be_switched_off"], false, "it was not there");
     assert_eq!(job.end(true).code, 0, "the lease was carried over");
 
-    // It comes back with nothing, and is no member.
+    // It comes back empty, and is not a member.
     bed.servers[2].spawn();
     let (human, json) = bed.both(&["status"], 4);
     assert_eq!(states(&json)[2], ("c", "retired"), "{human}");
@@ -269,7 +269,7 @@ fn an_interrupted_change_is_resumed_or_aborted() {
     }
 }
 
-/// The nodes are `a`, `b`, `c` in force and `d` to join them, three replicas.
+/// The nodes `a`, `b`, `c` are in force and `d` joins them; three replicas.
 fn votes_are_counted_by_group(bed: &Bed) {
     for key in 0..40 {
         for node in 0..1 + key % 3 {

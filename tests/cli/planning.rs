@@ -6,8 +6,8 @@ use crate::bed::Bed;
 use crate::common::RedisServer;
 use crate::membership::{SHORT, states};
 
-/// Views have no credentials: who is not configured is spoken to as the first
-/// user that is.
+/// Views have no credentials: the program logs in to a member that is not
+/// configured as the first configured user.
 #[test]
 fn members_that_are_not_configured_are_logged_in_to() {
     let servers = [0; 2].map(|_| RedisServer::start_on_tcp(&["--requirepass", "s3cret"]));

@@ -1,12 +1,12 @@
-//! What the program's user must be allowed.
+//! The rights that the program's user needs.
 
 use std::io::Write;
 
 use crate::bed::{Bed, TOKEN};
 use crate::common::{RedisServer, least_user, operators_rights};
 
-/// The guide's user with what it gives operators can look at everything, and
-/// there is a use for every right.
+/// The guide's user with the operators' rights can inspect everything, and
+/// every right is necessary.
 #[test]
 fn as_the_guide_has_them() {
     let user = least_user("s3cret");

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 /// Longer than anything may take on a busy machine.
 const PROMPTLY: Duration = Duration::from_secs(10);
 
-/// As short as the longest ttl may well be: a first start waits for it.
+/// A short longest ttl: a first start waits for it.
 const MAX_TTL: Duration = Duration::from_millis(300);
 
 struct Mailbox(Mutex<Option<oneshot::Sender<Answer>>>);
@@ -33,7 +33,7 @@ impl Sink for Mailbox {
     }
 }
 
-/// Asks a node directly, without a router.
+/// Sends a request to a node directly, without a router.
 async fn ask(node: &TestNode, request: Request) -> Reply {
     let (sender, answer) = oneshot::channel();
     let reply = ReplyTo::new(Arc::new(Mailbox(Mutex::new(Some(sender)))), 0);
@@ -79,7 +79,7 @@ async fn adopt(node: &TestNode, view: &View, nonce: &Nonce) -> Reply {
     ask(node, request).await
 }
 
-/// Waits for an acquire to come out as hoped, trying again and again.
+/// Retries an acquire until its outcome is as expected.
 async fn acquire_until<T>(
     router: &Router,
     key: &str,
@@ -139,7 +139,7 @@ fn keys_of(router: &Router, node: usize) -> impl Iterator<Item = String> {
 #[tokio::test]
 async fn a_new_cluster_waits_until_old_locks_have_expired() {
     let cluster = Cluster::start(Arm::Redis, 3);
-    // Left behind by somebody whom nobody knows any more.
+    // The entry of an unknown client.
     let TestNode::Redis(server) = &cluster.nodes[0] else {
         unreachable!()
     };
@@ -151,7 +151,7 @@ async fn a_new_cluster_waits_until_old_locks_have_expired() {
         .exec(&mut server.client())
         .unwrap();
     let started = Instant::now();
-    // One that waits, and one that would not, but was not the first.
+    // One that waits, and one that would not wait, but was not the first.
     let waiting = short(cluster.builder()).init(Init::Wait).replicas(3);
     let hasty = short(cluster.builder()).init(Init::Now).replicas(3);
     let waiting = tokio::spawn(waiting.connect());
@@ -179,7 +179,7 @@ async fn a_new_cluster_waits_until_old_locks_have_expired() {
 async fn a_new_cluster_starts_at_once_on_the_operators_word() {
     for arm in ARMS {
         let cluster = Cluster::start(arm, 3);
-        // Were it to wait, it would wait for half a minute.
+        // If it waited, it would wait for half a minute.
         let router = timeout(PROMPTLY, cluster.router(3)).await.expect("no wait");
         drop(router.try_acquire(KEY).await.unwrap());
     }
@@ -228,7 +228,8 @@ async fn ten_routers_at_once_agree_on_one_view() {
         }
         let first = document(&cluster.nodes[0]).await.expect("a document");
         for node in &cluster.nodes {
-            // A router is done at a majority; its last adoptions are on their way.
+            // A router returns at a majority; its last adoptions are still in
+            // flight.
             while serving(node).await.is_none() {}
             assert_eq!(serving(node).await, Some(route.view), "{arm:?}");
             assert_eq!(document(node).await.as_ref(), Some(&first), "{arm:?}");
@@ -257,8 +258,8 @@ async fn a_router_that_dies_at_a_first_start_is_taken_over_from() {
 
 async fn taken_over(arm: Arm) {
     let cluster = Cluster::start(arm, 3);
-    // So slow that it can be killed in the middle: in memory by its answers,
-    // on servers because it waits.
+    // So slow that it can be killed halfway: slow answers in memory, the wait
+    // on servers.
     delay_answers(&cluster, ms(200));
     let builder = || {
         let builder = short(cluster.builder()).init(Init::Wait);
@@ -299,11 +300,11 @@ async fn one_of_five_that_lost_its_data_grants_nothing() {
         let text = format!("{error:#}");
         assert!(!error.is_contention(), "{arm:?}: {text}");
         assert!(text.contains("lost its data"), "{text}");
-        // Waiting does not make it better, and is not told as contention.
+        // Waiting does not help, and the error does not become contention.
         let waited = router.acquire(&key).wait(ms(50)).await.unwrap_err();
         assert!(!waited.is_contention(), "{arm:?}: {waited}");
 
-        // Quorums go on without it, also the lease from before.
+        // Quorums work without it, including the lease from before.
         before.extend().await.unwrap();
         let guard = router.try_acquire("q/2").await.unwrap();
         assert!(router.try_acquire("q/2").await.unwrap_err().is_contention());
@@ -312,7 +313,7 @@ async fn one_of_five_that_lost_its_data_grants_nothing() {
         assert_eq!(serving(&cluster.nodes[lost]).await, None);
         assert_eq!(cluster.nodes[lost].locked(), [""; 0], "{arm:?}: it granted");
 
-        // A router that comes now does not let it in by itself.
+        // A new router does not let it in by itself.
         let late = cluster.builder().override_replicas("q/", 5);
         let late = late.connect().await.unwrap();
         refused_by(&late, &key, &name(lost)).await;
@@ -326,7 +327,8 @@ async fn a_cluster_that_lost_everything_starts_again_above_its_fences() {
     for arm in ARMS {
         for replicas in [1, 3] {
             let mut cluster = Cluster::start(arm, 3);
-            // It waits for the longest ttl each time, whatever was said of the first.
+            // Each start waits for the longest ttl, whatever the setting for
+            // the first start.
             let connect = || short(cluster.builder()).replicas(replicas).connect();
             let routers = [connect().await.unwrap(), connect().await.unwrap()];
             let mut highest = Fence::new(0, 1).unwrap();
@@ -354,8 +356,8 @@ async fn a_cluster_that_lost_everything_starts_again_above_its_fences() {
     }
 }
 
-/// Sets the cluster's topology in force as `epoch`, under the nonces that its
-/// nodes have.
+/// The topology in force as a view of `epoch`, with the current nonces of its
+/// nodes.
 async fn next_view(cluster: &Cluster, epoch: u32) -> View {
     let known = serving(&cluster.nodes[0]).await.unwrap();
     let known = View::read(known, &document(&cluster.nodes[0]).await.unwrap()).unwrap();
@@ -380,7 +382,7 @@ async fn a_newer_view_is_followed_and_a_lower_never() {
             for node in &cluster.nodes {
                 let nonce = status(node).await.nonce.unwrap();
                 assert_eq!(adopt(node, &new, &nonce).await, Reply::Done);
-                // What is late changes nothing.
+                // A late adoption changes nothing.
                 assert_eq!(adopt(node, &old, &nonce).await, Reply::Done);
                 assert_eq!(serving(node).await, Some(new.id()), "{arm:?}");
             }
@@ -390,7 +392,7 @@ async fn a_newer_view_is_followed_and_a_lower_never() {
             let highest = guard.fence();
             guard.release().await.unwrap();
 
-            // As if a backup of the time before had been loaded everywhere.
+            // As if an old backup had been restored on every node.
             for node in &cluster.nodes {
                 let status = status(node).await;
                 let request = Request::Quarantine {
@@ -412,7 +414,7 @@ async fn a_newer_view_is_followed_and_a_lower_never() {
     }
 }
 
-/// The view that a backup holds, each node under the same nonce.
+/// The view in a backup, with the same nonce for each node.
 fn next_view_of(view: &View, epoch: u32) -> View {
     let mut nonces = view.nonces();
     nonces
@@ -427,7 +429,7 @@ async fn a_router_that_comes_later_takes_the_view_as_it_is() {
         let cluster = Cluster::start(arm, 3);
         let first = cluster.router(3).await;
         let guard = first.acquire(KEY).await.unwrap();
-        // Init says what to do with a new cluster; this one is not.
+        // Init applies to a new cluster only; this one is not new.
         for init in [Init::Wait, Init::Now, Init::Never] {
             let later = cluster.builder().replicas(3).init(init);
             let later = timeout(PROMPTLY, later.connect()).await.expect("no wait");
@@ -499,7 +501,7 @@ async fn a_router_configured_differently_refuses_where_it_is_told_to() {
             assert!(text.contains(difference), "{text}");
             assert!(text.contains("must be configured alike"), "{text}");
         }
-        // One node less.
+        // One node fewer.
         let mut fewer = refusing(&cluster);
         fewer = fewer.configure(|config| {
             config.nodes.pop();
@@ -511,7 +513,7 @@ async fn a_router_configured_differently_refuses_where_it_is_told_to() {
     }
 }
 
-/// A server that came back from its disk may have come back from an old one.
+/// A server that restarted from its disk may have restarted from an old state.
 #[tokio::test]
 async fn a_node_that_restarted_with_its_data_counts_as_lost() {
     let cluster = Cluster::start(Arm::Memory, 3);
@@ -543,7 +545,7 @@ async fn a_server_that_restarted_with_its_data_is_believed_on_the_operators_word
         let guard = router.acquire(KEY).await.unwrap();
         server.restart();
         if is_durable {
-            // The lease is still there, and still somebody's.
+            // The lease still exists and still has its holder.
             drop(granted(&router, "other").await);
             guard.extend().await.unwrap();
             let other = connect_to(&server, true).await;
@@ -561,8 +563,8 @@ async fn connect_to(server: &RedisServer, is_durable: bool) -> Router {
     builder.connect().await.unwrap()
 }
 
-/// Of a cluster whose servers all restarted with their data, and whose routers
-/// were gone, the data tell where fences were.
+/// If all servers of a cluster restarted with their data and its routers were
+/// gone, the data determine where fences continue.
 #[tokio::test]
 async fn fences_grow_over_a_restart_of_everything() {
     let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
@@ -583,8 +585,9 @@ async fn fences_grow_over_a_restart_of_everything() {
     }
 }
 
-/// Its epoch is not above the one that a running router knows: that router
-/// cannot follow, for its fences would start anew. It says so.
+/// The epoch of the new cluster is not above the one that a running router
+/// knows. That router cannot follow, because its fences would start over. It
+/// reports this.
 #[tokio::test]
 async fn a_cluster_initialised_behind_a_routers_back_is_refused_by_it() {
     for arm in ARMS {
@@ -609,8 +612,9 @@ async fn a_cluster_initialised_behind_a_routers_back_is_refused_by_it() {
     }
 }
 
-/// A server of the cluster is put to use in another, by mistake or behind its
-/// back. That one's view is no successor of this one's, whatever its epoch.
+/// A server of the cluster is added to another cluster, by mistake or without
+/// its knowledge. The other cluster's view is no successor of this one's,
+/// whatever its epoch.
 #[tokio::test]
 async fn a_view_of_another_cluster_is_not_followed() {
     for arm in ARMS {
@@ -639,19 +643,20 @@ async fn a_view_of_another_cluster_is_not_followed() {
                 .unwrap(),
         );
         assert_eq!(router.route(KEY).unwrap().view, view, "{arm:?}");
-        // Nor can a router be told which of the two is meant.
+        // A new router cannot determine which of the two is meant either.
         let error = cluster.builder().connect().await.unwrap_err();
         assert!(matches!(error, Error::TwoClusters { .. }), "{error}");
     }
 }
 
-/// Whatever was lost: once all answer, one view is served by all, above the
-/// fences of before, and every router goes by it.
+/// Whatever was lost: once all nodes answer, all of them serve one view, above
+/// the earlier fences, and every router uses it.
 #[tokio::test]
 async fn a_majority_that_lost_its_data_starts_again_above_its_fences() {
     for arm in ARMS {
         for replicas in [1, 3] {
-            // At once, and one after the other, faster than they are let in.
+            // All at once, and one after the other, faster than they are let
+            // in.
             for lost in [&[0, 1, 2][..], &[4, 3, 2, 1, 0]] {
                 let mut cluster = Cluster::start(arm, 5);
                 let connect = || short(cluster.builder()).replicas(replicas).connect();
@@ -664,8 +669,8 @@ async fn a_majority_that_lost_its_data_starts_again_above_its_fences() {
                 }
                 let what = format!("{arm:?} n={replicas} {lost:?}");
                 for router in &routers {
-                    // Whoever saw most nodes a moment ago may go on with one
-                    // that kept its data, until that is stopped.
+                    // A router that saw most nodes a moment ago may still use
+                    // one that kept its data, until that node is stopped.
                     loop {
                         let guard = granted(router, KEY).await;
                         assert!(guard.fence() > highest, "{what}");
@@ -689,7 +694,7 @@ async fn a_majority_that_lost_its_data_starts_again_above_its_fences() {
     }
 }
 
-/// A router that comes when no other is left does it before it is connected.
+/// If no other router is left, a new one does it before its connect returns.
 #[tokio::test]
 async fn a_router_that_comes_starts_a_lost_cluster_again() {
     for arm in ARMS {
@@ -700,7 +705,7 @@ async fn a_router_that_comes_starts_a_lost_cluster_again() {
         guard.release().await.unwrap();
         drop(first);
         (0..3).for_each(|node| cluster.nodes[node].wipe());
-        // Without leave it looks, and touches nothing.
+        // Without permission it reads, and changes nothing.
         let never = short(cluster.builder()).init(Init::Never);
         let never = never.connect().await.unwrap();
         let error = never.try_acquire(KEY).await.unwrap_err();
@@ -746,7 +751,7 @@ async fn a_lost_cluster_says_whom_it_waits_for() {
         let mut cluster = Cluster::start(arm, 5);
         let router = short(cluster.builder()).connect().await.unwrap();
         let key = keys_of(&router, 0).next().unwrap();
-        // The others could vote, if they answered.
+        // The others could vote if they answered.
         cluster.nodes[0].wipe();
         (1..4).for_each(|node| cluster.nodes[node].stop());
         fails_with(&router, &key, &["when most nodes of the cluster answer"]).await;
@@ -757,7 +762,7 @@ async fn a_lost_cluster_says_whom_it_waits_for() {
             &["started anew when d can be reached", "ringlock force"],
         )
         .await;
-        // It is not started without it.
+        // The cluster is not started without that node.
         tokio::time::sleep(3 * MAX_TTL).await;
         assert!(serving(&cluster.nodes[4]).await.is_some(), "{arm:?}");
         cluster.nodes[3].start();
@@ -765,7 +770,7 @@ async fn a_lost_cluster_says_whom_it_waits_for() {
     }
 }
 
-/// Whom a change of membership leads to may have taken over.
+/// The nodes that a change of membership adds may already have taken over.
 #[tokio::test]
 async fn a_lost_cluster_in_the_midst_of_a_change_is_left_to_the_operator() {
     for arm in ARMS {
@@ -797,8 +802,8 @@ async fn a_lost_cluster_in_the_midst_of_a_change_is_left_to_the_operator() {
     }
 }
 
-/// A service that is restarted again and again before its wait is over: what
-/// one has waited the next need not.
+/// A service restarts repeatedly before its wait is over: each new wait is
+/// shortened by the earlier ones.
 #[tokio::test]
 async fn a_first_start_goes_on_over_restarts_of_who_began_it() {
     const WAIT: Duration = Duration::from_millis(2_000);
@@ -808,7 +813,7 @@ async fn a_first_start_goes_on_over_restarts_of_who_began_it() {
         let told: Arc<Mutex<Vec<Duration>>> = Arc::default();
         let attempt = || {
             let told = Arc::clone(&told);
-            // Nodes in memory do not wait of themselves.
+            // In-memory nodes do not require a wait.
             let (builder, least) = match arm {
                 Arm::Redis => (cluster.builder(), WAIT),
                 Arm::Memory => (cluster.builder(), Duration::ZERO),
@@ -876,7 +881,7 @@ async fn a_total_outage_is_not_a_new_cluster() {
     }
 }
 
-/// Why a node cannot be initialised is the server's to say.
+/// The error of a node that cannot be initialised contains the server's reason.
 #[tokio::test]
 async fn a_node_that_refuses_its_first_view_is_told_with_its_reason() {
     for edition in crate::common::edition::Edition::ALL {
@@ -884,7 +889,7 @@ async fn a_node_that_refuses_its_first_view_is_told_with_its_reason() {
         let fine = RedisServer::start_edition(edition, &[]);
         let refusing = RedisServer::start_edition(edition, &lonely);
         let no_writes = RedisServer::start_edition(edition, &[]);
-        // Whichever user the run logs in as.
+        // For whichever user the run logs in as.
         for user in ["default", "ringlock"] {
             no_writes.set_user(user, &["-set"]);
         }

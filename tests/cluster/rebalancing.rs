@@ -1,4 +1,4 @@
-//! Changes of membership, on nodes in memory and on real servers.
+//! Changes of membership, on in-memory nodes and on real servers.
 
 mod changes;
 mod coordinators;
@@ -21,7 +21,7 @@ use ringlock::{Change, NodeConfig, Router, RouterBuilder};
 const MAX_TTL: Duration = Duration::from_millis(600);
 const VIEW_LEASE: Duration = Duration::from_millis(300);
 
-/// A router of the first `members` nodes, that could reach the others too.
+/// A router of the first `members` nodes that can also reach the others.
 fn builder(cluster: &Cluster, members: usize) -> RouterBuilder {
     let builder = cluster.builder_of(members);
     spares(builder, cluster, members).configure(|config| {
@@ -31,7 +31,7 @@ fn builder(cluster: &Cluster, members: usize) -> RouterBuilder {
     })
 }
 
-/// The other nodes, should they join. In-memory ones have no address.
+/// The other nodes, in case they join. In-memory nodes have no address.
 fn spares(builder: RouterBuilder, cluster: &Cluster, members: usize) -> RouterBuilder {
     let others = cluster.nodes.iter().enumerate().skip(members);
     others.fold(builder, |builder, (index, node)| match node {
@@ -45,7 +45,7 @@ async fn connect(cluster: &Cluster, members: usize, replicas: usize) -> Router {
     builder.connect().await.unwrap()
 }
 
-/// The node as one that is to join.
+/// The configuration of a node that joins.
 fn newcomer(cluster: &Cluster, index: usize) -> NodeConfig {
     match &cluster.nodes[index] {
         TestNode::Memory(_) => NodeConfig::new(name(index), format!("memory://{}", name(index))),

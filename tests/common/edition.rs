@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// A kind of server. A missing one fails the test.
+/// A kind of server. If it is missing, the test fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edition {
-    /// The system's redis-server, or what `RINGLOCK_REDIS_SERVER` names.
+    /// The system's redis-server, or the program in `RINGLOCK_REDIS_SERVER`.
     System,
-    /// Redis 6.2, the oldest that is supported, or what
-    /// `RINGLOCK_REDIS_62_SERVER` names.
+    /// Redis 6.2, the oldest supported version, or the program in
+    /// `RINGLOCK_REDIS_62_SERVER`.
     Redis62,
-    /// Valkey 9, with the newest commands, or what `RINGLOCK_VALKEY_SERVER`
-    /// names.
+    /// Valkey 9, with the newest commands, or the program in
+    /// `RINGLOCK_VALKEY_SERVER`.
     Valkey,
 }
 
@@ -20,8 +20,8 @@ impl Edition {
     /// All of them: for tests in which the server's wording matters.
     pub const ALL: [Self; 3] = [Self::System, Self::Redis62, Self::Valkey];
 
-    /// The server's program. Installs it below `target/` where the system's
-    /// packages have none: see `scripts/server.sh`.
+    /// The server's program. Where the system's packages have none, this
+    /// installs it below `target/`: see `scripts/server.sh`.
     pub fn program(self) -> String {
         let (variable, package) = match self {
             Self::System => ("RINGLOCK_REDIS_SERVER", None),

@@ -1,4 +1,4 @@
-//! Servers that are none: they say what a test has them say.
+//! Fake servers, which send the answers that a test chooses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::RedisServer;
 
-/// What a fake server answers to the bytes that it is sent at a time.
+/// What a fake server answers to each chunk of bytes that it receives.
 #[derive(Clone, Debug)]
 pub enum Answers {
     /// Nothing, ever.
@@ -19,7 +19,7 @@ pub enum Answers {
     Bytes(Vec<u8>),
     /// These bytes, and then it hangs up.
     Last(Vec<u8>),
-    /// What a real server answers.
+    /// The answers of a real server.
     Truth,
 }
 
@@ -37,7 +37,7 @@ impl Fake {
         Self::start(answers, None).await
     }
 
-    /// A server that passes everything on to `server`, until told otherwise.
+    /// A server that forwards everything to `server`, until [`Self::answer`].
     pub async fn before(server: &RedisServer) -> Self {
         Self::start(Answers::Truth, Some(server.socket())).await
     }
@@ -67,7 +67,7 @@ impl Fake {
         }
     }
 
-    /// Changes what it answers from now on.
+    /// Changes its answers from now on.
     pub fn answer(&self, answers: Answers) {
         *self.answers.lock() = answers;
     }
@@ -84,7 +84,7 @@ impl Drop for Fake {
     }
 }
 
-/// Ends when either side hangs up: its errors are the other's to notice.
+/// Ends when either side hangs up: the other side notices that itself.
 async fn serve(mut client: TcpStream, mut real: Option<UnixStream>, answers: &Mutex<Answers>) {
     let (mut asked, mut told) = ([0; 16 * 1024], [0; 16 * 1024]);
     loop {

@@ -1,5 +1,5 @@
-//! What the integration tests share: real servers, and clusters that are the
-//! same to a test whether they are real or in memory.
+//! Shared parts of the integration tests: real servers, and clusters that look
+//! the same to a test whether they are real or in memory.
 
 #![allow(dead_code, reason = "every test target uses its own part of this")]
 #![allow(unreachable_pub, reason = "a module of tests, not of the crate")]
@@ -32,16 +32,16 @@ pub const KEY: &str = "orders/42";
 /// Longer than anything may take on a busy machine.
 pub const PROMPTLY: Duration = Duration::from_secs(5);
 
-/// By how much anything may be late on a machine that others use too.
+/// How late anything may be on a shared machine.
 pub const MARGIN: Duration = Duration::from_secs(1);
 
 pub fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A server of one's own, on a unix socket in a directory of its own: the
-/// system's redis-server, or what the environment variable
-/// `RINGLOCK_REDIS_SERVER` names. Killed, by its handle, when dropped.
+/// A separate server, on a unix socket in its own directory: the system's
+/// redis-server, or the program in the environment variable
+/// `RINGLOCK_REDIS_SERVER`. It is killed on drop.
 #[derive(Debug)]
 pub struct RedisServer {
     program: String,
@@ -49,18 +49,17 @@ pub struct RedisServer {
     directory: TempDir,
     arguments: Vec<String>,
     environment: Vec<(String, PathBuf)>,
-    /// Routers log in as the user with the least rights.
+    /// Whether routers log in as the user with the least rights.
     has_least_user: bool,
 }
 
 /// The password of the user with the least rights.
 const LEAST_PASSWORD: &str = "least";
 
-/// That of the default user, beside it.
+/// The password of the default user.
 const DEFAULT_PASSWORD: &str = "default";
 
-/// The user with the least rights, as the guide has it; as arguments of a
-/// server.
+/// The user with the least rights, as in the guide; as arguments of a server.
 pub fn least_user(password: &str) -> Vec<String> {
     let rules = guides_rules().remove(0);
     let words = rules.into_iter();
@@ -68,12 +67,12 @@ pub fn least_user(password: &str) -> Vec<String> {
     std::iter::once("--user".into()).chain(words).collect()
 }
 
-/// What the guide gives operators beside it.
+/// The rights that the guide adds for operators.
 pub fn operators_rights() -> Vec<String> {
     guides_rules().remove(1).split_off(1)
 }
 
-/// The lines of the guide that are to be copied, from the name on.
+/// The lines of the guide for copying, from the name on.
 fn guides_rules() -> Vec<Vec<String>> {
     let guide = include_str!("../../src/guide/servers.rs");
     let lines = guide.lines();
@@ -83,8 +82,7 @@ fn guides_rules() -> Vec<Vec<String>> {
         .collect()
 }
 
-/// Whether all of a run is to be done with the least rights:
-/// `RINGLOCK_TEST_USER=least`.
+/// Whether a whole run uses the least rights: `RINGLOCK_TEST_USER=least`.
 fn is_least() -> bool {
     match std::env::var("RINGLOCK_TEST_USER").as_deref() {
         Err(_) | Ok("") => false,
@@ -99,13 +97,14 @@ impl RedisServer {
         Self::start_with(&["--save", "", "--appendonly", "no"])
     }
 
-    /// Starts a server with these arguments beside socket and directory.
+    /// Starts a server with these arguments in addition to socket and
+    /// directory.
     pub fn start_with(arguments: &[&str]) -> Self {
         Self::start_program(program(), arguments)
     }
 
-    /// Starts a server of this edition with these arguments beside socket and
-    /// directory.
+    /// Starts a server of this edition with these arguments in addition to
+    /// socket and directory.
     pub fn start_edition(edition: Edition, arguments: &[&str]) -> Self {
         Self::start_program(edition.program(), arguments)
     }
@@ -132,7 +131,7 @@ impl RedisServer {
         server
     }
 
-    /// Starts it with these arguments, and the user that routers are to be.
+    /// Sets these arguments, and those of the routers' user.
     fn take(&mut self, arguments: &[&str]) {
         if is_least() {
             self.has_least_user = true;
@@ -164,7 +163,7 @@ impl RedisServer {
         self.url_as("ringlock", LEAST_PASSWORD)
     }
 
-    /// As the user with all rights.
+    /// The URL of the user with all rights.
     pub fn admin_url(&self) -> String {
         self.url_as("default", DEFAULT_PASSWORD)
     }
@@ -177,8 +176,8 @@ impl RedisServer {
         }
     }
 
-    /// Starts a server that listens on a TCP port of the loopback as well, and
-    /// tells the port.
+    /// Starts a server that listens on a TCP port of the loopback as well;
+    /// returns the port.
     pub fn start_on_tcp(arguments: &[&str]) -> (Self, u16) {
         Self::start_on(program(), "127.0.0.1", "--port", arguments)
     }
@@ -194,7 +193,8 @@ impl RedisServer {
     }
 
     fn start_on(program: String, host: &str, kind: &str, arguments: &[&str]) -> (Self, u16) {
-        // Whoever wants a port writes the url, and with it the user.
+        // A caller that asks for a port writes the url itself, including the
+        // user.
         let mut server = Self::unstarted();
         server.program = program;
         // A port that is free now may be taken a moment later.
@@ -253,13 +253,13 @@ impl RedisServer {
         }
     }
 
-    /// Has it take 0.2 s to load each key, when it is started again.
+    /// Makes it take 0.2 s to load each key at its next start.
     pub fn delay_loading(&mut self) {
         let delay = ["--key-load-delay", "200000"];
         self.arguments.extend(delay.map(Into::into));
     }
 
-    /// kill -9: what is not on disk is gone.
+    /// kill -9: data that is not on disk is lost.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("kill redis-server");
@@ -292,8 +292,8 @@ impl RedisServer {
         self.signal("-CONT");
     }
 
-    /// The commands that users were denied since this was last asked. Those
-    /// that are tried on every connection, and done without, do not count.
+    /// The commands that users were denied since the last call. Commands that
+    /// every connection tries, and that are optional, do not count.
     pub fn denied(&self) -> Vec<String> {
         let mut client = self.client();
         let entries: Vec<std::collections::HashMap<String, redis::Value>> = redis::cmd("ACL")
@@ -310,7 +310,7 @@ impl RedisServer {
         denied
     }
 
-    /// Has a user's rules changed by these.
+    /// Changes a user's rules by these.
     pub fn set_user(&self, name: &str, rules: &[&str]) {
         let mut command = redis::cmd("ACL");
         command.arg("SETUSER").arg(name).arg(rules);
@@ -354,7 +354,7 @@ impl TestNode {
         }
     }
 
-    /// Starts it anew with nothing.
+    /// Restarts it with no data.
     pub fn wipe(&mut self) {
         match self {
             Self::Memory(node) => node.wipe(),
@@ -383,7 +383,7 @@ impl TestNode {
     }
 }
 
-/// Which arm of a test is run.
+/// Which arm of a test runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arm {
     Memory,
@@ -393,7 +393,7 @@ pub enum Arm {
 /// Both arms.
 pub const ARMS: [Arm; 2] = [Arm::Memory, Arm::Redis];
 
-/// Nodes `a`, `b`, … that routers can be connected to.
+/// Nodes `a`, `b`, … for routers to connect to.
 #[derive(Debug)]
 pub struct Cluster {
     pub nodes: Vec<TestNode>,
@@ -410,7 +410,7 @@ impl Cluster {
         }
     }
 
-    /// A builder with the cluster's nodes, to be initialised at once.
+    /// A builder with the cluster's nodes, which initialises them at once.
     pub fn builder(&self) -> RouterBuilder {
         self.builder_of(self.nodes.len())
     }
@@ -454,7 +454,7 @@ pub fn name(index: usize) -> String {
     char::from(b'a' + index as u8).to_string()
 }
 
-/// Waits for `condition` to hold, looking again and again, for `limit` at most.
+/// Polls until `condition` holds, for at most `limit`.
 pub async fn eventually(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
     while !condition() {
@@ -467,7 +467,7 @@ pub async fn eventually(limit: Duration, what: &str, mut condition: impl FnMut()
 }
 
 /// The seed of a random test: that of the environment variable `RINGLOCK_SEED`,
-/// or else a fresh one. Printed, so that a failure tells it.
+/// or else a fresh one. It is printed, so that a failure can be repeated.
 pub fn seed() -> u64 {
     let seed = match std::env::var("RINGLOCK_SEED") {
         Ok(text) => text.parse().expect("RINGLOCK_SEED is a number"),

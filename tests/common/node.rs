@@ -1,4 +1,4 @@
-//! Nodes spoken to directly, and their answers counted.
+//! Direct requests to nodes, and a count of their answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use ringlock::proto::node::message::{Answer, Reply, Request, Slot, ViewId};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
-/// The reading of the clock by which nodes are given deadlines.
+/// The reading of the clock that the deadlines of nodes refer to.
 pub fn now() -> ringlock::Instant {
     let time = clock_gettime(ClockId::Boottime);
     let nanos = Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32).as_nanos();
@@ -25,7 +25,7 @@ pub async fn ask(node: &dyn Node, request: Request, limit: Duration) -> Answer {
     inbox.all(limit).await.remove(0)
 }
 
-/// How long an answer may come after its deadline: the machine may be busy.
+/// How late after its deadline an answer may arrive: the machine may be busy.
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// The view that a node of [`serving`] serves.
@@ -51,7 +51,7 @@ pub fn quarantine() -> Request {
     }
 }
 
-/// Has a quarantined node serve [`VIEW`].
+/// Makes a quarantined node serve [`VIEW`].
 pub fn adopt() -> Request {
     Request::Adopt {
         view: VIEW,
@@ -60,7 +60,7 @@ pub fn adopt() -> Request {
     }
 }
 
-/// Asks for the key for a minute.
+/// Requests the key for a minute.
 pub fn acquire(key: &str, token: u128) -> Request {
     let minute = Duration::from_secs(60);
     Request::Acquire {
@@ -80,7 +80,7 @@ pub fn release(key: &str, token: u128) -> Request {
     }
 }
 
-/// Takes in the answers to many requests, and counts them.
+/// Collects the answers to many requests, and counts them.
 #[derive(Debug)]
 pub struct Inbox {
     state: Mutex<State>,
@@ -108,7 +108,7 @@ impl Inbox {
         })
     }
 
-    /// Where the answer to request `index` goes.
+    /// The destination of the answer to request `index`.
     pub fn slot(self: &Arc<Self>, index: usize) -> ReplyTo {
         let sink = Arc::clone(self) as Arc<dyn Sink>;
         ReplyTo::new(sink, u32::try_from(index).expect("few requests"))

@@ -1,4 +1,4 @@
-//! Proxies: one holds back what a server answers, one lets only so much reach it.
+//! Proxies: one delays a server's answers, one limits the rate of requests.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Listens on a unix socket of its own and delays every byte of the answers.
-/// Ends with its process.
+/// Listens on its own unix socket and delays every byte of the answers. It ends
+/// with its process.
 #[derive(Debug)]
 pub struct Proxy {
     directory: TempDir,
 }
 
 impl Proxy {
-    /// A proxy before the server at `target` that delays its answers.
+    /// A proxy in front of the server at `target` that delays its answers.
     pub fn start(target: PathBuf, delay: Duration) -> Self {
         Self::run(target, move |client, server| {
             let (to_client, to_server) = (handle(&client), handle(&server));
@@ -25,7 +25,7 @@ impl Proxy {
         })
     }
 
-    /// One that passes so many bytes on to it in a second, and no more.
+    /// A proxy that passes at most this many bytes per second to the server.
     pub fn throttled(target: PathBuf, bytes_per_second: u32) -> Self {
         Self::run(target, move |client, server| {
             let (to_client, to_server) = (handle(&client), handle(&server));
@@ -61,7 +61,7 @@ fn handle(stream: &UnixStream) -> UnixStream {
     stream.try_clone().expect("a handle")
 }
 
-/// Copies bytes, a few at a time, as slowly as said.
+/// Copies bytes, a few at a time, at this rate.
 fn drip(mut from: UnixStream, mut to: UnixStream, bytes_per_second: u32) {
     let mut buffer = [0; 1024];
     let mut due = Instant::now();
@@ -76,8 +76,8 @@ fn drip(mut from: UnixStream, mut to: UnixStream, bytes_per_second: u32) {
     let _ = to.shutdown(std::net::Shutdown::Write);
 }
 
-/// Copies bytes, each held back for `delay` from when it was read: a delay
-/// limits no throughput.
+/// Copies bytes, each delayed by `delay` from when it was read: the delay does
+/// not limit the throughput.
 fn copy(mut from: UnixStream, mut to: UnixStream, delay: Duration) {
     let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
     std::thread::spawn(move || {

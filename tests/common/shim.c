@@ -1,6 +1,6 @@
-/* Preloaded into a server: steps its wall clock, and fills its disk, as two
- * numbers in the file say that RINGLOCK_SHIM names. Clocks that only run on are
- * left alone. Nothing here allocates: the first calls come early. */
+/* Preloaded into a server: steps its wall clock, and fills its disk, as set by
+ * two numbers in the file that RINGLOCK_SHIM names. Monotonic clocks stay
+ * unchanged. Nothing here allocates: the first calls come early. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
-//! What is preloaded into a server: a wall clock that can be stepped, and a
-//! disk that can be full. On Linux only.
+//! A library that is preloaded into a server: a wall clock that can be stepped,
+//! and a disk that can be full. On Linux only.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -8,7 +8,8 @@ use std::process::Command;
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/shim.c");
 
-/// Compiles it into `directory`; `None` where it cannot be had, which it says.
+/// Compiles it into `directory`; `None` where it is not supported, with a note
+/// on stdout.
 pub fn compile(directory: &Path) -> Option<PathBuf> {
     if !cfg!(target_os = "linux") {
         println!("NOT RUN: stepped clocks and full disks, which are had on Linux only");
@@ -25,7 +26,7 @@ pub fn compile(directory: &Path) -> Option<PathBuf> {
     Some(library)
 }
 
-/// What one server is told.
+/// The settings of one server's shim.
 #[derive(Debug)]
 pub struct Shim {
     library: PathBuf,
@@ -34,7 +35,7 @@ pub struct Shim {
 }
 
 impl Shim {
-    /// Of the compiled `library`; `told` is a file of its own.
+    /// With the compiled `library`, and a separate settings file for each server.
     pub fn new(library: PathBuf, told: PathBuf) -> Self {
         std::fs::write(&told, [0; 16]).expect("a file");
         Self {
@@ -44,7 +45,7 @@ impl Shim {
         }
     }
 
-    /// The variables of a server that is to have it.
+    /// The environment of a server that uses it.
     pub fn environment(&self) -> Vec<(String, PathBuf)> {
         vec![
             ("LD_PRELOAD".into(), self.library.clone()),
@@ -52,13 +53,13 @@ impl Shim {
         ]
     }
 
-    /// Steps the wall clock by so much more, or back.
+    /// Steps the wall clock by this much further, or back.
     pub fn step(&mut self, millis: i64) {
         self.step_millis += millis;
         self.tell(0, self.step_millis);
     }
 
-    /// Has every write to a file fail, or no more.
+    /// Makes every write to a file fail, or stops that.
     pub fn fill_disk(&self, is_full: bool) {
         self.tell(8, is_full.into());
     }

@@ -31,7 +31,7 @@ const B: Plan = plan(1, 2);
 const C: Plan = plan(2, 3);
 const ABC: Plan = plan(0, 3);
 
-/// Of a passage that two clients go along with.
+/// What a transition shows that two clients follow.
 const PASSED: &[Seen] = &[
     Seen::Granted,
     Seen::Again,
@@ -41,7 +41,7 @@ const PASSED: &[Seen] = &[
     Seen::GrantedLast,
 ];
 
-/// One owner hands over to another, who was made ready.
+/// One owner hands over to another, prepared one.
 pub(crate) const HANDOVER: Scenario = Scenario {
     name: "a: owner change",
     spares: 1,
@@ -67,7 +67,7 @@ pub(crate) const WHOLE: Scenario = Scenario {
     ..HANDOVER
 };
 
-/// The same, and requests that are late.
+/// The same, with late requests.
 pub(crate) const HANDOVER_LATE: Scenario = Scenario {
     name: "a: owner change, late requests",
     attempts: [1, 1],
@@ -86,7 +86,7 @@ pub(crate) const SHRINK: Scenario = Scenario {
     ..HANDOVER
 };
 
-/// It has shrunk, and the next change waits by the shorter one.
+/// It has shrunk, and the next change waits for the shorter one.
 pub(crate) const SHRUNK: Scenario = Scenario {
     name: "a: owner change after a shorter ttl",
     spares: 2,
@@ -119,7 +119,7 @@ pub(crate) const CARRY: Scenario = Scenario {
     ..HANDOVER
 };
 
-/// The same where entries vanish: what is carried over was never gone.
+/// The same where entries vanish: a lease that is carried over was never gone.
 pub(crate) const CARRY_VANISH: Scenario = Scenario {
     name: "g: extends while entries vanish",
     horizon: 0,
@@ -129,7 +129,7 @@ pub(crate) const CARRY_VANISH: Scenario = Scenario {
     ..CARRY
 };
 
-/// The owner is lost, and let in again.
+/// The owner is lost, and readmitted.
 pub(crate) const OWNER_WIPED: Scenario = Scenario {
     name: "b1: owner wiped",
     nodes: 3,
@@ -155,15 +155,15 @@ pub(crate) const OWNER_WIPED: Scenario = Scenario {
     ..BASE
 };
 
-/// The owner becomes another incarnation under open connections, and is let in
-/// again.
+/// The owner becomes another incarnation under open connections, and is
+/// readmitted.
 pub(crate) const OWNER_RESYNCED: Scenario = Scenario {
     name: "b1: owner becomes another",
     loss: Some(Loss::Resync),
     ..OWNER_WIPED
 };
 
-/// The same with longer leases, of which a wait may fall short.
+/// The same with longer leases, for which a wait may be too short.
 pub(crate) const OWNER_WIPED_LONGER: Scenario = Scenario {
     name: "b1: owner wiped, ttl of two ticks",
     max_ttl: 2,
@@ -172,7 +172,7 @@ pub(crate) const OWNER_WIPED_LONGER: Scenario = Scenario {
     ..OWNER_WIPED
 };
 
-/// It is lost a second time, before or after.
+/// It is lost a second time, before or after the readmission.
 pub(crate) const WIPED_TWICE: Scenario = Scenario {
     name: "b1: owner wiped twice",
     max_ttl: 1,
@@ -183,7 +183,7 @@ pub(crate) const WIPED_TWICE: Scenario = Scenario {
     ..OWNER_WIPED
 };
 
-/// One of three is lost, and let in again.
+/// One of three is lost, and readmitted.
 pub(crate) const REPLICA_WIPED: Scenario = Scenario {
     name: "b: replica wiped",
     replicas: 3,
@@ -232,7 +232,7 @@ pub(crate) const GROW: Scenario = Scenario {
     ..HANDOVER
 };
 
-/// Two coordinators want different owners.
+/// Two coordinators have different owners as their goals.
 pub(crate) const RIVALS: Scenario = Scenario {
     name: "d: coordinators with different goals",
     spares: 2,
@@ -244,7 +244,7 @@ pub(crate) const RIVALS: Scenario = Scenario {
     ..HANDOVER
 };
 
-/// Two coordinators want the same, and each makes the new owner ready.
+/// Two coordinators have the same goal, and each prepares the new owner.
 pub(crate) const ALLIES: Scenario = Scenario {
     name: "d: coordinators with one goal",
     attempts: [1, 0],
@@ -257,7 +257,7 @@ pub(crate) const ALLIES: Scenario = Scenario {
     ..HANDOVER
 };
 
-/// The passage is taken back, and who began it does not begin it anew.
+/// The transition is taken back, and its coordinator does not begin it again.
 pub(crate) const ABORT: Scenario = Scenario {
     name: "d2: passage taken back",
     attempts: [1, 1],
@@ -277,7 +277,7 @@ pub(crate) const ABORT: Scenario = Scenario {
     ..HANDOVER
 };
 
-/// The new owner is lost before it stands alone.
+/// The new owner is lost before it is the only owner.
 pub(crate) const HEIR_WIPED: Scenario = Scenario {
     name: "e: new owner wiped in the joint phase",
     attempts: [1, 1],
@@ -296,7 +296,7 @@ pub(crate) const HEIR_WIPED: Scenario = Scenario {
     ..HANDOVER
 };
 
-/// The old owner is out of the coordinator's reach, but not of its clients'.
+/// The coordinator cannot reach the old owner, but clients can.
 pub(crate) const OUT_OF_REACH: Scenario = Scenario {
     name: "a: owner change out of reach",
     nodes: 3,
@@ -344,7 +344,7 @@ pub(crate) const PAXOS: Scenario = Scenario {
     ..HANDOVER
 };
 
-/// Three nodes vote, one of which is lost, on its return among others.
+/// Three nodes vote and one of them is lost; its return is among the proposals.
 pub(crate) const PAXOS_WIPE: Scenario = Scenario {
     name: "p: two proposers, a voter wiped",
     horizon: 1,
@@ -356,8 +356,8 @@ pub(crate) const PAXOS_WIPE: Scenario = Scenario {
     ..PAXOS
 };
 
-/// A voter becomes another incarnation under open connections, which knows
-/// nothing of the vote.
+/// A voter becomes another incarnation under open connections, one that does not
+/// know of the vote.
 pub(crate) const PAXOS_RESYNC: Scenario = Scenario {
     name: "p: two proposers, a voter becomes another",
     horizon: 0,
@@ -368,7 +368,7 @@ pub(crate) const PAXOS_RESYNC: Scenario = Scenario {
     ..PAXOS
 };
 
-/// The passage is taken back in the midst of a vote.
+/// The transition is taken back during a vote.
 pub(crate) const ABORT_VOTE: Scenario = Scenario {
     name: "d2: votes to go on and to go back",
     nodes: 1,
@@ -388,8 +388,8 @@ pub(crate) const ABORT_VOTE: Scenario = Scenario {
     ..PAXOS
 };
 
-/// The same where no node joins: one that did still serves the passage, which
-/// alone keeps it from being begun again.
+/// The same where no node joins: a joining node would still serve the transition,
+/// which alone would prevent a second start.
 pub(crate) const ABORT_AGAIN: Scenario = Scenario {
     name: "d2: passage of the same nodes taken back",
     spares: 0,
@@ -403,8 +403,8 @@ pub(crate) const ABORT_AGAIN: Scenario = Scenario {
     ..ABORT
 };
 
-/// Two lead to one goal, a third takes that back: of the two, one may not have
-/// seen that it was begun.
+/// Two coordinators lead to one goal, a third takes that back: one of the two may
+/// not have seen that the transition began.
 pub(crate) const ABORT_UNSEEN: Scenario = Scenario {
     name: "d2: passage taken back unseen",
     spares: 0,
@@ -421,7 +421,7 @@ pub(crate) const ABORT_UNSEEN: Scenario = Scenario {
     ..ABORT
 };
 
-/// Two take the passage back that a third leads.
+/// Two coordinators take back the transition that a third leads.
 pub(crate) const ABORT_TWICE: Scenario = Scenario {
     name: "d2: passage taken back by two",
     attempts: [0, 0],
@@ -431,8 +431,8 @@ pub(crate) const ABORT_TWICE: Scenario = Scenario {
     ..ABORT_UNSEEN
 };
 
-/// The plan is outdated while its new node is still quarantined, or the passage
-/// taken back.
+/// The plan is outdated while its new node is still quarantined, or the transition
+/// is taken back.
 pub(crate) const OUTDATE: Scenario = Scenario {
     name: "d2: plan outdated before it begins",
     attempts: [1, 0],

@@ -1,5 +1,5 @@
-//! What a driver does around the machines: it posts their letters, hears the
-//! answers, and keeps the lease.
+//! The driver around the machines: it sends their requests, receives the answers,
+//! and keeps the lease.
 
 use std::sync::Arc;
 
@@ -25,21 +25,21 @@ use crate::scenario::{Loss, Mutant, Scenario, at, span, ttl};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Client {
-    /// The view that it goes by.
+    /// The view that it uses.
     pub(crate) view: Arc<View>,
-    /// Attempts begun.
+    /// Attempts started.
     pub(crate) attempts: u8,
-    /// Extends begun.
+    /// Extends started.
     pub(crate) extends: u8,
-    /// Operations begun since it was idle.
+    /// Operations started since it was idle.
     pub(crate) serial: u8,
     /// The token in use, by an attempt or a lease.
     pub(crate) token: Option<Token>,
-    /// Nodes that were asked for the token in use; bit by bit.
+    /// Nodes that were asked for the token in use, as a bit mask.
     pub(crate) asked: u8,
     pub(crate) op: Option<Op>,
     pub(crate) lease: Option<Lease>,
-    /// Per node, when the newest request was sent that it answered under the
+    /// Per node, the send time of the newest request that it answered under the
     /// client's view; unless [`is_confirmed_by_votes`].
     seen_at: Vec<Option<u8>>,
 }
@@ -52,14 +52,14 @@ pub(crate) struct Op {
     pub(crate) view: Arc<View>,
     pub(crate) t0: u8,
     pub(crate) waits: Vec<(usize, Kind)>,
-    /// What was learned of its entries, where the lease stands on
-    /// another view still.
+    /// What was learned of its entries, where the lease is still based on
+    /// another view.
     pub(crate) holders: Known,
-    /// Whether somebody else could have had a quorum before it began, where
-    /// what happens while it runs is beyond anybody's knowledge.
+    /// Whether another client could have had a quorum before it began, in
+    /// scenarios where no client can know what happens while it runs.
     pub(crate) has_gap: bool,
     /// The highest fence that was granted before it began; 0 where the order
-    /// of the grants says as much.
+    /// of the grants already shows it.
     pub(crate) before: u64,
 }
 
@@ -134,8 +134,8 @@ impl Client {
         self.begin(desk, running);
     }
 
-    /// Lets go of the lease. Whoever waits for the answers learns whether it
-    /// was in time.
+    /// Releases the lease. If the client waits for the answers, it learns whether
+    /// the release was in time.
     pub(crate) fn release(&mut self, desk: &mut Desk<'_>) {
         let Some(lease) = self.lease.take() else {
             return;
@@ -163,7 +163,7 @@ impl Client {
             }
             self.serial += 1;
         }
-        // A lease that was carried over has left entries where it was before.
+        // A lease that was carried over has left entries on its earlier nodes.
         for to in (0..self.seen_at.len()).filter(|to| elsewhere & 1 << to != 0) {
             let (key, token) = (key(), token.clone());
             self.post(desk, farewell, to, Request::Release { key, token });
@@ -178,7 +178,7 @@ impl Client {
         self.token = None;
     }
 
-    /// Every node that has not answered is taken for silent.
+    /// Every node that has not answered counts as silent.
     pub(crate) fn give_up(&mut self, desk: &mut Desk<'_>) {
         let waits = self.op.as_mut().map(|op| std::mem::take(&mut op.waits));
         for (from, kind) in waits.into_iter().flatten() {
@@ -219,7 +219,7 @@ impl Client {
         }
     }
 
-    /// Views only move up.
+    /// Views only increase.
     pub(crate) fn learn(&mut self, view: &Arc<View>) {
         if view.id().epoch > self.view.id().epoch {
             self.view = Arc::clone(view);
@@ -227,7 +227,7 @@ impl Client {
         }
     }
 
-    /// Whether somebody still wants the answer that bears this address.
+    /// Whether the client still needs the answer with this address.
     pub(crate) fn reads(&self, address: &Address) -> bool {
         if address.attempt != self.attempts {
             return false;
@@ -239,18 +239,18 @@ impl Client {
             })
     }
 
-    /// Which operation late answers are still heard for.
+    /// The operation for which late answers are still processed.
     pub(crate) fn tail(&self) -> Option<u8> {
         let (serial, ..) = self.lease.as_ref()?.tail.as_ref()?;
         Some(*serial)
     }
 
-    /// Whether it is idle and remembers how it came to be.
+    /// Whether it is idle and still has the counters of its last operations.
     pub(crate) fn is_resting_late(&self) -> bool {
         self.op.is_none() && self.token.is_none() && (self.serial, self.asked) != (0, 0)
     }
 
-    /// Forgets how it came to be idle.
+    /// Clears those counters.
     pub(crate) fn rest(&mut self) {
         (self.serial, self.asked) = (0, 0);
     }
@@ -395,8 +395,8 @@ impl Client {
     }
 }
 
-/// Where the key's replicas are the whole cluster, the votes themselves
-/// confirm the view, as of the operation's start.
+/// Where the key's replicas are the whole cluster, the votes themselves confirm the
+/// view, as of the operation's start.
 pub(crate) fn is_confirmed_by_votes(view: &View, placement: &Placement) -> bool {
     view.len() == placement.nodes().len()
 }

@@ -12,8 +12,8 @@ use ringlock_ring::{Format, NodeIndex};
 
 use crate::scenario::{Change, Scenario, span};
 
-/// Whatever topology they are in, the key's owner is the first of them, and
-/// its successors follow in this order: so their points lie on the ring.
+/// In every topology, the key's owner is the first of them, and its successors
+/// follow in this order, due to the positions of their points on the ring.
 const NAMES: [&str; 4] = ["a8", "b2", "c2", "d4"];
 
 /// The one key.
@@ -35,7 +35,7 @@ pub(crate) fn home(view: &View, member: NodeIndex) -> usize {
     home_of(&view.member(member).name)
 }
 
-/// What `home` is in `view`, if it belongs to it.
+/// The index of `home` in `view`, if it is a member.
 pub(crate) fn member(view: &View, home: usize) -> Option<NodeIndex> {
     view.index_of(name(home))
 }
@@ -43,7 +43,7 @@ pub(crate) fn member(view: &View, home: usize) -> Option<NodeIndex> {
 /// A topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Its first node, the owner of the key, and the one after its last.
+    /// Its first node, the owner of the key, and the end of the range.
     pub(crate) nodes: (usize, usize),
     /// Replicas of the key.
     pub(crate) replicas: usize,
@@ -77,7 +77,7 @@ impl Plan {
         }
     }
 
-    /// The nodes of both, each under the nonce that `nonce` gives.
+    /// The nodes of both plans, each with its nonce from `nonce`.
     pub(crate) fn nonces(&self, other: &Self, nonce: impl Fn(usize) -> String) -> Nonces {
         let homes = |plan: &Self| plan.nodes.0..plan.nodes.1;
         let all = homes(self).chain(homes(other));
@@ -108,12 +108,12 @@ impl Library {
     }
 }
 
-/// The nonce under which nodes are first let in.
+/// The nonce under which nodes are first admitted.
 pub(crate) const FIRST_NONCE: &str = "nonce-1";
-/// The nonce that quarantine gives in the second life of a cluster.
+/// The nonce that quarantine assigns when a cluster is initialised again.
 pub(crate) const SECOND_NONCE: &str = "nonce-2";
 
-/// The views that a scenario gives; all others are decided in its course.
+/// The views that a scenario defines; all others are decided during the run.
 pub(crate) fn given(scenario: &Scenario) -> Vec<Arc<View>> {
     let plan = scenario.plan();
     let nonces = plan.nonces(&plan, |_| FIRST_NONCE.into());

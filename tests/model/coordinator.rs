@@ -1,9 +1,9 @@
-//! Coordinators: what a driver does around [`Transition`] and [`Decision`].
+//! Coordinators: the driver around [`Transition`] and [`Decision`].
 //!
-//! A look is one atomic reading of every node; what follows from it may come
-//! at any later time. Votes and quarantines are letters that arrive late or
-//! never, which is as good as an answer that is lost. A decided view may be
-//! adopted at any time: so no coordinator need send it.
+//! An observation is one atomic reading of every node; the resulting step may follow
+//! at any later time. Votes and quarantines are messages that arrive late or never,
+//! which also covers lost answers. A decided view may be adopted at any time, so no
+//! coordinator need send it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,36 +24,36 @@ use crate::shared::Shared;
 use crate::tamper;
 use crate::world::{Explored, World};
 
-/// How long spares that are ready have been so.
+/// How long prepared spares have been in quarantine.
 const LONG_AGO: Duration = Duration::from_secs(500);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Coordinator {
     transition: Transition,
-    /// Aims that it has reached.
+    /// Number of aims reached.
     reached: usize,
     vote: Option<Vote>,
     /// Votes that it has called.
     ballots: u8,
-    /// The highest round that it has heard of.
+    /// The highest round that it knows of.
     round: u32,
-    /// Nonces that it has given.
+    /// Nonces that it has assigned.
     nonces: u8,
-    /// Whether it has looked since it last acted.
+    /// Whether it has observed the nodes since it last acted.
     has_looked: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Vote {
     decision: Decision,
-    /// The view that is in force.
+    /// The view in force.
     view: Arc<View>,
     /// The view that was proposed.
     motion: Arc<View>,
     waits: Vec<usize>,
 }
 
-/// A coordinator's letter.
+/// A coordinator's message.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Order {
     pub(crate) from: usize,
@@ -82,7 +82,7 @@ impl Coordinator {
         }
     }
 
-    /// Whether it may look now, and whether it may act on what it saw.
+    /// Whether it may observe now, and whether it may act on what it saw.
     pub(crate) fn may(&self) -> (bool, bool) {
         let is_idle = self.vote.is_none();
         (is_idle, is_idle && self.has_looked)
@@ -92,7 +92,7 @@ impl Coordinator {
         self.vote.is_some()
     }
 
-    /// Whether an answer to this order would be heard.
+    /// Whether the coordinator waits for an answer to this order.
     pub(crate) fn awaits(&self, order: &Order) -> bool {
         match order.kind {
             OrderKind::Quarantine(_) => false,
@@ -137,8 +137,8 @@ impl Explored {
         (!is_hidden).then(|| tamper::status(&world.nodes[home]))
     }
 
-    /// A coordinator hears of a newer view. A mutant forgets that its passage
-    /// was taken back.
+    /// A coordinator learns of a newer view. A mutant forgets that its transition was
+    /// taken back.
     fn hear(&self, world: &World, (who, coordinator): (usize, &mut Coordinator), view: Arc<View>) {
         let was_joint = coordinator.transition.view().next().is_some();
         coordinator.transition.moved(Arc::clone(&view));
@@ -153,7 +153,7 @@ impl Explored {
         let now = meddle::coordinator_clock(world.tick);
         let mut coordinator = (*world.coordinators[who]).clone();
         let mut everybody: Vec<usize> = Vec::new();
-        // A newer view may name more nodes.
+        // A newer view may have more nodes.
         while everybody.len() < coordinator.transition.everybody().len() {
             let names = coordinator.transition.everybody();
             everybody = names.iter().map(|n| home_of(n)).collect();
@@ -175,7 +175,7 @@ impl Explored {
         world.coordinators[who] = Shared::new(coordinator);
     }
 
-    /// Does what follows from what it saw; `None` if that is nothing.
+    /// Acts on what it saw; `None` if there is nothing to do.
     pub(crate) fn act(&self, world: &mut World, who: usize) -> Option<()> {
         let scenario = &self.scenario;
         let mut coordinator = (*world.coordinators[who]).clone();
@@ -289,7 +289,7 @@ impl Explored {
         self.carry_on(world, (who, coordinator), call);
     }
 
-    /// Has every letter of a coordinator arrive in its turn.
+    /// Delivers every message of a coordinator in order.
     fn hold(&self, world: &mut World, who: usize) {
         while let Some((order, _)) = world.orders.iter().find(|(order, _)| order.from == who) {
             let order = order.clone();
@@ -394,7 +394,7 @@ impl Explored {
         }
     }
 
-    /// A letter of a coordinator arrives; the answer at once, if it is wanted.
+    /// A coordinator's message arrives; the answer at once, if it is needed.
     pub(crate) fn obey(&self, world: &mut World, order: &Order) {
         let position = world.orders.iter().position(|(other, _)| other == order);
         let (_, request) = world.orders.remove(position.unwrap());
@@ -437,7 +437,7 @@ impl Explored {
         }
     }
 
-    /// Waits no longer for who has not voted.
+    /// Stops waiting for nodes that have not voted.
     pub(crate) fn quit(&self, world: &mut World, who: usize) {
         let waits = world.coordinators[who].vote.as_ref();
         for from in waits.map(|vote| vote.waits.clone()).unwrap_or_default() {
@@ -467,8 +467,8 @@ impl Explored {
     }
 }
 
-/// Whether `view` sets in force what `last` did, under the same nonces: it
-/// outdates the plans that were made for that.
+/// Whether `view` puts the topology of `last` in force again, under the same
+/// nonces: it outdates the plans based on `last`.
 fn is_outdated_by(last: &View, view: &View) -> bool {
     last.next().is_none()
         && view.next().is_none()
@@ -476,9 +476,9 @@ fn is_outdated_by(last: &View, view: &View) -> bool {
         && last.nonces() == view.nonces()
 }
 
-/// Whether `view` leads to, or is, what a passage among `decided` led to that
-/// was taken back or outdated before. Coordinators of a scenario all begin
-/// before that.
+/// Whether `view` leads to, or is, the goal of a transition among `decided` that
+/// was taken back or outdated before. All coordinators of a scenario begin before
+/// that.
 fn is_taken_back(decided: &[Arc<View>], view: &View) -> bool {
     decided.windows(2).any(|pair| {
         let [before, back] = pair else { return false };

@@ -1,4 +1,4 @@
-//! A client's lease: what it stands on, in whatever view.
+//! A client's lease, and what it is based on in any view.
 
 use std::sync::Arc;
 
@@ -21,17 +21,17 @@ pub(crate) struct Lease {
     pub(crate) view: Arc<View>,
     /// Its placement there.
     pub(crate) placement: Placement,
-    /// Who holds its entry there.
+    /// The nodes that hold its entry there.
     pub(crate) known: Known,
-    /// Whether somebody else could have had a quorum since the last success.
+    /// Whether another client could have had a quorum since the last success.
     pub(crate) has_gap: bool,
-    /// The machine that was over last, and its view: it still hears late
+    /// The machine that finished last, and its view: it still processes late
     /// answers.
     pub(crate) tail: Option<(u8, Running, Arc<View>)>,
 }
 
 impl Lease {
-    /// What it stands on in `view`.
+    /// What it is based on in `view`.
     pub(crate) fn footing(&self, view: &View) -> Footing {
         let basis = Basis {
             view: &self.view,
@@ -41,7 +41,7 @@ impl Lease {
         basis.carry(view, &key())
     }
 
-    /// Takes in what an operation in `view` learned of its entries.
+    /// Records what an operation in `view` learned of its entries.
     pub(crate) fn take_in(
         &mut self,
         view: &View,
@@ -52,7 +52,7 @@ impl Lease {
         self.known = self.known.minus(here(lacks)).union(has.map(here));
     }
 
-    /// Has succeeded in `view`, where these seats are known to hold its entry.
+    /// Records a success in `view`, where these seats are known to hold its entry.
     pub(crate) fn settle_in(&mut self, view: Arc<View>, placement: Placement, holders: Known) {
         let known = self.footing(&view).known.union(holders);
         (self.view, self.placement, self.known) = (view, placement, known);

@@ -48,8 +48,8 @@ pub(crate) const OWNER_LEFT: Scenario = Scenario {
     ..OWNER_LOST
 };
 
-/// All are lost in turn, also those that wait, faster than any is let in
-/// again, and a try is begun anew.
+/// All are lost one by one, also those that wait, faster than any is readmitted,
+/// and an attempt is repeated.
 pub(crate) const ROLLING: Scenario = Scenario {
     name: "r: rolling loss",
     losses: 3,
@@ -65,10 +65,10 @@ pub(crate) const ROLLING: Scenario = Scenario {
     ..OWNER_LOST
 };
 
-/// One of two members is quarantined while the owner, the other one, serves on
-/// until it is lost as well: what the owner has waited for is less than what the
-/// other has. The view lease is long enough for a grant in between, to a client
-/// that saw both members before.
+/// One of two members is quarantined while the owner, the other one, continues to
+/// serve until it is lost as well: the owner's wait is shorter than the other's.
+/// The view lease is long enough for a grant in between, to a client that saw both
+/// members before.
 pub(crate) const OWNER_LAST: Scenario = Scenario {
     name: "r: rolling loss, the owner last",
     nodes: 2,
@@ -88,7 +88,7 @@ pub(crate) const REPLICAS_LOST: Scenario = Scenario {
     ..OWNER_LOST
 };
 
-/// Two start the cluster at once.
+/// Two processes start the cluster at the same time.
 pub(crate) const RIVAL_STARTS: Scenario = Scenario {
     name: "r: majority lost, two starters",
     attempts: [1, 1],
@@ -104,7 +104,7 @@ pub(crate) const RIVAL_STARTS: Scenario = Scenario {
     ..OWNER_LOST
 };
 
-/// The same without clients: one view at most is ever served of one number.
+/// The same without clients: at most one view of each epoch is ever served.
 pub(crate) const RIVAL_VIEWS: Scenario = Scenario {
     name: "r: two starters, one view",
     attempts: [0, 0],
@@ -115,7 +115,7 @@ pub(crate) const RIVAL_VIEWS: Scenario = Scenario {
     ..OWNER_LOST
 };
 
-/// One starts the cluster, while another has lost nodes voted in again.
+/// One process starts the cluster, while another has lost nodes readmitted by vote.
 pub(crate) const START_OR_VOTE: Scenario = Scenario {
     name: "r: majority lost, or let in again",
     horizon: 1,
@@ -131,8 +131,8 @@ pub(crate) const START_OR_VOTE: Scenario = Scenario {
     ..OWNER_LOST
 };
 
-/// Whatever is lost, when, and how far anybody has come: the cluster can be
-/// brought to rest.
+/// Whatever is lost, at any time and at any progress, the cluster can be brought to
+/// a stable state.
 pub(crate) const NEVER_STUCK: Scenario = Scenario {
     name: "r: rolling loss, at rest again",
     attempts: [0, 0],

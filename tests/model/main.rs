@@ -2,17 +2,17 @@
 //!
 //! The machines and the node's table are the ones that run in production. The
 //! world around them is two clients, one key, an explicit clock that ticks,
-//! coordinators that change which nodes there are, and the post: letters that
-//! arrive late, twice or never. `cargo test --test model -- --nocapture` prints
-//! how much of it was explored, `scripts/model.sh` explores more.
+//! coordinators that change which nodes there are, and messages that arrive late,
+//! twice or never. `cargo test --test model -- --nocapture` prints how much of it
+//! was explored, `scripts/model.sh` explores more.
 //!
-//! * `world`, `steps`: states, and what leads from one to the next
-//! * `client`, `outcomes`: what a driver does around the machines
-//! * `cluster`, `lease`: nodes and views, and what a lease stands on in each
-//! * `coordinator`: what a driver does around the machines that change views
-//! * `starter`: what a driver does to start a cluster anew
-//! * `rescue`: whether a cluster can be brought to rest
-//! * `tamper`: nodes, and what mutants do to letters on their way
+//! * `world`, `steps`: states, and the steps between them
+//! * `client`, `outcomes`: the driver around the machines
+//! * `cluster`, `lease`: nodes and views, and what a lease is based on in each
+//! * `coordinator`: the driver around the machines that change views
+//! * `starter`: the driver that starts a cluster again
+//! * `rescue`: whether a cluster can be brought to a stable state
+//! * `tamper`: nodes, and what mutants do to messages in flight
 //! * `meddle`: what mutants do to clients and coordinators
 //! * `properties`: the claims that must hold, and what must have been seen
 //! * `scenarios`, `changes`, `losses`: bounded worlds in which every claim holds

@@ -15,7 +15,7 @@ use ringlock_ring::NodeIndex;
 use crate::cluster::{key, member};
 use crate::scenario::{Mutant, Scenario, at, span};
 
-/// What is known of the entries that an answer told of.
+/// What an answer reveals about the entries.
 pub(crate) fn seen<O>(scenario: &Scenario, effects: &Effects<O>) -> Known {
     known(
         scenario,
@@ -26,7 +26,7 @@ pub(crate) fn seen<O>(scenario: &Scenario, effects: &Effects<O>) -> Known {
     )
 }
 
-/// What is taken to be known in place of `known`.
+/// What is assumed to be known in place of `known`.
 pub(crate) fn known(scenario: &Scenario, known: Known) -> Known {
     if scenario.is(Mutant::SeenVouches) {
         Known::vouched(known.seen.union(known.vouching))
@@ -35,7 +35,7 @@ pub(crate) fn known(scenario: &Scenario, known: Known) -> Known {
     }
 }
 
-/// The longest ttl that a client asks for.
+/// The longest ttl that a client requests.
 pub(crate) fn max_ttl(scenario: &Scenario, view: &View) -> Duration {
     if scenario.is(Mutant::LongerTtlGranted) {
         view.longest_ttl()
@@ -44,7 +44,7 @@ pub(crate) fn max_ttl(scenario: &Scenario, view: &View) -> Duration {
     }
 }
 
-/// Whom an attempt asks, the first group first.
+/// The nodes that an attempt asks, the first group first.
 pub(crate) fn placement(scenario: &Scenario, view: &View) -> Placement {
     let placement = view.place(&key());
     let mut groups = placement.groups().map(|group| {
@@ -66,13 +66,13 @@ pub(crate) fn placement(scenario: &Scenario, view: &View) -> Placement {
     }
 }
 
-/// What a coordinator's clock reads. It runs ahead of the nodes' by as much as
-/// a wait allows for, so that a wait of so many ticks takes no tick more.
+/// The reading of a coordinator's clock. It runs ahead of the nodes' by the margin
+/// of a wait, so that a wait of n ticks takes exactly n ticks.
 pub(crate) fn coordinator_clock(tick: u8) -> Instant {
     at(tick) + Duration::from_millis(24) * u32::from(tick)
 }
 
-/// What it is taken to read when the next step is chosen in `view`.
+/// The reading that is used when the next step is chosen in `view`.
 pub(crate) fn clock(scenario: &Scenario, view: &View, tick: u8) -> Instant {
     let now = coordinator_clock(tick);
     let tick = Duration::from_millis(1024);
@@ -119,7 +119,7 @@ pub(crate) fn quarantine(
     request
 }
 
-/// Has a node take part in a vote, or be quarantined.
+/// Delivers a vote or quarantine request to a node.
 pub(crate) fn obey(
     scenario: &Scenario,
     table: &mut LockTable,
@@ -142,7 +142,7 @@ pub(crate) fn obey(
     }
 }
 
-/// Whether a coordinator goes on although its passage was taken back.
+/// Whether a coordinator continues although its transition was taken back.
 pub(crate) fn ignores_abort(scenario: &Scenario, was_joint: bool) -> bool {
     scenario.is(Mutant::AbortIgnored) || scenario.is(Mutant::UnseenAbortIgnored) && !was_joint
 }

@@ -1,12 +1,12 @@
 //! The same worlds with one safeguard removed: each must break a claim, or the
 //! scenario proves nothing about that safeguard.
 //!
-//! A rule that no world can tell from its absence, as long as clocks are what
-//! they are said to be: that KEPT does not vouch under another nonce (the end of
-//! the old lease guards the same); it is tested beside the machines.
-//! Nor the last look of a new start, nor that it quarantines members that kept
-//! their data: nonces that no member has any more void its view, and entries
-//! that were kept stay in the way.
+//! Some rules make no difference in any world, as long as clocks are within their
+//! bounds. One is that KEPT does not vouch under another nonce: the end of the old
+//! lease guards the same, and the rule is tested with the machines. Others are the
+//! final status check of a new start, and that it quarantines members that kept
+//! their data: a view with nonces that no member has is void, and kept entries still
+//! block the key.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What an outcome does to a client's lease, and what it says of the claims.
+//! What an outcome does to a client's lease, and what it implies for the claims.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::running::Running;
 use crate::scenario::{Loss, Mutant, at};
 use crate::world::Explored;
 
-/// What a client has before it while it acts.
+/// The context of a client while it acts.
 pub(crate) struct Desk<'a> {
     pub(crate) model: &'a Explored,
     pub(crate) who: usize,
@@ -38,8 +38,8 @@ impl Desk<'_> {
         self.fences.last().copied().unwrap_or(0)
     }
 
-    /// Whether fences must rise in the order of the grants: the last one then
-    /// stands for all.
+    /// Whether fences must increase in the order of the grants: then the last one
+    /// represents all.
     pub(crate) fn is_fence_ordered(&self) -> bool {
         self.model.scenario.claims.contains(&Claim::FenceOrder)
     }
@@ -73,9 +73,9 @@ impl Client {
                 (step, to, running.request(step, seat))
             })
             .collect();
-        // What is sent now comes behind the requests of an extend that has begun
-        // since, on one connection. Here the order is that of the extends, so
-        // that it would come before: it is taken for lost instead.
+        // On one connection, a request sent now arrives after those of an extend
+        // that has begun since. The model orders by extend, so that it would arrive
+        // before them: it counts as lost instead.
         let is_behind = self.op.is_some();
         let serial = *serial;
         let has = meddle::seen(&desk.model.scenario, &effects);
@@ -86,7 +86,7 @@ impl Client {
         }
     }
 
-    /// A lease that is over is released; while an extend runs, it decides.
+    /// An expired lease is released; while an extend runs, the extend decides.
     pub(crate) fn look_at_clock(&mut self, desk: &mut Desk<'_>) {
         let is_over = |lease: &Lease| desk.now() >= lease.valid_until;
         if self.op.is_none() && self.lease.as_ref().is_some_and(is_over) {
@@ -164,8 +164,8 @@ impl Client {
             }
             Extension::Unchanged { refusals, .. } => {
                 desk.model.see(Seen::Unchanged);
-                // A contender on the new owner breaks the migration. On fewer
-                // nodes than could grant it the key it keeps nobody from anything.
+                // A contender on the new owner breaks the migration. On fewer nodes
+                // than could grant it the key, it blocks no other client.
                 let rivals = refusals
                     .iter()
                     .filter(|(_, refusal)| matches!(refusal, Refusal::Busy(Some(_))))

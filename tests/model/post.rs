@@ -1,17 +1,17 @@
-//! Letters between clients and nodes.
+//! Messages between clients and nodes.
 
 use ringlock::proto::lease::Token;
 use ringlock::proto::node::message::{Absent, Reply, Request};
 use ringlock::proto::operation::machine::Step;
 
-/// Which of an operation's letters it is, in the order of sending.
+/// Identifies an operation's messages, in the order of sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
     Main,
     WriteBack,
     Probe,
     Heal,
-    /// A RELEASE that nobody waits for.
+    /// A RELEASE without a waiter.
     Farewell,
 }
 
@@ -37,28 +37,28 @@ impl Kind {
     }
 }
 
-/// What tells a letter from all others.
+/// Identifies a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Address {
     pub(crate) client: usize,
     pub(crate) node: usize,
-    /// Attempt of the client whose token it carries.
+    /// The client's attempt whose token it carries.
     pub(crate) attempt: u8,
     /// Operation of the client, counted from 0.
     pub(crate) serial: u8,
     pub(crate) kind: Kind,
     pub(crate) is_reply: bool,
-    /// A request that arrives a second time, and whose answer nobody hears.
+    /// A request that arrives a second time, and whose answer is dropped.
     pub(crate) is_echo: bool,
 }
 
 impl Address {
-    /// Whose token goes to which node.
+    /// The owner of the token and the target node.
     pub(crate) fn way(&self) -> (usize, usize, u8) {
         (self.client, self.node, self.attempt)
     }
 
-    /// Whether `self`, sent earlier, travels the connection of `other`.
+    /// Whether `self`, sent earlier, uses the connection of `other`.
     pub(crate) fn precedes(&self, other: &Self) -> bool {
         let is_request = !self.is_reply && self.kind != Kind::Probe;
         is_request
@@ -76,7 +76,7 @@ pub(crate) enum Body {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Letter {
     pub(crate) address: Address,
-    /// It stays on its way although the client is done with its token.
+    /// It stays in flight although the client no longer uses its token.
     pub(crate) is_late: bool,
     pub(crate) body: Body,
 }
@@ -94,14 +94,14 @@ impl Letter {
         }
     }
 
-    /// Whether it takes `token` off `node`.
+    /// Whether it removes `token` from `node`.
     pub(crate) fn releases(&self, token: &Token, node: usize) -> bool {
         matches!(self.body, Body::Ask(Request::Release { .. }))
             && self.address.node == node
             && self.token() == Some(token)
     }
 
-    /// Whether it may put `token` on a node that has no entry of it.
+    /// Whether it may create an entry of `token` on a node that has none.
     pub(crate) fn makes(&self, token: &Token) -> bool {
         let Body::Ask(request) = &self.body else {
             return false;

@@ -1,4 +1,4 @@
-//! What must hold in every state, and what must have been seen in some.
+//! What must hold in every state, and what must have been seen in some state.
 
 use std::sync::atomic::Ordering;
 
@@ -10,28 +10,28 @@ use crate::world::{Explored, World};
 /// A claim of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Claim {
-    /// No two leases of one key are valid at once.
+    /// No two leases of one key are valid at the same time.
     Exclusion,
-    /// While a lease is extended, nobody else could have had a quorum.
+    /// While a lease is extended, no other client could have had a quorum.
     Continuity,
-    /// Fences rise in the order of the grants.
+    /// Fences increase in the order of the grants.
     FenceOrder,
-    /// Fences are distinct, and one asked for after a grant is higher.
+    /// Fences are distinct, and a fence requested after a grant is higher.
     Fence,
     /// What an attempt leaves on a node is being released.
     NoOrphan,
-    /// Two views of one number are never decided.
+    /// Two views of one epoch are never decided.
     OneDocument,
-    /// A lease whose entries all live is not lost to a contender, nor kept from
-    /// being extended by one.
+    /// A lease whose entries are all live is not lost to a contender, and no
+    /// contender blocks its extends.
     Robbed,
-    /// A passage that was taken back is not begun again by a coordinator that
-    /// was at it before, nor is its end decided.
+    /// A transition that was taken back is not begun again by a coordinator that
+    /// worked on it before, nor is its end decided.
     AbortWins,
-    /// Once somebody else was granted the key, no extend that begins later
+    /// Once another client was granted the key, no extend that begins later
     /// succeeds.
     Ousted,
-    /// What an operator released on every node holds no quorum again.
+    /// A lease that an operator released on every node has no quorum again.
     Freed,
     /// Whatever has happened, a coordinator that reaches all nodes brings the
     /// cluster back to a stable view.
@@ -47,7 +47,7 @@ impl Claim {
         Self::NoOrphan,
     ];
 
-    /// Where letters overtake each other, orphans are to be expected.
+    /// Where messages overtake each other, orphans are expected.
     pub(crate) const UNORDERED: &'static [Self] = &[
         Self::Exclusion,
         Self::Continuity,
@@ -65,7 +65,7 @@ impl Claim {
         Self::Robbed,
     ];
 
-    /// For passages that are taken back.
+    /// For transitions that are taken back.
     pub(crate) const ABORT: &'static [Self] = &[
         Self::Exclusion,
         Self::Continuity,
@@ -80,13 +80,13 @@ impl Claim {
     pub(crate) const ABORT_VOTES: &'static [Self] =
         &[Self::OneDocument, Self::NeverStuck, Self::AbortWins];
 
-    /// Under an operator's forced release, which ends a lease that its holder
-    /// still takes for valid.
+    /// Under an operator's forced release, which ends a lease that its holder still
+    /// considers valid.
     pub(crate) const FORCED: &'static [Self] =
         &[Self::FenceOrder, Self::Fence, Self::NoOrphan, Self::Ousted];
 
-    /// The same where a holder extends once while the operator goes from node
-    /// to node. (The program looks again, for those who extend more often.)
+    /// The same where a holder extends once while the operator proceeds from node to
+    /// node. (The program checks again, for holders that extend more often.)
     pub(crate) const FREED: &'static [Self] = &[
         Self::FenceOrder,
         Self::Fence,
@@ -95,7 +95,7 @@ impl Claim {
         Self::Freed,
     ];
 
-    /// For coordinators alone.
+    /// For coordinators only.
     pub(crate) const VOTES: &'static [Self] = &[Self::OneDocument, Self::NeverStuck];
 
     fn property(self) -> Property<Explored> {
@@ -145,7 +145,7 @@ impl Claim {
 
 macro_rules! sights {
     ($($(#[$doc:meta])* $name:ident: $text:literal,)*) => {
-        /// What a scenario must come across; else its bounds are too small.
+        /// What a scenario must encounter; otherwise its bounds are too small.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Seen { $($(#[$doc])* $name,)* }
 

@@ -1,4 +1,4 @@
-//! Whether a cluster can be brought to rest, whatever has happened to it.
+//! Whether a cluster can be brought to a stable state, whatever has happened to it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use crate::scenario::{Mutant, at};
 use crate::tamper;
 use crate::world::{Explored, World};
 
-/// Steps within which a coordinator whom nobody disturbs must get there.
+/// Steps within which an undisturbed coordinator must reach that state.
 const PATIENCE: usize = 40;
 
 impl Explored {
-    /// Whether a coordinator that nobody disturbs and that reaches every node
-    /// lets in who lost its data, finishes what is under way or takes it back,
-    /// and has every member serve the outcome.
+    /// Whether an undisturbed coordinator that reaches every node fails to readmit
+    /// members that lost their data, to finish the change in progress or take it
+    /// back, and to make every member serve the outcome.
     pub(crate) fn is_stuck(&self, world: &World) -> bool {
         let mut nodes: Vec<LockTable> = world.nodes.iter().map(|node| (**node).clone()).collect();
         nodes.iter_mut().for_each(|node| node.delete(&key()));
@@ -110,7 +110,7 @@ impl<'a> Rescue<'a> {
         false
     }
 
-    /// What every router does where nobody can vote, all of it in its turn.
+    /// What every router does where no majority can vote, step by step.
     fn start_anew(&mut self) {
         let view = Arc::clone(self.transition.view());
         let statuses =
@@ -183,7 +183,7 @@ impl<'a> Rescue<'a> {
         }
     }
 
-    /// What was decided may be another's proposal, for another goal.
+    /// The decided view may be another coordinator's proposal, for another goal.
     fn move_to(&mut self, view: Arc<View>) {
         self.transition.moved(Arc::clone(&view));
         if matches!(self.way, Way::On) {
@@ -197,7 +197,7 @@ impl<'a> Rescue<'a> {
     }
 }
 
-/// Out of a passage; otherwise to keep what there is.
+/// Leads out of a transition if there is one; otherwise keeps the current state.
 fn goal(view: &View, way: Way) -> Goal {
     match (view.next(), way) {
         (None, _) => Goal::Keep,

@@ -1,4 +1,4 @@
-//! The machines of the three operations as one.
+//! The machines of the three operations as one type.
 
 use ringlock::proto::node::message::Request;
 use ringlock::proto::operation::acquire::{Attempt, Grant, Refused};

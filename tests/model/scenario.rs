@@ -1,4 +1,4 @@
-//! The bounds of a world, and what is taken out of it.
+//! The bounds of a world, and which safeguard is removed from it.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use ringlock::proto::time::Instant;
 use crate::cluster::Plan;
 use crate::properties::{Claim, Seen};
 
-/// Reading of every clock after so many ticks. A lease's drift allowance makes
-/// it end just before a tick, at which the entries expire: nothing to spare.
+/// Reading of every clock after this many ticks. A lease's drift allowance makes it
+/// end just before a tick, at which the entries expire: there is no margin.
 pub(crate) fn at(tick: u8) -> Instant {
     Instant::from_nanos(1_000_000_000_000) + span(tick)
 }
@@ -18,7 +18,7 @@ pub(crate) fn span(ticks: u8) -> Duration {
     Duration::from_secs(ticks.into())
 }
 
-/// As many ticks as are allowed.
+/// The ttl of this many ticks, limited to `max`.
 pub(crate) fn ttl(ticks: u8, max: Duration) -> Ttl {
     Ttl::new(span(ticks).min(max), max).unwrap()
 }
@@ -31,21 +31,21 @@ pub(crate) enum Loss {
     /// Another incarnation, with or without its entries.
     Restart,
     /// Another incarnation with an older copy of its state, under connections
-    /// that stay open: it carries out what it is asked as if nothing were.
+    /// that stay open: it executes requests as if nothing had happened.
     Resync,
     /// An entry may vanish at any time: node clocks are arbitrary.
     Vanish,
-    /// An operator releases client 0's lease by force. Each node is reached at
-    /// its own time, and once.
+    /// An operator releases client 0's lease by force. Each node is reached once,
+    /// at an independent time.
     Forced,
 }
 
-/// How epoch 2 comes about.
+/// How epoch 2 is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It does not.
+    /// There is no epoch 2.
     Never,
-    /// Every node is lost; they are quarantined, and adopt after a wait.
+    /// Every node is lost; all are quarantined, and adopt epoch 2 after a wait.
     Reinitialise {
         /// Ticks of the wait.
         wait: u8,
@@ -56,25 +56,25 @@ pub(crate) enum Change {
         /// Ticks of the wait.
         wait: u8,
     },
-    /// A decided document of the same members; each adopts it at its own time.
+    /// A decided document of the same members; each adopts it at an independent time.
     Adopt,
 }
 
-/// What a coordinator is told to do.
+/// The goal of a coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Aim {
-    /// To let in again what lost its data.
+    /// Readmit nodes that lost their data.
     Keep,
-    /// To lead from one topology to another.
+    /// Lead from one topology to another.
     Reach(Plan, Plan),
-    /// To take a passage back.
+    /// Take a transition back.
     Abort,
-    /// To take a passage back, or to outdate its plan before it begins.
+    /// Take a transition back, or outdate its plan before it begins.
     Outdate,
 }
 
-/// A world within bounds. Clients and nodes are alike unless said otherwise,
-/// so that orders which differ by names alone are explored once.
+/// A bounded world. By default clients and nodes are alike, so that orders which
+/// differ by names only are explored once.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
@@ -82,17 +82,17 @@ pub(crate) struct Scenario {
     pub(crate) nodes: usize,
     /// Replicas of the key.
     pub(crate) replicas: usize,
-    /// Nodes beside the members.
+    /// Nodes in addition to the members.
     pub(crate) spares: usize,
     /// Ticks of the longest ttl.
     pub(crate) max_ttl: u8,
-    /// Attempts that each client may begin.
+    /// Attempts that each client may start.
     pub(crate) attempts: [u8; 2],
-    /// Extends that each client may begin.
+    /// Extends that each client may start.
     pub(crate) extends: [u8; 2],
-    /// Ticks that an attempt asks for.
+    /// Ticks that an attempt requests.
     pub(crate) ttl: u8,
-    /// Ticks that an extend may ask for.
+    /// Ticks that an extend may request.
     pub(crate) extend_ttls: &'static [u8],
     /// Ticks that a view counts as confirmed.
     pub(crate) view_lease: u8,
@@ -100,48 +100,48 @@ pub(crate) struct Scenario {
     pub(crate) horizon: u8,
     /// Requests that arrive a second time.
     pub(crate) repeats: u8,
-    /// Whether letters of one token to one node keep their order, as on a
+    /// Whether messages of one token to one node keep their order, as on a
     /// connection; one that is overtaken is lost with its connection.
     pub(crate) is_ordered: bool,
-    /// Requests that are lost, in all.
+    /// Total number of requests that are lost.
     pub(crate) drops: u8,
-    /// Requests that stay on their way at a time although their client is done
-    /// with the token. The others arrive or are lost as soon as it is.
+    /// Requests in flight at a time whose token their client no longer uses.
+    /// The others arrive or are lost as soon as the client is done.
     pub(crate) late: usize,
-    /// Answers that are on their way at a time; the others come at once.
+    /// Answers in flight at a time; the others arrive at once.
     pub(crate) slow: usize,
     /// Whether a client waits for the answers to its RELEASE.
     pub(crate) awaits_release: bool,
     /// Whether attempts may be abandoned.
     pub(crate) abandons: bool,
     pub(crate) loss: Option<Loss>,
-    /// How many losses; [`Loss::Vanish`] has no bound.
+    /// Number of losses; [`Loss::Vanish`] has no bound.
     pub(crate) losses: u8,
     /// Counts that other keys of the slot have taken before.
     pub(crate) counts: [u64; 3],
     pub(crate) change: Change,
-    /// The passage to this topology is under way from the beginning.
+    /// The transition to this topology is in progress from the beginning.
     pub(crate) joint: Option<Plan>,
-    /// What each coordinator aims at, one after the other.
+    /// The aims of each coordinator, one after the other.
     pub(crate) coordinators: &'static [&'static [Aim]],
-    /// Votes that they may call.
+    /// Votes that each may call.
     pub(crate) ballots: &'static [u8],
-    /// Tries of each who starts the cluster anew where most members lost their
-    /// data.
+    /// Attempts of each process that starts the cluster again where most members
+    /// lost their data.
     pub(crate) starters: &'static [u8],
     /// Whether the spares were quarantined long ago, as all coordinators know.
     pub(crate) is_prepared: bool,
-    /// Whether votes are held at once, all nodes in reach taking part; if the
-    /// coordinators are eager, quarantine takes no time either.
+    /// Whether votes happen at once, with all reachable nodes; if the coordinators
+    /// are eager, quarantine takes no time either.
     pub(crate) is_vote_brief: bool,
-    /// Whether coordinators act on what they see at once.
+    /// Whether coordinators act at once on what they see.
     pub(crate) is_eager: bool,
-    /// Whether what is decided is adopted, at any time.
+    /// Whether decided views are adopted, at any time.
     pub(crate) is_spread: bool,
-    /// Nodes that adopt whatever is decided at once.
+    /// Nodes that adopt every decided view at once.
     pub(crate) prompt: &'static [usize],
-    /// Nodes out of the coordinators' reach, though not of the clients'; nor do
-    /// these bring them news.
+    /// Nodes that the coordinators cannot reach but clients can; clients give them
+    /// no views either.
     pub(crate) hidden: &'static [usize],
     /// Nodes that may be lost.
     pub(crate) losable: &'static [usize],
@@ -165,8 +165,8 @@ impl Scenario {
         self.mutant == Some(mutant)
     }
 
-    /// Ticks that the operator waits between quarantine and epoch 2. Clocks of
-    /// the model run alike, so that drift needs no allowance.
+    /// Ticks that the operator waits between quarantine and epoch 2. The model's
+    /// clocks run at the same rate, so that drift needs no allowance.
     pub(crate) fn wait(&self) -> u8 {
         match self.change {
             Change::Reinitialise { wait } | Change::Force { wait } => {
@@ -176,8 +176,8 @@ impl Scenario {
         }
     }
 
-    /// Whether it matters, and takes more than the votes to know, how long a
-    /// view has stood.
+    /// Whether it matters how long a view has been served, and the votes alone do
+    /// not show it.
     pub(crate) fn is_standing_tracked(&self) -> bool {
         self.extends != [0, 0] && self.nodes != self.replicas
     }
@@ -191,29 +191,29 @@ impl Scenario {
     }
 }
 
-/// A safeguard that is taken out. The world tampers with what passes between
-/// the machines and the table; neither has a hook for it.
+/// A removed safeguard. The world alters what passes between the machines and the
+/// table; neither has a hook for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutant {
     /// Nodes serve requests of any view.
     NoViewCheck,
     /// Answers of a newer view count in the same tally as those of the old.
     MixedViews,
-    /// A view counts as confirmed for ever.
+    /// A view counts as confirmed forever.
     NoConfirmation,
-    /// The write-back is answered and never delivered.
+    /// The write-back is answered but never delivered.
     NoWriteBack,
-    /// The write-back raises the counter whoever holds the entry.
+    /// The write-back raises the counter regardless of the entry's holder.
     WriteBackAnyToken,
     /// Fences compare by their counters.
     NoEpochInFence,
-    /// An extend goes by a later end than the lease's.
+    /// An extend assumes a later end than the lease's.
     ExtendAfterLapse,
-    /// An extend sets the entry's life, be it lower.
+    /// An extend sets the entry's life, even to a shorter one.
     ExtendShortens,
     /// One token for all attempts of a client.
     TokenPerClient,
-    /// Two clients draw the same tokens, as two children of one fork do whose
+    /// Two clients draw the same tokens, as two children of one fork do if their
     /// generator was copied.
     ForkedTokens,
     /// Two proposers draw the same ballots.
@@ -222,13 +222,13 @@ pub(crate) enum Mutant {
     ReleaseOvertakes,
     /// Quarantine ends one tick early.
     ShortWait,
-    /// A node that lost its entries serves on.
+    /// A node that lost its entries continues to serve.
     StampSurvives,
     /// A node's identity is verified when a connection is made, and never again.
     IdentityOnce,
-    /// A GRANTED that arrives twice counts as two nodes'.
+    /// A GRANTED that arrives twice counts as the answers of two nodes.
     DoubleVote,
-    /// The new topology stands alone at once.
+    /// The new topology is in force at once, without the old one.
     NoJointPhase,
     /// A grant in a joint view needs a majority of all its nodes.
     GroupsCountedTogether,
@@ -236,45 +236,45 @@ pub(crate) enum Mutant {
     NoPassageWait,
     /// It ends one tick early.
     ShortPassageWait,
-    /// Its end does not wait for those who rely on the view before it.
+    /// Its end does not wait for clients that rely on the view before it.
     NoViewLeaseWait,
     /// Its end waits for the shorter ttl of both topologies.
     ShorterTtlWaited,
     /// It grants the longer ttl of both topologies.
     LongerTtlGranted,
-    /// What lost its data is let in again without a wait.
+    /// A node that lost its data is readmitted without a wait.
     NoQuarantineWait,
-    /// It is let in one tick early.
+    /// It is readmitted one tick early.
     ShortQuarantineWait,
-    /// What lost its data is initialised as before.
+    /// A node that lost its data is initialised as before.
     NoQuarantine,
-    /// A node adopts a view whatever nonce that lists for it.
+    /// A node adopts a view whatever nonce the view lists for it.
     NonceUnchecked,
-    /// Each proposer takes its own proposal for decided.
+    /// Each proposer considers its own proposal decided.
     CompareAndSet,
     /// A vote begins with its second phase.
     NoPrepare,
     /// A node accepts under a lower ballot than it has promised.
     PromiseIgnored,
-    /// A promise does not tell what was accepted.
+    /// A promise does not report what was accepted.
     AcceptedIgnored,
-    /// In a joint view it suffices to make an entry anew.
+    /// In a joint view it suffices to create an entry again.
     MadeVouches,
-    /// A coordinator goes on although its passage was taken back.
+    /// A coordinator continues although its transition was taken back.
     AbortIgnored,
-    /// It does where it did not see the passage that was taken back.
+    /// It continues where it did not see the transition that was taken back.
     UnseenAbortIgnored,
     /// An attempt in a joint view asks the new group first.
     NewGroupFirst,
-    /// A cluster is started anew one tick early.
+    /// A cluster is started again one tick early.
     ShortNewStartWait,
     /// The longest time in quarantine counts for all members.
     LongestQuarantineCounts,
-    /// A new start takes no heed of the epochs before.
+    /// A new start ignores the epochs before it.
     NewStartBelow,
     /// Where most members lost their data, nothing is done.
     NoNewStart,
-    /// An extend makes the entry wherever it is absent, whoever else has it.
+    /// An extend creates the entry wherever it is absent, whatever other nodes hold.
     HealsAtOnce,
     /// An entry vouches as soon as it is seen.
     SeenVouches,

@@ -77,7 +77,7 @@ pub(crate) const SINGLE: Scenario = Scenario {
     ..BASE
 };
 
-/// Three nodes: two contenders that try twice.
+/// Three nodes: two contenders that attempt twice.
 pub(crate) const QUORUM: Scenario = Scenario {
     name: "b: quorum of three",
     sights: &[Seen::Granted, Seen::Again, Seen::Contended, Seen::WroteBack],
@@ -102,7 +102,7 @@ pub(crate) const SLOW: Scenario = Scenario {
     ..QUORUM
 };
 
-/// An extend of either length, up to its lapse.
+/// An extend of either length, up to the end of its lease.
 pub(crate) const EXTENDS: Scenario = Scenario {
     name: "c: an extend of a quorum",
     attempts: [1, 1],
@@ -121,7 +121,7 @@ pub(crate) const EXTENDS: Scenario = Scenario {
     ..THREE
 };
 
-/// Two extends of different length, the answers to the first still coming.
+/// Two extends of different length, with answers to the first still in flight.
 pub(crate) const LENGTHS: Scenario = Scenario {
     name: "c: extends of different length",
     extends: [2, 0],
@@ -137,8 +137,7 @@ pub(crate) const LENGTHS: Scenario = Scenario {
     ..EXTENDS
 };
 
-/// An extend that is shorter and arrives twice, on connections that keep no
-/// order.
+/// An extend that is shorter and arrives twice, on connections without order.
 pub(crate) const REPEATS: Scenario = Scenario {
     name: "c: a shorter extend, repeated",
     extends: [1, 0],
@@ -215,7 +214,7 @@ pub(crate) const RESYNC: Scenario = Scenario {
     ..BASE
 };
 
-/// One of three does.
+/// One of three nodes does so.
 pub(crate) const RESYNC_THREE: Scenario = Scenario {
     name: "e: one of three becomes another",
     attempts: [2, 1],
@@ -252,8 +251,8 @@ pub(crate) const VANISH: Scenario = Scenario {
     ..THREE
 };
 
-/// An operator releases a lease by force, another client comes and goes, and
-/// the old holder extends twice.
+/// An operator releases a lease by force, another client acquires and releases the
+/// key, and the old holder extends twice.
 pub(crate) const FORCED: Scenario = Scenario {
     name: "j: released by force",
     attempts: [1, 1],
@@ -274,7 +273,7 @@ pub(crate) const FORCED: Scenario = Scenario {
     ..THREE
 };
 
-/// The same with one extend, and answers that are late.
+/// The same with one extend, and late answers.
 pub(crate) const FORCED_SLOW: Scenario = Scenario {
     name: "j: released by force, late answers",
     extends: [1, 0],
@@ -283,7 +282,7 @@ pub(crate) const FORCED_SLOW: Scenario = Scenario {
     ..FORCED
 };
 
-/// Every node is lost, and the cluster begins its second life.
+/// Every node is lost, and the cluster is initialised a second time.
 pub(crate) const REINITIALISE: Scenario = Scenario {
     name: "g: re-initialised",
     attempts: [2, 2],
@@ -295,7 +294,7 @@ pub(crate) const REINITIALISE: Scenario = Scenario {
     ..BASE
 };
 
-/// The same with three nodes, that come back one by one.
+/// The same with three nodes that come back one by one.
 pub(crate) const REINITIALISE_THREE: Scenario = Scenario {
     name: "g: re-initialised, quorum",
     attempts: [1, 2],

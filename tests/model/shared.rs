@@ -1,12 +1,12 @@
-//! Parts of a state that most steps leave alone.
+//! Parts of a state that most steps do not change.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// A value that is hashed once and shared by all states that have it: a step
-/// changes few parts, and hashing is what a checker does most.
+/// A value that is hashed once and shared by all states that contain it: a step
+/// changes few parts, and a checker spends most of its time on hashing.
 #[derive(Clone)]
 pub(crate) struct Shared<T>(Arc<(u64, T)>);
 
@@ -17,7 +17,7 @@ impl<T: Hash> Shared<T> {
         Self(Arc::new((hasher.finish(), value)))
     }
 
-    /// Puts in place what `change` makes of the value.
+    /// Replaces the value by the result of `change`.
     pub(crate) fn update<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R
     where
         T: Clone,

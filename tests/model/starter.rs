@@ -1,9 +1,9 @@
-//! Starters: what a driver does around [`NewStart`].
+//! Starters: the driver around [`NewStart`].
 //!
-//! Each step is atomic: a look that shows that most members lost their data;
-//! the quarantine of one member, after the last of which all tell what they
-//! remember; the last look, after which the view is written. What is written
-//! may be adopted at any time, by each member at its own.
+//! Each step is atomic: an observation that most members lost their data; the
+//! quarantine of one member, with the last of which all report what they remember;
+//! the final status check, after which the view is written. Each member may adopt
+//! the written view at any time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::world::{Explored, World};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Starter {
-    /// Tries begun.
+    /// Attempts started.
     tries: u8,
     stage: Stage,
 }
@@ -31,14 +31,14 @@ pub(crate) struct Starter {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Idle,
-    /// So many members have been quarantined, of those that were seen so.
+    /// The number of members quarantined so far, and the states they were seen in.
     Stopping(NewStart, Vec<NodeStatus>, usize),
     Waiting(NewStart),
     Over(Arc<View>),
 }
 
-/// What a starter's clock reads. It runs ahead of the nodes' by as much as a
-/// wait allows for, also where part of it was waited by them.
+/// The reading of a starter's clock. It runs ahead of the nodes' by the margin of a
+/// wait, even where the nodes measured a part of the wait.
 fn starter_clock(tick: u8) -> Instant {
     at(tick) + Duration::from_millis(90) * u32::from(tick)
 }
@@ -60,7 +60,7 @@ impl Starter {
     }
 }
 
-/// The newest view that a node serves, the first where none does.
+/// The newest view that a node serves, or the first where none serves one.
 fn newest(model: &Explored, world: &World) -> Arc<View> {
     let served = world.nodes.iter().filter_map(|table| tamper::served(table));
     let newest = served.max();
@@ -68,7 +68,7 @@ fn newest(model: &Explored, world: &World) -> Arc<View> {
 }
 
 impl Explored {
-    /// Whether a starter may go on.
+    /// Whether a starter may take a step.
     pub(crate) fn may_start(&self, world: &World, who: usize) -> bool {
         let starter = &world.starters[who];
         match &starter.stage {
@@ -100,7 +100,7 @@ impl Explored {
                 let nonce = |node: usize| format!("start-{who}-{tries}-{node}").into();
                 let nonces = (0..statuses.len()).map(nonce).collect();
                 let span = self.first.longest_ttl();
-                // A router remembers the view that it has followed.
+                // A router remembers the view that it has used.
                 let known = world.decided.last().unwrap().id().epoch;
                 let least = match self.scenario.is(Mutant::NewStartBelow) {
                     true => 1,
@@ -127,7 +127,7 @@ impl Explored {
     ) -> Stage {
         let now = at(world.tick);
         // The order is the same for all starters. The owner of the key comes
-        // last: it may serve on while the others wait.
+        // last: it may continue to serve while the others wait.
         let member = statuses.len() - 1 - stopped;
         let request = start.quarantine(member, &statuses[member]);
         let reply = world.nodes[member].update(|table| table.apply(now, &request));
@@ -188,7 +188,7 @@ impl Explored {
         })
     }
 
-    /// A member adopts what the starter has written. Two views of one number
+    /// A member adopts the view that the starter has written. Two views of one epoch
     /// must not be served, so it counts as decided from now on.
     pub(crate) fn follow(&self, world: &mut World, who: usize, to: usize) {
         let Some(view) = world.starters[who].written().cloned() else {

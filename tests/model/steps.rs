@@ -1,4 +1,4 @@
-//! What each step does.
+//! The effect of each step.
 
 use ringlock::proto::lease::Token;
 use ringlock::proto::node::lock_table::LockTable;
@@ -20,7 +20,7 @@ enum Answering {
 }
 
 impl Act {
-    /// Whether nodes and coordinators do it, and no client.
+    /// Whether nodes or coordinators take the step, and no client.
     fn is_of_nodes(&self) -> bool {
         matches!(
             self,
@@ -36,7 +36,7 @@ impl Act {
 }
 
 impl Explored {
-    /// `None` if nothing came of it.
+    /// `None` if the step has no effect.
     pub(crate) fn step(&self, world: &mut World, act: Act) -> Option<()> {
         let is_of_nodes = act.is_of_nodes();
         match act {
@@ -85,7 +85,7 @@ impl Explored {
             Act::Look(who) => {
                 self.look(world, who);
                 if self.scenario.is_eager {
-                    // That nothing follows is no reason not to have looked.
+                    // Even if nothing follows, the observation counts.
                     let _ = self.act(world, who);
                 }
             }
@@ -245,21 +245,21 @@ impl World {
         live.any(|(_, holder, _)| holder == token)
     }
 
-    /// Whether a request is on its way that would make an entry.
+    /// Whether a request is in flight that would create an entry.
     fn is_coming(&self, node: usize, token: &Token) -> bool {
         let mut letters = self.post.iter();
         letters.any(|letter| letter.address.node == node && letter.makes(token))
     }
 
-    /// Whether a node has or may get an entry that nobody will delete.
+    /// Whether a node has or may get an entry that no request will delete.
     fn is_left_on(&self, node: usize, token: &Token) -> bool {
         let mut letters = self.post.iter();
         (self.is_entry(node, token) || self.is_coming(node, token))
             && !letters.any(|letter| letter.releases(token, node))
     }
 
-    /// Drops what can make no difference any more, so that states which behave
-    /// alike are one.
+    /// Drops what can no longer make a difference, so that states with the same
+    /// behaviour are one.
     fn forget(&mut self) {
         let clients = &self.clients;
         self.post.retain(|letter| {
@@ -267,8 +267,8 @@ impl World {
             let is_wanted = address.is_reply || address.kind == Kind::Probe;
             !is_wanted || clients[address.client].reads(address)
         });
-        // Of a token that nobody uses, only what makes an entry, raises one or
-        // deletes one matters.
+        // Of a token that no client uses, only requests that create, raise or delete
+        // an entry matter.
         let is_inert = |letter: &Shared<Letter>| {
             let Address { client, node, .. } = letter.address;
             letter.token().is_some_and(|token| {

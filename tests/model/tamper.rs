@@ -1,4 +1,4 @@
-//! Nodes, and the mutants that live between them and the machines.
+//! Nodes, and the mutants between them and the machines.
 
 use ringlock::proto::lease::{Key, Token};
 use ringlock::proto::membership::transition;
@@ -39,7 +39,7 @@ pub(crate) fn quarantine(table: &mut LockTable, nonce: &str) {
     assert_eq!(table.apply(at(0), &request), Reply::Done);
 }
 
-/// Lets a node that belongs to `view` serve it.
+/// Makes a member of `view` serve it.
 pub(crate) fn adopt(table: &mut LockTable, view: &View, home: usize) {
     let request = transition::adopt(view, member(view, home).unwrap());
     assert_eq!(table.apply(at(0), &request), Reply::Done);
@@ -100,7 +100,7 @@ pub(crate) fn first(scenario: &Scenario, views: &[&View], home: usize, count: u6
     table
 }
 
-/// Hands a request to its node, past the scenario's mutant.
+/// Delivers a request to its node, altered by the scenario's mutant.
 pub(crate) fn carry_out(scenario: &Scenario, world: &mut World, letter: &Letter) -> Option<Reply> {
     let Body::Ask(request) = &letter.body else {
         return None;
@@ -130,7 +130,7 @@ pub(crate) fn carry_out(scenario: &Scenario, world: &mut World, letter: &Letter)
         remaining: None,
     };
     Some(match reply {
-        // Who stands in the way matters to people, not to the machines.
+        // The other holder matters to people, not to the machines.
         Reply::Busy(_) => Reply::Busy(nobody),
         Reply::Lost(Some(_)) => Reply::Lost(Some(nobody)),
         Reply::Made { counter } if scenario.is(Mutant::MadeVouches) => Reply::Kept { counter },
@@ -138,7 +138,7 @@ pub(crate) fn carry_out(scenario: &Scenario, world: &mut World, letter: &Letter)
     })
 }
 
-/// What arrives in place of `request`.
+/// The request that arrives in place of `request`.
 fn forged(scenario: &Scenario, world: &World, to: usize, request: &Request) -> Request {
     let mut request = request.clone();
     if scenario.mutant.is_none() {
@@ -177,7 +177,7 @@ fn forged(scenario: &Scenario, world: &World, to: usize, request: &Request) -> R
     request
 }
 
-/// Makes the entry of an extend anew, for as long as it asked.
+/// Creates the entry of an extend again, for the requested time.
 fn shorten(table: &mut LockTable, now: Instant, request: &Request, reply: &Reply) {
     if let (Request::Extend { key, token, .. }, Reply::Kept { .. }) = (request, reply) {
         let (key, token) = (key.clone(), token.clone());
@@ -197,7 +197,7 @@ pub(crate) fn resynced(model: &Explored, home: usize) -> Shared<LockTable> {
     Shared::new(table)
 }
 
-/// Whether connections are open to a node that became another under them.
+/// Whether connections are open to a node that became another one under them.
 pub(crate) fn is_turned(scenario: &Scenario, table: &LockTable) -> bool {
     let status = status(table);
     scenario.loss == Some(Loss::Resync)
@@ -205,8 +205,8 @@ pub(crate) fn is_turned(scenario: &Scenario, table: &LockTable) -> bool {
         && status.standing() == Standing::Absent
 }
 
-/// What a server does on a connection that was made before it became another:
-/// it compares views, and knows nothing of incarnations.
+/// The behaviour of a server on a connection that was made before it became
+/// another: it compares views, and does not know of incarnations.
 pub(crate) fn as_before(table: &mut LockTable, act: impl FnOnce(&mut LockTable) -> Reply) -> Reply {
     table.restart("run-1");
     let reply = act(table);
@@ -214,8 +214,8 @@ pub(crate) fn as_before(table: &mut LockTable, act: impl FnOnce(&mut LockTable) 
     reply
 }
 
-/// What a client makes of such a reply: the server's identity is verified
-/// behind what changed it, so that nothing but a release is believed.
+/// A client's interpretation of such a reply: the server's identity is verified
+/// after what changed it, so that only a release is believed.
 pub(crate) fn believed(
     scenario: &Scenario,
     table: &LockTable,

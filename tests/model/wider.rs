@@ -1,4 +1,4 @@
-//! Changes of membership within wider bounds: minutes, and memory. Run on
+//! Changes of membership within wider bounds, which need minutes and memory. Run on
 //! demand, by `scripts/model.sh`.
 
 use crate::changes::{

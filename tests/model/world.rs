@@ -28,12 +28,12 @@ pub(crate) struct Explored {
     pub(crate) scenario: Scenario,
     /// The view of epoch 1.
     pub(crate) first: Arc<View>,
-    /// That of epoch 2, where the scenario gives it.
+    /// The view of epoch 2, where the scenario defines it.
     pub(crate) second: Option<Arc<View>>,
     pub(crate) library: Library,
-    /// Which clusters a coordinator was seen to bring to rest.
+    /// Whether a coordinator can bring a cluster to a stable state, by cluster.
     pub(crate) rescued: Mutex<BTreeMap<u64, bool>>,
-    /// What was come across. Kept outside the states, which it would double.
+    /// What was encountered. Kept outside the states, whose number it would double.
     pub(crate) seen: AtomicU32,
 }
 
@@ -44,21 +44,21 @@ pub(crate) struct World {
     pub(crate) clients: [Shared<Client>; 2],
     pub(crate) coordinators: Vec<Shared<Coordinator>>,
     pub(crate) starters: Vec<Shared<Starter>>,
-    /// Coordinators' letters that are on their way.
+    /// Coordinators' messages in flight.
     pub(crate) orders: Vec<(Order, Request)>,
     /// Views that were decided.
     pub(crate) decided: Vec<Arc<View>>,
-    /// The last tick at which a majority was seen to serve them, where it
+    /// The last tick at which a majority was seen to serve each of them, where it
     /// takes more than the key's replicas.
     pub(crate) stood: Vec<Option<u8>>,
-    /// On the way, by address.
+    /// Messages in flight, by address.
     pub(crate) post: Vec<Shared<Letter>>,
-    /// Fences granted, or the last.
+    /// Fences granted, or only the last.
     pub(crate) fences: Vec<u64>,
     pub(crate) repeats: u8,
     pub(crate) drops: u8,
     pub(crate) losses: u8,
-    /// Nodes where client 0's lease was released by force; bit by bit.
+    /// Nodes where client 0's lease was released by force, as a bit mask.
     pub(crate) forced: u8,
     /// When the operator quarantined the nodes.
     pub(crate) quarantined_at: Option<u8>,
@@ -71,45 +71,45 @@ pub(crate) struct World {
 pub(crate) enum Act {
     /// Time passes.
     Tick,
-    /// A client begins an attempt.
+    /// A client starts an attempt.
     Acquire(usize),
-    /// It extends its lease for so many ticks.
+    /// It extends its lease for this many ticks.
     Extend(usize, u8),
     /// It releases its lease.
     Release(usize),
     /// It drops its attempt.
     Abandon(usize),
-    /// It waits no longer.
+    /// It stops waiting.
     GiveUp(usize),
-    /// It hears of a newer epoch.
+    /// It learns of a newer epoch.
     Learn(usize, u32),
-    /// A letter arrives, and the answer to it at once.
+    /// A message arrives, and the answer to it at once.
     Deliver(Address),
-    /// A letter arrives; the answer takes its time, or is lost.
+    /// A message arrives; the answer is late, or lost.
     Defer(Address),
     /// It is lost.
     Drop(Address),
-    /// It stays on its way although nobody needs it any more.
+    /// It stays in flight although no client needs it.
     Linger(Address),
     /// A request will arrive twice.
     Repeat(Address),
-    /// A node loses what it held, or all but its entries.
+    /// A node loses all its data, or all but its entries.
     Lose(usize, Entries),
-    /// The operator quarantines the nodes within reach.
+    /// The operator quarantines the reachable nodes.
     Quarantine,
-    /// A node adopts epoch 2, as the operator says.
+    /// A node adopts epoch 2, as the operator requests.
     Adopt(usize),
     /// It adopts a decided view of this epoch.
     Spread(u32, usize),
-    /// A coordinator looks at every node.
+    /// A coordinator observes every node.
     Look(usize),
-    /// It does what follows from that.
+    /// It acts on what it saw.
     Proceed(usize),
-    /// Its letter arrives.
+    /// Its message arrives.
     Obey(Order),
-    /// It waits no longer for votes.
+    /// It stops waiting for votes.
     Quit(usize),
-    /// A starter goes on.
+    /// A starter takes a step.
     Start(usize),
     /// A node adopts what a starter has written.
     Follow(usize, usize),
@@ -241,7 +241,7 @@ impl Explored {
         }
     }
 
-    /// Whether the coordinators have no further to go.
+    /// Whether the coordinators have reached their last aim.
     pub(crate) fn is_last(&self, view: &View) -> bool {
         let aims = self.scenario.coordinators.iter().copied().flatten();
         let mut goals = aims.filter_map(|aim| match aim {
@@ -251,7 +251,7 @@ impl Explored {
         view.next().is_none() && goals.next_back().as_ref() == Some(view.topology())
     }
 
-    /// What may become of a request that its client needs no more.
+    /// The possible fates of a request that its client no longer needs.
     fn fates(&self, world: &World, address: Address, acts: &mut Vec<Act>) {
         acts.push(Act::Deliver(address));
         if world.drops < self.scenario.drops {
@@ -272,7 +272,7 @@ impl Explored {
             if scenario.abandons && matches!(op.running, Running::Attempt(_)) {
                 acts.push(Act::Abandon(who));
             }
-            // Within its first tick an operation has no reason to.
+            // Within its first tick an operation has no reason to give up.
             if world.tick > op.t0 {
                 acts.push(Act::GiveUp(who));
             }
@@ -301,7 +301,7 @@ impl Explored {
         }
     }
 
-    /// What befalls the nodes.
+    /// The faults that can hit the nodes.
     fn blows(&self, world: &World, acts: &mut Vec<Act>) {
         let scenario = &self.scenario;
         for (to, table) in world.nodes.iter().enumerate() {
@@ -394,8 +394,8 @@ impl Explored {
         }
     }
 
-    /// Nodes bear their numbers in the order in which client 0's first request
-    /// reaches them; any other order is this one under other names.
+    /// Nodes are numbered in the order in which client 0's first request reaches them;
+    /// any other order is this one under other names.
     fn is_renaming(&self, world: &World, address: &Address) -> bool {
         let is_first = |address: &Address| {
             let Address {
@@ -418,8 +418,8 @@ impl Explored {
 }
 
 impl World {
-    /// The first request of a token that its client is done with, as long as
-    /// it is open whether it arrives now, later or never.
+    /// The first request of a token that its client no longer uses, for which it
+    /// is still open whether it arrives now, later or never.
     fn undecided(&self) -> Option<Address> {
         let is_open = |letter: &&Shared<Letter>| {
             let used = &self.clients[letter.address.client].token;
@@ -437,8 +437,8 @@ impl World {
         served.flatten().map(|view| view.epoch)
     }
 
-    /// Marks leases whose own entries leave others a quorum to be had in some
-    /// view that is still to be confirmed.
+    /// Marks leases whose entries leave others a possible quorum in some view that
+    /// can still be confirmed.
     pub(crate) fn watch(&mut self, model: &Explored) {
         let scenario = &model.scenario;
         self.note_standing(scenario);
@@ -474,8 +474,8 @@ impl World {
         }
     }
 
-    /// Once every node was reached, what was released by force must not have
-    /// a quorum again.
+    /// Once every node was reached, a lease that was released by force must not
+    /// have a quorum again.
     pub(crate) fn check_freed(&mut self, model: &Explored) {
         let all = (1 << self.nodes.len()) - 1;
         if self.forced != all || !model.scenario.claims.contains(&Claim::Freed) {

@@ -1,5 +1,5 @@
-//! Servers whose wall clock is stepped: what is locked there ends before its
-//! time, and nobody may gain by it.
+//! Servers whose wall clock steps: entries there end before their time, and no
+//! other client may gain a lock through it.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::common::{KEY, PROMPTLY, RedisServer, ms, name};
 use ringlock::{Cause, Error, Init, NodeErrorKind, Router};
 use tempfile::TempDir;
 
-/// Long enough for a busy machine, short enough to be waited out.
+/// Long enough for a busy machine, and short enough that tests can wait for it.
 const MAX_TTL: Duration = Duration::from_secs(3);
 
 /// A server whose clock can be stepped.
@@ -47,7 +47,7 @@ async fn router(servers: &[Clockwork], replicas: usize) -> Router {
     builder.connect().await.expect("a router")
 }
 
-/// How many nodes refuse for their clock.
+/// The number of nodes that refuse because of their clock.
 fn stepped(error: &Error) -> usize {
     let causes = match error {
         Error::NoQuorum { causes, .. } => causes,
@@ -64,7 +64,7 @@ fn stepped(error: &Error) -> usize {
         .count()
 }
 
-/// Tries other keys until `nodes` nodes are seen to be benched.
+/// Tries other keys until `nodes` nodes are benched.
 async fn until_benched(router: &Router, nodes: usize) -> Error {
     let deadline = now() + PROMPTLY;
     for attempt in 0_u32.. {
@@ -91,7 +91,7 @@ async fn a_step_forward_gives_no_lock_away() {
     let refused = rival.try_acquire(KEY).await.unwrap_err();
     assert!(refused.is_contention(), "{refused}");
 
-    // By the server's clock the lock is over now, by its holder's it is not.
+    // The lock has expired by the server's clock, and not by its holder's.
     servers[0].shim.step(60_000);
     let error = until_benched(&rival, 1).await;
     let text = format!("{error:#}");
@@ -113,7 +113,7 @@ async fn one_step_of_three_goes_unfelt_and_two_stop_all() {
 
     let held = router.acquire(KEY).await.unwrap();
     servers[0].shim.step(60_000);
-    // Longer than any reading of a clock may be old.
+    // Longer than the greatest age of a clock reading.
     let deadline = now() + ms(1_500);
     while now() < deadline {
         let other = router.acquire("other").await.unwrap();
@@ -121,8 +121,8 @@ async fn one_step_of_three_goes_unfelt_and_two_stop_all() {
     }
     servers[1].shim.step(60_000);
     until_benched(&router, 2).await;
-    // One entry of three is left of it, and none is made anew: no extend
-    // succeeds, however often it is tried.
+    // One of its three entries is left, and none is created again: every extend
+    // fails.
     while held.loss().is_none() {
         assert!(held.extend().await.is_err());
     }

@@ -16,7 +16,8 @@ use ringlock::{
 };
 use tempfile::TempDir;
 
-/// A server with a user whose password changes, and the file that has it.
+/// A server with a user whose password changes, and the file that contains the
+/// password.
 struct Vault {
     server: RedisServer,
     port: u16,
@@ -44,7 +45,8 @@ impl Vault {
         std::fs::write(self.file(), format!("{password}\n")).unwrap();
     }
 
-    /// Gives the server another password, and cuts off whoever has the old one.
+    /// Changes the password on the server, and closes the connections that used
+    /// the old one.
     fn change(&self, password: &str) {
         let mut client = self.server.client();
         redis::cmd("ACL")
@@ -74,7 +76,7 @@ impl Vault {
     }
 }
 
-/// Extends until that works.
+/// Extends until it succeeds.
 async fn extends_again(guard: &Guard) {
     let deadline = Instant::now() + GRACE;
     while let Err(error) = guard.extend().await {
@@ -83,7 +85,7 @@ async fn extends_again(guard: &Guard) {
     }
 }
 
-/// Extends until that fails for want of the right password; says how that is told.
+/// Extends until it fails with a wrong password; returns the error's text.
 async fn is_denied(guard: &Guard) -> String {
     let deadline = Instant::now() + GRACE;
     loop {
@@ -123,11 +125,11 @@ async fn a_password_changes_under_a_lease() {
         extends_again(&guard).await;
         assert!(guard.loss().is_none());
     }
-    // The file comes first: nothing is noticed but a lost connection.
+    // The file changes first: only a lost connection is noticeable.
     vault.write("fourth");
     vault.change("fourth");
     extends_again(&guard).await;
-    // Whoever waits is told by a connection that logs in anew, too.
+    // A connection that logs in again notifies waiters too.
     let waiting = tokio::spawn(other.acquire(KEY).wait(12 * PROMPTLY).into_future());
     eventually(PROMPTLY, "somebody waits", || other.stats().attempts > 1).await;
     assert_eq!(guard.release().await.unwrap(), Released::InTime);
@@ -180,7 +182,7 @@ async fn files_that_cannot_be_read_are_told_of() {
         told.contains(&path) && told.contains("No such file"),
         "{told}"
     );
-    // As one that may not be read; who is root may read everything.
+    // Stands for an unreadable file: root can read every file.
     std::fs::create_dir(vault.file()).unwrap();
     let told = refused().await;
     assert!(told.contains(&path) && told.contains("directory"), "{told}");
@@ -204,7 +206,7 @@ async fn a_file_that_the_configuration_names() {
     assert!(error.contains("password_file"), "{error}");
 }
 
-/// As whom connections of routers are logged in.
+/// The users as which connections of routers are logged in.
 fn users(server: &RedisServer) -> Vec<String> {
     let clients: String = redis::cmd("CLIENT")
         .arg("LIST")
@@ -218,7 +220,8 @@ fn users(server: &RedisServer) -> Vec<String> {
     own.filter_map(user).collect()
 }
 
-/// A user without a password is no other user: nobody becomes the default user.
+/// A user without a password remains that user: no connection falls back to the
+/// default user.
 #[tokio::test]
 async fn a_user_without_a_password() {
     for edition in Edition::ALL {
@@ -240,13 +243,15 @@ async fn a_user_without_a_password() {
             let is_bob = !users.is_empty() && users.iter().all(|user| user == "bob");
             assert!(is_bob, "{edition:?} {url}: {users:?}");
             router.shutdown().await;
-            // Its connections are gone before the next router's are counted.
+            // Its connections are closed before those of the next router are
+            // counted.
             eventually(PROMPTLY, "it has hung up", || {
                 self::users(&server).is_empty()
             })
             .await;
         }
-        // Where bob has a password, he is refused and not somebody else.
+        // Where bob has a password, the server refuses him; no other user is
+        // tried.
         server.set_user("bob", &["resetpass", ">s3cret"]);
         for url in urls {
             let refused = Router::builder().node("a", &url).connect().await;
@@ -261,9 +266,8 @@ async fn a_user_without_a_password() {
     }
 }
 
-/// Nor is it dropped on the ways beside the node's own url: a view's address
-/// with a local login, what operators look with, and options that are half
-/// there.
+/// The user is kept on the other paths too: a view's address with a local
+/// login, the connections of operator tools, and options that are half set.
 #[tokio::test]
 async fn a_user_without_a_password_elsewhere() {
     let rights = ["--user", "bob", "on", "nopass", "~*", "+@all"];

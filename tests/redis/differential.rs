@@ -1,23 +1,24 @@
 //! The Redis node against the table that specifies every node: random requests
 //! go to both, and every reply and every state must be the same.
 //!
-//! Two differences are intended, both of transactions, which are
-//! carried out before the view is looked at. An ACQUIRE under a view that is not
-//! served takes a count: gaps harm nobody. The test takes it from the table as
-//! well, so that all else must be equal to the last bit; only where no view is
-//! served there is no table to count in, and the counts, which the next view
-//! discards, are not compared. And it makes an entry that is deleted at once: in
-//! between it may be in the way of other acquires, so that of a batch only
-//! extends follow one. What follows such an acquire also comes later than it
-//! would: an acquire that finds its own token raises the entry afterwards, so
-//! that within a batch such a token, once released, is not used again, as no
-//! real one is; and what is left of a rival's entry is asked for afterwards, and
-//! not compared within batches.
+//! Two differences are intended. Both come from transactions, which are carried
+//! out before the view is checked. First, an ACQUIRE under a view that is not
+//! served takes a count: gaps are harmless. The test takes that count from the
+//! table as well, so that everything else must be equal exactly. Only where no
+//! view is served is there no table to count in; the next view discards those
+//! counts, and they are not compared. Second, such an ACQUIRE creates an entry
+//! that is deleted at once. In between, the entry may block other acquires;
+//! therefore only extends follow such an acquire in a batch. What follows it
+//! also comes later than usual: an acquire that finds its own token raises the
+//! entry afterwards. Therefore a token is not used again within a batch once it
+//! is released, as no real token is. The remaining time of a rival's entry is
+//! read afterwards, and is not compared within batches.
 //!
-//! Commands bring two more, both within batches. Keys that could not be set
-//! together have taken counts in vain: those that follow are higher, never
-//! lower. And what is there instead of an entry that was not released is asked
-//! for afterwards: whether nothing or somebody else's is not compared.
+//! Commands add two differences, both within batches. Keys that could not be
+//! set together have taken counts that are not granted: later counts are
+//! higher, never lower. The value in place of an entry that was not released is
+//! read afterwards: the test does not compare whether it is nothing or another
+//! program's.
 //!
 //! `RINGLOCK_SEED` repeats a run.
 
@@ -40,30 +41,30 @@ use ringlock::proto::node::message::{
     Standing, ViewId,
 };
 
-/// No request may run out of time: that would be a difference.
+/// No request may time out: that would be a difference.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Ttls are multiples of this, far longer than a run.
 const TTL_STEP: Duration = Duration::from_secs(1000);
 
-/// Keys that are all free at first, so that many can be set together.
+/// Initially all keys are free, so that many can be set together.
 const MANY_KEYS: u8 = 60;
 
-/// How far the two clocks may be apart in what they say remains of a ttl.
+/// The most by which the remaining ttls of the two clocks may differ.
 const TOLERANCE: Duration = Duration::from_secs(100);
 
 const KEYS: u8 = 5;
 
-/// What happens next.
+/// The next step.
 #[derive(Clone, Debug)]
 enum Step {
     Ask(Request),
-    /// The entry of a key is gone, as if it had expired.
+    /// The entry of a key disappears, as if it had expired.
     Lapse(Key),
-    /// The entry of a key has lost its expiry; or, where there is none, somebody
-    /// sets one without.
+    /// The entry of a key loses its expiry; or, where there is none, another
+    /// program sets one without expiry.
     Persist(Key, Token),
-    /// The state turns out to have been stamped by this incarnation.
+    /// The state has the stamp of this incarnation.
     Forge(Incarnation),
 }
 
@@ -72,9 +73,9 @@ struct Dice {
     rng: StdRng,
     keys: u8,
     ttls: u32,
-    /// Whether each key counts in a slot of its own.
+    /// Whether each key has its own slot.
     slot_per_key: bool,
-    /// Ballots are drawn from about here.
+    /// The base from which ballots are drawn.
     round: u32,
 }
 
@@ -111,7 +112,7 @@ impl Dice {
         self.pick(&["n1", "n2", "n3"]).into()
     }
 
-    /// Rounds go up as time goes on, or hardly any ballot would be promised.
+    /// Rounds grow over time; otherwise hardly any ballot would be promised.
     fn ballot(&mut self) -> Ballot {
         self.round += u32::from(self.rng.random_bool(0.5));
         // Around 2^63 a server's numbers would lose the difference.
@@ -135,7 +136,7 @@ impl Dice {
         }
     }
 
-    /// Mostly none or small; at times so near the limit that counts pass it.
+    /// Mostly none or small; sometimes so near the limit that counts exceed it.
     fn floor(&mut self) -> u64 {
         match self.rng.random_range(0..100) {
             0..70 => 0,
@@ -144,10 +145,10 @@ impl Dice {
         }
     }
 
-    /// A request, most often one that fits what the node is.
+    /// A request, usually one that fits the node's state.
     fn request(&mut self, status: &NodeStatus) -> Request {
         let key_index = self.rng.random_range(0..self.keys);
-        // Bytes that would break a protocol of lines.
+        // Bytes that would break a line-based protocol.
         let key = Key::new([b'k', b'\r', b'\n', 0, 0xfe + (key_index & 1), key_index]).unwrap();
         let view = match status.serving {
             Some(serving) if self.rng.random_bool(0.9) => serving,
@@ -246,7 +247,7 @@ fn document(view: ViewId) -> Arc<str> {
     format!("the document of\r\n{view}").into()
 }
 
-/// A server behind a node, and the table that it must be like.
+/// A server behind a node, and the table that it must match.
 struct Pair {
     server: RedisServer,
     client: redis::Connection,
@@ -274,7 +275,7 @@ impl Pair {
             client,
             node,
             table,
-            // It has no other.
+            // This edition supports no other.
             encoding: match edition {
                 Edition::Redis62 => Encoding::Script,
                 Edition::System | Edition::Valkey => encoding,
@@ -293,7 +294,8 @@ impl Pair {
         }
     }
 
-    /// Gives the table a request; [`Self::compare`] then takes its number.
+    /// Applies a request to the table; returns its number for
+    /// [`Self::compare`].
     fn expect(&mut self, request: Request) -> usize {
         self.take_intended_gaps(&request);
         self.requests += 1;
@@ -328,7 +330,8 @@ impl Pair {
         (self.holder(key) == Some(token)).then(|| (key.clone(), token.clone()))
     }
 
-    /// Whether it makes an entry anew that a repeated acquire may yet raise.
+    /// Whether it creates an entry again that a repeated acquire may still
+    /// raise.
     fn revives(&self, request: &Request, repeated: &HashSet<(Key, Token)>) -> bool {
         match request {
             Request::Acquire { key, token, .. } | Request::Extend { key, token, .. } => {
@@ -338,7 +341,7 @@ impl Pair {
         }
     }
 
-    /// Takes the counts from the table that the transaction encoding wastes.
+    /// Takes from the table the counts that the transaction encoding wastes.
     fn take_intended_gaps(&mut self, request: &Request) {
         let Request::Acquire {
             view,
@@ -372,8 +375,8 @@ impl Pair {
         self.table.delete(&scratch);
     }
 
-    /// Takes the counts from the table that were taken in vain for keys that
-    /// could not be set together.
+    /// Takes from the table the counts that were wasted on keys that could not
+    /// be set together.
     fn take_gaps_of_commands(&mut self, found: &BTreeMap<String, u64>) {
         let Standing::Serving(serving) = self.status().standing() else {
             return;
@@ -389,7 +392,7 @@ impl Pair {
         }
     }
 
-    /// The releases of all that is held.
+    /// The releases of all held keys.
     fn releases(&self) -> Vec<Request> {
         let release = |(key, token, _): (&Key, &Token, _)| Request::Release {
             key: key.clone(),
@@ -411,7 +414,8 @@ impl Pair {
             without_intended_differences(&mut expected, &mut got);
         }
         let are_near = match (expected_left, left) {
-            // Asked for afterwards, when the next may have it already.
+            // The remaining time is read afterwards, when the next request may
+            // already have changed it.
             _ if self.is_batched && self.has_transactions() => true,
             (Some(expected), Some(left)) => expected.abs_diff(left) < TOLERANCE,
             (expected, left) => expected == left,
@@ -423,7 +427,7 @@ impl Pair {
         );
     }
 
-    /// Request `number` and what led to it.
+    /// Request `number` and the requests that led to it.
     fn story(&self, number: usize) -> String {
         let (last, _) = &self.history[number];
         let matters = |(request, _): &&(Request, Reply)| {
@@ -436,7 +440,7 @@ impl Pair {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
-    /// One request to both, and its answer compared.
+    /// Sends one request to both, and compares the answers.
     async fn check(&mut self, request: Request) {
         let number = self.expect(request.clone());
         let got = ask(&self.node, request, DEADLINE).await;
@@ -447,7 +451,8 @@ impl Pair {
         match step {
             Step::Ask(request) => self.check(request).await,
             Step::Lapse(key) => {
-                // Behind this answer whatever the node undoes is undone.
+                // Once this answer is there, everything that the node undoes is
+                // undone.
                 self.check(Request::Status).await;
                 self.table.delete(&key);
                 let _: u64 = redis::cmd("DEL")
@@ -472,8 +477,8 @@ impl Pair {
             }
             Step::Forge(stamp) => {
                 self.forge(&stamp);
-                // A connection asks for the stamp when it is made, and when it
-                // is told to.
+                // A connection reads the stamp when it is opened, and on a
+                // STATUS.
                 self.check(Request::Status).await;
             }
         }
@@ -499,7 +504,7 @@ impl Pair {
             .expect("HSET");
     }
 
-    /// Puts the state in order where it is another incarnation's.
+    /// Restamps the state where it has another incarnation's stamp.
     async fn settle(&mut self) {
         if let Some(expected) = self.status().stamped {
             self.check(Request::Restamp { expected }).await;
@@ -529,7 +534,7 @@ impl Pair {
         self.history.clear();
     }
 
-    /// The server starts again with its data; the node finds it by itself.
+    /// Restarts the server with its data; the node finds out by itself.
     async fn restart(&mut self) {
         self.server.restart();
         self.client = self.server.client();
@@ -542,7 +547,7 @@ impl Pair {
     }
 }
 
-/// An answer and, apart from it, the remaining ttl that it tells.
+/// An answer and, separately, its remaining ttl.
 fn without_remaining(mut answer: Answer) -> (Option<Duration>, Answer) {
     let remaining = match &mut answer {
         Ok(Reply::Busy(rival) | Reply::Lost(Some(rival))) => rival.remaining.take(),
@@ -552,7 +557,7 @@ fn without_remaining(mut answer: Answer) -> (Option<Duration>, Answer) {
     (remaining, answer)
 }
 
-/// Makes the same what commands answer otherwise within batches.
+/// Equalizes the intended differences of commands within batches.
 fn without_intended_differences(expected: &mut Answer, got: &mut Answer) {
     use Reply::{Foreign, Granted, Kept, Made, Missing};
     match (expected, got) {
@@ -576,13 +581,13 @@ fn stored_key(key: &Key) -> Vec<u8> {
     [b"ringlock:", key.as_bytes()].concat()
 }
 
-/// The state of a node, spelled as a server stores it.
+/// The state of a node, in the form in which a server stores it.
 #[derive(Debug, PartialEq, Eq)]
 struct Image {
     id: Option<String>,
     member: BTreeMap<String, String>,
     counters: BTreeMap<String, u64>,
-    /// The tokens, and how long they last; `None`: for ever.
+    /// The tokens and their remaining time; `None`: no expiry.
     entries: BTreeMap<Vec<u8>, (String, Option<Duration>)>,
 }
 
@@ -666,7 +671,8 @@ impl Image {
         }
     }
 
-    /// Without the lives of the entries, which are compared by the clock.
+    /// Without the remaining times of the entries, which are compared by the
+    /// clock.
     fn bare(mut self) -> Self {
         for (_, left) in self.entries.values_mut() {
             *left = left.map(|_| Duration::ZERO);
@@ -676,7 +682,7 @@ impl Image {
 }
 
 /// The highest epoch that the table remembers, if any, and whether it remembers
-/// since when it is quarantined, whatever incarnation stamped it.
+/// the start of its quarantine, whatever incarnation stamped it.
 fn past(table: &LockTable, status: &NodeStatus) -> (Option<String>, Option<&'static str>) {
     let mut table = table.clone();
     if let Some(stamped) = &status.stamped {
@@ -689,8 +695,9 @@ fn past(table: &LockTable, status: &NodeStatus) -> (Option<String>, Option<&'sta
     (highest, past.quarantined_for.map(|_| ""))
 }
 
-/// What the table has promised and accepted, as it tells in other proposers'
-/// stead: the lowest ballot is outbid, to the highest all is told.
+/// The table's promise and accepted value, as it reports them to other
+/// proposers: it outbids the lowest ballot with its promise, and reports the
+/// accepted value to the highest.
 fn votes(table: &LockTable, status: &NodeStatus) -> (Option<Ballot>, Option<Accepted>) {
     let (Some(view), Some(stamped)) = (status.serving, &status.stamped) else {
         return (None, None);
@@ -711,7 +718,7 @@ fn votes(table: &LockTable, status: &NodeStatus) -> (Option<Ballot>, Option<Acce
     }
 }
 
-/// Tells the count, and holds the run to having seen every kind of reply.
+/// Prints the counts, and asserts that the run has seen every kind of reply.
 fn report(what: &str, pair: &Pair, started: Instant) {
     let Pair {
         encoding,
@@ -734,7 +741,7 @@ fn report(what: &str, pair: &Pair, started: Instant) {
     }
 }
 
-/// How often the server was sent a command.
+/// How often the server received a command.
 fn calls(pair: &mut Pair, command: &str) -> usize {
     let info: redis::InfoDict = redis::cmd("INFO")
         .arg("commandstats")
@@ -770,9 +777,9 @@ async fn one_by_one(edition: Edition, encoding: Encoding) {
     }
 }
 
-/// Many requests at once, which the node gathers into batches as it likes. It
-/// may change the order of requests for different keys: each key has a slot of
-/// its own, so that none shows in another's counts.
+/// Many concurrent requests, which the node batches freely. It may change the
+/// order of requests for different keys: each key has its own slot, so that no
+/// key affects another's counts.
 async fn in_batches(edition: Edition, encoding: Encoding) {
     let server = RedisServer::start_edition(edition, &FORGETFUL);
     let (started, seed) = (Instant::now(), seed());
@@ -785,7 +792,7 @@ async fn in_batches(edition: Edition, encoding: Encoding) {
         let mut is_tainted = false;
         let mut repeated = HashSet::new();
         if encoding == Encoding::Command {
-            // Where keys are mostly held, setting them together is soon given up.
+            // Where most keys are held, setting them together is soon given up.
             let is_easy = pair.requests < 50_000;
             dice.keys = if is_easy { MANY_KEYS } else { KEYS };
             dice.ttls = dice.pick(&[1, 5]);
@@ -801,7 +808,7 @@ async fn in_batches(edition: Edition, encoding: Encoding) {
             let request = dice.request(&pair.status());
             let taints = is_late && pair.is_stale(&request);
             let is_extend = matches!(request, Request::Extend { .. });
-            // Few taint, or there would be little but extends.
+            // Few requests taint the batch; otherwise most would be extends.
             if (is_tainted && !is_extend)
                 || (taints && dice.rng.random_range(0..50) > 0)
                 || pair.revives(&request, &repeated)
@@ -833,7 +840,7 @@ async fn in_batches(edition: Edition, encoding: Encoding) {
     }
 }
 
-/// A server that comes back with its data, as another incarnation.
+/// A server that restarts with its data, as another incarnation.
 async fn with_restarts(edition: Edition, encoding: Encoding) {
     let durable = ["--appendonly", "yes", "--appendfsync", "always"];
     let server = RedisServer::start_edition(edition, &durable);
@@ -857,8 +864,9 @@ async fn with_restarts(edition: Edition, encoding: Encoding) {
     report("with restarts", &pair, started);
 }
 
-/// Since when a node is quarantined is what it says itself, in its own clock:
-/// who takes over keeps it, who was let in meanwhile begins anew.
+/// The node itself records, in its own clock, when its quarantine began: a
+/// router that takes over keeps the time, and a node that was let in starts
+/// again.
 #[tokio::test]
 async fn a_takeover_keeps_the_time_in_quarantine() {
     for edition in Edition::ALL {
@@ -912,14 +920,15 @@ async fn a_takeover_keeps_the_time_in_quarantine() {
         };
         assert_eq!(ask(&node, adopt, DEADLINE).await, Ok(Reply::Done));
         assert_eq!((since(None), span().await), (None, (7, None)));
-        // As a version left it that knew nothing of it: it does not count.
+        // A leftover of a version that does not know the field: it does not
+        // count.
         since(Some(1_000));
         assert_eq!(span().await, (7, None));
         quarantine(Some("n2"), Some(view), "n3").await;
         let (epoch, in_quarantine) = span().await;
         assert!(in_quarantine.expect("a span") < DEADLINE);
         assert_eq!(epoch, 7);
-        // Nor does what another incarnation says.
+        // Nor does another incarnation's record.
         since(Some(1_000));
         let _: u64 = redis::cmd("HSET")
             .arg("ringlock!m")
@@ -957,7 +966,7 @@ macro_rules! on {
 on!(System, on_system: one_by_one in_batches with_restarts);
 on!(Valkey, on_valkey: one_by_one in_batches with_restarts);
 
-/// It has no `SET … NX GET`: every encoding comes to scripts there.
+/// It has no `SET … NX GET`: every encoding falls back to scripts there.
 mod on_redis_62 {
     use crate::differential::{Edition, Encoding};
 

@@ -1,5 +1,5 @@
-//! What requests are encoded with on a server with the newest commands, and
-//! what becomes of them where these cannot be used.
+//! The encodings of requests on a server with the newest commands, and the
+//! fallbacks where these cannot be used.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ async fn newest() -> (RedisServer, RedisNode) {
     (server, node)
 }
 
-/// Requests that are put in flight so that as many others wait for the same
-/// batch: a full one's worth.
+/// The number of requests that are put in flight first, so that the following
+/// requests wait for the same batch: one full batch.
 const AHEAD: usize = 64;
 
-/// The answers to requests that wait for the same batch: while others are in
-/// flight, for nobody reads their answers yet.
+/// The answers to requests that wait for the same batch: the node reads no
+/// answer to the requests in flight yet.
 async fn together(node: &RedisNode, requests: impl IntoIterator<Item = Request>) -> Vec<Answer> {
     let ahead = std::iter::repeat_n(Request::Status, AHEAD);
     let requests: Vec<_> = ahead.chain(requests).collect();
@@ -44,7 +44,7 @@ fn is_busy(answer: &Answer) -> bool {
     matches!(answer, Ok(Reply::Busy(rival)) if rival.remaining > Some(LONG / 2))
 }
 
-/// What the server has carried out since it was last asked.
+/// The commands that the server has executed since the last call.
 fn stats(server: &RedisServer) -> redis::InfoDict {
     let mut client = server.client();
     let stats = redis::cmd("INFO").arg("commandstats").query(&mut client);
@@ -60,7 +60,7 @@ fn count(stats: &redis::InfoDict, command: &str) -> usize {
     calls.map_or(0, |calls| calls.parse().unwrap())
 }
 
-/// How often that was `command`.
+/// How many of them were `command`.
 fn calls(server: &RedisServer, command: &str) -> usize {
     count(&stats(server), command)
 }
@@ -126,7 +126,7 @@ async fn one_held_key_keeps_no_other_from_being_set() {
     assert_eq!(granted, [true, false, true, true], "{answers:?}");
     assert!(is_busy(&answers[1]), "{answers:?}");
     assert_eq!(calls(&server, "msetex"), 1);
-    // After that it is left out once, and then tried again.
+    // After that it is skipped once, and then tried again.
     for (round, tries) in [("d", 0), ("e", 1), ("f", 1)] {
         let names = [format!("{round}1"), format!("{round}2")];
         let answers = together(&node, names.map(|name| acquire(&name, 2))).await;
@@ -228,12 +228,12 @@ async fn entries_made_under_another_view_are_released() {
     for _ in 0..2 {
         let answers = together(&node, ["a", "b", "c"].map(stale)).await;
         assert_eq!(answers, vec![Ok(Reply::Stale(Some(VIEW))); 3]);
-        // Behind this answer what is undone is undone.
+        // Once this answer is there, everything that the node undoes is undone.
         ask(&node, Request::Status, LONG).await.unwrap();
         assert_eq!(keys(&server), [""; 0]);
     }
     assert_eq!(calls(&server, "msetex"), 2);
-    // Where one is held, nothing is made in the first place.
+    // Where one key is held, no entry is created at all.
     ask(&node, acquire("b", 1), LONG).await.unwrap();
     let answers = together(&node, ["a", "b", "c"].map(stale)).await;
     assert_eq!(answers, vec![Ok(Reply::Stale(Some(VIEW))); 3]);
@@ -268,10 +268,10 @@ async fn commands_that_the_user_may_not_use_are_done_without() {
         works(&server, &node).await;
         rights(denied);
         stats(&server);
-        // It finds out by being refused.
+        // The node finds out by a refusal.
         works(&server, &node).await;
         let stats = stats(&server);
-        // Two releases, and STATUS.
+        // Two releases, and the STATUS requests.
         assert_eq!(count(&stats, "evalsha"), 2 + 2 * AHEAD, "{denied}");
         assert_eq!(count(&stats, "delifeq"), 0, "{denied}");
         let later = RedisNode::new(&server.url(), RedisOptions::default()).unwrap();

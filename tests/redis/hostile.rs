@@ -1,5 +1,5 @@
-//! Servers, proxies and other clients that do what they must not: nothing of it
-//! is believed, shown as it is or fatal, and nobody else suffers by it.
+//! Servers, proxies and other clients that misbehave: the router does not
+//! believe them, escapes their text, survives, and keeps other nodes usable.
 //!
 //! `RINGLOCK_SEED` repeats the random tests' runs.
 

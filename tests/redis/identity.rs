@@ -1,5 +1,5 @@
-//! A server that was found fit at connect, and becomes another server, or one
-//! that evicts, under the open connections.
+//! A server that was suitable at connect becomes another server, or one that
+//! evicts, under the open connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +12,8 @@ use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::node::message::{Answer, Ballot, NodeErrorKind, Reply, Request, Standing};
 use ringlock::{Init, Router};
 
-/// How long a change may go unseen that is not pushed, and a little more.
+/// The longest time that a change without a push may go unnoticed, and a little
+/// more.
 const UNSEEN: Duration = Duration::from_millis(110);
 
 const LONG: Duration = Duration::from_secs(60);
@@ -22,16 +23,17 @@ const LONG: Duration = Duration::from_secs(60);
 enum Upset {
     /// A full resync from a former replica, and promotion: streamed.
     Resync,
-    /// The same by a file on disk.
+    /// The same through a file on disk.
     ResyncFromDisk,
     /// The same into a second set of databases, which are then swapped in.
     ResyncSwapped,
     /// A partial resync from a former replica that deleted the lock, and
     /// promotion.
     PartialResync,
-    /// A replica of nobody, and promotion: the data stays as it is.
+    /// A replica of an unreachable primary, and promotion: the data stays the
+    /// same.
     RoleOnly,
-    /// A policy that evicts and too little memory, and both set right again.
+    /// A policy that evicts and too little memory; then both are corrected.
     Evicted(&'static str),
 }
 
@@ -49,7 +51,8 @@ impl Upset {
         Evicted("allkeys-random"),
     ];
 
-    /// Whether it is pushed ahead of every later reply, and thus never unseen.
+    /// Whether it is pushed ahead of every later reply, and thus always noticed
+    /// in time.
     fn is_pushed(self) -> bool {
         matches!(self, Resync | ResyncFromDisk | ResyncSwapped)
     }
@@ -109,7 +112,7 @@ impl Pair {
         pair
     }
 
-    /// The replica has all that the primary has, and goes its own way.
+    /// Waits until the replica has all of the primary's data, then detaches it.
     async fn part(&self) {
         let offset = |server| fact(server, "replication", "master_repl_offset");
         eventually(LONG, "the replica has everything", || {
@@ -125,7 +128,7 @@ impl Pair {
         run(&self.primary, &["REPLICAOF", "NO", "ONE"]);
     }
 
-    /// Whatever `upset` says.
+    /// Performs `upset`.
     async fn upset(&self, upset: Upset) {
         match upset {
             Resync | ResyncFromDisk | ResyncSwapped => self.back_and_forth().await,
@@ -143,7 +146,7 @@ impl Pair {
     }
 }
 
-/// Who holds the lock.
+/// The token that holds the lock.
 fn holder(server: &RedisServer) -> Option<String> {
     let mut get = redis::cmd("GET");
     get.arg(format!("ringlock:{KEY}"))
@@ -165,7 +168,7 @@ async fn evict(server: &RedisServer, policy: &str) {
     run(server, &["CONFIG", "SET", "maxmemory", "100kb"]);
     let mut client = server.client();
     eventually(LONG, "the lock is evicted", || {
-        // Memory is made room in by who wants to write.
+        // The server evicts only on behalf of a client that writes.
         let _ = redis::cmd("SET").arg(&["filler", "x"]).exec(&mut client);
         holder(server) != before
     })
@@ -174,7 +177,7 @@ async fn evict(server: &RedisServer, policy: &str) {
     run(server, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
 }
 
-/// Whether the server pushes what happens to its data.
+/// Whether the server pushes changes of its data.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Told {
     Yes,
@@ -198,7 +201,7 @@ fn is_granted(answer: &Answer) -> bool {
     matches!(answer, Ok(Reply::Granted { .. }))
 }
 
-/// Asks for the lock all the time, and counts what it is answered.
+/// Requests the lock continuously, and counts the answers.
 struct Hammer {
     is_over: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
@@ -224,7 +227,8 @@ impl Hammer {
                     assert!(!is_granted(&answer), "{tag}: {answer:?}");
                     asked.fetch_add(1, Ordering::Relaxed);
                     if !matches!(answer, Ok(Reply::Busy(_))) {
-                        // It may come at once: others would never have their turn.
+                        // An answer may come at once: other tasks would never
+                        // run.
                         tokio::time::sleep(ms(1)).await;
                     }
                 }
@@ -257,8 +261,8 @@ fn prepare() -> Request {
     Request::Prepare { view: VIEW, ballot }
 }
 
-/// A held lock is not given away, whoever asks and however often, and the
-/// server is found to have lost its data.
+/// A held lock is not granted again, to any caller and however often it is
+/// requested, and the node finds that the server has lost its data.
 async fn nobody_gains(edition: Edition, upset: Upset, told: Told, is_busy: bool) {
     let tag = format!("{edition:?} {upset:?} {told:?} busy {is_busy}");
     let pair = Pair::start(edition, upset).await;
@@ -277,7 +281,7 @@ async fn nobody_gains(edition: Edition, upset: Upset, told: Told, is_busy: bool)
         let answer = ask(&*holders[0], acquire(KEY, 1), LONG).await;
         assert!(is_granted(&answer), "{tag}: {answer:?}");
     }
-    // What it writes would keep a partial resync from being possible.
+    // The hammer's writes would rule out a partial resync.
     let hammer = is_busy.then(|| Hammer::on(&holders, &tag));
     pair.upset(upset).await;
     match hammer {
@@ -321,7 +325,7 @@ async fn a_server_that_became_another_grants_nothing_to_idle_connections() {
     }
 }
 
-/// Without a pause: what is pushed is heeded ahead of the next reply.
+/// Without a pause: a push is processed ahead of the next reply.
 #[tokio::test]
 async fn replaced_data_is_noticed_ahead_of_the_next_grant() {
     for edition in Edition::ALL {
@@ -331,13 +335,13 @@ async fn replaced_data_is_noticed_ahead_of_the_next_grant() {
     }
 }
 
-/// Where nothing is pushed, every reply waits for a check behind it.
+/// Without pushes, every reply waits for a check behind it.
 #[tokio::test]
 async fn a_user_who_is_told_nothing_gets_no_more() {
     for edition in Edition::ALL {
         for upset in Upset::ALL {
             nobody_gains(edition, upset, Told::Denied, false).await;
-            // A connection that writes rules a partial resync out.
+            // A connection that writes rules out a partial resync.
             if upset != PartialResync {
                 nobody_gains(edition, upset, Told::Denied, true).await;
             }
@@ -345,7 +349,7 @@ async fn a_user_who_is_told_nothing_gets_no_more() {
     }
 }
 
-/// The scene of the issue, as a router sees it.
+/// The same scenario, as a router sees it.
 #[tokio::test]
 async fn a_lease_outlives_its_server_and_its_fence_is_not_given_again() {
     for replicas in [1, 3] {
@@ -383,15 +387,15 @@ async fn a_lease_outlives_its_server_and_its_fence_is_not_given_again() {
             tokio::time::sleep(ms(5)).await;
         }
         if replicas == 1 {
-            // It is let in again by itself; of three, most are lost.
+            // The node is let in again by itself; of three, most are lost.
             let second = rival.acquire(KEY).wait(LONG).await.unwrap();
             assert!(second.fence() > guard.fence(), "an equal fence");
         }
     }
 }
 
-/// What is changed and changed back harms nobody, and what happens elsewhere on
-/// the server is not felt.
+/// A change that is undone is harmless, and events elsewhere on the server have
+/// no effect.
 #[tokio::test]
 async fn a_server_that_stays_itself_goes_on() {
     for edition in Edition::ALL {
@@ -428,7 +432,7 @@ async fn a_server_that_stays_itself_goes_on() {
     }
 }
 
-/// A server that may not hold locks any more says why, as long as that lasts.
+/// While a server is not permitted to hold locks, its error states why.
 #[tokio::test]
 async fn a_policy_or_role_that_changes_is_told_with_what_to_do() {
     for edition in Edition::ALL {
@@ -466,7 +470,7 @@ async fn a_policy_or_role_that_changes_is_told_with_what_to_do() {
     }
 }
 
-/// As soon as the node is connected again; what it grants is released.
+/// Waits for a grant of the reconnected node, and releases it.
 async fn granted_again(node: &RedisNode, key: &str) {
     let deadline = now() + GRACE;
     loop {
@@ -480,8 +484,8 @@ async fn granted_again(node: &RedisNode, key: &str) {
     assert_eq!(answer, Ok(Reply::Released));
 }
 
-/// The operator's word that a server keeps its data is no word for a resync,
-/// nor for evicted keys.
+/// An operator's statement that a server keeps its data does not cover a resync
+/// or evicted keys.
 #[tokio::test]
 async fn durable_servers_are_no_exception() {
     for upset in [Resync, RoleOnly, Evicted("volatile-ttl")] {
@@ -520,8 +524,8 @@ fn calls(server: &RedisServer, command: &str) -> u64 {
         .expect("a number")
 }
 
-/// A check is three commands, every 50 ms at the most where data is pushed, and
-/// two behind each batch, or three, where it is not.
+/// A check is three commands. With pushes there is at most one every 50 ms;
+/// without, two commands, or three, follow each batch.
 #[tokio::test]
 async fn what_checks_cost() {
     for told in [Told::Yes, Told::Denied] {
@@ -538,7 +542,7 @@ async fn what_checks_cost() {
             assert_eq!(answer, Ok(Reply::Released));
             pairs += 1;
         }
-        // And the one that tells.
+        // Without the INFO of this count.
         let checks = calls(&server, "info") - before - 1;
         let spans = begun.elapsed().as_millis() as u64 / 50 + 1;
         println!(

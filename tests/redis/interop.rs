@@ -1,7 +1,7 @@
 //! Other Redlock clients on the same keys: with `key_prefix = ""` they exclude
-//! ringlock and ringlock excludes them, and nobody touches the other's lock.
+//! ringlock and ringlock excludes them, and neither touches the other's lock.
 //!
-//! The foreign client is written out by hand from the text at
+//! The foreign client is written by hand from the text at
 //! <https://redis.io/docs/latest/develop/use/patterns/distributed-locks/>.
 //! `RINGLOCK_SEED` repeats a run.
 
@@ -17,7 +17,7 @@ use ringlock::{Error, Guard, Loss, Released, Router};
 
 const TTL: Duration = Duration::from_secs(20);
 
-/// A client of the lock on one server, as the text has it.
+/// A client of the lock on one server, as the text describes it.
 struct Foreign(redis::Connection);
 
 impl Foreign {
@@ -90,7 +90,7 @@ async fn router(cluster: &Cluster, replicas: usize) -> Router {
     unprefixed.connect().await.expect("a router")
 }
 
-/// The refusal is by a foreign client whose lock expires.
+/// Asserts that the refusal names a foreign client whose lock expires.
 #[track_caller]
 fn assert_foreign(refused: &Error) {
     let Error::Contended {
@@ -110,7 +110,7 @@ fn assert_foreign(refused: &Error) {
     assert!(told.contains("a client other than ringlock"), "{told}");
 }
 
-/// Random calls of both clients on few keys, against a list of who holds what.
+/// Random calls of both clients on few keys, against a list of the holders.
 #[tokio::test]
 async fn a_key_is_held_by_one_client_exactly_if_the_other_fails() {
     enum Holder {
@@ -172,7 +172,8 @@ async fn a_key_is_held_by_one_client_exactly_if_the_other_fails() {
     assert!(collisions.iter().all(|&count| count > CALLS / 20));
 }
 
-/// The lock that a guard believes in has lapsed, and a foreign client has it.
+/// The lock of a guard has lapsed without its knowledge, and a foreign client
+/// holds the key.
 #[tokio::test]
 async fn a_lease_that_is_gone_leaves_its_successor_alone() {
     for replicas in [1, 5] {
@@ -232,7 +233,7 @@ async fn a_foreign_lock_without_expiry_is_contention_without_end() {
 }
 
 /// The foreign client over several servers: a quorum of `SET NX PX`, its time
-/// taken off the validity, all undone on failure.
+/// deducted from the validity, all undone on failure.
 struct Redlock(Vec<Foreign>);
 
 impl Redlock {
@@ -275,7 +276,7 @@ async fn a_foreign_redlock_and_a_quorum_exclude_each_other() {
     assert_foreign(&router.try_acquire("k").await.unwrap_err());
     assert_eq!(redlock.unlock("k", "theirs"), 5, "not one was touched");
 
-    // Two of five are no quorum, and hold nobody up.
+    // Two of five are not a quorum, and block nobody.
     for foreign in &mut redlock.0[..2] {
         assert!(foreign.set("k", "theirs"));
     }
@@ -287,7 +288,7 @@ async fn a_foreign_redlock_and_a_quorum_exclude_each_other() {
     assert!(redlock.lock("k", "theirs"), "nothing of ringlock's is left");
 }
 
-/// Both at once, as fast as they can.
+/// Both at once, as fast as possible.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_two_are_inside_at_once() {
     const TURNS: usize = 100;
@@ -331,7 +332,8 @@ async fn no_two_are_inside_at_once() {
                     if is_over() {
                         return;
                     }
-                    // As the text asks: a random pause, lest nobody ever wins.
+                    // As the text requires: a random pause, so that one of them
+                    // wins eventually.
                     std::thread::sleep(Duration::from_micros(rand::random_range(0..3000)));
                 }
             })

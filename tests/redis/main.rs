@@ -1,4 +1,4 @@
-//! What goes over the wire, to real servers and to servers that misbehave.
+//! The wire protocol, against real servers and servers that misbehave.
 
 #![allow(
     clippy::unwrap_used,

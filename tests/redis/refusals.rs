@@ -1,5 +1,5 @@
-//! What servers refuse, told by what it means: the same on every edition, in
-//! whatever words. And scripts that a server has no more.
+//! Refusals of servers are reported by their meaning: the same on every
+//! edition, whatever the wording. And scripts that a server no longer has.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -39,7 +39,7 @@ fn run(client: &mut redis::Connection, commands: &[&str]) {
     }
 }
 
-/// How a server comes to refuse, and how it stops.
+/// How a server is made to refuse, and how that ends.
 enum Cause {
     Commands(&'static [&'static str], &'static [&'static str]),
     /// Its snapshots fail.
@@ -113,7 +113,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// A server on which a user `locker` may do everything.
+/// A server on which a user `locker` has all rights.
 fn start(edition: Edition) -> (RedisServer, String) {
     let user = ["--save", "", "--user", "locker", "on", ">pw", "~*", "+@all"];
     let server = RedisServer::start_edition(edition, &user);
@@ -121,13 +121,14 @@ fn start(edition: Edition) -> (RedisServer, String) {
     (server, url)
 }
 
-/// Begins what makes the server refuse; what ends it.
+/// Makes the server refuse; returns the thread of the script that keeps it
+/// busy.
 fn provoke(cause: &Cause, server: &RedisServer) -> Option<JoinHandle<()>> {
     let mut admin = server.client();
     match cause {
         Cause::Commands(begin, _) => run(&mut admin, begin),
         Cause::Snapshots => {
-            // A snapshot cannot take the place of a directory.
+            // A snapshot cannot replace a directory.
             let path = server.socket().with_file_name("dump.rdb");
             std::fs::create_dir_all(path.join("in the way")).unwrap();
             redis::cmd("CONFIG")
@@ -183,7 +184,7 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Asks again until `is_it` is so of the answer.
+/// Repeats the request until `is_it` holds for the answer.
 async fn asked_until(
     node: &RedisNode,
     request: impl Fn() -> Request,
@@ -233,7 +234,8 @@ async fn refusals_are_told_by_what_they_mean() {
                     }
                 }
                 if case.ends_connection {
-                    // Alone what is asked at connect is refused to a STATUS.
+                    // A STATUS is refused only because of the requests at
+                    // connect.
                     let is_out = |answer: &Answer| {
                         let is_unfit =
                             |error: &NodeError| error.kind() == NodeErrorKind::Unsuitable;
@@ -263,13 +265,14 @@ async fn refusals_are_told_by_what_they_mean() {
     }
 }
 
-/// A server that takes no more connections is no wrong password.
+/// A server that accepts no further connections must not look like a wrong
+/// password.
 #[tokio::test]
 async fn a_server_with_too_many_clients() {
     for edition in Edition::ALL {
         let (server, with_password) = start(edition);
         let mut admin = server.client();
-        // Nothing that is open is closed.
+        // Open connections stay open.
         run(&mut admin, &["CONFIG SET maxclients 1"]);
         let without = format!("unix://{}", server.socket().display());
         let mut nodes = Vec::new();
@@ -366,7 +369,7 @@ impl Drop for Flusher {
     }
 }
 
-/// How often a server said that it has no such script.
+/// How often a server reported a missing script.
 fn unloaded(server: &RedisServer) -> usize {
     let info: String = redis::cmd("INFO")
         .arg("errorstats")
@@ -378,7 +381,8 @@ fn unloaded(server: &RedisServer) -> usize {
     line.map_or(0, |count| count.trim().parse().unwrap())
 }
 
-/// One round of everything: what is not as it is without flushes.
+/// One round of every request; returns the results that differ from those
+/// without flushes.
 async fn round(node: &RedisNode, round: u32) -> Vec<String> {
     let name = |index: usize| format!("k{round}/{index}");
     let token = |index: usize| u128::from(round) << 16 | index as u128 | 1 << 60;
@@ -422,13 +426,13 @@ async fn scripts_that_are_flushed_all_the_time() {
             let mut rounds = 0;
             let mut wrong = Vec::new();
             let deadline = Instant::now() + GRACE;
-            // Also where it is sure that scripts were missing.
+            // Continues until scripts were missing for certain.
             while rounds < 100 || unloaded(&server) == 0 {
                 wrong.extend(round(&node, rounds).await);
                 rounds += 1;
                 assert!(Instant::now() < deadline, "nothing was ever flushed");
             }
-            // Connecting asks for scripts too.
+            // Connecting uses scripts too.
             for _ in 0..10 {
                 let late = RedisNode::new(&url, options()).unwrap();
                 let status = ask(&late, Request::Status, LONG).await;
@@ -448,7 +452,8 @@ async fn scripts_that_are_flushed_all_the_time() {
     }
 }
 
-/// One flush before each kind of request, those of a change of membership too.
+/// One flush before each kind of request, including those of a change of
+/// membership.
 #[tokio::test]
 async fn every_script_is_loaded_again() {
     let nonce = || "n2".into();
@@ -508,7 +513,7 @@ async fn every_script_is_loaded_again() {
     }
 }
 
-/// A release that was carried out is not followed by its own acquire, sent again.
+/// After a release, its own acquire is not sent again.
 #[tokio::test]
 async fn no_acquire_is_sent_again_behind_its_release() {
     for edition in Edition::ALL {
@@ -519,7 +524,7 @@ async fn no_acquire_is_sent_again_behind_its_release() {
             let node = RedisNode::new(&url, options()).unwrap();
             ask(&node, Request::Document, LONG).await.unwrap();
             let mut admin = server.client();
-            // Of all scripts the server has RELEASE alone.
+            // RELEASE is the only script that the server has.
             run(&mut admin, &["SCRIPT FLUSH"]);
             redis::cmd("SCRIPT")
                 .arg(&[
@@ -536,7 +541,7 @@ async fn no_acquire_is_sent_again_behind_its_release() {
             assert!(error.is_unsent(), "{edition:?}: {error:?}");
             assert_eq!(error.kind(), NodeErrorKind::NotReady, "{error}");
             assert_eq!(answers[1], Ok(Reply::Missing), "{edition:?}");
-            // Behind this answer everything is done that was sent.
+            // Once this answer is there, everything that was sent is done.
             ask(&node, Request::Status, LONG).await.unwrap();
             let left: bool = redis::cmd("EXISTS")
                 .arg("ringlock:k")

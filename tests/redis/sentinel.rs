@@ -1,5 +1,5 @@
-//! Nodes that are found by asking sentinels: real sentinels, a primary and a
-//! replica each, and what becomes of locks when the replica takes over.
+//! Nodes that are found through sentinels: real sentinels, a primary and a
+//! replica each, and the state of locks after the replica takes over.
 
 use std::collections::HashMap;
 use std::process::{Child, Command, Stdio};
@@ -11,26 +11,26 @@ use ringlock::{
 };
 use tempfile::TempDir;
 
-/// What a service is called.
+/// The name of the service.
 const SERVICE: &str = "main";
 
 /// Longer than a failover takes on a busy machine.
 const FAILOVER: Duration = Duration::from_secs(40);
 
-/// Longer than a poll for what a test waits for.
+/// The pause between two polls of a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 const MAX_TTL: Duration = Duration::from_secs(3);
 
-/// The password of the servers, and that of the sentinels.
+/// The passwords of the servers and of the sentinels.
 const PASSWORD: &str = "s3cret";
 const SENTINEL_PASSWORD: &str = "w4tcher";
 
-/// A sentinel of its own. Killed, by its handle, when dropped.
+/// A separate sentinel process; it is killed on drop.
 struct Sentinel {
     child: Child,
     port: u16,
-    /// It rewrites its configuration there.
+    /// The sentinel rewrites its configuration there.
     _directory: TempDir,
 }
 
@@ -106,7 +106,7 @@ impl Drop for Sentinel {
     }
 }
 
-/// A primary and its replica, and who watches them.
+/// A primary, its replica, and their sentinels.
 struct Watched {
     primary: RedisServer,
     replica: RedisServer,
@@ -138,7 +138,8 @@ impl Watched {
             .map(|_| Sentinel::start(port, quorum))
             .collect();
         for sentinel in &sentinels {
-            // One that has not heard of the others and of the replica decides nothing.
+            // A sentinel that does not know the others and the replica yet
+            // decides nothing.
             wait_until("a sentinel knows the replica", FAILOVER, || {
                 let is_fit = |replica: &HashMap<String, String>| {
                     replica["flags"] == "slave" && replica["master-link-status"] == "ok"
@@ -186,7 +187,7 @@ fn admin(server: &RedisServer) -> redis::Connection {
 }
 
 /// A line of INFO; `None` also where the server hangs up, as it does on all
-/// when it gets another role.
+/// clients when its role changes.
 fn fact(server: &RedisServer, name: &str) -> Option<String> {
     let url = format!("{}?pass={PASSWORD}", server.url());
     let mut client = redis::Client::open(url).unwrap().get_connection().ok()?;
@@ -235,8 +236,8 @@ async fn granted(router: &Router, key: &str) -> Guard {
     }
 }
 
-/// Kills the primary under a lease that the replica then does not know of, and
-/// sees to it that nobody gets the lock while the lease could last.
+/// Kills the primary under a lease that the replica then does not know, and
+/// asserts that no other caller gets the lock while the lease could last.
 async fn fails_over(mut watched: Watched, builder: impl Fn() -> RouterBuilder) {
     let router = builder().connect().await.unwrap();
     let other = builder().connect().await.unwrap();
@@ -259,7 +260,7 @@ async fn fails_over(mut watched: Watched, builder: impl Fn() -> RouterBuilder) {
         fact(&watched.replica, "role").as_deref() == Some("master")
     });
     let promoted = killed_at.elapsed();
-    // As if it had not arrived there.
+    // As if the entry had not been replicated.
     redis::cmd("DEL")
         .arg(format!("ringlock:{key}"))
         .exec(&mut admin(&watched.replica))
@@ -270,7 +271,7 @@ async fn fails_over(mut watched: Watched, builder: impl Fn() -> RouterBuilder) {
     assert!(took >= promoted + MAX_TTL, "it may have known of a lease");
     assert!(held.loss().is_some(), "two hold it");
     assert!(next.fence() > last, "{:?} after {last:?}", next.fence());
-    // The routers follow by themselves, tracking included.
+    // The routers follow by themselves, including tracking.
     let waiting = tokio::spawn(router.acquire(&key).wait(12 * PROMPTLY).into_future());
     wait_until("somebody is told when it is free", PROMPTLY, || {
         fact(&watched.replica, "tracking_total_keys").as_deref() == Some("1")
@@ -281,7 +282,8 @@ async fn fails_over(mut watched: Watched, builder: impl Fn() -> RouterBuilder) {
     let woken = woken.expect("woken up").unwrap().unwrap();
     assert!(woken.fence() > fence);
     assert_eq!(woken.release().await.unwrap(), Released::InTime);
-    // A router that starts now finds it, too, and where it was stays unsaid.
+    // A router that starts now finds it too, and debug output does not show the
+    // password.
     let late = builder().connect().await.unwrap();
     let guard = late.acquire(&key).await.unwrap();
     assert!(guard.fence() > fence);
@@ -307,7 +309,7 @@ async fn one_of_three_nodes_fails_over() {
     .await;
 }
 
-/// A failover that an operator asks for: the old primary lives on as a replica.
+/// A failover on an operator's request: the old primary continues as a replica.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_on_request() {
     let watched = Watched::start(1);
@@ -338,7 +340,8 @@ async fn a_failover_on_request() {
     assert_eq!(next.release().await.unwrap(), Released::InTime);
 }
 
-/// Why a router cannot connect, within a second more than it may take.
+/// Why a router cannot connect; the error must arrive in time, without a
+/// password.
 async fn refused(url: &str) -> Error {
     const PATIENCE: Duration = Duration::from_millis(1_500);
     let builder = builder().node("a", url);
@@ -396,7 +399,7 @@ async fn what_is_wrong_is_told() {
     assert_eq!(kind(&error), Some(NodeErrorKind::Unsuitable));
     told(&error, &["is no sentinel", "redis://"]);
 
-    // Found by the second of two.
+    // The second of two sentinels knows the service.
     let live = url.replace("127.0.0.1:", "127.0.0.1:1,127.0.0.1:");
     let twice = builder().node("a", &url).node("b", &live).connect().await;
     let error = twice.unwrap_err();

@@ -1,5 +1,5 @@
-//! Nodes at `rediss://`: mutual TLS on real servers, and everything that can be
-//! wrong with it. The certificates are made here.
+//! Nodes at `rediss://`: mutual TLS on real servers, and every failure of it.
+//! The certificates are made here.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,16 +12,16 @@ use rcgen::{
 use ringlock::{Cause, Error, Init, NodeError, NodeErrorKind, Released, Router, RouterBuilder};
 use tempfile::TempDir;
 
-/// An authority, and a directory for what it signs.
+/// An authority, and a directory for its certificates.
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: TempDir,
 }
 
-/// Names that a certificate is for.
+/// The names in a certificate.
 const LOOPBACK: &[&str] = &["localhost", "127.0.0.1"];
 
-/// Whether a certificate is good now.
+/// Whether a certificate is valid now.
 #[derive(Clone, Copy, PartialEq)]
 enum Term {
     Running,
@@ -47,7 +47,7 @@ impl Authority {
         self.directory.path().join("ca.pem")
     }
 
-    /// Makes `who`'s certificate and key, over those of before.
+    /// Makes `who`'s certificate and key, and overwrites earlier ones.
     fn sign(&self, who: &str, names: &[&str], term: Term) -> (PathBuf, PathBuf) {
         let names = names
             .iter()
@@ -68,8 +68,8 @@ impl Authority {
         (path(".pem"), path(".key"))
     }
 
-    /// A server with a certificate for `names`, that wants one of its clients;
-    /// and its TLS port.
+    /// A server with a certificate for `names`, which requires one of its
+    /// clients; and its TLS port.
     fn server(&self, names: &[&str], term: Term) -> (RedisServer, u16) {
         let (certificate, key) = self.sign("server", names, term);
         let ca = self.ca();
@@ -84,7 +84,7 @@ impl Authority {
         RedisServer::start_on_tls(&files)
     }
 
-    /// Has routers trust this authority, and show a certificate of it.
+    /// Makes routers trust this authority, and present a certificate from it.
     fn trusted(&self, builder: RouterBuilder) -> RouterBuilder {
         let (certificate, key) = self.sign("client", &["client"], Term::Running);
         let ca = self.ca();
@@ -110,7 +110,7 @@ fn builder(host: &str, ports: &[u16]) -> RouterBuilder {
         })
 }
 
-/// Why a router's only node cannot be used; told in time.
+/// Why a router's only node cannot be used; reported in time.
 async fn refused(builder: RouterBuilder) -> NodeError {
     const PATIENCE: Duration = Duration::from_millis(2_500);
     let builder = builder.configure(|config| config.router.connect_timeout = PATIENCE);
@@ -120,7 +120,7 @@ async fn refused(builder: RouterBuilder) -> NodeError {
             Cause::Failed(error) => error,
             other => panic!("{other:?}"),
         },
-        // What may pass by itself is waited for.
+        // A transient failure is retried until the timeout.
         Err(error @ Error::Unreachable { .. }) => {
             NodeError::new(NodeErrorKind::Unreachable, error.to_string())
         }
@@ -277,8 +277,8 @@ async fn renewed_certificates_are_picked_up() {
             .exec(&mut server.client())
             .unwrap();
     };
-    // One that the server refuses takes effect with the next connection, and so
-    // does the one that follows it.
+    // A certificate that the server refuses takes effect with the next
+    // connection, and so does its replacement.
     authority.sign("client", &["client"], Term::Over);
     cut();
     let deadline = Instant::now() + GRACE;
@@ -298,8 +298,8 @@ async fn renewed_certificates_are_picked_up() {
     assert_eq!(guard.release().await.unwrap(), Released::InTime);
 }
 
-/// A self-signed certificate that is an authority's, as `openssl req -x509` makes
-/// them: good where it is the one that is named, and only for its hosts.
+/// A self-signed certificate that is its own authority, as `openssl req -x509`
+/// makes them: valid where it is the configured one, and only for its hosts.
 #[tokio::test]
 async fn a_certificate_that_is_its_own_authority() {
     let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
@@ -370,7 +370,7 @@ async fn a_certificate_of_the_first_version() {
     assert_told(&error, NodeErrorKind::Unsuitable, &parts);
 }
 
-/// A server with this certificate that wants none of its clients.
+/// A server with this certificate that requires none of its clients.
 fn start_with(certificate: &Path, key: &Path) -> (RedisServer, u16) {
     let files = [
         "--tls-cert-file",

@@ -1,5 +1,6 @@
-//! Connections: every way to reach a server locks, and none of the ways in
-//! which one breaks loses a lease, hangs a caller or grants what may be gone.
+//! Connections: locking works over every way to reach a server, and no way of
+//! losing a connection loses a lease, hangs a caller or grants a lock that may
+//! be gone.
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
@@ -19,7 +20,7 @@ use ringlock::{
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// What a router does at the least: lock, refuse another, extend, release.
+/// The minimum that a router does: lock, refuse another, extend, release.
 async fn locks(url: &str) {
     let builder = || Router::builder().init(Init::Now).node("a", url);
     let router = builder().connect().await.expect(url);
@@ -49,7 +50,8 @@ async fn tcp_and_unix_sockets() {
     }
 }
 
-/// A socket's path is the same in a url, in a view, and as others read it there.
+/// A socket's path is the same in a url, in a view, and as other routers read
+/// it there.
 #[tokio::test]
 async fn sockets_with_odd_names() {
     let names = [
@@ -100,13 +102,13 @@ async fn the_newer_protocol_of_addresses() {
     let (_server, port) = RedisServer::start_on_ipv6(&[]);
     locks(&format!("redis://[::1]:{port}")).await;
     locks(&format!("redis://[::1]:{port}/2")).await;
-    // What is told, and what views have, is an address again.
+    // Errors and views contain the address in its URL form.
     let node = RedisNode::new(
         &format!("redis://:pw@[::1]:{port}/2"),
         RedisOptions::default(),
     );
     assert_eq!(node.unwrap().address(), format!("redis://[::1]:{port}/2"));
-    // Nobody listens at the older protocol's.
+    // The server does not listen on the IPv4 address.
     let elsewhere = RedisNode::new(
         &format!("redis://127.0.0.1:{port}"),
         RedisOptions::default(),
@@ -131,7 +133,7 @@ async fn passwords() {
     locks(&format!("{}?pass=s3cret", server.url())).await;
 }
 
-/// A server that knows the guide's user, and its node URL.
+/// A server with the guide's user, and its node URL.
 fn with_least_user() -> (RedisServer, String) {
     let user = least_user("s3cret");
     let user: Vec<&str> = user.iter().map(String::as_str).collect();
@@ -139,7 +141,7 @@ fn with_least_user() -> (RedisServer, String) {
     (server, format!("redis://ringlock:s3cret@127.0.0.1:{port}"))
 }
 
-/// The guide's user can do all that a router does.
+/// The guide's user can do everything that a router does.
 #[tokio::test]
 async fn a_user_with_the_least_rights() {
     let (server, url) = with_least_user();
@@ -148,7 +150,7 @@ async fn a_user_with_the_least_rights() {
     assert_eq!(server.denied(), [""; 0]);
 }
 
-/// There is a use for every right of the guide's user.
+/// Every right of the guide's user is necessary.
 #[tokio::test]
 async fn no_user_has_fewer_rights() {
     let (server, url) = with_least_user();
@@ -160,7 +162,7 @@ async fn no_user_has_fewer_rights() {
         });
         builder.connect()
     };
-    // What locks with a rival, as far as it gets.
+    // Locks with a rival, as far as the rights permit.
     let lock = || async {
         let (holder, rival) = (connect().await?, connect().await?);
         let guard = holder.try_acquire("k").await?;
@@ -189,13 +191,13 @@ async fn no_user_has_fewer_rights() {
     assert_eq!(lock().await.unwrap(), Released::InTime);
 }
 
-/// A lease that a disturbance does not outlast.
+/// A lease that outlasts a disturbance.
 async fn lasting(router: &Router, key: &str) -> Guard {
     let longest = Duration::from_secs(30);
     router.try_acquire(key).ttl(longest).await.expect("a lease")
 }
 
-/// Extends until it works: what was under way may fail, the lease may not.
+/// Extends until it succeeds: requests in flight may fail, the lease may not.
 async fn extends_again(guard: &Guard) {
     let deadline = Instant::now() + GRACE;
     loop {
@@ -210,8 +212,8 @@ async fn extends_again(guard: &Guard) {
     }
 }
 
-/// Takes and releases few keys all the time, and sees to it that no two hold
-/// one at once and that fences grow.
+/// Takes and releases few keys continuously, and asserts that no two callers
+/// hold one at once and that fences grow.
 struct Traffic {
     is_over: Arc<AtomicBool>,
     granted: Arc<AtomicUsize>,
@@ -257,7 +259,7 @@ impl Traffic {
         traffic
     }
 
-    /// Waits until this many more grants have been seen.
+    /// Waits for this many further grants.
     async fn goes_on(&self, grants: usize) {
         let target = self.granted.load(Ordering::Relaxed) + grants;
         eventually(LONG, "grants go on", || {
@@ -275,8 +277,8 @@ impl Traffic {
     }
 }
 
-/// Lets `command` loose on every server in the middle of traffic, again and
-/// again; no valid lease may be lost by it.
+/// Runs `command` on every server in the middle of traffic, again and again; no
+/// valid lease may be lost.
 async fn disturb(command: &[&str]) {
     for replicas in [1, 3] {
         let cluster = Cluster::start(Arm::Redis, 3);
@@ -385,8 +387,8 @@ async fn a_frozen_server_fails_requests_at_their_deadlines() {
     let server = RedisServer::start();
     let node = serving(&server.url(), RedisOptions::default()).await;
     server.freeze();
-    // One more than may be in flight, one by one since all are for one key, and
-    // behind them those that have less time.
+    // One more than may be in flight, one by one since all are for one key;
+    // behind them requests with less time.
     const PATIENT: usize = 9;
     let patient = Inbox::new(PATIENT);
     let hasty = Inbox::new(100);
@@ -438,7 +440,7 @@ async fn a_router_recovers_from_a_frozen_server() {
     cluster.nodes[0].start();
     extends_again(&guard).await;
     router.acquire("k").await.unwrap().release().await.unwrap();
-    // Also when it was out for so long that the connection was given up.
+    // Also after an outage so long that the connection was given up.
     cluster.nodes[0].stop();
     let is_unreachable = async {
         loop {
@@ -490,7 +492,7 @@ async fn a_durable_server_keeps_its_leases_through_a_restart() {
     assert!(matches!(&causes[0].cause, Cause::Failed(e) if e.kind() == NodeErrorKind::Unreachable));
     server.spawn();
     extends_again(&guard).await;
-    // The other router has yet to connect again.
+    // The other router must reconnect first.
     let deadline = Instant::now() + GRACE;
     loop {
         let refused = other.try_acquire("k").await.expect_err("it is held");
@@ -509,8 +511,9 @@ async fn a_durable_server_keeps_its_leases_through_a_restart() {
     );
 }
 
-/// A node that is not known to be durable, or whose word is not to be believed,
-/// has lost its data when its server comes back, whatever it still has.
+/// If a node is not known to be durable, or its durability cannot be trusted, a
+/// restart of its server counts as a loss of its data, whatever the server
+/// still has.
 async fn grants_nothing(node: &RedisNode, server: &RedisServer) {
     assert_eq!(status(node).await.standing(), Standing::Absent);
     let stored: Option<String> = redis::cmd("GET")
@@ -582,7 +585,7 @@ async fn a_promoted_replica_is_not_durable_whatever_the_operator_says() {
     grants_nothing(&promoted, &replica).await;
 }
 
-/// How a node refuses that serves no view, once it is connected to again.
+/// The refusal of a node that serves no view, once it is connected again.
 async fn refused_without_view(router: &Router, key: &str) -> Error {
     let deadline = Instant::now() + GRACE;
     loop {
@@ -623,7 +626,8 @@ async fn a_server_that_comes_back_empty_grants_nothing() {
                 is_named && told.contains("lost its data"),
                 "{arm:?}: {told}"
             );
-            // First that nobody has kept it out yet, then for how long it is.
+            // At first that the node is not quarantined yet, then how long the
+            // quarantine lasts.
             let advice = ["ringlock status", "let in again"];
             let is_advised = advice.iter().any(|part| told.contains(part));
             assert!(is_advised, "says what to do: {told}");
@@ -648,7 +652,7 @@ async fn a_queue_that_is_full_refuses_instead_of_growing() {
     let refused = REQUESTS - inbox.missing();
     assert!(refused > 0, "all are queued");
     server.thaw();
-    // What was queued is carried out before the node ends.
+    // Queued requests are carried out before the node ends.
     node.close();
     let mut counts = HashMap::new();
     for answer in inbox.all(LONG).await {

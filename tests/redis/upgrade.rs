@@ -1,8 +1,8 @@
-//! What version 0.1 wrote, frozen in `recordings/`: today's code reads it, goes
-//! on where it left off, and writes the same, byte by byte.
+//! The recordings of version 0.1, frozen in `recordings/`: today's code reads
+//! them, continues where 0.1 left off, and writes the same, byte by byte.
 //!
-//! `RINGLOCK_RECORD=1` writes the recordings anew. The chapter of the guide on
-//! compatibility says when that may be done.
+//! `RINGLOCK_RECORD=1` writes the recordings again. The chapter of the guide on
+//! compatibility states when that is permitted.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,10 +25,10 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 /// The counter that every node had reached.
 const COUNTER: u64 = 41;
 
-/// Where a node has what it is.
+/// The name of a node's own record.
 const MEMBER: &str = "ringlock!m";
 
-/// What stands in a recording for the mark of the server's own data set.
+/// The placeholder in a recording for the mark of the server's own data set.
 const INCARNATION: &str = "<incarnation>";
 
 fn file(name: &str) -> PathBuf {
@@ -143,8 +143,8 @@ fn views() {
     }
 }
 
-/// What is compared as text or as a number by servers, resources and other
-/// versions.
+/// Values that servers, resources and other versions compare as text or as a
+/// number.
 #[test]
 fn values() {
     let view = stable();
@@ -223,7 +223,7 @@ fn incarnation(server: &RedisServer) -> String {
     format!("{}/{}", fact("run_id"), fact("master_replid"))
 }
 
-/// Everything on a server, without what is the server's own.
+/// Everything on a server except the values specific to that server.
 fn dump(server: &RedisServer) -> Value {
     let mut client = server.client();
     let own = incarnation(server);
@@ -234,7 +234,7 @@ fn dump(server: &RedisServer) -> Value {
         let value = match &*kind {
             "hash" => {
                 let mut fields: BTreeMap<String, String> = client.hgetall(key).unwrap();
-                // Added since 0.1, which passes over it: a reading of a clock.
+                // A clock reading that was added after 0.1, which ignores it.
                 let since = fields.remove("since");
                 assert_eq!(
                     since.is_some(),
@@ -253,7 +253,7 @@ fn dump(server: &RedisServer) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Puts a recorded state on a server.
+/// Writes a recorded state to a server.
 fn rebuild(server: &RedisServer, state: &Value) {
     let mut client = server.client();
     let own = incarnation(server);
@@ -286,7 +286,7 @@ async fn initialised(server: &RedisServer, name: &str) -> RedisNode {
         nonce: nonces[name].clone(),
     };
     done(&node, quarantine).await;
-    // The last one is still waiting to be let in.
+    // The last one still waits to be let in.
     if name != "c" {
         let adopt = Request::Adopt {
             view: view.id(),
@@ -299,7 +299,7 @@ async fn initialised(server: &RedisServer, name: &str) -> RedisNode {
     node
 }
 
-/// Takes a key with this count, and gives it back.
+/// Takes a key with this count, and releases it.
 async fn counted(node: &RedisNode, key: &str, slot: Slot, counter: u64) {
     let key = Key::new(key).unwrap();
     taken(node, &key, slot, counter).await;
@@ -326,7 +326,7 @@ async fn taken(node: &RedisNode, key: &Key, slot: Slot, counter: u64) {
     );
 }
 
-/// The state on servers: three that are a cluster, and one that voted.
+/// The state on servers: three that form a cluster, and one that voted.
 #[tokio::test]
 async fn state() {
     let view = stable();
@@ -432,7 +432,7 @@ async fn a_router_goes_on_where_0_1_left_off() {
     let servers = rebuilt();
     let router = connect(&servers).await.unwrap();
     assert_eq!(router.route("k").unwrap().view, stable().id());
-    // Who held a lock still does.
+    // The holder of a lock still holds it.
     let held = router.try_acquire(locked().as_bytes()).await.unwrap_err();
     assert!(
         held.is_contention() && held.to_string().contains("web-1:42"),
@@ -478,7 +478,7 @@ async fn a_router_goes_on_where_0_1_left_off() {
     guard.release().await.unwrap();
 }
 
-/// A view of a later version, on all nodes.
+/// Puts a view of a later version on all nodes.
 fn upgrade(servers: &[RedisServer]) -> ViewId {
     let document = stable()
         .document()
@@ -507,7 +507,8 @@ async fn a_view_of_a_later_version_is_told_by_its_form() {
     let router = connect(&servers).await.unwrap();
     let guard = router.acquire("held").await.unwrap();
     upgrade(&servers);
-    // Who runs keeps its view, grants nothing by it, and says why.
+    // A running router keeps its view, grants nothing under it, and reports
+    // why.
     let deadline = Instant::now() + GRACE;
     loop {
         let error = router
@@ -528,12 +529,12 @@ async fn a_view_of_a_later_version_is_told_by_its_form() {
         .await
         .expect_err("it cannot be extended by an old view");
     guard.release().await.unwrap();
-    // Nothing was done to them.
+    // The servers are unchanged.
     for server in &servers {
         let served: String = server.client().get("ringlock!id").unwrap();
         assert!(served.starts_with("2:"), "{served}");
     }
-    // Who starts now is told at once.
+    // A router that starts now fails at once.
     let error = connect(&servers)
         .await
         .expect_err("it cannot read the view");

@@ -1,4 +1,4 @@
-//! Whether a history keeps every claim.
+//! Checks whether a history satisfies every claim.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,39 +6,40 @@ use ringlock::proto::node::message::ViewId;
 
 use crate::history::{Deed, History, SECOND, Time};
 
-/// Within which every change is over once nothing goes wrong any more: what is
-/// under way may have to wait for two quarantines and a passage.
+/// Time within which every change is over once no fault occurs anymore: a change in
+/// progress may have to wait for two quarantines and a transition.
 const SETTLED_WITHIN: Time = 60 * SECOND;
 
-/// Within which every key can then be had: the longest ttl, some holding time,
-/// and the retries of a client that does hundreds.
+/// Time within which every key can then be acquired: the longest ttl, some holding
+/// time, and the retries of a client that acquires hundreds.
 const SWEPT_WITHIN: Time = 20 * SECOND;
 
-/// What is claimed.
+/// A claim of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Claim {
-    /// No two leases of a key are valid at once.
+    /// No two leases of a key are valid at the same time.
     Exclusion,
-    /// While a lease is valid, nobody else could be granted the key.
+    /// While a lease is valid, no other client could be granted the key.
     Continuity,
-    /// Only a node that told so, and lost no memory since, is relied upon.
+    /// A client relies only on a node that reported an entry and has not lost its
+    /// memory since.
     Reliance,
     /// A later grant has the higher fence.
     GrantOrder,
-    /// Fences of a key differ, and who asks after a grant gets a higher one.
+    /// Fences of a key differ, and a request after a grant gets a higher one.
     Fences,
-    /// Once somebody else was granted the key of a lease that was released by
-    /// force, no extend of it that begins later succeeds.
+    /// Once another client was granted the key of a lease that was released by
+    /// force, no extend of that lease that begins later succeeds.
     Ousted,
-    /// Of one number there is one document.
+    /// Each epoch has exactly one document.
     OneDocument,
-    /// A client never goes back to an earlier view.
+    /// A client never returns to an earlier view.
     ViewsRise,
-    /// Nothing is granted or extended that is over.
+    /// No grant or extend succeeds for a lease that is over.
     InTime,
     /// No entry blocks a key longer than its last request asked for.
     Orphans,
-    /// In the end everything gets done.
+    /// In the end all work completes.
     Liveness,
 }
 
@@ -50,7 +51,7 @@ pub(crate) struct Violation {
     pub(crate) detail: String,
 }
 
-/// One lease, as its holder had it.
+/// One lease, as its holder sees it.
 #[derive(Clone, Debug, Default)]
 struct Tenure {
     key: usize,
@@ -81,7 +82,7 @@ struct Checker {
     violations: Vec<Violation>,
 }
 
-/// Every claim that the history breaks.
+/// Every claim that the history violates.
 pub(crate) fn check(history: &History) -> Vec<Violation> {
     let mut checker = Checker::default();
     for (at, deed) in &history.records {
@@ -206,7 +207,7 @@ impl Checker {
     fn exposed(&mut self, at: Time, lease: u64) {
         let tenure = self.tenures.get(&lease);
         if tenure.is_some_and(|tenure| tenure.forced.is_some()) {
-            // It is meant to be.
+            // This exposure is intended.
             return;
         }
         let detail = format!("somebody else could have lease {lease}'s key");
@@ -338,7 +339,7 @@ mod tests {
             (9, granted(2, 6, 30)),
         ];
         assert_eq!(claims(&deeds), [Claim::Exclusion]);
-        // Extended before, held on to after.
+        // Extended before the other grant, held beyond it.
         deeds[3] = (12, granted(2, 6, 30));
         assert_eq!(claims(&deeds), []);
         deeds.insert(3, (9, extended(1, 20)));
@@ -362,7 +363,7 @@ mod tests {
             (6, Deed::Ended { lease: 2 }),
         ];
         assert_eq!(claims(&deeds), []);
-        // Begun before the other was granted the key, and after.
+        // Begun before the other client was granted the key, and after.
         deeds.push((7, extended(4)));
         assert_eq!(claims(&deeds), []);
         deeds.push((9, extended(6)));

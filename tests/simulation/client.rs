@@ -1,7 +1,7 @@
-//! A client: what its users want, and how it follows the cluster's views.
+//! A client: its users' work, and how it follows the cluster's views.
 //!
-//! It learns of views from STALE answers, reads their documents at the nodes
-//! that serve them, goes up, never down, and helps nodes that are behind.
+//! It learns of views from STALE answers, reads their documents from the nodes
+//! that serve them, moves only to higher views, and helps nodes that are behind.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,29 +31,29 @@ use crate::server::index_of;
 /// A timer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Alarm {
-    /// A user of the client comes.
+    /// A user of the client arrives.
     Work,
     /// Another attempt.
     Retry(Plan),
-    /// A lease is to be kept alive.
+    /// A lease must be kept alive.
     Tend(u64),
-    /// A user extends a lease on a whim.
+    /// A user extends a lease at a random time.
     Fidget(u64),
-    /// A user is through.
+    /// A user has finished.
     Finish(u64),
     /// A lease may be over.
     Lapse(u64),
-    /// Nodes have had time enough to answer.
+    /// The nodes of an operation have had enough time to answer.
     GiveUp(u64),
-    /// So has one.
+    /// The node of an errand has had enough time to answer.
     Errand(u64),
-    /// A look at the cluster, if the client is unsure of it.
+    /// A check of the cluster, if the client is unsure of it.
     Look,
-    /// A coordinator has waited long enough for answers, or altogether.
+    /// A coordinator has waited long enough for answers, or for its next step.
     Round(u64),
 }
 
-/// How a user is through.
+/// How a user finishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Release,
@@ -61,7 +61,7 @@ pub(crate) enum Ending {
     Lapse,
 }
 
-/// What a user wants.
+/// A user's plan.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) key: usize,
@@ -112,7 +112,7 @@ impl Fleet {
         Instant::from_nanos(self.view.confirmed_at(|node| seen[node.get()]))
     }
 
-    /// Whom to ask for a STATUS beside the placement, as the router does.
+    /// The nodes to ask for a STATUS in addition to the placement, as the router does.
     pub(crate) fn probes(&self, placement: &Placement, t0: Instant) -> Vec<NodeIndex> {
         let fresh_since = t0 - self.view.view_lease() / 2;
         if self.confirmed_at() >= fresh_since {
@@ -136,18 +136,18 @@ pub(crate) struct Client {
     pub(crate) errands: BTreeMap<u64, Errand>,
     /// Keys to acquire one after the other, once each.
     pub(crate) sweep: Option<Vec<usize>>,
-    /// It extends without end, to the longest ttl, and never lacks confirmation.
+    /// It extends continuously, to the longest ttl, and never lacks confirmation.
     pub(crate) is_eager: bool,
     is_unsure: bool,
-    /// Views whose documents it has asked for, and nodes that it has helped.
+    /// Views whose documents it has requested, and nodes that it has helped.
     asked: BTreeSet<ViewId>,
     helped: BTreeMap<usize, Instant>,
 }
 
-/// Keys that everybody wants.
+/// Keys that all clients contend for.
 const HOT_KEYS: usize = 8;
 
-/// A node is helped no more often.
+/// Minimum interval between two helps to a node.
 const HELP_EVERY: Duration = Duration::from_millis(50);
 
 impl Client {
@@ -196,7 +196,7 @@ impl Client {
         }
     }
 
-    /// The next user comes in a while.
+    /// The next user arrives after a while.
     pub(crate) fn rest(&mut self, core: &mut Core, most_ms: Time) {
         let pause = if self.sweep.is_some() {
             0
@@ -272,7 +272,7 @@ impl Client {
         self.attempt(core, plan);
     }
 
-    /// Goes by `view` from now on: attempts begin anew, leases are carried over.
+    /// Uses `view` from now on: attempts are made again, leases are carried over.
     pub(crate) fn move_up(&mut self, core: &mut Core, view: Arc<View>) {
         let epoch = view.id().epoch;
         let known = self.fleet.as_ref().map_or(0, |fleet| fleet.view.id().epoch);
@@ -300,7 +300,7 @@ impl Client {
                 continue;
             };
             if !matches!(operation.running, Running::Attempt(_)) {
-                // What it hears may still tell who holds the entry.
+                // Its answers may still show which nodes hold the entry.
                 operation.is_over = !matches!(operation.running, Running::Release(_));
                 continue;
             }
@@ -319,7 +319,7 @@ impl Client {
         }
     }
 
-    /// A node serves another view than the client goes by, or none.
+    /// A node serves another view than the client uses, or none.
     pub(crate) fn heard_stale(&mut self, core: &mut Core, node: usize, serving: Option<ViewId>) {
         let own = self.fleet.as_ref().map(|fleet| fleet.view.id());
         match (serving, own) {
@@ -347,7 +347,7 @@ impl Client {
         }
     }
 
-    /// A node told its status, asked at `sent_at`.
+    /// A node reported its status, asked at `sent_at`.
     pub(crate) fn heard_status(
         &mut self,
         core: &mut Core,
@@ -367,7 +367,7 @@ impl Client {
         self.heard_stale(core, node, serving);
     }
 
-    /// Lets a node that is behind have the view: it is decided.
+    /// Gives the view to a node that is behind: the view is decided.
     fn help(&mut self, core: &mut Core, node: usize) {
         let Some(fleet) = self.fleet.clone() else {
             return;
@@ -383,7 +383,7 @@ impl Client {
         }
     }
 
-    /// Somewhere the client came to nothing: it looks around before long.
+    /// An operation of the client failed: it checks the cluster soon.
     pub(crate) fn doubt(&mut self) {
         self.is_unsure = true;
     }

@@ -1,5 +1,5 @@
-//! A coordinator: finds out what is served, asks `Transition` what to do next,
-//! and does it. It keeps nothing when it dies; another begins by looking.
+//! A coordinator: finds out which views are served, asks `Transition` for the next
+//! step, and takes it. It keeps nothing when it dies; another begins by observing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,31 +25,31 @@ use crate::server::index_of;
 /// How long nodes may take to answer.
 const PATIENCE: Duration = Duration::from_millis(60);
 
-/// Time between two looks while there is something in the way.
+/// Time between two observations while the change is blocked.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
-/// What a coordinator was started for.
+/// The purpose of a coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Intent {
-    /// Let in again who lost its memory.
+    /// Readmit nodes that lost their memory.
     Keep,
-    /// Change the cluster, or finish the change that is under way.
+    /// Change the cluster, or finish the change in progress.
     Change,
-    /// Take back the change that is under way.
+    /// Take back the change in progress.
     Abort,
-    /// Finish what is under way.
+    /// Finish the change in progress.
     Settle,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Asks everybody for what is served.
+    /// Asks all nodes which view they serve.
     Discover,
     /// Reads a view that is new to it.
     Fetch(ViewId),
-    /// Asks who matters for how it stands.
+    /// Asks the nodes concerned for their status.
     Look,
-    /// Sends what is to be sent.
+    /// Sends the transition's requests.
     Tell,
     Vote,
     Pause,
@@ -63,7 +63,7 @@ pub(crate) struct Coordinator {
     pub(crate) intent: Intent,
     pub(crate) stage: Stage,
     pub(crate) round: u64,
-    /// The first round of the vote under way.
+    /// The first round of the vote in progress.
     pub(crate) vote: u64,
     waits: Vec<usize>,
     seen: BTreeMap<usize, NodeStatus>,
@@ -117,7 +117,7 @@ impl Coordinator {
             core.send(self.host, node, ticket, request);
         }
         if stage == Stage::Tell {
-            // The look comes down the same connections, after the letters.
+            // The status requests follow the messages on the same connections.
             return self.look(core);
         }
         let at = core.local(self.host) + PATIENCE;
@@ -179,7 +179,7 @@ impl Coordinator {
         }
     }
 
-    /// Whoever has not answered by now does not.
+    /// Nodes that have not answered by now count as silent.
     pub(crate) fn on_alarm(&mut self, core: &mut Core, round: u64) {
         if round != self.round {
             return;
@@ -221,13 +221,13 @@ impl Coordinator {
             },
             (Stage::Fetch(_), Some(_)) => self.pause_for(core, LOOK_AGAIN),
             (_, None) => self.discover(core),
-            // What was waited for is over: no look is needed to know that.
+            // The wait is over: no observation is needed to know that.
             (Stage::Wait, Some(_)) => self.decide(core),
             (_, Some(_)) => self.look(core),
         }
     }
 
-    /// The newest view that is served, if it is news.
+    /// The newest view that is served, if it is new to the coordinator.
     fn newer(&self) -> Option<(usize, ViewId)> {
         let known = self.transition.as_ref().map(|own| own.view().id().epoch);
         let served = self.seen.iter().filter_map(|(&node, status)| {
@@ -319,7 +319,7 @@ impl Coordinator {
         }
     }
 
-    /// Nodes that serve a view which left them out may be taken in anew.
+    /// Nodes that serve a view that left them out may be admitted again.
     fn take_in_retired(&mut self) {
         let Some(transition) = self.transition.take() else {
             return;
@@ -339,7 +339,7 @@ impl Coordinator {
         self.transition = Some(transition.with_retired(retired));
     }
 
-    /// Whether it dies here and now.
+    /// Whether it dies now.
     pub(crate) fn dies(&mut self, core: &mut Core) -> bool {
         let dies = !core.is_healed && core.chance(0.02);
         if dies {

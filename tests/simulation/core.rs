@@ -1,5 +1,5 @@
-//! What everybody in the simulated world shares: true time, the queue of what
-//! is to come, chance, clocks, the servers and the network between.
+//! The shared parts of the simulated world: true time, the event queue,
+//! randomness, clocks, the servers and the network between.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -19,7 +19,7 @@ use crate::network::{Answered, Host, Letter, Partition, Weather};
 use crate::report::Tally;
 use crate::server::Server;
 
-/// A clock that runs at a constant rate of its own.
+/// A clock that runs at its own constant rate.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     /// Parts per million that it is fast.
@@ -27,14 +27,14 @@ pub(crate) struct Clock {
     pub(crate) origin: Time,
 }
 
-/// Any two clocks stay just within the 1 % that is allowed for.
+/// Any two clocks stay just within the allowed 1 %.
 pub(crate) const MOST_FAST: i64 = 4_900;
 
 const MILLION: i128 = 1_000_000;
 
 impl Clock {
     pub(crate) fn drawn(random: &mut SmallRng) -> Self {
-        // Mostly as bad as it may be.
+        // Mostly at the limits.
         let fast = match random.random_range(0..4) {
             0 => MOST_FAST,
             1 => -MOST_FAST,
@@ -51,33 +51,33 @@ impl Clock {
         Instant::from_nanos(self.origin + run as Time)
     }
 
-    /// The true time at which it reads `instant`.
+    /// The true time at which the clock reads `instant`.
     pub(crate) fn when(&self, instant: Instant) -> Time {
         let run = i128::from(instant.as_nanos()) - i128::from(self.origin);
         (run * MILLION / (MILLION + i128::from(self.fast))).max(0) as Time
     }
 }
 
-/// Something that is to happen.
+/// A future event.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A request reaches its node.
     Arrive(Box<Letter>),
     /// An answer reaches its host.
     Answer(Box<Answered>),
-    /// A host's timer goes off.
+    /// A host's timer fires.
     Wake(usize, Alarm),
-    /// Something goes wrong.
+    /// A fault occurs.
     Fault,
     /// A node loses its memory.
     Lose(usize),
-    /// An operator's release of somebody's lease reaches a node.
+    /// An operator's forced release of a lease reaches a node.
     Force(usize, Key, Token),
-    /// Somebody wants the cluster changed.
+    /// An operator changes the cluster.
     Operate,
-    /// Nothing goes wrong any more.
+    /// From now on no fault occurs.
     Heal,
-    /// Is all done?
+    /// Checks whether all is done.
     Check,
 }
 
@@ -107,7 +107,7 @@ impl Ord for Due {
     }
 }
 
-/// What a client or a coordinator wishes for that is not its own to do.
+/// A request of a client or a coordinator that the world carries out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wish {
     /// The client of this host has seen a node without memory.
@@ -135,13 +135,13 @@ pub(crate) struct Core {
     pub(crate) is_healed: bool,
     /// Some node has begun to serve another view.
     pub(crate) is_served_anew: bool,
-    /// Until when a vote on a stable view may be under way.
+    /// Until when a vote on a stable view may be in progress.
     pub(crate) voting_until: Time,
-    /// Keys that were acquired in the end.
+    /// Keys that were acquired at the end.
     pub(crate) swept: usize,
-    /// Who has which key at which node up to when, as asked for last.
+    /// The lease on each key at each node, and its end, by the last request.
     pub(crate) landed: BTreeMap<(usize, Key), (u64, Time)>,
-    /// What nodes told that they hold: lease, node, nonce.
+    /// Entries that nodes reported to hold: lease, node, nonce.
     pub(crate) held: BTreeSet<(u64, usize, u64)>,
     /// Views by id, read once.
     pub(crate) views: BTreeMap<ViewId, Arc<View>>,
@@ -223,26 +223,26 @@ impl Core {
         self.at(self.now + span, event);
     }
 
-    /// Sets a timer of a host; timers are late by a little.
+    /// Sets a timer of a host; timers fire slightly late.
     pub(crate) fn wake(&mut self, host: usize, at: Instant, alarm: Alarm) {
         let late = self.between(0, MS);
         let at = self.hosts[host].clock.when(at) + late;
         self.at(at, Event::Wake(host, alarm));
     }
 
-    /// Takes out what is next, and moves on to it.
+    /// Removes the next event, and advances the time to it.
     pub(crate) fn pop(&mut self) -> Option<Event> {
         let Reverse(due) = self.queue.pop()?;
         self.now = due.at;
         Some(due.event)
     }
 
-    /// What the clock of a host reads now.
+    /// The current reading of a host's clock.
     pub(crate) fn local(&self, host: usize) -> Instant {
         self.hosts[host].clock.read(self.now)
     }
 
-    /// Reads a document, as everybody does: it must be the one that is meant.
+    /// Reads a document, as every reader does: it must match the id.
     pub(crate) fn read(&mut self, id: ViewId, text: &str) -> Option<Arc<View>> {
         match self.views.get(&id) {
             Some(known) if **known.document() == *text => Some(Arc::clone(known)),
@@ -254,7 +254,7 @@ impl Core {
         }
     }
 
-    /// A view that somebody has read before.
+    /// A view that was read before.
     pub(crate) fn known(&self, id: ViewId) -> Option<&Arc<View>> {
         self.views.get(&id)
     }

@@ -1,4 +1,4 @@
-//! What a client asks of single nodes, beside its operations.
+//! A client's requests to single nodes, in addition to its operations.
 
 use std::time::Duration;
 
@@ -16,24 +16,24 @@ use crate::network::{Answered, Ticket};
 /// How long a node may take to answer about itself.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// One request and what it is for.
+/// One request and its purpose.
 #[derive(Clone, Debug)]
 pub(crate) enum Errand {
     /// Repeated until it is answered, or there is nothing to release.
     Release(Box<Owed>),
-    /// With the time at which it is asked.
+    /// With the send time.
     Status(Instant),
     Document(ViewId),
     Help,
 }
 
-/// A RELEASE that a node is owed.
+/// A RELEASE that must still reach a node.
 #[derive(Clone, Debug)]
 pub(crate) struct Owed {
     pub(crate) node: usize,
     pub(crate) key: Key,
     pub(crate) token: Token,
-    /// When the entry is gone anyway.
+    /// When the entry has expired anyway.
     pub(crate) until: Instant,
     pub(crate) tries: u32,
     pub(crate) is_out: bool,
@@ -50,14 +50,14 @@ impl Client {
         core.wake(self.host, at, Alarm::Errand(operation));
     }
 
-    /// Owes a node a RELEASE, which is sent now.
+    /// Sends a RELEASE to a node now, and repeats it until it is answered.
     pub(crate) fn owe(&mut self, core: &mut Core, owed: Owed) {
         let id = core.fresh();
         self.errands.insert(id, Errand::Release(Box::new(owed)));
         self.run_errand(core, id);
     }
 
-    /// An errand's timer has gone off.
+    /// An errand's timer has fired.
     pub(crate) fn run_errand(&mut self, core: &mut Core, id: u64) {
         let now = core.local(self.host);
         let Some(Errand::Release(owed)) = self.errands.get_mut(&id) else {
@@ -92,7 +92,7 @@ impl Client {
         core.wake(self.host, now + PATIENCE, Alarm::Errand(id));
     }
 
-    /// An answer that no operation waits for.
+    /// An answer for which no operation waits.
     pub(crate) fn hear_errand(&mut self, core: &mut Core, answered: Answered) {
         let Some(errand) = self.errands.remove(&answered.ticket.operation) else {
             return;

@@ -1,4 +1,4 @@
-//! What goes wrong, by chance and at bad moments.
+//! The faults, at random and at critical moments.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::server::index_of;
 use crate::world::World;
 
 impl World {
-    /// One more thing goes wrong.
+    /// Injects one more fault.
     pub(crate) fn strike(&mut self) {
         let core = &mut self.core;
         let node = core.random.random_range(0..core.servers.len());
@@ -62,7 +62,7 @@ impl World {
     }
 
     /// An operator releases a lease by force: its nodes are reached one after the
-    /// other, at times with extends in between.
+    /// other, sometimes with extends in between.
     fn force(&mut self) {
         let who = self.core.random.random_range(0..self.clients.len());
         let Some((lease, key, token)) = self.clients[who].any_held() else {
@@ -84,7 +84,7 @@ impl World {
         self.core.tally.fault(Fault::Force);
     }
 
-    /// A client dies with all that it holds; another takes its place.
+    /// A client dies with all its leases; another one takes its place.
     fn kill_client(&mut self) {
         let who = self.core.random.random_range(0..self.clients.len());
         let host = self.clients[who].host;
@@ -99,7 +99,7 @@ impl World {
 }
 
 impl Core {
-    /// Two sides that hear nothing of each other.
+    /// Two sides that cannot hear each other.
     fn divide(&mut self) {
         let nodes = self.some(self.servers.len(), 0.35);
         let hosts = self.some(self.hosts.len(), 0.35);
@@ -119,9 +119,9 @@ impl Core {
         self.part(nodes, hosts, way, span);
     }
 
-    /// A host and a node or two hear nothing of the view that was just decided,
-    /// at times for as long as anybody may rely on the one before: the worst of
-    /// moments. Best they are nodes on their way out.
+    /// A host and a node or two do not hear of the view that was just decided,
+    /// sometimes for as long as any client may rely on the one before: this is the
+    /// worst moment. The nodes are preferably ones that leave the cluster.
     pub(crate) fn leave_behind(&mut self, hosts: BTreeSet<usize>) {
         let Some(view) = self.decided().into_iter().next() else {
             return;
@@ -175,8 +175,8 @@ impl Core {
         (0..of).filter(|_| self.chance(share)).collect()
     }
 
-    /// A node loses its memory, or comes back with what it had once; but never
-    /// so many at a time that nobody could decide any more.
+    /// A node loses its memory, or comes back with an older state; but never so
+    /// many at a time that no majority could decide.
     pub(crate) fn lose(&mut self, node: usize) {
         if !self.may_lose(node) {
             return;

@@ -1,4 +1,4 @@
-//! What happened in a run, as true time has it.
+//! The events of a run, in true time.
 
 use ringlock::proto::node::message::ViewId;
 
@@ -11,20 +11,20 @@ pub(crate) const MS: Time = 1_000_000;
 /// One second.
 pub(crate) const SECOND: Time = 1_000 * MS;
 
-/// One thing that happened.
+/// One event.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Deed {
-    /// A client asks for a lease on a key.
+    /// A client requests a lease on a key.
     Began { lease: u64, key: usize },
-    /// It has it, up to `until` by its own clock.
+    /// It has the lease, up to `until` by its own clock.
     Granted {
         lease: u64,
         fence: u64,
         until: Time,
-        /// Whether nobody else could have been granted the key right then.
+        /// Whether no other client could have been granted the key at that moment.
         is_exclusive: bool,
     },
-    /// It has it for longer.
+    /// It has the lease for longer.
     Extended {
         lease: u64,
         /// When the extend began.
@@ -32,28 +32,28 @@ pub(crate) enum Deed {
         until: Time,
         is_exclusive: bool,
     },
-    /// While it is valid, somebody else could be granted the key.
+    /// While it is valid, another client could be granted the key.
     Exposed { lease: u64 },
     /// An operator begins to release it by force, node by node.
     Forced { lease: u64 },
-    /// Its holder lets go of it.
+    /// Its holder releases it.
     Ended { lease: u64 },
-    /// A node tells that it has the entry of a lease.
+    /// A node reports that it has the entry of a lease.
     Held { lease: u64, node: usize, nonce: u64 },
-    /// A client takes a node for one that has it.
+    /// A client assumes that a node has the entry.
     Relied { lease: u64, node: usize, nonce: u64 },
     /// A view is served, or its proposer knows that it follows.
     Decided(ViewId),
-    /// A client goes by a view.
+    /// A client uses a view.
     Moved { client: usize, epoch: u32 },
-    /// A node turns somebody away up to `until`, for an entry that was last
-    /// asked for up to `landed`; both by the node's clock.
+    /// A node refuses a client up to `until`, because of an entry that was last
+    /// requested up to `landed`; both by the node's clock.
     Blocked {
         node: usize,
         until: Time,
         landed: Time,
     },
-    /// Nothing goes wrong any more.
+    /// From now on no fault occurs.
     Healed,
     /// Every change is over, and every member serves the last view.
     Settled,
@@ -61,12 +61,12 @@ pub(crate) enum Deed {
     Swept { key: usize },
 }
 
-/// All that happened, in order.
+/// All events, in order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
-    /// When, and what.
+    /// Time and event.
     pub(crate) records: Vec<(Time, Deed)>,
-    /// How many keys there are.
+    /// Number of keys.
     pub(crate) keys: usize,
 }
 

@@ -1,4 +1,4 @@
-//! A client's leases: what their users and the keeper do with them.
+//! A client's leases, and what their users and the keeper do with them.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,10 +35,10 @@ pub(crate) struct Lease {
     pub(crate) plan: Plan,
     token: Token,
     pub(crate) ttl: Ttl,
-    /// The view that it stands in now, and what it stands on there.
+    /// The view that it is in now, and what it is based on there.
     pub(crate) fleet: Rc<Fleet>,
     pub(crate) footing: Footing,
-    /// Where it last had its quorum.
+    /// The view and the placement of its last quorum.
     pub(crate) base: (Rc<Fleet>, Placement),
     pub(crate) state: State,
     fence: Option<Fence>,
@@ -48,14 +48,14 @@ pub(crate) struct Lease {
     pub(crate) sent: u32,
 }
 
-/// As the router has it: 5 % of the ttl, within bounds.
+/// As in the router: 5 % of the ttl, within bounds.
 pub(crate) fn node_timeout(ttl: Ttl) -> Duration {
     (ttl.get() / 20).clamp(Duration::from_millis(50), Duration::from_secs(1))
 }
 
 impl Lease {
-    /// Takes note of who has the entry and who lacks it, as an operation under
-    /// `fleet` heard.
+    /// Records which nodes have the entry and which lack it, as an operation under
+    /// `fleet` learned.
     pub(crate) fn heard(
         &mut self,
         fleet: &Rc<Fleet>,
@@ -182,7 +182,7 @@ impl Client {
         }
         let random = core.random.random();
         let wait = match remaining {
-            // As if it were told of the end.
+            // As if it were notified of the end.
             Some(left) => left
                 .max(Duration::from_millis(1))
                 .min(Backoff::SPLIT.wait(plan.attempts, random)),
@@ -192,7 +192,7 @@ impl Client {
         core.wake(self.host, at, Alarm::Retry(plan));
     }
 
-    /// Begins an extend to `ttl`.
+    /// Starts an extend to `ttl`.
     fn extend(&mut self, core: &mut Core, id: u64, ttl: Duration) {
         let now = core.local(self.host);
         let Some(lease) = self.leases.get(&id) else {
@@ -270,7 +270,7 @@ impl Client {
         }
     }
 
-    /// Some lease that is held, its key and its token.
+    /// A random held lease, its key and its token.
     pub(crate) fn any_held(&self) -> Option<(u64, usize, Token)> {
         let mut held = self.leases.iter();
         let (id, lease) = held.find(|(_, lease)| lease.state == State::Held)?;
@@ -317,7 +317,7 @@ impl Client {
         core.wake(self.host, at, Alarm::Fidget(id));
     }
 
-    /// The user is through with a lease.
+    /// The user has finished with a lease.
     pub(crate) fn finish(&mut self, core: &mut Core, id: u64) {
         if !self.is_held(id) {
             return;
@@ -361,7 +361,7 @@ impl Client {
         core.wake(self.host, until, Alarm::Lapse(id));
     }
 
-    /// The lease is over: every node that was ever sent it is told.
+    /// The lease is over: every node that was ever sent it gets a RELEASE.
     fn end(&mut self, core: &mut Core, id: u64) {
         let Some(lease) = self.leases.get_mut(&id) else {
             return;

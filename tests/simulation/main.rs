@@ -1,27 +1,27 @@
 //! The protocol in a simulated world: hundreds of keys, clients that extend,
-//! stall and die, coordinators that change the cluster under them, and a
-//! network and servers that fail in every way the seed says. The machines, the
-//! views and the nodes' table are the ones that run in production.
+//! stall and die, coordinators that change the cluster at the same time, and a
+//! network and servers that fail in every way that the seed determines. The
+//! machines, the views and the nodes' table are the ones that run in production.
 //!
-//! * `world`, `core`: a run, and what all in it share
+//! * `world`, `core`: a run, and its shared parts
 //! * `network`, `server`: connections and nodes
-//! * `client`, `leases`, `operations`, `errands`: a router and what it does around the machines
-//! * `coordinator`, `votes`, `operators`: changes, and who wants them
-//! * `faults`: what goes wrong
+//! * `client`, `leases`, `operations`, `errands`: a router and its driver around the machines
+//! * `coordinator`, `votes`, `operators`: changes, and their operators
+//! * `faults`: the faults
 //! * `history`, `checker`: what happened, and whether the claims hold
 //! * `mutants`: one safeguard removed at a time; each must be caught
 //!
 //! `cargo test --test simulation -- --nocapture` prints what was done.
-//! `SIMULATION_SEEDS=10000` does more of it.
-//! `SIMULATION_SEED=7 cargo test --test simulation replay -- --nocapture` tells
+//! `SIMULATION_SEEDS=10000` runs more seeds.
+//! `SIMULATION_SEED=7 cargo test --test simulation replay -- --nocapture` prints
 //! one run step by step.
 //!
-//! What it has found in the protocol (a seed means the same run only as long as
-//! neither the simulation nor what it draws changes):
+//! Bugs that it has found in the protocol (a seed gives the same run only as long as
+//! neither the simulation nor its random draws change):
 //!
 //! | seed | what happened | what holds since |
 //! |---|---|---|
-//! | 24 | Two of five nodes lost their memory during a passage that dropped another one. The passage was completed before they were let in again: of the four that were left to decide, two could not, for ever. | A passage is completed only while most of the new nodes serve it. |
+//! | 24 | Two of five nodes lost their memory during a transition that dropped another one. The transition was completed before they were readmitted: of the four nodes that were left to decide, two could not, permanently. | A transition is completed only while most of the new nodes serve it. |
 
 #![allow(
     clippy::unwrap_used,
@@ -55,7 +55,7 @@ use crate::checker::{Violation, check};
 use crate::mutants::Mutant;
 use crate::report::Tally;
 
-/// Seeds that every build tries.
+/// Number of seeds in every test run.
 const SEEDS: u64 = 500;
 
 fn setting(name: &str) -> Option<u64> {
@@ -63,7 +63,7 @@ fn setting(name: &str) -> Option<u64> {
     Some(value.parse().expect("a number"))
 }
 
-/// Runs seeds on all processors, all of them or until one breaks a claim.
+/// Runs seeds on all processors, either all of them or until one breaks a claim.
 fn run_all(seeds: u64, mutant: Option<Mutant>, stops: bool) -> (Tally, Vec<(u64, Vec<Violation>)>) {
     let next = AtomicU64::new(0);
     let found = std::sync::Mutex::new((Tally::default(), Vec::new()));
@@ -111,7 +111,7 @@ fn no_seed_breaks_a_claim() {
 #[test]
 fn replay() {
     let Some(seed) = setting("SIMULATION_SEED") else {
-        // A run is a function of its seed alone.
+        // A run is determined by its seed alone.
         let (one, other) = (world::run(1, None, false), world::run(1, None, false));
         assert_eq!(one.0.records, other.0.records);
         return;

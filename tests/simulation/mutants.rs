@@ -7,19 +7,19 @@ use ringlock::proto::quorum::Seats;
 
 use crate::core::Core;
 
-/// A safeguard that is missing.
+/// The removed safeguard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutant {
-    /// Coordinators go from one stable view straight to the next.
+    /// Coordinators move from one stable view directly to the next.
     NoJointPhase,
-    /// They wait one tenth too short for old leases and quarantine alike.
+    /// They wait one tenth too short, both for old leases and in quarantine.
     ShortWait,
-    /// Nodes carry out requests of any view.
+    /// Nodes execute requests of any view.
     NoViewCheck,
-    /// Nodes ignore the least count that they are told.
+    /// Nodes ignore the minimum count in a request.
     NoFloor,
-    /// A lease carried over takes a node for the one that it was, under
-    /// whatever nonce.
+    /// A lease that is carried over assumes that a node is the same one, under
+    /// any nonce.
     AnyNonce,
 }
 
@@ -34,7 +34,7 @@ impl Mutant {
 }
 
 impl Core {
-    /// What reaches the node in place of `request`, if it is tampered with.
+    /// The request that reaches the node in place of `request`, if it is altered.
     pub(crate) fn forged(&self, node: usize, request: &Request) -> Option<Request> {
         let mut forged = match self.mutant? {
             Mutant::NoViewCheck | Mutant::NoFloor => request.clone(),
@@ -62,7 +62,7 @@ impl Core {
         View::stable(view.id().epoch, next.clone(), &nonces).unwrap_or(view)
     }
 
-    /// The seats of a placement that a node of the same name sat on before.
+    /// The seats of a placement on which a node of the same name sat before.
     pub(crate) fn by_name(
         from: (&View, &ringlock::proto::quorum::Placement, Seats),
         to: (&View, &ringlock::proto::quorum::Placement),

@@ -1,9 +1,9 @@
-//! The network: one connection from a host to a node at a time, ordered both
-//! ways, slow, breaking, cut.
+//! The network: one connection from a host to a node at a time, ordered in both
+//! directions, and subject to delays, breaks and partitions.
 //!
 //! A request is sent once; what a broken connection had in flight is lost or
-//! carried out later, once, and not answered. Beyond that requests that change
-//! nothing when repeated are at times repeated. ACQUIRE is not: it counts.
+//! executed later, once, and not answered. In addition, requests that are
+//! idempotent are sometimes repeated. ACQUIRE is not repeated: it counts.
 
 use std::collections::BTreeSet;
 
@@ -16,28 +16,28 @@ use crate::core::{Clock, Core, Event};
 use crate::history::{MS, SECOND, Time};
 use crate::report::Fault;
 
-/// Which request of which operation.
+/// Identifies a request of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(crate) operation: u64,
     pub(crate) step: Step,
 }
 
-/// A request on its way.
+/// A request in flight.
 #[derive(Clone, Debug)]
 pub(crate) struct Letter {
     pub(crate) host: usize,
     pub(crate) node: usize,
     connection: u32,
-    /// The server process that it was meant for.
+    /// The server process to which it was sent.
     boot: u32,
     pub(crate) ticket: Ticket,
     pub(crate) request: Request,
-    /// Its connection is gone, or it is a repetition: nobody is answered.
+    /// Its connection is gone, or it is a repetition: no answer is sent.
     is_stray: bool,
 }
 
-/// An answer on its way.
+/// An answer in flight.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) host: usize,
@@ -47,14 +47,14 @@ pub(crate) struct Answered {
     pub(crate) reply: Reply,
 }
 
-/// Whose timers and connections they are.
+/// The owner of timers and connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Client(usize),
     Coordinator(usize),
 }
 
-/// A process that talks to nodes.
+/// A process that communicates with nodes.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) role: Role,
@@ -72,7 +72,7 @@ struct Link {
     answered: Time,
 }
 
-/// Which way a partition cuts.
+/// The direction that a partition cuts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     Both,
@@ -80,7 +80,7 @@ pub(crate) enum Way {
     ToHosts,
 }
 
-/// Hosts and nodes on one side hear nothing of those on the other.
+/// Hosts and nodes on one side do not hear those on the other.
 #[derive(Debug)]
 pub(crate) struct Partition {
     pub(crate) until: Time,
@@ -89,16 +89,16 @@ pub(crate) struct Partition {
     pub(crate) way: Way,
 }
 
-/// How bad the network is in general.
+/// The general quality of the network.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weather {
-    /// The usual time of a letter on its way.
+    /// The usual time of a message in flight.
     usual: Time,
-    /// The share of letters that are slow, and very slow.
+    /// The fraction of messages that are slow, and very slow.
     slow: f64,
-    /// The share of requests at which the connection breaks.
+    /// The fraction of requests at which the connection breaks.
     breaks: f64,
-    /// The share of requests that are repeated.
+    /// The fraction of requests that are repeated.
     repeats: f64,
 }
 
@@ -123,7 +123,7 @@ impl Weather {
 }
 
 impl Core {
-    /// A new process, with a clock of its own unless it is given one.
+    /// A new process, with its own clock unless one is given.
     pub(crate) fn host(&mut self, role: Role, clock: Option<Clock>) -> usize {
         let clock = clock.unwrap_or_else(|| Clock::drawn(&mut self.random));
         self.hosts.push(Host {
@@ -168,7 +168,7 @@ impl Core {
         self.at(at, Event::Arrive(Box::new(letter)));
     }
 
-    /// A connection breaks; the next one owes it nothing.
+    /// A connection breaks; the next one starts without its backlog.
     pub(crate) fn break_link(&mut self, host: usize, node: usize) {
         let link = &mut self.hosts[host].links[node];
         *link = Link {
@@ -199,7 +199,7 @@ impl Core {
         })
     }
 
-    /// A request reaches its node, or what is between.
+    /// A request reaches its node, or is stopped before it.
     pub(crate) fn arrive(&mut self, mut letter: Box<Letter>) {
         let Letter {
             host,
@@ -222,7 +222,7 @@ impl Core {
             return;
         }
         if connection != self.hosts[host].links[node].connection && !letter.is_stray {
-            // What a broken connection had in flight.
+            // A request that a broken connection had in flight.
             letter.is_stray = true;
             match self.random.random_range(0..4) {
                 0 | 1 => return self.tally.fault(Fault::Loss),
@@ -259,7 +259,7 @@ impl Core {
         self.at(at, Event::Answer(Box::new(answered)));
     }
 
-    /// Whether an answer gets through: not past a cut, and not on an older
+    /// Whether an answer arrives: not across a partition, and not on an older
     /// connection.
     pub(crate) fn is_heard(&mut self, answered: &Answered) -> bool {
         let Answered {

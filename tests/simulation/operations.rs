@@ -1,5 +1,5 @@
-//! The machines that take, extend and release leases, and what a driver does
-//! around them.
+//! The machines that acquire, extend and release leases, and the driver around
+//! them.
 
 use std::rc::Rc;
 
@@ -17,7 +17,7 @@ use crate::core::Core;
 use crate::leases::{State, node_timeout};
 use crate::network::{Answered, Ticket};
 
-/// A machine under way.
+/// A machine in progress.
 #[derive(Debug)]
 pub(crate) enum Running {
     Attempt(Box<Attempt>),
@@ -37,9 +37,9 @@ pub(crate) struct Operation {
     fleet: Rc<Fleet>,
     t0: Instant,
     pub(crate) running: Running,
-    /// Who is yet to answer, and by when.
+    /// Nodes that have not answered yet, each with its deadline.
     waits: Vec<(usize, Step, Instant)>,
-    /// Nobody waits for its outcome.
+    /// No caller waits for its outcome.
     pub(crate) is_over: bool,
 }
 
@@ -68,7 +68,7 @@ impl Running {
     }
 }
 
-/// The part of a machine that does not depend on what it comes to.
+/// The part of a machine that does not depend on its outcome type.
 trait Asks {
     fn places(&self) -> &Placement;
     fn asks(&self, step: Step, seat: Seat) -> Request;
@@ -117,7 +117,7 @@ impl Client {
         self.feed(core, id, Event::Start { probes });
     }
 
-    /// Feeds the machine of an operation, and carries out its effects.
+    /// Passes an event to the machine of an operation, and executes its effects.
     pub(crate) fn feed(&mut self, core: &mut Core, id: u64, event: Event) {
         let Some(operation) = self.operations.get_mut(&id) else {
             return;
@@ -179,7 +179,7 @@ impl Client {
         self.tidy(id);
     }
 
-    /// Forgets what nobody will hear of any more.
+    /// Drops an operation for which no answer is outstanding.
     fn tidy(&mut self, id: u64) {
         let Some(operation) = self.operations.get(&id) else {
             return;
@@ -195,7 +195,7 @@ impl Client {
         }
     }
 
-    /// An answer has come in.
+    /// An answer has arrived.
     pub(crate) fn hear(&mut self, core: &mut Core, answered: Answered) {
         let Ticket {
             operation: id,
@@ -240,7 +240,7 @@ impl Client {
         }
     }
 
-    /// Who has not answered by now does not.
+    /// Nodes that have not answered by now count as silent.
     pub(crate) fn give_up(&mut self, core: &mut Core, id: u64) {
         let now = core.local(self.host);
         while let Some(operation) = self.operations.get_mut(&id) {

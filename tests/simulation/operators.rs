@@ -1,4 +1,4 @@
-//! What the operators want: the first cluster, and random changes of it.
+//! The operators' actions: the first cluster, and random changes of it.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use ringlock_ring::Format;
 use crate::core::{Clock, Core};
 use crate::server::{Server, index_of};
 
-/// Servers that there are, members or not.
+/// Number of servers, members or not.
 pub(crate) const SERVERS: usize = 9;
 
-/// Keys that there are, in two parts: one with a number of replicas of its own.
+/// Number of keys, in two parts: one with its own number of replicas.
 const KEYS: usize = 240;
 
 const OVERRIDDEN: &str = "b/";
@@ -24,7 +24,7 @@ const OVERRIDDEN: &str = "b/";
 /// Enough points for every node to get its share of so few keys.
 const VNODES: u32 = 12;
 
-/// Tries at a change that does not contradict itself.
+/// Attempts to find a change that does not contradict itself.
 const TRIES: usize = 20;
 
 fn node(index: usize) -> Node {
@@ -52,7 +52,7 @@ fn replicas(core: &mut Core, nodes: usize) -> usize {
     fitting.choose(&mut core.random).copied().unwrap_or(1)
 }
 
-/// Servers, keys, and a first view that is served.
+/// Creates servers, keys, and a first view that is served.
 pub(crate) fn found(core: &mut Core) {
     core.servers = (0..SERVERS)
         .map(|index| Server::new(index, Clock::drawn(&mut core.random)))
@@ -102,7 +102,7 @@ pub(crate) fn found(core: &mut Core) {
     }
 }
 
-/// A topology that somebody may want after `from`.
+/// A random topology that may follow `from`.
 pub(crate) fn changed(core: &mut Core, from: &Topology) -> Option<Topology> {
     for _ in 0..TRIES {
         let mut to = from.clone();

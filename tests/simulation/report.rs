@@ -1,4 +1,4 @@
-//! What was done, and what went wrong on purpose.
+//! Counts of operations and of injected faults.
 
 use std::collections::BTreeMap;
 use std::fmt;

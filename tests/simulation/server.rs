@@ -1,5 +1,5 @@
-//! The nodes: the table that specifies them, on a clock of its own, and what
-//! befalls it.
+//! The nodes: the table that specifies them, on its own clock, and the faults that
+//! hit it.
 
 use std::sync::Arc;
 
@@ -23,11 +23,11 @@ pub(crate) struct Server {
     pub(crate) paused_until: Time,
     /// How often it was started.
     pub(crate) boot: u32,
-    /// What its disk has.
+    /// The state on its disk.
     pub(crate) snapshot: Option<LockTable>,
-    /// What it says of itself.
+    /// The status that it reports.
     pub(crate) status: NodeStatus,
-    /// It has accepted a stable view as the next one.
+    /// Whether it has accepted a stable view as the next one.
     pub(crate) has_accepted: bool,
 }
 
@@ -59,7 +59,7 @@ impl Server {
         }
     }
 
-    /// The view that it really serves.
+    /// The view that it actually serves.
     pub(crate) fn served(&self) -> Option<ViewId> {
         match self.status.standing() {
             Standing::Serving(view) => Some(view),
@@ -68,18 +68,18 @@ impl Server {
     }
 }
 
-/// What the server process calls itself.
+/// The incarnation of a server process.
 pub(crate) fn incarnation(node: usize, boot: u32) -> String {
     format!("run {boot} of n{node}")
 }
 
-/// The lease that a token stands for.
+/// The lease that a token belongs to.
 pub(crate) fn lease_of(token: &Token) -> u64 {
     let hex = token.as_stored().get(16..32).unwrap();
     u64::from_str_radix(std::str::from_utf8(hex).unwrap(), 16).unwrap()
 }
 
-/// A nonce as the number that it is made of.
+/// The number that a nonce consists of.
 pub(crate) fn number(nonce: &str) -> u64 {
     nonce.parse().unwrap()
 }
@@ -90,7 +90,7 @@ pub(crate) fn index_of(name: &str) -> usize {
 }
 
 impl Core {
-    /// A node does as it is asked.
+    /// A node executes a request.
     pub(crate) fn carry_out(&mut self, node: usize, request: &Request) -> Reply {
         let forged = self.forged(node, request);
         let request = forged.as_ref().unwrap_or(request);
@@ -166,7 +166,7 @@ impl Core {
         }
     }
 
-    /// Starts a server anew with `table`, which its disk had, or with nothing.
+    /// Restarts a server with `table`, which was on its disk, or with nothing.
     pub(crate) fn reboot(&mut self, node: usize, table: Option<LockTable>) {
         let now = self.now;
         let server = &mut self.servers[node];
@@ -191,20 +191,20 @@ impl Core {
         }));
     }
 
-    /// Its disk had all, and the operator says so.
+    /// Its disk had all data, and the operator asserts so.
     pub(crate) fn reboot_durably(&mut self, node: usize) {
         let table = self.servers[node].table.clone();
         let status = self.servers[node].status.clone();
         self.reboot(node, Some(table));
-        // Not so if it had come back from an older state before.
+        // This does not hold if it had come back from an older state before.
         let stamped = status.stamped;
         if let Some(expected) = stamped.filter(|stamped| *stamped == status.incarnation) {
             let _ = self.carry_out(node, &Request::Restamp { expected });
         }
     }
 
-    /// Whether most nodes of a topology have their memory still, as `view`
-    /// lists them, once `lost` has not.
+    /// Whether a majority of a topology's nodes still has its memory, as `view`
+    /// lists them, after the loss of `lost`.
     fn keeps_majority(&self, view: &View, topology: &Topology, lost: usize) -> bool {
         let is_whole = |node: &&Node| {
             let index = index_of(&node.name);
@@ -218,8 +218,8 @@ impl Core {
         nodes.iter().filter(is_whole).count() >= majority(nodes.len())
     }
 
-    /// Whether a node may lose its memory: most of those who decide must keep
-    /// theirs, and of those who may be about to.
+    /// Whether a node may lose its memory: a majority of the deciders must keep
+    /// theirs, and a majority of those that may soon decide.
     pub(crate) fn may_lose(&self, node: usize) -> bool {
         let is_voting =
             self.voting_until > self.now || self.servers.iter().any(|server| server.has_accepted);
@@ -231,8 +231,8 @@ impl Core {
         })
     }
 
-    /// Whether nobody but `lease` could be granted `key` right now: under no
-    /// view that most nodes serve is a quorum to be had.
+    /// Whether no client but `lease` could be granted `key` right now: no view that
+    /// most nodes serve has an open quorum for another lease.
     pub(crate) fn is_exclusive(&self, lease: u64, key: &Key) -> bool {
         let mut served: Vec<ViewId> = self.servers.iter().filter_map(Server::served).collect();
         served.sort_unstable();

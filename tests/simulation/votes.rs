@@ -1,4 +1,4 @@
-//! A coordinator's votes on what follows, and the news of what was decided.
+//! A coordinator's votes on the next view, and the distribution of decisions.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::core::{Core, Wish};
 use crate::history::{Deed, SECOND, Time};
 use crate::server::index_of;
 
-/// Requests of a vote that come later than this are as good as none.
+/// Requests of a vote that arrive later than this count as lost.
 const LONGEST_VOTE: Time = 8 * SECOND;
 
 impl Coordinator {
@@ -102,7 +102,7 @@ impl Coordinator {
         let letter = |name: &str| {
             let request = match (view.index_of(name), old.index_of(name)) {
                 (Some(node), _) => adopt(&view, node),
-                // Left out, it teaches those who still go by the old view.
+                // A retired node teaches clients that still use the old view.
                 (None, Some(node)) => Request::Adopt {
                     view: view.id(),
                     document: Arc::clone(view.document()),

@@ -16,13 +16,13 @@ use crate::operators;
 use crate::report::{Fault, Tally};
 use crate::server::{Server, index_of};
 
-/// How long after the last fault a run goes on at the most.
+/// Maximum duration of a run after the last fault.
 const LONGEST_END: Time = 90 * SECOND;
 
-/// Coordinators that are at it at once, at the most.
+/// Maximum number of coordinators active at the same time.
 const MOST_COORDINATORS: usize = 5;
 
-/// Keys that are acquired at once in the end.
+/// Keys that are acquired at the same time at the end.
 const SWEEPERS: usize = 24;
 
 pub(crate) struct World {
@@ -101,8 +101,8 @@ impl World {
         }
     }
 
-    /// Leases must be safe from whatever is served from now on, whether anybody
-    /// comes for their keys or not. A dead client's are valid like any.
+    /// Leases must be safe from every view that is served from now on, whether or not
+    /// another client asks for their keys. A dead client's leases are as valid as any.
     fn look_at_leases(&mut self) {
         for client in &self.clients {
             for (lease, key) in client.valid(&self.core) {
@@ -197,7 +197,7 @@ impl World {
                         self.core.leave_behind(left.into_iter().collect());
                     }
                     4 => {
-                        // The coordinator is cut off with its news.
+                        // The coordinator is cut off together with its decision.
                         self.core.leave_behind(BTreeSet::from([host]));
                     }
                     5 => {
@@ -245,7 +245,7 @@ impl World {
         core.after(250 * MS, Event::Check);
     }
 
-    /// Whether all changes are over; then whether every key can be had.
+    /// Whether all changes are over; then whether every key can be acquired.
     fn check(&mut self) {
         if self.is_settled {
             return;
@@ -254,7 +254,7 @@ impl World {
         if self.coordinators.iter().any(|other| !other.is_over()) {
             return;
         }
-        // What was decided and never told is taken up by the next change.
+        // A view that was decided but not distributed is completed by the next change.
         let served = self.core.servers.iter().filter_map(Server::served);
         let newest = served.max().and_then(|id| self.core.known(id));
         let is_served = newest.is_some_and(|view| {

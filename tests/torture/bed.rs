@@ -1,5 +1,5 @@
-//! The servers, each behind its proxy and looked at all the time, and a router
-//! of one's own.
+//! The servers, each behind its proxy and observed continuously, and a separate
+//! router.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,11 +20,11 @@ use crate::proxy::{Proxy, Target};
 use crate::server::Server;
 use crate::settings::{MEMBERS, Settings, is_durable, names};
 
-/// How long it may take that all members serve one view, when nothing goes
-/// wrong any more: votes, and a quarantine or two.
+/// How long it may take after the last fault until all members serve one view:
+/// votes, and a quarantine or two.
 const HEALING: Duration = Duration::from_secs(30);
 
-/// One server and what is around it.
+/// One server and its surroundings.
 pub(crate) struct Place {
     pub(crate) server: Mutex<Server>,
     pub(crate) proxy: Proxy,
@@ -102,9 +102,9 @@ impl Bed {
         view.members().map(|member| member.name.clone()).collect()
     }
 
-    /// Members that were not just seen to serve the newest view, and other
-    /// servers that a fault was in until a moment ago: a change may be under
-    /// way that makes them members, and the router here has yet to learn of it.
+    /// Members that were not recently seen to serve the newest view, and other
+    /// servers that had a fault until recently: a change in progress may make
+    /// them members before this router learns of it.
     pub(crate) fn at_risk(&self) -> BTreeSet<String> {
         let troubled = self.troubled();
         let members = self.members();
@@ -116,7 +116,7 @@ impl Bed {
         troubled.into_iter().chain(shaken).collect()
     }
 
-    /// Members that were not just seen to serve the newest view.
+    /// Members that were not recently seen to serve the newest view.
     pub(crate) fn troubled(&self) -> Vec<String> {
         let epoch = |view: &str| view.split(':').next()?.parse::<u32>().ok();
         let serves = |name: &String| epoch(&self.places[name].sight.serves()?);
@@ -126,7 +126,7 @@ impl Bed {
         members
     }
 
-    /// Waits until no member is in trouble; those that are still.
+    /// Waits until no member is in trouble; returns those that still are.
     pub(crate) fn heal(&self) -> Vec<String> {
         let deadline = Instant::now() + HEALING;
         loop {
@@ -138,7 +138,7 @@ impl Bed {
         }
     }
 
-    /// Looks no more.
+    /// Stops the lookers.
     pub(crate) fn close_eyes(&self) {
         self.is_over.store(true, Ordering::Relaxed);
         for looker in self.lookers.lock().drain(..) {
@@ -147,7 +147,7 @@ impl Bed {
     }
 }
 
-/// What any process is told.
+/// The settings of any process.
 pub(crate) fn brief(
     settings: &Settings,
     directory: PathBuf,

@@ -1,4 +1,4 @@
-//! The process that changes the membership, and may be killed while it does.
+//! The process that changes the membership, and may be killed during a change.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,10 +13,10 @@ use crate::history::Deed;
 use crate::log::Log;
 use crate::process::{Told, node};
 
-/// How long nodes may stand in the way of a change: as long as faults last.
+/// How long nodes may block a change: as long as faults last.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The fewest members, so that one that is away is a minority.
+/// The fewest members, so that one absent member is a minority.
 const FEWEST: usize = 5;
 
 pub(crate) async fn change(told: Told, log: Arc<Log>, is_over: Arc<AtomicBool>) {

@@ -1,4 +1,4 @@
-//! What is written down of a lease, from the ask to the release.
+//! Records the life of a lease, from the request to the release.
 
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
@@ -16,30 +16,30 @@ use crate::process::Told;
 use crate::register;
 use crate::settings::RATE;
 
-/// How often a lease is looked at while it is held.
+/// How often a held lease is inspected.
 const GLANCE: Duration = Duration::from_millis(15);
 
-/// What is done with a lease.
+/// How a lease is used.
 #[derive(Clone, Debug)]
 pub(crate) struct Manner {
     /// How long it is held.
     pub(crate) hold: Duration,
-    /// How often it is extended by hand meanwhile.
+    /// How often it is extended by hand in that time.
     pub(crate) extends: u32,
-    /// Whether its holder writes once more when the hold is over.
+    /// Whether its holder writes once more at the end of the hold.
     pub(crate) writes_late: bool,
     /// Whether it is dropped instead of released.
     pub(crate) is_dropped: bool,
 }
 
-/// What the tasks of a worker share.
+/// The state that a worker's tasks share.
 pub(crate) struct Desk {
     pub(crate) router: Router,
     log: Arc<Log>,
     register: PathBuf,
     number: u32,
     asks: AtomicU32,
-    /// When the next ask may be made.
+    /// When the next request may be made.
     next: Mutex<Instant>,
     is_over: Arc<AtomicBool>,
 }
@@ -66,7 +66,7 @@ impl Desk {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Waits until one more ask may be made.
+    /// Waits until another request may be made.
     pub(crate) async fn turn(&self) {
         let at = {
             let mut next = self.next.lock();
@@ -77,7 +77,8 @@ impl Desk {
         tokio::time::sleep_until(at).await;
     }
 
-    /// About to ask for keys; the first ask, the others are counted from it.
+    /// Records that keys are about to be requested; returns the first ask, from
+    /// which the others are counted.
     pub(crate) fn asked(&self, keys: &[String], ttl: Duration, wait: Duration) -> Ask {
         let count = self.asks.fetch_add(keys.len() as u32, Ordering::Relaxed);
         let first = Ask::from(self.number) << 32 | Ask::from(count);
@@ -133,7 +134,7 @@ impl Desk {
         self.log.write(Deed::Ended { ask });
     }
 
-    /// Holds a lease that was granted, and lets it go.
+    /// Holds a granted lease, and releases it.
     pub(crate) async fn tend(&self, ask: Ask, guard: Guard, manner: &Manner) {
         self.granted(ask, &guard);
         self.hold(ask, &guard, manner).await;
@@ -145,7 +146,7 @@ impl Desk {
         self.log.write(Deed::Released { ask, how });
     }
 
-    /// Writes, holds it, and writes again; tells what becomes of it.
+    /// Writes, holds it, and writes again; records what happens to the lease.
     pub(crate) async fn hold(&self, ask: Ask, guard: &Guard, manner: &Manner) {
         let mut eye = Eye::new(self, ask, guard);
         eye.during(self.offer(ask, guard)).await;
@@ -166,12 +167,12 @@ impl Desk {
     async fn offer(&self, ask: Ask, guard: &Guard) {
         let (key, fence) = (guard.key().to_string(), guard.fence().get());
         let believed = !guard.remaining().is_zero();
-        // Without anybody to take it the run is over.
+        // If nothing accepts the write, the run is over.
         let _ = register::offer(&self.register, ask, &key, fence, believed).await;
     }
 
-    /// Holds all of a set, and lets it go. Its leases are counted as valid as
-    /// long as the set is.
+    /// Holds a whole set, and releases it. Its leases count as valid as long as
+    /// the set is.
     pub(crate) async fn tend_all(
         &self,
         first: Ask,
@@ -195,14 +196,14 @@ impl Desk {
             return drop(set);
         }
         let how = release(set.release().await);
-        // Of a set it is told once, and of which lease is not told.
+        // A set has one result, which does not say which lease it is about.
         if keys.len() == 1 || how == Release::InTime {
             asks().for_each(|(ask, _)| self.log.write(Deed::Released { ask, how }));
         }
     }
 }
 
-/// Looks at a lease, whatever its holder does meanwhile.
+/// Observes a lease, whatever its holder does at the same time.
 struct Eye<'a> {
     desk: &'a Desk,
     ask: Ask,
@@ -224,7 +225,7 @@ impl<'a> Eye<'a> {
         }
     }
 
-    /// Does something, and tells what becomes of the lease until it is done.
+    /// Awaits the future, and records what happens to the lease until then.
     async fn during<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);
         loop {
@@ -243,7 +244,8 @@ impl<'a> Eye<'a> {
 
     fn glance(&mut self, is_told: bool) {
         let ask = self.ask;
-        // Before the loss is told of: it may have moved unseen until then.
+        // Recorded before the loss: the lease may have moved unnoticed until
+        // then.
         let moved = self.guard.valid_until();
         if moved > self.until {
             self.until = moved;

@@ -1,4 +1,4 @@
-//! What is to go wrong, drawn before anything begins.
+//! The faults of a run, drawn before it begins.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::history::{Back, Fault, Time};
 use crate::judge::resumption_bound;
 use crate::settings::{CALM, MAX_TTL, MEMBERS, Preset, SERVERS, Settings, VIEW_LEASE, WORKERS};
 
-/// How long a node that lost its data takes to be let in again, at the least.
+/// The shortest time in which a node that lost its data is let in again.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(5);
 
 /// One fault of the plan.
@@ -23,9 +23,9 @@ pub(crate) struct Planned {
     pub(crate) fault: Fault,
     /// How long it lasts.
     pub(crate) span: Duration,
-    /// Chance for whatever else there is to choose.
+    /// Randomness for every other choice.
     pub(crate) chance: u64,
-    /// Whether it is one of many that are to silence a majority.
+    /// Whether it is one of several that together silence a majority.
     pub(crate) is_crowd: bool,
 }
 
@@ -74,7 +74,7 @@ const ALL: [Kind; 15] = [
     Kind::Slay,
 ];
 
-/// What cannot be had without a shim.
+/// The kinds that require a shim.
 const SHIMMED: [Kind; 2] = [Kind::Step, Kind::FillDisk];
 
 fn kinds(preset: Preset) -> &'static [Kind] {
@@ -133,7 +133,7 @@ pub(crate) fn plan(settings: &Settings, has_shim: bool) -> Vec<Planned> {
     };
     let mut planned: Vec<Planned> = Vec::new();
     let mut at = Duration::from_secs(1);
-    // A stepped clock runs away from the others', one at a time.
+    // A stepped clock diverges from the others; only one at a time.
     let mut steps_from = Duration::ZERO;
     while at < end {
         let kind = kinds[random.random_range(0..kinds.len())];
@@ -149,7 +149,7 @@ pub(crate) fn plan(settings: &Settings, has_shim: bool) -> Vec<Planned> {
     planned
 }
 
-/// Three of five members are away at once, so that nobody can vote.
+/// Three of five members are away at once, so that no vote is possible.
 fn crowds(kinds: &[Kind], end: Duration, random: &mut StdRng) -> Vec<Planned> {
     let mut planned = Vec::new();
     let mut at = Duration::from_secs(2);
@@ -172,8 +172,8 @@ fn crowds(kinds: &[Kind], end: Duration, random: &mut StdRng) -> Vec<Planned> {
     planned
 }
 
-/// Every member loses its data in turn, all within the longest ttl, in an order
-/// of chance; then nothing happens for so long that grants must have resumed.
+/// Every member loses its data in turn, all within the longest ttl, in a random
+/// order; then nothing happens for so long that grants must have resumed.
 fn rounds(end: Duration, random: &mut StdRng) -> Vec<Planned> {
     let quiet = Duration::from_nanos(resumption_bound(MAX_TTL.as_nanos() as Time));
     let mut planned = Vec::new();
@@ -216,7 +216,7 @@ fn draw(kind: Kind, at: Duration, random: &mut StdRng) -> Planned {
 }
 
 fn fault(kind: Kind, node: String, random: &mut StdRng) -> Fault {
-    // One more than workers: it is whoever changes the membership.
+    // One more than the workers: the last one is the changer.
     let worker = random.random_range(0..=WORKERS as u32);
     match kind {
         Kind::Kill => {

@@ -1,4 +1,4 @@
-//! One task of a worker: what it asks for, and how, by chance.
+//! One task of a worker: its random requests.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -101,7 +101,7 @@ impl Hand {
         key(self.random.random_range(0..keys))
     }
 
-    /// Different ones, in the order in which a set has them.
+    /// Distinct keys, in the order of a set.
     fn keys(&mut self) -> Vec<String> {
         let many = self.random.random_range(1..=MANY);
         let mut keys: Vec<_> = index::sample(&mut self.random, KEYS, many)
@@ -141,7 +141,8 @@ impl Hand {
         }
     }
 
-    /// Drops the future at a random point: by time, or after some polls.
+    /// Drops the future at a random point: after some time, or after some
+    /// polls.
     async fn abandon(
         &mut self,
         key: &str,
@@ -200,7 +201,7 @@ impl Hand {
         }
     }
 
-    /// Many keys, each for itself.
+    /// Many keys, each on its own.
     async fn many(&mut self, ttl: Duration, wait: Duration, manner: Manner) {
         let keys = self.keys();
         let desk = &self.desk;
@@ -233,7 +234,7 @@ impl Hand {
         match acquire.label(&label(first, &keys)).await {
             Ok(set) => desk.tend_all(first, &keys, set, &manner).await,
             Err(error) => {
-                // What is told is one key's story; the others are let go.
+                // The error concerns one key; the other requests are abandoned.
                 let culprit = culprit(&error);
                 for (ask, key) in (first..).zip(&keys) {
                     if culprit.as_ref() == Some(key) {
@@ -252,7 +253,7 @@ fn ask_of(first: Ask, keys: &[String], key: &str) -> Ask {
     first + index.expect("a key of the call") as Ask
 }
 
-/// The key of which an error tells.
+/// The key that an error names.
 fn culprit(error: &Error) -> Option<String> {
     match error {
         Error::TimedOut { last, .. } => culprit(last),

@@ -1,4 +1,4 @@
-//! What happened in a run, as the processes that took part wrote it down.
+//! The history of a run, as recorded by the processes that took part.
 //!
 //! All of them run on one machine and read one clock (the one that runs during
 //! suspend), so that their records can be put in one order.
@@ -14,15 +14,15 @@ pub(crate) const MS: Time = 1_000_000;
 /// One second.
 pub(crate) const SECOND: Time = 1_000 * MS;
 
-/// One call that asks for a lease, in the whole run. Its hexadecimal digits
-/// are the holder label of what it leaves on the servers. The high half is the
-/// worker process, the low half counts its calls.
+/// One call that requests a lease, in the whole run. Its hexadecimal digits are
+/// the holder label of its entries on the servers. The high half is the worker
+/// process, the low half counts its calls.
 pub(crate) type Ask = u64;
 
-/// A record: when, by whom, what.
+/// A record: when, by which process, what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// Read when the deed was done; where it matters, [`Deed`] says on which
+    /// Read when the deed was done; where it matters, [`Deed`] states on which
     /// side of the call.
     pub(crate) at: Time,
     /// The worker process; 0 is the one that runs the torture.
@@ -30,19 +30,19 @@ pub(crate) struct Record {
     pub(crate) deed: Deed,
 }
 
-/// One thing that happened.
+/// One event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Deed {
-    // Workers: how a lease was had.
-    /// About to ask for a key; read before the call. `wait` zero: one attempt.
+    // Workers: the outcome of a request.
+    /// About to request a key; read before the call. `wait` zero: one attempt.
     Asked {
         ask: Ask,
         key: String,
         ttl: Time,
         wait: Time,
     },
-    /// It has it, up to `until`; read after the call. `view` and `replicas`
-    /// are what the router goes by then.
+    /// It holds the lease, up to `until`; read after the call. `view` and
+    /// `replicas` are those that the router uses then.
     Granted {
         ask: Ask,
         fence: u64,
@@ -56,34 +56,34 @@ pub(crate) enum Deed {
         refusal: Refusal,
         view: String,
         replicas: Vec<String>,
-        /// The error as it reads.
+        /// The text of the error.
         error: String,
     },
-    /// The future was dropped before it was done; read after that.
+    /// The future was dropped before it was done; read after the drop.
     Abandoned { ask: Ask },
 
-    // Workers: what became of it.
+    // Workers: the course of the lease.
     /// The lease has moved to `until`, by itself.
     Kept { ask: Ask, until: Time },
     /// An extend by hand returned: with success up to `until`, or not.
     Extended { ask: Ask, until: Option<Time> },
-    /// The holder was told that it is over; read when told.
+    /// The holder learnt that it is over; read at that moment.
     Lost { ask: Ask },
     /// The holder lets go: read before the release begins, or the drop.
     Ended { ask: Ask },
-    /// The release came back.
+    /// The release returned.
     Released { ask: Ask, how: Release },
 
     // Workers: themselves.
     /// The process (or its runtime) did not run from `from` to the record's
-    /// time: neither can it be blamed for what was due then.
+    /// time: it is not responsible for anything that was due then.
     Stalled { from: Time },
-    /// It goes by another view now.
+    /// It uses another view now.
     Moved { epoch: u32 },
 
     // The guarded resource.
-    /// A write came in with this fence and was taken, or refused as stale.
-    /// `believed`: the holder had looked, and its lease was valid still.
+    /// A write with this fence arrived and was taken, or refused as stale.
+    /// `believed`: the holder had checked, and its lease was still valid.
     Offered {
         ask: Ask,
         key: String,
@@ -92,10 +92,10 @@ pub(crate) enum Deed {
         believed: bool,
     },
 
-    // The one who looks into the servers, past every proxy.
-    /// What node `node` served and held, read at once, between `from` and the
-    /// record's time: the view's id, and of each key that is locked whose the
-    /// entry is and how long it lasts; `None` is an entry of nobody here.
+    // The looker, which reads the servers past every proxy.
+    /// The state of node `node`, read in one step, between `from` and the
+    /// record's time: the view's id, and for each locked key the owner of the
+    /// entry and its remaining time; `None` is a foreign entry.
     Looked {
         node: String,
         from: Time,
@@ -103,24 +103,24 @@ pub(crate) enum Deed {
         entries: Vec<(String, Option<Ask>, Time)>,
     },
 
-    // What is done to them. A fault begins when this is read, before it is
-    // put in; it is over when `Mended` says so, read after it was taken out.
-    /// Trouble `id` begins.
+    // The faults. `Struck` is read before the fault is injected, and `Mended`
+    // after it is removed.
+    /// Fault `id` begins.
     Struck { id: u64, fault: Fault },
-    /// Trouble `id` is over.
+    /// Fault `id` is over.
     Mended { id: u64 },
     /// A change of membership ended, or failed.
     Changed { what: String, error: Option<String> },
-    /// From here on nothing goes wrong any more.
+    /// No fault occurs from here on.
     Calm,
-    /// After that, every change over: each key was asked for once.
+    /// After that, when every change is over: each key was requested once.
     Swept { key: String, error: Option<String> },
 }
 
 /// Why there was no lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Refusal {
-    /// Somebody else has the key; also after a wait.
+    /// Another holder has the key; also after a wait.
     Contended,
     /// Too few nodes could grant it or confirm the view; also after a wait.
     NoQuorum,
@@ -138,21 +138,21 @@ pub(crate) enum Release {
     Failed,
 }
 
-/// What goes wrong.
+/// A fault.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Fault {
-    /// kill -9; it comes back with all its data, with a truncated log, or
-    /// with none.
+    /// kill -9; the server comes back with all its data, with a truncated log,
+    /// or with none.
     Killed { node: String, back: Back },
     /// SIGSTOP of a server.
     Frozen { node: String },
-    /// Its proxy passes nothing on, and holds what comes.
+    /// Its proxy forwards nothing, and holds what arrives.
     Stalled { node: String },
     /// Its proxy has hung up and refuses connections.
     Cut { node: String },
-    /// Its proxy swallows replies: requests arrive.
+    /// Its proxy drops replies: requests arrive.
     Deaf { node: String },
-    /// Its proxy delays everything by so many milliseconds.
+    /// Its proxy delays everything by this many milliseconds.
     Slow { node: String, millis: u64 },
     /// FLUSHALL.
     Flushed { node: String },
@@ -160,17 +160,17 @@ pub(crate) enum Fault {
     ScriptsFlushed { node: String },
     /// CLIENT KILL of all its clients.
     Disconnected { node: String },
-    /// A replica that lagged behind has taken its place.
+    /// A replica that lagged behind has replaced it.
     Promoted { node: String },
-    /// Its wall clock was stepped forward by so many milliseconds.
+    /// Its wall clock was stepped forward by this many milliseconds.
     Stepped { node: String, millis: u64 },
     /// It has no memory left for writes.
     Full { node: String },
-    /// Its disk takes no writes.
+    /// Its disk accepts no writes.
     DiskFull { node: String },
     /// SIGSTOP of a worker.
     Paused { worker: u32 },
-    /// kill -9 of a worker; another takes its place with another number.
+    /// kill -9 of a worker; another replaces it with another number.
     Slain { worker: u32 },
 }
 
@@ -179,14 +179,14 @@ pub(crate) enum Fault {
 pub(crate) enum Back {
     /// With everything: it wrote each command to disk.
     Whole,
-    /// With what it had written by the last second, and that cut short.
+    /// With the data of its last write to disk, truncated.
     Truncated,
     /// With nothing.
     Empty,
 }
 
 impl Fault {
-    /// The node that it befalls.
+    /// The node that it concerns.
     pub(crate) fn node(&self) -> Option<&str> {
         match self {
             Self::Killed { node, .. }

@@ -1,15 +1,16 @@
-//! Whether a history keeps every claim, and what it was worth.
+//! Whether a history satisfies every claim, and how much it tested.
 //!
-//! Pure: records in, a report out. A claim is judged so that neither a machine
-//! that is slow nor the order in which two processes write down what happens
-//! at once can break it; each allowance is a constant with its reason.
+//! Pure: records in, a report out. The judgement of a claim tolerates a slow
+//! machine, and any order in which two processes record simultaneous events;
+//! each allowance is a constant with its reason.
 //!
 //! * `spans`, `cast`, `story`: the history by subject
-//! * `exclusion`, `leases`, `quorums`, `waits`, `closing`: claims on the records of those who lock
-//! * `looks`, `continuity`, `orphans`: claims on what was seen in the servers
-//! * `availability`: who gets a lease while what is wrong
+//! * `exclusion`, `leases`, `quorums`, `waits`, `closing`: claims on the
+//!   workers' records
+//! * `looks`, `continuity`, `orphans`: claims on the observed state of servers
+//! * `availability`: which requests are granted under which faults
 //! * `resumption`: that grants resume after the last fault
-//! * `board`, `report`: what is found, and how it is told
+//! * `board`, `report`: the findings, and their output
 
 mod availability;
 mod board;
@@ -38,10 +39,10 @@ pub(crate) use crate::judge::report::Report;
 pub(crate) use crate::judge::resumption::bound as resumption_bound;
 use crate::judge::story::Story;
 
-/// The most records of one call that are told beside a violation.
+/// The most records of one call that are printed with a violation.
 const MAX_RECORDS: usize = 40;
 
-/// What the run went by.
+/// The settings of the run.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     /// How many nodes hold a key.
@@ -52,8 +53,8 @@ pub(crate) struct Rules {
     pub(crate) nodes: Vec<String>,
 }
 
-/// Judges a history. The records of one process must be in its order; those of
-/// several need not be.
+/// Judges a history. The records of one process must be in order; those of
+/// several processes need not be.
 pub(crate) fn judge(records: &[Record], rules: &Rules) -> Report {
     let story = Story::read(records, rules);
     let mut board = Board::default();
@@ -78,7 +79,7 @@ pub(crate) fn judge(records: &[Record], rules: &Rules) -> Report {
 }
 
 /// The findings, each with the records of the calls that it is about and with
-/// the troubles of that time.
+/// the faults of that time.
 fn violations(story: &Story<'_>, board: &Board) -> Vec<Violation> {
     let told = board.findings.iter().flat_map(|finding| &finding.calls);
     let mut of_call: HashMap<usize, Vec<&Record>> = told.map(|&it| (it, Vec::new())).collect();
@@ -116,7 +117,7 @@ fn violations(story: &Story<'_>, board: &Board) -> Vec<Violation> {
     violations
 }
 
-/// Which call a record is about.
+/// The call that a record is about.
 fn asked_by(deed: &Deed) -> Option<crate::history::Ask> {
     match deed {
         Deed::Asked { ask, .. }

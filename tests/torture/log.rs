@@ -1,5 +1,5 @@
-//! The history as it is written: a file for each process, which may be killed
-//! at any time, a line for each record.
+//! The history on disk: a file for each process, which may be killed at any
+//! time, and a line for each record.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -14,7 +14,7 @@ pub(crate) fn now() -> Time {
     common::node::now().as_nanos()
 }
 
-/// What one process writes down.
+/// The records of one process.
 #[derive(Debug)]
 pub(crate) struct Log {
     file: File,
@@ -36,7 +36,7 @@ impl Log {
         self.write_at(now(), deed);
     }
 
-    /// In one call of the system, so that a line is there, or is not.
+    /// In one system call, so that a line is written completely or not at all.
     pub(crate) fn write_at(&self, at: Time, deed: Deed) {
         let by = self.by;
         let mut line = serde_json::to_vec(&Record { at, by, deed }).expect("plain data");
@@ -45,7 +45,7 @@ impl Log {
     }
 }
 
-/// All that was written down in `directory`, in the order of time.
+/// All records in `directory`, in the order of time.
 pub(crate) fn read_all(directory: &Path) -> Vec<Record> {
     let mut records = Vec::new();
     for entry in std::fs::read_dir(directory).expect("the directory") {
@@ -57,7 +57,7 @@ pub(crate) fn read_all(directory: &Path) -> Vec<Record> {
             continue;
         }
         let text = std::fs::read_to_string(&path).expect("text");
-        // Of a process that was killed the last line may be cut short.
+        // The last line of a killed process may be truncated.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         for line in whole.lines() {
             let record = serde_json::from_str(line);

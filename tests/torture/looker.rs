@@ -1,4 +1,4 @@
-//! Looks into the servers, past every proxy, all the time.
+//! Reads the state of the servers, past every proxy, continuously.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use crate::settings::{KEYS, key};
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// A node that was not seen for so long is not well.
+/// A node that was not seen for this long is not well.
 const FRESH: Time = SECOND;
 
-/// The view's id, if its data is this very server's; then of each key that is
-/// locked: which it is, the entry, and how long it lasts in milliseconds. As
-/// text, all of it.
+/// The view's id, if its data belongs to this incarnation of the server; then
+/// for each locked key its index, the entry, and the remaining time in
+/// milliseconds. All as text.
 const LOOK: &str = "
 local seen = { '' }
 if redis.call('HGET', KEYS[2], 'inc') == ARGV[1] then
@@ -40,7 +40,7 @@ for i = 3, #KEYS do
 end
 return seen";
 
-/// What was last seen of a node.
+/// The last observation of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Sight(Mutex<Seen>);
 
@@ -49,31 +49,31 @@ struct Seen {
     /// When that look began.
     at: Time,
     view: String,
-    /// Looks that began before tell nothing any more.
+    /// Looks that began earlier are obsolete.
     since: Time,
 }
 
 impl Sight {
-    /// The view that it serves, if it was seen to a moment ago.
+    /// The view that it serves, if that was seen recently.
     pub(crate) fn serves(&self) -> Option<String> {
         let seen = self.0.lock();
         let is_fresh = seen.at >= seen.since && now() < seen.at + FRESH;
         (is_fresh && !seen.view.is_empty()).then(|| seen.view.clone())
     }
 
-    /// A fault was in it less than `span` ago.
+    /// Whether a fault was in it less than `span` ago.
     pub(crate) fn was_struck(&self, span: Duration) -> bool {
         let since = self.0.lock().since;
         since > 0 && now() < since + span.as_nanos() as Time
     }
 
-    /// What was seen until now is no longer so.
+    /// Makes all earlier observations obsolete.
     pub(crate) fn forget(&self) {
         self.0.lock().since = now();
     }
 }
 
-/// Looks at `node` until `is_over`.
+/// Observes `node` until `is_over`.
 pub(crate) fn start(
     node: String,
     target: Target,
@@ -112,8 +112,9 @@ impl Inside {
         Ok(Self { socket, connection })
     }
 
-    /// Which server it is now: the replication id of a running server changes
-    /// with its first replica, also where the promotion of that one fails.
+    /// The current incarnation of the server: the replication id of a running
+    /// server changes with its first replica, even where that replica's
+    /// promotion fails.
     fn incarnation(&mut self) -> RedisResult<String> {
         let info: String = cmd("INFO").query(&mut self.connection)?;
         let fact = |name: &str| {
@@ -172,7 +173,7 @@ impl Looker {
 fn entry([index, entry, millis]: &[Vec<u8>; 3]) -> (String, Option<Ask>, Time) {
     let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<i64>().ok();
     let name = key(number(index).expect("an index") as usize);
-    // An entry without an end is one for ever.
+    // An entry without an expiry lasts forever.
     let millis = number(millis).and_then(|millis| Time::try_from(millis).ok());
     let left = millis.map_or(Time::MAX, |millis| millis * MS);
     let ask = Holder::of_stored(entry)
@@ -181,8 +182,8 @@ fn entry([index, entry, millis]: &[Vec<u8>; 3]) -> (String, Option<Ask>, Time) {
     (name, ask, left)
 }
 
-/// The ask that a label tells. A call for many keys has one label, which lists
-/// them: each is an ask of its own, counted from the first.
+/// The ask in a label. A call for many keys has one label, which lists them:
+/// each is an ask of its own, counted from the first.
 fn asked(label: &str, key: &str) -> Option<Ask> {
     let (first, keys) = label.split_once(' ').unwrap_or((label, key));
     let index = keys.split(' ').position(|one| one == key)?;

@@ -1,5 +1,5 @@
-//! Routers of several processes, real servers, and all that can go wrong with
-//! them, as long as one likes: `scripts/torture.sh`.
+//! Routers in several processes, real servers, and every kind of fault, for any
+//! length of time: `scripts/torture.sh`.
 
 #![allow(
     clippy::expect_used,
@@ -30,13 +30,13 @@ mod staff;
 mod strike;
 mod worker;
 
-/// One run, as the environment says.
+/// One run, with the settings from the environment.
 #[test]
 fn one_run() {
     run::run(&settings::Settings::read());
 }
 
-/// No test by itself, but every process that [`one_run`] starts.
+/// Not a test by itself, but every process that [`one_run`] starts.
 #[test]
 fn the_process() {
     process::live();

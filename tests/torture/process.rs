@@ -1,5 +1,5 @@
-//! What the processes that are killed have in common: how they are started,
-//! told, and stopped.
+//! The common parts of the processes that are killed: how they are started,
+//! configured, and stopped.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::{changer, worker};
 
 const TOLD: &str = "TORTURE_PROCESS";
 
-/// A runtime or a process that was not heard of for so long stood still.
+/// A runtime or a process that missed beats for this long has stalled.
 const BEAT: Duration = Duration::from_millis(10);
 const MISSED: u64 = 25 * MS;
 
@@ -32,16 +32,16 @@ pub(crate) enum Role {
     Changer,
 }
 
-/// What a process is told.
+/// The settings of a process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Told {
     pub(crate) role: Role,
     pub(crate) number: u32,
     pub(crate) seed: u64,
     pub(crate) replicas: usize,
-    /// Where its history goes.
+    /// The directory of its history.
     pub(crate) directory: PathBuf,
-    /// Where the sockets are.
+    /// The directory of the sockets.
     pub(crate) sockets: PathBuf,
     /// Members, with their URLs.
     pub(crate) members: Vec<(String, String)>,
@@ -50,7 +50,7 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// A router of the cluster, for whoever it is.
+    /// A router of the cluster, for any process.
     pub(crate) fn builder(&self) -> RouterBuilder {
         let builder = Router::builder().replicas(self.replicas).init(Init::Never);
         let builder = self.members.iter().fold(builder, |builder, (name, url)| {
@@ -63,7 +63,7 @@ impl Told {
         })
     }
 
-    /// Connects, however often that takes; `None`: it is over before.
+    /// Connects, with any number of attempts; `None`: the run is over first.
     pub(crate) async fn connect(&self, is_over: &AtomicBool) -> Option<Router> {
         while !is_over.load(Ordering::Relaxed) {
             match self.builder().connect().await {
@@ -83,7 +83,7 @@ pub(crate) fn node(name: &str, url: &str) -> NodeConfig {
     node
 }
 
-/// Killed, by its handle, when dropped.
+/// A child process; it is killed on drop.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) number: u32,
@@ -124,12 +124,12 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// Whether it still runs; it never ends of itself.
+    /// Whether it still runs; it never ends by itself.
     pub(crate) fn is_alive(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|status| status.is_none())
     }
 
-    /// Tells it to come to an end.
+    /// Asks it to stop.
     pub(crate) fn ask_to_stop(&mut self) {
         self.stdin = None;
     }
@@ -156,7 +156,7 @@ impl Drop for Process {
     }
 }
 
-/// The whole life of such a process; nothing where this is none.
+/// The whole life of such a process; does nothing in any other process.
 pub(crate) fn live() {
     let Ok(told) = std::env::var(TOLD) else {
         return;
@@ -166,7 +166,7 @@ pub(crate) fn live() {
     let is_over = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&is_over);
     std::thread::spawn(move || {
-        // Until whoever started it closes it, or is gone.
+        // Until the parent closes it, or has died.
         let _ = std::io::stdin().read(&mut [0]);
         ended.store(true, Ordering::Relaxed);
     });
@@ -182,7 +182,7 @@ pub(crate) fn live() {
     }
 }
 
-/// Writes down when this process stands still.
+/// Records when this process stalls.
 pub(crate) fn watch_over(log: Arc<Log>) {
     std::thread::spawn(move || {
         let mut heart = Heart::new(log);
@@ -193,7 +193,7 @@ pub(crate) fn watch_over(log: Arc<Log>) {
     });
 }
 
-/// Notices when its process stood still.
+/// Detects when its process stalled.
 struct Heart {
     log: Arc<Log>,
     last: u64,
@@ -213,7 +213,7 @@ impl Heart {
     }
 }
 
-/// Writes down when the runtime stands still, and when the router moves.
+/// Records when the runtime stalls, and when the router moves to another view.
 pub(crate) async fn beat(log: Arc<Log>, router: Router) {
     let mut heart = Heart::new(Arc::clone(&log));
     let mut epoch = 0;

@@ -1,4 +1,4 @@
-//! A proxy before each server, whose network can be made to fail.
+//! A proxy in front of each server, with a network that can be made to fail.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -11,27 +11,27 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Pieces that a connection holds back each way; then it reads no more.
+/// Chunks that a connection buffers each way; then it stops reading.
 const QUEUE: usize = 256;
 
-/// What a network does.
+/// The behavior of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Pass,
-    /// Everything comes late.
+    /// Everything is delayed.
     Slow(Duration),
-    /// Nothing goes through; it is held.
+    /// Nothing passes; it is held.
     Stall,
-    /// Connections are dead for good, and nobody is told.
+    /// Connections are permanently dead, and neither side is notified.
     HalfOpen,
-    /// Replies are swallowed; as no network lets later ones through then, such
-    /// a connection ends when that is over.
+    /// Replies are dropped. No network delivers later ones after that;
+    /// therefore such a connection ends when the mode ends.
     Deaf,
-    /// Replies are held; requests go through.
+    /// Replies are held; requests pass.
     Late,
     /// It hung up and refuses connections.
     Cut,
-    /// It hangs up in the midst of the next reply and refuses connections.
+    /// It hangs up in the middle of the next reply and refuses connections.
     Torn,
 }
 
@@ -48,7 +48,7 @@ struct State {
     cuts: u64,
 }
 
-/// Where the server is; it may move.
+/// The server's socket; it may change.
 #[derive(Clone, Debug)]
 pub(crate) struct Target(Arc<Mutex<PathBuf>>);
 
@@ -113,8 +113,8 @@ async fn listen(
                 client = listener.accept() => client,
                 _ = state.wait_for(|state| state.mode.refuses()) => break,
             };
-            // A client that was hung up on connects again before the listener
-            // is gone.
+            // A client whose connection was closed may connect again before the
+            // listener is gone.
             if let Ok((client, _)) = client
                 && !state.borrow().mode.refuses()
             {
@@ -142,7 +142,7 @@ async fn serve(client: UnixStream, target: impl AsRef<Path>, state: watch::Recei
     }
 }
 
-/// Passes bytes on, one way, until one side hangs up or the proxy does.
+/// Forwards bytes, one way, until one side hangs up or the proxy does.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,

@@ -1,4 +1,4 @@
-//! The guarded resource: it takes a write whose fence is no lower than any
+//! The guarded resource: it accepts a write whose fence is no lower than any
 //! that it has seen, and refuses every other.
 
 use std::collections::BTreeMap;
@@ -12,12 +12,12 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::history::{Ask, Deed};
 use crate::log::Log;
 
-/// Where it listens.
+/// The path of its socket.
 pub(crate) fn socket(directory: &Path) -> PathBuf {
     directory.join("register.sock")
 }
 
-/// Serves for as long as its runtime runs.
+/// Serves as long as its runtime runs.
 pub(crate) fn start(directory: &Path, log: Arc<Log>) {
     let listener = UnixListener::bind(socket(directory)).expect("a socket");
     let highest = Arc::new(Mutex::new(BTreeMap::new()));
@@ -34,7 +34,7 @@ pub(crate) fn start(directory: &Path, log: Arc<Log>) {
 async fn serve(client: UnixStream, highest: Arc<Mutex<BTreeMap<String, u64>>>, log: Arc<Log>) {
     let mut client = BufReader::new(client);
     let mut line = String::new();
-    // Of a writer that was killed there may be no line.
+    // A killed writer may not have sent a complete line.
     if client.read_line(&mut line).await.is_err() || !line.ends_with('\n') {
         return;
     }
@@ -43,7 +43,7 @@ async fn serve(client: UnixStream, highest: Arc<Mutex<BTreeMap<String, u64>>>, l
     let _ = client.write_all(&[u8::from(is_taken)]).await;
 }
 
-/// The record is written before anybody else can write to the register.
+/// The record is written before any other write reaches the register.
 fn take(
     highest: &Mutex<BTreeMap<String, u64>>,
     log: &Log,
@@ -66,8 +66,8 @@ fn take(
     is_taken
 }
 
-/// Writes to the register at `socket`; whether it was taken. `None`: the one
-/// who runs it has gone.
+/// Writes to the register at `socket`; returns whether it was accepted. `None`:
+/// the process that runs it is gone.
 pub(crate) async fn offer(
     socket: &Path,
     ask: Ask,

@@ -21,10 +21,10 @@ use crate::staff::Staff;
 use crate::strike::Striker;
 use crate::{changer, register};
 
-/// How long a key may take to be had when nothing goes wrong any more.
+/// How long a key may take to be granted after the last fault.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// How often a change that was left half made is taken up again.
+/// How often an incomplete change is resumed.
 const RESUMES: usize = 3;
 
 pub(crate) fn run(settings: &Settings) {
@@ -67,8 +67,8 @@ pub(crate) fn run(settings: &Settings) {
     );
 }
 
-/// Where the servers live: in memory if that is to be had, for a disk that
-/// stalls for a second is a fault that nobody planned.
+/// The directory of the servers: in memory if possible, because a disk that
+/// stalls for a second is an unplanned fault.
 fn quick_directory() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() {
@@ -79,7 +79,7 @@ fn quick_directory() -> TempDir {
     .expect("a temporary directory")
 }
 
-/// Where the history goes; a temporary directory unless it is to be kept.
+/// The directory of the history; a temporary one unless it must be kept.
 fn directory(settings: &Settings) -> (PathBuf, Option<TempDir>) {
     if let Some(out) = &settings.out {
         std::fs::create_dir_all(out).expect("the directory");
@@ -100,7 +100,7 @@ fn directory(settings: &Settings) -> (PathBuf, Option<TempDir>) {
     (kept.path().into(), Some(kept))
 }
 
-/// Lets everything go wrong, and then come right; what did not.
+/// Injects all faults, and waits for recovery; returns the failures.
 fn torture(settings: &Settings, directory: &Path, sockets: &Path) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -166,12 +166,12 @@ fn staff(settings: &Settings, directory: &Path, sockets: &Path, bed: &Arc<Bed>) 
     })
 }
 
-/// Finishes a change that was left half made.
+/// Completes a change that was left incomplete.
 async fn finish(bed: &Bed, log: &Log) -> Result<(), String> {
     let rebalancer = bed.router.rebalancer().patience(2 * changer::PATIENCE);
     let mut last = Ok(());
     for _ in 0..RESUMES {
-        // The router follows on its own: it may be a moment behind.
+        // The router follows by itself: it may be a moment behind.
         match rebalancer.resume(|_| {}).await {
             Err(ringlock::rebalancer::RebalanceError::NothingUnderWay { .. }) => return Ok(()),
             result => {
@@ -184,7 +184,7 @@ async fn finish(bed: &Bed, log: &Log) -> Result<(), String> {
     last
 }
 
-/// Asks for every key once.
+/// Requests every key once.
 async fn sweep(bed: &Bed, log: &Arc<Log>) {
     let mut tasks = JoinSet::new();
     for index in 0..KEYS {
@@ -200,7 +200,7 @@ async fn sweep(bed: &Bed, log: &Arc<Log>) {
     bed.router.clone().shutdown().await;
 }
 
-/// How many records there are of what.
+/// The number of records of each kind.
 fn counts(records: &[Record]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for record in records {

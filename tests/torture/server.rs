@@ -1,4 +1,4 @@
-//! A real server, and all that can be done to it.
+//! A real server, and its faults.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::net::UnixStream;
@@ -14,10 +14,10 @@ use crate::proxy::Target;
 /// A start, or the copying of a few keys, takes no longer on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Killed, by its handle, when dropped.
+/// Killed on drop.
 #[derive(Debug)]
 pub(crate) struct Server {
-    /// Its own directory; each server that takes its place has one below it.
+    /// Its own directory; each server that replaces it has one below it.
     root: PathBuf,
     generation: u32,
     child: Option<Child>,
@@ -27,8 +27,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a server that writes to disk, at once if it is durable; `target`
-    /// is told where it listens.
+    /// Starts a server that writes to disk, immediately if it is durable;
+    /// `target` is set to its socket.
     pub(crate) fn start(
         root: PathBuf,
         is_durable: bool,
@@ -106,7 +106,7 @@ impl Server {
                 return false;
             }
             let is_there = UnixStream::connect(self.socket_of(generation)).is_ok();
-            // It answers before it has loaded its data, but not to this.
+            // Before it has loaded its data it answers, but not this command.
             let get = || {
                 cmd("GET")
                     .arg("nothing")
@@ -120,8 +120,8 @@ impl Server {
         }
     }
 
-    /// Starts it again where it was, if it does not run. What it cannot load
-    /// it begins without.
+    /// Starts it again in the same place, if it does not run. It starts without
+    /// data that it cannot load.
     pub(crate) fn spawn(&mut self) {
         if self.is_running() {
             return;
@@ -151,13 +151,13 @@ impl Server {
         }
     }
 
-    /// Takes its data away, while it does not run.
+    /// Removes its data, while it does not run.
     pub(crate) fn wipe(&mut self) {
         let directory = self.directory(self.generation);
         let _ = fs::remove_dir_all(directory.join("appendonlydir"));
     }
 
-    /// Takes the last bytes of what it wrote away, while it does not run.
+    /// Truncates its log by these bytes, while it does not run.
     pub(crate) fn truncate(&mut self, bytes: u64) {
         let directory = self.directory(self.generation).join("appendonlydir");
         let Ok(entries) = fs::read_dir(directory) else {
@@ -181,15 +181,15 @@ impl Server {
         signal(self.child.as_ref(), "-CONT");
     }
 
-    /// Tells the server something; what it says is its own affair, as long as
-    /// it is reached.
+    /// Sends a command to the server; its reply is ignored, an unreachable
+    /// server is an error.
     pub(crate) fn order(&self, order: &Cmd) -> RedisResult<()> {
         order.exec(&mut connect(&self.socket())?)
     }
 
-    /// Another server, with what this one had up to `lag` ago, takes its
-    /// place: it is a replica that is cut loose so much earlier, which is what
-    /// a link that holds everything back comes to. An error: nothing was done.
+    /// Another server, with this one's data of up to `lag` ago, replaces it. It
+    /// is a replica that was detached that much earlier, which is equivalent to
+    /// a link that delays everything. An error: nothing was done.
     pub(crate) fn promote(&mut self, lag: Duration, struck: impl FnOnce()) -> RedisResult<()> {
         let port = free_port();
         self.order(cmd("CONFIG").arg("SET").arg("port").arg(port))?;
@@ -249,7 +249,7 @@ pub(crate) fn connect(socket: &std::path::Path) -> RedisResult<Connection> {
     Ok(connection)
 }
 
-/// Sends a signal to a child that was not waited for yet.
+/// Sends a signal to a child that has not been waited for yet.
 pub(crate) fn signal(child: Option<&Child>, name: &str) {
     let Some(child) = child else { return };
     let pid = child.id().to_string();
@@ -257,7 +257,7 @@ pub(crate) fn signal(child: Option<&Child>, name: &str) {
     assert!(done.is_ok(), "kill {name}");
 }
 
-/// One that is free now.
+/// A port that is free now.
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()

@@ -1,4 +1,4 @@
-//! What a run is told, and what it always does.
+//! The settings of a run, and its constants.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,36 +8,36 @@ use crate::common;
 /// Members of a new cluster.
 pub(crate) const MEMBERS: usize = 5;
 
-/// Servers, with those that may join.
+/// Servers, including those that may join.
 pub(crate) const SERVERS: usize = 7;
 
-/// The first of them keep every write on disk before they answer.
+/// The first of them write everything to disk before they answer.
 pub(crate) const DURABLE: usize = 2;
 
 pub(crate) const MAX_TTL: Duration = Duration::from_secs(3);
 pub(crate) const VIEW_LEASE: Duration = Duration::from_secs(1);
 
-/// Worker processes at a time.
+/// Concurrent worker processes.
 pub(crate) const WORKERS: usize = 3;
 
 /// Tasks of each.
 pub(crate) const TASKS: usize = 32;
 
-/// Asks per second and worker, at the most: ten minutes of them, with all
-/// that becomes of them, are less than three million records.
+/// The most requests per second and worker: ten minutes of them, with all their
+/// records, are less than three million records.
 pub(crate) const RATE: u32 = 200;
 
-/// Keys, of which the first few are asked for as often as all others.
+/// Keys, of which the first few get as many requests as all others.
 pub(crate) const KEYS: usize = 40;
 pub(crate) const HOT_KEYS: usize = 4;
 
-/// The part of a run that is left for all to come right again.
+/// The final part of a run, without faults, for recovery.
 pub(crate) const CALM: Duration = Duration::from_secs(20);
 
 /// Which faults there are, and how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Preset {
-    /// Everything, gently.
+    /// All kinds, at a low rate.
     Ci,
     Kills,
     Network,
@@ -45,7 +45,7 @@ pub(crate) enum Preset {
     Memory,
     Changes,
     All,
-    /// Everything, with one replica.
+    /// All kinds, with one replica.
     Single,
     /// Most members are away for a while, again and again.
     Majority,
@@ -74,28 +74,28 @@ impl Preset {
             Self::Single => 1,
             // Both modes.
             Self::Rolling if seed.is_multiple_of(2) => 1,
-            // Three is what most have.
+            // Three is the usual number.
             _ if seed.is_multiple_of(4) => 5,
             _ => 3,
         }
     }
 
-    /// Whether the membership changes all the while.
+    /// Whether the membership changes continuously.
     pub(crate) fn has_changes(self) -> bool {
         matches!(self, Self::Ci | Self::Changes | Self::All | Self::Single)
     }
 }
 
-/// What this run is told, by the environment.
+/// The settings of this run, from the environment.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) seed: u64,
     pub(crate) preset: Preset,
-    /// The whole of it.
+    /// The length of the whole run.
     pub(crate) length: Duration,
-    /// Where the history is to be kept, whatever comes of it.
+    /// The directory in which the history is kept, whatever the result.
     pub(crate) out: Option<PathBuf>,
-    /// Whether the history that is there is judged again, and nothing run.
+    /// Whether an existing history is judged again, without a run.
     pub(crate) is_again: bool,
 }
 

@@ -1,5 +1,5 @@
-//! The processes that take locks and change the membership, as the one sees
-//! them that starts, pauses and kills them.
+//! The processes that take locks and change the membership, as managed by the
+//! process that starts, pauses and kills them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::history::Fault;
 use crate::process::{Process, Role, Told};
 use crate::worker::LEAVE;
 
-/// A place, and who has it.
+/// A place, and its process.
 #[derive(Debug)]
 struct Place {
     role: Role,
@@ -20,7 +20,7 @@ struct Place {
 pub(crate) struct Staff {
     places: Vec<Place>,
     next: Mutex<u32>,
-    /// What the next process is told, but for its role and number.
+    /// The settings of the next process, except for its role and number.
     brief: Box<dyn Fn() -> Told + Send + Sync>,
 }
 
@@ -49,17 +49,17 @@ impl Staff {
         let mut told = (self.brief)();
         told.role = role;
         told.number = number;
-        // Tasks count on from it.
+        // Each task adds its own number to the seed.
         told.seed = told.seed.wrapping_add(u64::from(number) << 32);
         Process::start(&told)
     }
 
-    /// The place that a plan means.
+    /// The place that a number in the plan refers to.
     fn place(&self, worker: u32) -> &Place {
         &self.places[worker as usize % self.places.len()]
     }
 
-    /// SIGSTOP for `span`; `struck` is told of the process before that.
+    /// SIGSTOP for `span`; `struck` gets the fault before that.
     pub(crate) fn pause(&self, worker: u32, span: Duration, struck: impl FnOnce(Fault)) {
         let process = self.place(worker).process.lock();
         struck(Fault::Paused {
@@ -70,7 +70,7 @@ impl Staff {
         process.go_on();
     }
 
-    /// kill -9; another takes its place.
+    /// kill -9; another replaces it.
     pub(crate) fn slay(&self, worker: u32, struck: impl FnOnce(Fault)) {
         let place = self.place(worker);
         let mut process = place.process.lock();
@@ -83,7 +83,7 @@ impl Staff {
 
     /// Those that ended by themselves, by number.
     pub(crate) fn dead(&self) -> Vec<u32> {
-        // One that is paused is not dead.
+        // A paused process is not dead.
         let processes = self
             .places
             .iter()
@@ -95,8 +95,8 @@ impl Staff {
         dead.collect()
     }
 
-    /// Has all of a role come to an end; the numbers of those that did not
-    /// do so well.
+    /// Stops all processes of a role; returns the numbers of those that did not
+    /// end properly.
     pub(crate) fn dismiss(&self, role: Role) -> Vec<u32> {
         let those = || self.places.iter().filter(|place| place.role == role);
         those().for_each(|place| place.process.lock().ask_to_stop());

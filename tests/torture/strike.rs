@@ -1,4 +1,4 @@
-//! Puts faults in, and takes them out again.
+//! Injects faults, and removes them again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,25 +16,25 @@ use crate::server::Server;
 use crate::settings::is_durable;
 use crate::staff::Staff;
 
-/// How long a fault is put off until few enough nodes are in trouble; then it
+/// How long a fault is delayed until few enough nodes are in trouble; then it
 /// is left out.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The most that a replica lags behind.
+/// The longest lag of a replica.
 const MOST_LAG: Duration = Duration::from_secs(1);
 
-/// The most that is cut off a log.
+/// The most bytes that are cut off a log.
 const MOST_CUT: u64 = 4_000;
 
-/// Who strikes, and at what.
+/// Injects faults into the bed and the staff.
 pub(crate) struct Striker {
     pub(crate) bed: Arc<Bed>,
     pub(crate) staff: Arc<Staff>,
     pub(crate) log: Arc<Log>,
-    /// Nodes that a fault is in.
+    /// Nodes with an active fault.
     active: Mutex<BTreeSet<String>>,
     next: Mutex<u64>,
-    /// How often there was which fault, and how many were left out.
+    /// How often there was each fault, and how many were left out.
     counts: Mutex<BTreeMap<String, u32>>,
 }
 
@@ -50,13 +50,13 @@ impl Striker {
         })
     }
 
-    /// How often there was which fault.
+    /// How often there was each fault.
     pub(crate) fn counts(&self) -> BTreeMap<String, u32> {
         self.counts.lock().clone()
     }
 
-    /// Carries out the plan, which began at `began`, and returns when
-    /// everything is taken out again; what did not go as it should.
+    /// Carries out the plan, which began at `began`, and returns once every
+    /// fault is removed; returns the failures.
     pub(crate) fn carry_out(self: &Arc<Self>, plan: Vec<Planned>, began: Instant) -> Vec<String> {
         let (mut under_way, mut trouble) = (Vec::new(), Vec::new());
         for planned in plan {
@@ -73,7 +73,7 @@ impl Striker {
                 std::thread::spawn(move || striker.one(&planned)),
             ));
         }
-        // All of them, whatever comes: they hold servers and processes.
+        // Joins all of them in any case: they hold servers and processes.
         for (what, thread) in under_way {
             if thread.join().is_err() {
                 trouble.push(format!("a fault could not be put in or taken out: {what}"));
@@ -190,7 +190,7 @@ impl Striker {
                     it.shim.as_mut().expect("a shim").step(millis);
                 };
                 step(&mut place.server.lock());
-                // So long entries of before may be shorter than they were.
+                // For this long, earlier entries may last shorter than before.
                 std::thread::sleep(span);
                 self.log.write(Deed::Mended { id });
             }
@@ -200,7 +200,8 @@ impl Striker {
             Fault::DiskFull { .. } => {
                 let empty = |it: &mut Server| {
                     disk(it, false);
-                    // One that writes at once ends where it cannot.
+                    // A server that writes immediately ends when it cannot
+                    // write.
                     it.spawn();
                 };
                 self.during(place, fault, span, |it| disk(it, true), empty);
@@ -209,7 +210,7 @@ impl Striker {
         }
     }
 
-    /// Does something to a server, and undoes it `span` later.
+    /// Changes a server, and undoes it `span` later.
     fn during(
         &self,
         place: &Place,
@@ -227,7 +228,7 @@ impl Striker {
     }
 
     fn kill(&self, place: &Place, node: &str, back: Back, planned: &Planned) {
-        // One that lost what it swore to keep would be a liar.
+        // A node that lost data it promised to keep would be lying.
         let back = match back {
             Back::Truncated if is_durable(node) => Back::Whole,
             back => back,

@@ -1,4 +1,4 @@
-//! A process that takes locks, and may be killed while it does.
+//! A process that takes locks, and may be killed at any time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,11 +14,11 @@ use crate::log::Log;
 use crate::process::{self, Told};
 use crate::settings::TASKS;
 
-/// How long tasks may take to come to an end: the longest wait, hold and
-/// release, one after the other.
+/// How long tasks may take to end: the longest wait, hold and release, one
+/// after the other.
 pub(crate) const LEAVE: Duration = Duration::from_secs(20);
 
-/// How often a worker looks whether it is over.
+/// How often a worker checks whether the run is over.
 const GLANCE: Duration = Duration::from_millis(20);
 
 pub(crate) async fn work(told: Told, log: Arc<Log>, is_over: Arc<AtomicBool>) {

@@ -1,8 +1,8 @@
 //! Taking many leases as one: all of them, or none.
 //!
-//! All callers take keys in one order, that of their bytes, and wait for a key
-//! only while they hold none behind it: no circle of waiting callers can form.
-//! Where no key is busy one round takes them all.
+//! All callers take keys in one order, that of their bytes, and wait for a key only
+//! while they hold none after it, so waiting callers cannot deadlock. If no key is
+//! busy, one round takes them all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,29 +25,30 @@ use crate::proto::lease::Key;
 use crate::telemetry::events;
 use crate::telemetry::stats::Call;
 
-/// Attempts that a round behind a busy key begins with: where many are busy,
-/// most of what is taken behind the next one is given back.
+/// The number of attempts with which a round after a busy key starts. Where many
+/// keys are busy, most of what is taken after the next busy key is given back.
 const LEAST_WINDOW: usize = 64;
 
-/// Leases that are kept meanwhile are looked after no more often.
+/// The shortest pause between two checks of the leases that are kept alive during
+/// the wait.
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
-/// An acquire of many keys as one that has not begun: set what differs from
-/// the defaults, then await it.
+/// An acquire of many keys as one that has not started. Set what differs from the
+/// defaults, then await it.
 ///
-/// A key that is busy is waited for while the keys before it, in the order of
-/// their bytes, stay locked and those behind it are free; others of this
-/// process that want any of the keys line up behind the whole call. Leases
-/// that are granted early are extended until all are there.
+/// While a busy key is waited for, the keys before it, in the order of their bytes,
+/// stay locked, and the keys after it are free. Other callers of this process that
+/// want any of the keys queue behind the whole call. Leases that are granted early
+/// are extended until all are granted.
 ///
 /// # Errors
-/// [`Error::TimedOut`], with the key that could not be had and the reason
-/// inside, when the wait is used up. [`Error::NoKeys`], [`Error::TooManyKeys`]
-/// (more than 16,384 different ones), [`Error::Key`], [`Error::Ttl`]: nothing
-/// was asked. Whatever the error, everything that had been locked is released.
+/// [`Error::TimedOut`] when the wait is used up; it contains the key that could not
+/// be locked and the reason. [`Error::NoKeys`], [`Error::TooManyKeys`] (more than
+/// 16,384 different ones), [`Error::Key`], [`Error::Ttl`]: no node was contacted.
+/// On any error, everything that had been locked is released.
 ///
 /// # Cancel safety
-/// Dropped at any point, it leaves nothing locked.
+/// Dropping it at any point leaves nothing locked.
 #[must_use = "an acquire does nothing until it is awaited"]
 #[derive(Debug)]
 pub struct AcquireAll {
@@ -68,50 +69,50 @@ impl AcquireAll {
         }
     }
 
-    /// As [`Acquire::ttl`], of every lease.
+    /// Like [`Acquire::ttl`], for every lease.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.each = self.each.ttl(ttl);
         self
     }
 
-    /// As [`Acquire::wait`], for all keys together. [`Duration::ZERO`] waits for
-    /// no holder: one attempt at each key.
+    /// Like [`Acquire::wait`], for all keys together. [`Duration::ZERO`] waits for
+    /// no holder: it makes one attempt at each key.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.each = self.each.wait(wait);
         self
     }
 
-    /// As [`Acquire::retry_delay`].
+    /// Like [`Acquire::retry_delay`].
     pub fn retry_delay(mut self, delay: Duration) -> Self {
         self.each = self.each.retry_delay(delay);
         self
     }
 
-    /// As [`Acquire::keep_alive`], of every lease.
+    /// Like [`Acquire::keep_alive`], for every lease.
     pub fn keep_alive(mut self) -> Self {
         self.each = self.each.keep_alive();
         self
     }
 
-    /// As [`Acquire::keep_alive_every`], of every lease.
+    /// Like [`Acquire::keep_alive_every`], for every lease.
     pub fn keep_alive_every(mut self, interval: Duration) -> Self {
         self.each = self.each.keep_alive_every(interval);
         self
     }
 
-    /// As [`Acquire::max_hold`]; each lease counts from its own attempt.
+    /// Like [`Acquire::max_hold`]; each lease counts from its own attempt.
     pub fn max_hold(mut self, limit: Duration) -> Self {
         self.each = self.each.max_hold(limit);
         self
     }
 
-    /// As [`Acquire::label`], of every lease.
+    /// Like [`Acquire::label`], for every lease.
     pub fn label(mut self, label: &str) -> Self {
         self.each = self.each.label(label);
         self
     }
 
-    /// Runs `work` under all leases, which are kept alive, and releases them
+    /// Runs `work` under all leases, keeps them alive, and releases them
     /// afterwards; see [`Acquire::with`].
     ///
     /// ```
@@ -123,8 +124,8 @@ impl AcquireAll {
     /// ```
     ///
     /// # Errors
-    /// As [`Acquire::with`]; [`WithError::Lost`] names a key whose lease was
-    /// over before `work` was done.
+    /// Like [`Acquire::with`]; [`WithError::Lost`] names a key whose lease was over
+    /// before `work` was done.
     ///
     /// # Cancel safety
     /// Dropping it drops `work` and releases the leases.
@@ -135,7 +136,8 @@ impl AcquireAll {
         self.each = self.each.kept_alive();
         let guards = self.await.map_err(WithError::NotRun)?;
         let output = work(&guards).await;
-        // Without an answer the own clock counts: the keeper repeats a release.
+        // Without an answer, the local clock decides: the keeper repeats the
+        // release.
         match guards.give_back().await {
             (_, None) => Ok(output),
             (_, Some((key, reason))) => Err(WithError::Lost {
@@ -158,13 +160,13 @@ impl AcquireAll {
             plight: Arc::default(),
         };
         loop {
-            // Declared first, dropped last: the next turn's requests queue up
+            // Declared first, dropped last: the next caller's requests queue up
             // behind the releases.
             let turns = contest.turns(&keys).await;
             let mut turns = turns.map_err(|error| call.failed(error))?;
             contest.give_way(&keys, &mut turns).await;
-            // All turns were given back before it begins anew: they too are
-            // waited for in order. Bounded by the wait.
+            // All turns were given back before it starts again: they too are waited
+            // for in order. The wait bounds the loop.
             let won = contest.win(&keys, &mut turns).await;
             if let Some(guards) = won.map_err(|error| call.failed(error))? {
                 call.granted(|| clock::now().saturating_since(contest.terms.started));
@@ -206,18 +208,19 @@ fn in_order(mut keys: Vec<Key>) -> Result<Vec<Key>, Error> {
     Ok(keys)
 }
 
-/// How a set of keys is contended for.
+/// How callers contend for a set of keys.
 struct Contest {
     each: Acquire,
     terms: Terms,
-    /// What it has met, for those behind it in any of the keys' queues.
+    /// The errors that it has met, for the callers behind it in any of the keys'
+    /// queues.
     plight: Arc<Plight>,
 }
 
 impl Contest {
-    /// The places in this process's queues, one after the other.
+    /// Takes the places in this process's queues, one after the other.
     async fn turns(&self, keys: &[Key]) -> Result<Vec<Option<Ticket<LeaseState>>>, Error> {
-        // As long as it stands in line, whoever is behind it does so too.
+        // While it queues, callers behind it wait for the same holder.
         self.plight.set(Some(Error::Contended {
             key: keys[0].clone(),
             holder: None,
@@ -236,8 +239,8 @@ impl Contest {
         Ok(turns)
     }
 
-    /// Leaves the keys to other processes where this one has had one of them as
-    /// often in a row as it may.
+    /// Leaves the keys to other processes if this process has reached its limit of
+    /// consecutive hand-overs for one of them.
     async fn give_way(&self, keys: &[Key], turns: &mut [Option<Ticket<LeaseState>>]) {
         let pauses = keys.iter().zip(turns);
         let pauses = pauses.filter_map(|(key, turn)| self.each.way_for_others(key, turn.as_mut()));
@@ -246,7 +249,7 @@ impl Contest {
         }
     }
 
-    /// A single attempt has lost one of the leases while it waited for others.
+    /// A single attempt lost one of the leases while it waited for others.
     fn too_slow(&self, keys: &[Key]) -> Error {
         let error = Error::TooSlow {
             key: keys[0].clone(),
@@ -273,7 +276,7 @@ impl Contest {
             let Some(busy) = keys.get(guards.len()) else {
                 break;
             };
-            // Whichever key it stood in line for, that took the time.
+            // The key whose queue used up the time.
             let mut lines = keys.iter().zip(&*turns);
             let in_line = || lines.find_map(|(key, turn)| self.each.waited_for(key, turn.as_ref()));
             let told = failed.as_ref().map(|failed| &failed.error);
@@ -316,13 +319,13 @@ impl Contest {
         Ok(is_whole.then_some(guards))
     }
 
-    /// One attempt at each of `keys`, at most `width` at once. What was granted
-    /// before the first that failed comes back, and why that one did; what was
-    /// behind it is released.
+    /// Makes one attempt at each of `keys`, at most `width` at once. Returns the
+    /// leases before the first key that failed, and the reason of that failure.
+    /// Leases after that key are released.
     async fn round(&self, keys: &[Key], width: usize) -> (Vec<Guard>, Option<Box<FailedAttempt>>) {
         let mut won: Vec<Option<Guard>> = Vec::new();
         won.resize_with(keys.len(), || None);
-        // Behind it nothing is worth an attempt, or waiting for an answer.
+        // Keys after this index need no attempt, and no wait for an answer.
         let mut end = keys.len();
         let mut reason = None;
         let (mut begun, mut granted) = (0, 0);
@@ -350,7 +353,7 @@ impl Contest {
         (won.into_iter().map_while(|guard| guard).collect(), reason)
     }
 
-    /// Carries `work` out while `guards` are kept alive; `None`: one was lost.
+    /// Runs `work` while `guards` are kept alive; `None`: one was lost.
     async fn keeping<T>(&self, guards: &[Guard], work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -359,7 +362,7 @@ impl Contest {
         }
     }
 
-    /// Extends `guards` in good time, until one is lost.
+    /// Extends `guards` in time, until one is lost.
     async fn keep(&self, guards: &[Guard]) {
         let Some(mut end) = guards.iter().map(Guard::valid_until).min() else {
             return std::future::pending().await;
@@ -376,7 +379,7 @@ impl Contest {
         }
     }
 
-    /// Extends those of `guards` of which too little is left.
+    /// Extends those of `guards` that have too little time left.
     async fn freshen(&self, guards: &[Guard]) -> Result<(), Error> {
         let fresh_until = clock::now() + self.fresh();
         let is_stale = |guard: &&Guard| guard.valid_until() < fresh_until;
@@ -389,7 +392,7 @@ impl Contest {
         self.each.leases.nodes().node_timeout(self.terms.ttl)
     }
 
-    /// What must be left of a lease that nobody holds yet.
+    /// The remaining time that a lease needs before its guard is handed out.
     fn fresh(&self) -> Duration {
         self.terms.ttl.get() * 2 / 3
     }

@@ -19,24 +19,24 @@ use crate::lease::manager::LeaseManager;
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 
-/// Attempts at keys of one owner that are under way at once, at the most: one
-/// that does not answer holds up no other.
+/// The maximum number of attempts in flight for keys of one owner: an owner that
+/// does not answer holds up no other.
 const WINDOW_PER_OWNER: usize = 512;
 
-/// An acquire of many keys, each for itself, that has not begun: set what
-/// differs from the defaults, then take the [`outcomes`](Self::outcomes) as
-/// they come, or await them all: `Vec<(K, Result<Guard, Error>)>`, in the
-/// order of the keys.
+/// An acquire of many keys, each for itself, that has not started. Set what differs
+/// from the defaults. Then take the [`outcomes`](Self::outcomes) as they arrive, or
+/// await them all: `Vec<(K, Result<Guard, Error>)>`, in the order of the keys.
 ///
 /// # Errors
-/// One result per key: those of [`Acquire`] and, without anything being asked,
-/// [`Error::Key`], [`Error::Duplicate`] for a key that was there before, and
-/// for all keys [`Error::TooManyKeys`] (more than 16,384). [`Error::Lost`] for
-/// a lease that was over before it was looked at: it runs from its grant, and
-/// is extended meanwhile only with [`keep_alive`](Self::keep_alive).
+/// One result per key: the errors of [`Acquire`]; and, without contacting a node,
+/// [`Error::Key`], [`Error::Duplicate`] for a key that occurs earlier in the list,
+/// and for all keys [`Error::TooManyKeys`] (more than 16,384). [`Error::Lost`] for
+/// a lease that ended before the caller took it: a lease runs from its grant, and
+/// only [`keep_alive`](Self::keep_alive) extends it until it is taken.
 ///
 /// # Cancel safety
-/// Dropped at any point, it leaves nothing locked but what it has handed out.
+/// Dropping it at any point leaves nothing locked except the leases that it has
+/// handed out.
 #[must_use = "an acquire does nothing until it is awaited"]
 pub struct AcquireMany<K> {
     each: Acquire,
@@ -51,55 +51,56 @@ impl<K: AsRef<[u8]>> AcquireMany<K> {
         }
     }
 
-    /// As [`Acquire::ttl`].
+    /// Like [`Acquire::ttl`].
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.each = self.each.ttl(ttl);
         self
     }
 
-    /// As [`Acquire::wait`], for all keys from the beginning of the call.
+    /// Like [`Acquire::wait`], for all keys, from the start of the call.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.each = self.each.wait(wait);
         self
     }
 
-    /// As [`Acquire::attempts`], of each key.
+    /// Like [`Acquire::attempts`], for each key.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.each = self.each.attempts(attempts);
         self
     }
 
-    /// As [`Acquire::retry_delay`].
+    /// Like [`Acquire::retry_delay`].
     pub fn retry_delay(mut self, delay: Duration) -> Self {
         self.each = self.each.retry_delay(delay);
         self
     }
 
-    /// As [`Acquire::keep_alive`].
+    /// Like [`Acquire::keep_alive`].
     pub fn keep_alive(mut self) -> Self {
         self.each = self.each.keep_alive();
         self
     }
 
-    /// As [`Acquire::keep_alive_every`].
+    /// Like [`Acquire::keep_alive_every`].
     pub fn keep_alive_every(mut self, interval: Duration) -> Self {
         self.each = self.each.keep_alive_every(interval);
         self
     }
 
-    /// As [`Acquire::max_hold`].
+    /// Like [`Acquire::max_hold`].
     pub fn max_hold(mut self, limit: Duration) -> Self {
         self.each = self.each.max_hold(limit);
         self
     }
 
-    /// As [`Acquire::label`].
+    /// Like [`Acquire::label`].
     pub fn label(mut self, label: &str) -> Self {
         self.each = self.each.label(label);
         self
     }
 
-    /// Begins, once it is polled: the results in the order in which they come.
+    /// Starts when it is polled, and yields the results in the order in which they
+    /// arrive.
     pub fn outcomes(self) -> Outcomes<K> {
         let mut seen = HashSet::new();
         let mut groups = BTreeMap::<_, Group>::new();
@@ -153,18 +154,20 @@ impl<K: AsRef<[u8]>> IntoFuture for AcquireMany<K> {
 
 type Underway = Pin<Box<dyn Future<Output = (usize, Result<Guard, Error>)> + Send>>;
 
-/// The results of an [`AcquireMany`], as they come.
+/// The results of an [`AcquireMany`], as they arrive.
 ///
-/// Nothing goes on unless it is polled: whoever works long on one lease hands
-/// it to a task of its own, or sets [`keep_alive`](AcquireMany::keep_alive).
+/// It makes progress only while it is polled. A caller that works long on one lease
+/// moves that work to a separate task, or sets
+/// [`keep_alive`](AcquireMany::keep_alive).
 #[must_use = "an acquire does nothing until it is awaited"]
 pub struct Outcomes<K> {
     each: Acquire,
     started: Instant,
     groups: Vec<Group>,
-    /// Bounded by the number of keys; attempts by their groups' permits.
+    /// Bounded by the number of keys; attempts are bounded by their groups'
+    /// permits.
     under_way: FuturesUnordered<Underway>,
-    /// Results that are yet to be handed out, by index of the key.
+    /// Results that are not handed out yet, by index of the key.
     arrived: VecDeque<(usize, Result<Guard, Error>)>,
     keys: Vec<Option<K>>,
 }
@@ -172,7 +175,7 @@ pub struct Outcomes<K> {
 /// The keys of one owner.
 struct Group {
     pace: Arc<Semaphore>,
-    /// Those not begun, with their index.
+    /// Keys that have not started, with their index.
     open: VecDeque<(usize, Key)>,
 }
 
@@ -189,12 +192,12 @@ impl<K> Outcomes<K> {
     /// The next result; `None` after the last.
     ///
     /// # Cancel safety
-    /// Cancel safe: what has come meanwhile is there at the next call.
+    /// Cancel safe: results that arrive between two calls are kept for the next.
     pub async fn next(&mut self) -> Option<(K, Result<Guard, Error>)> {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// As [`next`](Self::next), for those who write a stream of their own.
+    /// Like [`next`](Self::next), for callers that write their own stream.
     pub fn poll_next(
         &mut self,
         context: &mut Context<'_>,
@@ -209,8 +212,8 @@ impl<K> Outcomes<K> {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<(usize, Result<Guard, Error>)>> {
-        // All that has come is taken in, so that it is kept alive where that
-        // was asked for, and makes room for others.
+        // Takes in every result that has arrived, so that leases with keep-alive
+        // are extended and there is room for other attempts.
         loop {
             match self.under_way.poll_next_unpin(context) {
                 Poll::Ready(Some(arrival)) => self.arrived.push_back(arrival),
@@ -225,7 +228,7 @@ impl<K> Outcomes<K> {
         }
     }
 
-    /// Begins as many acquires as there are permits; true if any.
+    /// Starts as many acquires as there are permits; true if any.
     fn begin_more(&mut self) -> bool {
         let before = self.under_way.len();
         for Group { pace, open } in &mut self.groups {
@@ -249,7 +252,7 @@ fn unless_lost(guard: Guard) -> Result<Guard, Error> {
     }
 }
 
-/// All results of an [`AcquireMany`], in the order of its keys: a future.
+/// A future of all results of an [`AcquireMany`], in the order of its keys.
 #[must_use = "an acquire does nothing until it is awaited"]
 pub struct Gathering<K> {
     outcomes: Outcomes<K>,

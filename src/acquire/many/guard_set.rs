@@ -15,18 +15,18 @@ use crate::proto::time::Instant;
 /// Leases on all keys of an [`acquire_all`](crate::Router::acquire_all), held,
 /// extended and released as one.
 ///
-/// The set may be relied upon while [`remaining`](Self::remaining) is above
-/// zero: as long as *every* lease in it may. If one is lost, the set is lost;
-/// the others stay locked until it is released or dropped, so that work on
-/// them can be brought to an end.
+/// The set is valid while [`remaining`](Self::remaining) is above zero, that is,
+/// while *every* lease in it is valid. If one is lost, the set is lost. The others
+/// stay locked until the set is released or dropped, so that the work on them can
+/// be finished.
 ///
-/// Each key has a [`fence`](Self::fence) of its own. A resource that one key
-/// guards is fenced by that key's; one that several keys guard together is to
-/// be fenced by one of them, the same for everybody who writes to it, for the
-/// fences of different keys do not compare.
+/// Each key has its own [`fence`](Self::fence). A resource that one key guards uses
+/// the fence of that key. A resource that several keys guard together must use the
+/// fence of one of them, the same for every writer, because the fences of different
+/// keys do not compare.
 ///
-/// Dropping the set releases everything in the background, as dropping a
-/// [`Guard`] does.
+/// Dropping the set releases all leases in the background, like dropping a
+/// [`Guard`].
 #[must_use = "a set of guards that is dropped releases its leases"]
 pub struct GuardSet {
     /// At least one; in the order of their keys.
@@ -38,13 +38,13 @@ impl GuardSet {
         Self { guards }
     }
 
-    /// The keys that are locked, in the order of their bytes.
+    /// The locked keys, in the order of their bytes.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &Key> {
         self.guards.iter().map(Guard::key)
     }
 
-    /// The number that grows with every grant of `key`; `None` if the key is
-    /// not of this set.
+    /// The number that grows with every grant of `key`; `None` if the key is not in
+    /// this set.
     pub fn fence(&self, key: impl AsRef<[u8]>) -> Option<Fence> {
         let key = key.as_ref();
         let by_key = |guard: &Guard| guard.key().as_bytes().cmp(key);
@@ -57,14 +57,14 @@ impl GuardSet {
         self.guards.iter().map(|guard| (guard.key(), guard.fence()))
     }
 
-    /// The instant up to which the set may be relied upon, unless it is
-    /// extended: the earliest of its leases'.
+    /// The instant until which the set is valid, unless it is extended: the
+    /// earliest end of its leases.
     pub fn valid_until(&self) -> Instant {
         let ends = self.guards.iter().map(Guard::valid_until);
         ends.min().unwrap_or_default()
     }
 
-    /// What is left of the set; zero once one of its leases is over.
+    /// The remaining time of the set; zero once one of its leases is over.
     pub fn remaining(&self) -> Duration {
         match self.loss() {
             Some(_) => Duration::ZERO,
@@ -72,14 +72,14 @@ impl GuardSet {
         }
     }
 
-    /// A lease that is over, and why; `None` while all hold.
+    /// A lease that is over, and why; `None` while all are valid.
     pub fn loss(&self) -> Option<(&Key, Loss)> {
         let mut guards = self.guards.iter();
         guards.find_map(|guard| Some((guard.key(), guard.loss()?)))
     }
 
-    /// Waits until one of the leases is over, and tells which and why; see
-    /// [`Guard::lost`].
+    /// Waits until one of the leases is over, and returns its key and the reason;
+    /// see [`Guard::lost`].
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -100,28 +100,27 @@ impl GuardSet {
     /// Extends every lease by its ttl, from now.
     ///
     /// # Errors
-    /// [`Error::Lost`]: one of them is over, for good, and so is the set.
-    /// [`Error::NoQuorum`]: too few nodes answered for one of them; it stays
-    /// valid as long as it was, and another extend may succeed.
+    /// [`Error::Lost`]: one of the leases is over permanently, and so is the set.
+    /// [`Error::NoQuorum`]: too few nodes answered for one of the leases. It stays
+    /// valid as long as before, and another extend may succeed.
     ///
     /// # Cancel safety
-    /// A dropped call may extend some and others not; it never shortens or
-    /// releases.
+    /// A dropped call may extend some leases and not others. It never shortens or
+    /// releases one.
     pub async fn extend(&self) -> Result<(), Error> {
         extend_each(&self.guards).await
     }
 
-    /// Gives all leases back.
+    /// Releases all leases.
     ///
-    /// [`Released::TooLate`] if one of them was over already;
-    /// [`Released::Unknown`] if none is known to have been, but too few nodes
-    /// answered for one.
+    /// [`Released::TooLate`] if one of them was over already. [`Released::Unknown`]
+    /// if none is known to have been over, but too few nodes answered for one.
     ///
     /// # Errors
-    /// As [`Guard::release`].
+    /// Like [`Guard::release`].
     ///
     /// # Cancel safety
-    /// A dropped call releases all the same.
+    /// A dropped call still releases the leases.
     pub async fn release(self) -> Result<Released, Error> {
         match self.give_back().await {
             (_, Some((_, Loss::Forked))) => Err(Error::Forked),
@@ -129,7 +128,7 @@ impl GuardSet {
         }
     }
 
-    /// The same, with a lease that was over before, and why.
+    /// Like `release`, and returns a lease that was over before, and why.
     pub(crate) async fn give_back(self) -> (Released, Option<(Key, Loss)>) {
         let (mut released, mut lost) = (Released::InTime, None);
         let give_back = |guard: Guard| async move {
@@ -139,7 +138,7 @@ impl GuardSet {
         complete(self.guards.into_iter().map(give_back), |(key, one)| {
             let (one, loss) = one.unwrap_or((Released::Unknown, Some(Loss::Forked)));
             lost = lost.take().or(loss.map(|reason| (key, reason)));
-            // What is known for certain tells more.
+            // A certain result is more useful than an unknown one.
             if released != Released::TooLate && one != Released::InTime {
                 released = one;
             }
@@ -149,7 +148,7 @@ impl GuardSet {
     }
 }
 
-/// Extends all of `guards`; of several failures, a loss is told first.
+/// Extends all of `guards`; of several failures, a loss is returned first.
 pub(crate) async fn extend_each(guards: impl IntoIterator<Item = &Guard>) -> Result<(), Error> {
     let mut outcome = Ok(());
     let extends = guards.into_iter().map(Guard::extend);

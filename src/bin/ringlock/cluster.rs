@@ -1,5 +1,5 @@
-//! The servers of a cluster, each looked into: those of the configuration, and
-//! those that the view in force names beside them.
+//! The servers of a cluster, each inspected: those of the configuration, and
+//! those that only the view in force names.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -17,14 +17,14 @@ use serde::Serialize;
 
 use crate::output::{Exit, Failure, span};
 
-/// Why nodes in memory are not looked into.
+/// Why nodes in memory are not inspected.
 pub(crate) const NOTHING_TO_LOOK_INTO: &str = "a memory:// node lives in the process that made it: there is nothing to look into from another";
 
-/// How often members of a newer view are gone on to: all that were asked may
-/// have been retired since.
+/// How many newer views a survey follows: all members that it asked may have
+/// been retired since.
 const MAX_STEPS: usize = 4;
 
-/// How much longer than `max_ttl` a router may take to let a node in again.
+/// How much longer than `max_ttl` a router may take to readmit a node.
 const READMISSION: Duration = Duration::from_secs(1);
 
 /// The servers of a cluster.
@@ -32,7 +32,7 @@ const READMISSION: Duration = Duration::from_secs(1);
 pub(crate) struct Cluster {
     config: Config,
     configured: Vec<Node>,
-    /// Members that are not configured, as views name them.
+    /// Members that are not configured, as successive views name them.
     others: [OnceCell<Vec<Node>>; MAX_STEPS],
 }
 
@@ -61,8 +61,8 @@ impl Node {
 }
 
 impl Cluster {
-    /// The servers that `config` names, in the order of their names; the view
-    /// that they serve may name more.
+    /// The servers that `config` names, sorted by name; the view that they
+    /// serve may name more.
     pub(crate) fn new(config: &Config) -> Result<Self, Failure> {
         Self::of(config, &config.nodes)
     }
@@ -79,8 +79,8 @@ impl Cluster {
         })
     }
 
-    /// Looks into every server, all at once; then into those that the newest
-    /// view names beside them.
+    /// Inspects every server, all at once; then those that the newest view
+    /// names in addition.
     pub(crate) async fn survey(&self) -> Result<Survey<'_>, Failure> {
         let mut sightings = look_into_all(&self.configured).await;
         for others in &self.others {
@@ -96,7 +96,7 @@ impl Cluster {
         Ok(Survey { sightings, view })
     }
 
-    /// Looks into these servers alone, as if they knew of no view.
+    /// Inspects only these servers, as if they served no view.
     pub(crate) async fn strangers(&self) -> Survey<'_> {
         Survey {
             sightings: look_into_all(&self.configured).await,
@@ -150,7 +150,7 @@ impl Sighting<'_> {
     }
 }
 
-/// What a server told, and the connection that it was told on.
+/// What a server reported, and the connection that it was read from.
 #[derive(Debug)]
 pub(crate) struct Seen<'a> {
     pub(crate) look: Look<'a>,
@@ -160,7 +160,7 @@ pub(crate) struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// The view that it serves, if it may.
+    /// The view that it serves, if the server may hold locks.
     pub(crate) fn serving(&self) -> Option<ViewId> {
         match self.status.standing() {
             Standing::Serving(view) if self.facts.check().is_ok() => Some(view),
@@ -180,23 +180,23 @@ pub(crate) struct Survey<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "view")]
 pub(crate) enum Knowledge {
-    /// It is served, and was read.
+    /// It is served and was read.
     Served,
     /// Every server was asked, and serves none.
     None,
     /// Servers that could not be asked may serve one.
     Unknown {
-        /// Their nodes.
+        /// The names of their nodes.
         silent: Vec<String>,
     },
-    /// What is served could not be read.
+    /// A view that is served could not be read.
     Unreadable {
         /// The ids of the views.
         views: Vec<String>,
     },
 }
 
-/// What is to be thought of a node.
+/// The state of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
@@ -204,17 +204,17 @@ pub(crate) enum State {
     Serving,
     /// It serves an older one.
     Behind,
-    /// It is marked, and waits to be let in.
+    /// It is quarantined, and waits for readmission.
     Quarantined,
     /// It has no state, or that of another incarnation.
     Absent,
-    /// It gave no answer.
+    /// It did not answer.
     Unreachable,
     /// It refuses the user.
     Denied,
     /// It must not hold locks.
     Unsuitable,
-    /// It is configured, and no member of the newest view.
+    /// It is configured, but is no member of the newest view.
     Retired,
 }
 
@@ -234,8 +234,8 @@ impl State {
 }
 
 impl Survey<'_> {
-    /// The state of each node in the order of the sightings, and what to know
-    /// of it.
+    /// The state of each node in the order of the sightings, with the reason
+    /// where there is one.
     pub(crate) fn states(&self) -> Vec<(State, Option<String>)> {
         let votes = |view| prospect(view, |name| self.status(name)) == Prospect::Votes;
         let can_vote = self.view.as_ref().is_some_and(votes);
@@ -266,7 +266,7 @@ impl Survey<'_> {
         states.collect()
     }
 
-    /// What the node of this name said of itself.
+    /// The status that the node of this name reported.
     pub(crate) fn status(&self, name: &str) -> Option<&NodeStatus> {
         let mut sightings = self.sightings.iter();
         let sighting = sightings.find(|sighting| sighting.node.name == name)?;
@@ -287,14 +287,14 @@ impl Survey<'_> {
         others.find(|other| other.node.name != sighting.node.name && other.run_id() == Some(own))
     }
 
-    /// Whether the node is a member of the view; any node is where there is
-    /// none.
+    /// Whether the node is a member of the view; true for any node if there is
+    /// no view.
     pub(crate) fn is_member(&self, name: &str) -> bool {
         let view = self.view.as_ref();
         view.is_none_or(|view| view.index_of(name).is_some())
     }
 
-    /// Leaves out those that are no members of the view: they hold no locks.
+    /// Removes the nodes that are not members of the view: they hold no locks.
     pub(crate) fn leave_retired(&mut self) {
         let sightings = std::mem::take(&mut self.sightings);
         let (members, _): (Vec<_>, Vec<_>) = sightings
@@ -309,7 +309,7 @@ impl Survey<'_> {
             return Knowledge::Served;
         }
         let seen = self.sightings.iter().filter_map(|s| s.seen.as_ref().ok());
-        // One that must not hold locks may serve a view all the same.
+        // A server that must not hold locks may still serve a view.
         let views = seen.filter_map(|seen| match seen.status.standing() {
             Standing::Serving(view) => Some(view),
             Standing::Absent | Standing::Quarantined => None,
@@ -348,8 +348,8 @@ impl Survey<'_> {
     }
 }
 
-/// `newest` is the newest view, and whether the node is none of its members;
-/// `can_vote`, whether its members can let others in.
+/// `newest` is the newest view, and whether the node is not a member of it.
+/// `can_vote` is whether its members can readmit nodes.
 fn state(
     seen: &Seen<'_>,
     newest: Option<(&View, bool)>,
@@ -390,7 +390,8 @@ fn state(
     (state, Some(reason))
 }
 
-/// When a node is back that is kept out. Since when it is, no server tells.
+/// When a quarantined node serves again, at most: the wait counts in full,
+/// whenever the quarantine began.
 fn quarantined(view: Option<&View>) -> String {
     let waits = "it waits to be let in and grants nothing";
     match view {
@@ -405,7 +406,7 @@ fn quarantined(view: Option<&View>) -> String {
     }
 }
 
-/// The newest view that a server serves and whose document can be read.
+/// The newest view that a server serves and whose document is readable.
 fn newest(sightings: &[Sighting<'_>]) -> Option<View> {
     let seen = sightings.iter().filter_map(|s| s.seen.as_ref().ok());
     let views = seen.filter_map(|seen| {

@@ -1,4 +1,4 @@
-//! Carrying a change of membership out: what its commands have in common.
+//! What the commands that carry out a change of membership have in common.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use crate::interrupts::Interrupts;
 use crate::output::{Exit, Failure, Output, span};
 use crate::progress::Teller;
 
-/// What every command takes that carries a change out.
+/// The options of every command that carries out a change.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(crate) struct Patience {
-    /// How long nodes may stand in the way before it is given up for now; half
-    /// a minute if nothing is said.
+    /// How long nodes may block the change before the command gives up; half a
+    /// minute by default.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     patience: Option<Duration>,
 }
@@ -31,7 +31,7 @@ impl Patience {
     }
 }
 
-/// What a change came to.
+/// The result of a change.
 #[derive(Serialize)]
 struct Told {
     from: String,
@@ -44,14 +44,15 @@ struct Told {
 #[derive(Serialize)]
 struct Retired {
     node: String,
-    /// It knows that it has left: it may be switched off, or used elsewhere.
+    /// Whether it knows that it has left: then it may be switched off, or used
+    /// elsewhere.
     may_be_switched_off: bool,
 }
 
-/// Whoever is told how far a change has come.
+/// Receives the progress of a change.
 pub(crate) type Watch<'a> = &'a mut dyn FnMut(&Progress);
 
-/// Connects, has `act` carry a change out, and tells what came of it. SIGINT and
+/// Connects, lets `act` carry out a change, and reports the result. SIGINT and
 /// SIGTERM leave the change as it is.
 pub(crate) async fn run(
     config: Config,
@@ -89,7 +90,7 @@ pub(crate) async fn run(
 }
 
 impl Told {
-    /// Nothing was to be done.
+    /// Nothing had to be done.
     fn nothing(view: ViewId) -> Self {
         Self {
             from: view.to_string(),
@@ -137,7 +138,7 @@ fn interrupted(exit: Exit, router: Option<&Router>) -> Failure {
     Failure::new(exit, "interrupted; what was done so far stays").next(how)
 }
 
-/// How to go on from where the cluster is now.
+/// How to continue from the present state of the cluster.
 fn go_on(router: &Router) -> &'static str {
     match router.view().next() {
         Some(_) => "`ringlock resume` finishes it, `ringlock abort` takes it back",
@@ -147,7 +148,7 @@ fn go_on(router: &Router) -> &'static str {
     }
 }
 
-/// What to do about a change that did not end.
+/// What to do about a change that did not complete.
 pub(crate) fn stuck(error: RebalanceError, router: &Router) -> Failure {
     use RebalanceError as E;
     let failure = Failure::from(error.clone());

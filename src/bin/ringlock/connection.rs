@@ -7,12 +7,12 @@ use ringlock::{Config, Error, Init, OnMismatch, Router};
 use crate::cluster::NOTHING_TO_LOOK_INTO;
 use crate::output::{Exit, Failure};
 
-/// How long to wait for nodes, at most: whoever manages a cluster by hand
-/// wants to hear of an outage in seconds.
+/// How long to wait for nodes, at most: an operator needs to learn of an outage
+/// within seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A router that starts no cluster, goes by whatever is served, and tells an
-/// outage soon.
+/// A router that starts no cluster, follows the view that is served, and
+/// reports an outage soon.
 pub(crate) async fn connect(mut config: Config) -> Result<Router, Failure> {
     refuse_memory(&config)?;
     config.router.init = Init::Never;
@@ -30,7 +30,7 @@ pub(crate) fn impatiently(config: &mut Config) {
     config.router.connect_timeout = config.router.connect_timeout.min(PATIENCE);
 }
 
-/// Nodes in memory are this process's own, and gone with it.
+/// Nodes in memory belong to this process and end with it.
 pub(crate) fn refuse_memory(config: &Config) -> Result<(), Failure> {
     let mut nodes = config.nodes.iter();
     if nodes.any(|node| node.url.starts_with("memory://")) {

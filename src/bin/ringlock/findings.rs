@@ -1,4 +1,4 @@
-//! What was checked, how it came out, and what to do about it.
+//! What was checked, the outcome, and the remedy.
 
 use std::fmt;
 
@@ -6,15 +6,15 @@ use serde::Serialize;
 
 use crate::output::{Failure, or_dash, table};
 
-/// How a check came out.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
     #[default]
     Ok,
-    /// It works, and may not be meant so.
+    /// It works, but may not be intended.
     Warn,
-    /// It must be remedied.
+    /// It must be fixed.
     Fail,
 }
 
@@ -86,7 +86,7 @@ impl Report {
         );
     }
 
-    /// The nodes could not be looked into at all.
+    /// The nodes could not be inspected at all.
     pub(crate) fn nodes(&mut self, failure: Failure) {
         self.fail(
             "nodes",

@@ -1,4 +1,4 @@
-//! Who holds which key: what the nodes have, put together.
+//! The holder of each key, combined from the entries on the nodes.
 
 use futures_util::future::join_all;
 use ringlock::node::redis::inspect::{Entry, Found};
@@ -19,7 +19,7 @@ pub(crate) struct Unasked {
     pub(crate) reason: String,
 }
 
-/// One lease, or a stranger's lock, on all nodes that have it.
+/// One lease, or another program's lock, on all nodes that have it.
 #[derive(Clone, Debug)]
 pub(crate) struct Holding {
     pub(crate) key: Key,
@@ -29,7 +29,7 @@ pub(crate) struct Holding {
     pub(crate) on: Vec<usize>,
 }
 
-/// What is found under some keys, on the nodes that may hold locks.
+/// What was found under some keys, on the nodes that may hold locks.
 #[derive(Debug, Default)]
 pub(crate) struct Holdings {
     pub(crate) all: Vec<Holding>,
@@ -39,8 +39,8 @@ pub(crate) struct Holdings {
 }
 
 impl Survey<'_> {
-    /// Asks every node about `keys`. A node that does not answer now is asked
-    /// nothing more.
+    /// Asks every node about `keys`. A node that does not answer now is not
+    /// asked again.
     pub(crate) async fn find(&mut self, keys: &[Key]) -> Holdings {
         let unasked = self.leave_unfit();
         let answers = self.ask_all(async |sighting| {
@@ -73,7 +73,7 @@ impl Survey<'_> {
         holdings
     }
 
-    /// Takes the nodes out that must not hold locks or did not answer.
+    /// Removes the nodes that must not hold locks or did not answer.
     pub(crate) fn leave_unfit(&mut self) -> Vec<Unasked> {
         let states = self.states();
         let mut unasked = Vec::new();
@@ -91,7 +91,7 @@ impl Survey<'_> {
         unasked
     }
 
-    /// The node gave no answer this time.
+    /// Records that the node did not answer this time.
     pub(crate) fn drop_out(&mut self, index: usize, error: NodeError) -> Unasked {
         let sighting = &mut self.sightings[index];
         let reason = format!("{error:#}");
@@ -111,7 +111,7 @@ impl Survey<'_> {
         join_all(asked.map(|sighting| question(sighting))).await
     }
 
-    /// The key's placement in the view, and the sightings that have its seats.
+    /// The placement of the key in the view, and the sightings of its seats.
     pub(crate) fn place(&self, key: &Key) -> Option<Place<'_>> {
         let view = self.view.as_ref()?;
         let placement = view.place(key);
@@ -123,12 +123,12 @@ impl Survey<'_> {
     }
 
     /// For each of `keys` the highest fence that can have been granted for it,
-    /// where the nodes that were asked know: what its slot has counted to.
+    /// where the nodes that were asked know it: the count of its slot.
     ///
-    /// To be asked after the locks were found. It needs a majority that still
-    /// serves the view (in a joint one, of both topologies), so that none was
-    /// granted under a newer one, and so many
-    /// of the key's replicas that no grant went past them.
+    /// Call this after the locks were found. It needs a majority that still
+    /// serves the view (in a joint one, of both topologies), so that no fence
+    /// was granted under a newer view. It also needs enough of the key's
+    /// replicas that no grant went past them.
     pub(crate) async fn fences_at_most(&mut self, keys: &[Key]) -> Vec<Option<u64>> {
         let unknown = keys.iter().map(|_| None).collect();
         let Some(view) = self.view.clone() else {
@@ -166,7 +166,8 @@ impl Survey<'_> {
 }
 
 impl Holdings {
-    /// `index` has this entry too; the key's other holdings begin at `first`.
+    /// Records that `index` has this entry too; the key's other holdings begin
+    /// at `first`.
     fn add(&mut self, first: usize, key: &Key, index: usize, entry: &Entry) {
         let known = self.all[first..].iter_mut();
         match known.into_iter().find(|h| h.entry.is_of_lease(entry)) {
@@ -197,7 +198,7 @@ pub(crate) struct Votes {
     pub(crate) is_quorum: bool,
 }
 
-/// Where a key lives, in terms of a survey.
+/// The placement of a key, in terms of a survey.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
     survey: &'a Survey<'a>,

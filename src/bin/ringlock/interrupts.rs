@@ -1,4 +1,4 @@
-//! Signals that end a command whose work may be taken up again.
+//! Signals that end a command whose work can be continued later.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::output::Exit;
 
-/// SIGINT and SIGTERM, from the moment that it is made.
+/// SIGINT and SIGTERM, from the moment of its creation.
 #[derive(Debug)]
 pub(crate) struct Interrupts {
     int: Signal,
@@ -21,7 +21,7 @@ impl Interrupts {
         })
     }
 
-    /// Waits for either; the code to end with.
+    /// Waits for either; returns the code to end with.
     pub(crate) async fn recv(&mut self) -> Exit {
         tokio::select! {
             _ = self.int.recv() => Exit::Interrupted,

@@ -36,7 +36,7 @@ struct Cli {
     )]
     config: PathBuf,
 
-    /// Tell the result as one JSON document, and errors as JSON too.
+    /// Print the result as one JSON document, and errors as JSON too.
     #[arg(long, global = true)]
     json: bool,
 
@@ -60,17 +60,17 @@ enum Command {
     #[command(after_help = exit_codes())]
     Exec(Box<exec::Options>),
     Status(status::Options),
-    /// Checks configuration and servers, and says how to remedy what is wrong.
+    /// Checks configuration and servers, and prints how to fix what is wrong.
     Doctor,
     #[command(after_help = exit_codes())]
     Bench(Box<bench::Options>),
-    /// A process of exec's own: it ends the command if exec dies.
+    /// A helper process of exec: it ends the command if exec dies.
     #[command(name = exec::supervisor::SUPERVISOR, hide = true)]
     ExecSupervisor(exec::supervisor::Options),
-    /// A process of exec's own: it becomes the command.
+    /// A helper process of exec: it becomes the command.
     #[command(name = exec::supervisor::COMMAND, hide = true)]
     ExecProgram(exec::supervisor::CommandOptions),
-    /// A process of the bench's own.
+    /// A worker process of the bench.
     #[command(name = bench::worker::ARGUMENT, hide = true)]
     BenchWorker,
 }
@@ -135,7 +135,7 @@ fn run(command: Command, path: &PathBuf, output: Output) -> Result<ExitCode, Fai
     })
 }
 
-/// Tells what is wrong with the command line, or what was asked about it.
+/// Reports what is wrong with the command line, or prints the requested help.
 fn refuse(error: &clap::Error) -> ExitCode {
     let own = std::env::args_os().take_while(|argument| argument != "--");
     let is_json = own.into_iter().any(|argument| argument == "--json");
@@ -144,7 +144,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
         let message = message.trim().trim_start_matches("error: ");
         return Output { is_json }.fail(&Failure::new(Exit::Usage, message));
     }
-    // There is nowhere left to tell that this failed.
+    // There is nowhere left to report this failure.
     let _ = error.print();
     match error.use_stderr() {
         true => Exit::Usage.into(),

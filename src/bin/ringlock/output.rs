@@ -1,5 +1,5 @@
-//! How the program tells what it found: for people or as JSON, with an exit
-//! code that scripts can go by.
+//! How the program reports its results: for people or as JSON, with an exit
+//! code for scripts.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -75,7 +75,7 @@ pub(crate) const EXITS: [(Exit, &str); 12] = [
     (Exit::Terminated, "the same, by SIGTERM"),
 ];
 
-/// The exit codes as `--help` has them.
+/// The exit codes, as `--help` lists them.
 pub(crate) fn exit_codes() -> String {
     let mut text = String::from("Exit codes:");
     for (exit, meaning) in EXITS {
@@ -95,9 +95,9 @@ impl From<Exit> for ExitCode {
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
     pub(crate) message: String,
-    /// What to do next, where the message does not say it.
+    /// What to do next, if the message does not include it.
     pub(crate) next: Option<String>,
-    /// An exit code that was asked for instead.
+    /// An exit code that replaces the usual one.
     pub(crate) code: Option<u8>,
 }
 
@@ -160,7 +160,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Whether a node stands in the way that lost its data.
+/// Whether a node that lost its data blocks the call.
 fn lacks_data(error: &Error) -> bool {
     let causes = match error {
         Error::NoQuorum { causes, .. } | Error::Unconfirmed { causes, .. } => causes,
@@ -177,7 +177,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Where and in what form results go.
+/// Where results go, and in what form.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     pub(crate) is_json: bool,
@@ -192,7 +192,8 @@ struct Told<'a> {
 }
 
 impl Output {
-    /// Tells a result: one JSON document, or what `human` makes of it.
+    /// Reports a result: as one JSON document, or as the text that `human`
+    /// returns.
     pub(crate) fn tell<T: Serialize>(
         self,
         result: &T,
@@ -206,25 +207,26 @@ impl Output {
         self.tell_text(&text)
     }
 
-    /// Tells a result that is a text already.
+    /// Prints a result that is a text already.
     pub(crate) fn tell_text(self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
-            // Whoever read it has seen enough.
+            // The reader closed the pipe: it has read enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             told => Ok(told?),
         }
     }
 
-    /// Tells people, on the standard error, something beside the result.
+    /// Prints a note for people on the standard error, in addition to the
+    /// result.
     pub(crate) fn note(self, text: &str) {
         if !self.is_json {
-            // There is nowhere left to tell that this failed.
+            // There is nowhere left to report this failure.
             let _ = writeln!(io::stderr(), "{}", text.trim_end());
         }
     }
 
-    /// Tells, on the standard error, why something could not be done.
+    /// Reports on the standard error why something could not be done.
     pub(crate) fn fail(self, failure: &Failure) -> ExitCode {
         let Failure {
             exit,
@@ -245,20 +247,20 @@ impl Output {
                 format!("error: {message}{}", next.collect::<String>())
             }
         };
-        // There is nowhere left to tell that this failed.
+        // There is nowhere left to report this failure.
         let _ = writeln!(io::stderr(), "{text}");
         exit_code.into()
     }
 }
 
-/// A table with these heads.
+/// A table with these column heads.
 pub(crate) fn table<const N: usize>(heads: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_BORDERS_ONLY).set_header(heads);
     table
 }
 
-/// A text that is fit for a terminal, whatever bytes it came from: what is no
+/// A text that is safe for a terminal, whatever bytes it came from: invalid
 /// UTF-8 is replaced, control characters are escaped.
 pub(crate) fn printable(bytes: &[u8]) -> String {
     let mut text = String::new();
@@ -271,13 +273,13 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
     text
 }
 
-/// A span as people read it: to the millisecond.
+/// A span in readable form, to the millisecond.
 pub(crate) fn span(span: Duration) -> String {
     let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     format!("{:?}", Duration::from_millis(millis))
 }
 
-/// What is not there.
+/// The value, or a dash if there is none.
 pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".into(), |value| value.to_string())
 }

@@ -1,5 +1,5 @@
-//! Telling how far something has come that takes its time: a bar at a
-//! terminal, lines elsewhere, nothing with `--json`.
+//! Reports the progress of something that takes time: a bar at a terminal,
+//! lines elsewhere, nothing with `--json`.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -9,12 +9,12 @@ use ringlock::rebalancer::{Phase, Progress};
 
 use crate::output::{Output, span};
 
-/// What is told, and how.
+/// Reports progress.
 #[derive(Debug)]
 pub(crate) struct Teller {
     output: Output,
     bar: Option<ProgressBar>,
-    /// What was told last, and how long was left when that began.
+    /// The last report, and how long was left when it began.
     told: String,
     whole: Duration,
 }
@@ -42,7 +42,7 @@ impl Teller {
         self.tell(&what, progress.remaining);
     }
 
-    /// The same where nodes that lost their data are waited for.
+    /// The same, for the wait for nodes that lost their data.
     pub(crate) fn readmission(&mut self, progress: &Progress) {
         match progress.phase {
             Phase::Quarantine => self.tell(
@@ -53,7 +53,7 @@ impl Teller {
         }
     }
 
-    /// Tells what is going on, and how long it takes at least.
+    /// Reports what is going on, and how long it takes at least.
     pub(crate) fn tell(&mut self, what: &str, left: Option<Duration>) {
         let is_new = what != self.told;
         if is_new {
@@ -61,7 +61,7 @@ impl Teller {
             self.whole = left.unwrap_or_default();
         }
         let left = left.unwrap_or_default();
-        // What was thought to be over may turn out to take longer.
+        // An estimate may turn out to be too short.
         self.whole = self.whole.max(left);
         match &self.bar {
             Some(bar) => {
@@ -89,7 +89,7 @@ impl Drop for Teller {
 
 fn bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
-    // The template is a constant; without it the bar has its default looks.
+    // The template is a constant; without it the bar has its default style.
     if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} {bar:30} {msg}") {
         bar.set_style(style);
     }

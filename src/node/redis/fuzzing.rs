@@ -1,4 +1,4 @@
-//! What a server may be sent and may say, for any bytes.
+//! Checks of what a server may be sent and may reply, for arbitrary bytes.
 
 #![allow(
     clippy::expect_used,
@@ -29,11 +29,11 @@ use crate::proto::node::message::{Answer, Ballot, NodeStatus, ViewId};
 
 pub(crate) mod groups;
 
-/// Bytes that say what to do, taken from the front.
+/// Input bytes that control a run, taken from the front.
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Bytes<'a> {
-    /// The next one; 0 behind the last.
+    /// The next byte; 0 past the end.
     pub(crate) fn byte(&mut self) -> u8 {
         let (first, rest) = self
             .0
@@ -43,7 +43,7 @@ impl<'a> Bytes<'a> {
         first
     }
 
-    /// From 1 to `most` of them, as the first says; fewer at the end.
+    /// From 1 to `most` bytes, as the first byte determines; fewer at the end.
     pub(crate) fn some(&mut self, most: usize) -> &'a [u8] {
         let len = 1 + usize::from(self.byte()) % most;
         let (some, rest) = self.0.split_at(len.min(self.0.len()));
@@ -56,10 +56,10 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// More than any message of ours, with all that it shows of what others wrote.
+/// Longer than any message of ours, including what it quotes.
 const LONGEST_MESSAGE: usize = 2048;
 
-/// Notes what each request was answered.
+/// Records the answer to each request.
 #[derive(Default)]
 struct Notes(Mutex<Vec<(u32, Answer)>>);
 
@@ -69,8 +69,8 @@ impl Sink for Notes {
     }
 }
 
-/// What comes of groups in flight when the server says `said`, piece by
-/// piece; what is unanswered then is failed, as when it hangs up.
+/// The answers to groups in flight when the server sends these pieces. What is
+/// unanswered after that fails, as when the server closes the connection.
 fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, Answer)> {
     let notes = Arc::new(Notes::default());
     let dialect = dialect(&RouterConfig::default());
@@ -141,8 +141,8 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
     std::mem::take(&mut *notes.0.lock())
 }
 
-/// Replies: whatever a server says, cut wherever it may be, has one meaning;
-/// every request is answered once at the most, and what is said of it is short.
+/// Replies: the meaning of a server's bytes does not depend on how they are
+/// cut. Every request is answered at most once, and error messages are short.
 pub(crate) fn replies(bytes: &mut Bytes<'_>) {
     let kinds = bytes.some(8);
     let cut = usize::from(bytes.byte()) + 1;
@@ -166,14 +166,14 @@ pub(crate) fn replies(bytes: &mut Bytes<'_>) {
     }
 }
 
-/// Asserts that `message` does no harm on a terminal and in a log.
+/// Asserts that `message` is harmless on a terminal and in a log.
 #[track_caller]
 fn is_fit_to_show(message: &str) {
     assert!(message.len() < LONGEST_MESSAGE, "{} bytes", message.len());
     assert!(!message.chars().any(char::is_control), "{message:?}");
 }
 
-/// What a server tells of itself, by INFO and to `Look`.
+/// What a server reports about itself, by INFO and to `Look`.
 pub(crate) fn facts(bytes: &mut Bytes<'_>) {
     let said = bytes.rest();
     let mut identity = Identity::default();
@@ -200,7 +200,7 @@ pub(crate) fn facts(bytes: &mut Bytes<'_>) {
     ] {
         identity.fact(name).into_iter().for_each(is_fit_to_show);
     }
-    // As `Exchange` hands it on: whole replies.
+    // As `Exchange` passes it on: whole replies.
     let mut whole = 0;
     while let Ok(Some(len @ 1..)) = reply_len(&said[whole..]) {
         whole += len;
@@ -225,7 +225,7 @@ pub(crate) fn stored(bytes: &mut Bytes<'_>) {
     if let Ok(ballot) = text.parse::<Ballot>() {
         assert_eq!(ballot.to_string(), text);
     }
-    // In the places where members of hashes come back.
+    // In the places where the fields of hashes are returned.
     let bulk = [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat();
     for parts in 1..=4 {
         let reply = [
@@ -242,8 +242,8 @@ pub(crate) fn stored(bytes: &mut Bytes<'_>) {
     }
 }
 
-/// Lock keys: whatever a router lets through names, on the server, that key and
-/// nothing of ringlock's own; and what is sent is what can be read back.
+/// Lock keys: every key that a router accepts names, on the server, that key
+/// and none of ringlock's own names; and what is sent can be read back.
 pub(crate) fn keys(bytes: &mut Bytes<'_>) {
     let prefixes = ["ringlock:", "", "ringlock", "r", "ringlock!", "other!m"];
     let namespaces = ["ringlock", "r", "other"];
@@ -287,7 +287,7 @@ pub(crate) fn keys(bytes: &mut Bytes<'_>) {
         let naming = commands.iter().flatten().filter(|part| part == &name);
         assert!(naming.count() >= 1, "{}", name.escape_ascii());
     }
-    // Nothing else is named but ringlock's own.
+    // No other names are used except ringlock's own.
     for command in &commands {
         for name in keys_of(command) {
             let is_own = [&dialect.id, &dialect.member, &dialect.counters].contains(&name);
@@ -296,7 +296,7 @@ pub(crate) fn keys(bytes: &mut Bytes<'_>) {
     }
 }
 
-/// Commands as a server reads them.
+/// Commands as a server parses them.
 fn commands(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
     let mut values = Replies::of(bytes);
     let mut commands = Vec::new();
@@ -311,7 +311,7 @@ fn commands(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
     commands
 }
 
-/// Which parts of a command a server takes for keys.
+/// The parts of a command that a server takes for keys.
 fn keys_of(command: &[Vec<u8>]) -> &[Vec<u8>] {
     let count = |at: usize| -> usize {
         let text = std::str::from_utf8(&command[at]).expect("a number");
@@ -320,17 +320,17 @@ fn keys_of(command: &[Vec<u8>]) -> &[Vec<u8>] {
     match command[0].as_slice() {
         b"MULTI" | b"EXEC" => &[],
         b"EVALSHA" => &command[3..3 + count(2)],
-        // Key and value by turns.
+        // Keys and values alternate.
         b"MSETEX" => &command[2..3],
         _ => &command[1..2],
     }
 }
 
-/// Node URLs: a password shows nowhere.
+/// Node URLs: a password is never shown.
 pub(crate) fn urls(bytes: &mut Bytes<'_>) {
     const SECRET: &str = "pa55W0Rdpa55";
     let text = String::from_utf8_lossy(bytes.rest()).into_owned();
-    // As long as it has not begun where a host or a scheme is written.
+    // Only if it does not begin where a host or a scheme is written.
     let is_secret = |text: &str| {
         let before = text.split(SECRET).next().unwrap_or_default();
         text.contains(SECRET) && before.contains(':')
@@ -338,7 +338,7 @@ pub(crate) fn urls(bytes: &mut Bytes<'_>) {
     let url = match crate::config::substitute(&text, |name| (name == "PW").then(|| SECRET.into())) {
         Ok(url) => url,
         Err(problem) => {
-            // The name of a variable is none.
+            // The name of a variable is no secret.
             let is_name = problem.contains("names the environment variable");
             assert!(
                 is_name || !is_secret(&text) || !problem.contains(SECRET),

@@ -1,8 +1,8 @@
-//! Looking into a server without taking part in its locks: what operators ask.
+//! Inspection of a server without taking part in its locks, for operators.
 //!
-//! A connection of its own, on which one question is asked at a time. No rule
-//! of the protocol hangs on what is told here, and every server is told of,
-//! also one that must not hold locks.
+//! It uses a connection of its own, with one question at a time. No rule of the
+//! protocol depends on what is reported here. Every server can be inspected,
+//! including one that must not hold locks.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -31,30 +31,30 @@ pub use self::server::{Credentials, Server};
 /// How long each answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// How often the server is asked for its time; the quickest answer counts, for
-/// it says the most.
+/// How often the server is asked for its time. The quickest answer counts,
+/// because it gives the tightest bound.
 const CLOCK_READINGS: usize = 3;
 
-/// Names that the server passes over in one round of a scan: some hundred
-/// microseconds, in which it serves nobody else.
+/// Names that the server scans in one round: some hundred microseconds, in
+/// which it serves no other client.
 const SCAN_COUNT: &[u8] = b"1000";
 
-/// Rounds of a scan at the most: a million names.
+/// The most rounds of a scan: a million names.
 pub const MAX_SCAN_ROUNDS: usize = 1000;
 
-/// Keys that are looked at in one question.
+/// Keys that are read in one question.
 const KEYS_AT_ONCE: usize = 256;
 
-/// Of the one script that is called here, one at a time.
+/// The mark of the one script that is called here, one call at a time.
 const MARK: &[u8] = b"0";
 
-/// Bytes of a value that are read: five times the longest token. What is
-/// longer is no lock.
+/// Bytes of a value that are read: five times the longest token. A longer value
+/// is no lock.
 const LONGEST_VALUE: usize = 512;
 
 /// An open connection to a [`Server`].
 ///
-/// Every call may be dropped; after one that was, or that failed, the
+/// Every call may be dropped. After a call that was dropped or that failed, the
 /// connection is gone, and every further call fails.
 pub struct Look<'a> {
     server: &'a Server,
@@ -62,10 +62,10 @@ pub struct Look<'a> {
 }
 
 impl Look<'_> {
-    /// What the server tells of itself.
+    /// What the server reports about itself.
     ///
     /// # Errors
-    /// [`NodeError`]: it gave no answer, or not to this user.
+    /// [`NodeError`]: the server gave no answer, or not to this user.
     ///
     /// # Cancel safety
     /// A dropped call changes nothing on the server.
@@ -94,8 +94,7 @@ impl Look<'_> {
         })
     }
 
-    /// What the node is and serves, and the document of the view that it
-    /// serves.
+    /// The status of the node, and the document of the view that it serves.
     ///
     /// # Errors
     /// As [`facts`](Self::facts).
@@ -127,10 +126,10 @@ impl Look<'_> {
         read().ok_or_else(|| unexpected_of(&answers, "GET and HMGET"))
     }
 
-    /// Up to `most` keys that are locked and begin with `prefix`.
+    /// Up to `most` locked keys that begin with `prefix`.
     ///
-    /// The server is asked in [`MAX_SCAN_ROUNDS`] rounds at the most: what
-    /// comes and goes meanwhile may be seen or not.
+    /// The server is asked in at most [`MAX_SCAN_ROUNDS`] rounds. Keys that are
+    /// created or deleted during the scan may be seen or not.
     ///
     /// # Errors
     /// As [`facts`](Self::facts).
@@ -156,7 +155,7 @@ impl Look<'_> {
         Ok(Scan { keys, is_cut: true })
     }
 
-    /// What the names of keys look like that begin with `prefix`.
+    /// The pattern of the names of keys that begin with `prefix`.
     fn pattern(&self, prefix: &[u8]) -> Vec<u8> {
         [&escaped(self.server.key_prefix()), &*escaped(prefix), b"*"].concat()
     }
@@ -168,7 +167,7 @@ impl Look<'_> {
         self.ask(|out| command(out, &write), 1).await
     }
 
-    /// What is under each of `keys`, in their order.
+    /// What is stored under each of `keys`, in their order.
     ///
     /// # Errors
     /// As [`facts`](Self::facts).
@@ -200,8 +199,8 @@ impl Look<'_> {
         Ok(all)
     }
 
-    /// The fence counters of `slots` under `view`, in their order, 0 where
-    /// nothing was granted yet; `None`: another view, or none, is served.
+    /// The fence counters of `slots` under `view`, in their order; 0 where
+    /// nothing was granted yet. `None`: another view, or none, is served.
     ///
     /// # Errors
     /// As [`facts`](Self::facts).
@@ -219,8 +218,8 @@ impl Look<'_> {
             let fields: Vec<String> = slots.iter().map(ToString::to_string).collect();
             let mut read = vec![&b"HMGET"[..], &counters];
             read.extend(fields.iter().map(String::as_bytes));
-            // In this order: a view that is still served, views only moving
-            // up, was served when the counters were read.
+            // The order matters: views only move up, so a view that is still
+            // served was served when the counters were read.
             let write = |out: &mut Vec<u8>| {
                 command(out, &read);
                 command(out, &[b"GET", &id]);
@@ -236,8 +235,8 @@ impl Look<'_> {
         Ok(Some(all))
     }
 
-    /// RELEASE of `key` in the name of whoever was found to hold it: a newer
-    /// lease is left alone.
+    /// RELEASE of `key` in the name of the holder that was found: a newer lease
+    /// is left alone.
     ///
     /// # Errors
     /// As [`facts`](Self::facts).
@@ -280,12 +279,12 @@ impl Look<'_> {
             .map(|_| ())
     }
 
-    /// Has the server carry out ringlock's own writes on names of ringlock's
-    /// own that nothing else uses, and deletes them again.
+    /// Has the server carry out ringlock's own writes, on names in ringlock's
+    /// namespace that nothing else uses, and deletes them again.
     ///
     /// # Errors
-    /// As [`facts`](Self::facts); the server takes no writes, or not from this
-    /// user.
+    /// As [`facts`](Self::facts); also where the server takes no writes, or
+    /// none from this user.
     ///
     /// # Cancel safety
     /// A dropped call may leave three small keys, `NAMESPACE!try!id` and so on,
@@ -313,7 +312,7 @@ impl Look<'_> {
         }
     }
 
-    /// A setting of the server; `None`: it knows none of that name.
+    /// A setting of the server; `None`: the server has none of that name.
     ///
     /// # Errors
     /// As [`facts`](Self::facts); many servers let few users read settings.
@@ -344,7 +343,7 @@ impl Look<'_> {
             .await
     }
 
-    /// Asks on the connection, and keeps it if the answer came.
+    /// Asks on the connection, and keeps it if the answer arrived.
     async fn with<T>(
         &mut self,
         question: impl AsyncFnOnce(&mut Exchange<'_>) -> Result<T, NodeError>,
@@ -365,17 +364,17 @@ impl fmt::Debug for Look<'_> {
     }
 }
 
-/// What a scan of a server brought.
+/// The result of a scan of a server.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Scan {
     /// The keys, sorted.
     pub keys: Vec<Key>,
-    /// There may be more.
+    /// Whether there may be more.
     pub is_cut: bool,
 }
 
-/// What is under a key.
+/// What is stored under a key.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Found {
@@ -397,13 +396,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Who holds it.
+    /// The holder of the entry.
     pub fn holder(&self) -> Holder {
         Holder::of_stored(&self.value)
     }
 
-    /// How long it lasts unless it is extended; `None`: for ever, which no
-    /// router of ours makes.
+    /// How long the entry lasts unless it is extended; `None`: it never
+    /// expires, which no router of ours creates.
     pub fn remaining(&self) -> Option<Duration> {
         self.remaining
     }
@@ -415,7 +414,7 @@ impl Entry {
 }
 
 impl fmt::Debug for Entry {
-    /// Shows no token: whoever knows it can release the lock.
+    /// Shows no token: knowing the token is enough to release the lock.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
             .field("holder", &self.holder())
@@ -424,7 +423,7 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// What makes a literal pattern of `text`.
+/// Escapes `text` so that a pattern matches it literally.
 fn escaped(text: &[u8]) -> Vec<u8> {
     let mut pattern = Vec::new();
     for &byte in text {
@@ -440,7 +439,7 @@ fn unexpected_of(answers: &[u8], what: &str) -> NodeError {
     ErrorReply::first(answers).map_or_else(|| misfit(what), |error| error.explain())
 }
 
-/// A text, or that there is none.
+/// A text; the inner `None` is nil.
 fn text(values: &mut Replies<'_>) -> Option<Option<Arc<str>>> {
     match values.next()? {
         Value::Nil => Some(None),
@@ -467,7 +466,7 @@ fn page(answer: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {
     Some((cursor, names))
 }
 
-/// So many counters, and the view served.
+/// The `len` counters, and the view that is served.
 fn counts(answers: &[u8], len: usize) -> Option<(Vec<u64>, Option<Arc<str>>)> {
     let mut values = Replies::of(answers);
     values.list(len)?;

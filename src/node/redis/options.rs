@@ -1,46 +1,49 @@
-//! How a node is spoken to, apart from where it is.
+//! How to talk to a node, apart from its address.
 
 use std::time::Duration;
 
 use crate::config::{Config, NodeConfig, Password, TlsConfig};
 
-/// What acquires and releases are encoded with, from what every server can do
-/// to what costs it the least.
+/// How acquires and releases are encoded, from what every server supports to
+/// what costs the server least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Encoding {
-    /// One script call per batch. Redis 6.2 on.
+    /// One script call per batch. From Redis 6.2.
     Script,
-    /// Acquires as `MULTI · SET NX GET PX · HINCRBY · GET · EXEC`: no script to
-    /// enter, which costs a server more than the SET itself. Redis 7.0 on.
+    /// Acquires as `MULTI · SET NX GET PX · HINCRBY · GET · EXEC`. This avoids
+    /// entering a script, which costs a server more than the SET itself. From
+    /// Redis 7.0.
     Transaction,
     /// Also `MSETEX` for acquires of one ttl whose keys have a single owner,
-    /// and `DELIFEQ` or `DELEX` for each release: of these, what the server has
-    /// and lets the user use. Valkey 9.0 on, with `MSETEX` 9.1; Redis 8.4 on.
+    /// and `DELIFEQ` or `DELEX` for each release, as far as the server has
+    /// these commands and lets the user use them. From Valkey 9.0, with
+    /// `MSETEX` from 9.1; from Redis 8.4.
     Command,
 }
 
-/// How a node is spoken to, beside where it is.
+/// How to talk to a node, in addition to its address.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RedisOptions {
-    /// What a key's name on the server begins with.
+    /// The prefix of a key's name on the server.
     pub key_prefix: String,
-    /// Under which names ringlock keeps its own state: those that begin with
-    /// it and `!`.
+    /// The namespace of ringlock's own state: its names begin with it and `!`.
     pub namespace: String,
-    /// The operator's word that the server keeps every write through a restart.
+    /// The operator's assurance that the server keeps every write through a
+    /// restart.
     pub durable: bool,
-    /// The most that acquires and releases may be encoded with; `None` sets no
-    /// limit to what the server can do.
+    /// The most advanced encoding that acquires and releases may use; `None`
+    /// sets no limit to what the server can do.
     pub encoding: Option<Encoding>,
-    /// Requests go out in the order in which they come, and the server is
-    /// believed what it says of itself: to compare it with the specification.
+    /// Requests go out in the order in which they are submitted, and what the
+    /// server reports about itself is believed: to compare it with the
+    /// specification.
     #[doc(hidden)]
     pub literal: bool,
     /// Certificates for `rediss://`.
     pub tls: TlsConfig,
-    /// The user that `password` is of; `None`: the default user.
+    /// The user of `password`; `None`: the default user.
     pub username: Option<String>,
     /// A password that may change, instead of one in the URL.
     pub password: Option<Password>,
@@ -81,39 +84,37 @@ impl RedisOptions {
         }
     }
 
-    /// Under which names ringlock keeps its own state: those that begin with
-    /// it and `!`.
+    /// The namespace of ringlock's own state: its names begin with it and `!`.
     #[must_use]
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
         self
     }
 
-    /// What a key's name on the server begins with.
+    /// The prefix of a key's name on the server.
     #[must_use]
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.key_prefix = prefix.into();
         self
     }
 
-    /// The most that acquires and releases may be encoded with. Of that, each
-    /// server gets what it can do and lets the user do.
+    /// The most advanced encoding that acquires and releases may use. Within
+    /// it, each server gets what it supports and what the user may use.
     #[must_use]
     pub fn encoding(mut self, encoding: Encoding) -> Self {
         self.encoding = Some(encoding);
         self
     }
 
-    /// The operator's word that the server keeps every write through a restart
-    /// (`appendonly yes`, `appendfsync always`).
+    /// The operator's assurance that the server keeps every write through a
+    /// restart (`appendonly yes`, `appendfsync always`).
     #[must_use]
     pub fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
         self
     }
 
-    /// A password that may change, and the user that it is of; `None`: the
-    /// default user.
+    /// A password that may change, and its user; `None`: the default user.
     #[must_use]
     pub fn login(mut self, user: Option<&str>, password: Password) -> Self {
         self.username = user.map(Into::into);

@@ -1,12 +1,12 @@
-//! Being told by the server when a key may have become free.
+//! Notification by the server when a key may have become free.
 //!
-//! A connection of its own, in the third version of the protocol, has the
-//! server track what it reads: after a GET of a held key the server pushes one
-//! *invalidation* when the key is deleted, expires or is changed, whoever did
-//! it. What the connection tells decides when to try, never who has the lock;
-//! so nothing is asked of the server's identity here.
+//! A separate connection, in version 3 of the protocol (RESP3), has the server
+//! track what it reads: after a GET of a held key the server pushes one
+//! *invalidation* when the key is deleted, expires or is changed, by any
+//! client. What the connection reports decides when to try, never which caller
+//! has the lock. So the server's identity is not checked here.
 //!
-//! By the same connection a process tells others that it waits, and learns
+//! Over the same connection a process announces that it waits, and learns
 //! whether others do: see `hints`.
 
 pub(crate) mod hints;
@@ -38,29 +38,29 @@ use crate::proto::time::Instant;
 use crate::runtime::origin::Origin;
 use crate::telemetry::events;
 
-/// How long an answer may take, and a connection before those that watch a key
-/// poll instead; it is being made on.
+/// How long an answer may take, and how long connecting may take before the
+/// watches of a key fall back to polling; the attempt to connect continues.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// A connection that nobody watches anything by is closed after as long, or
-/// twice as long at the most.
+/// A connection without watches is closed after this long, or at most twice
+/// this long.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long a server that does not track for us is left alone.
+/// How long a server that does not track for us is not tried again.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long a server is left alone to which the connection failed.
+/// How long a server is not tried again after the connection to it failed.
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
-/// Keys that may wait to be looked at; one more is not watched.
+/// Keys that may wait to be read; one more is not watched.
 const MAX_WANTED: usize = 65_536;
 
-/// What one server tells of its keys.
+/// Tracks the keys of one server.
 pub(crate) struct Tracker {
     address: Arc<Address>,
     key_prefix: Vec<u8>,
     connect_timeout: Duration,
-    /// What the names of notes begin with.
+    /// The prefix of the names of notes.
     note_prefix: Vec<u8>,
     watchlist: Arc<Watchlist>,
     state: Mutex<State>,
@@ -70,32 +70,32 @@ pub(crate) struct Tracker {
 
 #[derive(Default)]
 struct State {
-    /// What the server is yet to be asked; [`MAX_WANTED`] at the most.
+    /// What the server has not been asked yet; at most [`MAX_WANTED`].
     wanted: Vec<Ask>,
     hints: Hints,
-    /// Nothing can be watched before.
+    /// Nothing can be watched before this time.
     blind_until: Instant,
-    /// That the server does not track has been said.
+    /// It has been reported that the server does not track.
     is_refusal_told: bool,
     is_closed: bool,
 }
 
-/// What the server is asked.
+/// A command that is sent to the server.
 #[derive(Clone, Debug)]
 enum Ask {
-    /// To tell when a key is free. A key that was seen held is looked at again
-    /// because of a change that may be none.
+    /// Reads a key, to learn when it is free. A key that was seen held is read
+    /// again because of a change that may be none.
     Watch(Key, Again),
-    /// Whether somebody else waits for a key.
+    /// Reads whether another process waits for a key.
     Interest(Key),
-    /// To let others know that somebody waits for a key.
+    /// Announces that a caller waits for a key.
     Note(Key),
 }
 
 type Again = bool;
 
 impl State {
-    /// Nothing can be asked now.
+    /// Whether nothing can be asked now.
     fn is_blind(&self) -> bool {
         self.is_closed
             || self.wanted.len() >= MAX_WANTED
@@ -177,7 +177,8 @@ impl Tracker {
         self.changed.notify_one();
     }
 
-    /// The task has ended, perhaps with its runtime: nobody is told any more.
+    /// The task has ended, perhaps with its runtime: no watch can be notified
+    /// from now on.
     pub(crate) fn end(&self) {
         let mut state = self.state.lock();
         state.is_closed = true;
@@ -186,7 +187,8 @@ impl Tracker {
         self.watchlist.tell_all(Sight::Lost);
     }
 
-    /// Connects when something is to be watched, again and again, until closed.
+    /// Connects when there is a command to send, again after each connection,
+    /// until closed.
     pub(crate) async fn run(self: Arc<Self>) {
         while self.is_wanted().await {
             let ended = match self.connect().await {
@@ -203,8 +205,8 @@ impl Tracker {
         }
     }
 
-    /// Connects. Where that takes long, those that watch a key are told that it
-    /// is not in sight, again and again.
+    /// Connects. While that takes long, the watches are resolved as lost, again
+    /// and again.
     async fn connect(&self) -> Result<Session<'_>, NodeError> {
         let attempt = Attempt::begin(self.connect_timeout);
         let connecting = Session::open(self, &attempt);
@@ -223,7 +225,7 @@ impl Tracker {
         }
     }
 
-    /// Waits for something to watch; false: closed.
+    /// Waits for a command to send; false: closed.
     async fn is_wanted(&self) -> bool {
         loop {
             {
@@ -245,7 +247,7 @@ impl Tracker {
         };
         let mut state = self.state.lock();
         state.blind_until = clock::now() + pause;
-        // What was to be asked is not asked any more, nor known.
+        // The queued commands are dropped, and earlier answers no longer hold.
         state.wanted.clear();
         state.hints.forget();
         let is_news = !is_failure && !state.is_refusal_told;
@@ -264,7 +266,7 @@ impl Tracker {
         NodeError::new(NodeErrorKind::Timeout, message)
     }
 
-    /// What has changed that goes by `name` on the server.
+    /// Handles a change of `name`, the name of a note or a key on the server.
     fn invalidate(&self, name: &[u8], now: Instant) {
         let key = |prefix: &[u8]| Key::new(name.strip_prefix(prefix)?).ok();
         let hints = |change: &dyn Fn(&mut Hints) -> bool| change(&mut self.state.lock().hints);
@@ -285,9 +287,9 @@ impl Tracker {
 struct Session<'a> {
     tracker: &'a Tracker,
     stream: Stream,
-    /// What has been read and not been taken in.
+    /// What has been read and not been processed.
     read: Vec<u8>,
-    /// What the server has been asked, and when.
+    /// The commands in flight, and when each was sent.
     asked: VecDeque<(Ask, Instant)>,
     idle_at: Instant,
 }
@@ -313,7 +315,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Watches until nobody does any more; an error: until it could not.
+    /// Serves the watches until none is left or the tracker is closed. Fails
+    /// when the connection does.
     async fn listen(mut self) -> Result<(), NodeError> {
         loop {
             self.ask().await?;
@@ -351,7 +354,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Asks what is to be asked.
+    /// Sends the queued commands.
     async fn ask(&mut self) -> Result<(), NodeError> {
         let now = clock::now();
         let watchlist = &self.tracker.watchlist;
@@ -398,7 +401,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes in every reply that is there in full.
+    /// Processes every reply that has arrived in full.
     fn take_in(&mut self) -> Result<(), NodeError> {
         let read = std::mem::take(&mut self.read);
         let mut rest = &*read;
@@ -438,14 +441,15 @@ impl<'a> Session<'a> {
                 };
                 watchlist.tell(&key, sight);
             }
-            // From here on its end is pushed.
+            // From here on the server pushes the end of the entry.
             (Ask::Watch(key, _), Some(Value::Bulk(stored))) => {
                 state.lock().hints.held(&key, stored, clock::now());
             }
             (Ask::Watch(key, _), Some(Value::Error(line))) if ErrorReply::of(line).is_no_lock() => {
                 watchlist.tell(&key, Sight::Lost);
             }
-            // Without the right to it nobody is told and nothing is known.
+            // A user without permission for notes announces nothing and learns
+            // nothing.
             (Ask::Note(_), Some(Value::Status(_) | Value::Error(_))) => {}
             (Ask::Interest(key), Some(reply @ (Value::Nil | Value::Bulk(_) | Value::Error(_)))) => {
                 let is_there = match reply {
@@ -461,8 +465,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The server no longer tracks these keys: what is to be watched further
-    /// must be read anew. None named: all were flushed.
+    /// The server no longer tracks these keys: a key that is still watched must
+    /// be read again. No name means that all keys were flushed.
     fn invalidate(&self, mut names: Replies<'_>) {
         let now = clock::now();
         match names.next() {

@@ -1,4 +1,5 @@
-//! Carrying a lease over from one view to another: what of it counts there.
+//! Carries a lease over from one view to another: which of its groups and entries
+//! count there.
 
 use std::sync::Arc;
 
@@ -7,34 +8,34 @@ use crate::proto::lease_record::known::Known;
 use crate::proto::membership::view::View;
 use crate::proto::quorum::{Placement, Seats};
 
-/// What a lease stands on in one view.
+/// What a lease is based on in one view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Footing {
     /// Who must agree.
     pub placement: Placement,
-    /// How many of its groups, from the first, the lease's last success had.
+    /// How many of its groups, from the first, the lease's last success included.
     pub established: usize,
-    /// Who is known to hold the entry, with its memory unbroken.
+    /// The nodes known to hold the entry, with their memory unbroken.
     pub known: Known,
 }
 
-/// Where a lease last had its quorum, and who holds its entries now.
+/// The groups of a lease's last quorum, and the nodes that hold its entries now.
 #[derive(Clone, Copy, Debug)]
 pub struct Basis<'a> {
     /// The view of its last success.
     pub view: &'a View,
     /// Its placement there.
     pub placement: Placement,
-    /// Who holds the entry.
+    /// The nodes that hold the entry.
     pub known: Known,
 }
 
 impl Basis<'_> {
-    /// What is left of it in `to`.
+    /// What remains of the lease in `to`.
     ///
-    /// A group counts where the same nodes, by name, were a group of the last
-    /// success. An entry counts only at a node that has not lost its memory
-    /// since: under a new nonce it is another node.
+    /// A group counts where the same nodes, by name, formed a group of the last
+    /// success. An entry counts only at a node that has not lost its memory since:
+    /// under a new nonce it is another node.
     pub fn carry(&self, to: &View, key: &Key) -> Footing {
         let placement = to.place(key);
         let is_established = |group: Seats| {
@@ -55,8 +56,8 @@ impl Basis<'_> {
     }
 }
 
-/// The seats of `at` in `to` for the nodes of `seats`, as far as they are the
-/// same nodes still.
+/// The seats of `at` in `to` for the nodes of `seats`, for those that are still
+/// the same nodes.
 pub fn transfer(
     from: &View,
     placement: &Placement,
@@ -88,7 +89,7 @@ mod tests {
     use crate::proto::membership::view::Nonces;
 
     const OLD: [&str; 3] = ["b", "c", "d"];
-    /// What a change leads to: the order of the members is another.
+    /// The members after a change, in another order.
     const NEW: [&str; 3] = ["a", "b", "c"];
     const ALL: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -99,7 +100,7 @@ mod tests {
         }
     }
 
-    /// One nonce each; these nodes under another than usual.
+    /// One nonce each; the nodes in `anew` get a different one.
     fn nonces(names: &[&str], anew: &[&str]) -> Nonces {
         let nonce = |&name: &&str| {
             let is_new = anew.contains(&name);
@@ -145,7 +146,7 @@ mod tests {
         }
     }
 
-    /// How many groups are left of such a lease, and whose entries.
+    /// How many groups remain of such a lease, and which nodes' entries.
     fn carried(from: &View, by: &[&str], to: &View) -> (usize, String) {
         let key = key(0);
         let footing = held(from, &key, by).carry(to, &key);

@@ -1,32 +1,32 @@
-//! What is known of a lease's entries: who was seen to hold one, and who can
-//! vouch that nobody else has had the key meanwhile.
+//! What is known of a lease's entries: which nodes were seen to hold one, and which
+//! can vouch that no other client has held the key in the interval.
 //!
-//! Being seen is not enough. Take five nodes, a lease on the first three, and
-//! its requests to make the entry on the other two still on their way. An
-//! operator deletes the entry on the first node and the second; another client
-//! acquires the first, the second, the fourth and the fifth, and releases them;
-//! then the late requests arrive. The old holder's next extend finds its entry
-//! on three nodes, each of which has answered to have it, and yet another
-//! holder has come and gone, under a higher fence.
+//! An entry that was seen is not enough. Take five nodes and a lease on the first
+//! three, whose requests to create the entry on the other two are still in flight.
+//! An operator deletes the entry on the first node and the second. Another client
+//! acquires the first, the second, the fourth and the fifth, and releases them.
+//! Then the late requests arrive. The old holder's next extend finds its entry on
+//! three nodes, each of which has confirmed it, although another holder has held
+//! the key in between, under a higher fence.
 //!
-//! So a node vouches only where its entry was there before others were seen to
-//! have kept theirs: [`Attempt`](crate::proto::operation::acquire::Attempt) tells by the counter,
-//! [`Renewal`](crate::proto::operation::extend::Renewal) by a second sight.
+//! So a node vouches only where its entry existed before others were seen to have
+//! kept theirs: [`Attempt`](crate::proto::operation::acquire::Attempt) decides this by the counter,
+//! [`Renewal`](crate::proto::operation::extend::Renewal) by a second observation.
 
 use crate::proto::quorum::Seats;
 
 /// What is known of a lease's entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Known {
-    /// Seats that hold the entry, by the last that was heard of them.
+    /// Seats that hold the entry, by their latest answers.
     pub seen: Seats,
-    /// Those of them that vouch for the lease: nobody else was granted the key
-    /// through them since it was granted.
+    /// Those of them that vouch for the lease: no other client was granted the key
+    /// through them since the lease was granted.
     pub vouching: Seats,
 }
 
 impl Known {
-    /// Of nobody.
+    /// No seats.
     pub const NONE: Self = Self {
         seen: Seats::NONE,
         vouching: Seats::NONE,
@@ -40,7 +40,7 @@ impl Known {
         }
     }
 
-    /// What either knows.
+    /// The union of both.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self {

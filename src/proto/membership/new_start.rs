@@ -1,25 +1,25 @@
-//! Starting a cluster that can decide nothing: a new one, or one of which most
-//! members lost their data.
+//! Starting a cluster that cannot decide: a new one, or one of which most members
+//! lost their data.
 //!
-//! Only a majority that kept its data can vote lost members in again. Where
-//! none is left and every member answers, nothing that anybody holds can be
-//! confirmed or extended any more, so the members are quarantined, all of them,
-//! and given a view above every epoch that any of them has served.
+//! Only a majority that kept its data can vote lost members in again. Where no
+//! majority is left and every member answers, no lease can be confirmed or
+//! extended. So all members are quarantined and given a view above every epoch
+//! that any of them has served.
 //!
-//! Why that is safe. From the moment at which every member is quarantined none
-//! has granted anything, whatever view a client goes by: a lease was asked for
-//! before that moment, so it is over `max_ttl` later. Why one view at most
-//! comes of it: a member adopts only the document that lists its present nonce,
-//! and a document is written only after every member was seen under the
-//! writer's own nonces. Of two who start at once, the later quarantine of any
-//! member makes the other's document void there, and a member that adopted the
-//! earlier document makes the later quarantine, a compare-and-set, fail.
+//! Safety: from the moment at which every member is quarantined, none has granted
+//! anything, whatever view a client uses. A lease was requested before that
+//! moment, so it is over `max_ttl` later. At most one view results: a member
+//! adopts only the document that lists its current nonce, and a document is
+//! written only after every member was seen under the writer's nonces. Of two
+//! processes that start at the same time, the later quarantine of any member makes
+//! the other's document void there, and a member that adopted the earlier document
+//! makes the later quarantine, a compare-and-set, fail.
 //!
-//! The time in quarantine is a member's own memory, so that a process takes
-//! over what another waited. It is counted by the members' clocks, and the
-//! least of them counts: one clock that is stepped forward shortens nothing.
-//! Where a cluster has one member, no forward step of that one's clock is
-//! assumed, as for the ttls of its locks.
+//! Each member itself remembers its time in quarantine, so that one process
+//! continues the wait of another. The time is counted by the members' clocks, and
+//! the shortest counts: one clock that is stepped forward shortens nothing.
+//! A cluster of one member assumes no forward step of that member's clock, as for
+//! the ttls of its locks.
 
 use std::fmt;
 use std::time::Duration;
@@ -31,30 +31,29 @@ use crate::proto::node::message::{NodeStatus, Nonce, Past, Request, Standing};
 use crate::proto::quorum::majority;
 use crate::proto::time::{Instant, drift, outwait};
 
-/// Whether the members of a view can still decide which view follows, and
-/// what becomes of the cluster where they cannot.
+/// Whether the members of a view can still decide which view follows, and what
+/// happens to the cluster where they cannot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Prospect {
-    /// So few have lost their data, as far as is known, that the others let
+    /// As far as is known, so few have lost their data that the others can vote
     /// them in again.
     Votes,
     /// Most have lost their data, and every member answers: the cluster can be
-    /// started anew.
+    /// started again.
     StartsAnew,
     /// Most have lost their data, and these members do not answer.
     Awaits(Vec<String>),
-    /// Most have lost their data, and the cluster may live on elsewhere: an
-    /// operator must tell.
+    /// Most have lost their data, and the cluster may continue elsewhere: an
+    /// operator must decide.
     NeedsForce(Doubt),
 }
 
-/// Why a cluster is not started anew unattended.
+/// Why a cluster is not started again without an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Doubt {
-    /// A change of membership is under way: the nodes that it leads to may
-    /// have taken over.
+    /// A change of membership is in progress: the new nodes may have taken over.
     Passage,
-    /// This member serves a view that does not list it as it is.
+    /// This member serves a view under another nonce than the listed one.
     Foreign(String),
 }
 
@@ -74,7 +73,7 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// What becomes of a cluster that has `view`, of whose members `status` tells.
+/// The prospect of a cluster with `view`; `status` gives the state of its members.
 pub fn prospect<'s>(view: &View, status: impl Fn(&str) -> Option<&'s NodeStatus>) -> Prospect {
     let is_lost = |name: &str, nonce: &Nonce| {
         status(name).is_some_and(|status| {
@@ -93,12 +92,12 @@ pub fn prospect<'s>(view: &View, status: impl Fn(&str) -> Option<&'s NodeStatus>
         let standing = status(name).map(NodeStatus::standing);
         matches!(standing, Some(Standing::Serving(_)))
     };
-    // Where nobody serves anything there is nothing that could live on.
+    // Where no node serves a view, no cluster can continue elsewhere.
     if view.next().is_some() && names().any(|name| serves(&name)) {
         return Prospect::NeedsForce(Doubt::Passage);
     }
-    // Where nobody is left of the view, what is served from before it is an old
-    // backup; beside members that are, it may be another cluster.
+    // Where no member of the view is left, an older view still served is an old
+    // backup; where some are left, it may be another cluster.
     let is_any_left = view
         .deciders()
         .any(|node| !is_lost(&view.member(node).name, view.nonce(node)));
@@ -123,31 +122,32 @@ pub fn prospect<'s>(view: &View, status: impl Fn(&str) -> Option<&'s NodeStatus>
     }
 }
 
-/// One try to start a cluster, by one process.
+/// One attempt to start a cluster, by one process.
 ///
-/// Every member is quarantined, one after the other in the same order for
-/// everybody; each is then asked for its [`Past`]; at [`due`](Self::due) each
-/// is asked for its status; and if it [`is_undisturbed`](Self::is_undisturbed),
-/// a view of [`epoch`](Self::epoch) under [`nonces`](Self::nonces) is handed
-/// out. Whatever is refused ends the try.
+/// Every member is quarantined, one after the other, in the same order in every
+/// process; each is then asked for its [`Past`]; at [`due`](Self::due) each is
+/// asked for its status; and if it [`is_undisturbed`](Self::is_undisturbed), a
+/// view of [`epoch`](Self::epoch) under [`nonces`](Self::nonces) is distributed.
+/// Any refusal ends the attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NewStart {
     nonces: Vec<Nonce>,
-    /// What must have passed since all were quarantined.
+    /// Time that must have passed since all were quarantined.
     span: Duration,
-    /// What must have passed beside that if any member has served before.
+    /// Additional time that must have passed if any member has served before.
     lease: Duration,
     epoch: u32,
     due: Instant,
 }
 
 impl NewStart {
-    /// A try under `nonces`, each never used before, with no epoch below
-    /// `least_epoch`. `span` is the longest ttl that a lock of before may have.
+    /// An attempt under `nonces`, each never used before, with no epoch below
+    /// `least_epoch`. `span` is the longest ttl that an earlier lock may have.
     ///
-    /// `lease` is the view lease where the members may be some of a cluster
-    /// whose others are not known: a client that saw most of them a moment ago
-    /// may go on with the others for that long. It is zero where all are known.
+    /// `lease` is the view lease where the members may be part of a cluster whose
+    /// other members are unknown: a client that saw most of the members a moment
+    /// ago may continue with the others for that long. It is zero where all are
+    /// known.
     pub fn new(nonces: Vec<Nonce>, (span, lease): (Duration, Duration), least_epoch: u32) -> Self {
         Self {
             nonces,
@@ -158,14 +158,14 @@ impl NewStart {
         }
     }
 
-    /// Quarantines the member of this index, if it still is what `status`
-    /// says.
+    /// Quarantines the member of this index, if it is still in the state of
+    /// `status`.
     pub fn quarantine(&self, member: usize, status: &NodeStatus) -> Request {
         quarantine(status, self.nonces[member].clone())
     }
 
-    /// Takes in what the members remember, all of them asked after the last
-    /// one was quarantined, and heard at `now`.
+    /// Processes what the members remember: all were asked after the last one was
+    /// quarantined, and answered by `now`.
     pub fn heard(&mut self, now: Instant, pasts: &[Past]) {
         let waited = |past: &Past| {
             let span = past.quarantined_for.unwrap_or_default();
@@ -181,17 +181,17 @@ impl NewStart {
         self.due = now + outwait(span).saturating_sub(waited);
     }
 
-    /// Nobody could have locked anything: there is nothing to wait for.
+    /// No client can have locked anything: there is nothing to wait for.
     pub fn spare_the_wait(&mut self, now: Instant) {
         self.due = now;
     }
 
-    /// When the last look may be taken.
+    /// When the final status check may be made.
     pub fn due(&self) -> Instant {
         self.due
     }
 
-    /// Whether every member is still quarantined under this try's nonces.
+    /// Whether every member is still quarantined under this attempt's nonces.
     pub fn is_undisturbed(&self, statuses: &[Option<NodeStatus>]) -> bool {
         let is_own = |(status, nonce): (&Option<NodeStatus>, &Nonce)| {
             status.as_ref().is_some_and(|status| {
@@ -247,7 +247,7 @@ mod tests {
         }
     }
 
-    /// What each letter stands for, of each node in turn: `s`erves, serves an
+    /// The meaning of each letter, for each node by position: `s`erves, serves an
     /// `o`lder view, is `h`eld in quarantine under the nonce that is listed or
     /// under an`x`other, is `w`iped, has `r`estarted with its data, serves
     /// under another nonce a later view (`f`) or an ear`l`ier one, `-` does not
@@ -298,7 +298,7 @@ mod tests {
             (&one, "f", foreign("a")),
             (&three, "sss", Prospect::Votes),
             (&three, "wss", Prospect::Votes),
-            // Whoever can be helped can vote.
+            // A node that the others can help can vote.
             (&three, "who", Prospect::Votes),
             (&three, "w--", Prospect::Votes),
             (&three, "wws", Prospect::StartsAnew),
@@ -348,13 +348,13 @@ mod tests {
         };
         assert_eq!(due(&[past(None)]), outwait(span));
         assert_eq!(due(&[past(Some(0)), past(Some(900))]), outwait(span));
-        // A member that does not know since when has waited for nothing.
+        // A member that does not know its start of quarantine counts as zero wait.
         assert_eq!(due(&[past(None), past(Some(900))]), outwait(span));
         let less = Duration::from_secs(10) - drift(Duration::from_secs(10));
         let expected = outwait(span) - less;
         assert_eq!(due(&[past(Some(10)), past(Some(900))]), expected);
         assert_eq!(due(&[past(Some(40)), past(Some(900))]), Duration::ZERO);
-        // Where any of them has served, others may be relied upon a while.
+        // Where any of them has served, others may still be relied upon for a while.
         let served = Past {
             epoch: 3,
             quarantined_for: None,

@@ -1,8 +1,8 @@
 //! Deciding which view follows: single-decree Paxos among the nodes of the
-//! view in force (Leslie Lamport, “Paxos Made Simple”, 2001).
+//! current view (Leslie Lamport, “Paxos Made Simple”, 2001).
 //!
-//! Of two proposers one wins, and both then know what was decided; one that
-//! dies half-way leaves nothing that the next does not take up.
+//! Of two proposers one wins, and both then know what was decided. If one stops
+//! half-way, the next proposer completes what it left.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,31 +22,31 @@ pub struct Motion {
     pub document: Arc<str>,
 }
 
-/// What a vote comes to.
+/// The outcome of a vote.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Ruling {
     /// This is the view that follows: perhaps not the one that was proposed.
     Decided(Motion),
-    /// Somebody else is at it; vote again under a higher round than this.
+    /// Another proposer is active; vote again under a higher round than this.
     Outbid(Ballot),
     /// Some node serves a later view: it was decided before.
     Overtaken(ViewId),
     /// Too few nodes voted.
     TooFew {
-        /// How many did.
+        /// The number of nodes that voted.
         voted: usize,
-        /// What the others said.
+        /// The other nodes' answers.
         refusals: Vec<(NodeIndex, Refusal)>,
     },
 }
 
-/// What the machine wants done.
+/// What the machine requests.
 #[must_use = "a request that is not sent is a vote lost"]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Call {
-    /// Ask every decider this.
+    /// The request to send to every decider.
     pub ask: Option<Request>,
-    /// What it has come to; given once.
+    /// The outcome; reported once.
     pub ruling: Option<Ruling>,
 }
 
@@ -60,7 +60,7 @@ pub struct Decision {
     stage: Stage,
     yes: BTreeSet<NodeIndex>,
     no: BTreeSet<NodeIndex>,
-    /// Of what the promises told, what was accepted last.
+    /// The view with the highest accepted ballot among the promises.
     forced: Option<Accepted>,
     outbid: Option<Ballot>,
     overtaken: Option<ViewId>,
@@ -113,7 +113,7 @@ impl Decision {
         }
     }
 
-    /// Takes in the answer of a decider.
+    /// Processes the answer of a decider.
     pub fn on(&mut self, from: NodeIndex, answer: Answer) -> Call {
         if self.stage == Stage::Over || !self.deciders.contains(&from) {
             return Call::default();
@@ -130,7 +130,7 @@ impl Decision {
             (Stage::Accepting, Ok(Reply::Done)) => {
                 self.yes.insert(from);
             }
-            // An answer to PREPARE that comes after most have promised.
+            // An answer to PREPARE that arrives after a majority has promised.
             (Stage::Accepting, Ok(Reply::Promised(_))) => return Call::default(),
             (_, refusal) => self.refuse(from, refusal),
         }
@@ -182,11 +182,11 @@ impl Decision {
         self.close(ruling)
     }
 
-    /// Most have promised: what one of them accepted last may be decided
-    /// already, so nothing else may be proposed.
+    /// A majority has promised: the view that one of them accepted last may already
+    /// be decided, so nothing else may be proposed.
     fn propose(&mut self) -> Call {
         self.stage = Stage::Accepting;
-        // Who has not promised may yet accept.
+        // A node that has not promised may still accept.
         self.yes.clear();
         self.no.clear();
         self.refusals.clear();
@@ -266,7 +266,7 @@ mod tests {
     }
 
     impl Script {
-        /// The vote of so many nodes on motion 1.
+        /// The vote of this many nodes on motion 1.
         fn of(deciders: u16) -> Self {
             let deciders: Vec<_> = (0..deciders).map(NodeIndex::new).collect();
             let decision = Decision::new(VIEW, deciders.clone(), BALLOT, motion(1));
@@ -311,7 +311,7 @@ mod tests {
             assert_eq!(call, Call { ask, ruling: None });
         }
 
-        /// With this answer it is over.
+        /// This answer ends the vote.
         #[track_caller]
         fn rules(&mut self, from: u16, answer: Answer) -> Ruling {
             let call = self.hears(from, answer);
@@ -326,7 +326,7 @@ mod tests {
         script.waits_on(4, Reply::Promised(None));
         script.waits_on(1, Reply::Promised(None));
         script.proposes(1, 0, Reply::Promised(None));
-        // Who accepts need not have promised.
+        // A node that accepts need not have promised.
         script.waits_on(2, Reply::Done);
         script.waits_on(3, Reply::Done);
         let ruling = script.rules(0, Ok(Reply::Done));
@@ -475,7 +475,7 @@ mod tests {
         };
         let mut script = Script::of(7);
         script.waits_on(0, Reply::Promised(None));
-        // None of these is ahead.
+        // None of these nodes serves a later view.
         script.waits_on(1, serves(Some(earlier)));
         script.waits_on(2, serves(Some(twin)));
         script.waits_on(3, serves(None));

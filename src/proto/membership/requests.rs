@@ -1,4 +1,4 @@
-//! What a coordinator tells nodes beside its votes.
+//! A coordinator's requests to nodes in addition to its votes.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use ringlock_ring::NodeIndex;
 use crate::proto::membership::view::View;
 use crate::proto::node::message::{NodeStatus, Nonce, Request};
 
-/// Has a node stop serving what `status` says, and take `nonce`.
+/// Makes a node in the state `status` stop serving, and take `nonce`.
 pub fn quarantine(status: &NodeStatus, nonce: Nonce) -> Request {
     Request::Quarantine {
         expected_nonce: status.nonce.clone(),
@@ -16,12 +16,12 @@ pub fn quarantine(status: &NodeStatus, nonce: Nonce) -> Request {
     }
 }
 
-/// Has `node` serve the view.
+/// Makes `node` serve the view.
 pub fn adopt(view: &View, node: NodeIndex) -> Request {
     adopt_under(view, view.nonce(node))
 }
 
-/// Has the node under this nonce serve the view, member of it or not.
+/// Makes the node under this nonce serve the view, whether or not it is a member.
 pub fn adopt_under(view: &View, nonce: &Nonce) -> Request {
     Request::Adopt {
         view: view.id(),

@@ -1,24 +1,25 @@
-//! Why a coordinator does not go on with its passage: somebody took it back.
+//! Why a coordinator does not continue its transition: it was taken back.
 
 use crate::proto::membership::topology::Topology;
 use crate::proto::membership::view::View;
 use crate::proto::node::message::ViewId;
 
-/// Why a passage is not gone on with.
+/// Why a transition is not continued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Stop {
     /// It was taken back, or its plan outdated, as this view shows.
     TakenBack(ViewId),
-    /// It may have been, by a view that was not seen.
+    /// It may have been taken back, by a view that was not seen.
     Unseen,
 }
 
 impl Stop {
-    /// Whether `newer` shows that the passage from one topology to another was taken back since
-    /// the `known` view, or that it may have been. A passage that began and was
-    /// taken back between two looks leaves no trace but two epochs. A single
-    /// epoch is the return of a node under a new nonce, or it outdates plans;
-    /// that changes no nonce, and neither does a passage that was taken back.
+    /// Whether `newer` shows that the transition from one topology to another was
+    /// taken back since the `known` view, or that it may have been. A transition
+    /// that began and was taken back between two observations leaves no trace but
+    /// two epochs. A single epoch is the return of a node under a new nonce, or it
+    /// outdates plans; the latter changes no nonce, and neither does a transition
+    /// that was taken back.
     pub(crate) fn by(from: &Topology, to: &Topology, known: &View, newer: &View) -> Option<Self> {
         if known.topology() != from || newer.topology() != from || from == to {
             return None;
@@ -35,7 +36,7 @@ impl Stop {
         }
     }
 
-    /// The view by which it is known for certain.
+    /// The view that proves it.
     pub(crate) fn taken_back(self) -> Option<ViewId> {
         match self {
             Self::TakenBack(view) => Some(view),

@@ -27,8 +27,8 @@ pub struct Node {
     /// Machine; two nodes of one replica set never share it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// Whose points on the ring it has taken over: that of the node that it
-    /// replaced. Its own where there is none.
+    /// The node whose points on the ring it has taken over: the anchor of the node
+    /// that it replaced. Its own points where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<String>,
 }
@@ -43,13 +43,13 @@ pub struct Override {
     pub replicas: usize,
 }
 
-/// What all routers of a cluster must agree upon.
+/// What all routers of a cluster must agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Topology {
-    /// Name of the cluster, drawn at random at its first start, and behind a
-    /// stroke the prefix of its keys: see [`key_prefix`](Self::key_prefix).
-    /// Servers that were put to use elsewhere are told apart by it.
+    /// Name of the cluster, drawn at random at its first start, then a slash and
+    /// the prefix of its keys: see [`key_prefix`](Self::key_prefix). It
+    /// detects servers that are now in use by another cluster.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cluster: String,
     /// The members, in the order of their names' bytes.
@@ -64,34 +64,34 @@ pub struct Topology {
     /// Exceptions by prefix, in the order of the prefixes' bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<Override>,
-    /// The longest ttl, in milliseconds; a change of membership waits it out.
+    /// The longest ttl, in milliseconds; a change of membership waits for it.
     pub max_ttl_ms: u64,
     /// How long a client may rely on a view after a majority confirmed it, in
     /// milliseconds.
     pub view_lease_ms: u64,
 }
 
-/// What stands between a cluster's name and the prefix of its keys.
+/// Separator between a cluster's name and the prefix of its keys.
 const PREFIX_MARK: char = '/';
 
-/// Of an escaped prefix, so much is noted; far below [`MAX_TEXT`].
+/// Maximum recorded length of an escaped prefix; far below [`MAX_TEXT`].
 const LONGEST_PREFIX: usize = 256;
 
-/// The longest text of a topology that people are shown, in bytes.
+/// The longest text of a topology that is displayed to people, in bytes.
 pub const MAX_TEXT: usize = 512;
 
 /// The longest max_ttl and view_lease: every change of membership waits for
 /// both.
 pub const LONGEST_SPAN: Duration = Duration::from_secs(24 * 3600);
 
-/// Why a topology is none.
+/// Why a topology is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TopologyError {
     /// The ring cannot be built.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// A majority of an even number tolerates no more than of one less.
+    /// An even number tolerates as many failures as one less.
     #[error("replicas = {replicas} is not 1 or an odd number: an even set tolerates no more failures than one node less; use {}", replicas.saturating_sub(1).max(1))]
     EvenReplicas {
         /// The number that was refused.
@@ -113,35 +113,35 @@ pub enum TopologyError {
         /// The prefix that was refused.
         prefix: String,
     },
-    /// A text that is shown to people and put into log lines is not fit for it.
+    /// A text that is displayed and logged is too long or has control characters.
     #[error("{what} {text:?} is longer than {MAX_TEXT} bytes or has control characters in it")]
     Text {
-        /// Whose text.
+        /// What the text is.
         what: &'static str,
         /// Its beginning.
         text: String,
     },
-    /// A span that no cluster may have: every change of membership waits it out.
+    /// A span longer than any cluster may have: every change of membership waits for it.
     #[error("{what} = {span:?} is more than {LONGEST_SPAN:?}")]
     Span {
-        /// Which one.
+        /// Name of the span.
         what: &'static str,
-        /// How long it is.
+        /// Its length.
         span: Duration,
     },
-    /// The view document is in a form of another version of ringlock.
+    /// The view document has the form of another version of ringlock.
     #[error(
         "view {view}: its document has form {form}, and this version of ringlock reads form {known}: upgrade what is older, this program or those that wrote it"
     )]
     Form {
         /// The view.
         view: ViewId,
-        /// The form that it has.
+        /// The form of the document.
         form: u32,
-        /// The form that is read.
+        /// The form that this version reads.
         known: u32,
     },
-    /// The view document is not what its id says.
+    /// The view document does not match its id.
     #[error("view {view}: its document is damaged ({detail})")]
     Document {
         /// The view.
@@ -152,8 +152,8 @@ pub enum TopologyError {
 }
 
 impl Topology {
-    /// Puts nodes and overrides in their canonical order: two topologies that
-    /// mean the same are then equal.
+    /// Sorts nodes and overrides into their canonical order: two topologies with
+    /// the same meaning are then equal.
     pub fn canonical(mut self) -> Self {
         self.nodes
             .sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
@@ -162,22 +162,22 @@ impl Topology {
         self
     }
 
-    /// What keys' names on the servers begin with, as the cluster's first router
-    /// had it; two routers that differ in it do not exclude each other. It is
-    /// escaped, and a long one ends in its digest. `None`: it was not noted, by
-    /// an earlier version of ringlock.
+    /// The prefix of the keys' names on the servers, as the cluster's first router
+    /// had it; two routers with different prefixes do not exclude each other. It is
+    /// escaped, and a long one ends in its digest. `None`: an earlier version of
+    /// ringlock did not record it.
     pub fn key_prefix(&self) -> Option<&str> {
         self.cluster
             .split_once(PREFIX_MARK)
             .map(|(_, prefix)| prefix)
     }
 
-    /// Notes the prefix of the cluster's keys beside its name.
+    /// Records the prefix of the cluster's keys after its name.
     #[must_use]
     pub fn with_key_prefix(mut self, prefix: &str) -> Self {
         let mut text: String = prefix.escape_default().collect();
         if text.len() > LONGEST_PREFIX {
-            // Escaped, it has no other characters than ASCII's.
+            // The escaped text is ASCII only.
             text.truncate(LONGEST_PREFIX);
             text += &format!("#{:016x}", xxh3_64(prefix.as_bytes()));
         }
@@ -186,7 +186,7 @@ impl Topology {
         self
     }
 
-    /// Gives a cluster that has no name this one.
+    /// Sets the name of a cluster that has none.
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         if self.cluster.is_empty() || self.cluster.starts_with(PREFIX_MARK) {
@@ -195,7 +195,7 @@ impl Topology {
         self
     }
 
-    /// Whether both name a key alike on the servers, as far as that was noted.
+    /// Whether both use the same key names on the servers, as far as recorded.
     fn shares_key_prefix(&self, other: &Self) -> bool {
         match (self.key_prefix(), other.key_prefix()) {
             (Some(own), Some(others)) => own == others,
@@ -203,8 +203,8 @@ impl Topology {
         }
     }
 
-    /// Whether both place every key alike, name it alike and wait alike.
-    /// Addresses are left out: a node may be reached by different ones.
+    /// Whether both place and name every key in the same way and have the same waits.
+    /// Addresses are ignored: a node may be reachable at different ones.
     pub fn agrees_with(&self, other: &Self) -> bool {
         let anonymous = |topology: &Self| {
             let mut topology = topology.clone().canonical();
@@ -223,7 +223,7 @@ impl Topology {
         Duration::from_millis(self.max_ttl_ms)
     }
 
-    /// How long a confirmation of the view holds.
+    /// How long a confirmation of the view is valid.
     pub fn view_lease(&self) -> Duration {
         Duration::from_millis(self.view_lease_ms)
     }
@@ -239,7 +239,7 @@ impl Topology {
             .map_or(self.replicas, |exception| exception.replicas)
     }
 
-    /// The replica sets of the keys with so many replicas.
+    /// The replica sets of the keys with this many replicas.
     ///
     /// # Errors
     /// [`TopologyError::Ring`].
@@ -269,7 +269,7 @@ impl Topology {
     }
 }
 
-/// A topology with the tables to route by.
+/// A topology with its routing tables.
 #[derive(Clone)]
 pub(crate) struct Layout {
     pub(crate) topology: Topology,
@@ -310,7 +310,7 @@ impl Layout {
         })
     }
 
-    /// Where `key` lies, and how many replicas it has.
+    /// The position of `key`, and its number of replicas.
     pub(crate) fn spot(&self, key: &Key) -> Spot {
         let replicas = self.topology.replicas_of(key.as_bytes());
         let position = self.ring.position(key.as_bytes());
@@ -321,7 +321,7 @@ impl Layout {
         }
     }
 
-    /// Who holds the keys there, the owner first.
+    /// The nodes that hold the keys at this spot, the owner first.
     pub(crate) fn set(&self, spot: &Spot) -> &[NodeIndex] {
         self.sets[&spot.replicas].of_segment(spot.segment)
     }
@@ -332,7 +332,7 @@ impl Layout {
     }
 }
 
-/// Where a key lies on a ring.
+/// The position of a key on a ring.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spot {
     pub(crate) replicas: usize,
@@ -392,7 +392,7 @@ fn check_replicas(replicas: usize) -> Result<(), TopologyError> {
     }
 }
 
-/// The ring format as its word.
+/// The ring format as a word.
 mod format_word {
     use ringlock_ring::Format;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -414,7 +414,7 @@ mod format_word {
 
 #[cfg(test)]
 impl Topology {
-    /// Of nodes in memory, for tests.
+    /// A topology of in-memory nodes, for tests.
     pub(crate) fn sample(names: &[&str], replicas: usize) -> Self {
         let node = |&name: &&str| Node {
             name: name.into(),

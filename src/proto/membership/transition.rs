@@ -1,13 +1,13 @@
-//! Changing which nodes there are: what a coordinator does next, from what it
-//! has seen.
+//! Changing which nodes there are: a coordinator's next step, from what it has
+//! seen.
 //!
-//! A change goes from one stable view over a joint one to the next stable one.
+//! A change leads from one stable view through a joint one to the next stable one.
 //! In the joint view every lock needs a quorum of its old replicas and one of
 //! its new ones, so that neither side can grant what the other has granted
 //! (joint consensus; Diego Ongaro, “Consensus: Bridging Theory and Practice”,
-//! 2014, §4.3). What must have been waited for at each passage, this module
-//! alone says. A coordinator keeps nothing that it cannot see anew: another
-//! may take over at any point, or several be at it at once.
+//! 2014, §4.3). Only this module defines the wait before each step. A coordinator
+//! keeps nothing that it cannot observe again: another may take over at any point,
+//! and several may be active at the same time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,76 +23,76 @@ use crate::proto::node::message::{NodeStatus, Nonce, Request, Standing, ViewId};
 use crate::proto::quorum::majority;
 use crate::proto::time::{Instant, outwait};
 
-/// What a coordinator wants.
+/// A coordinator's goal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[expect(
     clippy::large_enum_variant,
     reason = "a coordinator has one of them, for as long as it lives"
 )]
 pub enum Goal {
-    /// Every member back in its place: what lost its data is let in again.
+    /// Keep every member in place: members that lost their data are readmitted.
     Keep,
-    /// The passage from one topology to another.
+    /// Make the transition from one topology to another.
     Reach {
-        /// What is in force at the beginning.
+        /// The topology in force at the beginning.
         from: Topology,
-        /// What is to be in force.
+        /// The topology at the end.
         to: Topology,
     },
-    /// The passage that is under way taken back.
+    /// Take back the transition that is in progress.
     Abort,
 }
 
-/// What a coordinator is to do now.
+/// A coordinator's next step.
 #[derive(Debug)]
 pub enum Move {
-    /// Send these requests, then look again.
+    /// Send these requests, then check again.
     Tell(Vec<(String, Request)>),
     /// Put this view to the vote.
     Propose(Box<View>),
-    /// Look again; there is nothing to do before `until`.
+    /// Check again; there is nothing to do before `until`.
     Wait {
-        /// When there is.
+        /// When there is something to do.
         until: Instant,
-        /// What is waited for.
+        /// The reason for the wait.
         reason: Waiting,
     },
-    /// These nodes stand in the way; look again.
+    /// These nodes block the change; check again.
     Blocked(Vec<(String, Obstacle)>),
     /// The goal is reached.
     Done,
-    /// Somebody else has taken the cluster elsewhere.
+    /// Another coordinator has given the cluster another topology.
     Superseded,
 }
 
-/// What time is waited out.
+/// The reason for a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Waiting {
-    /// Locks that a node without memory may have held run out.
+    /// Locks that a node without memory may have held must expire.
     Quarantine,
-    /// Leases, and reliance on views, from before the joint view run out.
+    /// Leases, and reliance on views, from before the joint view must expire.
     Leases,
 }
 
-/// Why a node is in the way.
+/// Why a node blocks a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Obstacle {
     /// It does not answer.
     Silent,
-    /// It serves another cluster, or this one's past.
+    /// It serves another cluster, or an earlier view of this one.
     Foreign(ViewId),
-    /// It has not yet heard of the view.
+    /// It does not serve the view yet.
     Behind,
 }
 
-/// What was seen of one node.
+/// What was observed of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Sight {
     /// Its last answer; `None` where it gave none.
     status: Option<NodeStatus>,
-    /// The nonce that it is quarantined under, and since when it is seen so.
+    /// The nonce of its quarantine, and since when this was observed.
     quarantined: Option<(Nonce, Instant)>,
-    /// The highest epoch that it was seen to serve as a member.
+    /// The highest epoch that it was observed to serve as a member.
     reached: u32,
 }
 
@@ -101,23 +101,23 @@ struct Sight {
 pub struct Transition {
     goal: Goal,
     view: Arc<View>,
-    /// The operator's word: no client reaches these any more.
+    /// The nodes that no client can reach, by the operator's assertion.
     fenced: BTreeSet<String>,
-    /// Views that newcomers may be taken out of: they were retired from them.
+    /// For each newcomer, the view that it was retired from and may be removed from.
     retired: BTreeMap<String, ViewId>,
     sights: BTreeMap<String, Sight>,
-    /// When most of the old nodes were first seen to know of the passage.
+    /// When a majority of the old nodes was first seen to know of the transition.
     known_at: Option<Instant>,
-    /// When so many of them were that no others can grant a lock on their own.
+    /// When so many of them knew it that the others can grant no lock on their own.
     cut_off_at: Option<Instant>,
-    /// Why the passage to the goal is not gone on with.
+    /// Why the transition to the goal is not continued.
     stopped: Option<Stop>,
-    /// The epoch whose plans are to come to nothing.
+    /// The epoch whose plans must be prevented.
     outdates: Option<u32>,
 }
 
 impl Transition {
-    /// A coordinator that knows `view` to be decided, and has seen nothing.
+    /// A coordinator that knows `view` to be decided, and has seen nothing else.
     pub fn new(goal: Goal, view: Arc<View>) -> Self {
         Self {
             goal,
@@ -132,48 +132,48 @@ impl Transition {
         }
     }
 
-    /// Takes the operator's word that no client reaches these nodes any more.
+    /// Records the operator's assertion that no client can reach these nodes.
     #[must_use]
     pub fn with_fenced(mut self, names: impl IntoIterator<Item = String>) -> Self {
         self.fenced.extend(names);
         self
     }
 
-    /// These nodes serve a view that they were retired from: they may be taken
-    /// in anew.
+    /// These nodes serve a view that they were retired from: they may be admitted
+    /// again.
     #[must_use]
     pub fn with_retired(mut self, nodes: impl IntoIterator<Item = (String, ViewId)>) -> Self {
         self.retired.extend(nodes);
         self
     }
 
-    /// For [`Goal::Abort`]: where no passage is under way, the same topology is
-    /// decided once more, so that no plan for the view in force is begun.
+    /// For [`Goal::Abort`]: where no transition is in progress, the same topology
+    /// is decided once more, so that no plan for the current view is started.
     #[must_use]
     pub fn with_plans_outdated(mut self) -> Self {
         self.outdates = Some(self.view.id().epoch);
         self
     }
 
-    /// The view by which the passage to the goal was taken back. It is not
-    /// begun again.
+    /// The view by which the transition to the goal was taken back. It is not
+    /// started again.
     pub fn taken_back(&self) -> Option<ViewId> {
         self.stopped.and_then(Stop::taken_back)
     }
 
-    /// The newest view that it knows to be decided.
+    /// The newest view that this coordinator knows to be decided.
     pub fn view(&self) -> &Arc<View> {
         &self.view
     }
 
-    /// Everybody to look at: the members, and whom the goal names.
+    /// All nodes to observe: the members, and the nodes that the goal names.
     pub fn everybody(&self) -> BTreeSet<String> {
         let newcomers = self.newcomers().into_iter();
         let members = self.view.members().map(|node| node.name.clone());
         members.chain(newcomers).collect()
     }
 
-    /// `view` was decided, after the one known.
+    /// `view` was decided, after the known one.
     pub fn moved(&mut self, view: Arc<View>) {
         if view.id().epoch <= self.view.id().epoch {
             return;
@@ -189,7 +189,7 @@ impl Transition {
         self.view = view;
     }
 
-    /// A node answered STATUS, or gave no answer; heard at `now`.
+    /// A node answered STATUS, or gave no answer; received at `now`.
     pub fn saw(&mut self, now: Instant, name: &str, status: Option<NodeStatus>) {
         let listed = self.view.index_of(name).map(|node| self.view.nonce(node));
         let sight = self.sights.entry(name.into()).or_default();
@@ -233,8 +233,7 @@ impl Transition {
         }
     }
 
-    /// Members that lost their data, and when they have been kept out long
-    /// enough.
+    /// Members that lost their data, and when each has been excluded long enough.
     pub fn returning(&self) -> impl Iterator<Item = (&str, Instant)> {
         let wait = outwait(self.longest_ttl());
         let due = move |node: NodeIndex| {
@@ -246,10 +245,10 @@ impl Transition {
         members.filter_map(due)
     }
 
-    /// What to do at `now`. `fresh` gives a nonce that was never used.
+    /// The step to take at `now`. `fresh` gives a nonce that was never used.
     ///
     /// # Errors
-    /// [`TopologyError`]: what the goal leads to contradicts itself.
+    /// [`TopologyError`]: the resulting topology contradicts itself.
     pub fn next(
         &self,
         now: Instant,
@@ -301,7 +300,7 @@ impl Transition {
         })
     }
 
-    /// Whether the view is one that the goal may have led to.
+    /// Whether the goal may have led to the view.
     fn is_on_track(&self) -> bool {
         let Goal::Reach { from, to } = &self.goal else {
             return true;
@@ -313,7 +312,7 @@ impl Transition {
         current == to || next == Some(to) || (current == from && next.is_none())
     }
 
-    /// Nodes that the goal names and the view does not.
+    /// Nodes that are in the goal but not in the view.
     fn newcomers(&self) -> Vec<String> {
         let Goal::Reach { to, .. } = &self.goal else {
             return Vec::new();
@@ -334,8 +333,8 @@ impl Transition {
         }
     }
 
-    /// The view for members that are behind; quarantine for nodes without
-    /// memory.
+    /// Requests that give the view to members that are behind, and quarantine nodes
+    /// without memory.
     fn letters(&self, fresh: &mut impl FnMut() -> Nonce) -> Vec<(String, Request)> {
         let mut letters = Vec::new();
         for name in self.everybody() {
@@ -366,8 +365,8 @@ impl Transition {
         self.sights.get(name)?.status.as_ref()
     }
 
-    /// Members that are quarantined under another nonce than they are listed
-    /// with, and since when they are seen so.
+    /// Members that are quarantined under another nonce than the listed one, and
+    /// since when this was observed.
     fn forgetful(&self) -> BTreeMap<String, (Nonce, Instant)> {
         let entry = |node: NodeIndex| {
             let name = &self.view.member(node).name;
@@ -380,7 +379,7 @@ impl Transition {
         members.filter_map(entry).collect()
     }
 
-    /// The same topologies, these members under new nonces.
+    /// The same topologies, with these members under new nonces.
     fn readmit(&self, ready: Nonces) -> Result<View, TopologyError> {
         let mut nonces = self.view.nonces();
         nonces.extend(ready);
@@ -431,8 +430,8 @@ impl Transition {
         View::joint(epoch, from, to.clone(), epoch, &nonces).map(propose)
     }
 
-    /// The new topology alone, once nothing from before the joint view is left
-    /// and every newcomer serves that.
+    /// The new topology only, once nothing from before the joint view is left and
+    /// every newcomer serves the joint view.
     fn complete(&self, now: Instant, to: &Topology) -> Result<Move, TopologyError> {
         let old = self.view.deciders().len();
         let newcomers = (old..self.view.len()).map(|node| NodeIndex::new(node as u16));
@@ -451,7 +450,7 @@ impl Transition {
             let reason = Waiting::Leases;
             return Ok(Move::Wait { until, reason });
         }
-        // From then on they decide: most of them must be able to.
+        // From then on the new nodes decide: a majority of them must be able to.
         let heirs = to.nodes.iter();
         let heirs = heirs.filter_map(|node| self.view.index_of(&node.name));
         let unable = self.obstacles(heirs, self.view.since());
@@ -461,13 +460,13 @@ impl Transition {
         self.stable(to).map(propose)
     }
 
-    /// Members that do not serve the view, and why not.
+    /// Members that do not serve the view, each with the reason.
     pub fn out(&self) -> Vec<(String, Obstacle)> {
         let members = (0..self.view.len()).map(|node| NodeIndex::new(node as u16));
         self.obstacles(members, self.view.id().epoch)
     }
 
-    /// Whether most nodes serve the view, and all that answer.
+    /// Whether a majority serves the view, and every node that answers does.
     fn spread(&self) -> Move {
         let obstacles = self.out();
         let is_behind = |(_, obstacle): &(String, Obstacle)| *obstacle != Obstacle::Silent;
@@ -519,7 +518,7 @@ mod tests {
     const NANO: Duration = Duration::from_nanos(1);
 
     const OLD: [&str; 3] = ["a", "b", "c"];
-    /// What a change leads to: `a` goes, `d` comes.
+    /// The members after a change: `a` leaves, `d` joins.
     const NEW: [&str; 3] = ["b", "c", "d"];
 
     fn secs(secs: u64) -> Instant {
@@ -535,7 +534,7 @@ mod tests {
         }
     }
 
-    /// As members are listed unless a test says otherwise.
+    /// The default nonce of a member in the tests.
     fn nonce(name: &str) -> Nonce {
         format!("nonce of {name}").into()
     }
@@ -592,7 +591,7 @@ mod tests {
         ViewId { epoch, digest: 7 }
     }
 
-    /// A coordinator that is shown nodes, and asked what next.
+    /// A coordinator whose inputs and outputs a test controls.
     struct Script {
         coordinator: Transition,
         now: Instant,
@@ -682,7 +681,7 @@ mod tests {
             assert!(matches!(self.next(), Move::Superseded), "{:?}", self.next());
         }
 
-        /// Nothing may be done before `span` has passed since then; now it has.
+        /// Nothing may be done before `span` has passed since `since`; then it has.
         #[track_caller]
         fn waits(&mut self, since: Instant, span: Duration, expected: Waiting) {
             let end = since + outwait(span);
@@ -703,7 +702,7 @@ mod tests {
         assert_eq!(proposed.document(), expected.document());
     }
 
-    /// The usual nonces, but these.
+    /// The usual nonces, except these.
     fn nonces_but(names: &[&str], others: &[(&str, &str)]) -> Nonces {
         let mut nonces = nonces(names);
         nonces.extend(
@@ -722,7 +721,7 @@ mod tests {
         }
     }
 
-    /// The view for these members.
+    /// The requests that give the view to these members.
     fn adoptions(view: &View, names: &[&str]) -> Vec<(String, Request)> {
         let letter = |&name: &&str| {
             let node = view.index_of(name).expect("a member");
@@ -747,7 +746,7 @@ mod tests {
         let mut script = Script::of(Goal::Keep, stable(4, &OLD));
         script.serve(&["a"]);
         script.sees("b", absent());
-        // Stamped by another incarnation: what it held may be gone.
+        // Stamped by another incarnation: its entries may be lost.
         let status = serving("nonce of c", view_id(4));
         script.sees(
             "c",
@@ -823,7 +822,7 @@ mod tests {
 
     #[test]
     fn a_second_loss_restarts_the_wait() {
-        // It may have been quarantined by another, and unseen.
+        // Another coordinator may have quarantined it, unobserved.
         for (is_seen, nonce) in [(true, "y"), (false, "y"), (true, "x")] {
             let mut script = Script::of(Goal::Keep, stable(4, &OLD));
             script.sees("b", quarantined("x"));
@@ -866,7 +865,7 @@ mod tests {
         let nonces = nonces_but(&["a", "b", "c", "d"], &[("b", "x")]);
         let next = View::joint(6, topology(&OLD), topology(&NEW), 4, &nonces).unwrap();
         assert_same(&script.proposes(), &next);
-        // It is nobody's goal to end it.
+        // It is no goal of this coordinator to end the joint view.
         script.moves_to(next);
         script.serve(&["a", "b", "c", "d"]);
         script.is_done();
@@ -895,7 +894,7 @@ mod tests {
             script.now = script.now + Duration::from_secs(7);
             script.sees(last, quarantined("x"));
             script.now = script.now + Duration::from_secs(7);
-            // Without memory once more.
+            // It loses its memory once more.
             script.sees(last, quarantined(&nonce(last)));
             script.waits(script.now, TTL, Waiting::Quarantine);
             assert_same(&script.proposes(), &joint(5, &OLD, &to, 5));
@@ -932,7 +931,7 @@ mod tests {
         let mut script = Script::with(coordinator);
         script.sees("d", serving("old", view_id(2)));
         script.is_blocked_by(&[("d", Obstacle::Foreign(view_id(2)))]);
-        // A member may not be taken out of what it serves.
+        // A member may not be removed from the view that it serves.
         script.sees("b", serving("old", view_id(3)));
         script.sees("d", serving("old", view_id(3)));
         let request = quarantine_of(Some("old"), Some(view_id(3)), "fresh 1");
@@ -951,7 +950,7 @@ mod tests {
         script.sees("b", quarantined("x"));
         script.waits(since, TTL, Waiting::Quarantine);
         assert_same(&script.proposes(), &joint(5, &OLD, &NEW, 5));
-        // Nor the change the member.
+        // Nor does the change delay the member's return.
         let mut script = Script::of(reach(&OLD, &NEW), stable(4, &OLD));
         let since = script.now;
         script.sees("b", quarantined("x"));
@@ -1001,11 +1000,11 @@ mod tests {
         script.is_blocked_by(&[("b", Obstacle::Silent), ("c", Obstacle::Silent)]);
         let since = script.now;
         script.serve(&["b"]);
-        // It is known for good.
+        // Once known, it stays known.
         script.misses("a");
         script.misses("b");
         script.waits(since, TTL + LEASE, Waiting::Leases);
-        // Those who are to decide from then on must be there to do so.
+        // The nodes that decide from then on must be available to do so.
         script.is_blocked_by(&[("b", Obstacle::Silent), ("c", Obstacle::Silent)]);
         script.serve(&["b"]);
         assert_same(&script.proposes(), &stable(6, &NEW));
@@ -1028,7 +1027,7 @@ mod tests {
         script.waits(script.now, TTL, Waiting::Leases);
         assert_same(&script.proposes(), &stable(6, &NEW));
 
-        // Too late to be of use.
+        // The node is too late to be of use.
         let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
         let since = script.now;
         script.serve(&["a", "b", "d"]);
@@ -1066,7 +1065,7 @@ mod tests {
         script.serve(&["a", "b", "d"]);
         script.waits(script.now, TTL, Waiting::Leases);
         assert_same(&script.proposes(), &stable(6, &NEW));
-        // Nobody's word makes a majority.
+        // The operator's assertion alone does not make a majority.
         let mut script = fenced(&["b", "c"]);
         script.serve(&["a", "d"]);
         script.is_blocked_by(&[("b", Obstacle::Silent), ("c", Obstacle::Silent)]);
@@ -1109,7 +1108,7 @@ mod tests {
             ("c", Obstacle::Silent),
         ]);
         script.serve(&["c", "d"]);
-        // This one has not heard of the passage, that one of its beginning.
+        // `a` does not know of the transition, `b` knows only of its beginning.
         script.serves("a", 4);
         script.now = script.now + 10 * TTL;
         let since = script.now;
@@ -1138,14 +1137,14 @@ mod tests {
         script.moves_to(next.clone());
         assert_eq!(script.tells(), adoptions(&next, &["a", "b", "c", "d"]));
         script.serve(&["a", "b", "c", "d"]);
-        // It is the same passage: what was waited meanwhile counts.
+        // It is the same transition: the time waited in between counts.
         let nonces = nonces_but(&NEW, &[("d", "x")]);
         let last = View::stable(7, topology(&NEW), &nonces).unwrap();
         assert_same(&script.proposes(), &last);
     }
 
-    /// From which view on a coordinator was led by which others, and whether it
-    /// then knows that its passage was taken back.
+    /// Each row: the first view that a coordinator knew, the views after it, and
+    /// whether it then knows that its transition was taken back.
     #[test]
     fn what_was_taken_back_is_not_begun_again() {
         let back = |epoch| stable(epoch, &OLD);
@@ -1156,13 +1155,13 @@ mod tests {
         };
         let passage = |since: u32| joint(5, &OLD, &NEW, since);
         for (known, views, is_known) in [
-            // In the passage: by the very next view, by a later one, and where
-            // another passage to the same end has begun since.
+            // During the transition: by the very next view, by a later one, and where
+            // another transition to the same end has begun since.
             (passage(5), vec![back(6)], true),
             (passage(4), vec![returned(7, "x")], true),
             (passage(5), vec![back(6), again(7)], true),
             (passage(5), vec![again(7)], true),
-            // Before it began: another began it, or its plan was outdated.
+            // Before it began: another coordinator began it, or its plan was outdated.
             (back(4), vec![back(6)], true),
             (back(4), vec![back(5)], true),
             (back(4), vec![returned(5, "x"), returned(6, "x")], true),
@@ -1205,7 +1204,7 @@ mod tests {
         }
         script.serve(&NEW);
         script.is_done();
-        // Whom it is no matter to.
+        // Goals to which this does not matter.
         for goal in [Goal::Keep, Goal::Abort] {
             let mut script = Script::of(goal, joint(5, &OLD, &NEW, 5));
             script.moves_to(stable(6, &OLD));
@@ -1243,7 +1242,7 @@ mod tests {
         script.moves_to(stable(5, &OLD));
         script.serve(&OLD);
         script.is_done();
-        // A passage that was decided first is taken back.
+        // A transition that was decided first is taken back.
         let mut script = outdating(stable(4, &OLD));
         script.moves_to(joint(5, &OLD, &NEW, 5));
         assert_same(&script.proposes(), &stable(6, &OLD));
@@ -1284,7 +1283,7 @@ mod tests {
             script.sees("a", absent());
             script.is_superseded();
         }
-        // What comes after the goal is others' business.
+        // What follows the goal is not this coordinator's concern.
         for view in [stable(7, &NEW), joint(7, &NEW, &other, 7)] {
             let mut script = Script::of(reach(&OLD, &NEW), stable(4, &OLD));
             script.moves_to(view);

@@ -1,4 +1,4 @@
-//! View: a topology in force, or the passage from one to the next.
+//! A view: a topology in force, or the transition from one to the next.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,13 +17,13 @@ use crate::proto::membership::topology::{Layout, Node, Spot, Topology, TopologyE
 use crate::proto::node::message::{Nonce, Slot, ViewId};
 use crate::proto::quorum::{Placement, majority};
 
-/// Fence counters that the keys of one replica count are spread over, at
-/// least: two operations under way at once then rarely share one, and a
-/// quorum's counters rarely differ. Costs a node some 60 bytes each.
+/// Minimum number of fence counters over which the keys of one replica count are
+/// spread: two concurrent operations then rarely share one, and a quorum's
+/// counters rarely differ. Costs a node some 60 bytes each.
 const QUORUM_SLOTS: usize = 4096;
 
-/// Arcs of a joint view's slots, at most: rings of two formats have no arcs in
-/// common, and the pairs of theirs would be too many.
+/// Maximum number of arcs of a joint view's slots: rings of two formats have no
+/// arcs in common, and there would be too many pairs of them.
 const JOINT_ARCS: u64 = 1 << 16;
 
 /// Version of the document's form. A reader refuses any other.
@@ -32,8 +32,8 @@ pub const DOCUMENT_FORM: u32 = 1;
 /// The nonce of every member, by name.
 pub type Nonces = BTreeMap<String, Nonce>;
 
-/// A topology in force, or two while one takes over from the other: number,
-/// members' nonces, and the tables to route by.
+/// A topology in force, or two while one replaces the other: epoch, members'
+/// nonces, and the routing tables.
 #[derive(Clone)]
 pub struct View {
     id: ViewId,
@@ -49,7 +49,7 @@ struct Member {
     nonce: Nonce,
 }
 
-/// What a joint view leads to.
+/// The new topology of a joint view.
 #[derive(Clone)]
 struct Next {
     layout: Layout,
@@ -69,7 +69,7 @@ struct Document<'a> {
     nonces: Cow<'a, Nonces>,
 }
 
-/// What the documents of every version have.
+/// The part that the documents of all versions share.
 #[derive(Deserialize)]
 struct Form {
     ringlock: u32,
@@ -83,7 +83,7 @@ struct Passage<'a> {
 }
 
 impl View {
-    /// Sets a topology in force as `epoch`, its nodes under these nonces.
+    /// Puts a topology in force as `epoch`, its nodes under these nonces.
     ///
     /// # Errors
     /// [`TopologyError`]: the topology contradicts itself.
@@ -91,7 +91,7 @@ impl View {
         Self::write(epoch, topology.canonical(), None, nonces)
     }
 
-    /// Sets the passage between two topologies in force as `epoch`. `since` is
+    /// Puts the transition between two topologies in force as `epoch`. `since` is
     /// the first epoch of the unbroken run that leads to `to`.
     ///
     /// # Errors
@@ -140,12 +140,12 @@ impl View {
     /// Reads the document of view `id`.
     ///
     /// # Errors
-    /// [`TopologyError::Document`]: it is not the one that `id` names.
+    /// [`TopologyError::Document`]: it is not the one that `id` identifies.
     pub fn read(id: ViewId, text: &str) -> Result<Self, TopologyError> {
         if xxh3_128(text.as_bytes()) != id.digest {
             return Err(damaged(id, &"the digest differs"));
         }
-        // The form first: what another one has more is no damage.
+        // The form is checked first: extra fields of another form are no damage.
         let Form { ringlock: form } =
             serde_json::from_str(text).map_err(|error| damaged(id, &error))?;
         if form != DOCUMENT_FORM {
@@ -215,7 +215,7 @@ impl View {
         }
     }
 
-    /// The view's name.
+    /// The view's id.
     pub fn id(&self) -> ViewId {
         self.id
     }
@@ -230,18 +230,18 @@ impl View {
         &self.layout.topology.cluster
     }
 
-    /// What it sets in force; in a joint view the old one of both.
+    /// The topology in force; in a joint view the old one of the two.
     pub fn topology(&self) -> &Topology {
         &self.layout.topology
     }
 
-    /// What a joint view leads to.
+    /// The new topology of a joint view.
     pub fn next(&self) -> Option<&Topology> {
         self.next.as_ref().map(|next| &next.layout.topology)
     }
 
-    /// The first epoch of the unbroken run that leads to [`next`](Self::next);
-    /// the view's own where it leads nowhere.
+    /// The first epoch of the unbroken run that leads to [`next`](Self::next); the
+    /// view's epoch where it has no next topology.
     pub fn since(&self) -> u32 {
         self.next.as_ref().map_or(self.id.epoch, |next| next.since)
     }
@@ -252,18 +252,18 @@ impl View {
         self.members.iter().map(|member| &member.node)
     }
 
-    /// The member that `node` stands for.
+    /// The member at index `node`.
     pub fn member(&self, node: NodeIndex) -> &Node {
         &self.members[node.get()].node
     }
 
-    /// The member of this name.
+    /// The index of the member with this name.
     pub fn index_of(&self, name: &str) -> Option<NodeIndex> {
         let position = self.members().position(|node| node.name == name);
         position.map(|index| NodeIndex::new(index as u16))
     }
 
-    /// The nonce under which `node` belongs to it.
+    /// The nonce under which `node` is a member.
     pub fn nonce(&self, node: NodeIndex) -> &Nonce {
         &self.members[node.get()].nonce
     }
@@ -274,22 +274,22 @@ impl View {
         self.members.iter().map(pair).collect()
     }
 
-    /// How many members it has.
+    /// The number of members.
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// Whether it has no members; never so.
+    /// Whether it has no members; always false.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// Those who decide which view follows: the nodes of the old topology.
+    /// The nodes that decide which view follows: those of the old topology.
     pub fn deciders(&self) -> impl ExactSizeIterator<Item = NodeIndex> {
         (0..self.layout.topology.nodes.len()).map(|index| NodeIndex::new(index as u16))
     }
 
-    /// Whether most nodes of each topology are among those that `is_in` names.
+    /// Whether `is_in` holds for a majority of the nodes of each topology.
     pub fn has_majority(&self, is_in: impl Fn(NodeIndex) -> bool) -> bool {
         let has_most = |group: &mut dyn Iterator<Item = NodeIndex>, n: usize| {
             group.filter(|&node| is_in(node)).count() >= majority(n)
@@ -301,8 +301,8 @@ impl View {
                 .is_none_or(|next| has_most(&mut next.seats.iter().copied(), next.seats.len()))
     }
 
-    /// The latest instant, as of `seen_at` in nanoseconds, since when most
-    /// nodes of each topology are known to serve the view.
+    /// The latest instant, by `seen_at` in nanoseconds, at which a majority of each
+    /// topology is known to have served the view.
     pub fn confirmed_at(&self, seen_at: impl Fn(NodeIndex) -> u64) -> u64 {
         let most_since = |seen: &mut Vec<u64>| {
             seen.sort_unstable_by(|a, b| b.cmp(a));
@@ -316,19 +316,19 @@ impl View {
         new.map_or(old, |new| new.min(old))
     }
 
-    /// How many nodes the larger of its majorities takes.
+    /// The size of the larger of its majorities.
     pub fn majority(&self) -> usize {
         let new = self.next.as_ref().map_or(0, |next| next.seats.len());
         majority(self.deciders().len().max(new))
     }
 
-    /// The longest ttl that it grants: a joint view the shorter of both, so
-    /// that neither is outlived where the other is waited out.
+    /// The longest ttl that it grants: in a joint view the shorter of both, so
+    /// that a wait by either topology covers it.
     pub fn max_ttl(&self) -> Duration {
         self.least(Topology::max_ttl)
     }
 
-    /// How long a confirmation of it holds.
+    /// How long a confirmation of it is valid.
     pub fn view_lease(&self) -> Duration {
         self.least(Topology::view_lease)
     }
@@ -338,7 +338,7 @@ impl View {
         self.most(Topology::max_ttl)
     }
 
-    /// The longest time that one may have relied on a view before it.
+    /// The longest time for which a client may have relied on a view before it.
     pub fn longest_view_lease(&self) -> Duration {
         self.most(Topology::view_lease)
     }
@@ -353,18 +353,18 @@ impl View {
         self.next().map_or(old, |next| of(next).max(old))
     }
 
-    /// The ring that it routes by; in a joint view the old one of both.
+    /// The ring that routes its keys; in a joint view the old one of the two.
     pub fn ring(&self) -> &Ring {
         &self.layout.ring
     }
 
-    /// Replicas of each key, by the longest matching override; in a joint view
-    /// by the old topology.
+    /// Replicas of each key, by the longest matching override; in a joint view by
+    /// the old topology.
     pub fn replicas(&self, key: &Key) -> usize {
         self.layout.spot(key).replicas
     }
 
-    /// Who holds `key`.
+    /// The nodes that hold `key`.
     pub fn place(&self, key: &Key) -> Placement {
         let spot = self.layout.spot(key);
         let set = self.layout.set(&spot);
@@ -389,7 +389,7 @@ impl View {
         QUORUM_SLOTS.div_ceil(self.layout.ring.segments())
     }
 
-    /// Whether nodes that do not satisfy `is_reached` are too few to hold any
+    /// Whether the nodes that do not satisfy `is_reached` are too few to hold any
     /// key among themselves, by the old topology.
     pub fn is_cut_off(&self, is_reached: impl Fn(NodeIndex) -> bool) -> bool {
         let is_blocked = |set: &[NodeIndex]| {
@@ -401,8 +401,8 @@ impl View {
 }
 
 impl Next {
-    /// Keys that keep their only owner keep its one counter; those of one arc
-    /// of each ring share a replica set, hence a counter.
+    /// Keys that keep their only owner keep its single counter; keys of one arc of
+    /// each ring share a replica set, and so a counter.
     fn place(&self, key: &Key, old: &Spot, old_set: &[NodeIndex], parts: usize) -> Placement {
         let new = self.layout.spot(key);
         let seats: Vec<NodeIndex> = self
@@ -427,8 +427,8 @@ impl Next {
     }
 }
 
-/// The seat of `node` among the members. One that both topologies have is
-/// reached where the new one says.
+/// The seat of `node` among the members. For a node of both topologies, the new
+/// one's address is used.
 fn seat(nodes: &mut Vec<Node>, node: &Node) -> NodeIndex {
     let found = nodes.iter().position(|other| other.name == node.name);
     let index = found.unwrap_or(nodes.len());
@@ -445,7 +445,7 @@ fn part_of(position: u64, parts: usize) -> u16 {
     (spread as usize % parts) as u16
 }
 
-/// The id names the whole of a view.
+/// The id identifies the whole view.
 impl PartialEq for View {
     fn eq(&self, other: &Self) -> bool {
         self.id == other.id
@@ -469,7 +469,7 @@ impl fmt::Debug for View {
     }
 }
 
-/// Bytes that are shown of what is wrong with a document: it may quote it.
+/// Maximum length of an error detail about a document, which may quote it.
 const MAX_DETAIL: usize = 300;
 
 fn damaged(view: ViewId, detail: &dyn fmt::Display) -> TopologyError {
@@ -620,7 +620,7 @@ mod tests {
         assert!(view.has_majority(among(&["a", "c", "d"])));
         assert!(!view.has_majority(among(&["a", "b", "c"])));
         assert!(!view.has_majority(among(&["c", "d", "e"])));
-        // a b c at 5 4 3, d e at 2 1: the new majority is known since 2.
+        // a b c at 5 4 3, d e at 2 1: a majority of the new topology is known since 2.
         let seen = [5, 4, 3, 2, 1];
         assert_eq!(view.confirmed_at(|node| seen[node.get()]), 2);
     }

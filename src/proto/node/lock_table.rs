@@ -13,8 +13,8 @@ use crate::proto::node::message::{
 };
 use crate::proto::time::Instant;
 
-/// Entries that may lie expired before they are swept out, beside as many as
-/// are live.
+/// Expired entries allowed before a sweep, in addition to as many as there are
+/// live entries.
 const SWEEP_SLACK: usize = 64;
 
 /// The state of one node.
@@ -28,19 +28,19 @@ pub struct LockTable {
     sweep_at: usize,
 }
 
-/// What a node knows of its stay in the cluster.
+/// A node's membership state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Member {
     nonce: Nonce,
     stamped: Incarnation,
-    /// Since when it has been quarantined, under whatever nonces.
+    /// Start of the current quarantine, across all its nonces.
     since: Option<Instant>,
-    /// The highest epoch served before it was quarantined. A new start goes
-    /// above it; ADOPT does not look at it, so that a server that was in
-    /// another cluster can join one whose epochs are lower.
+    /// The highest epoch served before the quarantine. A new start uses a higher
+    /// one. ADOPT does not check it, so that a server from another cluster can join
+    /// one with lower epochs.
     past: u32,
     view: Option<(ViewId, Arc<str>)>,
-    /// No lower ballot is accepted for the view that follows.
+    /// For the view that follows, no lower ballot is accepted.
     promised: Option<Ballot>,
     accepted: Option<Accepted>,
 }
@@ -48,7 +48,7 @@ struct Member {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Entry {
     token: Token,
-    /// `None`: never. No request of ours makes such an entry.
+    /// `None`: never. No request of this crate creates such an entry.
     expires: Option<Instant>,
 }
 
@@ -65,19 +65,19 @@ impl LockTable {
         }
     }
 
-    /// The server starts again as `incarnation`, with the data that it has.
+    /// Restarts the server as `incarnation`, with its data kept.
     pub fn restart(&mut self, incarnation: impl Into<Incarnation>) {
         self.incarnation = incarnation.into();
     }
 
-    /// Deletes `key` behind the protocol's back.
+    /// Deletes `key` outside the protocol.
     pub fn delete(&mut self, key: &Key) {
         self.entries.remove(key);
     }
 
-    /// Takes the expiry of the entry under `key` away behind the protocol's
-    /// back, as PERSIST does; or puts one there that never had any, as another
-    /// client's SET without PX does.
+    /// Removes the expiry of the entry under `key` outside the protocol, as PERSIST
+    /// does; or creates an entry without one, as another client's SET without PX
+    /// does.
     pub fn persist(&mut self, now: Instant, key: &Key, token: &Token) {
         match self.entry(now, key) {
             Some(entry) => entry.expires = None,
@@ -91,15 +91,15 @@ impl LockTable {
         }
     }
 
-    /// Whether somebody holds `key` at `now`.
+    /// Whether `key` is held at `now`.
     pub fn is_held(&self, key: &Key, now: Instant) -> bool {
         self.entries
             .get(key)
             .is_some_and(|entry| entry.is_live(now))
     }
 
-    /// Entries that are live at `now`, in the order of their keys, and when they
-    /// expire, if ever.
+    /// Entries that are live at `now`, ordered by key, each with its expiry if it
+    /// has one.
     pub fn live(&self, now: Instant) -> impl Iterator<Item = (&Key, &Token, Option<Instant>)> {
         self.entries
             .iter()
@@ -107,18 +107,18 @@ impl LockTable {
             .map(|(key, entry)| (key, &entry.token, entry.expires))
     }
 
-    /// The slots' counters that were ever used under the view that is served.
+    /// The counters of the slots that were used under the served view.
     pub fn counters(&self) -> impl Iterator<Item = (Slot, u64)> + '_ {
         self.counters.iter().map(|(&slot, &count)| (slot, count))
     }
 
-    /// Drops what has expired. The table does so by itself, now and then.
+    /// Drops expired entries. The table also does so by itself from time to time.
     pub fn sweep(&mut self, now: Instant) {
         self.entries.retain(|_, entry| entry.is_live(now));
         self.sweep_at = 2 * self.entries.len() + SWEEP_SLACK;
     }
 
-    /// Carries out one request at `now`.
+    /// Executes one request at `now`.
     pub fn apply(&mut self, now: Instant, request: &Request) -> Reply {
         match request {
             Request::Acquire {
@@ -175,8 +175,8 @@ impl LockTable {
         }
     }
 
-    /// Every ACQUIRE takes a count, granted or not: a batch of them then needs
-    /// one increment, and gaps harm nobody.
+    /// Every ACQUIRE takes a count, granted or not: a batch then needs one
+    /// increment, and gaps are harmless.
     fn acquire(
         &mut self,
         now: Instant,
@@ -278,8 +278,8 @@ impl LockTable {
         }
     }
 
-    /// A node that is quarantined already keeps the time since when it is: who
-    /// takes over from another initialiser need not wait anew.
+    /// A node already in quarantine keeps its start time: a process that takes over
+    /// from another initialiser need not wait again.
     fn quarantine(
         &mut self,
         now: Instant,
@@ -326,7 +326,7 @@ impl LockTable {
         })
     }
 
-    /// Promises `ballot` on the way, unless a higher one was promised before.
+    /// Also promises `ballot`, unless a higher one was promised before.
     fn vote(
         &mut self,
         view: ViewId,
@@ -378,7 +378,7 @@ impl LockTable {
         }
     }
 
-    /// The live entry of `key`; an expired one is dropped on the way.
+    /// The live entry of `key`; drops an expired one.
     fn entry(&mut self, now: Instant, key: &Key) -> Option<&mut Entry> {
         if !self.entries.get(key)?.is_live(now) {
             self.entries.remove(key);
@@ -399,7 +399,7 @@ impl LockTable {
 }
 
 impl Member {
-    /// The highest epoch that it has served.
+    /// The highest epoch that the node has served.
     fn epoch(&self) -> u32 {
         let served = self.view.as_ref().map_or(0, |(view, _)| view.epoch);
         served.max(self.past)
@@ -416,9 +416,9 @@ impl Entry {
         Rival::new(self.token.holder(), self.expires.map(left))
     }
 
-    /// Raises what is left to `ttl`; never lowers it, so that a late or
-    /// repeated request shortens nothing. The one exception: an entry that has
-    /// lost its expiry, and would outlive its holder for ever, gets one again.
+    /// Raises the remaining life to `ttl`; never lowers it, so that a late or
+    /// repeated request shortens nothing. The one exception: an entry that has lost
+    /// its expiry gets one again, since it would otherwise outlive its holder forever.
     fn raise(&mut self, now: Instant, ttl: Ttl) {
         let end = now + ttl.get();
         self.expires = Some(self.expires.map_or(end, |expires| expires.max(end)));
@@ -609,7 +609,7 @@ mod tests {
             assert!(table.is_held(&key(), at(100 * TTL)));
             let reply = ask(&mut table, 1);
             assert!(matches!(reply, Reply::Granted { .. } | Reply::Kept { .. }));
-            // The one case in which an own entry is shortened.
+            // The one case in which a holder's own entry is shortened.
             assert_eq!(held(&table, 1), [(token(1), at(3))]);
         }
         let mut table = serving();
@@ -650,7 +650,7 @@ mod tests {
             let lost = extend_from(&mut table, 1, (2, TTL), absent, 99);
             assert!(matches!(lost, Reply::Lost(Some(_))));
         }
-        // Whoever does not own the entry raises no counter either.
+        // A request that does not own the entry raises no counter either.
         let counters: Vec<_> = table.counters().collect();
         assert_eq!(counters, [(Slot::SINGLE, 4)]);
         assert_eq!(held(&table, 0), [(token(1), at(TTL))]);
@@ -663,7 +663,7 @@ mod tests {
         let _ = acquire(&mut table, 0, 1, TTL);
         assert_eq!(release(&mut table, 0, 2), Reply::Foreign);
         assert_eq!(held(&table, 0).len(), 1);
-        // Cleaning up works whatever the node serves, and when it serves nothing.
+        // A release works whatever view the node serves, and when it serves none.
         table.restart("run-2");
         assert_eq!(acquire(&mut table, 0, 1, TTL), Reply::Stale(None));
         assert_eq!(release(&mut table, 0, 1), Reply::Released);
@@ -730,7 +730,7 @@ mod tests {
         table.restart("run-2");
         assert!(matches!(adopt(&mut table, VIEW, "n"), Reply::Refused(_)));
         assert_eq!(table.status().standing(), Standing::Absent);
-        // A second loss kills the nonce: what was sent for the first comes too late.
+        // A second loss replaces the nonce: a request sent for the first is too late.
         let _ = quarantine(&mut table, "n2");
         assert!(matches!(adopt(&mut table, VIEW, "n"), Reply::Refused(_)));
         assert_eq!(adopt(&mut table, VIEW, "n2"), Reply::Done);
@@ -751,7 +751,7 @@ mod tests {
         };
         assert_eq!(adopt(&mut table, far, "n"), Reply::Done);
         assert_eq!(table.status().serving, Some(far));
-        // The counters begin anew, the epoch leads the fence; entries stay.
+        // The counters restart, since the epoch leads the fence; entries stay.
         assert_eq!(table.counters().count(), 0);
         assert_eq!(held(&table, 0).len(), 1);
         for older in [VIEW, twin, far] {
@@ -790,7 +790,7 @@ mod tests {
             table.apply(at(0), &Request::Document),
             Reply::Document(None)
         );
-        // Of two that saw the same, one comes second.
+        // Of two requests based on the same state, the second is refused.
         assert!(matches!(table.apply(at(0), &request), Reply::Refused(_)));
     }
 
@@ -817,14 +817,14 @@ mod tests {
         assert_eq!(past(&mut table, 9), (0, None));
         quarantine_at(&mut table, 10, "a");
         assert_eq!(past(&mut table, 12), (0, Some(2)));
-        // Whoever takes over goes on counting.
+        // A process that takes over continues the same quarantine time.
         quarantine_at(&mut table, 15, "b");
         assert_eq!(past(&mut table, 16), (0, Some(6)));
-        // A clock that was set back tells nothing.
+        // A clock that was set back gives no information.
         assert_eq!(past(&mut table, 3), (0, Some(0)));
         assert_eq!(adopt(&mut table, VIEW, "b"), Reply::Done);
         assert_eq!(past(&mut table, 20), (5, None));
-        // It has served in between.
+        // The node has served in between.
         quarantine_at(&mut table, 30, "c");
         assert_eq!(past(&mut table, 31), (5, Some(1)));
         let lower = ViewId {
@@ -836,7 +836,7 @@ mod tests {
         assert_eq!(past(&mut table, 40), (5, None));
         quarantine_at(&mut table, 50, "d");
         table.restart("run-2");
-        // What another incarnation was quarantined for does not count.
+        // A quarantine of another incarnation does not count.
         assert_eq!(past(&mut table, 60), (5, None));
         quarantine_at(&mut table, 70, "e");
         assert_eq!(past(&mut table, 71), (5, Some(1)));
@@ -943,7 +943,7 @@ mod tests {
         assert_eq!(prepare(&mut table, 2), Reply::Promised(None));
         assert_eq!(accept(&mut table, 2, "a"), Reply::Done);
         assert_eq!(prepare(&mut table, 3), Reply::Promised(accepted(2, "a")));
-        // An ACCEPT promises as well.
+        // An ACCEPT is also a promise.
         assert_eq!(accept(&mut table, 5, "b"), Reply::Done);
         assert_eq!(prepare(&mut table, 4), Reply::Outbid(ballot(5)));
         assert_eq!(prepare(&mut table, 5), Reply::Promised(accepted(5, "b")));
@@ -956,7 +956,7 @@ mod tests {
         assert_eq!(adopt(&mut table, NEXT, "n"), Reply::Done);
         assert!(matches!(prepare(&mut table, 8), Reply::Refused(_)));
         assert!(matches!(accept(&mut table, 8, "b"), Reply::Refused(_)));
-        // The next decision begins with a clean sheet.
+        // The next decision starts without promises.
         let request = Request::Prepare {
             view: NEXT,
             ballot: ballot(1),

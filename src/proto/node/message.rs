@@ -1,7 +1,7 @@
-//! What is asked of a node and what it answers, as data.
+//! The requests to a node and its replies, as data.
 //!
-//! Every request is one atomic step at the node. What each does is written
-//! down once, in [`LockTable::apply`](crate::proto::node::lock_table::LockTable::apply).
+//! Every request is one atomic step at the node. Its effect is defined once, in
+//! [`LockTable::apply`](crate::proto::node::lock_table::LockTable::apply).
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,7 +25,7 @@ impl fmt::Display for ViewId {
     }
 }
 
-/// The text is no view id.
+/// The text is not a view id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a view id of the form epoch:digest")]
 pub struct ViewIdError;
@@ -39,30 +39,30 @@ impl FromStr for ViewId {
             epoch: epoch.parse().map_err(|_| ViewIdError)?,
             digest: u128::from_str_radix(digest, 16).map_err(|_| ViewIdError)?,
         };
-        // One spelling only: servers compare ids as text.
+        // Exactly one spelling is valid: servers compare ids as text.
         (id.to_string() == text).then_some(id).ok_or(ViewIdError)
     }
 }
 
-/// Number of one try to decide the next view; of two, the higher one counts.
+/// Number of one attempt to decide the next view; the higher ballot wins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ballot {
-    /// Above every round that the proposer has heard of.
+    /// Above every round that the proposer knows of.
     pub round: u32,
     /// Random: no two proposers share a ballot.
     pub proposer: u64,
 }
 
 impl fmt::Display for Ballot {
-    /// Of fixed width: servers compare ballots as text. And in digits alone,
-    /// which every collation puts in the same order: in a Danish one, that a
-    /// server may have from its surroundings, aa comes after z.
+    /// Of fixed width, since servers compare ballots as text. Digits only, since
+    /// every collation sorts those alike: a server may inherit a Danish collation
+    /// from its environment, and there aa sorts after z.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:010}.{:020}", self.round, self.proposer)
     }
 }
 
-/// The text is no ballot.
+/// The text is not a ballot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a ballot of the form round.proposer")]
 pub struct BallotError;
@@ -85,7 +85,7 @@ impl FromStr for Ballot {
 /// A view that a node accepted as the next one. It may or may not be decided.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Accepted {
-    /// The ballot under which it did.
+    /// The ballot under which the node accepted it.
     pub ballot: Ballot,
     /// The view.
     pub view: ViewId,
@@ -96,12 +96,12 @@ pub struct Accepted {
 /// Which of a node's fence counters serves a key.
 ///
 /// Keys of one slot share a replica set, so that the counters of its members
-/// stay in step and a quorum agrees on a fence without a second round. Single
-/// owners need no such care: all their keys share [`Slot::SINGLE`].
+/// stay in step and a quorum agrees on a fence without a second round. Keys with
+/// a single owner do not need this: they all share [`Slot::SINGLE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot {
-    /// Replicas of the keys that it serves; in a joint view the old number in
-    /// the high half, the new one in the low.
+    /// Replicas of the slot's keys; in a joint view the old number in the high
+    /// half, the new one in the low.
     pub replicas: u8,
     /// Arc of the ring that the keys lie on.
     pub arc: u32,
@@ -127,15 +127,15 @@ impl fmt::Display for Slot {
 /// What an EXTEND does where the key is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Absent {
-    /// Make the entry anew: a replica that missed it is healed.
+    /// Create the entry again: a replica that missed it is healed.
     Heal,
-    /// Answer that it is lost: nobody has vouched yet that the key was nobody
-    /// else's meanwhile.
+    /// Reply that it is lost: nothing yet proves that no other client held the
+    /// key in the interval.
     Keep,
 }
 
-/// Random mark of a node's stay in the cluster: drawn anew whenever the node
-/// may have lost its data, and listed in the view that lets it in.
+/// Random mark of a node's stay in the cluster: drawn again whenever the node
+/// may have lost its data, and listed in the view that admits it.
 pub type Nonce = Arc<str>;
 
 /// Mark of a server's data set: its `run_id` and `master_replid`, and how many
@@ -160,7 +160,7 @@ pub enum Request {
         /// Least counter to answer.
         floor: u64,
     },
-    /// Prolong an entry of `token`, never shorten it.
+    /// Extend the life of an entry of `token`, never shorten it.
     Extend {
         /// The view by which the client chose this node.
         view: ViewId,
@@ -184,11 +184,11 @@ pub enum Request {
         /// Proof of the holder.
         token: Token,
     },
-    /// Tell what the node is and serves.
+    /// Report the node's status and the view that it serves.
     Status,
-    /// Tell the document of the view that the node serves.
+    /// Return the document of the view that the node serves.
     Document,
-    /// Tell what the node remembers from before it was quarantined.
+    /// Return what the node remembers from before it was quarantined.
     Past,
     /// Stop serving and take a new nonce, if nonce and view are as expected.
     Quarantine {
@@ -200,7 +200,7 @@ pub enum Request {
         nonce: Nonce,
     },
     /// Promise to accept no view under a lower ballot as the one that follows
-    /// `view`, if that is served (phase 1 of Paxos, “Paxos Made Simple”, 2001).
+    /// `view`, if the node serves `view` (phase 1 of Paxos, “Paxos Made Simple”, 2001).
     Prepare {
         /// The view that must be served.
         view: ViewId,
@@ -237,7 +237,7 @@ pub enum Request {
 }
 
 impl Request {
-    /// The lock key that it is about, if any.
+    /// The lock key of the request, if it has one.
     pub fn key(&self) -> Option<&Key> {
         match self {
             Self::Acquire { key, .. } | Self::Extend { key, .. } | Self::Release { key, .. } => {
@@ -248,19 +248,19 @@ impl Request {
     }
 }
 
-/// Who stands in the way, and for how long.
+/// Another holder of the key, and how long its entry lasts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rival {
-    /// Holder of the key, where the node told.
+    /// Holder of the key, if the node reported it.
     pub holder: Option<Holder>,
-    /// Life left of the entry; `None` where it never expires (no client of
-    /// ours makes such; [`Holder::never_expires`] tells) or the node did not
-    /// tell.
+    /// Remaining life of the entry; `None` where it never expires (no client of
+    /// this crate creates such an entry; [`Holder::never_expires`] reports it) or
+    /// the node did not report it.
     pub remaining: Option<Duration>,
 }
 
 impl Rival {
-    /// Somebody whose entry lasts for so long; `None`: it never expires.
+    /// A holder whose entry lasts for `remaining`; `None`: it never expires.
     pub fn new(holder: Holder, remaining: Option<Duration>) -> Self {
         let holder = match remaining {
             Some(_) => holder,
@@ -273,33 +273,33 @@ impl Rival {
     }
 }
 
-/// What a node answers to a [`Request`].
+/// A node's reply to a [`Request`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
-    /// ACQUIRE: yours, with this count.
+    /// ACQUIRE: granted, with this count.
     Granted {
         /// The counter that this grant took.
         counter: u64,
     },
-    /// ACQUIRE: somebody else's.
+    /// ACQUIRE: held by another client.
     Busy(Rival),
-    /// EXTEND: yours still.
+    /// EXTEND: the token still holds the entry.
     Kept {
         /// The slot's counter now.
         counter: u64,
     },
-    /// EXTEND: it was gone and is made anew.
+    /// EXTEND: the entry was gone and is created again.
     Made {
         /// The slot's counter now.
         counter: u64,
     },
-    /// EXTEND: gone, or somebody else's.
+    /// EXTEND: gone, or held by another client.
     Lost(Option<Rival>),
     /// RELEASE: deleted.
     Released,
-    /// RELEASE: there was nothing.
+    /// RELEASE: there was no entry.
     Missing,
-    /// RELEASE: it is somebody else's, and untouched.
+    /// RELEASE: held by another client, and left unchanged.
     Foreign,
     /// The node serves another view, or none; nothing was done.
     Stale(Option<ViewId>),
@@ -309,18 +309,18 @@ pub enum Reply {
     Document(Option<Arc<str>>),
     /// PAST.
     Past(Past),
-    /// PREPARE: promised; and what the node has accepted before, if anything.
+    /// PREPARE: promised; with the view that the node accepted before, if any.
     Promised(Option<Accepted>),
-    /// PREPARE, ACCEPT: this higher ballot was promised to somebody else.
+    /// PREPARE, ACCEPT: this higher ballot was promised to another proposer.
     Outbid(Ballot),
-    /// QUARANTINE, ACCEPT, ADOPT, RESTAMP: done, or so already.
+    /// QUARANTINE, ACCEPT, ADOPT, RESTAMP: done, or already the case.
     Done,
-    /// QUARANTINE, PREPARE, ACCEPT, ADOPT, RESTAMP: not as expected; nothing
-    /// was done.
+    /// QUARANTINE, PREPARE, ACCEPT, ADOPT, RESTAMP: the state is not as expected;
+    /// nothing was done.
     Refused(NodeStatus),
 }
 
-/// What a node is and serves.
+/// State of a node, and the view that it serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NodeStatus {
     /// The view that it serves.
@@ -329,7 +329,7 @@ pub struct NodeStatus {
     pub nonce: Option<Nonce>,
     /// The incarnation that the state was stamped with.
     pub stamped: Option<Incarnation>,
-    /// The incarnation that it is now.
+    /// The node's current incarnation.
     pub incarnation: Incarnation,
 }
 
@@ -338,25 +338,25 @@ pub struct NodeStatus {
 pub struct Past {
     /// The highest epoch that it has served; 0 where it remembers none.
     pub epoch: u32,
-    /// How long it has been quarantined, by its own clock and under whatever
-    /// nonces: it has granted nothing since. `None` where it is not
-    /// quarantined, or does not remember since when.
+    /// How long it has been quarantined, by its own clock and across all nonces:
+    /// it has granted nothing since. `None` where it is not quarantined, or does
+    /// not remember the start.
     pub quarantined_for: Option<Duration>,
 }
 
-/// Where a node stands in its life.
+/// A node's stage in its life cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Standing {
-    /// No state, or that of another incarnation: whatever it held may be gone.
+    /// No state, or that of another incarnation: its entries may be lost.
     Absent,
-    /// Marked with a nonce, waiting to be let in.
+    /// Marked with a nonce, waiting to be admitted.
     Quarantined,
     /// Serving a view.
     Serving(ViewId),
 }
 
 impl NodeStatus {
-    /// Where the node stands.
+    /// The node's stage.
     pub fn standing(&self) -> Standing {
         match (&self.nonce, self.serving) {
             (Some(_), _) if self.stamped.as_ref() != Some(&self.incarnation) => Standing::Absent,
@@ -367,7 +367,7 @@ impl NodeStatus {
     }
 }
 
-/// What kind of trouble a node is in; decides what can be done about it.
+/// The kind of failure of a node; decides what can be done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum NodeErrorKind {
@@ -375,28 +375,28 @@ pub enum NodeErrorKind {
     Unreachable,
     /// No answer within the node timeout.
     Timeout,
-    /// The node takes no more: too many requests wait for it, or its server is
-    /// out of memory or has as many clients as it takes.
+    /// The node accepts no further requests: too many are queued for it, or its
+    /// server is out of memory or at its client limit.
     Overloaded,
     /// The server answers, but serves nothing at the moment: it loads its data, a
     /// slow script occupies it, too few of its replicas are connected, or it
-    /// cannot persist. It passes without a change to the router.
+    /// cannot persist. This can pass without a change to the router.
     NotReady,
     /// The server refused the credentials or a command.
     Denied,
-    /// The server is one that must not hold locks: a replica, one that evicts
-    /// keys, a cluster member, too old.
+    /// The server must not hold locks: it is a replica, evicts keys, is a cluster
+    /// member, or is too old.
     Unsuitable,
-    /// The server may have lost what it held since it was let in, under an open
-    /// connection: it was a replica meanwhile, or evicted keys. It is let in
-    /// again after `max_ttl`; nobody needs to do anything.
+    /// The server may have lost entries since it was admitted, on a connection
+    /// that stayed open: it was a replica for a time, or evicted keys. It is
+    /// admitted again after `max_ttl`; no action is needed.
     LostData,
     /// The server's wall clock was stepped forward, so that locks may have ended
-    /// before their time: for a while it is not asked for any.
+    /// early: for a while it is not asked for any.
     ClockStepped,
-    /// The key holds something that is no lock.
+    /// The key holds a value that is not a lock.
     WrongType,
-    /// The server answered what it must not.
+    /// The server sent a reply that the protocol does not allow.
     Protocol,
     /// The router has shut down.
     Closed,
@@ -411,7 +411,7 @@ pub struct NodeError {
 }
 
 impl NodeErrorKind {
-    /// Whether it may pass with nothing changed by hand.
+    /// Whether it may pass without manual intervention.
     pub fn is_transient(self) -> bool {
         match self {
             Self::Unreachable
@@ -428,7 +428,7 @@ impl NodeErrorKind {
 }
 
 impl NodeError {
-    /// An error of this kind; `message` says what happened and what to do.
+    /// An error of this kind; `message` states what happened and what to do.
     pub fn new(kind: NodeErrorKind, message: impl Into<Arc<str>>) -> Self {
         Self {
             kind,
@@ -437,7 +437,7 @@ impl NodeError {
         }
     }
 
-    /// The same of a request that was never sent: nothing can come of it.
+    /// The same error for a request that was never sent and so has no effect.
     #[must_use]
     pub fn unsent(self) -> Self {
         Self {
@@ -446,8 +446,7 @@ impl NodeError {
         }
     }
 
-    /// Whether the request was never sent, so that there is nothing to be
-    /// taken back.
+    /// Whether the request was never sent, so that there is nothing to undo.
     pub fn is_unsent(&self) -> bool {
         self.is_unsent
     }
@@ -460,7 +459,7 @@ impl NodeError {
         )
     }
 
-    /// What kind of trouble it is.
+    /// The kind of failure.
     pub fn kind(&self) -> NodeErrorKind {
         self.kind
     }

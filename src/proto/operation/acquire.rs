@@ -1,5 +1,5 @@
-//! One attempt at a lock: ask every node of the placement, agree on a fence,
-//! and grant or take everything back.
+//! One attempt at a lock: ask every node of the placement, agree on a fence, and
+//! either grant or take everything back.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use crate::proto::quorum::{MAX_REPLICAS, Placement, Seat, Seats};
 use crate::proto::time::{Instant, valid_until};
 use ringlock_ring::NodeIndex;
 
-/// What an attempt is made with.
+/// The input of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// The view that chose the placement.
     pub view: ViewId,
-    /// How long a confirmation of the view holds.
+    /// How long a confirmation of the view is valid.
     pub view_lease: Duration,
     /// What to lock.
     pub key: Key,
-    /// Fresh and random, for this attempt alone.
+    /// Fresh and random, for this attempt only.
     pub token: Token,
     /// Life of the entries.
     pub ttl: Ttl,
@@ -37,33 +37,33 @@ pub struct Grant {
     pub fence: Fence,
     /// How long the lease may be relied upon.
     pub valid_until: Instant,
-    /// Who holds the entry for sure, and who of them vouches for the lease.
+    /// The nodes known for sure to hold the entry, and those that vouch for the lease.
     pub known: Known,
     /// Whether the fence took a second round.
     pub wrote_back: bool,
 }
 
-/// Why an attempt failed, beside what the nodes said.
+/// Why an attempt failed, in addition to the nodes' answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Shortfall {
     /// No majority granted it.
     Votes,
     /// It took longer than the lease would have been valid.
     Expired,
-    /// The counters could not be brought together.
+    /// The counters could not be brought to a common count.
     Fence,
-    /// No majority of the cluster is known to serve the view still.
+    /// No majority of the cluster is known to still serve the view.
     Unconfirmed,
 }
 
-/// A failed attempt. Everything it may have left behind is being released.
+/// A failed attempt. Everything it may have left on the nodes is being released.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refused {
-    /// What was lacking.
+    /// The reason.
     pub shortfall: Shortfall,
     /// Nodes that had granted it.
     pub granted: usize,
-    /// What the other nodes said, so far.
+    /// The other nodes' answers so far.
     pub refusals: Vec<(NodeIndex, Refusal)>,
 }
 
@@ -74,14 +74,14 @@ pub struct Attempt {
     valid_until: Instant,
     stage: Stage,
     asked: Seats,
-    /// Those of the asked that no request went out to.
+    /// The seats among the asked to which no request was sent.
     unsent: Seats,
     granted: Seats,
     refused: Seats,
-    /// Those of the refused where somebody else holds the key.
+    /// The seats among the refused where another client holds the key.
     busy: Seats,
-    /// It cannot win any more and everything is being released; what answers
-    /// are still out tell whether a holder or an outage is to blame.
+    /// It can no longer win and everything is being released; the outstanding
+    /// answers decide whether a holder or an outage is the cause.
     is_doomed: bool,
     counters: [u64; 2 * MAX_REPLICAS],
     floor: u64,
@@ -93,13 +93,13 @@ pub struct Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Open,
-    /// With this count.
+    /// Granted, with this count.
     Granted(u64),
     Refused,
 }
 
-/// Raising the low counters to one that a majority shares, so that the next
-/// grant anywhere exceeds it.
+/// Raises the low counters to one that a majority shares, so that the next grant
+/// anywhere exceeds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct WriteBack {
     to: u64,
@@ -131,14 +131,14 @@ impl Attempt {
         }
     }
 
-    /// What it was made with.
+    /// The input of the attempt.
     pub fn claim(&self) -> &Claim {
         &self.claim
     }
 
     fn start(&mut self, probes: Vec<NodeIndex>) -> AttemptEffects {
-        // In a joint view the old group comes first: a contender who has only
-        // the new owner must not be able to break the holder's migration.
+        // In a joint view the old group comes first: a contender that has only the
+        // new owner must not be able to break the holder's migration.
         self.asked = self.claim.placement.groups().next().unwrap_or_default();
         self.probes_out = probes.len();
         Effects {
@@ -165,8 +165,8 @@ impl Attempt {
         }
     }
 
-    /// A count is raised only where our own entry was found: there nobody else
-    /// can have counted in between, for every request is sent once.
+    /// A count is raised only where the attempt's own entry was found: no other
+    /// client can have counted there in between, since every request is sent once.
     fn take_write_back(&mut self, from: NodeIndex, seat: Seat, answer: Answer) {
         let Some(write_back) = &mut self.write_back else {
             return;
@@ -226,9 +226,9 @@ impl Attempt {
         }
     }
 
-    /// Fails for want of votes, once it is clear for what: holders alone are
-    /// in the way, or nodes that do not answer, or all have spoken. An outage
-    /// must not be told as a busy key because one node was quicker to speak.
+    /// Fails for lack of votes once the cause is clear: only holders are in the
+    /// way, or only nodes that do not answer, or all have answered. An outage must
+    /// not be reported as a busy key because one node answered sooner.
     fn doom(&mut self) -> AttemptEffects {
         let placement = self.claim.placement;
         let is_clear = placement.is_blocked_by(self.busy)
@@ -262,12 +262,12 @@ impl Attempt {
         }
     }
 
-    /// A count that a majority of every group stands at, by the grant itself
-    /// or raised to it under our own token.
+    /// A count that a majority of every group has, by the grant itself or raised
+    /// to it under the attempt's own token.
     ///
-    /// Two grants of a key can then not share a fence, for at a node that is
-    /// in both majorities the later one counted on. Nodes that answered any
-    /// other count are simply not used.
+    /// Two grants of a key then cannot share a fence, since at a node in both
+    /// majorities the later one got a higher count. Nodes that answered any other
+    /// count are not used.
     fn agreed_counter(&self) -> Option<u64> {
         let by_grant = self.granted.iter().map(|seat| self.counters[seat.get()]);
         let by_raise = self.write_back.map(|write_back| write_back.to);
@@ -289,8 +289,8 @@ impl Attempt {
             .union(raised)
     }
 
-    /// Writes the highest count back to the nodes below it. Answers that are
-    /// still out are welcome too: whichever makes a majority first.
+    /// Writes the highest count back to the nodes below it. Outstanding answers
+    /// count too: whichever completes a majority first.
     fn bring_together(&mut self) -> AttemptEffects {
         let placement = self.claim.placement;
         let highest = self.highest_counter();
@@ -330,7 +330,7 @@ impl Attempt {
             .unwrap_or(0)
     }
 
-    /// Where the request may have arrived; asked for once.
+    /// The seats that the request may have reached; returned once.
     fn owed_releases(&self) -> Seats {
         if self.is_doomed {
             Seats::NONE
@@ -387,14 +387,14 @@ impl Attempt {
 /// Whether a node that granted `counter` vouches for a lease with the fence
 /// counter `fence`.
 ///
-/// Its answer may come after the verdict, and its grant after another holder
-/// has come and gone: an operator deletes the entry elsewhere, another client
-/// is granted the key through this node and releases it, and then our late
-/// request arrives. That client's fence is above ours, for it counted at a node
-/// of our own majority after us; and this node stood at that fence when our
-/// request came. So a count up to our fence proves that nobody was in between.
-/// Counts of other keys may be higher too: such a node vouches once an extend
-/// has found its entry.
+/// Its answer may arrive after the verdict, and its grant may happen after another
+/// holder's time: an operator deletes the entry elsewhere, another client is
+/// granted the key through this node and releases it, and then our late request
+/// arrives. That client's fence is above ours, since it counted at a node of our
+/// own majority after us; and this node had that fence when our request arrived.
+/// So a count up to our fence proves that there was no holder in between. Counts of
+/// other keys may raise it too: such a node vouches once an extend has found its
+/// entry.
 fn vouches(counter: u64, fence: u64) -> bool {
     counter <= fence
 }
@@ -512,7 +512,7 @@ mod tests {
         }
     }
 
-    /// An attempt that was just started, its view confirmed unless said otherwise.
+    /// An attempt that was just started, with its view confirmed by default.
     struct Script {
         attempt: Attempt,
         now: Instant,
@@ -661,7 +661,7 @@ mod tests {
         let mut script = Script::among(5);
         assert!(nothing(&script.granted(0, 4)));
         assert!(nothing(&script.granted(1, 8)));
-        // Three that differ: a write-back goes out, but nobody has to wait for it.
+        // Three that differ: a write-back is sent, but need not be waited for.
         assert_eq!(
             script.granted(2, 4).send,
             Some((Step::WriteBack, script.seats(&[0, 2])))
@@ -715,7 +715,7 @@ mod tests {
         let refused = refusal(effects);
         assert_eq!((refused.shortfall, refused.granted), (Shortfall::Votes, 1));
         assert_eq!(refused.refusals.len(), 3);
-        // Node 4 answers after the verdict; its RELEASE is already on the way.
+        // Node 4 answers after the verdict; its RELEASE is already in flight.
         assert!(nothing(&script.granted(4, 1)));
     }
 
@@ -745,7 +745,7 @@ mod tests {
         let _ = grant(granted.granted(0, 1));
         let effects = granted.attempt.on(T0, T0, Event::Abandoned);
         assert_eq!(effects.release, granted.seats(&[0]));
-        // Once is enough.
+        // The first release is enough.
         assert!(nothing(&granted.attempt.on(T0, T0, Event::Abandoned)));
     }
 
@@ -916,7 +916,7 @@ mod tests {
             vouching: script.seats(&[0, 1, 3]),
         };
         assert_eq!((grant.fence, grant.known), (fence(4), known));
-        // After it: another holder may have come and gone there.
+        // After it: another holder may have held the key there in between.
         let late = script.granted(4, 5);
         assert_eq!(late.acknowledged, script.seats(&[4]));
         assert_eq!(late.vouching, Seats::NONE);

@@ -1,26 +1,26 @@
-//! Extending a lease: every node of the groups that it stands on is asked to
-//! raise its entry; once a majority vouches for it, the others are healed.
+//! Extending a lease: every node of the groups that the lease is based on is asked
+//! to raise its entry; once a majority vouches for it, the others are healed.
 //!
-//! No entry is made before that. An operator who releases a lease by force
-//! deletes its entries, node by node; an extend that made them anew would give
-//! the lease back, at the latest to the next extend, for which they are there,
-//! under its old fence and perhaps after another holder has come and gone. So:
+//! No entry is created before that. An operator who releases a lease by force
+//! deletes its entries, node by node. An extend that created them again would
+//! restore the lease by the next extend at most, which finds them present; and it
+//! would do so under the old fence and perhaps after another holder. So:
 //!
-//! * An entry that is gone, or another's, at so many nodes of a group that the
-//!   lease stands on that no majority is left: the lease is lost, at once.
-//! * A majority of every such group kept the entry and vouches (see
-//!   [`Known`]): where it is absent it is made, and so it is in the group that
-//!   the lease is being carried over to.
-//! * What was made, or is seen for the first time, vouches for nothing yet. It
-//!   does once a later extend, begun after it was seen, finds it kept beside
-//!   such a majority: the lease was nobody else's when that extend began, so
-//!   that nobody else has been there since the entry was.
-//! * A group that the lease is carried over to has nothing but what is made: it
-//!   vouches from the success on, and so does a node of it whose answer comes
-//!   after that; else the loss of one node of the group would end the lease.
-//!   What is assumed there: that no operator releases the lease by force and
-//!   another client comes and goes within that one extend, up to its last
-//!   answer, and the passage ends before the next.
+//! * The entry is gone, or another client's, at so many nodes of a group that the
+//!   lease is based on that no majority is left: the lease is lost immediately.
+//! * A majority of every such group kept the entry and vouches (see [`Known`]): the
+//!   entry is created where it is absent, and also in the group that the lease is
+//!   being carried over to.
+//! * An entry that was created, or is seen for the first time, does not vouch yet.
+//!   It vouches once a later extend, begun after it was seen, finds it kept together
+//!   with such a majority: no other client held the lease's key when that extend
+//!   began, so that none has held it since the entry exists.
+//! * A group that the lease is carried over to has only created entries: it vouches
+//!   from the success on, and so does a node of it whose answer arrives after that;
+//!   otherwise the loss of one node of the group would end the lease. This assumes
+//!   that the following does not happen: within that one extend, up to its last
+//!   answer, an operator releases the lease by force and another client acquires and
+//!   releases the key, and the transition ends before the next extend.
 
 use std::time::Duration;
 
@@ -32,25 +32,25 @@ use crate::proto::quorum::{Placement, Seat, Seats};
 use crate::proto::time::{Instant, valid_until};
 use ringlock_ring::NodeIndex;
 
-/// What an extend is made with.
+/// The input of an extend.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Prolongation {
     /// The view that chose the placement.
     pub view: ViewId,
-    /// How long a confirmation of the view holds.
+    /// How long a confirmation of the view is valid.
     pub view_lease: Duration,
     /// What is locked.
     pub key: Key,
-    /// The lease's own.
+    /// The lease's token.
     pub token: Token,
-    /// The lease's own.
+    /// The lease's fence.
     pub fence: Fence,
     /// Life of the entries, from now.
     pub ttl: Ttl,
     /// Who must agree.
     pub placement: Placement,
-    /// How many groups of the placement, from the first, the lease's last
-    /// success already had; with none the lease cannot be extended.
+    /// How many groups of the placement, from the first, the lease's last success
+    /// already included; with none the lease cannot be extended.
     pub established: usize,
     /// What was known of the entries before `t0`.
     pub known: Known,
@@ -60,29 +60,29 @@ pub struct Prolongation {
     pub t0: Instant,
 }
 
-/// What an extend comes to.
+/// The outcome of an extend.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Extension {
-    /// The lease is valid until then.
+    /// The lease is valid until this instant.
     Extended(Instant),
     /// Nothing changed: the lease stays valid as long as it was. Try again.
     Unchanged {
-        /// Nodes that kept or made the entry.
+        /// Nodes that kept or created the entry.
         kept: usize,
-        /// What the other nodes said, so far.
+        /// The other nodes' answers so far.
         refusals: Vec<(NodeIndex, Refusal)>,
     },
-    /// The entry is gone, or another's, on so many nodes that the lease cannot
-    /// be had back.
+    /// The entry is gone, or another client's, on so many nodes that the lease
+    /// cannot be recovered.
     Lost {
-        /// What they said: `Busy(None)` where the entry is gone.
+        /// Their answers: `Busy(None)` where the entry is gone.
         refusals: Vec<(NodeIndex, Refusal)>,
     },
 }
 
 impl Extension {
-    /// Whether it is lost and another holder was seen; else the entry is gone,
-    /// and nobody is known to have the key.
+    /// Whether it is lost and another holder was seen; otherwise the entry is gone,
+    /// and no holder of the key is known.
     pub fn is_taken_over(&self) -> bool {
         let is_seen = |(_, refusal): &(_, Refusal)| matches!(refusal, Refusal::Busy(Some(_)));
         matches!(self, Self::Lost { refusals } if refusals.iter().any(is_seen))
@@ -101,11 +101,11 @@ pub struct Renewal {
     absent: Seats,
     foreign: Seats,
     failed: Seats,
-    /// Seats that were asked to make the entry, and those of them that have
-    /// not.
+    /// Seats that were asked to create the entry, and those of them that have not
+    /// created it.
     healed: Seats,
     unhealed: Seats,
-    /// Seats that vouch by this extend.
+    /// Seats that vouch because of this extend.
     promoted: Seats,
     /// It has extended the lease.
     has_succeeded: bool,
@@ -116,12 +116,12 @@ pub struct Renewal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Open,
-    /// The lease is valid until then; what is absent is still healed.
+    /// The lease is valid until this instant; absent entries are still healed.
     Over(Instant),
     Lost,
 }
 
-/// What one answer tells of its node's entry.
+/// What one answer shows about its node's entry.
 #[derive(Default)]
 struct News {
     has: Seats,
@@ -151,18 +151,18 @@ impl Renewal {
         }
     }
 
-    /// What it was made with.
+    /// The input of the extend.
     pub fn terms(&self) -> &Prolongation {
         &self.terms
     }
 
-    /// The groups that the lease stands on.
+    /// The groups that the lease is based on.
     fn established(&self) -> impl Iterator<Item = Seats> + '_ {
         self.terms.placement.groups().take(self.terms.established)
     }
 
-    /// Who is asked to keep the entry. A lease that stands on no group cannot
-    /// be extended; what is left of it is kept all the same.
+    /// The seats that are asked to keep the entry. A lease that is based on no
+    /// group cannot be extended; its remaining entries are still kept.
     fn asked(&self) -> Seats {
         if self.terms.established == 0 {
             return self.terms.placement.seats();
@@ -201,7 +201,7 @@ impl Renewal {
         News { has, lacks }
     }
 
-    /// Takes in who vouches, and heals the others; also after the outcome.
+    /// Records which seats vouch, and heals the others; also after the outcome.
     fn heal(&mut self, now: Instant, effects: &mut RenewalEffects) {
         let valid_until = match self.stage {
             Stage::Open => self.terms.valid_until,
@@ -252,7 +252,7 @@ impl Renewal {
         }
     }
 
-    /// A majority vouches, in every group that the lease stood on, that the
+    /// In every group that the lease was based on, a majority vouches that the
     /// entry was never gone.
     fn is_continuous(&self) -> bool {
         let vouching = self.kept.intersection(self.terms.known.vouching);
@@ -260,7 +260,7 @@ impl Renewal {
         self.terms.established > 0 && established.all(|group| vouching.has_majority_of(group))
     }
 
-    /// Some group that the lease stood on has no majority left that may have
+    /// Some group that the lease was based on has no majority left that may have
     /// its entry.
     fn is_lost(&self) -> bool {
         let gone = self.absent.union(self.foreign);
@@ -268,7 +268,7 @@ impl Renewal {
         !self.is_vouched_for && self.established().any(is_blocked)
     }
 
-    /// Who has the entry in the groups that this success adds.
+    /// The seats with the entry in the groups that this success adds.
     fn newly_established(&self) -> Seats {
         self.added().intersection(self.kept.union(self.made))
     }
@@ -318,8 +318,8 @@ impl Machine for Renewal {
                 }
                 effects
             }
-            // An extend that nobody waits for does no harm: it is the lease's
-            // owner who releases.
+            // An extend without a waiter is harmless: the lease's owner is the one
+            // that releases.
             Event::Abandoned => Effects::default(),
         }
     }
@@ -455,7 +455,7 @@ mod tests {
             seats(self.renewal.placement(), of)
         }
 
-        /// The seats that are healed because of `effects`, which must be some.
+        /// The seats that are healed because of `effects`; there must be at least one.
         fn healed(&self, effects: &Effects<Extension>) -> Seats {
             let (step, to) = effects.send.expect("a request");
             assert_eq!(step, Step::Heal);
@@ -521,7 +521,7 @@ mod tests {
         let mut script = Script::on(terms(group(3), &[0, 1]));
         assert_eq!(script.kept(0), None);
         assert_eq!(script.kept(1), extended());
-        // The third is told late: it is healed, with no second outcome.
+        // The third answers late: it is healed, with no second outcome.
         let late = script.hears_lost(2, None);
         assert_eq!(
             (script.healed(&late), late.outcome),
@@ -540,7 +540,7 @@ mod tests {
         let effects = script.hears_kept(2);
         assert_eq!(script.healed(&effects), script.seats(&[3, 4]));
         assert_eq!(effects.outcome, extended());
-        // Asked for once.
+        // It is asked once.
         assert_eq!(script.made(3), None);
         let refused = script.hears(4, Step::Heal, Ok(Reply::Lost(None)));
         assert_eq!((refused.send, refused.outcome), (None, None));
@@ -548,7 +548,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_was_not_seen_before_does_not_vouch() {
-        // A late request put it there, perhaps after another holder's time.
+        // A late request created it, perhaps after another holder's time.
         for known in [
             Known::vouched(Seats::NONE),
             Known {
@@ -590,7 +590,7 @@ mod tests {
             let _ = script.hears_kept(node);
         }
         assert_eq!(script.hears_kept(4).vouching, script.seats(&[4]));
-        // What was just made was not seen before.
+        // An entry that was just created was not seen before.
         let _ = script.hears_lost(3, None);
         let made = script.hears(3, Step::Heal, Ok(Reply::Made { counter: 12 }));
         assert_eq!(made.vouching, Seats::NONE);
@@ -603,14 +603,15 @@ mod tests {
         let outcome = script.gone(0).expect("an outcome");
         assert!(!outcome.is_taken_over());
         assert!(matches!(&outcome, Extension::Lost { refusals } if refusals.len() == 2));
-        // What comes later makes nothing either, and vouches for nothing.
+        // Later answers create nothing either, and do not vouch.
         let late = script.hears_kept(1);
         assert_eq!((late.send, late.vouching), (None, Seats::NONE));
     }
 
     #[test]
     fn a_minority_that_keeps_what_was_deleted_elsewhere_heals_nothing() {
-        // One of three still has it, one is silent: nobody knows who was there.
+        // One of three still has it, one is silent: whether there was another holder is
+        // unknown.
         let mut script = Script::on(terms(group(3), &[0, 1, 2]));
         assert_eq!(script.kept(0), None);
         assert_eq!(script.gone(1), None);
@@ -688,7 +689,7 @@ mod tests {
 
     #[test]
     fn from_one_owner_to_another() {
-        // The old one must have kept it before the new one gets it.
+        // The old owner must have kept it before the new owner gets it.
         let joint = Placement::joint(Slot::SINGLE, &nodes(&[0]), &nodes(&[1]));
         let mut script = Script::on(terms(joint, &[0]));
         let effects = script.hears_kept(0);
@@ -699,7 +700,7 @@ mod tests {
         let made = script.hears(1, Step::Heal, Ok(Reply::Made { counter: 12 }));
         assert_eq!(made.outcome, extended());
         assert_eq!(made.vouching, script.seats(&[1]));
-        // Both have to keep it from then on.
+        // From then on, both have to keep it.
         let mut both = terms(joint, &[0, 1]);
         both.established = 2;
         let mut script = Script::on(both);
@@ -728,7 +729,7 @@ mod tests {
         let made = script.hears(3, Step::Heal, Ok(Reply::Made { counter: 12 }));
         assert_eq!(made.outcome, extended());
         assert_eq!(made.vouching, script.seats(&[2, 3]));
-        // Made in the new group after the success: it vouches as well, or the
+        // Created in the new group after the success: it vouches as well; otherwise the
         // loss of one of the others would end the lease.
         let late = script.hears(4, Step::Heal, Ok(Reply::Made { counter: 12 }));
         assert_eq!(late.acknowledged, script.seats(&[4]));

@@ -1,4 +1,4 @@
-//! What every operation shares: a request to each node of a placement, and
+//! The common part of all operations: a request to each node of a placement, and
 //! the machine that turns events into effects.
 
 use ringlock_ring::NodeIndex;
@@ -14,22 +14,22 @@ pub enum Step {
     Main,
     /// The fence write-back.
     WriteBack,
-    /// A STATUS, sent only to learn that the view still stands.
+    /// A STATUS, sent only to learn whether the view is still served.
     Probe,
-    /// Making an entry anew where it is absent.
+    /// Creates an entry again where it is absent.
     Heal,
 }
 
-/// What happens to a machine.
+/// An input of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// Begin. The view is to be confirmed with these nodes beside the
-    /// placement's own.
+    /// Begin. The view must be confirmed with these nodes in addition to those of
+    /// the placement.
     Start {
         /// Nodes to send a STATUS to.
         probes: Vec<NodeIndex>,
     },
-    /// A node answered, or is known not to.
+    /// A node answered, or is known not to answer.
     Answered {
         /// The node.
         from: NodeIndex,
@@ -38,11 +38,11 @@ pub enum Event {
         /// Its answer.
         answer: Answer,
     },
-    /// Nobody waits for the outcome any more.
+    /// No caller waits for the outcome.
     Abandoned,
 }
 
-/// What a machine wants done, in this order.
+/// What a machine requests, in this order.
 #[must_use = "effects that are not carried out lose requests"]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effects<Outcome> {
@@ -50,7 +50,7 @@ pub struct Effects<Outcome> {
     pub send: Option<(Step, Seats)>,
     /// Send a STATUS to these nodes.
     pub probe: Vec<NodeIndex>,
-    /// Send a RELEASE to these seats; their answers are not for the machine.
+    /// Send a RELEASE to these seats; the machine does not receive their answers.
     pub release: Seats,
     /// These seats are known to hold the entry.
     pub acknowledged: Seats,
@@ -58,7 +58,7 @@ pub struct Effects<Outcome> {
     pub vouching: Seats,
     /// These seats are known not to hold it.
     pub disowned: Seats,
-    /// The operation's outcome; given once.
+    /// The operation's outcome; reported once.
     pub outcome: Option<Outcome>,
 }
 
@@ -76,21 +76,21 @@ impl<Outcome> Default for Effects<Outcome> {
     }
 }
 
-/// One operation as a value: fed with events, it says what to do. It reads no
-/// clock and sends nothing itself.
+/// One operation as a value: it takes events and returns effects. It reads no clock
+/// and sends nothing itself.
 pub trait Machine {
-    /// What the operation comes to.
+    /// The outcome of the operation.
     type Outcome;
 
-    /// Takes in one event. `now` is one reading of the clock; `confirmed_at`
-    /// is the latest instant at which a majority is known to have served the
-    /// machine's view, this event's answer included.
+    /// Processes one event. `now` is one reading of the clock; `confirmed_at` is
+    /// the latest instant at which a majority is known to have served the machine's
+    /// view, including this event's answer.
     fn on(&mut self, now: Instant, confirmed_at: Instant, event: Event) -> Effects<Self::Outcome>;
 
-    /// The request of a step, which is no probe, to one seat.
+    /// The request of a step, other than a probe, to one seat.
     fn request(&self, step: Step, to: Seat) -> Request;
 
-    /// The nodes that it is sent to.
+    /// The nodes that the operation is sent to.
     fn placement(&self) -> &Placement;
 
     /// When the operation began: the send time that its answers vouch for.
@@ -100,23 +100,23 @@ pub trait Machine {
 /// Why a node's answer did not count for an operation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
-    /// Somebody else holds the key there.
+    /// Another client holds the key there.
     Busy(Option<Rival>),
-    /// It has no entry of the lease any more.
+    /// The node no longer has an entry of the lease.
     Gone,
-    /// It serves another view, or none.
+    /// The node serves another view, or none.
     Stale(Option<ViewId>),
-    /// It gave no answer.
+    /// The node gave no answer.
     Failed(NodeError),
 }
 
 impl Refusal {
-    /// Whether the node goes by another view, or by none.
+    /// Whether the node serves another view, or none.
     pub fn is_stale(&self) -> bool {
         matches!(self, Self::Stale(_))
     }
 
-    /// The refusal in an answer that is not the one hoped for.
+    /// The refusal in an answer other than the expected one.
     pub fn of(answer: Answer) -> Self {
         use crate::proto::node::message::NodeErrorKind::Protocol;
         match answer {
@@ -134,8 +134,8 @@ impl Refusal {
     }
 }
 
-/// Whether an answer proves that the node served exactly the asked view when
-/// it answered.
+/// Whether an answer proves that the node served exactly the requested view when it
+/// answered.
 pub fn vouches_for(answer: &Answer, view: ViewId) -> bool {
     match answer {
         Ok(

@@ -1,4 +1,4 @@
-//! Giving a lease back: a RELEASE to every node that was ever sent its token.
+//! Releasing a lease: a RELEASE to every node that was ever sent its token.
 
 use crate::proto::lease::{Key, Token};
 use crate::proto::node::message::{Reply, Request};
@@ -7,20 +7,20 @@ use crate::proto::quorum::{Placement, Seat, Seats};
 use crate::proto::time::Instant;
 use ringlock_ring::NodeIndex;
 
-/// What a release comes to.
+/// The outcome of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Farewell {
-    /// The entries were ours to the end, and are deleted.
+    /// The entries were held to the end, and are deleted.
     Released,
-    /// So many nodes had no entry of ours that others may have held the key
-    /// before we let go of it.
+    /// So many nodes had no entry of the lease that others may have held the key
+    /// before the release.
     TooLate {
         /// Another holder was seen.
         is_taken: bool,
     },
-    /// Too few nodes answered to know.
+    /// Too few nodes answered to decide.
     Unknown {
-        /// What they said.
+        /// Their answers.
         refusals: Vec<(NodeIndex, Refusal)>,
     },
 }
@@ -106,7 +106,7 @@ impl Machine for Release {
                     ..Effects::default()
                 }
             }
-            // What is sent stays sent.
+            // A request that was sent stays sent.
             Event::Abandoned => Effects::default(),
         }
     }

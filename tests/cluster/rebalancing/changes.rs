@@ -1,4 +1,4 @@
-//! Every change, under leases that are held and others that come and go.
+//! Every change, while some leases are held and others come and go.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const TTL: Duration = Duration::from_secs(1);
 const MEMBERS: usize = 5;
 const HELD: usize = 60;
 
-/// Nodes `a` to `e` and two that may join. `b` is reached by TCP as well.
+/// Nodes `a` to `e` and two that may join. `b` is also reachable over TCP.
 fn cluster(arm: Arm) -> (Cluster, Option<u16>) {
     let mut cluster = Cluster::start(arm, MEMBERS + 2);
     let TestNode::Redis(_) = cluster.nodes[1] else {
@@ -141,7 +141,7 @@ async fn every_change_under_load(arm: Arm, replicas: usize) {
     .await;
 }
 
-/// Both arms at once: it is mostly waiting.
+/// Both arms at once: they mostly wait.
 #[tokio::test]
 async fn every_change_sharded() {
     tokio::join!(
@@ -158,7 +158,7 @@ async fn every_change_of_quorums() {
     );
 }
 
-/// One plan of many changes takes no longer than one.
+/// A plan of many changes takes no longer than a plan of one.
 #[tokio::test]
 async fn many_changes_at_once() {
     let cluster = Cluster::start(Arm::Memory, 5);

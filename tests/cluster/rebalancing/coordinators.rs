@@ -1,4 +1,5 @@
-//! Who leads a change may die at any step, and several may lead at once.
+//! The coordinator of a change may die at any step, and several may run at
+//! once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +15,12 @@ use ringlock::{Change, Init, MemoryNode, NodeConfig, Plan, Router};
 use crate::common::{ms, name, seed};
 use crate::rebalancing::spy::{Fate, Record, Spy};
 
-/// As short as may be: there are very many changes.
+/// As short as possible: there are very many changes.
 const MAX_TTL: Duration = Duration::from_millis(100);
 
 const MEMBERS: usize = 3;
 
-/// Nodes `a` to `c`, and `d` and `e` that may join.
+/// Nodes `a` to `c`, and `d` and `e`, which may join.
 struct Scene {
     nodes: Vec<MemoryNode>,
     record: Arc<Record>,
@@ -39,7 +40,7 @@ impl Scene {
         }
     }
 
-    /// A router in a process of this fate.
+    /// A router in a process with this fate.
     async fn router(&self, fate: &Arc<Fate>) -> Router {
         let spy = |node: &MemoryNode| {
             let (fate, record) = (Arc::clone(fate), Arc::clone(&self.record));
@@ -63,7 +64,8 @@ impl Scene {
         builder.connect().await.unwrap()
     }
 
-    /// One view per epoch, and a cluster that works; what it consists of.
+    /// Asserts that there was one view per epoch and that the cluster works;
+    /// returns its members.
     async fn settled(&self, context: &str) -> Vec<String> {
         assert_eq!(self.record.doubles(), [], "{context}");
         let router = self.router(&Fate::immortal()).await;
@@ -90,22 +92,22 @@ fn joining(name: &str) -> NodeConfig {
     NodeConfig::new(name, format!("memory://{name}"))
 }
 
-/// Whoever finds a change half made does away with it.
+/// What the process does that finds an incomplete change.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Heir {
     Resumes,
     Aborts,
 }
 
-/// Applies a replacement in a process that dies at step `dies_at`, and has an
-/// heir take over. False: the process did not live to see that step.
+/// Applies a replacement in a process that dies at step `dies_at`, and makes an
+/// heir take over. False: the process ended before that step.
 async fn die_at(dies_at: u64, is_done: bool, heir: Heir) -> bool {
     let context = format!("death at step {dies_at}, done: {is_done}, then {heir:?}");
     let scene = Scene::new();
     let other = scene.router(&Fate::immortal()).await;
     let guard = other.acquire("held").keep_alive().await.unwrap();
     let plan = other.rebalancer().plan([replacement()]).await.unwrap();
-    // It connects before its days are counted.
+    // It connects before its steps are counted.
     let fate = Fate::new(dies_at, is_done);
     let doomed = scene.router(&fate).await;
     let end = {
@@ -136,14 +138,15 @@ async fn die_at(dies_at: u64, is_done: bool, heir: Heir) -> bool {
     let nodes = scene_after(&scene, &other, &plan, heir, result, &context).await;
     match (heir, nodes) {
         (Heir::Resumes, nodes) => assert_eq!(nodes, bcd, "{context}"),
-        // It had been made, or was begun too little to be taken back.
+        // The change was complete, or had not begun far enough to be taken
+        // back.
         (Heir::Aborts, nodes) => assert!([&abc[..], &bcd[..]].contains(&&nodes[..]), "{context}"),
     }
     assert_eq!(guard.loss(), None, "{context}");
     true
 }
 
-/// What the cluster consists of in the end.
+/// The members of the cluster in the end.
 async fn scene_after(
     scene: &Scene,
     other: &Router,
@@ -160,7 +163,8 @@ async fn scene_after(
             assert_eq!(nodes, ["a", "b", "c"], "{context}: {report:?}");
         }
         Ok(_) => {}
-        // Not even the joint view was decided, or already the last.
+        // Either the joint view was not decided yet, or the last one was
+        // already.
         Err(RebalanceError::NothingUnderWay { view }) if view == plan.parent => {
             let again = other.rebalancer().apply(plan, |_| {}).await;
             again.unwrap_or_else(|error| panic!("{context}: {error}"));
@@ -174,7 +178,7 @@ async fn scene_after(
 #[tokio::test]
 async fn a_coordinator_dies_at_every_step() {
     let mut steps = 0;
-    // Its steps are some thirty.
+    // A change has about thirty steps.
     for batch in 0..20 {
         let cases = (1..=5).flat_map(|step| {
             let at = batch * 5 + step;
@@ -221,16 +225,16 @@ async fn a_dropped_change_can_be_taken_back() {
         }
         assert_eq!(scene.settled("aborted").await, ["a", "b", "c"]);
     }
-    // What was taken back can be made all the same.
+    // A change that was taken back can be made again.
     crate::rebalancing::apply(&router, [replacement()]).await;
     assert_eq!(scene.settled("applied").await, ["b", "c", "d"]);
 }
 
-/// Long enough for another to take a change back, whatever runs beside it.
+/// Long enough for another router to take a change back on a busy machine.
 const UNHURRIED: Duration = Duration::from_secs(3);
 
-/// What is said of a change that `take_back` takes back in that phase, and of
-/// the cluster then: its members, and its highest epoch.
+/// Takes a change back in that phase. Returns the error of the change, the
+/// report of the abort, and the cluster's highest epoch.
 async fn take_back(phase: Phase, begins: Begins, by: TakesBack) -> (RebalanceError, Report, u32) {
     let scene = Scene::of(UNHURRIED);
     let context = format!("{phase:?} {begins:?} {by:?}");
@@ -241,7 +245,7 @@ async fn take_back(phase: Phase, begins: Begins, by: TakesBack) -> (RebalanceErr
     let rebalancer = routers[0].rebalancer();
     let plan = rebalancer.plan([replacement()]).await.unwrap();
     if begins == Begins::Resume {
-        // Whoever began it has died in the joint view.
+        // The coordinator that began it dies in the joint view.
         let (joint, seen) = tokio::sync::oneshot::channel();
         let mut joint = Some(joint);
         let applied = rebalancer.apply(&plan, |progress| {
@@ -278,7 +282,7 @@ async fn take_back(phase: Phase, begins: Begins, by: TakesBack) -> (RebalanceErr
                 let third = third.rebalancer();
                 let (one, two) = tokio::join!(other.abort(|_| {}), third.abort(|_| {}));
                 match two {
-                    // It came when the first was done.
+                    // The second abort ran after the first was complete.
                     Ok(_) | Err(RebalanceError::NothingUnderWay { .. }) => one,
                     Err(error) => panic!("{context}: {error}"),
                 }
@@ -314,7 +318,7 @@ async fn an_abort_wins_over_whoever_is_at_it() {
         (Phase::Joint, Resume, Abort, 3),
         (Phase::Joint, Apply, Two, 3),
         (Phase::Joint, Apply, OutdatePlans, 3),
-        // Nothing is decided as yet: what waits is seen by nobody.
+        // Nothing is decided yet: no router has seen the waiting node's view.
         (Phase::Quarantine, Apply, OutdatePlans, 2),
     ];
     let cases = cases.iter().cycle().take(20);
@@ -333,8 +337,8 @@ async fn an_abort_wins_over_whoever_is_at_it() {
     join_all(cases).await;
 }
 
-/// Who aborts dies at each of its steps: what it had decided holds, and what it
-/// had not goes on.
+/// The process that aborts dies at each of its steps: its decisions hold, and
+/// otherwise the change goes on.
 #[tokio::test]
 async fn who_takes_a_change_back_dies_at_every_step() {
     let deaths = (1..12).flat_map(|step| [(step, false), (step, true)]);
@@ -344,7 +348,7 @@ async fn who_takes_a_change_back_dies_at_every_step() {
     assert!(aborted >= 4, "it hardly ever lived to abort");
 }
 
-/// Whether the change was taken back.
+/// Returns whether the change was taken back.
 async fn abort_dies_at(step: u64, is_done: bool) -> bool {
     let context = format!("death at step {step}, done: {is_done}");
     let scene = Scene::of(UNHURRIED);
@@ -369,7 +373,7 @@ async fn abort_dies_at(step: u64, is_done: bool) -> bool {
             }
         };
         tokio::select! {
-            // What it comes to, the change tells.
+            // The result of the change shows the outcome.
             _ = doomed.abort(|_| {}) => {}
             () = dies => {}
         }
@@ -387,7 +391,7 @@ async fn abort_dies_at(step: u64, is_done: bool) -> bool {
     false
 }
 
-/// Two apply plans at about the same time.
+/// Two routers apply plans at about the same time.
 async fn race(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let scene = Scene::new();

@@ -1,4 +1,4 @@
-//! Tasks that lock and unlock while a cluster changes, and what came of it.
+//! Tasks that lock and unlock while a cluster changes, and the results.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ pub(crate) struct Tenure {
 }
 
 impl Tenure {
-    /// Of a lease that was granted before `from` and is still to be released.
+    /// Of a lease that was granted before `from` and is not released yet.
     pub(crate) fn of(guard: &Guard, from: u64) -> Self {
         Self {
             key: guard.key().to_string(),
@@ -60,14 +60,14 @@ fn a_fault_is_seen() {
     assert!(fault(&mut [tenure(10, 20, 1), tenure(0, 10, 1)]).is_some());
 }
 
-/// Tasks at work.
+/// The running tasks.
 #[derive(Debug)]
 pub(crate) struct Crew {
     is_over: Arc<AtomicBool>,
     tasks: JoinSet<(Vec<Tenure>, Vec<String>)>,
 }
 
-/// What a crew did.
+/// The result of a crew.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) history: Vec<Tenure>,
@@ -75,8 +75,8 @@ pub(crate) struct Work {
 }
 
 impl Crew {
-    /// Sets tasks to lock random keys for `ttl` and a moment, by these routers
-    /// in turn.
+    /// Starts tasks that lock random keys for `ttl` and a moment, with these
+    /// routers in turn.
     pub(crate) fn start(routers: &[Router], tasks: usize, ttl: Duration, seed: u64) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let mut set = JoinSet::new();
@@ -93,7 +93,7 @@ impl Crew {
                             let from = now().as_nanos();
                             tokio::time::sleep(ms(random.random_range(0..8))).await;
                             history.push(Tenure::of(&guard, from));
-                            // Whether it was in time is told by the history.
+                            // The history shows whether it was in time.
                             let _ = guard.release().await;
                         }
                         Err(error) => errors.push(format!("{error:#}")),
@@ -124,7 +124,7 @@ impl Crew {
 }
 
 impl Work {
-    /// No error, no overlap, and fences that grow.
+    /// Asserts that there was no error and no overlap, and that fences grow.
     pub(crate) fn check(mut self, least: usize) {
         println!("{} leases", self.history.len());
         assert_eq!(self.errors, Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! Routers that were not there, and calls that were under way.
+//! Routers that were absent during a change, and calls that were in flight.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn started_with_an_old_configuration() {
     }
 }
 
-/// Of nodes that are not configured only the address is known.
+/// Only the address is known of nodes that are not configured.
 #[tokio::test]
 async fn a_password_is_shared() {
     let start = || RedisServer::start_on_tcp(&["--requirepass", "s3cret"]);
@@ -88,7 +88,8 @@ async fn a_password_is_shared() {
     }
 }
 
-/// A router that relies on its view for long, and so does not look by itself.
+/// A router that relies on its view for long, and so does not check it by
+/// itself.
 async fn drowsy(cluster: &Cluster, replicas: usize) -> Router {
     let builder = builder(cluster, 3).replicas(replicas);
     let builder = builder.configure(|config| {
@@ -105,7 +106,7 @@ async fn extend_all(guards: &[Guard]) {
     }
 }
 
-/// What it does, it does in the view before, until a node says otherwise.
+/// It works in the old view until a node reports a newer one.
 #[tokio::test]
 async fn single_attempts_and_extends_over_a_change() {
     for arm in ARMS {
@@ -115,7 +116,7 @@ async fn single_attempts_and_extends_over_a_change() {
             let keys: Vec<String> = (0..40).map(|key| format!("held-{key}")).collect();
             let mut routers = Vec::new();
             let mut held = Vec::new();
-            // A router of its own for each call: none has heard before.
+            // Each call has its own router, which has not seen the change yet.
             for _ in 0..4 {
                 routers.push(drowsy(&cluster, replicas).await);
             }
@@ -123,7 +124,7 @@ async fn single_attempts_and_extends_over_a_change() {
                 held.push(routers[0].acquire(key).await.unwrap());
             }
             let rebalancer = leader.rebalancer();
-            // Without a newcomer the joint view is the first that comes.
+            // Without a joining node the joint view is the first to arrive.
             let change = Change::Reweight {
                 node: name(0),
                 weight: 3,
@@ -180,8 +181,7 @@ async fn single_attempts_and_extends_over_a_change() {
     }
 }
 
-/// Whoever waits for a key goes on waiting in the next view, and no longer
-/// than was said.
+/// A waiter continues in the next view, and no longer than its original wait.
 #[tokio::test]
 async fn waiting_across_a_change() {
     for arm in ARMS {

@@ -9,8 +9,8 @@ use crate::common::{ARMS, Arm, Cluster, MARGIN, eventually, ms, name, seed};
 use crate::rebalancing::crew::{Crew, fault};
 use crate::rebalancing::{MAX_TTL, VIEW_LEASE, apply, builder, connect, epoch, key_of, newcomer};
 
-/// How long a node stays away: quarantine, standing by, and what a busy
-/// machine adds.
+/// How long a node stays away: quarantine, standby, and an allowance for a busy
+/// machine.
 const RETURN: Duration = Duration::from_secs(8);
 
 fn causes(error: &Error) -> Vec<Cause> {
@@ -67,7 +67,7 @@ async fn a_sharded_owner_is_away_for_a_while() {
         let mut told = None;
         let guard = loop {
             assert!(wiped.elapsed() < RETURN, "{arm:?}: it is not let in again");
-            // Nobody else's keys are concerned.
+            // Keys of other nodes are not affected.
             drop(routers[1].try_acquire(&others).await.unwrap());
             match routers[1].try_acquire(&lost).await {
                 Ok(guard) => break guard,
@@ -91,7 +91,7 @@ async fn a_sharded_owner_is_away_for_a_while() {
     }
 }
 
-/// A second loss kills the nonce of the first: the wait begins anew.
+/// A second loss invalidates the nonce of the first: the wait begins again.
 #[tokio::test]
 async fn a_second_loss_during_quarantine() {
     for arm in ARMS {
@@ -116,7 +116,7 @@ async fn a_second_loss_during_quarantine() {
 }
 
 /// All servers lose everything at once: leases are still valid then, whatever
-/// the operator said of the first start.
+/// the operator set for the first start.
 #[tokio::test]
 async fn everything_is_lost() {
     let mut cluster = Cluster::start(Arm::Redis, 3);
@@ -129,7 +129,7 @@ async fn everything_is_lost() {
     assert!(guard.fence() > held.fence());
 }
 
-/// The coordinator meets a node that restarts empty half way.
+/// The coordinator meets a node that restarts empty halfway.
 async fn restart_during_the_passage(arm: Arm, replicas: usize, lost: usize) {
     let seed = seed();
     println!("{arm:?} n={replicas}, node {} restarts", name(lost));
@@ -176,7 +176,7 @@ async fn restart_during_the_passage(arm: Arm, replicas: usize, lost: usize) {
             assert_eq!(guard.loss(), None, "{}", guard.key());
         }
     }
-    // With single owners, those of the lost one had to wait.
+    // With single owners, the keys of the lost one had to wait.
     for key in 0..20 {
         let acquire = routers[1].acquire(format!("after-{key}"));
         let guard = acquire.wait(RETURN).await.unwrap();
@@ -200,7 +200,7 @@ async fn an_old_node_restarts_during_the_passage() {
     }
 }
 
-/// The one that leaves, half way.
+/// The node that leaves restarts, halfway.
 #[tokio::test]
 async fn a_leaver_restarts_during_the_passage() {
     for replicas in [1, 3] {
@@ -221,7 +221,7 @@ async fn a_dead_node_is_removed() {
         let route = router.route("k").unwrap();
         assert_eq!(route.successors.len(), 3);
         held.release().await.unwrap();
-        // It comes back with the view that it had: nobody goes by it.
+        // It comes back with its old view: no router uses that.
         cluster.nodes[2].start();
         let late = builder(&cluster, 4).replicas(3).connect().await.unwrap();
         assert_eq!(late.route("k").unwrap().view, route.view);
@@ -229,8 +229,8 @@ async fn a_dead_node_is_removed() {
     }
 }
 
-/// How long the removal of a dead node takes, where routers may rely on a
-/// view for much longer than on a lease.
+/// How long the removal of a dead node takes, where routers may rely on a view
+/// for much longer than on a lease.
 async fn removal(fence_off: bool) -> Duration {
     let cluster = Cluster::start(Arm::Memory, 3);
     let connected = builder(&cluster, 3)

@@ -1,4 +1,4 @@
-//! Plans: what they say, and which are refused.
+//! Plans: their contents, and which ones are refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +72,8 @@ async fn nodes_that_cannot_join() {
     for arm in ARMS {
         let cluster = Cluster::start(arm, 4);
         let foreign = Cluster::start(arm, 1);
-        // As another cluster has it, under the name that it is to have here.
+        // In the state of another cluster's node, under the name that it would
+        // have here.
         let (node, stranger) = match &foreign.nodes[0] {
             TestNode::Memory(_) => {
                 let memory = MemoryNode::new("stranger");
@@ -158,7 +159,7 @@ async fn one_change_at_a_time() {
     assert!(early.is_err(), "it takes a max_ttl");
     let error = refusal(&other, [reweight("b", 2)]).await;
     assert!(matches!(error, RebalanceError::UnderWay { view } if view.epoch == 2));
-    // The one that is under way may still be applied, by anybody.
+    // The plan that is being applied may still be applied, from any router.
     let report = other.rebalancer().apply(&plan, |_| {}).await.unwrap();
     assert_eq!((report.from.epoch, report.to.epoch), (2, 3));
 }
@@ -203,7 +204,7 @@ async fn a_plan_as_text() {
         println!("{error}");
         assert!(matches!(error, RebalanceError::Unreadable { .. }), "{to}");
     }
-    // What only the cluster can tell.
+    // Errors that only the cluster can detect.
     let other = text.replace("\"parent\": \"1:", "\"parent\": \"2:");
     let other = Plan::from_json(&other).unwrap();
     let error = rebalancer.apply(&other, |_| {}).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! A process that stands still through a whole change.
+//! A process that stalls through a whole change.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -12,7 +12,7 @@ use crate::rebalancing::{apply, connect, newcomer};
 
 const CHILD: &str = "RINGLOCK_SLEEPER";
 
-/// Killed, by its handle, when dropped.
+/// A child process; it is killed on drop.
 struct Sleeper {
     child: Child,
     orders: ChildStdin,
@@ -47,7 +47,7 @@ impl Sleeper {
         writeln!(self.orders, "{order}").unwrap();
     }
 
-    /// What it says next.
+    /// The next line that it writes.
     fn hear(&mut self) -> String {
         loop {
             let line = self.answers.next().expect("the child lives").unwrap();
@@ -70,8 +70,8 @@ fn outcome(result: Result<(), Error>) -> String {
     result.map_or_else(|error| format!("no: {error}"), |()| "yes".into())
 }
 
-/// No test by itself, but the process that [`sleeps_through_a_change`] starts:
-/// does what it is told, and tells what came of it and when.
+/// Not a test by itself, but the process of [`sleeps_through_a_change`]:
+/// follows orders, and reports each result and its time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sleeper() {
     let Ok(told) = std::env::var(CHILD) else {
@@ -114,8 +114,8 @@ async fn the_sleeper() {
     }
 }
 
-/// Locks a free key and extends the lease that is held, again and again, until
-/// that is lost; then tells of whatever was granted after a long pause.
+/// Locks a free key and extends the held lease, again and again, until that
+/// lease is lost; then reports every grant after a long pause.
 async fn bustle(router: &Router, guard: &Guard, key: &str) {
     let mut belated = Vec::new();
     let mut before = now();
@@ -125,7 +125,7 @@ async fn bustle(router: &Router, guard: &Guard, key: &str) {
         let has_slept = after > before + Duration::from_secs(1);
         before = after;
         if has_slept {
-            // What was under way when it fell asleep.
+            // A call that was in flight when the process fell asleep.
             if let Ok(free) = &free
                 && !free.remaining().is_zero()
             {
@@ -166,13 +166,13 @@ async fn sleeps_through_a_change(replicas: usize) {
     assert_eq!(sleeper.hear(), "bustling");
     tokio::time::sleep(ms(200)).await;
     sleeper.signal("-STOP");
-    // All but one are others afterwards.
+    // All nodes but one are replaced.
     let replaced = |node: usize| Change::Replace {
         node: name(node),
         by: newcomer(&cluster, node + 3),
     };
     apply(&router, [replaced(0), replaced(1)]).await;
-    // Both keys are somebody else's, under the next view.
+    // Other routers hold both keys, under the next view.
     let mut others = Vec::new();
     for key in ["held", "free"] {
         let acquire = router.acquire(key).wait(ms(5_000)).keep_alive();

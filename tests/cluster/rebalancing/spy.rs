@@ -1,5 +1,5 @@
-//! In-memory nodes whose router's process dies at a step of one's choosing,
-//! and a record of every view that was ever handed out.
+//! In-memory nodes whose router's process dies at a chosen step, and a record
+//! of every view that was ever adopted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use ringlock::node::{Node, ReplyTo, Watch};
 use ringlock::proto::node::message::Request;
 use ringlock::{Instant, Key, MemoryNode, ViewId};
 
-/// The views that nodes were told to serve, by epoch.
+/// The views that nodes were asked to serve, by epoch.
 #[derive(Debug, Default)]
 pub(crate) struct Record(Mutex<BTreeMap<u32, BTreeSet<ViewId>>>);
 
@@ -25,14 +25,14 @@ impl Record {
         views.into_iter().filter(|(_, ids)| ids.len() > 1).collect()
     }
 
-    /// The last epoch that there was a view of.
+    /// The highest epoch of any view.
     pub(crate) fn highest(&self) -> u32 {
         self.0.lock().keys().last().copied().unwrap_or(0)
     }
 }
 
-/// When a process dies, in steps: requests that change what nodes serve or
-/// have promised.
+/// When a process dies, in steps: requests that change what nodes serve or have
+/// promised.
 #[derive(Debug)]
 pub(crate) struct Fate {
     steps: AtomicU64,

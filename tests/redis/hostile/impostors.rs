@@ -1,5 +1,5 @@
-//! Another server answers all of a sudden, or after a reconnect: of another
-//! cluster, or another member of the same one.
+//! Another server answers suddenly, or after a reconnect: of another cluster,
+//! or another member of the same one.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ fn servers() -> Vec<RedisServer> {
     (0..3).map(|_| RedisServer::start()).collect()
 }
 
-/// A router whose node `a` is reached through the liar.
+/// A router that reaches its node `a` through the liar.
 async fn behind(liar: &Liar, servers: &[RedisServer]) -> Router {
     builder()
         .node("a", liar.url())
@@ -71,7 +71,7 @@ async fn a_server_of_another_cluster_grants_nothing() {
             view,
             "it stays with its own"
         );
-        // Neither is harmed.
+        // Neither cluster is harmed.
         assert!(held.loss().is_none());
         held.extend().await.unwrap();
         strangers
@@ -85,7 +85,7 @@ async fn a_server_of_another_cluster_grants_nothing() {
     }
 }
 
-/// It serves the very view, so that nothing but its nonce tells it apart.
+/// The other member serves the same view, so that only its nonce differs.
 #[tokio::test]
 async fn another_member_grants_nothing_after_a_reconnect() {
     let ours = servers();
@@ -114,7 +114,7 @@ async fn another_member_grants_nothing_after_a_reconnect() {
         assert!(Instant::now() < deadline, "{error}");
         tokio::time::sleep(ms(1)).await;
     }
-    // Neither of the two is kept out for it.
+    // Neither of the two is quarantined for it.
     let other = key_of(&router, "b", "k");
     straight
         .acquire(&other)
@@ -124,7 +124,7 @@ async fn another_member_grants_nothing_after_a_reconnect() {
         .await
         .unwrap();
     held.extend().await.unwrap();
-    // As soon as the way is right again, so is all.
+    // Once the route is correct again, the node is usable again.
     liar.lead_to(&ours[0], false);
     let deadline = Instant::now() + GRACE;
     loop {
@@ -145,7 +145,7 @@ async fn another_member_grants_nothing_after_a_reconnect() {
     router.acquire(&key).await.unwrap().release().await.unwrap();
 }
 
-/// From the start on, while the true holder of the name cannot be reached.
+/// From the start, while the true owner of the name cannot be reached.
 #[tokio::test]
 async fn another_member_is_refused_at_the_first_connect() {
     let ours = servers();

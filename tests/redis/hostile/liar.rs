@@ -1,5 +1,5 @@
-//! A proxy that knows replies: it can leave them out, alter them and add to
-//! them, and lead to another server all of a sudden.
+//! A proxy that understands replies: it can drop, alter and add replies, and
+//! switch to another server suddenly.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::common::RedisServer;
 
-/// What is said instead of a reply.
+/// Returns the bytes to send instead of a reply.
 type Twist = Box<dyn FnMut(Vec<u8>) -> Vec<u8> + Send>;
 
 struct Shared {
@@ -24,7 +24,7 @@ struct Shared {
     is_sudden: AtomicBool,
 }
 
-/// Listens on a loopback port before a server; it ends when dropped.
+/// Listens on a loopback port in front of a server; it ends when dropped.
 pub(crate) struct Liar {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -32,7 +32,7 @@ pub(crate) struct Liar {
 }
 
 impl Liar {
-    /// It tells the truth, for now.
+    /// It forwards replies unchanged until [`Self::lie`].
     pub(crate) async fn before(server: &RedisServer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -60,12 +60,13 @@ impl Liar {
         format!("redis://{}", self.address)
     }
 
-    /// From now on it says what `twist` makes of each reply.
+    /// From now on it sends the result of `twist` for each reply.
     pub(crate) fn lie(&self, twist: impl FnMut(Vec<u8>) -> Vec<u8> + Send + 'static) {
         *self.shared.twist.lock() = Box::new(twist);
     }
 
-    /// It says this instead of every reply, and then hangs up if it `is_last`.
+    /// It sends these bytes instead of every reply, and then hangs up if
+    /// `is_last`.
     pub(crate) fn say(&self, said: &[u8], is_last: bool) {
         let said = said.to_vec();
         self.lie(move |_| said.clone());
@@ -77,8 +78,8 @@ impl Liar {
         self.lie(|reply| reply);
     }
 
-    /// Leads to another server from now on, in the middle of connections if
-    /// `is_sudden`; others are broken off.
+    /// Switches to another server from now on: within open connections if
+    /// `is_sudden`, otherwise it closes them.
     pub(crate) fn lead_to(&self, server: &RedisServer, is_sudden: bool) {
         self.shared.is_sudden.store(is_sudden, Ordering::SeqCst);
         self.shared.target.send_replace(server.socket());
@@ -125,8 +126,8 @@ async fn serve(mut client: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// The length of the first reply, once it is there in full. A parser of its
-/// own: the one under test is not asked.
+/// The length of the first reply, once it is complete. This parser is
+/// independent of the one under test.
 fn reply_len(bytes: &[u8]) -> Option<usize> {
     let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
     let number = || -> i64 {

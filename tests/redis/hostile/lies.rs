@@ -1,5 +1,5 @@
-//! A server that lies: it is not believed, the others are as good as before,
-//! and once it tells the truth again it is one of them.
+//! A server that lies: the router does not believe it, the other nodes work as
+//! before, and once it is truthful again it is used again.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::common::node::GRACE;
 use crate::common::{RedisServer, ms};
 use crate::hostile::liar::Liar;
 
-/// Three nodes, the first of which may lie, and a router that has one node for
+/// Three nodes, the first of which may lie, and a router with one replica for
 /// each key.
 struct Bed {
     liar: Liar,
@@ -37,7 +37,7 @@ impl Bed {
         }
     }
 
-    /// A key of the liar's, and one of another's.
+    /// A key that the liar owns, and one that another node owns.
     fn keys(&self, tag: &str) -> (String, String) {
         let of = |is_liars: bool| {
             let mut keys = (0..).map(|index| format!("{tag}/{index}"));
@@ -48,7 +48,7 @@ impl Bed {
         (of(true), of(false))
     }
 
-    /// The error that the liar's lies come to.
+    /// The error that results from the liar's replies.
     async fn refused(&self, tag: &str) -> String {
         let (liars, others) = self.keys(tag);
         let error = self
@@ -71,7 +71,7 @@ impl Bed {
         );
         assert!(text.len() < 2_000, "{tag}: {} bytes", text.len());
         assert!(!text.contains(char::is_control), "{tag}: {text:?}");
-        // The others are none the worse.
+        // The other nodes are not affected.
         let guard = self.router.acquire(&others).await.unwrap();
         assert_eq!(guard.release().await.unwrap(), Released::InTime, "{tag}");
         text
@@ -86,7 +86,7 @@ impl Bed {
                 Ok(guard) => break guard,
                 Err(error) => assert!(Instant::now() < deadline, "{tag}: {error}"),
             }
-            // Where it fails at once, others would never have their turn.
+            // An attempt that fails at once would never let other tasks run.
             tokio::time::sleep(ms(1)).await;
         };
         assert_eq!(guard.release().await.unwrap(), Released::InTime, "{tag}");
@@ -131,7 +131,7 @@ async fn it_is_disconnected_and_taken_back() {
     }
 }
 
-/// What a server says in an error is shown so that it does no harm.
+/// The text of a server's error is escaped and cut, so that it is harmless.
 #[tokio::test]
 async fn its_errors_are_shown_escaped_and_cut() {
     let bed = Bed::new().await;
@@ -162,7 +162,7 @@ async fn its_errors_are_shown_escaped_and_cut() {
     }
 }
 
-/// A node that lied all the time from the start keeps nobody from working.
+/// A node that lies from the start prevents nobody from locking.
 #[tokio::test]
 async fn a_quorum_does_without_it() {
     let servers: Vec<RedisServer> = (0..3).map(|_| RedisServer::start()).collect();

@@ -1,5 +1,5 @@
-//! What others left in the database: under ringlock's own names, and under
-//! those of locks.
+//! Foreign data in the database: under ringlock's own names, and under those of
+//! locks.
 
 use std::process::Command;
 
@@ -22,7 +22,8 @@ fn run(server: &RedisServer, command: &[&str]) {
         .unwrap();
 }
 
-/// Typed, escaped, short, and no contention.
+/// The error's text, which must be short and escaped; the error is not
+/// contention.
 #[track_caller]
 fn told(error: &Error) -> String {
     let text = format!("{error:#}");
@@ -34,7 +35,7 @@ fn told(error: &Error) -> String {
     text
 }
 
-/// Something else stands where ringlock keeps its own state, while it runs.
+/// A foreign value replaces ringlock's own state, while it runs.
 #[tokio::test]
 async fn at_ringlocks_own_names() {
     let litter: [(&str, &[&str]); 8] = [
@@ -59,13 +60,14 @@ async fn at_ringlocks_own_names() {
         run(&server, command);
         for _ in 0..3 {
             match router.try_acquire("k").await {
-                // A view is served whatever the rest is: that costs a look.
+                // A view is served even if the other fields are gone; that
+                // would cost another read.
                 Ok(guard) if name == "ringlock!m" => assert!(guard.fence() > fence),
                 Ok(guard) => panic!("{command:?}: {guard:?}"),
                 Err(error) => drop(told(&error)),
             }
         }
-        // Whoever connects now is told, too.
+        // A new connection reports it too.
         match builder(&server).connect().await {
             Ok(router) => match router.try_acquire("k").await {
                 Ok(guard) => panic!("{command:?}: {guard:?}"),
@@ -101,7 +103,7 @@ async fn damaged_state_is_told_as_such() {
             "{error:?}"
         );
         drop(router);
-        // The remedy that it names: nothing goes back by it.
+        // The remedy in the error's text: no epoch decreases through it.
         run(&server, &["DEL", "ringlock!id", "ringlock!m", "ringlock!c"]);
         let router = builder(&server)
             .configure(|config| config.router.max_ttl = ms(200))
@@ -114,7 +116,7 @@ async fn damaged_state_is_told_as_such() {
     }
 }
 
-/// Counters beyond what fences have room for are refused, not cut.
+/// Counters beyond the range of fences are refused, not cut.
 #[tokio::test]
 async fn counters_without_room() {
     let server = RedisServer::start();
@@ -126,13 +128,14 @@ async fn counters_without_room() {
         told(&error);
     }
     run(&server, &["HSET", "ringlock!c", "1/0/0", "17592186044413"]);
-    // A counter that goes back is a loss of data to a connection that saw it.
+    // For a connection that saw the higher counter, a lower one is a loss of
+    // data.
     let router = builder(&server).connect().await.unwrap();
     let last = router.acquire("k").await.unwrap();
     assert_eq!(last.fence().counter(), (1 << 44) - 2);
 }
 
-/// What another program keeps under a lock's name.
+/// Values of other programs under a lock's name.
 #[tokio::test]
 async fn at_a_locks_name() {
     let server = RedisServer::start();

@@ -1,5 +1,5 @@
-//! A password shows nowhere: not in errors, debug output, logs, panics, what
-//! the program prints, the holder's label, or what is stored on servers.
+//! A password appears nowhere: not in errors, debug output, logs, panics, the
+//! program's output, the holder's label, or the data on servers.
 
 use std::fmt::{self, Write};
 use std::process::Command;
@@ -15,15 +15,15 @@ use tracing::{Event, Metadata, Subscriber};
 
 use crate::common::{RedisServer, ms};
 
-/// Needs escaping in a URL, so that both forms can be told apart.
+/// Needs escaping in a URL, so that the two forms differ.
 const SECRET: &str = "Zx9/s3cr@t Qk7";
 const ENCODED: &str = "Zx9%2Fs3cr%40t%20Qk7";
 const WRONG: &str = "Yw8s3cretPv6";
 
-/// Distinctive parts, in every form that they may be written in.
+/// Distinctive parts, in every form in which they may be written.
 const PARTS: [&str; 6] = [SECRET, ENCODED, "Zx9", "s3cr", "Qk7", WRONG];
 
-/// Collects everything that is traced.
+/// Collects all traced events and spans.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<String>>);
 
@@ -114,7 +114,7 @@ fn locked() -> (RedisServer, u16) {
 #[tokio::test]
 async fn in_logs_errors_and_what_is_stored() {
     let log = Log::default();
-    // For this thread, on which all the tasks of the test's runtime run.
+    // For this thread, which runs all the tasks of the test's runtime.
     let _guard = tracing::subscriber::set_default(log.clone());
     let servers = [locked(), locked(), locked()];
     let (unix, [first, second, third]) =
@@ -167,7 +167,7 @@ async fn in_logs_errors_and_what_is_stored() {
     );
 }
 
-/// A plan, and a change by it.
+/// Makes a plan and applies it.
 async fn changes(router: &Router, servers: &[(RedisServer, u16)]) {
     let (spare, port) = locked();
     let url = format!("redis://:{ENCODED}@127.0.0.1:{port}");
@@ -187,7 +187,7 @@ async fn changes(router: &Router, servers: &[(RedisServer, u16)]) {
     }
 }
 
-/// What fails, with passwords that are wrong or at the wrong place.
+/// Failures with passwords that are wrong or in the wrong place.
 async fn failures(unix: &str, second: u16) {
     let bad = [
         format!("redis://:{WRONG}@127.0.0.1:{second}"),
@@ -231,7 +231,7 @@ async fn failures(unix: &str, second: u16) {
     }
 }
 
-/// A file that cannot be read, at the very line.
+/// A file with a syntax error in the line of the password.
 fn syntax_errors() {
     let syntax = format!("[[node]]\nname = \"a\"\nurl = \"redis://:{SECRET}@h\" x\n");
     for text in [
@@ -248,7 +248,7 @@ fn syntax_errors() {
     }
 }
 
-/// The same where a task that was at it panics.
+/// The same when a task that uses them panics.
 async fn panics(router: Router) {
     let panicked = tokio::spawn(async move {
         let guard = router.acquire("k").await?;
@@ -260,8 +260,8 @@ async fn panics(router: Router) {
     is_clean("a panic", panic.downcast_ref::<String>().unwrap());
 }
 
-/// Everything that the program prints, with the configuration's URLs out of
-/// the file and out of the environment.
+/// Everything that the program prints, with the configuration's URLs from the
+/// file and from the environment.
 #[test]
 fn in_what_the_program_prints() {
     let (server, port) = locked();

@@ -1,5 +1,5 @@
-//! Replies of other requests: one is left out, comes twice, changes places or
-//! is added, and all that follow would fit the wrong requests.
+//! Replies to other requests: one reply is dropped, duplicated, swapped or
+//! added, and all that follow would fit the wrong requests.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -47,7 +47,7 @@ fn drop_next(liar: &Liar) {
     });
 }
 
-/// The reply to the first request goes missing. By scripts without a mark the
+/// The reply to the first request is lost. With scripts without a mark, the
 /// second, for a held key, would get the third's grant.
 #[tokio::test]
 async fn a_grant_is_not_taken_for_the_one_before() {
@@ -80,7 +80,7 @@ async fn a_grant_is_not_taken_for_the_one_before() {
         let answers = inbox.all(ms(500)).await;
         let is_granted = matches!(answers[0], Ok(Reply::Granted { .. }));
         assert!(!is_granted, "{encoding:?}: {answers:?}");
-        // And it goes on as soon as the connection is a new one.
+        // The node works again with the next connection.
         liar.tell_the_truth();
         let again = acquire(&format!("again {encoding:?}"), 3);
         let deadline = std::time::Instant::now() + GRACE;
@@ -93,7 +93,7 @@ async fn a_grant_is_not_taken_for_the_one_before() {
     }
 }
 
-/// An ACCEPT whose reply went missing must not take another script's 1.
+/// An ACCEPT whose reply is lost must not take another script's 1.
 #[tokio::test]
 async fn a_vote_is_not_taken_for_the_one_before() {
     use ringlock::proto::node::message::Ballot;
@@ -110,7 +110,8 @@ async fn a_vote_is_not_taken_for_the_one_before() {
     ask(&node, prepare, GRACE).await.unwrap();
     drop_next(&liar);
     ask(&node, Request::Status, ms(100)).await.unwrap_err();
-    // Refused, for a higher one was promised; and behind it what is done.
+    // Refused, because a higher ballot was promised; behind it, a request that
+    // succeeds.
     let accept = Request::Accept {
         view: crate::common::node::VIEW,
         ballot: ballot(1),
@@ -124,7 +125,8 @@ async fn a_vote_is_not_taken_for_the_one_before() {
     assert_ne!(answers[0], Ok(Reply::Done), "{answers:?}");
 }
 
-/// Whatever is done to the order of replies: what is said to be held is held.
+/// Whatever happens to the order of replies, a key that is reported as held is
+/// held.
 #[tokio::test]
 async fn at_random() {
     let seed = seed();
@@ -142,8 +144,8 @@ async fn at_random() {
     }
 }
 
-/// After `until` replies: one is left out, comes twice, is added or is swapped
-/// with the next.
+/// After `until` replies, one is dropped, duplicated, added or swapped with the
+/// next.
 fn twist(how: i32, mut until: i32) -> impl FnMut(Vec<u8>) -> Vec<u8> + Send {
     let mut held_back = None;
     move |reply| {
@@ -177,8 +179,8 @@ async fn twisted(
     ask(&node, Request::Status, GRACE).await.unwrap();
     let (how, until) = (rng.random_range(0..4), rng.random_range(0..30));
     liar.lie(twist(how, until));
-    // Keys are taken by one of two, and none is given back: who is told that
-    // it has one must have it in the end.
+    // Each key is requested with one of two tokens, and none is released: a
+    // token that gets a grant must have the key in the end.
     let inbox = Inbox::new(REQUESTS);
     let mut sent = Vec::new();
     for index in 0..REQUESTS {

@@ -1,4 +1,5 @@
-//! Who gets a lease while what is wrong, and that whoever could, does.
+//! Which requests are granted under which faults, and that every request that
+//! could be granted is.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,39 +12,39 @@ use crate::judge::report::{Figures, show};
 use crate::judge::spans::Spans;
 use crate::judge::story::Story;
 
-/// Who does not wait at least so long may be refused by chance.
+/// A request with a shorter wait may be refused by chance.
 const LEAST_WAIT: Time = 300 * MS;
 
-/// Within so long before its end a call made its last attempt; a machine that
-/// stood still then is to blame.
+/// A call made its last attempt within this time before its end; a refusal is
+/// not judged if the machine stalled then.
 const LAST_ATTEMPT: Time = 300 * MS;
 
-/// How a key's nodes were, all through a call.
+/// The state of a key's nodes, all through a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct State {
-    /// Some trouble came or went meanwhile.
+    /// Some fault began or ended during the call.
     pub(crate) is_changing: bool,
     /// Killed, or their proxy refuses connections.
     pub(crate) down: u8,
-    /// Frozen, or what is sent or answered does not arrive.
+    /// Frozen, or requests or replies do not arrive.
     pub(crate) stalled: u8,
     pub(crate) slow: u8,
     /// Anything else.
     pub(crate) odd: u8,
-    /// Nothing is wrong any more, but they are not back yet.
+    /// The fault is over, but they are not back yet.
     pub(crate) recovering: u8,
 }
 
-/// What came of the calls of one state.
+/// The outcomes of the calls in one state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Share {
     pub(crate) granted: u64,
     pub(crate) contended: u64,
     pub(crate) refused: u64,
-    /// Of those that are not contended and had nobody beside them.
+    /// Of those that are not contended and had no concurrent request.
     pub(crate) alone: u64,
     pub(crate) alone_granted: u64,
-    /// How long the grants of those took.
+    /// How long their grants took.
     pub(crate) times: Vec<Time>,
 }
 
@@ -71,13 +72,13 @@ impl fmt::Display for State {
 }
 
 impl Share {
-    /// Time to grant, for who was alone.
+    /// Time to grant, of requests without concurrent ones.
     pub(crate) fn figures(&self) -> Figures {
         Figures::of(self.times.clone())
     }
 }
 
-/// Of each node, when what kind of thing was wrong.
+/// For each node, when it had which kind of fault.
 struct Wrong {
     down: Vec<Spans>,
     stalled: Vec<Spans>,
@@ -108,7 +109,8 @@ impl Wrong {
         let mut state = State::default();
         for &node in &story.sets[call.set as usize] {
             let node = node as usize;
-            // The gravest that lasts all through is the node's.
+            // The gravest fault that lasts throughout determines the node's
+            // state.
             let kinds = [
                 (&self.down, &mut state.down),
                 (&self.stalled, &mut state.stalled),
@@ -195,9 +197,9 @@ fn count(share: &mut Share, call: &Call, is_alone: bool) {
     }
 }
 
-/// Whether all through the call there was nothing that could have kept it from
-/// being granted, beside others: a quorum of its nodes and most of all nodes
-/// (who confirm the view) were well, and so was its worker.
+/// Whether nothing but other requests could have kept the call from being
+/// granted: all through the call, a quorum of its nodes and most of all nodes
+/// (which confirm the view) were well, and so was its worker.
 fn is_well(story: &Story<'_>, sights: &Sights, call: &Call) -> bool {
     let is_well = |node: &usize| !sights.unwell[*node].touch(call.asked, call.done);
     let set = &story.sets[call.set as usize];

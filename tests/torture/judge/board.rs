@@ -1,44 +1,46 @@
-//! What was found, claim by claim.
+//! The findings, claim by claim.
 
 use std::collections::BTreeMap;
 
 use crate::history::Time;
 
-/// Violations of one claim that are told; more are only counted.
+/// The violations of one claim that are printed; more are only counted.
 pub(super) const MAX_TOLD: usize = 20;
 
-/// What is claimed.
+/// The claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Claim {
     /// No two leases of a key are valid at once.
     Exclusion,
-    /// While a lease is valid, nobody else could be granted the key.
+    /// While a lease is valid, no other request for its key could be granted.
     Continuity,
-    /// Fences of a key differ, and who asks after a grant gets a higher one.
+    /// Fences of a key differ, and a request after a grant gets a higher one.
     Fences,
-    /// Whoever holds a lease that is over is told in time.
+    /// The holder of a lease that is over learns of it in time.
     Loss,
-    /// Nothing is granted or extended that is over, or beyond what was asked.
+    /// No lease is granted or extended after its end, or beyond the requested
+    /// ttl.
     FalseHope,
     /// No entry blocks a key longer than its last request asked for.
     Orphans,
     /// Nothing is granted while too few nodes can answer.
     Minority,
-    /// With a quorum well, whoever asks gets it, or somebody else has it.
+    /// While a quorum is well, a request is granted, or the key has another
+    /// holder.
     Availability,
-    /// An outage is not told as a busy key.
+    /// An outage is not reported as a busy key.
     Honesty,
-    /// Every call comes back when its wait is over.
+    /// Every call returns when its wait is over.
     Punctuality,
-    /// No router goes back to an earlier view.
+    /// No router returns to an earlier view.
     ViewsRise,
-    /// The guarded resource takes no stale write.
+    /// The guarded resource accepts no stale write.
     Register,
-    /// Grants resume when nothing is wrong any more.
+    /// Grants resume after the last fault.
     Resumption,
-    /// In the end everything gets done.
+    /// In the end every pending operation completes.
     Liveness,
-    /// The history tells of what there was to see.
+    /// The history contains enough to judge.
     Worth,
 }
 
@@ -71,7 +73,7 @@ pub(crate) struct Violation {
     pub(crate) detail: String,
 }
 
-/// One that is still to be written down, with the calls (by their place in
+/// A violation that is not written out yet, with the calls (by their place in
 /// the story) whose records show it.
 pub(super) struct Finding {
     pub(super) claim: Claim,
@@ -80,7 +82,7 @@ pub(super) struct Finding {
     pub(super) calls: Vec<usize>,
 }
 
-/// What became of one claim.
+/// The result for one claim.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tally {
     /// How often it could have been broken.

@@ -1,4 +1,4 @@
-//! Who and what a history is about.
+//! The subjects of a history.
 
 use std::collections::HashMap;
 
@@ -33,7 +33,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// What came of a call.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     None,
@@ -42,7 +42,7 @@ pub(super) enum Answer {
     Abandoned,
 }
 
-/// One call that asks for a lease, and the lease.
+/// One call that requests a lease, and the lease.
 pub(super) struct Call {
     pub(super) ask: Ask,
     pub(super) by: u32,
@@ -59,9 +59,9 @@ pub(super) struct Call {
     pub(super) view: u32,
     /// Among [`Story::sets`].
     pub(super) set: u32,
-    /// As prolonged at last.
+    /// As last extended.
     pub(super) last_until: Time,
-    /// When it was seen to be prolonged, and up to when.
+    /// When it was seen to be extended, and up to when.
     pub(super) moves: Vec<(Time, Time)>,
     pub(super) ended: Option<Time>,
     pub(super) lost: Option<Time>,
@@ -70,15 +70,15 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Up to when it was valid as far as its holder knew at `at`.
+    /// Up to when it was valid according to its holder's knowledge at `at`.
     pub(super) fn until_at(&self, at: Time) -> Time {
         let known = self.moves.partition_point(|&(moved, _)| moved <= at);
         let last = self.moves[..known].last();
         last.map_or(self.until, |&(_, until)| until.max(self.until))
     }
 
-    /// When nobody believed in it any more. A holder that was slain believes
-    /// nothing: it cannot do the work that the lease is to protect.
+    /// When the belief in it ended. A slain holder has no belief: it cannot do
+    /// the work that the lease protects.
     pub(super) fn end(&self) -> Time {
         let ends = [self.ended, self.lost, self.slain].into_iter().flatten();
         ends.fold(self.last_until, Time::min)
@@ -99,7 +99,7 @@ pub(super) struct Worker {
     pub(super) last: Time,
 }
 
-/// Something that was done to a node or a worker.
+/// A fault of a node or a worker.
 pub(super) struct Trouble<'a> {
     pub(super) fault: &'a Fault,
     pub(super) struck: Time,

@@ -1,5 +1,5 @@
-//! Views rise, stale writes are refused, everything ends well, and there was
-//! something to see.
+//! Views rise, stale writes are refused, everything ends well, and the history
+//! has enough to judge.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +11,15 @@ use crate::judge::story::Story;
 /// A run that is longer must have given every claim something to examine.
 const LONG: Time = 60 * SECOND;
 
-/// In a run of so long some call is made while most nodes are well.
+/// In a run of this length some call is made while most nodes are well.
 const ENOUGH_TO_BE_WELL: Time = 180 * SECOND;
 
-/// The resource: of each key, the highest fence it has taken, and whose.
+/// The resource: for each key, the highest accepted fence, and its ask.
 #[derive(Default)]
 struct Resource<'a>(BTreeMap<&'a str, (u64, Ask)>);
 
 impl<'a> Resource<'a> {
-    /// Whether a write with `fence` is stale, and who overtook it.
+    /// Whether a write with `fence` is stale; returns the ask that overtook it.
     fn write(&mut self, key: &'a str, fence: u64, ask: Ask) -> Option<Ask> {
         let highest = self.0.entry(key).or_insert((fence, ask));
         if fence < highest.0 {
@@ -125,12 +125,12 @@ fn worth(story: &Story<'_>, board: &mut Board, counts: &Counts) {
             board.broken(claim, story.horizon, &[], text);
         }
     }
-    // Most runs are spared a time in which most nodes are silent, and in a
-    // short one most may never be well at once.
+    // Most runs have no time in which most nodes are silent, and in a short run
+    // most nodes may never be well at once.
     let is_short = story.horizon - start < ENOUGH_TO_BE_WELL;
     let needed = Claim::ALL
         .into_iter()
-        // In most presets there is always some fault in.
+        // Most presets have some fault at any time.
         .filter(|&it| it != Claim::Resumption)
         .filter(|&it| it != Claim::Minority && !(is_short && it == Claim::Availability));
     for bitten in needed {

@@ -1,8 +1,8 @@
-//! While a lease is valid, nobody else could be granted its key.
+//! While a lease is valid, no other request for its key could be granted.
 //!
-//! Seen from outside: of the nodes that the key lives on, those that serve the
-//! view and are free of the lease's entry never are a quorum. A node that was
-//! not seen, or whose clock was stepped, is not counted among them.
+//! Seen from outside: of the key's nodes, those that serve the view and do not
+//! have the lease's entry are never a quorum. A node that was not seen, or
+//! whose clock was stepped, does not count.
 
 use crate::history::{Back, Fault, MS, Time};
 use crate::judge::board::{Board, Claim};
@@ -10,25 +10,26 @@ use crate::judge::cast::Call;
 use crate::judge::looks::{Look, Whose};
 use crate::judge::story::Story;
 
-/// Looks that lie within this are taken together.
+/// Looks within this time form one round.
 const ROUND: Time = 60 * MS;
 
 pub(super) struct Rounds {
     /// The newest look of each node.
     newest: Vec<Option<Look>>,
-    /// Nodes that were looked at since the last round was judged.
+    /// Nodes that were inspected since the last round was judged.
     fresh: Vec<bool>,
     /// Granted leases in the order of their grants, and how many have begun.
     grants: Vec<u32>,
     begun: usize,
     /// Those that have begun and may be valid.
     valid: Vec<u32>,
-    /// Of each node: which epoch it served last, and up to which it is not
-    /// believed: with the data of before, it serves nothing.
+    /// For each node, the epoch that it served last, and the epoch up to which
+    /// it is doubted: with its earlier data, it serves nothing.
     served: Vec<Option<u32>>,
     doubted: Vec<Option<u32>>,
     rounds: u64,
-    /// The fewest nodes that stood between a lease and somebody else.
+    /// The smallest number of nodes that kept another request from being
+    /// granted.
     closest: Option<usize>,
 }
 
@@ -52,7 +53,7 @@ impl Rounds {
     }
 
     /// A node that comes back with less data than it had still has the view's
-    /// id, but routers see that it is not the one that they knew: it serves
+    /// id, but routers detect that it is a different incarnation: it serves
     /// nothing until a newer view lets it in.
     pub(super) fn struck(&mut self, story: &Story<'_>, fault: &Fault) {
         let truncated = Back::Truncated;
@@ -118,8 +119,9 @@ impl Rounds {
         self.valid.retain(|&place| ends(place) > from);
         for &place in &self.valid {
             let call = &story.calls[place as usize];
-            // What was known when the round began must outlast it: a lease
-            // that is prolonged meanwhile may move to other nodes.
+            // The validity that was known when the round began must outlast it:
+            // a lease that is extended during the round may move to other
+            // nodes.
             if ends(place) <= to || call.until_at(from) <= to {
                 continue;
             }
@@ -131,13 +133,13 @@ impl Rounds {
     }
 }
 
-/// The number that a view's id begins with.
+/// The number at the start of a view's id.
 fn epoch(view: &str) -> Option<u32> {
     view.split(':').next()?.parse().ok()
 }
 
-/// How many more nodes would have to be free for somebody else to be granted
-/// the lease's key. None where the looks cannot tell.
+/// How many more nodes would have to be free for another request for the
+/// lease's key to be granted. None where the looks cannot show it.
 fn look_at(
     story: &Story<'_>,
     board: &mut Board,

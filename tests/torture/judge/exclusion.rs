@@ -40,7 +40,7 @@ struct Overlaps {
 
 impl Overlaps {
     fn look(&mut self, story: &Story<'_>, board: &mut Board, grants: &[usize]) {
-        // Of the leases before, the one that ends last.
+        // Of the earlier leases, the one that ends last.
         let mut rival: Option<usize> = None;
         for &place in grants {
             let call = &story.calls[place];
@@ -69,8 +69,8 @@ impl Overlaps {
     }
 }
 
-/// Whether a node of its key has had its clock stepped lately: where it is the
-/// only one, nothing but the fence is promised then.
+/// Whether a node of its key recently had its clock stepped: if it is the only
+/// node, only the fence is promised then.
 fn is_stepped(story: &Story<'_>, call: &Call) -> bool {
     let since = call.done.saturating_sub(story.rules.max_ttl);
     let is_on = |node: Option<&str>| {

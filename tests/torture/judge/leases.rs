@@ -1,5 +1,5 @@
-//! Whoever has a lease knows how long: never longer than it is true, and told
-//! at the latest when it is over.
+//! A lease's holder knows its duration: never longer than it is valid, and it
+//! learns of the end in time.
 
 use crate::history::{MS, Time};
 use crate::judge::board::{Board, Claim};
@@ -7,18 +7,18 @@ use crate::judge::cast::Call;
 use crate::judge::report::{Figures, show};
 use crate::judge::story::Story;
 
-/// How late the news may be, of the time in which the worker ran.
+/// How late a loss may be reported, in time during which the worker ran.
 const LATE: Time = 25 * MS;
 
 /// Between the library's reading of the clock and the worker's own.
 const READING: Time = 10 * MS;
 
-/// A lost lease, as its holder learnt of it.
+/// Lost leases, as their holders learnt of it.
 #[derive(Default)]
 struct News {
-    /// How late it was told.
+    /// How late each was reported.
     late: Vec<Time>,
-    /// Told before the lease was over.
+    /// Reported before the lease was over.
     early: u64,
 }
 
@@ -55,8 +55,8 @@ impl News {
         if call.ended.is_some_and(|ended| ended < until) {
             return;
         }
-        // Who let go within the time had no need to be told any more, and who
-        // died could not be.
+        // A holder that let go within the time no longer needed the report, and
+        // a dead one could not receive it.
         let last = match (call.ended, call.slain) {
             (Some(ended), _) => ended,
             (None, Some(_)) => story.workers.get(&call.by).map_or(0, |worker| worker.last),
@@ -77,7 +77,7 @@ impl News {
     }
 }
 
-/// How late a lease was prolonged at most.
+/// The most by which the lease was extended too late.
 fn hopes(story: &Story<'_>, board: &mut Board, place: usize) -> Time {
     let call = &story.calls[place];
     let mut broken = |at, text| board.broken(Claim::FalseHope, at, &[place], text);
@@ -111,10 +111,10 @@ fn hopes(story: &Story<'_>, board: &mut Board, place: usize) -> Time {
     latest
 }
 
-/// Whether it was prolonged at `at` although it was lost. (One that was
-/// prolonged to a moment that has passed was prolonged before.) What was told and
-/// what was prolonged may be written down in another order than they happened,
-/// unless it was told because time was up.
+/// Whether it was extended at `at` although it was lost. (A lease that was
+/// extended to a moment in the past was extended before.) The report of a loss
+/// and an extension may be recorded in another order than they happened, unless
+/// the loss was the end of the lease's time.
 fn is_raised(call: &Call, at: Time, until: Time) -> bool {
     call.lost
         .is_some_and(|lost| lost < at && (lost >= until || lost + LATE < at))

@@ -1,4 +1,5 @@
-//! What the looker saw: handed on look by look, and kept where others need it.
+//! The looker's observations: processed look by look, and kept for other
+//! claims.
 
 use crate::history::{Ask, Deed, MS, Record, SECOND, Time};
 use crate::judge::board::Board;
@@ -7,20 +8,20 @@ use crate::judge::orphans::Orphans;
 use crate::judge::spans::Spans;
 use crate::judge::story::{MARGIN, Story};
 
-/// Looks further apart than this leave open what was in between.
+/// Looks further apart than this do not show what happened in between.
 const LOOK_GAP: Time = MARGIN;
 
-/// So long before most nodes are seen to serve another view some may do so.
+/// How long before most nodes are seen to serve another view some may already
+/// do so.
 const CHANGE: Time = SECOND;
 
 /// Sightings of a key's entries closer together than this are one.
 const SIGHT_GAP: Time = 500 * MS;
 
-/// How long a router may take to be connected again: its pauses grow to two
-/// seconds.
+/// How long a router may take to reconnect: its pauses grow to two seconds.
 pub(super) const RECONNECT: Time = 3 * SECOND;
 
-/// Whose an entry is.
+/// The owner of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whose {
     Nobodys,
@@ -35,7 +36,7 @@ pub(super) struct Look {
     pub(super) from: Time,
     pub(super) at: Time,
     pub(super) serves: Option<u32>,
-    /// Key, whose it is, how long it lasts; in order of key.
+    /// Key, owner, remaining time; in order of key.
     pub(super) entries: Vec<(u32, Whose, Time)>,
 }
 
@@ -79,15 +80,15 @@ impl Look {
     }
 }
 
-/// What the looks say of whole stretches.
+/// Time spans derived from the looks.
 pub(super) struct Sights {
-    /// Of each key: while somebody's entry was seen on any node.
+    /// For each key, while an entry was seen on any node.
     pub(super) held: Vec<Spans>,
-    /// Of each node: when it was looked at.
+    /// For each node, when it was inspected.
     pub(super) looked: Vec<Vec<Time>>,
-    /// Of each node: while it cannot be relied upon to answer as most do.
+    /// For each node, while it may not answer as most nodes do.
     pub(super) unwell: Vec<Spans>,
-    /// Around each moment at which most nodes came to serve another view.
+    /// Around each moment at which most nodes switched to another view.
     pub(super) changing: Spans,
 }
 
@@ -112,13 +113,13 @@ pub(super) fn judge(story: &Story<'_>, board: &mut Board) -> Sights {
     gathering.end(story)
 }
 
-/// Sights in the making.
+/// Sights under construction.
 struct Gathering {
     held: Vec<Vec<(Time, Time)>>,
     looked: Vec<Vec<Time>>,
     serves: Vec<Option<u32>>,
     prevailing: Option<u32>,
-    /// When a node was seen to serve what prevailed.
+    /// When a node was seen to serve the prevailing view.
     good: Vec<Vec<Time>>,
     changes: Vec<Time>,
 }
@@ -159,8 +160,7 @@ impl Gathering {
         }
     }
 
-    /// What most of those that serve anything serve; the newest known stays
-    /// where nothing has more.
+    /// The view that most serving nodes serve; on a tie, the known one stays.
     fn most_served(&self) -> Option<u32> {
         let count = |view| self.serves.iter().filter(|&&it| it == view).count();
         let known = self.prevailing;
@@ -202,13 +202,13 @@ impl Gathering {
 }
 
 impl Sights {
-    /// The first time from `from` on that `node` was looked at.
+    /// The first time from `from` on that `node` was inspected.
     pub(super) fn next_look(&self, node: u32, from: Time) -> Option<Time> {
         let looked = &self.looked[node as usize];
         looked.get(looked.partition_point(|&at| at < from)).copied()
     }
 
-    /// Whether `node` was looked at between the two.
+    /// Whether `node` was inspected between the two.
     pub(super) fn looked(&self, node: u32, from: Time, to: Time) -> bool {
         self.next_look(node, from).is_some_and(|at| at <= to)
     }

@@ -1,5 +1,5 @@
-//! What a call leaves behind blocks its key no longer than it asked for,
-//! counted from when its last request arrived.
+//! The entries that a call leaves behind block its key no longer than it asked
+//! for, counted from the arrival of its last request.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ const ROUNDING: Time = 2 * MS;
 pub(super) struct Orphans {
     /// Seen more than a moment after the end, on a node.
     seen: HashSet<(u32, u32)>,
-    /// Told already.
+    /// Reported already.
     told: HashSet<(u32, u32)>,
     longest: Time,
     beyond_landing: Time,
@@ -34,7 +34,7 @@ impl Orphans {
                 Whose::Nobodys => {}
                 Whose::Of(place) => self.entry(story, board, look, (place, remaining)),
                 Whose::Stray(ask) => {
-                    // One that was slain may not have got to write it down.
+                    // A slain worker may have died before it recorded the call.
                     let worker = story.workers.get(&((ask >> 32) as u32));
                     self.unknown += 1;
                     if worker.is_none_or(|worker| worker.slain.is_none()) {
@@ -95,11 +95,11 @@ impl Orphans {
     }
 }
 
-/// When the last that a call that was over at `over` has sent to `node`
-/// arrived at the latest.
+/// The latest arrival at `node` of the last request of a call that was over at
+/// `over`.
 fn landing(story: &Story<'_>, call: &Call, node: u32, over: Time) -> Time {
     let worker = story.workers.get(&call.by);
     let sent = worker.map_or(over, |worker| worker.away.end(over, over));
-    // What is on its way when the trouble begins is held up as well.
+    // Requests in flight when the fault begins are delayed as well.
     story.held[node as usize].end(sent, sent.saturating_add(MARGIN))
 }

@@ -1,4 +1,5 @@
-//! Nothing is granted by a minority, and an outage is not told as a busy key.
+//! Nothing is granted by a minority, and an outage is not reported as a busy
+//! key.
 
 use crate::history::{Deed, Fault, MS, Record, Refusal, SECOND, Time};
 use crate::judge::board::{Board, Claim};
@@ -7,15 +8,15 @@ use crate::judge::looks::Sights;
 use crate::judge::spans::Spans;
 use crate::judge::story::Story;
 
-/// A fault bites at the latest so long after it was decided on.
+/// A fault takes effect at most this long after the decision.
 const BITES_WITHIN: Time = 500 * MS;
 
-/// A node may answer again so long before it is told to be mended: a killed
-/// one has to start.
+/// A node may answer again up to this long before its fault is recorded as
+/// mended: a killed one has to start.
 const MENDS_WITHIN: Time = 2 * SECOND;
 
-/// So long before and around a refusal the key must have been free to be sure
-/// that it was.
+/// How long before and around a refusal the key must have been free for
+/// certainty.
 const FREE_FOR: Time = 2 * SECOND;
 
 pub(super) fn judge(story: &Story<'_>, sights: &Sights, board: &mut Board) {
@@ -24,7 +25,7 @@ pub(super) fn judge(story: &Story<'_>, sights: &Sights, board: &mut Board) {
     let change = story.order.iter().find(is_change).map(|record| record.at);
     for place in 0..story.calls.len() {
         minority(story, board, &silent, place);
-        // From then on it is not known here who has a vote.
+        // From then on the set of voters is not known here.
         if change.is_none_or(|change| story.calls[place].done < change) {
             unconfirmed(story, board, &silent, place);
         }
@@ -36,7 +37,7 @@ pub(super) fn judge(story: &Story<'_>, sights: &Sights, board: &mut Board) {
     board.worst(Claim::Honesty, worst);
 }
 
-/// When the node was silent for sure.
+/// When the node was certainly silent.
 fn silence(story: &Story<'_>, sights: &Sights, trouble: &Trouble<'_>) -> Option<(Time, Time)> {
     if !trouble.fault.silences() {
         return None;
@@ -48,7 +49,7 @@ fn silence(story: &Story<'_>, sights: &Sights, trouble: &Trouble<'_>) -> Option<
     };
     let is_deep = matches!(trouble.fault, Fault::Killed { .. } | Fault::Frozen { .. });
     if is_deep {
-        // The looker goes past the proxies, but not past this.
+        // The looker bypasses the proxies, but not this fault.
         let node = story.nodes.find(trouble.fault.node()?)?;
         to = sights.next_look(node, from).map_or(to, |look| look.min(to));
     }
@@ -74,8 +75,8 @@ fn minority(story: &Story<'_>, board: &mut Board, silent: &[Spans], place: usize
     }
 }
 
-/// Most of all nodes were silent for longer than what they had confirmed
-/// before holds.
+/// Most of all nodes were silent for longer than their earlier confirmation
+/// lasts.
 fn unconfirmed(story: &Story<'_>, board: &mut Board, silent: &[Spans], place: usize) {
     let call = &story.calls[place];
     let since = call.asked.saturating_sub(story.rules.view_lease);
@@ -94,7 +95,7 @@ fn unconfirmed(story: &Story<'_>, board: &mut Board, silent: &[Spans], place: us
 
 fn honesty(story: &Story<'_>, sights: &Sights, board: &mut Board) {
     for (key, calls) in story.by_key.iter().enumerate() {
-        // Up to when an earlier call of the key was in play.
+        // Until when an earlier call of the key could still have an effect.
         let mut in_play: Time = 0;
         for (index, &place) in calls.iter().enumerate() {
             let call = &story.calls[place as usize];
@@ -120,8 +121,8 @@ fn honesty(story: &Story<'_>, sights: &Sights, board: &mut Board) {
     }
 }
 
-/// Whether the looks show all that could have held the key, and nothing could
-/// come in from longer ago.
+/// Whether the looks show every possible holder of the key, and no earlier
+/// request could still arrive.
 fn is_all_seen(story: &Story<'_>, sights: &Sights, call: &Call, since: Time) -> bool {
     story.sets[call.set as usize].iter().all(|&node| {
         sights.looked(node, since, call.done) && !story.held[node as usize].touch(since, call.done)

@@ -1,4 +1,4 @@
-//! What is told in the end.
+//! The final report.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use crate::judge::availability::{Share, State};
 use crate::judge::board::{Claim, Tally, Violation};
 use crate::judge::waits::Waits;
 
-/// A duration for people.
+/// A human-readable duration.
 pub(super) fn show(time: Time) -> String {
     if time >= 10 * SECOND {
         format!("{:.1} s", time as f64 / SECOND as f64)
@@ -31,7 +31,7 @@ impl Figures {
     pub(super) fn of(mut times: Vec<Time>) -> Self {
         times.sort_unstable();
         let count = times.len();
-        // The least that so many of a hundred do not exceed.
+        // The smallest value that this percentage of durations does not exceed.
         let at = |percent: usize| {
             let place = (count * percent).div_ceil(100).saturating_sub(1);
             times.get(place).copied().unwrap_or(0)
@@ -54,7 +54,7 @@ impl fmt::Display for Figures {
     }
 }
 
-/// How much there was of what.
+/// How many there were of each kind.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) asked: u64,
@@ -72,10 +72,10 @@ pub(crate) struct Counts {
     pub(crate) changes: u64,
     pub(crate) changes_failed: u64,
     pub(crate) writes: u64,
-    /// Writes that came in after one with a higher fence. A resource that
-    /// does not look at fences takes them all.
+    /// Writes that arrived after one with a higher fence. A resource that does
+    /// not check fences accepts them all.
     pub(crate) stale: u64,
-    /// Of these, those whose holder had looked, and believed in its lease.
+    /// Of these, those whose holder had checked, and believed in its lease.
     pub(crate) stale_believed: u64,
     pub(crate) stale_refused: u64,
     pub(crate) faults: BTreeMap<String, u64>,
@@ -114,7 +114,7 @@ impl Counts {
         }
     }
 
-    /// What a run must have.
+    /// What a run must contain.
     pub(super) fn needed(&self) -> [(&'static str, u64); 5] {
         [
             ("grant", self.granted),
@@ -154,14 +154,14 @@ pub(crate) struct Report {
     pub(crate) claims: BTreeMap<Claim, Tally>,
     pub(crate) availability: BTreeMap<State, Share>,
     pub(crate) waits: Waits,
-    /// How late the loss of a lease was told.
+    /// How late the loss of a lease was reported.
     pub(crate) told_late: Figures,
-    /// In order of time; of each claim no more than the first twenty.
+    /// In order of time; at most the first twenty of each claim.
     pub(crate) violations: Vec<Violation>,
 }
 
 impl Report {
-    /// Claims that were never put to the test.
+    /// Claims that were never examined.
     pub(crate) fn unexamined(&self) -> Vec<Claim> {
         let is_idle = |claim: &Claim| self.claims.get(claim).is_none_or(|it| it.examined == 0);
         Claim::ALL.into_iter().filter(is_idle).collect()

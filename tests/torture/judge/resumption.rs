@@ -1,4 +1,4 @@
-//! That grants resume when nothing is wrong any more, whatever was.
+//! Grants resume after the last fault, whatever it was.
 
 use crate::history::{Deed, SECOND, Time};
 use crate::judge::board::{Board, Claim};
@@ -7,12 +7,12 @@ use crate::judge::report::show;
 use crate::judge::story::Story;
 
 /// How much longer than the longest ttl it may take until something is granted
-/// after the last fault: connections are made again within two seconds, the
-/// members are looked at every half second, and a node that is let in again
-/// waits up to a second more.
+/// after the last fault: routers reconnect within two seconds, the members are
+/// checked every half second, and a node that is let in again waits up to a
+/// second more.
 const SLACK: Time = 5 * SECOND;
 
-/// Calls in a quiet time that must have been made, or nothing is to be expected.
+/// The calls in a quiet time that are necessary to expect a grant.
 const ENOUGH: usize = 10;
 
 /// How long it may take.
@@ -33,7 +33,7 @@ pub(super) fn judge(story: &Story<'_>, board: &mut Board) {
     granted.sort_unstable();
     let mut worst = 0;
     for (from, to) in quiet(story, end) {
-        // What the machine had no time for is nobody's fault.
+        // Time in which the machine stalled does not count.
         let limit = from + bound + story.stalls.within(from, from + bound);
         let is_of_then = |call: &&Call| from <= call.asked && call.asked < limit;
         let asks = story.calls.iter().filter(is_of_then).count();
@@ -43,7 +43,7 @@ pub(super) fn judge(story: &Story<'_>, board: &mut Board) {
         let next = granted.partition_point(|&at| at < from);
         match granted.get(next) {
             Some(&at) if at <= limit.min(to) => worst = worst.max(at - from),
-            // The next fault came too soon to tell.
+            // The next fault came too soon to judge.
             _ if to < limit => continue,
             _ => {
                 let text = format!(
@@ -59,7 +59,7 @@ pub(super) fn judge(story: &Story<'_>, board: &mut Board) {
     board.worst(Claim::Resumption, told);
 }
 
-/// From the end of a fault to the beginning of the next, none being in.
+/// From the end of a fault to the beginning of the next, with no fault active.
 fn quiet(story: &Story<'_>, end: Time) -> Vec<(Time, Time)> {
     let mut spans: Vec<(Time, Time)> = story
         .troubles

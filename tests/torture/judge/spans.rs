@@ -1,8 +1,8 @@
-//! Stretches of time.
+//! Spans of time.
 
 use crate::history::Time;
 
-/// Stretches in order, with room between them; both ends belong to them.
+/// Spans in order, with gaps between them; both ends belong to them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Spans(Vec<(Time, Time)>);
 
@@ -45,8 +45,8 @@ impl Spans {
         self.touching(from, to).iter().map(part).sum()
     }
 
-    /// The end of the last stretch of which any moment is between the two;
-    /// `from` where there is none.
+    /// The end of the last span that has any moment between the two; `from`
+    /// where there is none.
     pub(super) fn end(&self, from: Time, to: Time) -> Time {
         let last = self.touching(from, to).last();
         last.map_or(from, |span| span.1)

@@ -1,4 +1,4 @@
-//! The history told by subject: calls, keys, workers, nodes.
+//! The history by subject: calls, keys, workers, nodes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,11 +7,11 @@ use crate::judge::Rules;
 use crate::judge::cast::{Answer, Call, Names, Trouble, Worker};
 use crate::judge::spans::Spans;
 
-/// How long a request may take to arrive where nothing holds it; also what
-/// the looker and the machine may add.
+/// How long a request may take to arrive where nothing delays it; also an
+/// allowance for the looker and the machine.
 pub(super) const MARGIN: Time = 250 * crate::history::MS;
 
-/// The history by subject. Nodes, keys and views go by number.
+/// The history by subject. Nodes, keys and views are numbered.
 pub(super) struct Story<'a> {
     pub(super) rules: &'a Rules,
     pub(super) order: Vec<&'a Record>,
@@ -27,27 +27,27 @@ pub(super) struct Story<'a> {
     /// Which set a view gives a key.
     pub(super) placed: HashMap<(u32, u32), u32>,
     pub(super) workers: BTreeMap<u32, Worker>,
-    /// While any process stood still that was not stopped: the machine had no
-    /// time for it, and perhaps not for the servers.
+    /// While any process stalled that was not stopped: the machine had no time
+    /// for it, and perhaps none for the servers.
     pub(super) stalls: Spans,
     pub(super) troubles: Vec<Trouble<'a>>,
-    /// Of each node: while requests to it can be held on their way.
+    /// For each node, while requests to it can be delayed in transit.
     pub(super) held: Vec<Spans>,
-    /// Of each node: while the time of its entries cannot be relied upon.
+    /// For each node, while the time of its entries is unreliable.
     pub(super) stepped: Vec<Spans>,
     /// Asks that have records but never began.
     pub(super) strays: BTreeSet<Ask>,
     pub(super) horizon: Time,
 }
 
-/// What is only needed while reading.
+/// State that is only needed while reading.
 #[derive(Default)]
 struct Reading<'a> {
     sets: HashMap<&'a [String], u32>,
     sorted: HashMap<Vec<u32>, u32>,
     away: BTreeMap<u32, Vec<(Time, Time)>>,
     stalls: Vec<(Time, Time)>,
-    /// Of each node: when it was last looked at, and the gaps.
+    /// For each node, when it was last inspected, and the gaps.
     looked: HashMap<&'a str, Time>,
     blind: Vec<(&'a str, (Time, Time))>,
     troubles: HashMap<u64, usize>,
@@ -56,7 +56,7 @@ struct Reading<'a> {
 impl<'a> Story<'a> {
     pub(super) fn read(records: &'a [Record], rules: &'a Rules) -> Self {
         let mut order: Vec<&Record> = records.iter().collect();
-        // Records of one process stay in its order.
+        // Records of one process stay in their order.
         order.sort_by_key(|record| record.at);
         let mut story = Self {
             rules,
@@ -148,7 +148,7 @@ impl<'a> Story<'a> {
                 reading.stalls.push((*from, at));
             }
             Deed::Looked { node, .. } => {
-                // One that does not answer the looker holds the others' requests
+                // A node that does not answer the looker delays other requests
                 // as well, whatever the reason.
                 let last = reading.looked.insert(node, at).unwrap_or(at);
                 if at > last + MARGIN {
@@ -160,7 +160,7 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// What is done to nodes and workers, and keys that are named.
+    /// Faults of nodes and workers, and keys that are named.
     fn befell(&mut self, reading: &mut Reading<'a>, at: Time, deed: &'a Deed) {
         match deed {
             Deed::Struck { id, fault } => self.struck(reading, at, *id, fault),
@@ -320,13 +320,13 @@ impl<'a> Story<'a> {
             let Fault::Stepped { millis, .. } = trouble.fault else {
                 return None;
             };
-            // Put right, it makes what was set before last longer.
+            // When the clock is corrected, entries from before last longer.
             let after = max_ttl + millis * crate::history::MS;
             Some((trouble.struck, trouble.mended.saturating_add(after)))
         });
     }
 
-    /// What `span` says of each node's troubles.
+    /// The spans that `span` returns for each node's troubles.
     pub(super) fn by_node(
         &self,
         span: impl Fn(&Trouble<'_>) -> Option<(Time, Time)>,
@@ -354,9 +354,9 @@ impl<'a> Story<'a> {
         to.saturating_sub(from).saturating_sub(away)
     }
 
-    /// When a call was over: nothing is asked for in its name any more.
+    /// When a call was over: it sends no further requests.
     pub(super) fn over(&self, call: &Call) -> Time {
-        // It may have done something after the decision to slay it.
+        // It may have been active after the decision to slay it.
         let worker = self.workers.get(&call.by);
         let slain = call
             .slain

@@ -1,4 +1,4 @@
-//! Of every claim a history that breaks it, and the same one mended.
+//! For every claim, a history that breaks it, and a corrected one.
 
 mod clean;
 mod closing;
@@ -117,7 +117,7 @@ fn trouble(from: Time, to: Time, id: u64, fault: Fault) -> [Record; 2] {
     ]
 }
 
-/// A good end for what came before.
+/// A good end for the records so far.
 fn rest(records: &[Record]) -> Vec<Record> {
     let end = records.iter().map(|it| it.at).max().unwrap_or(0) / MS + 1;
     let keys: BTreeSet<&String> = records
@@ -159,7 +159,7 @@ fn examined(records: &[Record], claim: Claim) -> u64 {
         .map_or(0, |it| it.examined)
 }
 
-/// What one more record, or some more, make of it.
+/// The records with others appended.
 fn with(records: &[Record], more: &[Record]) -> Vec<Record> {
     [records, more].concat()
 }

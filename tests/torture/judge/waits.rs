@@ -1,4 +1,4 @@
-//! How long calls take, and how long a key lies idle between two holders.
+//! How long calls take, and how long a key is idle between two holders.
 
 use crate::history::{MS, SECOND, Time};
 use crate::judge::board::{Board, Claim};
@@ -6,20 +6,20 @@ use crate::judge::cast::Answer;
 use crate::judge::report::{Figures, show};
 use crate::judge::story::Story;
 
-/// How late a call may come back, of the time in which its worker ran.
+/// How late a call may return, in time during which its worker ran.
 const LATE: Time = 100 * MS;
 
-/// What a single attempt may take: the longest that a node is waited for.
+/// The longest time of a single attempt: the longest wait for a node.
 const ATTEMPT: Time = SECOND;
 
-/// Durations that are told.
+/// The reported durations.
 #[derive(Debug, Default)]
 pub(crate) struct Waits {
-    /// By how much refusals after a wait came after its end.
+    /// How long after the end of their wait refusals came.
     pub(crate) late: Figures,
-    /// From a holder's release to the next one's grant.
+    /// From a holder's release to the next grant.
     pub(crate) released: Figures,
-    /// From the end of a lease that ran out, or whose holder died.
+    /// From the end of a lease that expired, or whose holder died.
     pub(crate) lapsed: Figures,
 }
 
@@ -63,7 +63,7 @@ pub(super) fn judge(story: &Story<'_>, board: &mut Board) -> Waits {
     }
 }
 
-/// From the end of a lease to the grant of one who had been waiting.
+/// From the end of a lease to the grant of a call that had been waiting.
 fn hand_offs(story: &Story<'_>) -> (Figures, Figures) {
     let (mut released, mut lapsed) = (Vec::new(), Vec::new());
     for calls in &story.by_key {

@@ -1,5 +1,5 @@
-//! What every contender is held to while it is measured: one holder at a time,
-//! fences that only grow, releases that were in time.
+//! What every contender is checked for while it is measured: one holder at a
+//! time, fences that only grow, releases in time.
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -16,7 +16,7 @@ pub(crate) struct Checker {
 
 #[derive(Debug, Default)]
 struct Seat {
-    /// Who holds the key; zero for nobody.
+    /// The holder of the key; zero if there is none.
     holder: AtomicU64,
     /// The highest fence so far.
     fence: AtomicU64,
@@ -26,13 +26,13 @@ struct Seat {
 /// What must never happen, counted; each is an error of the run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Faults {
-    /// Two held one key at once.
+    /// Two clients held one key at the same time.
     pub(crate) overlaps: u64,
-    /// A fence that is no higher than one before.
+    /// A fence that is not higher than an earlier one.
     pub(crate) reversals: u64,
-    /// Releases that came too late, or met another's lock.
+    /// Releases that came too late or found another holder's lock.
     pub(crate) late_releases: u64,
-    /// The first of them, in words.
+    /// Describes the first of them.
     pub(crate) first: Option<String>,
 }
 
@@ -74,7 +74,7 @@ impl Checker {
         }
     }
 
-    /// `holder`, not zero, was granted `key`.
+    /// Records that `holder`, not zero, was granted `key`.
     pub(crate) fn enter(&self, key: usize, holder: u64, fence: Option<u64>) {
         let seat = &self.seats[key];
         seat.grants.fetch_add(1, Relaxed);
@@ -92,7 +92,7 @@ impl Checker {
         }
     }
 
-    /// `holder` is about to release `key`.
+    /// Records that `holder` is about to release `key`.
     pub(crate) fn leave(&self, key: usize, holder: u64) {
         let found = self.seats[key].holder.swap(0, SeqCst);
         if found != holder {
@@ -101,13 +101,13 @@ impl Checker {
         }
     }
 
-    /// A release of `key` was told to have come too late.
+    /// Records that a release of `key` was reported as too late.
     pub(crate) fn late(&self, key: usize) {
         let what = || format!("key {key}: its release was not in time");
         self.faults.lock().late(what);
     }
 
-    /// Grants so far, added up by the number that `owners` has for each key.
+    /// The grants so far, summed by owner: `owners` has a number for each key.
     pub(crate) fn grants(&self, owners: &[u8]) -> Vec<u64> {
         let nodes = owners
             .iter()
@@ -139,7 +139,7 @@ pub(crate) struct Tenure {
     pub(crate) was_late: bool,
 }
 
-/// Puts tenures in the order of their beginning and holds them to the same.
+/// Sorts tenures by their start and checks them by the same rules.
 pub(crate) fn check_history(history: &mut [Tenure]) -> Faults {
     let mut faults = Faults::default();
     history.sort_unstable_by_key(|tenure| tenure.from);

@@ -1,14 +1,14 @@
-//! Who takes part.
+//! The contenders.
 
 pub(crate) mod bare;
 pub(crate) mod ceiling;
 pub(crate) mod routed;
 pub(crate) mod signal;
 
-/// Life of every contender's locks, in milliseconds: no turn is as long.
+/// TTL of every contender's locks, in milliseconds: longer than any turn.
 pub(crate) const TTL_MS: u64 = 10_000;
 
-/// A fresh token of 128 bits in hex, as ringlock's.
+/// A fresh token of 128 bits in hex, like ringlock's.
 pub(crate) fn token() -> String {
     format!("{:032x}", rand::random::<u128>())
 }

@@ -1,4 +1,4 @@
-//! Many waiters for one key, and when each of them held it.
+//! Many waiters for one key, and the times at which each of them held it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use super::checker::{Faults, Tenure, check_history};
 use super::load::{Farewell, Locker, hold};
 use super::rounds::median;
 
-/// What the waiters of one process do.
+/// The work of the waiters of one process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Crowd {
     /// The number of the first waiter, among all processes.
     pub(crate) first: usize,
     pub(crate) waiters: usize,
     pub(crate) hold: Duration,
-    /// By [`now`].
+    /// By the clock of [`now`].
     pub(crate) begin: u64,
     pub(crate) end: u64,
 }
@@ -29,7 +29,7 @@ pub(crate) fn now() -> u64 {
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
-/// Every waiter asks for the one key again and again.
+/// Every waiter acquires the one key again and again.
 pub(crate) async fn gather<L: Locker>(locker: &L, crowd: Crowd) -> Result<Vec<Tenure>, Fault> {
     let mut waiters = JoinSet::new();
     let locker = Arc::new(locker.clone());
@@ -69,10 +69,10 @@ async fn wait<L: Locker>(locker: &L, index: usize, crowd: Crowd) -> Result<Vec<T
     Ok(own)
 }
 
-/// What one turn of a crowd comes to.
+/// The figures of one turn of a crowd.
 #[derive(Clone, Debug)]
 pub(crate) struct Census {
-    /// Grants to another than the holder before, per second.
+    /// Grants to a waiter other than the previous holder, per second.
     pub(crate) changes_per_s: f64,
     pub(crate) changes: f64,
     pub(crate) p50_ms: f64,
@@ -82,7 +82,8 @@ pub(crate) struct Census {
 }
 
 impl Census {
-    /// Counts what began between `begin` and `end`; all of it is checked.
+    /// Counts the leases that began between `begin` and `end`; checks all of
+    /// them.
     pub(crate) fn take(mut history: Vec<Tenure>, begin: u64, end: u64) -> Self {
         let faults = check_history(&mut history);
         let is_counted = |tenure: &&Tenure| (begin..end).contains(&tenure.from);

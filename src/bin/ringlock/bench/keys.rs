@@ -2,7 +2,7 @@
 
 use rand::RngExt;
 
-/// A number of keys of one form, made once: drawing one allocates nothing.
+/// A number of keys of one form, built once: drawing one allocates nothing.
 #[derive(Debug)]
 pub(crate) struct KeySpace {
     text: String,
@@ -10,7 +10,7 @@ pub(crate) struct KeySpace {
     hot_share: f64,
 }
 
-/// A task among its like.
+/// The place of a task among all tasks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lane {
     pub(crate) index: usize,
@@ -37,8 +37,8 @@ impl KeySpace {
         &self.text[index * self.width..][..self.width]
     }
 
-    /// A key for `lane`. Lanes draw from keys of their own, so that only the
-    /// hot key is contended for, unless there are fewer keys than lanes.
+    /// Draws a key for `lane`. Each lane draws from its own keys, so that only
+    /// the hot key is contended for, unless there are fewer keys than lanes.
     pub(crate) fn draw(&self, lane: Lane) -> usize {
         let mut random = rand::rng();
         if self.hot_share > 0.0 && random.random_bool(self.hot_share) {

@@ -1,4 +1,5 @@
-//! Puts a locker under load, closed or open, and keeps what it sees.
+//! Puts a locker under load, in a closed or an open loop, and records the
+//! results.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,18 +13,18 @@ use super::Fault;
 use super::checker::{Checker, Faults};
 use super::keys::{KeySpace, Lane};
 
-/// Something that takes and gives back locks.
+/// Something that acquires and releases locks.
 pub(crate) trait Locker: Clone + Send + Sync + 'static {
     type Lease: Send;
 
-    /// Locks the key with this number, for the task with that one.
+    /// Locks the key with this number for the task with this number.
     fn acquire(
         &self,
         task: usize,
         key: usize,
     ) -> impl Future<Output = Result<Self::Lease, Fault>> + Send;
 
-    /// The fencing token, where there is one.
+    /// The fencing token, if the locker has one.
     fn fence(_: &Self::Lease) -> Option<u64> {
         None
     }
@@ -31,12 +32,12 @@ pub(crate) trait Locker: Clone + Send + Sync + 'static {
     fn release(&self, lease: Self::Lease) -> impl Future<Output = Result<Farewell, Fault>> + Send;
 }
 
-/// What a release said.
+/// The result of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Farewell {
     InTime,
     Late,
-    /// The contender's release does not tell.
+    /// The contender's release does not report whether it was in time.
     #[allow(
         dead_code,
         reason = "the peers that do not tell are not part of the program"
@@ -44,7 +45,7 @@ pub(crate) enum Farewell {
     Untold,
 }
 
-/// What one turn asks of a contender.
+/// The load of one turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) tasks: usize,
@@ -55,26 +56,26 @@ pub(crate) struct Load {
     pub(crate) pace: Pace,
 }
 
-/// When a task begins its next pair.
+/// When a task begins its next pair of acquire and release.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Pace {
-    /// As soon as the last one is over.
+    /// As soon as the previous one is over.
     Closed,
-    /// By a schedule of so many a second, whatever became of those before;
-    /// what comes too late is late from its intended start on.
+    /// On a schedule of this many per second, whatever the outcome of earlier
+    /// pairs. The latency of a late pair counts from its intended start.
     Open(f64),
 }
 
 /// One finished pair.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
-    /// When it was over, from the turn's beginning.
+    /// When it was over, from the start of the turn.
     pub(crate) done: Duration,
     /// How long the acquire took, from its (intended) start.
     pub(crate) acquire: Duration,
 }
 
-/// What one turn brought.
+/// The results of one turn.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     pub(crate) samples: Vec<Sample>,
@@ -95,7 +96,7 @@ impl Turn {
         }
     }
 
-    /// How many a second were done between the warm-up and the end.
+    /// Pairs per second that finished between the warm-up and the end.
     pub(crate) fn pairs_per_second(&self) -> f64 {
         let counted = self.warm_up..self.warm_up + self.span;
         let samples = self.samples.iter();
@@ -103,8 +104,8 @@ impl Turn {
         done.count() as f64 / self.span.as_secs_f64()
     }
 
-    /// How long the acquires took after the warm-up. In an open loop those
-    /// that came after the end count too: they are the latest of all.
+    /// How long the acquires took after the warm-up. In an open loop, those
+    /// that finished after the end count too: they are the slowest of all.
     pub(crate) fn latencies(&self) -> impl Iterator<Item = Duration> {
         let end = self.warm_up + self.span;
         self.samples
@@ -134,13 +135,13 @@ pub(crate) trait Contender: Send + Sync {
 
     fn faults(&self) -> Faults;
 
-    /// How many grants each node made, where `owners` tells whose a key is.
+    /// How many grants each node made; `owners` has the owner of each key.
     fn grants(&self, _owners: &[u8]) -> Vec<u64> {
         Vec::new()
     }
 }
 
-/// A locker under the check of its own results.
+/// A locker whose results are checked.
 #[derive(Debug)]
 pub(crate) struct Checked<L> {
     locker: L,
@@ -176,7 +177,7 @@ impl<L: Locker> Checked<L> {
             tasks.spawn(visitor.run());
         }
         if let Pace::Open(_) = load.pace {
-            // Of its own: the runtime's timer counts whole milliseconds.
+            // On its own thread: the runtime's timer counts whole milliseconds.
             let schedule = Arc::clone(&schedule);
             std::thread::spawn(move || schedule.announce());
         }
@@ -208,7 +209,7 @@ struct Schedule {
     begin: Instant,
     end: Instant,
     pace: Pace,
-    /// Those of an open loop that are due and that nobody has begun.
+    /// The pairs of an open loop that are due and not yet begun.
     due: Semaphore,
     next: AtomicUsize,
 }
@@ -233,22 +234,22 @@ impl Schedule {
         self.due.acquire().await.ok()?.forget();
         let index = self.next.fetch_add(1, Relaxed);
         let intended = self.begin + Duration::from_secs_f64(index as f64 / rate);
-        // What fell due in time is carried out, however late.
+        // Every pair that fell due in time is carried out, however late.
         (intended < self.end).then_some(intended)
     }
 
-    /// Says of each pair of an open loop when it is due.
+    /// Announces each pair of an open loop when it is due.
     fn announce(&self) {
         let Pace::Open(rate) = self.pace else { return };
         let mut announced = 0;
         loop {
             let elapsed = self.begin.elapsed().min(self.end - self.begin);
-            // The first one at once.
+            // The first one is due at once.
             let due = (elapsed.as_secs_f64() * rate) as usize + 1;
             self.due.add_permits(due - announced);
             announced = due;
             if self.begin + elapsed == self.end {
-                // Whoever still waits is told that it is over.
+                // Wakes the tasks that still wait, so that they see the end.
                 self.due.add_permits(Semaphore::MAX_PERMITS / 2);
                 return;
             }
@@ -282,7 +283,8 @@ impl<L: Locker> Visitor<L> {
                 }
                 Err(fault) => {
                     log.fail(&fault);
-                    // A node that is gone refuses at once: no storm.
+                    // A lost node refuses at once: the pause prevents a storm
+                    // of retries.
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     now = Instant::now();
                 }
@@ -306,11 +308,11 @@ impl<L: Locker> Visitor<L> {
     }
 }
 
-/// The runtime's timer may be late by so much.
+/// How late the runtime's timer may be.
 const TIMER_SLACK: Duration = Duration::from_millis(2);
 
 /// Holds a lock for exactly `time`: a sleep of one millisecond would take two.
-/// The last of it is spent yielding, so that others run meanwhile.
+/// The last part is spent yielding, so that other tasks run.
 pub(crate) async fn hold(time: Duration) {
     if time.is_zero() {
         return;
@@ -343,7 +345,7 @@ mod tests {
 
     use super::*;
 
-    /// Grants whatever it is asked for.
+    /// Grants every acquire.
     #[derive(Clone)]
     struct Careless {
         /// Added to the fence at each grant.
@@ -416,7 +418,7 @@ mod tests {
 
     #[test]
     fn an_open_loop_carries_out_what_was_due() {
-        // 20 fall due within 10 ms, each of which takes one task 50 us.
+        // 20 pairs fall due within 10 ms, and each takes one task 50 us.
         let (turn, faults) = play(1, 1, Farewell::InTime, Pace::Open(2000.0));
         assert_eq!((turn.samples.len(), turn.failures), (20, 0));
         assert!(faults.is_clean(), "{faults:?}");

@@ -1,10 +1,11 @@
-//! The bench harness: sharded and quorum mode side by side, and beside peers,
-//! in one run. The program `ringlock bench` and `cargo bench --bench modes`
-//! are this code; the latter adds peers that are no part of the program.
+//! The bench harness: it compares sharded and quorum mode with each other and
+//! with peers, in one run. The program `ringlock bench` and
+//! `cargo bench --bench modes` share this code; the latter adds peers that are
+//! not part of the program.
 //!
-//! Contenders take turns in short rounds ([`rounds`]), under loads ([`load`])
-//! and under the check of their own results ([`checker`]). [`scenes`] has what
-//! is compared, [`report`] the forms in which it is told.
+//! Contenders take turns in short rounds ([`rounds`]) under loads ([`load`]),
+//! and their results are checked ([`checker`]). [`scenes`] defines what is
+//! compared, [`report`] the forms of the output.
 
 #![allow(
     clippy::print_stdout,
@@ -42,10 +43,10 @@ pub(crate) use scenes::Peer;
 use scenes::{Run, delay, hot, loss, matrix, processes, throughput};
 use stage::Stage;
 
-/// What went wrong, in words: a bench hands it through to its user.
+/// What went wrong, in words: a bench passes it on to its user.
 pub(crate) type Fault = Box<dyn std::error::Error + Send + Sync>;
 
-/// How a run that came to its end ended.
+/// How a complete run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Clean,
@@ -69,8 +70,8 @@ impl Outcome {
     }
 }
 
-/// Runs the bench on a runtime of its own, and tells what it found: in tables,
-/// or as one JSON document.
+/// Runs the bench on its own runtime and reports the results: as tables, or as
+/// one JSON document.
 pub(crate) fn run(
     options: &Options,
     effort: Effort,
@@ -87,7 +88,7 @@ pub(crate) fn run(
     };
     let runtime = builder.enable_all().build()?;
     let report = runtime.block_on(play(options, effort, peers))?;
-    // Threads that wait for input would hold it up.
+    // Threads that wait for input would delay the shutdown.
     runtime.shutdown_timeout(Duration::from_millis(100));
     report.write(&options.out)?;
     if is_json {
@@ -163,7 +164,7 @@ async fn play(options: &Options, effort: Effort, peers: &'static [Peer]) -> Resu
 
 fn progress() -> ProgressBar {
     let progress = ProgressBar::new(0);
-    // The template is a constant; without it the bar has its default looks.
+    // The template is a constant; without it the bar has its default style.
     if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} {bar:30} {pos}/{len} {msg}") {
         progress.set_style(style);
     }
@@ -201,7 +202,7 @@ fn machine(options: &Options, stage: &Stage) -> Result<Machine, Fault> {
     })
 }
 
-/// The command line, without where the program lies.
+/// The command line, without the folder of the program.
 fn command() -> String {
     let mut arguments: Vec<String> = std::env::args().collect();
     if let Some(program) = arguments.first_mut() {
@@ -211,7 +212,7 @@ fn command() -> String {
     without_logins(&arguments.join(" "))
 }
 
-/// `text` with what stands between `://` and `@` left out of every URL.
+/// `text` without the part between `://` and `@` of every URL.
 fn without_logins(text: &str) -> String {
     let mut parts = text.split("://");
     let mut clean = parts.next().unwrap_or_default().to_owned();

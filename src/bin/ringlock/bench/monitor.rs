@@ -1,5 +1,6 @@
 //! Counts what clients send to a server, by MONITOR: unlike the server's own
-//! statistics it tells a command from one that a script executes.
+//! statistics, it distinguishes a client's command from one that a script
+//! executes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
@@ -19,9 +20,9 @@ pub(crate) struct Monitor {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sent {
     commands: BTreeMap<String, u64>,
-    /// With a transaction as one.
+    /// A transaction counts as one.
     pub(crate) requests: u64,
-    /// Clients amid a transaction.
+    /// Clients with an open transaction.
     open: HashSet<String>,
 }
 
@@ -59,7 +60,7 @@ impl Sent {
             return;
         };
         match command.as_str() {
-            // The bench's own question.
+            // The bench itself sends it.
             "INFO" => return,
             "MULTI" => {
                 self.open.insert(client.to_owned());
@@ -97,7 +98,8 @@ impl Sent {
     }
 }
 
-/// Who sent the command of a line of MONITOR; none if a script executes it.
+/// The client and the command of a line of MONITOR; none if a script executes
+/// it.
 fn client_and_command(line: &str) -> Option<(&str, String)> {
     // +1700000000.123456 [0 127.0.0.1:50000] "SET" "k" …
     let (client, rest) = line.split_once('[')?.1.split_once("] \"")?;

@@ -1,4 +1,4 @@
-//! What a user may say about a run.
+//! The options of a run.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use clap::{Args, ValueEnum};
 
 use super::rounds::Plan;
 
-/// Compares sharded and quorum mode side by side, and beside peers, on servers
-/// of its own or on yours.
+/// Compares sharded and quorum mode with each other and with peers, on servers
+/// that it starts or on yours.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// Your own nodes; without it servers are started on the loopback. The
-    /// bench writes keys of its own there, and takes them off again.
+    /// Your own nodes; without them servers are started on the loopback. The
+    /// bench writes its own keys there and deletes them afterwards.
     #[arg(long, value_delimiter = ',', value_name = "URL")]
     pub(crate) nodes: Vec<String>,
 
@@ -32,7 +32,7 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', value_name = "PER_SECOND", value_parser = positive)]
     rates: Vec<f64>,
 
-    /// How many keys there are.
+    /// The number of keys.
     #[arg(long, value_parser = at_least_one)]
     pub(crate) keys: Option<usize>,
 
@@ -48,11 +48,11 @@ pub(crate) struct Options {
     #[arg(long, default_value = "1ms", value_parser = humantime::parse_duration)]
     pub(crate) hot_hold: Duration,
 
-    /// A delay to put before every node, each way.
+    /// A delay to add in front of every node, in each direction.
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     pub(crate) delay: Duration,
 
-    /// Rounds of a scene.
+    /// Rounds per scene.
     #[arg(long, value_parser = at_least_one)]
     rounds: Option<usize>,
 
@@ -64,7 +64,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "2")]
     pub(crate) workers: usize,
 
-    /// The folder that report.html, report.json and report.csv are written to.
+    /// The folder for report.html, report.json and report.csv.
     #[arg(long, default_value = "target/ringlock-bench")]
     pub(crate) out: PathBuf,
 }
@@ -72,11 +72,11 @@ pub(crate) struct Options {
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Scene {
-    /// Many keys on one node, beside its ceiling and peers.
+    /// Many keys on one node, compared with its ceiling and with peers.
     OneNode,
-    /// Many keys sharded over five nodes, beside the bare crate.
+    /// Many keys sharded over five nodes, compared with the bare crate.
     FiveNodes,
-    /// A quorum of five beside peers.
+    /// A quorum of five, compared with peers.
     Quorum,
     /// A quorum with two slow nodes.
     Delay,
@@ -94,7 +94,7 @@ pub(crate) enum Scene {
     Loss,
 }
 
-/// How much is done.
+/// The size of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
     /// Enough to run every line.
@@ -124,8 +124,8 @@ impl Options {
         let span = self.turn.unwrap_or(Duration::from_millis(turn));
         Plan {
             span,
-            // Longer than a pair among thousands of tasks: none of them is
-            // to be counted as slow for having begun with all the others.
+            // Longer than a pair among thousands of tasks: no pair counts as
+            // slow only because it began together with all the others.
             warm_up: span / 4,
             rounds: self.rounds.unwrap_or(rounds),
         }

@@ -1,4 +1,4 @@
-//! What a server says of its own work: INFO before and after a turn.
+//! A server's own statistics of its work: INFO before and after a turn.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::Fault;
 
-/// A connection to one node, for questions between the turns.
+/// A connection to one node, for queries between the turns.
 pub(crate) struct Probe {
     connection: Mutex<redis::Connection>,
 }
@@ -16,10 +16,10 @@ pub(crate) struct Probe {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Work {
     pub(crate) cpu: Duration,
-    /// Every command executed, those within scripts too.
+    /// Every command executed, including those within scripts.
     pub(crate) commands: u64,
     pub(crate) bytes: u64,
-    /// What the probe's own question adds to the next answer.
+    /// What the probe's own query adds to the next answer.
     own_bytes: u64,
 }
 
@@ -68,7 +68,7 @@ impl Probe {
         })
     }
 
-    /// Name and version of the program.
+    /// Name and version of the server program.
     pub(crate) fn version(&self) -> Result<String, Fault> {
         let info = self.info()?;
         let of = |name: &str| info.get(name).cloned();

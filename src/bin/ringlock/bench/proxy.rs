@@ -7,18 +7,19 @@ use std::time::{Duration, Instant};
 
 use super::Fault;
 
-/// Chunks that may be on their way in one direction; a sender waits beyond.
+/// The most chunks in flight in one direction; beyond that a sender waits.
 const IN_FLIGHT: usize = 4096;
 
-/// Listens on a port of its own before one server. Its threads end with their
-/// connections, the one that listens with the process.
+/// Listens on its own port in front of one server. Its threads end with their
+/// connections; the listening thread ends with the process.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     address: SocketAddr,
 }
 
 impl Proxy {
-    /// A proxy before `target` (`host:port`) that takes `delay` each way.
+    /// Starts a proxy in front of `target` (`host:port`) that adds `delay` in
+    /// each direction.
     pub(crate) fn start(target: &str, delay: Duration) -> Result<Self, Fault> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
@@ -51,8 +52,8 @@ fn serve(client: TcpStream, target: &str, delay: Duration) -> std::io::Result<()
     Ok(())
 }
 
-/// Copies bytes, each held back for `delay` from when it was read: a delay
-/// limits no throughput.
+/// Copies bytes and holds each back for `delay` from when it was read: a delay
+/// does not limit the throughput.
 fn copy(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
     let (sender, receiver) = mpsc::sync_channel::<(Instant, Vec<u8>)>(IN_FLIGHT);
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! What a run found, and the forms in which it is told.
+//! The results of a run and the forms of the output.
 
 pub(crate) mod goal;
 mod html;
@@ -15,14 +15,14 @@ use super::checker::Faults;
 use super::rounds::{Measurement, Plan};
 use goal::Goal;
 
-/// All of it, as it is written to `report.json`.
+/// The whole report, as it is written to `report.json`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) plan: Plan,
     pub(crate) goals: Vec<Goal>,
     pub(crate) faults: Faults,
-    /// What a reader must know to read the figures.
+    /// What a reader must know to interpret the figures.
     pub(crate) notes: Vec<String>,
     pub(crate) measurements: Vec<Measurement>,
     pub(crate) hand_offs: Vec<HandOff>,
@@ -30,7 +30,7 @@ pub(crate) struct Report {
     pub(crate) balance: Vec<Balance>,
 }
 
-/// Where and how it was measured.
+/// Where and how the run was measured.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Machine {
     pub(crate) date: String,
@@ -42,12 +42,12 @@ pub(crate) struct Machine {
     pub(crate) version: &'static str,
 }
 
-/// A hot key, and how it went from hand to hand.
+/// A hot key and its hand-overs between holders.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct HandOff {
     pub(crate) contender: String,
     pub(crate) processes: usize,
-    /// In each process.
+    /// Per process.
     pub(crate) waiters: usize,
     pub(crate) changes_per_s: f64,
     pub(crate) wait_p50_ms: f64,
@@ -69,11 +69,11 @@ pub(crate) struct Timeline {
     pub(crate) longest_gap_ms: f64,
     pub(crate) failures: u64,
     pub(crate) first_failure: Option<String>,
-    /// Seconds, pairs per second.
+    /// Seconds, and pairs per second.
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// What a node granted of all, and its weight among all.
+/// A node's share of all grants, and of all weights.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Balance {
     pub(crate) node: String,
@@ -96,7 +96,7 @@ impl Report {
         }
     }
 
-    /// As tables of text.
+    /// Prints it as text tables.
     pub(crate) fn print(&self) {
         println!("{}", table::render(self));
     }
@@ -155,7 +155,7 @@ fn quoted(field: &str) -> String {
     }
 }
 
-/// A number as people read it: 1234567 is 1.23M.
+/// A number in short form: 1234567 is 1.23M.
 fn short(number: f64) -> String {
     match number.abs() {
         n if n >= 1e6 => format!("{:.2}M", number / 1e6),

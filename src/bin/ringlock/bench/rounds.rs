@@ -1,6 +1,6 @@
 //! Contenders take turns in short rounds: a shared machine changes its speed
-//! from one second to the next, and only what is measured side by side may be
-//! compared. Every ratio is the median of the rounds' own.
+//! from one second to the next, and only figures that are measured side by side
+//! are comparable. Every ratio is the median of the rounds' ratios.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) struct Plan {
     pub(crate) rounds: usize,
 }
 
-/// One contender under one load, and what its rounds brought.
+/// One contender under one load, and the results of its rounds.
 pub(crate) struct Entry {
     pub(crate) about: About,
     pub(crate) load: Load,
@@ -40,7 +40,7 @@ pub(crate) struct About {
     pub(crate) scene: &'static str,
     pub(crate) contender: String,
     pub(crate) nodes: usize,
-    /// Zero where there is no such thing.
+    /// Zero where replicas do not apply.
     pub(crate) replicas: usize,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct Measurement {
     pub(crate) server_us_per_pair: Option<f64>,
     pub(crate) failures: u64,
     pub(crate) first_failure: Option<String>,
-    /// Microseconds, and the share of acquires that took no longer.
+    /// Microseconds, and the share of acquires that took at most as long.
     pub(crate) cdf: Vec<(f64, f64)>,
     pub(crate) rounds: Vec<Round>,
 }
@@ -179,8 +179,8 @@ impl Round {
     }
 }
 
-/// Lets all entries take their turns, every other round backwards, and adds up
-/// what must not have happened.
+/// Lets all entries take their turns, in reverse order every other round, and
+/// adds up their faults.
 pub(crate) async fn compete(
     plan: &Plan,
     entries: &mut [Entry],
@@ -221,7 +221,7 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// How `own` stands to `other`, round by round.
+/// The ratio of `own` to `other`, round by round.
 pub(crate) fn ratios(own: &[f64], other: &[f64]) -> Vec<f64> {
     own.iter().zip(other).map(|(a, b)| a / b).collect()
 }

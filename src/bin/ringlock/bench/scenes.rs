@@ -20,11 +20,11 @@ use super::report::goal::Goal;
 use super::rounds::{About, Entry, Plan, compete};
 use super::stage::Stage;
 
-/// Another lock library to be measured beside ringlock.
+/// Another lock library that is measured along with ringlock.
 #[derive(Clone, Copy)]
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
-    /// Makes it lock these keys on the nodes at these URLs.
+    /// Makes a contender that locks these keys on the nodes at these URLs.
     pub(crate) make: fn(&[String], Arc<KeySpace>) -> Arc<dyn Contender>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Run {
     /// Arrivals per second of the open loop.
     pub(crate) rates: Vec<f64>,
     pub(crate) hold: Duration,
-    /// On the hot key.
+    /// How long the hot key is held.
     pub(crate) hot_hold: Duration,
     /// Whether every size of cluster is measured.
     pub(crate) is_full: bool,
@@ -75,7 +75,7 @@ impl Run {
         Entry::new(about, load, contender, &self.stage.probes(nodes))
     }
 
-    /// Lets `entries` compete under `plan`, and takes down what they did.
+    /// Lets `entries` compete under `plan`, and records the results.
     pub(crate) async fn compete(
         &mut self,
         plan: &Plan,

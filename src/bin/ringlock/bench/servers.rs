@@ -1,5 +1,5 @@
-//! Servers of the bench's own: on free ports of the loopback, nothing on disk,
-//! killed by their handles at the end.
+//! Servers that the bench starts: on free ports of the loopback, nothing on
+//! disk, killed by their handles at the end.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use super::Fault;
 /// How long a server may take to answer after its start.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// A port that is free now may be taken a moment later.
+/// How many ports are tried: one that is free now may be taken a moment later.
 const PORTS_TRIED: usize = 10;
 
 /// A running server.
@@ -85,9 +85,9 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// kill -9, as a node is lost.
+    /// Sends SIGKILL, to simulate the loss of a node.
     pub(crate) fn kill(&mut self) {
-        // One that has ended already is as good as killed.
+        // A process that has ended already needs no signal.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

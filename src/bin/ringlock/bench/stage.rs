@@ -15,33 +15,34 @@ use super::probe::Probe;
 use super::proxy::Proxy;
 use super::servers::Server;
 
-/// What the contenders meet on.
+/// The nodes that the contenders share.
 pub(crate) struct Stage {
     pub(crate) nodes: Vec<StageNode>,
-    /// Live as long as the stage.
+    /// Kept as long as the stage.
     _servers: Vec<Server>,
     pub(crate) keys: usize,
     pub(crate) hot_share: f64,
-    /// Tells this run's state from any other's.
+    /// Distinguishes this run's state from any other's.
     tag: String,
     namespaces: Mutex<Vec<String>>,
     routed: BTreeMap<(usize, usize), (Routed, Arc<dyn Contender>)>,
     bare: BTreeMap<usize, Arc<dyn Contender>>,
-    /// Keep the delay that was asked for.
+    /// Keep the requested delay in force.
     _proxies: Vec<Proxy>,
 }
 
-/// One node, and how it is reached beside the contenders.
+/// One node, and how the bench itself reaches it.
 pub(crate) struct StageNode {
     pub(crate) url: String,
-    /// `host:port`, if it can be spoken to without a login.
+    /// `host:port`, if it can be reached without a login.
     pub(crate) address: Option<String>,
-    /// None: in memory.
+    /// `None` for a node in memory.
     pub(crate) probe: Option<Arc<Probe>>,
 }
 
 impl Stage {
-    /// Own servers, `nodes` where there are any, or nodes in memory.
+    /// Uses `nodes` if there are any. Otherwise starts servers or, where none
+    /// is installed, uses nodes in memory.
     pub(crate) fn set(
         nodes: &[String],
         delay: Duration,
@@ -62,7 +63,7 @@ impl Stage {
         let mut proxies = Vec::new();
         let mut stage_nodes = Vec::new();
         for (index, url) in urls.into_iter().enumerate() {
-            // By its number: the URL may hold a password.
+            // Named by its number: the URL may hold a password.
             let probe = Probe::connect(&url)
                 .map_err(|fault| format!("node {} of {}: {fault}", index + 1, nodes.len()))?;
             let mut node = StageNode {
@@ -122,7 +123,7 @@ impl Stage {
         Arc::new(KeySpace::new(&prefix, self.keys, self.hot_share))
     }
 
-    /// The name of a cluster of its own on the same servers.
+    /// The name of a separate cluster on the same servers.
     pub(crate) fn namespace(&self, of: &str) -> String {
         let namespace = format!("{}-{of}", self.tag);
         self.namespaces.lock().push(namespace.clone());
@@ -166,7 +167,7 @@ impl Stage {
         Ok(contender)
     }
 
-    /// Which of the first `nodes` nodes owns each key, by ringlock's ring.
+    /// The owner of each key among the first `nodes` nodes, by ringlock's ring.
     pub(crate) async fn owners(&mut self, nodes: usize) -> Result<Owners, Fault> {
         let (routed, _) = self.routed(nodes, 1).await?;
         let keys = KeySpace::new("lock:", self.keys, 0.0);
@@ -178,8 +179,8 @@ impl Stage {
         (0..keys.len()).map(owner).collect()
     }
 
-    /// Takes the clusters' state off nodes that stay. Lock keys of the run are
-    /// gone: released, or soon by their ttl.
+    /// Deletes the clusters' state from nodes that stay. The lock keys of the
+    /// run are gone: released, or soon expired.
     pub(crate) fn clear(&self) -> Result<(), Fault> {
         let namespaces = self.namespaces.lock();
         let state = |namespace: &String| ["id", "m", "c"].map(|key| format!("{namespace}!{key}"));

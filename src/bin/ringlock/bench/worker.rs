@@ -1,4 +1,4 @@
-//! A crowd in a process of its own: the same program, run again.
+//! A crowd in a separate process, which runs the same program.
 
 use std::io::{BufRead, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -15,11 +15,11 @@ use super::crowd::{Crowd, gather};
 use super::keys::KeySpace;
 use super::load::Locker;
 
-/// The argument by which a program knows that it is a worker. Its task and its
-/// orders come by standard input: everybody can read a command line.
+/// The argument that makes a program a worker. Its task and its orders arrive
+/// on the standard input, because everybody can read a command line.
 pub(crate) const ARGUMENT: &str = "bench-worker";
 
-/// What a worker is to do.
+/// The task of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Task {
     pub(crate) protocol: Protocol,
@@ -43,7 +43,7 @@ struct Order {
     end: u64,
 }
 
-/// Carries out the task that comes first, turn by turn, until the orders end.
+/// Reads the task, then carries it out once per order, until the orders end.
 pub(crate) fn run() -> Result<(), Fault> {
     let mut task = String::new();
     std::io::stdin().read_line(&mut task)?;
@@ -86,7 +86,7 @@ async fn serve<L: Locker>(locker: &L, task: &Task) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A worker, as the parent sees it; killed by its handle when dropped.
+/// A worker, as the parent sees it. Its handle kills it on drop.
 #[derive(Debug)]
 pub(crate) struct Worker {
     child: Child,
@@ -122,7 +122,7 @@ impl Worker {
         Ok(writeln!(self.orders, "{order}")?)
     }
 
-    /// What the turn brought; blocks until it is over.
+    /// The leases of the turn; blocks until it is over.
     pub(crate) fn history(&mut self) -> Result<Vec<Tenure>, Fault> {
         self.result()
     }
@@ -138,7 +138,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // One that has ended already is as good as killed.
+        // A process that has ended already needs no signal.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

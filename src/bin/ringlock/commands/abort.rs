@@ -1,4 +1,4 @@
-//! `ringlock abort`: takes back a change that is half made.
+//! `ringlock abort`: takes back an unfinished change.
 
 use std::process::ExitCode;
 
@@ -8,18 +8,19 @@ use ringlock::Config;
 use crate::conduct::{self, Patience};
 use crate::output::{Failure, Output};
 
-/// Takes back a change that is half made, whoever began it; that takes no waiting.
+/// Takes back an unfinished change, whichever client began it; this needs no
+/// waiting.
 ///
-/// Whoever is carrying it out stops, with exit code 5. Where nothing is half
-/// made, nothing is done. An `apply` that still prepares its new nodes has
-/// decided nothing and cannot be seen: --outdate-plans stops it, too.
+/// A command that is carrying the change out stops with exit code 5. If no
+/// change is under way, nothing is done. An `apply` that still prepares its new
+/// nodes has decided nothing and is not visible: --outdate-plans stops it, too.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
     patience: Patience,
 
-    /// Where nothing is half made, decide the same topology once more: no plan
-    /// that was made before is begun then.
+    /// If no change is under way, decide the same topology once more: no plan
+    /// that was made before can then be begun.
     #[arg(long)]
     outdate_plans: bool,
 }

@@ -11,15 +11,15 @@ use ringlock::{Config, Plan};
 use crate::conduct::{self, Patience};
 use crate::output::{Exit, Failure, Output};
 
-/// The longest plan that is read: some ten thousand nodes' worth.
+/// The longest plan that is read: enough for some ten thousand nodes.
 const MAX_PLAN: u64 = 16 << 20;
 
-/// Makes the change that a plan describes, while locks go on.
+/// Makes the change that a plan describes, while locks stay available.
 ///
-/// It may be interrupted at any point, and taken up again with `resume`.
+/// It may be interrupted at any point and continued with `resume`.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// The plan, as `ringlock plan` tells it; `-` is the standard input.
+    /// The plan, as `ringlock plan` writes it; `-` is the standard input.
     #[arg(value_name = "PLAN")]
     plan: PathBuf,
 

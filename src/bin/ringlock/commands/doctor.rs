@@ -1,4 +1,4 @@
-//! `ringlock doctor`: what is wrong, and what to do about it.
+//! `ringlock doctor`: what is wrong, and how to fix it.
 
 pub(crate) mod checks;
 
@@ -36,8 +36,7 @@ async fn servers(config: &Config, cluster: &Cluster, report: &mut Report) {
     }
 }
 
-/// What can be found before any server is asked; `None`: there is nothing to go
-/// by.
+/// Checks what needs no server. `None` if there is no readable configuration.
 fn configuration(path: &Path, report: &mut Report) -> Option<Config> {
     let config = match Config::load(path) {
         Ok(config) => config,

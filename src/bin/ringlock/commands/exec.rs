@@ -22,44 +22,44 @@ use signals::{Signals, killed_by, signal_by_name};
 use crate::cluster::NOTHING_TO_LOOK_INTO;
 use crate::output::{Exit, Failure, Output, printable};
 
-/// Runs a command while holding a lock, which is kept alive until the command
-/// ends.
+/// Runs a command while holding a lock. The lock is kept alive until the
+/// command ends.
 ///
-/// The command finds the fence in RINGLOCK_FENCE and the key in RINGLOCK_KEY. It
-/// is looked up before the lock is taken.
+/// The command gets the fence in RINGLOCK_FENCE and the key in RINGLOCK_KEY.
+/// The command is looked up before the lock is acquired.
 ///
-/// SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to it;
-/// those that are ignored when this program starts stay ignored. After SIGTERM
-/// it has --grace to end. If the lock is lost it gets --signal, and --grace to
-/// end. When --grace is over it is killed. In both cases everything that it
-/// started ends with it: this program waits for it, and kills it when --grace is
-/// over.
+/// SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to the
+/// command; those that are ignored when this program starts stay ignored. After
+/// SIGTERM the command has --grace to end. If the lock is lost, the command
+/// gets --signal and has --grace to end. When --grace is over, it is killed. In
+/// both cases everything that it started ends with it: this program waits for
+/// these processes, and kills them when --grace is over.
 ///
 /// If this program is killed, the command and everything that it started is
 /// killed at once. If this program is stopped, the command gets --signal when
-/// the lease ends. A process that made a session of its own is spared; one that
-/// runs as another user cannot be signalled. Elsewhere than on Linux only the
-/// process group of the command is known.
+/// the lease ends. A process that started its own session is spared; one that
+/// runs as another user cannot be signalled. On systems other than Linux only
+/// the process group of the command is known.
 ///
 /// In a session with a terminal the command stays in the process group of this
 /// program: it can use the terminal, and Ctrl-C, Ctrl-Z, fg and bg work. A job
-/// that is stopped keeps its lock for the ttl. Otherwise the command leads a
-/// process group of its own, which gets every signal.
+/// that is stopped keeps its lock for the ttl. Without a terminal the command
+/// leads its own process group, which gets every signal.
 ///
-/// With --json its standard output goes to the standard error, and the document
-/// tells how it ended.
+/// With --json the standard output of the command goes to the standard error,
+/// and the document reports how the command ended.
 ///
-/// Of the options of flock(1), -n, -w and -E are here. There are no shared locks
-/// (-s). For -c take `-- sh -c '…'`. -o is always so: what the command leaves
-/// running does not keep the lock. -F is impossible: this program must stay to
-/// keep the lock alive.
+/// Of the options of flock(1), -n, -w and -E are supported. There are no shared
+/// locks (-s). Instead of -c use `-- sh -c '…'`. -o always applies: what the
+/// command leaves running does not keep the lock. -F is impossible: this
+/// program must stay to keep the lock alive.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// The lock key.
     key: OsString,
 
     /// How long to wait for the lock: 5, 0.5, 100ms, 1m; 0 is a single try. The
-    /// default is configured as router.wait.
+    /// default is router.wait of the configuration.
     #[arg(short, long, visible_alias = "timeout", value_name = "DURATION", value_parser = duration)]
     wait: Option<Duration>,
 
@@ -67,7 +67,7 @@ pub(crate) struct Options {
     #[arg(short, long, visible_alias = "nb", conflicts_with = "wait")]
     nonblock: bool,
 
-    /// The exit code if others held the key all the time.
+    /// The exit code if other clients held the key all the time.
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = Exit::NotLocked as u8)]
     conflict_exit_code: u8,
 
@@ -75,31 +75,31 @@ pub(crate) struct Options {
     #[arg(long, value_name = "CODE", default_value_t = Exit::LockLost as u8)]
     lost_exit_code: u8,
 
-    /// The exit code if something else failed: a node cannot be reached.
+    /// The exit code for any other failure, such as an unreachable node.
     #[arg(long, value_name = "CODE", default_value_t = Exit::Failed as u8)]
     failed_exit_code: u8,
 
     /// How long the lock outlives this program if it dies. The default is
-    /// configured as router.ttl.
+    /// router.ttl of the configuration.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     ttl: Option<Duration>,
 
-    /// How long the lock is kept at most; then it counts as lost. The default
-    /// is configured as router.max_hold.
+    /// How long the lock is kept at most; after that it counts as lost. The
+    /// default is router.max_hold of the configuration.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     max_hold: Option<Duration>,
 
-    /// What the command gets when the lock is lost.
+    /// The signal that the command gets when the lock is lost.
     #[arg(long, default_value = "TERM", value_parser = signal_by_name)]
     signal: Signal,
 
-    /// How long the command has, after that or after SIGTERM, until it is
-    /// killed.
+    /// How long the command has, after that signal or after SIGTERM, until it
+    /// is killed.
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = duration)]
     grace: Duration,
 
-    /// Initialise a new cluster as router.init is configured. Without it a new
-    /// cluster is an error.
+    /// Initialise a new cluster as router.init of the configuration says.
+    /// Without this flag a new cluster is an error.
     #[arg(long)]
     init: bool,
 
@@ -124,7 +124,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 struct Ended {
     key: String,
     fence: u64,
-    /// What the command ended with; `null`: a signal killed it.
+    /// The exit code of the command; `null` if a signal killed it.
     code: Option<i32>,
     signal: Option<i32>,
     /// Why the lock was lost while it ran.
@@ -163,10 +163,10 @@ async fn attempt(
     };
     program::check(&options.command[0])?;
     let is_group = !has_terminal();
-    // At a terminal a job is stopped as one.
+    // At a terminal, Ctrl-Z stops the whole job: this program and the command.
     let stops: &[Signal] = if is_group { &[Signal::TSTP] } else { &[] };
     let mut signals = Signals::listen(stops)?;
-    // What can fail does so before the lock is taken.
+    // What can fail without the lock runs before the lock is acquired.
     let supervisor = Supervisor::spawn(options, is_group, output)?;
     let router = tokio::select! {
         router = Router::connect(config) => router.map_err(refused)?,
@@ -178,7 +178,8 @@ async fn attempt(
     };
     let guard = match locked {
         Ok(Ok(guard)) => guard,
-        // What the attempts left is taken back before the process ends.
+        // The entries that the attempts left are taken back before the process
+        // ends.
         Ok(Err(signal)) => {
             router.shutdown().await;
             return Ok(ExitCode::from(killed_by(signal.as_raw())));
@@ -267,7 +268,7 @@ async fn lock(options: &Options, router: &Router) -> Result<Result<Guard, Signal
     acquire.await.map(Ok)
 }
 
-/// Gives the lock back, and tells of a loss that showed only now.
+/// Releases the lock, and reports a loss that is noticed only now.
 async fn release(
     router: Router,
     guard: Guard,
@@ -279,7 +280,7 @@ async fn release(
     let lost = lost.or(match released {
         Ok(Released::InTime) => None,
         Ok(Released::TooLate) => Some("it was gone before it was released".into()),
-        // No loss that is known of; it expires with its ttl.
+        // No loss is known; the lock expires with its ttl.
         Ok(Released::Unknown) => None,
         Err(error) => Some(format!("{error:#}")),
     });

@@ -1,4 +1,4 @@
-//! `ringlock force`: goes on without nodes that are lost for good.
+//! `ringlock force`: continues without nodes that are lost permanently.
 
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -10,35 +10,36 @@ use ringlock::{Change, Config};
 use crate::conduct::{self, Patience};
 use crate::output::{Exit, Failure, Output, span};
 
-/// Dangerous: goes on without nodes that are lost for good, where too few are
-/// left to vote.
+/// Dangerous: continues without nodes that are lost permanently, where too few
+/// are left to vote.
 ///
 /// Every other node must answer, and no abandoned one. Nothing can be locked
-/// until all leases have expired: max_ttl and view_lease. It is told beforehand
-/// how long that is. Where it refuses, nothing was done, and it ends with 2.
+/// until all leases have expired: max_ttl and view_lease. The command prints
+/// beforehand how long that is. Where it refuses, it changes nothing and ends
+/// with 2.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// A node that never comes back; may be given several times.
     #[arg(long, value_name = "NODE", required = true)]
     abandon: Vec<String>,
 
-    /// How many replicas keys have from now on: with fewer nodes, fewer may be
-    /// needed.
+    /// How many replicas keys have from now on: fewer nodes may require fewer.
     #[arg(long, value_name = "N")]
     replicas: Option<usize>,
 
-    /// The promise that no abandoned node ever serves anybody again with the
-    /// data that it has: each is destroyed, or emptied before it starts.
+    /// Your promise that no abandoned node ever serves a client again with its
+    /// present data: each is destroyed, or emptied before it starts.
     #[arg(long = "i-promise-they-never-return")]
     is_promised: bool,
 
-    /// Go on although enough nodes keep their data to vote. A plan would change
-    /// the same without any lock standing still.
+    /// Continue although enough nodes keep their data to vote. A plan would
+    /// make the same change without stopping any lock.
     #[arg(long = "stop-all-locks-although-a-vote-is-possible")]
     stops_locks: bool,
 
-    /// Go on although an abandoned node answers: clients that reach it may hold
-    /// there what others lock elsewhere. It is told to stop serving.
+    /// Continue although an abandoned node answers: clients that reach it may
+    /// hold locks there that other clients acquire elsewhere. The node is asked
+    /// to stop serving.
     #[arg(long = "risk-two-holders-although-abandoned-nodes-answer")]
     risks_holders: bool,
 }
@@ -86,7 +87,7 @@ pub(crate) async fn run(
     .await
 }
 
-/// What cannot be locked until when, and what is different afterwards.
+/// Until when nothing can be locked, and what is different afterwards.
 fn told(outlook: &ForceOutlook, now: SystemTime) -> String {
     let until = humantime::format_rfc3339_seconds(now + outlook.wait);
     let mut text = format!(

@@ -14,12 +14,12 @@ use crate::interrupts::Interrupts;
 use crate::output::{Exit, Failure, Output};
 use crate::progress::Teller;
 
-/// Gives a new cluster its first view, as the configuration has it.
+/// Gives a new cluster its first view, as configured.
 ///
-/// It waits until whatever was locked on the nodes before has expired.
+/// It waits until every earlier lock on the nodes has expired.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Do not wait for max_ttl: the promise that nothing is locked.
+    /// Do not wait for max_ttl: you promise that nothing is locked.
     #[arg(long)]
     now: bool,
 }
@@ -87,8 +87,8 @@ pub(crate) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// A cluster that has a view keeps it. One that is as configured needs nothing;
-/// any other is an error.
+/// A cluster that has a view keeps it. If the view is as configured, nothing is
+/// done; any other view is an error.
 async fn served(config: &Config) -> Result<Option<Begun>, Failure> {
     let cluster = Cluster::new(config)?;
     let Some(view) = cluster.survey().await?.view else {

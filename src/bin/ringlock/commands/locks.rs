@@ -1,4 +1,4 @@
-//! `ringlock locks`: what is locked, by whom, and for how long.
+//! `ringlock locks`: which keys are locked, by which holder, and for how long.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -13,13 +13,13 @@ use crate::cluster::{Cluster, Survey};
 use crate::holdings::{Holding, Holdings, Unasked, Votes};
 use crate::output::{Exit, Failure, Output, or_dash, printable, span, table};
 
-/// Tells what is locked, by whom, and for how long at most.
+/// Lists which keys are locked, by which holder, and for how long at most.
 ///
-/// Without --key every node is scanned, in a bounded number of steps; where
-/// there may be more than is told, that is said.
+/// Without --key every node is scanned, in a bounded number of steps. A list
+/// that may be incomplete is marked as such.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// This key alone.
+    /// Only this key.
     #[arg(long, conflicts_with_all = ["prefix", "limit"])]
     key: Option<OsString>,
 
@@ -27,7 +27,7 @@ pub(crate) struct Options {
     #[arg(long)]
     prefix: Option<OsString>,
 
-    /// At most so many keys.
+    /// At most this many keys.
     #[arg(long, default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
 }
@@ -35,15 +35,15 @@ pub(crate) struct Options {
 #[derive(Serialize)]
 struct Locks {
     locks: Vec<Lock>,
-    /// What was asked for and is no lock.
+    /// Keys that were asked for and hold something that is no lock.
     no_locks: Vec<NoLock>,
-    /// Some nodes have, or may have, more keys than are told.
+    /// Some nodes have, or may have, more keys than are listed.
     is_cut_short: bool,
     unasked: Vec<Unasked>,
     view: Option<String>,
 }
 
-/// Something that stands in a lock's place: no acquire of the key succeeds.
+/// An entry in the place of a lock: no acquire of the key succeeds.
 #[derive(Serialize)]
 struct NoLock {
     key: String,
@@ -54,22 +54,22 @@ struct NoLock {
 #[derive(Serialize)]
 pub(crate) struct Lock {
     pub(crate) key: String,
-    /// The holder's label, where it gave one.
+    /// The holder's label, if it has one.
     pub(crate) holder: Option<String>,
-    /// Another program's lock.
+    /// Whether another program holds the lock.
     pub(crate) is_foreign: bool,
-    /// `null`: it never expires by itself.
+    /// `null` if it never expires by itself.
     pub(crate) remaining_ms: Option<u64>,
     /// The nodes that have it.
     pub(crate) on: Vec<String>,
-    /// The nodes that should, as the view has them.
+    /// The nodes that should have it, according to the view.
     pub(crate) replicas: Option<Vec<String>>,
-    /// How many of these have it.
+    /// How many of these nodes have it.
     pub(crate) on_replicas: Option<usize>,
-    /// The same by groups: one or, while a change is under way, two, of which
-    /// each must have a quorum.
+    /// The same by groups: one or, while a change is under way, two, each of
+    /// which must have a quorum.
     pub(crate) votes: Option<Vec<Votes>>,
-    /// Whether so many are enough for a lease.
+    /// Whether that is enough for a lease.
     pub(crate) is_quorum: Option<bool>,
     /// No fence above this one was granted for the key so far.
     pub(crate) fence_at_most: Option<u64>,
@@ -116,11 +116,12 @@ pub(crate) async fn run(
     })
 }
 
-/// What to do about something that stands in a lock's place.
+/// What to do about an entry in the place of a lock.
 pub(crate) const NO_LOCK: &str =
     "another program's data; delete it by hand, with DEL, or use another key_prefix";
 
-/// The keys to tell of, whether there may be more, and who was not asked.
+/// The keys to list, whether there may be more, and the nodes that were not
+/// asked.
 async fn scan(survey: &mut Survey<'_>, options: &Options) -> (Vec<Key>, bool, Vec<Unasked>) {
     let mut unasked = survey.leave_unfit();
     let prefix = options
@@ -149,7 +150,7 @@ async fn scan(survey: &mut Survey<'_>, options: &Options) -> (Vec<Key>, bool, Ve
     (keys.into_iter().take(limit).collect(), is_cut, unasked)
 }
 
-/// What was found, as it is told.
+/// The locks that were found, as they are reported.
 pub(crate) async fn describe(survey: &mut Survey<'_>, found: &Holdings) -> Vec<Lock> {
     let held: Vec<Key> = found.all.iter().map(|h| h.key.clone()).collect();
     let fences = survey.fences_at_most(&held).await;
@@ -189,7 +190,7 @@ fn lock(survey: &Survey<'_>, holding: &Holding, fence: Option<u64>) -> Lock {
 }
 
 impl Lock {
-    /// Who holds it, in words.
+    /// The holder, in words.
     pub(crate) fn who(&self) -> String {
         match (&self.holder, self.is_foreign) {
             (Some(label), _) => printable(label.as_bytes()),

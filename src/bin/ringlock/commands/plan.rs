@@ -1,5 +1,5 @@
-//! `ringlock plan`: what a change of membership would move, before anything is
-//! touched.
+//! `ringlock plan`: what a change of membership would move, before anything
+//! changes.
 
 mod changes;
 mod preflight;
@@ -18,31 +18,32 @@ use crate::connection::connect;
 use crate::findings::Verdict;
 use crate::output::{Exit, Failure, Output};
 
-/// What stands between two changes of one plan.
+/// Separates two changes of one plan.
 const AND: &str = "--and";
 
-/// Plans a change of membership, and touches nothing.
+/// Plans a change of membership, and changes nothing.
 ///
-/// The plan goes to the standard output as JSON, to be kept and applied; what
-/// it moves is told on the standard error. Several changes make one plan, and
-/// take no longer than one: `ringlock plan add f --url … --and remove a`.
+/// The plan goes to the standard output as JSON, to be saved and applied; a
+/// summary of what it moves goes to the standard error. Several changes make
+/// one plan, and take no longer than one:
+/// `ringlock plan add f --url … --and remove a`.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     #[command(subcommand)]
     wanted: Wanted,
 
-    /// The word that no client reaches this node any more: it is switched off,
-    /// or cut off from all. The change then need not wait for those who rely on
-    /// it. May be given several times.
+    /// Your promise that no client can reach this node: it is switched off, or
+    /// cut off from all clients. The change then need not wait for clients that
+    /// rely on it. May be given several times.
     #[arg(long, global = true, value_name = "NODE")]
     fenced: Vec<String>,
 
-    /// Write the plan there instead.
+    /// Write the plan to this file instead.
     #[arg(long, global = true, value_name = "FILE")]
     out: Option<PathBuf>,
 
-    /// Another change in the same plan, and more after a further --and; it
-    /// stands at the end of the line.
+    /// Another change in the same plan, and more after a further --and. It must
+    /// come last on the command line.
     #[arg(
         long,
         global = true,
@@ -113,7 +114,7 @@ fn lines(words: &[OsString]) -> Result<Vec<Wanted>, Failure> {
         .collect()
 }
 
-/// What no configuration may have, no plan may either.
+/// A plan may set only what a configuration may have.
 fn check_spans(mut config: Config, plan: &Plan) -> Result<(), Failure> {
     let router = &mut config.router;
     (router.max_ttl, router.view_lease) = (plan.to.max_ttl(), plan.to.view_lease());
@@ -123,7 +124,7 @@ fn check_spans(mut config: Config, plan: &Plan) -> Result<(), Failure> {
     })
 }
 
-/// A word about a node that is none would be no word.
+/// A promise about an unknown node would mean nothing.
 fn check_fenced(fenced: &[String], plan: &Plan) -> Result<(), Failure> {
     let known: BTreeSet<&str> = plan.from.nodes.iter().map(|node| &*node.name).collect();
     match fenced.iter().find(|name| !known.contains(name.as_str())) {

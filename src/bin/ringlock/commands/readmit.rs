@@ -1,4 +1,4 @@
-//! `ringlock readmit`: lets nodes in again that lost their data.
+//! `ringlock readmit`: readmits nodes that lost their data.
 
 use std::process::ExitCode;
 
@@ -14,19 +14,21 @@ use crate::interrupts::Interrupts;
 use crate::output::{Exit, Failure, Output};
 use crate::progress::Teller;
 
-/// Lets nodes in again that lost their data, where no router runs long enough.
+/// Readmits nodes that lost their data, where no router runs long enough.
 ///
-/// A node that restarted empty is kept out until whatever was locked on it has
-/// expired; a router that runs lets it in then. Processes that end before
-/// max_ttl, such as those of cron, begin to wait anew each time: this one stays.
-/// It ends with 0 when the nodes serve, with 4 where some are out.
+/// A node that restarted empty is kept out until every lock that it may have
+/// held has expired; a running router then readmits it. Processes that end
+/// before max_ttl, such as those of cron, restart the wait each time: this
+/// command stays. It exits with 0 when the nodes serve, with 4 where some are
+/// out.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// The nodes; every member if none is named.
     #[arg(value_name = "NODE")]
     nodes: Vec<String>,
 
-    /// Wait until they are let in. Otherwise it is told which are out.
+    /// Wait until they are readmitted. Without this flag, list the nodes that
+    /// are out.
     #[arg(long)]
     wait: bool,
 
@@ -38,7 +40,7 @@ pub(crate) struct Options {
 struct Readmitted {
     /// The view in force.
     view: String,
-    /// Nodes that were let in.
+    /// Nodes that were readmitted.
     readmitted: Vec<String>,
     /// Nodes that do not serve, and why not.
     out: Vec<Out>,
@@ -73,7 +75,7 @@ pub(crate) async fn run(
     })
 }
 
-/// Which of the nodes do not serve.
+/// Lists which of the nodes do not serve.
 async fn look(options: &Options, config: &Config) -> Result<Readmitted, Failure> {
     let cluster = Cluster::new(config)?;
     let survey = cluster.survey().await?;
@@ -106,7 +108,7 @@ async fn look(options: &Options, config: &Config) -> Result<Readmitted, Failure>
     })
 }
 
-/// Stays until the nodes serve.
+/// Waits until the nodes serve.
 async fn wait(options: &Options, config: Config, output: Output) -> Result<(), Failure> {
     let mut interrupts = Interrupts::listen()?;
     let mut teller = Teller::new(output);

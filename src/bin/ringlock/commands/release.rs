@@ -15,34 +15,35 @@ use crate::cluster::{Cluster, Survey};
 use crate::holdings::{Holding, Unasked};
 use crate::output::{Exit, Failure, Output, or_dash, printable, table};
 
-/// Takes a lock from whoever holds it.
+/// Takes a lock from its holder.
 ///
-/// The holder goes on believing in its lease until it next tries to extend it:
-/// within a third of its ttl if it is kept alive, else no later than the ttl.
-/// Only resources that check its fence are safe from it meanwhile. It then learns
-/// that its entry is gone, and cannot make it anew: what is forced out stays out.
-/// A lease that was granted after this command looked is left alone.
+/// The holder relies on its lease until it next tries to extend it: within a
+/// third of its ttl if it is kept alive, otherwise at most until the ttl ends.
+/// Until then only resources that check its fence are safe from it. It then
+/// learns that its entry is gone and cannot recreate it: a lease that is taken
+/// by force stays lost. A lease that was granted after this command inspected
+/// the nodes is left alone.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// The lock key.
     key: OsString,
 
-    /// Do it.
+    /// Take the lock. Without this flag a held key is an error.
     #[arg(long)]
     force: bool,
 }
 
-/// How often the key is looked at again. Each time but the last a holder must
-/// have extended its lease in the moment between two nodes.
+/// How often the key is inspected again. Each time but the last, a holder must
+/// have extended its lease between the requests to two nodes.
 const MOST_LOOKS: u32 = 5;
 
 #[derive(Serialize)]
 struct Released {
     key: String,
-    /// Whose lock it was.
+    /// The locks that were held.
     held: Vec<Lock>,
     nodes: Vec<Node>,
-    /// Whether what was held is gone from so many nodes that it holds no more.
+    /// Whether the lock is gone from enough nodes to free the key.
     is_released: bool,
 }
 
@@ -58,16 +59,16 @@ struct Node {
 enum Outcome {
     /// Deleted.
     Released,
-    /// It had nothing.
+    /// It had no entry.
     Free,
-    /// It expired or was released meanwhile.
+    /// Its entry expired or was released in between.
     Gone,
-    /// Somebody else holds it meanwhile, and still does.
+    /// Another client acquired the key in between and still holds it.
     Newer,
-    /// It has something that is no lock, and is left alone.
+    /// It holds something that is no lock, which is left alone.
     #[serde(rename = "no lock")]
     NoLock,
-    /// It could not be asked, or refused.
+    /// It could not be asked, or it refused.
     Failed,
 }
 
@@ -140,11 +141,12 @@ pub(crate) async fn run(
         .next("try again once they answer; what they hold expires with its ttl"))
 }
 
-/// Looks again, and takes what is there of the same leases, until nothing is; at
-/// most [`MOST_LOOKS`] times. The sightings that have it still.
+/// Inspects the key again and takes the entries of the same leases, until there
+/// are none; at most [`MOST_LOOKS`] times. Returns the sightings that still
+/// have an entry.
 ///
-/// The nodes are reached one after the other. A holder that extends meanwhile
-/// finds a majority that has its entry still, and makes it anew on the node that
+/// The nodes are reached one after the other. A holder that extends its lease
+/// during this finds its entry on a majority, and recreates it on the node that
 /// was reached first.
 async fn take_again(survey: &mut Survey<'_>, key: &Key, taken: &[Holding]) -> Vec<usize> {
     let is_taken = |holding: &Holding| {
@@ -163,7 +165,7 @@ async fn take_again(survey: &mut Survey<'_>, key: &Key, taken: &[Holding]) -> Ve
     Vec::new()
 }
 
-/// For each sighting the entry that is to be taken.
+/// The entry to take, for each sighting.
 fn entries(survey: &Survey<'_>, held: &[Holding]) -> Vec<Option<Entry>> {
     let of = |index: usize| {
         let holding = held.iter().find(|holding| holding.on.contains(&index))?;

@@ -1,4 +1,4 @@
-//! `ringlock resume`: finishes a change that is half made.
+//! `ringlock resume`: completes an unfinished change.
 
 use std::process::ExitCode;
 
@@ -8,13 +8,13 @@ use ringlock::Config;
 use crate::conduct::{self, Patience};
 use crate::output::{Failure, Output};
 
-/// Finishes a change that is half made, whoever began it.
+/// Completes an unfinished change, whichever client began it.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
     patience: Patience,
-    /// Your word that no client reaches this node any more: it is switched off,
-    /// or cut off from every client. Spares a part of the wait.
+    /// Your promise that no client can reach this node: it is switched off, or
+    /// cut off from every client. This saves a part of the wait.
     #[arg(long, value_name = "NODE")]
     fenced: Vec<String>,
 }

@@ -16,8 +16,8 @@ use serde::Serialize;
 use crate::cluster::Cluster;
 use crate::output::{Failure, Output, table};
 
-/// Tells each node's share of the keys: of the view that is served or, where
-/// no server tells one, as the configuration would have it.
+/// Prints each node's share of the keys: of the view that is served or, if no
+/// server reports one, as the configuration would have it.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Draw the ring into this file.
@@ -34,7 +34,7 @@ struct Shares {
     vnodes: u32,
     points: usize,
     nodes: Vec<Share>,
-    /// Of the owners' shares, the largest over the mean, each per weight.
+    /// The largest of the owners' shares divided by the mean, each per weight.
     owner_max_over_mean: f64,
     plot: Option<PathBuf>,
 }
@@ -43,9 +43,10 @@ struct Shares {
 struct Share {
     node: String,
     weight: u32,
-    /// Of all keys, those that it owns; from 0 to 1.
+    /// Its share of all keys as their owner; from 0 to 1.
     owner: f64,
-    /// By number of replicas: of all keys with so many, those that it holds.
+    /// By number of replicas: its share of all keys with that many, as one of
+    /// their replicas.
     replica: BTreeMap<usize, f64>,
 }
 
@@ -56,7 +57,7 @@ pub(crate) async fn run(
 ) -> Result<ExitCode, Failure> {
     let served = match Cluster::new(config) {
         Ok(cluster) => cluster.survey().await?.view,
-        // Nodes in memory serve nobody else.
+        // Nodes in memory serve no other process.
         Err(_) => None,
     };
     let (source, view) = match served {
@@ -85,7 +86,7 @@ pub(crate) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a first start would set in force.
+/// The view that a first start would put in force.
 fn configured(config: &Config) -> Result<View, Failure> {
     let topology = config.layout();
     let nonces = topology

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::connection::impatiently;
 use crate::output::{Exit, Failure, Output, printable, table};
 
-/// Tells where a key lives, and who must agree on it.
+/// Prints the nodes of a key, and which of them must agree on it.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// The lock key.
@@ -34,8 +34,8 @@ pub(crate) async fn run(
     mut config: Config,
     output: Output,
 ) -> Result<ExitCode, Failure> {
-    // Who asks where a key would live starts no cluster; one in memory is the
-    // process's own.
+    // A query for the nodes of a key must not start a cluster. A cluster in
+    // memory belongs to this process.
     let is_embedded = |url: &str| url.starts_with("memory://");
     if !config.nodes.iter().all(|node| is_embedded(&node.url)) {
         config.router.init = Init::Never;

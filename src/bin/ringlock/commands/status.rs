@@ -14,20 +14,20 @@ use crate::output::{Exit, Failure, Output, or_dash, table};
 
 mod hot;
 
-/// How long may be looked for what is hot.
+/// How long the search for hot keys and nodes may take.
 const SHORTEST_LOOK: Duration = Duration::from_millis(200);
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
-/// Tells what each node is and serves.
+/// Prints the state of each node and what it serves.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Looks for a moment longer: which nodes do more than their share, and
-    /// which keys are fought over. Of the keys it is a sample; each server is
-    /// asked up to some thousand quick questions a second for it.
+    /// Observe the servers for a moment: which nodes do more than their share,
+    /// and which keys are contended for. The keys are a sample; each server
+    /// answers up to some thousand quick requests a second for it.
     #[arg(long)]
     hot: bool,
 
-    /// How long to look, from 200ms to 1m.
+    /// How long to observe, from 200ms to 1m.
     #[arg(long = "for", requires = "hot", default_value = "3s", value_name = "DURATION", value_parser = time_to_look)]
     time: Duration,
 }
@@ -42,30 +42,30 @@ fn time_to_look(text: &str) -> Result<Duration, String> {
 
 #[derive(Serialize)]
 struct Status {
-    /// The newest view that is served; `null`: none is.
+    /// The newest view that is served; `null` if there is none.
     view: Option<String>,
     epoch: Option<u32>,
-    /// What is known of it.
+    /// What is known of that view.
     knowledge: Knowledge,
     is_degraded: bool,
     nodes: Vec<Node>,
     /// Members of the view that the configuration does not name.
     unconfigured: Vec<String>,
-    /// The change that is under way; `null`: the view is stable.
+    /// The change that is under way; `null` if the view is stable.
     joint: Option<Joint>,
     /// What `--hot` found.
     #[serde(skip_serializing_if = "Option::is_none")]
     hot: Option<hot::Hot>,
 }
 
-/// A change of membership that is half made.
+/// An unfinished change of membership.
 #[derive(Serialize)]
 struct Joint {
-    /// The first epoch of the passage.
+    /// The first epoch of the change.
     since: u32,
     joining: Vec<String>,
     leaving: Vec<String>,
-    /// Everything that it changes, a sentence each.
+    /// Everything that it changes, one sentence each.
     changes: Vec<String>,
 }
 
@@ -96,7 +96,7 @@ struct Node {
     facts: Option<Facts>,
 }
 
-/// What a server that was reached told.
+/// What a server that was reached reported.
 #[derive(Serialize)]
 struct Facts {
     serving: Option<String>,

@@ -1,4 +1,5 @@
-//! What a server and its user can do, and how it is spoken to.
+//! What a server supports, what its user may use, and how requests to it are
+//! encoded.
 
 use crate::node::redis::codec::scripts::Scripts;
 
@@ -13,7 +14,7 @@ pub(crate) struct Abilities {
 }
 
 impl Abilities {
-    /// Leaves what every user of ringlock must be allowed.
+    /// Keeps only what every user of ringlock must be allowed.
     pub(crate) fn forget_commands(&mut self) {
         self.together = false;
         self.delete_if = None;
@@ -29,7 +30,7 @@ pub(crate) enum DeleteIf {
     Delex,
 }
 
-/// How one server is spoken to.
+/// How requests to one server are encoded.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialect {
     pub(crate) key_prefix: Vec<u8>,

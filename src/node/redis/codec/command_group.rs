@@ -11,7 +11,7 @@ use crate::proto::lease::Holder;
 use crate::proto::node::message::{NodeError, Request, Slot, ViewId};
 use crate::proto::time::Instant;
 
-/// A connection that has owed an answer for so long is given up.
+/// A connection that has owed an answer for this long is given up.
 const STALL_LIMIT: Duration = Duration::from_secs(3);
 
 /// Commands of one kind, answered together.
@@ -19,18 +19,19 @@ const STALL_LIMIT: Duration = Duration::from_secs(3);
 pub(crate) struct CommandGroup {
     pub(crate) kind: GroupKind,
     pub(crate) requests: Vec<Pending>,
-    /// Replies of the server that are still to come for it.
+    /// Replies that the server still owes for it.
     pub(crate) replies_due: usize,
     /// One of them was an error.
     pub(crate) is_refused: bool,
-    /// With it, its batch is answered.
+    /// Its replies are the last of its batch.
     pub(crate) ends_batch: bool,
-    /// No earlier than that it went out.
+    /// It was sent no earlier than this.
     pub(crate) sent_at: Instant,
-    /// What scripts repeat in their answer to it, so that no other passes for
-    /// it: where one reply goes missing, each that follows fits a wrong request.
+    /// What scripts repeat in their reply, so that no other reply passes for
+    /// it: if one reply goes missing, each that follows matches a wrong
+    /// request.
     pub(crate) mark: u32,
-    /// Its script went out with its text: see `reload`.
+    /// Its script was sent with its text: see `script_reload`.
     pub(crate) has_text: bool,
     due: Instant,
     given_up: Instant,
@@ -39,7 +40,8 @@ pub(crate) struct CommandGroup {
 /// What a group asks, and thus how its reply is read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum GroupKind {
-    /// ACQUIRE as a transaction; how many of its requests in a row count in which slot.
+    /// ACQUIRE as a transaction; how many consecutive requests count in which
+    /// slot.
     AcquireTransaction(ViewId, Vec<(Slot, u64)>),
     /// The same with one command that sets all keys or none.
     AcquireTogether(ViewId, Vec<(Slot, u64)>),
@@ -51,18 +53,18 @@ pub(crate) enum GroupKind {
     ReleaseScript,
     /// RELEASE as a command for each key.
     ReleaseCommands(DeleteIf),
-    /// What is there instead of the entries that such commands did not find.
+    /// What is stored instead of the entries that such commands did not find.
     Found,
-    /// What is left of the entries that a transaction found held.
+    /// The remaining time of the entries that a transaction found held.
     Remaining(Vec<Holder>),
     /// A single request of another kind.
     Control,
-    /// STATUS that the connection asks for itself.
+    /// STATUS that the connection requests for itself.
     Recheck,
     /// TIME, likewise.
     Clock,
-    /// INFO, likewise: whether it is still the same server, and with the policy
-    /// also by what it would evict.
+    /// INFO, likewise: whether it is still the same server and, with the
+    /// policy, what it would evict.
     Identity { with_policy: bool },
     /// The loading of a script.
     Load(Script),
@@ -92,13 +94,13 @@ impl GroupKind {
         )
     }
 
-    /// Whether it means something only under a view.
+    /// Whether it is meaningful only under a view.
     pub(crate) fn needs_view(&self) -> bool {
         self.acquires() || matches!(self, Self::Extend(_))
     }
 
-    /// Whether an answer counts for something that another incarnation must
-    /// have no say in: a lock, the confirmation of a view, a vote.
+    /// Whether an answer counts for something that another incarnation must not
+    /// decide: a lock, the confirmation of a view, a vote.
     pub(crate) fn relies_on_identity(&self) -> bool {
         self.needs_view() || *self == Self::Control
     }
@@ -138,8 +140,8 @@ impl CommandGroup {
         self.due
     }
 
-    /// Answers the requests whose time is over; what the server says to them
-    /// later is for nobody. True if the connection is stuck.
+    /// Answers the requests whose deadline has passed; later replies to them
+    /// are discarded. True if the connection is stuck.
     pub(crate) fn expire(&mut self, now: Instant) -> bool {
         if now >= self.due {
             self.due = self.given_up;
@@ -154,9 +156,9 @@ impl CommandGroup {
         now >= self.given_up
     }
 
-    /// Whether one command is to set all its keys: the ttl is said once. Where
-    /// several nodes count, each must count alike: counts that one of them
-    /// takes in vain would cost as many grants a second round.
+    /// Whether one command can set all its keys: it carries a single ttl. Where
+    /// several nodes count, each must count alike: counts that one of them uses
+    /// up without a grant would cost as many grants a second round.
     pub(crate) fn can_be_joined(&self) -> bool {
         let lone = |pending: &Pending| match pending.request {
             Request::Acquire { ttl, slot, .. } if slot.replicas == 1 => Some(ttl),
@@ -179,7 +181,7 @@ impl CommandGroup {
         }
     }
 
-    /// The script's own reply, where it went out with its text.
+    /// The script's own reply, where it was sent with its text.
     pub(crate) fn unpack<'a>(&mut self, replies: &'a [u8]) -> &'a [u8] {
         let Some(reply) = unpacked(replies).filter(|_| self.has_text) else {
             return replies;
@@ -188,22 +190,22 @@ impl CommandGroup {
         reply
     }
 
-    /// Whether it was refused, for the server does not have its script.
+    /// Whether it was refused because the server does not have its script.
     pub(crate) fn is_unloaded(&self, replies: &[u8]) -> bool {
         self.is_refused
             && self.script().is_some()
             && ErrorReply::first(replies).is_some_and(|error| error.is_unloaded())
     }
 
-    /// The length of its replies at the beginning of `bytes`; `None`: more is
-    /// to come. What has been looked at is not looked at again.
+    /// The length of its replies at the beginning of `bytes`; `None`: they are
+    /// incomplete. What has been scanned is not scanned again.
     pub(crate) fn whole(
         &mut self,
         bytes: &[u8],
         scanned: &mut usize,
     ) -> Result<Option<usize>, Malformed> {
         while self.replies_due > 0 {
-            // What was pushed is no reply to it.
+            // A push is no reply to it.
             if bytes.get(*scanned) == Some(&b'>') {
                 return Ok(None);
             }
@@ -220,7 +222,7 @@ impl CommandGroup {
         Ok(Some(std::mem::take(scanned)))
     }
 
-    /// Answers all its requests that have no answer, for the connection broke.
+    /// Answers all its requests that have no answer: the connection broke.
     pub(crate) fn fail(self, error: &NodeError) {
         for pending in self.requests {
             pending.reply.send(Err(error.clone()));

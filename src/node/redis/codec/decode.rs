@@ -1,5 +1,6 @@
-//! Replies of a server as answers. Whatever does not fit what was asked is a
-//! [`Protocol`](crate::NodeErrorKind::Protocol) error: never believed, never a panic.
+//! Replies of a server as answers. A reply that does not match its request is a
+//! [`Protocol`](crate::NodeErrorKind::Protocol) error: it is never believed and
+//! never causes a panic.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::proto::node::message::{
     Accepted, Answer, NodeError, NodeStatus, Past, Reply, Request, Rival, Slot, ViewId,
 };
 
-/// Bytes of a nonce or an incarnation at the most: about twice what ours have.
+/// The most bytes of a nonce or an incarnation: about twice what ours have.
 const MAX_STAMP: usize = 256;
 
 /// What a reply means for one request.
@@ -21,13 +22,13 @@ const MAX_STAMP: usize = 256;
 pub(crate) enum ReplyAction {
     /// Its answer.
     Answer(Answer),
-    /// Held by somebody: ask for how long.
+    /// Held by another client: ask for how long.
     AskRemaining(Holder),
-    /// The key held the request's own token already: raise what is left of it.
+    /// The key already held the request's own token: raise the remaining time.
     Raise(u64),
     /// Answered as stale, but an entry was made: delete it at once.
     Undo(Option<ViewId>),
-    /// There is no entry of its own to release: ask what is there instead.
+    /// There is no entry of its own to release: ask what is stored instead.
     AskFound,
     /// Nothing was done: send it again in another form.
     Again,
@@ -35,8 +36,8 @@ pub(crate) enum ReplyAction {
 
 use ReplyAction::Answer as Is;
 
-/// The answer of a script, which stands behind its mark; an error is one
-/// without. `None`: it is the answer to something else.
+/// The answer of a script, which follows its mark; an error has no mark.
+/// `None`: it is the answer to something else.
 fn marked(replies: &[u8], mark: u32) -> Option<&[u8]> {
     let mut values = Replies::of(replies);
     values.list(2)?;
@@ -44,7 +45,7 @@ fn marked(replies: &[u8], mark: u32) -> Option<&[u8]> {
     is_ours.then(|| values.rest())
 }
 
-/// One answer for all.
+/// The same error for all requests.
 fn for_all(requests: &[Pending], error: &NodeError) -> Vec<ReplyAction> {
     let refused = requests.iter().map(|_| Is(Err(error.clone())));
     refused.collect()
@@ -53,11 +54,11 @@ fn for_all(requests: &[Pending], error: &NodeError) -> Vec<ReplyAction> {
 /// The answers to a group's requests, in their order.
 ///
 /// # Errors
-/// The replies are not to these requests: what follows may not be to the next
-/// ones either.
+/// The replies are not to these requests: those that follow may not be to the
+/// next ones either.
 pub(crate) fn decode(group: &CommandGroup, replies: &[u8]) -> Result<Vec<ReplyAction>, NodeError> {
     let requests = &group.requests;
-    // Commands of their own are refused one by one.
+    // Separate commands are refused one by one.
     let is_whole = !matches!(group.kind, GroupKind::ReleaseCommands(_));
     if group.is_refused
         && is_whole
@@ -134,7 +135,7 @@ fn transaction(
         }
     }
     values.list(commands)?;
-    // What EXEC tells last decides what the rest means.
+    // The last reply of EXEC decides what the others mean.
     let found = values;
     for _ in 0..sets {
         values.next()?;
@@ -244,7 +245,8 @@ fn released(values: &mut Replies<'_>) -> Option<Answer> {
     }
 }
 
-/// The replies of commands that each delete one key if it is the request's.
+/// The replies of commands that each delete one key if it holds the request's
+/// token.
 fn deleted(requests: &[Pending], mut values: Replies<'_>) -> Option<Vec<ReplyAction>> {
     let read = |pending: &Pending| {
         Some(match values.next()? {
@@ -262,8 +264,8 @@ fn deleted(requests: &[Pending], mut values: Replies<'_>) -> Option<Vec<ReplyAct
     requests.iter().map(read).collect()
 }
 
-/// What a GET tells of an entry that could not be released: it was not there.
-/// An entry with the request's own token is one that a later request made.
+/// The answer to a release that found no entry of its own, by a GET that
+/// followed. An entry with the request's own token was made by a later request.
 pub(crate) fn not_released(token: &Token, found: Option<Value<'_>>) -> Answer {
     match found {
         Some(Value::Nil) => Ok(Reply::Missing),
@@ -279,7 +281,7 @@ fn rival(values: &mut Replies<'_>) -> Option<Rival> {
     Some(Rival::new(Holder::of_stored(values.bulk()?), left))
 }
 
-/// What PTTL says: −1 never expires, −2 is gone already.
+/// The reply of PTTL: −1 never expires, −2 is already gone.
 pub(crate) fn remaining(left: i64) -> Option<Duration> {
     (left != -1).then(|| Duration::from_millis(u64::try_from(left).unwrap_or(0)))
 }
@@ -288,7 +290,7 @@ fn wrong_type(value: Value<'_>) -> Option<Answer> {
     (value == Value::Bulk(b"WRONGTYPE")).then(|| Err(ErrorReply::of(b"WRONGTYPE").explain()))
 }
 
-/// A view id that a server told; empty for none. The outer `None`: no id.
+/// A view id in a reply; empty for none. The outer `None`: it is no id.
 fn served(text: &[u8]) -> Option<Option<ViewId>> {
     if text.is_empty() {
         return Some(None);
@@ -406,7 +408,8 @@ fn outbid(ballot: &[u8], what: &str) -> Answer {
     Ok(Reply::Outbid(ballot))
 }
 
-/// What a node says that it has accepted. The outer `None`: it makes no sense.
+/// What a node reports that it has accepted. The outer `None`: the reply is
+/// malformed.
 fn promised(reply: &[u8]) -> Option<Option<Accepted>> {
     let mut values = Replies::of(reply);
     values.list(4)?;
@@ -516,7 +519,7 @@ mod tests {
             "*3\r\n:-1\r\n:9\r\n",
             "*3\r\n$-1\r\n:9\r\n",
             "*3\r\n+OK\r\n:9\r\n",
-            // Fewer than were taken.
+            // A lower count than the requests took.
             "*3\r\n:1\r\n:1\r\n",
             "*3\r\n:0\r\n$1\r\nx\r\n",
             "*4\r\n:1\r\n:1\r\n:9\r\n",
@@ -530,7 +533,8 @@ mod tests {
 
     #[test]
     fn deleting_commands_are_answered_one_by_one() {
-        // Nobody waits for these: what is there instead is not asked.
+        // No caller waits for these, so the node does not ask what is stored
+        // instead.
         let missing = || Is(Ok(Reply::Missing));
         let answers = deleted(":1\r\n-WRONGTYPE no string\r\n");
         assert_eq!(answers, [Is(Ok(Reply::Released)), missing()]);
@@ -556,7 +560,7 @@ mod tests {
         let (token, other) = (Token::new(1, None), Token::new(2, None));
         let found = |value| not_released(&token, value);
         assert_eq!(found(Some(Value::Nil)), Ok(Reply::Missing));
-        // A later request made it: when the release came, nothing was there.
+        // A later request made it: when the release arrived, nothing was there.
         let own = Value::Bulk(token.as_stored());
         assert_eq!(found(Some(own)), Ok(Reply::Missing));
         let foreign = Value::Bulk(other.as_stored());
@@ -638,7 +642,7 @@ mod tests {
             bulks(&["2.9"]),
             bulks(&[&format!("{ballot}0")]),
             bulks(&[view]),
-            // Another number of parts, or others.
+            // A different number of parts, or different parts.
             list(&[ballot, view, "document"]),
             list(&[ballot, view, "document", "accepted", ""]),
             list(&[ballot, view, "document", ""]),
@@ -651,7 +655,7 @@ mod tests {
             "*4\r\n:1\r\n:2\r\n:3\r\n:4\r\n".into(),
             "*4\r\n*0\r\n*0\r\n*0\r\n*0\r\n".into(),
         ];
-        // What the other one may be answered.
+        // Valid answers to the other request.
         let of_accept = [":1\r\n".into()];
         let of_prepare = [list(&["", "", "", "accepted"])];
         let to_prepare = of_neither.iter().chain(&of_accept);

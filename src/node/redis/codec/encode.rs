@@ -75,7 +75,7 @@ impl Dialect {
         }
     }
 
-    /// ACQUIRE and EXTEND as scripts: what they have in common.
+    /// Encodes what ACQUIRE and EXTEND have in common as scripts.
     fn leases(
         &self,
         script: Script,
@@ -341,7 +341,7 @@ fn lease(out: &mut Vec<u8>, token: &Token, ttl: Ttl, slot: Slot, floor: u64) {
     bulk_number(out, floor);
 }
 
-/// As it is displayed.
+/// Appends `slot` as it is displayed.
 fn bulk_slot(out: &mut Vec<u8>, slot: Slot) {
     let mut buffers = [itoa::Buffer::new(); 3];
     let [replicas, arc, part] = &mut buffers;
@@ -395,8 +395,8 @@ mod tests {
     use crate::node::ReplyTo;
     use crate::node::redis::fuzzing::groups::{dialect, group};
 
-    /// Groups by their number there; what loads a script is left out: that is
-    /// the script.
+    /// Groups by their number in `groups`. The group that loads a script is
+    /// left out: its content is the script.
     const NAMES: [(u8, &str); 19] = [
         (0, "acquire-by-transaction"),
         (1, "acquire-together"),

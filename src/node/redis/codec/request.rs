@@ -5,7 +5,7 @@ use crate::node::ReplyTo;
 use crate::proto::node::message::{Answer, NodeError, NodeErrorKind, Request};
 use crate::proto::time::Instant;
 
-/// A request that is yet to be answered.
+/// A request that has not been answered yet.
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) request: Request,
@@ -14,14 +14,14 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    /// Answers that time is up, and lets nothing further be answered.
+    /// Answers with a timeout, and discards any later answer.
     pub(crate) fn expire(&mut self) {
         std::mem::replace(&mut self.reply, ReplyTo::nobody()).send(Err(timeout()));
     }
 }
 
-/// Answers that are to be given once no lock is held: who takes one in may
-/// have the next request already.
+/// Answers that are given once no lock is held: the receiver of one may submit
+/// the next request at once.
 pub(crate) type Answers = Vec<(ReplyTo, Answer)>;
 
 pub(crate) fn deliver(answers: &mut Answers) {
@@ -30,7 +30,7 @@ pub(crate) fn deliver(answers: &mut Answers) {
     }
 }
 
-/// Its time was over before the connection was ready for it.
+/// Its deadline passed before the connection was ready for it.
 pub(crate) fn unasked() -> NodeError {
     let message =
         "no answer within the node timeout: the node has not answered what it was asked before";

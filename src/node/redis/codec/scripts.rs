@@ -1,4 +1,4 @@
-//! The scripts, and the names that a server knows them by.
+//! The scripts, and the names under which a server knows them.
 
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::parser::{Replies, Value};
@@ -65,13 +65,13 @@ impl Script {
         }
     }
 
-    /// The command that loads it.
+    /// Appends the command that loads it.
     pub(crate) fn load(self, out: &mut Vec<u8>) {
         command(out, &[b"SCRIPT", b"LOAD", self.source().as_bytes()]);
     }
 }
 
-/// SHA-1 of each script, as the server told it.
+/// The SHA-1 of each script, as the server returned it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scripts([Vec<u8>; Script::ALL.len()]);
 
@@ -86,10 +86,10 @@ impl Scripts {
     }
 }
 
-/// Replies to a script with its text: MULTI, two QUEUED, EXEC.
+/// The number of replies to a script with its text: MULTI, two QUEUED, EXEC.
 const REPLIES: usize = 4;
 
-/// Appends the loading of `script` and what `call` appends, as one.
+/// Appends the loading of `script` and what `call` appends, as one transaction.
 pub(crate) fn together(
     script: Script,
     call: impl FnOnce(&mut Vec<u8>),
@@ -102,8 +102,8 @@ pub(crate) fn together(
     REPLIES
 }
 
-/// The reply of the script in the replies to a script with its text; `None`:
-/// they are others.
+/// The reply of the script within the replies to a script with its text;
+/// `None`: these are other replies.
 pub(crate) fn unpacked(replies: &[u8]) -> Option<&[u8]> {
     let mut values = Replies::of(replies);
     for _ in 1..REPLIES {

@@ -1,4 +1,4 @@
-//! Where a server is, and as whom to speak to it.
+//! A server's address, and the credentials for it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub(crate) enum Place {
         port: u16,
     },
     Unix(PathBuf),
-    /// Wherever the primary is.
+    /// The primary of a service.
     Service(Service),
 }
 
@@ -38,13 +38,13 @@ pub(crate) enum Place {
 pub(crate) struct Service {
     pub(super) name: String,
     pub(super) sentinels: Vec<Address>,
-    /// Which of them answered last: it is asked first.
+    /// The sentinel that answered last; it is asked first.
     pub(super) last: AtomicUsize,
     pub(super) is_tls: bool,
 }
 
 impl Address {
-    /// Parses the URL of a node that is spoken to with these options.
+    /// Parses the URL of a node that has these options.
     pub(crate) fn of_node(url: &str, options: &RedisOptions) -> Result<Self, String> {
         let mut address = Self::parse(url, &options.tls)?;
         let user = options.username.as_ref().filter(|user| !user.is_empty());
@@ -131,7 +131,7 @@ impl Service {
 }
 
 impl fmt::Display for Address {
-    /// Leaves user and password out; otherwise it is what can be parsed again.
+    /// Leaves user and password out; otherwise the result can be parsed again.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)
     }

@@ -1,10 +1,9 @@
 //! One attempt at a connection: how long it may take in all, and which step it
-//! has come to.
+//! has reached.
 //!
 //! No step has a limit of its own that an operator could not raise: a slow
-//! handshake or a slow lookup may take what the attempt has. What can be tried
-//! in several ways is tried staggered, so that one way that leads nowhere does
-//! not use up the attempt.
+//! handshake or a slow lookup may use all the time of the attempt. Alternatives
+//! are tried staggered, so that one dead end does not use up the attempt.
 
 use std::time::Duration;
 
@@ -17,12 +16,12 @@ use crate::node::redis::connection::address::Address;
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 use crate::proto::time::Instant;
 
-/// How long one way is tried before the next is tried beside it (RFC 8305,
-/// section 5).
+/// How long one alternative is tried before the next is tried in parallel (RFC
+/// 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// The least that an attempt has: a router that gives up early goes on
-/// connecting all the same.
+/// The least time of an attempt: a router that gives up early goes on
+/// connecting nevertheless.
 const LEAST: Duration = Duration::from_secs(2);
 
 /// An attempt at a connection.
@@ -33,8 +32,8 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// One that has nine tenths of `connect_timeout`: the rest is for telling
-    /// why it failed.
+    /// An attempt with nine tenths of `connect_timeout`: the rest is for
+    /// reporting why it failed.
     pub(crate) fn begin(connect_timeout: Duration) -> Self {
         Self::until(clock::now() + limit(connect_timeout))
     }
@@ -46,12 +45,12 @@ impl Attempt {
         }
     }
 
-    /// It comes to this step.
+    /// Records that the attempt has reached `step`.
     pub(crate) fn comes_to(&self, step: &'static str) {
         *self.step.lock() = step;
     }
 
-    /// It has taken too long, or longer than is usual.
+    /// The error of an attempt that takes too long, or longer than usual.
     pub(crate) fn late(&self, address: &Address) -> NodeError {
         let step = *self.step.lock();
         NodeError::new(
@@ -60,7 +59,7 @@ impl Attempt {
         )
     }
 
-    /// Half of the time that is left: what comes next needs some.
+    /// The middle of the time that is left: the next steps need some.
     pub(crate) fn half_way(&self) -> Instant {
         let now = clock::now();
         now + self.deadline.saturating_since(now) / 2
@@ -72,11 +71,12 @@ pub(crate) fn limit(connect_timeout: Duration) -> Duration {
     (connect_timeout / 10).saturating_mul(9).max(LEAST)
 }
 
-/// Begins each of `ways` as soon as those before have failed, or some time after
-/// the last was begun. The first that succeeds counts, and the others end.
+/// Starts each of `ways` as soon as those before have failed, or some time
+/// after the last was started. The first that succeeds counts, and the others
+/// are cancelled.
 ///
 /// # Errors
-/// Every one failed; in the order in which they did.
+/// All of them failed; the errors are in the order in which they occurred.
 pub(crate) async fn staggered<T, E, F>(ways: Vec<F>) -> Result<T, Vec<E>>
 where
     F: Future<Output = Result<T, E>>,

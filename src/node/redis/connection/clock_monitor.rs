@@ -1,11 +1,11 @@
-//! How a server's wall clock runs beside this process's own clock.
+//! How a server's wall clock runs relative to this process's own clock.
 //!
-//! A server expires entries by its wall clock. Where that is stepped forward,
-//! locks end before their time, and nothing on the server tells of it. So the
-//! server is asked for its time now and then, always before it is asked for a
-//! lock; where the two clocks have come apart by more than they may, it is
-//! put on hold: for as long as a lock that it forgot may be relied upon, it grants
-//! nothing.
+//! A server expires entries by its wall clock. When that clock is stepped
+//! forward, locks end before their time, and nothing on the server shows it. So
+//! the server is asked for its time from time to time, always before it is
+//! asked for a lock. When the two clocks have diverged by more than they may,
+//! the server is put on hold: it grants nothing for as long as a lock that it
+//! forgot may be relied upon.
 
 use std::time::Duration;
 
@@ -14,21 +14,22 @@ use crate::node::redis::resp::parser::{Replies, read_text};
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 use crate::proto::time::{Instant, drift, outwait};
 
-/// How old the last reading may be when a lock is asked for: the grain in which
-/// entries expire. Under load that is one reading to dozens of locks.
+/// How old the last reading may be when a lock is requested: the resolution at
+/// which entries expire. Under load, one reading serves dozens of locks.
 pub(crate) const READ_EVERY: Duration = Duration::from_millis(1);
 
-/// What is known of one server's wall clock; outlives its connections.
+/// What is known of one server's wall clock; it outlives the server's
+/// connections.
 #[derive(Debug, Default)]
 pub(crate) struct ClockMonitor {
-    /// Whose clock it is: another server's stands where it will.
+    /// The incarnation whose clock it is: another server's clock is unrelated.
     incarnation: Vec<u8>,
     bounds: Option<OffsetBounds>,
     hold: Option<ClockHold>,
 }
 
-/// By how much the server's clock is ahead of one's own, at least and at most,
-/// in nanoseconds. The two have different origins: only changes mean something.
+/// Bounds of how far the server's clock is ahead of this process's own, in
+/// nanoseconds. The two have different origins: only changes are meaningful.
 #[derive(Clone, Copy, Debug)]
 struct OffsetBounds {
     least: i128,
@@ -39,25 +40,26 @@ struct OffsetBounds {
 /// Why and until when a server grants nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClockHold {
-    /// By how much its clock was stepped, at least.
+    /// The least amount by which its clock was stepped.
     pub(crate) step: Duration,
     pub(crate) until: Instant,
 }
 
-/// What a reading tells.
+/// The result of a reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The clocks run alike, or are compared for the first time.
+    /// The clocks agree, or are compared for the first time.
     Steady,
-    /// It was stepped forward by so much, at least.
+    /// The server's clock was stepped forward by at least this much.
     Ahead(Duration),
-    /// It was stepped back: what is locked lasts longer there, and that is all.
+    /// The server's clock was stepped back by at least this much: locks last
+    /// longer there, with no other effect.
     Back(Duration),
 }
 
 impl ClockMonitor {
-    /// Another run of the server has no memory to be relied upon: that is seen
-    /// to elsewhere, and its clock is compared anew.
+    /// Another run of the server has no memory to rely on. That is handled
+    /// elsewhere; its clock is compared from the start.
     pub(crate) fn belongs_to(&mut self, incarnation: &[u8]) {
         if self.incarnation != incarnation {
             incarnation.clone_into(&mut self.incarnation);
@@ -93,7 +95,7 @@ impl ClockMonitor {
         if new.most < known.least {
             return Verdict::Back(span(known.least - new.most));
         }
-        // A reading that took long tells little, and takes nothing away.
+        // A slow reading adds little, and does not loosen the known bounds.
         self.bounds = Some(OffsetBounds {
             least: new.least.max(known.least),
             most: new.most.min(known.most),
@@ -108,7 +110,7 @@ impl ClockMonitor {
 }
 
 impl OffsetBounds {
-    /// What they are later: clocks may drift apart.
+    /// The bounds at a later time: clocks may drift apart.
     fn widened(self, now: Instant) -> Self {
         let apart = nanos(drift(now.saturating_since(self.at)));
         Self {
@@ -120,7 +122,7 @@ impl OffsetBounds {
 }
 
 impl ClockHold {
-    /// What a request for a lock is told at `now`; `None`: the time is over.
+    /// The error for a lock requested at `now`; `None`: the hold is over.
     pub(crate) fn refusal(&self, now: Instant) -> Option<NodeError> {
         let left = self.until.saturating_since(now);
         (!left.is_zero()).then(|| {
@@ -148,7 +150,7 @@ fn span(nanos: i128) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or_default())
 }
 
-/// The reply of TIME: since the beginning of 1970.
+/// The reply of TIME, as the time since the Unix epoch.
 pub(crate) fn time(reply: &[u8]) -> Result<Duration, NodeError> {
     let read = || {
         let mut values = Replies::of(reply);
@@ -173,7 +175,7 @@ mod tests {
         Instant::default() + ms(millis)
     }
 
-    /// Some day in 2026, where the own clock stands at zero.
+    /// A day in 2026 on which this process's own clock is at zero.
     fn wall(millis: u64) -> Duration {
         Duration::from_secs(1_790_000_000) + ms(millis)
     }
@@ -214,7 +216,7 @@ mod tests {
         assert_eq!(refusal.kind(), NodeErrorKind::ClockStepped);
         assert!(refusal.to_string().contains("another 2.064s"), "{refusal}");
         assert_eq!(hold.refusal(hold.until), None);
-        // The clock is as it is now.
+        // The stepped clock is the new reference.
         let next = clock.read(at(2_000), at(2_001), wall(4_000), TTL);
         assert_eq!(next, Verdict::Steady);
     }
@@ -234,7 +236,7 @@ mod tests {
     #[test]
     fn what_was_known_well_is_not_forgotten() {
         let mut clock = steady();
-        // Between these nothing can be told.
+        // Within these bounds no step can be detected.
         let vague = clock.read(at(1_000), at(6_000), wall(5_900), TTL);
         assert_eq!(vague, Verdict::Steady);
         let verdict = clock.read(at(6_100), at(6_101), wall(6_500), TTL);
@@ -257,7 +259,7 @@ mod tests {
         let back = clock.read(at(5_000), at(5_001), wall(2_000), TTL);
         assert!(matches!(back, Verdict::Back(_)), "{back:?}");
         assert_eq!(clock.hold(), None);
-        // Set right again, it is one forward.
+        // Setting it right again is a step forward.
         let ahead = clock.read(at(6_000), at(6_001), wall(6_000), TTL);
         assert!(matches!(ahead, Verdict::Ahead(_)), "{ahead:?}");
     }

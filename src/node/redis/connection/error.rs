@@ -1,4 +1,4 @@
-//! Errors of connections, in words.
+//! Error messages of connections.
 
 use std::io;
 
@@ -12,7 +12,7 @@ pub(crate) fn unreachable(address: &Address, error: &io::Error) -> NodeError {
     failed(format!("cannot reach {address}: {error}"), error)
 }
 
-/// A connection that worked before does no more.
+/// A connection that worked before has broken.
 pub(crate) fn broken(address: &Address, error: &io::Error) -> NodeError {
     failed(format!("the connection to {address} broke: {error}"), error)
 }
@@ -24,7 +24,7 @@ pub(crate) fn failed(told: String, error: &io::Error) -> NodeError {
     }
 }
 
-/// The server said what no server says.
+/// The server sent bytes that are no reply.
 pub(crate) fn no_reply(address: &Address) -> NodeError {
     NodeError::new(
         NodeErrorKind::Protocol,
@@ -32,8 +32,8 @@ pub(crate) fn no_reply(address: &Address) -> NodeError {
     )
 }
 
-/// A refused AUTH. A server that does not know the command quotes it: what it
-/// says is not passed on.
+/// A refused AUTH. A server that does not know the command quotes it, so the
+/// server's text is not passed on.
 pub(crate) fn bad_credentials(address: &Address, error: &ErrorReply<'_>) -> NodeError {
     let whence = address.password.as_ref().map(Password::whence);
     let whence = whence.unwrap_or_else(|| "the user, who has no password here".into());

@@ -1,4 +1,4 @@
-//! One question at a time on a connection that nobody else uses yet.
+//! One question at a time on a connection that no other code uses yet.
 
 use std::io;
 
@@ -25,7 +25,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) stream: Stream,
     pub(super) address: &'a Address,
     has_answered: bool,
-    /// Its data was flushed or replaced since it was to push that.
+    /// The server's data was flushed or replaced since the server was asked to
+    /// push that.
     pub(super) is_doubtful: bool,
 }
 
@@ -55,7 +56,7 @@ impl<'a> Exchange<'a> {
         Ok(exchange)
     }
 
-    /// Asks, and reads exactly `replies` replies.
+    /// Sends a question, and reads exactly `replies` replies.
     pub(crate) async fn ask(
         &mut self,
         write: impl FnOnce(&mut Vec<u8>),
@@ -69,7 +70,7 @@ impl<'a> Exchange<'a> {
         };
         let mut answers = Vec::new();
         if let Err(error) = sent.await {
-            // A server that hung up may have said why.
+            // A server that closed the connection may have sent the reason.
             let _ = self.stream.read_buf(&mut answers).await;
             return Err(self.hung_up(&answers, &error));
         }
@@ -102,7 +103,7 @@ impl<'a> Exchange<'a> {
         }
         match answers.get(scanned) {
             None => Ok(answers),
-            // The rest of it is yet to come.
+            // The rest of the push has not arrived.
             Some(b'>') => Err(NodeError::new(
                 NodeErrorKind::Unreachable,
                 "the server's data was flushed while it was looked at: it is looked at anew",
@@ -111,8 +112,8 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The connection ended. Where the server said why, that is the error: it
-    /// may have been said before anything was asked.
+    /// The connection ended. If the server sent a reason, that is the error;
+    /// the reason may have arrived before anything was asked.
     fn hung_up(&self, answers: &[u8], error: &io::Error) -> NodeError {
         let reason = ErrorReply::first(answers).and_then(|reason| reason.explain_unquoted());
         reason.unwrap_or_else(|| self.broken(error))
@@ -137,13 +138,13 @@ impl<'a> Exchange<'a> {
             ..
         } = self.address;
         let database = database.to_string();
-        // Anew for every connection: it may have changed.
+        // Read again for every connection, because it may have changed.
         let password = password.as_ref().map(Password::get).transpose();
         let password =
             password.map_err(|problem| NodeError::new(NodeErrorKind::Denied, problem))?;
         let mut greetings: Vec<Vec<&[u8]>> = Vec::new();
         match (username, &password) {
-            // A user without a password is one all the same, and never the
+            // A user without a password is still that user, and never the
             // default user.
             (Some(user), password) => {
                 let password = password.as_deref().unwrap_or_default();
@@ -174,8 +175,9 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Asks what a script carries out. It was loaded on this connection, and may
-    /// have been flushed since: then it is sent again, once, with its text.
+    /// Sends a request that a script carries out. The script was loaded on this
+    /// connection, and may have been flushed since. In that case the request is
+    /// sent again, once, with the script's text.
     pub(crate) async fn call(
         &mut self,
         dialect: &Dialect,

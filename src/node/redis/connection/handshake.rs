@@ -1,8 +1,8 @@
-//! The connect step: who is this server, and may it hold locks?
+//! The connect step: which server is this, and may it hold locks?
 //!
-//! Nothing reconnects behind our back. Every new connection asks for the
-//! server's identity before any data command, for behind the same address may
-//! be another server by now, or the same one without its memory.
+//! No connection is re-established implicitly. Every new connection asks for
+//! the server's identity before any data command, because another server may
+//! now have the same address, or the same server without its memory.
 
 use std::time::Duration;
 
@@ -24,22 +24,22 @@ use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus, Request,
 use crate::proto::time::Instant;
 use crate::telemetry::events;
 
-/// Mark of what is asked here: one question at a time, whose answer must be the
-/// only one.
+/// The mark of the questions that are asked here: one at a time, whose answer
+/// must be the only one.
 const MARK: u32 = 0;
 
-/// A connection that has been found fit.
+/// A connection that has passed the checks.
 pub(crate) struct Connection {
     pub(crate) stream: Stream,
     pub(crate) dialect: Dialect,
     pub(crate) status: NodeStatus,
-    /// A reading of the server's wall clock, and when it was asked for.
+    /// A reading of the server's wall clock, and when it was requested.
     pub(crate) clock: (Instant, Duration),
     /// Whether the server pushes what happens to its data.
     pub(crate) is_told: bool,
-    /// When it was asked who it is.
+    /// When the server was asked for its identity.
     pub(crate) verified_at: Instant,
-    /// Something was pushed since.
+    /// A push has arrived since then.
     pub(crate) is_doubtful: bool,
 }
 
@@ -123,8 +123,9 @@ impl<'a> Exchange<'a> {
         Ok(scripts)
     }
 
-    /// Tries the commands that not every server has. They do nothing: the key
-    /// is never there. COMMAND INFO knows of no user's rights; this does.
+    /// Tries the commands that not every server has. They have no effect,
+    /// because the key never exists. COMMAND INFO does not reflect a user's
+    /// rights; this does.
     async fn probe(&mut self, namespace: &str, abilities: &mut Abilities) -> Result<(), NodeError> {
         let key = format!("{namespace}!probe").into_bytes();
         let write = |out: &mut Vec<u8>| {
@@ -136,7 +137,7 @@ impl<'a> Exchange<'a> {
         let mut values = Replies::of(&answers);
         let mut can = || match values.next() {
             Some(Value::Int(_)) => Ok(true),
-            // Others pass, such as that the memory is full.
+            // Other errors are temporary, such as a full memory.
             Some(Value::Error(line)) => Ok(!matches!(ErrorReply::of(line).code, "ERR" | "NOPERM")),
             other => Err(unexpected(other, "a command that it may have")),
         };
@@ -149,8 +150,8 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Asks for the server's wall clock: when that was, at the earliest, and
-    /// what it showed.
+    /// Asks for the server's wall clock. Returns the earliest time at which it
+    /// was read, and what it showed.
     async fn read_clock(&mut self) -> Result<(Instant, Duration), NodeError> {
         let sent_at = clock::now();
         let answer = self.ask(|out| command(out, &[b"TIME"]), 1).await?;
@@ -162,7 +163,7 @@ impl<'a> Exchange<'a> {
         asked_status(&answer, MARK, &dialect.incarnation)
     }
 
-    /// Takes the operator's word that a restart lost nothing.
+    /// Relies on the operator's assurance that a restart lost nothing.
     async fn restamp(
         &mut self,
         dialect: &Dialect,

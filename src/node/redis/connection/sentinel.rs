@@ -1,8 +1,8 @@
-//! Finding the primary of a service: its sentinels know.
+//! Finds the primary of a service by asking its sentinels.
 //!
 //! They are asked at every connection, each a moment after the one before, and
 //! the first answer counts. The server that it names is checked as every server
-//! is. A server that was promoted is another incarnation: it has to be let in
+//! is. A server that was promoted is another incarnation: it must be let in
 //! again before it grants anything.
 
 use std::sync::atomic::Ordering;
@@ -20,7 +20,8 @@ use crate::proto::node::message::{NodeError, NodeErrorKind};
 impl Service {
     /// Where the primary is now.
     ///
-    /// The sentinels have half of the attempt's time: the rest is the server's.
+    /// The sentinels have half of the attempt's time: the rest is for the
+    /// server.
     pub(crate) async fn primary(&self, attempt: &Attempt) -> Result<Place, NodeError> {
         attempt.comes_to("its sentinels do not answer");
         let limit = Attempt::until(attempt.half_way());
@@ -85,7 +86,8 @@ impl Service {
         }
     }
 
-    /// What can only be that way is told as such; what may pass is an outage.
+    /// The error when no sentinel names the primary. It is permanent only if
+    /// all `problems` are; otherwise it is an outage.
     fn unknown(&self, problems: &[NodeError]) -> NodeError {
         let may_pass = |problem: &NodeError| {
             !matches!(

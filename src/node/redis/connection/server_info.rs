@@ -1,4 +1,4 @@
-//! What a server says of itself by INFO, and whether it may hold locks.
+//! What a server reports about itself by INFO, and whether it may hold locks.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,19 @@ use crate::node::redis::resp::parser::{Replies, Value, reply_len};
 use crate::proto::escape::shown;
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 
-/// The oldest server whose commands suffice.
+/// The oldest server version whose commands suffice.
 const OLDEST: (u32, u32) = (6, 2);
 
-/// The oldest server with `SET … NX GET`.
+/// The oldest server version with `SET … NX GET`.
 const OLDEST_WITH_TRANSACTION: (u32, u32) = (7, 0);
 
-/// Facts of one section of INFO at the most, some ten times what there are; and
-/// bytes of each.
+/// The most facts of one section of INFO, about ten times the real number; and
+/// the most bytes of each.
 const MAX_FACTS: usize = 500;
 const MAX_FACT: usize = 256;
 
-/// Facts that may change while a server runs, and decide whether it is still
-/// fit.
+/// Facts that may change while a server runs, and that decide whether it is
+/// still fit.
 const CHANGING: [&[u8]; 4] = [
     b"role",
     b"master_replid",
@@ -29,18 +29,18 @@ const CHANGING: [&[u8]; 4] = [
     b"maxmemory_policy",
 ];
 
-/// Has a server push what happens to its data.
+/// Commands that have a server push what happens to its data.
 const TELL: [&[&[u8]]; 2] = [
     &[b"HELLO", b"3"],
     &[b"CLIENT", b"TRACKING", b"ON", b"OPTIN"],
 ];
 
-/// What INFO tells.
+/// The facts that INFO returns.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Identity(BTreeMap<String, String>);
 
 impl Identity {
-    /// Adds what one section says.
+    /// Adds the facts of one section.
     pub(crate) fn take_in(&mut self, section: &[u8]) {
         let lines = section.split(|&byte| byte == b'\n').filter_map(|line| {
             let colon = line.iter().position(|&byte| byte == b':')?;
@@ -72,8 +72,8 @@ impl Identity {
         }
     }
 
-    /// Whether the operator's word that it is durable can be true: a restart
-    /// alone keeps every write, and with an append-only file alone.
+    /// Whether the operator's assurance of durability can be true: only a
+    /// restart keeps every write, and only with an append-only file.
     pub(crate) fn check_durable(&self) -> Result<(), &'static str> {
         let earlier_history = self.fact("master_replid2").unwrap_or_default();
         if self.fact("aof_enabled") != Some("1") {
@@ -87,7 +87,7 @@ impl Identity {
         }
     }
 
-    /// While a server reads its data, it does not say whether it is durable:
+    /// While a server loads its data, INFO does not show whether it is durable:
     /// it seems to keep no append-only file.
     pub(crate) fn check_loaded(&self) -> Result<(), NodeError> {
         match self.fact("loading") {
@@ -119,7 +119,7 @@ impl Identity {
     }
 
     pub(crate) fn check_mode(&self) -> Result<(), NodeError> {
-        // Redis's name for it, and Valkey's.
+        // Redis's name of the field, and Valkey's.
         match self.fact("redis_mode").or(self.fact("server_mode")) {
             Some("standalone") => Ok(()),
             mode => {
@@ -156,7 +156,7 @@ impl Identity {
 }
 
 impl Identity {
-    /// Adds what may change while the server runs.
+    /// Adds the facts that may change while the server runs.
     pub(crate) fn take_in_changing(&mut self, section: &[u8]) {
         let is_wanted = |line: &&[u8]| {
             let mut names = CHANGING.iter();
@@ -169,8 +169,8 @@ impl Identity {
         lines.for_each(|line| self.take_in(line));
     }
 
-    /// What of its incarnation can change while it runs. Whoever says nothing
-    /// of evictions has seen none.
+    /// The part of the incarnation that can change while the server runs. A
+    /// server that reports no evictions has had none.
     pub(crate) fn history(&self) -> Option<String> {
         let history = self.fact("master_replid")?;
         Some(match self.fact("evicted_keys") {
@@ -199,16 +199,17 @@ impl Identity {
 }
 
 impl Exchange<'_> {
-    /// Asks who the server is.
+    /// Asks for the server's identity.
     pub(crate) async fn introduce(&mut self) -> Result<Identity, NodeError> {
         let (_, identity) = self.ask_identity(&[]).await?;
         Ok(identity)
     }
 
-    /// Has the server push on this connection that its data was flushed or
-    /// replaced, and asks who it is: in this order, so that what happens
-    /// afterwards is pushed. False where it does not push, or not for this
-    /// user. No key is tracked for that: tracking costs the server nothing.
+    /// Has the server push on this connection when its data is flushed or
+    /// replaced, and asks for its identity. The order ensures that later
+    /// changes are pushed. False where the server does not push, or not for
+    /// this user. No key is tracked for that, so tracking costs the server
+    /// nothing.
     pub(crate) async fn introduce_and_be_told(&mut self) -> Result<(bool, Identity), NodeError> {
         let (told, identity) = self.ask_identity(&TELL).await?;
         let rest = reply_len(&told).ok().flatten().map(|len| &told[len..]);
@@ -220,7 +221,8 @@ impl Exchange<'_> {
         Ok((is_told, identity))
     }
 
-    /// Sends `ahead` and then asks who the server is; the replies to `ahead`.
+    /// Sends `ahead` and then asks for the server's identity; returns the
+    /// replies to `ahead` as well.
     async fn ask_identity(&mut self, ahead: &[&[&[u8]]]) -> Result<(Vec<u8>, Identity), NodeError> {
         const SECTIONS: [&[u8]; 5] = [
             b"server",
@@ -258,7 +260,7 @@ fn unsuitable(advice: String) -> Result<(), NodeError> {
     Err(NodeError::new(NodeErrorKind::Unsuitable, advice))
 }
 
-/// What a server is told that was replaced, or may have been.
+/// The error of a server whose data was replaced, or may have been.
 pub(crate) fn lost_data(what_happened: &str) -> NodeError {
     NodeError::new(
         NodeErrorKind::LostData,

@@ -1,4 +1,4 @@
-//! A byte stream to a server, over whatever carries it.
+//! A byte stream to a server, over any transport.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,11 +16,11 @@ use crate::node::redis::connection::address::Place;
 use crate::node::redis::connection::attempt::{Attempt, staggered};
 use crate::proto::node::message::NodeErrorKind;
 
-/// How long a host's addresses are tried before they are looked up again: a
-/// server that comes back elsewhere is found.
+/// How long a host's addresses are tried before they are looked up again, so
+/// that a server that comes back at another address is found.
 const LOOK_UP_AGAIN: Duration = Duration::from_secs(3);
 
-/// Addresses of a host that are tried.
+/// The most addresses of a host that are tried.
 const MAX_ADDRESSES: usize = 16;
 
 /// An open stream.
@@ -33,7 +33,7 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Opens a stream to `place`, with these certificates where that takes any.
+    /// Opens a stream to `place`, with these certificates if it uses any.
     pub(crate) async fn open(
         place: &Place,
         tls: &TlsConfig,
@@ -65,7 +65,7 @@ impl Stream {
         }
     }
 
-    /// The stream as an end to read from and an end to write to.
+    /// Splits the stream into a reading end and a writing end.
     pub(crate) fn into_ends(self) -> (Receiver, Sender) {
         let (receiver, socket) = match self {
             Self::Tcp(stream) => {
@@ -98,7 +98,7 @@ pub(crate) fn remedy(error: &io::Error) -> Option<(NodeErrorKind, &'static str)>
     }
 }
 
-/// Tries the addresses of a host, for as long as the attempt has.
+/// Tries the addresses of a host, as long as the attempt lasts.
 async fn open_tcp(host: &str, port: u16, attempt: &Attempt) -> io::Result<TcpStream> {
     loop {
         let until = clock::now() + LOOK_UP_AGAIN;
@@ -110,7 +110,7 @@ async fn open_tcp(host: &str, port: u16, attempt: &Attempt) -> io::Result<TcpStr
         });
         if let Some(opened) = opened.await {
             let stream = opened?;
-            // A lock is one small packet there and one back: never wait for more.
+            // A lock is one small packet each way: never wait for more.
             stream.set_nodelay(true)?;
             return Ok(stream);
         }
@@ -143,8 +143,9 @@ async fn open_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     }
 }
 
-/// The resolver's first, then one of each protocol version by turns (RFC 8305,
-/// section 4): where one of them leads nowhere, the other comes second.
+/// The resolver's first address, then one of each protocol version alternately
+/// (RFC 8305, section 4): where one version does not work, the other comes
+/// second.
 fn by_turns(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let addresses: Vec<_> = addresses.take(MAX_ADDRESSES).collect();
     let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
@@ -202,7 +203,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// An end to write to that anybody may use who does not wait.
+/// A writing end for any caller that does not wait.
 #[derive(Debug)]
 pub(crate) enum Socket {
     Tcp(tcp::OwnedWriteHalf),
@@ -226,7 +227,7 @@ impl Socket {
     }
 }
 
-/// The end to read from; one task's own.
+/// The reading end, owned by one task.
 #[derive(Debug)]
 pub(crate) enum Receiver {
     Tcp(tcp::OwnedReadHalf),
@@ -236,7 +237,7 @@ pub(crate) enum Receiver {
 }
 
 impl Receiver {
-    /// Reads what has come, up to the spare room of `into`; 0 at the end.
+    /// Reads what has arrived, up to the spare room of `into`; 0 at the end.
     /// Cancel safe.
     pub(crate) async fn read(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
         match self {
@@ -248,7 +249,7 @@ impl Receiver {
     }
 }
 
-/// The end to write to, for when that takes waiting; one task's own.
+/// The writing end for writes that may wait, owned by one task.
 #[derive(Debug)]
 pub(crate) enum Sender {
     Socket(Arc<Socket>),
@@ -257,7 +258,8 @@ pub(crate) enum Sender {
 }
 
 impl Sender {
-    /// What others may write to; a TLS stream is its task's alone.
+    /// The socket that callers may write to; only its task writes to a TLS
+    /// stream.
     pub(crate) fn socket(&self) -> Option<Arc<Socket>> {
         match self {
             Self::Socket(socket) => Some(Arc::clone(socket)),
@@ -281,7 +283,7 @@ impl Sender {
         }
     }
 
-    /// Sends off what the stream itself has held back. Cancel safe.
+    /// Sends what the stream itself has buffered. Cancel safe.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Socket(_) => Ok(()),

@@ -1,5 +1,5 @@
-//! TLS for `rediss://` nodes: rustls, with the system's certificates or one's
-//! own.
+//! TLS for `rediss://` nodes: rustls, with the system's certificates or
+//! configured ones.
 
 use std::io;
 use std::path::Path;
@@ -23,10 +23,10 @@ use tokio_rustls::rustls::{
 use crate::config::TlsConfig;
 use crate::proto::node::message::NodeErrorKind;
 
-/// A connector that trusts what `config` says.
+/// A connector that trusts what `config` names.
 ///
-/// Read anew for every connection: a renewed certificate is picked up by the
-/// next one.
+/// The files are read again for every connection: a renewed certificate is
+/// picked up by the next one.
 pub(crate) fn connector(config: &TlsConfig) -> io::Result<TlsConnector> {
     let provider = Arc::new(default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -53,14 +53,14 @@ pub(crate) fn connector(config: &TlsConfig) -> io::Result<TlsConnector> {
     )))
 }
 
-/// The usual verification, and one certificate more: an authority's own, where
-/// it is the authority that the configuration names. A self-signed certificate
-/// that says of itself that it is an authority's, as `openssl req -x509` makes
-/// them, is refused otherwise.
+/// The usual verification, and one more accepted certificate: that of an
+/// authority itself, where the configuration names this authority. The usual
+/// verification refuses a self-signed certificate that is marked as an
+/// authority's, as `openssl req -x509` creates them.
 #[derive(Debug)]
 struct Verifier {
     usual: Arc<WebPkiServerVerifier>,
-    /// Those of `tls.ca`.
+    /// The certificates of `tls.ca`.
     named: Vec<CertificateDer<'static>>,
 }
 
@@ -98,7 +98,8 @@ impl ServerCertVerifier for Verifier {
             .usual
             .verify_server_cert(end_entity, intermediates, name, ocsp, now);
         match verified {
-            // Its term has been checked by then; its name has not.
+            // At this point its validity period has been checked, but its name
+            // has not.
             Err(Error::InvalidCertificate(problem))
                 if Flaw::of(&problem) == Some(Flaw::Authority)
                     && self.named.iter().any(|own| own == end_entity) =>
@@ -138,7 +139,7 @@ impl ServerCertVerifier for Verifier {
 /// What is wrong with a certificate, where the library has no variant for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flaw {
-    /// It is an authority's own.
+    /// It is the certificate of an authority itself.
     Authority,
     /// X.509 version 1 or 2.
     OldVersion,
@@ -149,7 +150,8 @@ impl Flaw {
         let CertificateError::Other(other) = problem else {
             return None;
         };
-        // By its name: the type is that of a crate below the library's.
+        // Matched by name: the type belongs to a crate that the library depends
+        // on.
         let name = format!("{:?}", other.0);
         let flaws = [
             ("CaUsedAsEndEntity", Self::Authority),
@@ -166,14 +168,14 @@ fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
         .map_err(|error| about(path, error))
 }
 
-/// What can be done about `error`, if it is one of TLS: as the tail of a
+/// What can be done about `error`, if it is a TLS error: as the tail of a
 /// sentence about it.
 pub(crate) fn remedy(error: &io::Error) -> Option<(NodeErrorKind, &'static str)> {
     use AlertDescription as Alert;
     let error = error.get_ref()?.downcast_ref::<Error>()?;
     let unfit = |remedy| Some((NodeErrorKind::Unsuitable, remedy));
     match error {
-        // Time does that to any: it is no more than an outage.
+        // Any certificate expires: this is only an outage.
         Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
         ) => Some((

@@ -34,7 +34,7 @@ pub(crate) fn dialect(config: &RouterConfig) -> Dialect {
     }
 }
 
-/// One of each kind of group, for so many of these keys.
+/// The group with this number, for these keys.
 pub(crate) fn group(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo) -> CommandGroup {
     let token = |index: usize| Token::new(index as u128 + 1, Some("me:1"));
     let second = Duration::from_secs(1);

@@ -1,11 +1,11 @@
-//! What a server tells of itself.
+//! What a server reports about itself.
 
 use std::time::Duration;
 
 use crate::node::redis::connection::server_info::Identity;
 use crate::proto::node::message::{Incarnation, NodeError};
 
-/// What a server tells of itself.
+/// What a server reports about itself.
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub(crate) identity: Identity,
@@ -15,7 +15,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// A line of INFO by its name.
+    /// The value of a field of INFO.
     pub fn info(&self, name: &str) -> Option<&str> {
         self.identity.fact(name)
     }
@@ -28,21 +28,21 @@ impl Facts {
         }
     }
 
-    /// The version, counted as the family does.
+    /// The version, in the family's own numbering.
     pub fn version(&self) -> &str {
         let version = self.info("valkey_version").or(self.info("redis_version"));
         version.unwrap_or("unknown")
     }
 
-    /// The mark of the server's data set.
+    /// The incarnation of the server's data set.
     ///
     /// # Errors
-    /// [`Protocol`](crate::NodeErrorKind::Protocol): it tells none.
+    /// [`Protocol`](crate::NodeErrorKind::Protocol): the server reports none.
     pub fn incarnation(&self) -> Result<Incarnation, NodeError> {
         self.identity.incarnation().map(Into::into)
     }
 
-    /// How long a question and its answer take.
+    /// The time between a question and its answer.
     pub fn round_trip(&self) -> Duration {
         self.round_trip
     }
@@ -53,7 +53,7 @@ impl Facts {
         self.clock_ahead_us
     }
 
-    /// Names in the database, whatever they are of.
+    /// The number of keys in the database, of any kind.
     pub fn dbsize(&self) -> u64 {
         self.dbsize.unsigned_abs()
     }
@@ -77,11 +77,11 @@ impl Facts {
         ]
     }
 
-    /// Whether the operator's word that it keeps every write through a restart
-    /// can be true, as far as the server told.
+    /// Whether the operator's assurance that the server keeps every write
+    /// through a restart can be true, as far as the server's report shows.
     ///
     /// # Errors
-    /// Why it cannot.
+    /// The reason why it cannot.
     pub fn check_durable(&self) -> Result<(), &'static str> {
         self.identity.check_durable()
     }

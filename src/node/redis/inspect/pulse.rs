@@ -1,5 +1,5 @@
-//! What a server has done so far, and a sample of what is locked on it: to be
-//! asked for twice and compared.
+//! What a server has done so far, and a sample of what is locked on it. Callers
+//! read both twice and compare.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -10,28 +10,28 @@ use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::lease::Key;
 use crate::proto::node::message::{NodeError, Slot, ViewId};
 
-/// Fence counters that are read at the most: a megabyte. A view has a few
-/// thousand, except while a change of membership is under way.
+/// Fence counters that are read at most: a megabyte. A view has a few thousand,
+/// except while a change of membership is in progress.
 const MOST_COUNTERS: i64 = 30_000;
 
-/// Rounds of one sample: twenty thousand names that the server passes over.
+/// Rounds of one sample, in which the server scans twenty thousand names.
 const SAMPLE_ROUNDS: usize = 20;
 
-/// How far a server has come.
+/// A server's activity up to now.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Pulse {
-    /// The fence counters under the view that was asked about, which count
-    /// every attempt at a key, granted or not; `None`: another view is served,
-    /// or none, or there are too many of them.
+    /// The fence counters under the requested view, which count every attempt
+    /// at a key, granted or not; `None`: another view is served, or none, or
+    /// there are too many counters.
     pub counters: Option<BTreeMap<Slot, u64>>,
-    /// Commands that it has carried out since it was started.
+    /// Commands that the server has carried out since it started.
     pub commands: Option<u64>,
-    /// Seconds of processor time that it has taken since.
+    /// Seconds of processor time that it has used since then.
     pub cpu_seconds: Option<f64>,
 }
 
-/// Where the next sample goes on.
+/// Where the next sample continues.
 #[derive(Clone, Debug)]
 pub struct Cursor(Vec<u8>);
 
@@ -42,7 +42,7 @@ impl Default for Cursor {
 }
 
 impl Look<'_> {
-    /// How far the server has come; the counters are those under `view`.
+    /// Reads the server's activity; the counters are those under `view`.
     ///
     /// # Errors
     /// As [`facts`](Self::facts).
@@ -62,7 +62,7 @@ impl Look<'_> {
             if are_few {
                 command(out, &[b"HGETALL", &counters]);
             }
-            // As for `counters`: the view that is served after they were read.
+            // As in `counters`, the served view is read after the counters.
             command(out, &[b"GET", &id]);
         };
         let answers = self.ask(write, 3 + usize::from(are_few)).await?;
@@ -86,8 +86,8 @@ impl Look<'_> {
         read().ok_or_else(|| unexpected_of(&answers, "INFO, HGETALL and GET"))
     }
 
-    /// Some of the keys that are locked, about `most`, from where the last
-    /// sample ended; the server is asked in a few rounds.
+    /// About `most` of the keys that are locked, from where the last sample
+    /// ended. The server is asked in a few rounds.
     ///
     /// # Errors
     /// As [`facts`](Self::facts).
@@ -114,7 +114,7 @@ impl Look<'_> {
     }
 }
 
-/// A line of INFO.
+/// The value of a field of INFO.
 fn fact<T: FromStr>(info: &str, name: &str) -> Option<T> {
     let lines = info.lines().filter_map(|line| line.split_once(':'));
     let mut values = lines.filter(|(known, _)| *known == name);

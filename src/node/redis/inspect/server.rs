@@ -1,4 +1,4 @@
-//! Where a server is, as whom to speak to it, and how names are made there.
+//! A server's address, the credentials for it, and the names of keys on it.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::node::redis::resp::error_reply::ErrorReply;
 use crate::proto::lease::Key;
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 
-/// As whom to speak to a server.
+/// The user and the password for a server.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     user: Option<String>,
@@ -23,7 +23,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// A password, and the user whose it is; without one the default user.
+    /// A password and its user; without a user, the default user.
     pub fn new(user: Option<&str>, password: Option<&str>) -> Self {
         Self {
             user: user.map(Into::into),
@@ -31,7 +31,7 @@ impl Credentials {
         }
     }
 
-    /// Those that a node URL holds.
+    /// The credentials in a node URL.
     ///
     /// # Errors
     /// What is wrong with the URL, as the tail of a sentence about it.
@@ -45,7 +45,7 @@ impl Credentials {
 }
 
 impl fmt::Debug for Credentials {
-    /// Shows the user alone.
+    /// Shows only the user.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
             .field("user", &self.user)
@@ -53,7 +53,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// A server that can be looked into.
+/// A server that can be inspected.
 pub struct Server {
     address: Address,
     key_prefix: Vec<u8>,
@@ -62,11 +62,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// The server at `url`. Of the options, names, certificates and login count.
+    /// The server at `url`. Of the options, the names, the certificates, the
+    /// login and `connect_timeout` are used.
     ///
     /// # Errors
-    /// What is wrong with the URL, as the tail of a sentence about it; the URL
-    /// itself is not shown, for it may hold a password.
+    /// What is wrong with the URL, as the tail of a sentence about it. The URL
+    /// itself is not shown, because it may hold a password.
     pub fn new(url: &str, options: &RedisOptions) -> Result<Self, String> {
         Ok(Self {
             address: Address::of_node(url, options)?,
@@ -76,8 +77,8 @@ impl Server {
         })
     }
 
-    /// The server at `address`, a URL without credentials as views have it,
-    /// spoken to with these.
+    /// The server at `address`, a URL without credentials as views store it,
+    /// with these credentials.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -93,7 +94,7 @@ impl Server {
     }
 
     /// The server that a configuration has as `node`; `None` for `memory://`,
-    /// which lives in the process that made it and cannot be looked into.
+    /// which lives in the process that made it and cannot be inspected.
     ///
     /// # Errors
     /// [`ConfigError::Url`].
@@ -110,7 +111,7 @@ impl Server {
         Self::new(&url, &options).map(Some).map_err(problem)
     }
 
-    /// Where it is, without credentials.
+    /// The address, without credentials.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
@@ -118,8 +119,8 @@ impl Server {
     /// Connects and logs in.
     ///
     /// # Errors
-    /// [`NodeErrorKind::Denied`]; [`NodeErrorKind::Unreachable`], after nine tenths
-    /// of the options' `connect_timeout` at the latest.
+    /// [`NodeErrorKind::Denied`]; [`NodeErrorKind::Unreachable`], after at most
+    /// nine tenths of the options' `connect_timeout`.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -133,11 +134,11 @@ impl Server {
         })
     }
 
-    /// Whether the server tells a connection when keys change (RESP3 client
-    /// tracking); without it, whoever waits for a key polls.
+    /// Whether the server pushes changes of keys to a connection (RESP3 client
+    /// tracking). Without that, the waiters for a key poll.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason why not.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -164,14 +165,14 @@ impl Server {
         format!("{}!{name}", self.namespace).into_bytes()
     }
 
-    /// The key that goes by `name`; `None`: it is ringlock's own state, or no
-    /// key that could be locked.
+    /// The key whose name on the server is `name`; `None`: the name is
+    /// ringlock's own state, or no key that could be locked.
     pub(crate) fn key(&self, name: &[u8]) -> Option<Key> {
         let key = name.strip_prefix(&*self.key_prefix)?;
         Key::new(key).ok().filter(|_| !self.is_state(name))
     }
 
-    /// Whether ringlock keeps its own state under that name.
+    /// Whether `name` belongs to ringlock's own state.
     pub(crate) fn is_state(&self, name: &[u8]) -> bool {
         name.starts_with(&self.state(""))
     }

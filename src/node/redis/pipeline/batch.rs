@@ -1,4 +1,4 @@
-//! Gathers what waits into as few commands as may be.
+//! Gathers waiting requests into as few commands as possible.
 
 use std::collections::VecDeque;
 
@@ -12,40 +12,40 @@ use crate::proto::lease::Key;
 use crate::proto::node::message::{Absent, Answer, NodeError, Request};
 use crate::proto::time::Instant;
 
-/// Keys of one batch at the most: as many hold a server for about 0.1 ms, and
+/// The most keys of one batch: this many occupy a server for about 0.1 ms, and
 /// a larger batch gains nothing.
 pub(crate) const MAX_BATCH: usize = 64;
 
-/// What goes out at one time.
+/// What is sent at one time.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) groups: Vec<CommandGroup>,
     pub(crate) transactions: Transactions,
 }
 
-/// What a batch acquires by transaction.
+/// The keys that a batch acquires by transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Transactions {
     keys: KeySet,
-    /// They may all have to be sent again.
+    /// The keys are set together, and may all have to be sent again.
     are_together: bool,
 }
 
-/// Whether setting keys together is worth a try: where one of them is held, it
-/// was in vain, and costs all of them another round trip.
+/// Whether setting keys together is worth a try: where one of them is held, the
+/// try fails and costs all of them another round trip.
 #[derive(Debug, Default)]
 pub(crate) struct JoinBackoff {
-    /// Tries to be left out after each: none while all goes well.
+    /// Tries to skip after each try: none while all tries succeed.
     pause: u32,
-    /// Of these, yet to be left out.
+    /// How many of these have yet to be skipped.
     left: u32,
 }
 
 impl JoinBackoff {
-    /// The requests that were sent again are the first that it leaves out.
+    /// The requests that are sent again are the first to be skipped.
     const MIN_PAUSE: u32 = 2;
 
-    /// Then what is lost by trying is not noticed.
+    /// At this rate the cost of trying is negligible.
     const MAX_PAUSE: u32 = 128;
 
     fn allows_a_try(&mut self) -> bool {
@@ -54,7 +54,7 @@ impl JoinBackoff {
         is_over
     }
 
-    /// A try has turned out like this.
+    /// Records whether a try succeeded.
     pub(crate) fn learn(&mut self, was_good: bool) {
         if was_good {
             self.pause /= 2;
@@ -66,11 +66,11 @@ impl JoinBackoff {
     }
 }
 
-/// The batches that are in flight, as far as others must heed them.
+/// The batches in flight, as far as later requests depend on them.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
-    /// Each one's transactions, how many requests it consists of, and when it
-    /// went out, the oldest first.
+    /// For each batch: its transactions, its number of requests, and when it
+    /// was sent; the oldest first.
     batches: VecDeque<(Transactions, usize, Instant)>,
     requests: usize,
 }
@@ -86,13 +86,13 @@ impl InFlight {
         self.requests
     }
 
-    /// A batch of so many requests goes out, with these transactions.
+    /// A batch of `requests` requests is sent, with these transactions.
     pub(crate) fn begin(&mut self, requests: usize, transactions: Transactions, now: Instant) {
         self.batches.push_back((transactions, requests, now));
         self.requests += requests;
     }
 
-    /// The oldest batch is answered; how large it was, and when it went out.
+    /// The oldest batch is answered. Returns its size, and when it was sent.
     pub(crate) fn end(&mut self) -> Option<(usize, Instant)> {
         let (_, requests, sent_at) = self.batches.pop_front()?;
         self.requests -= requests;
@@ -101,12 +101,13 @@ impl InFlight {
 
     /// Whether a request must not be sent before what is in flight is settled.
     ///
-    /// An acquire by transaction may turn out to be stale and its entry to be
-    /// undone. An extend that found the entry meanwhile would be told KEPT of
-    /// what is deleted then; releases and other acquires come to no harm. And
-    /// what changes the view must not come between an acquire and its undoing.
-    /// But one that may have to be sent again must not be overtaken by
-    /// anything for its key, least of all by the release that cleans up after.
+    /// An acquire by transaction may turn out to be stale, and its entry is
+    /// then undone. An extend that found the entry before that would be
+    /// answered KEPT for an entry that is deleted afterwards. Releases and
+    /// other acquires are not affected. A request that changes the view must
+    /// not come between an acquire and its undoing. But an acquire that may
+    /// have to be sent again must not be overtaken by any request for its key,
+    /// least of all by the release that cleans up after it.
     fn must_wait(&self, request: &Request, hash: Option<u64>) -> bool {
         let mut batches = self.batches.iter().map(|(transactions, ..)| transactions);
         match (request, hash) {
@@ -120,9 +121,9 @@ impl InFlight {
 /// Takes up to [`MAX_BATCH`] requests from the front of `queue`, sorted into
 /// groups.
 ///
-/// Sorting changes their order, so that they must not touch each other: no two
-/// are for one key, and one that changes what the node serves goes alone. What
-/// must wait for batches in flight, and all behind it, stays.
+/// Sorting changes their order, so they must be independent: no two are for one
+/// key, and one that changes what the node serves goes alone. A request that
+/// must wait for batches in flight stays, with all behind it.
 pub(crate) fn gather(
     queue: &mut Queue,
     abilities: Abilities,
@@ -175,8 +176,8 @@ impl Batch {
         }
     }
 
-    /// Has no entry made: acquires are told `refusal`, and extends keep what
-    /// is there.
+    /// Prevents the batch from making entries: acquires are answered with
+    /// `refusal`, and extends keep what is there.
     pub(crate) fn make_none(&mut self, refusal: NodeError, answers: &mut Answers) {
         self.turn_away(GroupKind::acquires, &Err(refusal), answers);
         let requests = self.groups.iter_mut().flat_map(|group| &mut group.requests);
@@ -187,7 +188,7 @@ impl Batch {
         }
     }
 
-    /// Answers what is not to be sent.
+    /// Answers the groups that must not be sent, and removes them.
     pub(crate) fn turn_away(
         &mut self,
         is_void: impl Fn(&GroupKind) -> bool,
@@ -204,8 +205,8 @@ impl Batch {
         });
     }
 
-    /// Has transactions set their keys together, as far as that can be done
-    /// and is worth a try.
+    /// Has transactions set their keys together, where that is possible and
+    /// worth a try.
     pub(crate) fn join(&mut self, join_backoff: &mut JoinBackoff) {
         for group in &mut self.groups {
             if let GroupKind::AcquireTransaction(view, _) = group.kind
@@ -230,16 +231,16 @@ fn hash(key: &Key) -> u64 {
     xxh3_64(key.as_bytes()).max(KeySet::FREE + 1)
 }
 
-/// The keys of a batch by their hashes. Two keys of one hash pass for the same:
-/// the second then goes with a later batch, which does no harm.
+/// The keys of a batch by their hashes. Two keys with the same hash count as
+/// the same key: the second then goes with a later batch, which does no harm.
 #[derive(Debug, Default)]
 struct KeySet(Vec<u64>);
 
 impl KeySet {
-    /// Twice as many as there are keys, so that a free one is near.
+    /// Twice the number of keys, so that a free place is near.
     const PLACES: usize = 2 * MAX_BATCH;
 
-    /// Where no hash is: no key has this one.
+    /// Marks a place without a hash: no key has this one.
     const FREE: u64 = 0;
 
     fn is_empty(&self) -> bool {
@@ -250,14 +251,14 @@ impl KeySet {
         !self.is_empty() && self.0[self.place(hash)] != Self::FREE
     }
 
-    /// False if it is there already.
+    /// Returns false if the hash is there already.
     fn insert(&mut self, hash: u64) -> bool {
         self.0.resize(Self::PLACES, Self::FREE);
         let place = self.place(hash);
         std::mem::replace(&mut self.0[place], hash) == Self::FREE
     }
 
-    /// Where it is, or else is to be.
+    /// The place of `hash`, or the free place for it.
     fn place(&self, hash: u64) -> usize {
         let mut place = hash as usize % Self::PLACES;
         while self.0[place] != Self::FREE && self.0[place] != hash {
@@ -332,7 +333,7 @@ mod tests {
             join_backoff.learn(false);
         }
         assert_eq!(skipped(&mut join_backoff), 128);
-        // Until it is known how it went, there is no other.
+        // There is no other try until the outcome is known.
         assert_eq!(skipped(&mut join_backoff), 128);
         for _ in 0..8 {
             join_backoff.learn(true);
@@ -353,7 +354,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(taken(&mut queue), 1);
         }
-        // Whatever waits beside.
+        // The same holds while other requests wait.
         let mut queue = queued(restamps().into_iter().chain([release("a"), release("b")]));
         for expected in [1, 1, 2] {
             assert_eq!(taken(&mut queue), expected);

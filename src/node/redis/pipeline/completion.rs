@@ -1,4 +1,4 @@
-//! What the replies to a group mean for its requests, and what is to be sent
+//! What the replies to a group mean for its requests, and what must be sent
 //! because of them.
 
 use std::collections::VecDeque;
@@ -20,24 +20,24 @@ use crate::proto::node::message::{
     Absent, Incarnation, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival,
 };
 
-/// What the replies of the server lead to, beside answers.
+/// What the replies of the server lead to, in addition to answers.
 #[derive(Debug, Default)]
 pub(crate) struct Completion {
     /// Batches that are answered in full.
     pub(crate) batches: usize,
-    /// Requests that go ahead of all that wait.
+    /// Requests that are queued ahead of all others.
     pub(crate) again: Vec<Pending>,
-    /// Questions that go out at once.
+    /// Questions that are sent at once.
     pub(crate) follow_ups: Vec<CommandGroup>,
     /// What the server serves now.
     pub(crate) status: Option<NodeStatus>,
-    /// Whether the keys could be set that were last to be set together.
+    /// Whether the last try to set keys together succeeded.
     pub(crate) joined: Option<bool>,
     /// The server's clock was stepped.
     pub(crate) clock_hold: Option<ClockHold>,
-    /// The last count that the server gave.
+    /// The last count that the server returned.
     pub(crate) count: Count,
-    /// The user may not use commands that other forms can stand in for.
+    /// The user may not use commands for which other forms exist.
     pub(crate) is_denied: bool,
     /// The server has lost its scripts.
     pub(crate) is_unloaded: bool,
@@ -49,9 +49,9 @@ pub(crate) struct Server<'a> {
     pub(crate) status: &'a NodeStatus,
     pub(crate) clock_hold: Option<ClockHold>,
     /// What it was sent after the group that it replies to, and has answered:
-    /// that waits for a check.
+    /// these replies wait for a check.
     pub(crate) held: &'a VecDeque<(CommandGroup, Vec<u8>)>,
-    /// What it was sent afterwards, and has not answered.
+    /// What it was sent after that, and has not answered.
     pub(crate) in_flight: &'a VecDeque<CommandGroup>,
 }
 
@@ -63,10 +63,10 @@ impl<'a> Server<'a> {
     }
 }
 
-/// Gives a group's requests their answers.
+/// Answers the requests of a group.
 ///
 /// # Errors
-/// The server must be looked at anew: the connection is of no more use.
+/// The server must be verified again: the connection is of no further use.
 pub(crate) fn settle(
     mut group: CommandGroup,
     replies: &[u8],
@@ -85,14 +85,14 @@ pub(crate) fn settle(
         group.kind,
         GroupKind::AcquireTogether(..) | GroupKind::ReleaseCommands(_)
     );
-    // Of those that are for single keys the connection is none the worse.
+    // Refusals that concern single keys do not affect the connection.
     let refusal = if group.is_refused {
         ErrorReply::all(replies).find(|error| !error.is_no_lock())
     } else {
         None
     };
-    // What was not said to one request may have been said to another: where the
-    // two do not fit, nothing that follows is believed.
+    // A reply that does not match its request may belong to another one. After
+    // a mismatch, nothing that follows is believed.
     let fits = match group.kind {
         GroupKind::Remaining(_) => remaining(group, replies, answers),
         GroupKind::Found => not_released(group, replies, answers),
@@ -156,7 +156,8 @@ fn control(
             Request::Quarantine { .. } | Request::Adopt { .. } | Request::Restamp { .. }
         );
         if stamps && answer == Ok(Reply::Done) {
-            // What it does under the incarnation that it has now, it stamps.
+            // The request stamps the state with the server's current
+            // incarnation.
             completion.status = Some(NodeStatus {
                 stamped: Some(status.incarnation.clone()),
                 ..status.clone()
@@ -167,10 +168,11 @@ fn control(
     fits
 }
 
-/// Whether what a server says `now` cannot be of the one that was connected to:
-/// it was let in anew, but by another incarnation, and as long as a connection
-/// lasts that does not change. Who took the state of another server for this
-/// one's would have it wiped, as that of one that forgot.
+/// Whether the status `now` cannot be that of the server that was connected to:
+/// it was let in again, but under another incarnation, and a server's
+/// incarnation does not change while a connection lasts. If another server's
+/// state were taken for this one's, that state would be wiped, as that of a
+/// server that lost its data.
 fn is_another(now: &NodeStatus, before: &NodeStatus) -> bool {
     let is_own = |stamped: &Incarnation| *stamped == before.incarnation;
     before.stamped.as_ref().is_some_and(is_own)
@@ -219,8 +221,8 @@ fn batch(
     for (pending, action) in group.requests.into_iter().zip(actions) {
         match action {
             ReplyAction::Answer(answer) => {
-                // What was asked for before its clock was known to be stepped.
-                // The entry goes with the attempt, or stays with its lease.
+                // The request was sent before the clock step was known. The
+                // entry is removed with the attempt, or stays with its lease.
                 let answer = match (&answer, &refusal) {
                     (Ok(Reply::Granted { .. }), Some(refusal)) => Err(refusal.clone()),
                     (Ok(Reply::Made { .. }), Some(_)) => Ok(Reply::Lost(None)),
@@ -243,7 +245,7 @@ fn batch(
                 answers.push((pending.reply, Ok(Reply::Stale(serving))));
             }
             ReplyAction::AskFound => absent.push(pending),
-            // Whoever it was for has been told that its time was over.
+            // Its caller has already received a timeout.
             ReplyAction::Again if are_together && pending.reply.is_nobody() => {}
             ReplyAction::Again => completion.again.push(pending),
         }
@@ -259,10 +261,10 @@ fn batch(
     Ok(())
 }
 
-/// Takes in the counts of what was granted.
+/// Checks and records the counts of the grants.
 ///
 /// # Errors
-/// They went back: nothing of it is believed.
+/// A count went back: no reply of the group is believed.
 fn count(
     group: &CommandGroup,
     actions: &[ReplyAction],
@@ -302,8 +304,8 @@ fn remaining(group: CommandGroup, replies: &[u8], answers: &mut Answers) -> Resu
 
 /// The answers to GET, one for each release that found no entry of its own.
 ///
-/// What is there now may be younger than the release. That tells of nothing but
-/// who came after: the entry was gone, and its token is not used again.
+/// What is there now may be newer than the release. That only shows which
+/// client came later: the entry was gone, and its token is not used again.
 fn not_released(
     group: CommandGroup,
     replies: &[u8],
@@ -334,8 +336,8 @@ fn undo(pending: &Pending) -> Option<Pending> {
     Some(follow_up(pending, Request::Release { key, token }))
 }
 
-/// Raises an entry that an acquire found to be its own already. It makes none:
-/// a release may be on its way.
+/// Raises an entry that an acquire found to be already its own. The request
+/// makes no entry, because a release may be in flight.
 fn raise(pending: &Pending) -> Option<Pending> {
     let Request::Acquire {
         view,
@@ -360,7 +362,7 @@ fn raise(pending: &Pending) -> Option<Pending> {
     Some(follow_up(pending, request))
 }
 
-/// What the node itself sends after a request.
+/// A request that the node itself sends after another.
 fn follow_up(pending: &Pending, request: Request) -> Pending {
     Pending {
         request,
@@ -370,7 +372,7 @@ fn follow_up(pending: &Pending, request: Request) -> Pending {
 }
 
 impl CommandGroup {
-    /// Has its requests sent again; `later` is what went out after it.
+    /// Has its requests sent again; `later` is what was sent after it.
     fn send_again<'a>(
         self,
         later: impl Iterator<Item = &'a Self> + Clone,
@@ -383,7 +385,7 @@ impl CommandGroup {
             completion.follow_ups.push(again);
         }
         for pending in self.requests {
-            // Nobody waits for the entry that it would make.
+            // No caller waits for the entry that it would make.
             let is_idle = pending.reply.is_nobody() && makes_entries(&pending.request);
             if is_released(&pending.request, later.clone()) {
                 answers.push((pending.reply, Err(overtaken())));

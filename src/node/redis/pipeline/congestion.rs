@@ -1,34 +1,34 @@
 //! How much may be in flight: as much as the server answers quickly.
 //!
-//! What a slow server has been sent waits there, where nothing goes ahead of
-//! it and nothing can be taken back. So the window shrinks while answers take
-//! much longer than they can, and grows again while they do not: halved and
+//! What is sent to a slow server waits there, where nothing can overtake it and
+//! nothing can be taken back. So the window shrinks while answers take much
+//! longer than they could, and grows again while they do not: it is halved and
 //! raised by one, as TCP's congestion window is (Jacobson, “Congestion
-//! Avoidance and Control”, 1988), with the delay for a signal.
+//! Avoidance and Control”, 1988), with the delay as the signal.
 
 use std::time::Duration;
 
 use crate::proto::time::Instant;
 
-/// Batches that may be in flight at once, at the most.
+/// The most batches that may be in flight at once.
 const MOST: u32 = 16;
 
-/// An answer may take as many times as long as the quickest did, …
+/// An answer may take this many times as long as the quickest one, …
 const TIMES: u32 = 4;
 
-/// … and this much longer: on a local network the quickest is next to nothing,
-/// and a busy machine late by more.
+/// … and this much longer: on a local network the quickest answer takes almost
+/// no time, and a busy machine is late by more than a multiple of that.
 const SLACK: Duration = Duration::from_millis(20);
 
-/// After so many answers the quickest counts for a little longer than it was:
-/// the way to the server may have become another.
+/// With each answer the quickest time grows by one part in this many: the path
+/// to the server may have changed.
 const AGING: u32 = 64;
 
 /// The window of one connection.
 #[derive(Debug)]
 pub(crate) struct Window {
     batches: u32,
-    /// Answers in time since it last changed.
+    /// Answers in time since the window last changed.
     in_time: u32,
     quickest: Duration,
     /// How long answers take now; smoothed.
@@ -36,7 +36,8 @@ pub(crate) struct Window {
     /// How long the server takes for one request now; smoothed.
     each: Duration,
     answered_at: Instant,
-    /// What was sent before it shrank tells nothing of how it is now.
+    /// When the window last shrank. What was sent before does not show the
+    /// effect.
     shrunk_at: Instant,
 }
 
@@ -60,12 +61,12 @@ impl Window {
         batches < self.batches as usize
     }
 
-    /// How long what is sent now will take.
+    /// How long the answer to what is sent now is expected to take.
     pub(crate) fn expected(&self) -> Duration {
         self.expected
     }
 
-    /// How long one takes to be answered that `waiting` others are before.
+    /// How long a request behind `waiting` others is expected to take.
     pub(crate) fn wait_behind(&self, waiting: usize) -> Duration {
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         self.expected + self.each.saturating_mul(waiting)
@@ -103,8 +104,9 @@ impl Window {
 mod tests {
     use super::*;
 
-    /// A server that answers one batch after the other, each in `each`, to
-    /// whom there is always more to say; how long the last of `batches` took.
+    /// Models a server that answers one batch after the other, each in `each`,
+    /// while there is always more to send. Returns how long the last of
+    /// `batches` took.
     fn last_took(window: &mut Window, start: Instant, each: Duration, batches: usize) -> Duration {
         let (mut sent, mut free_at, mut took) = (Vec::new(), start, Duration::ZERO);
         let mut now = start;

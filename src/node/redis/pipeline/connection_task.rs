@@ -1,4 +1,4 @@
-//! The task of one node: makes the connection, again and again, and has each
+//! The task of one node: it connects and reconnects, and has each connection
 //! serve the pipeline.
 
 use std::collections::VecDeque;
@@ -17,8 +17,9 @@ use crate::proto::backoff::Backoff;
 use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus};
 use crate::telemetry::events;
 
-/// How long requests wait for an attempt to connect at the least, and at the
-/// most; then they fail with what it waits for, and it goes on.
+/// How long requests wait for an attempt to connect, at least and at most. Then
+/// they fail with the step that the attempt has reached, and the attempt goes
+/// on.
 const LEAST_PATIENCE: Duration = Duration::from_millis(900);
 const MOST_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -91,7 +92,8 @@ impl Driver {
         }
     }
 
-    /// Tells why there is no connection; the same trouble is told loudly once.
+    /// Reports why there is no connection. The same kind of error is reported
+    /// prominently only once.
     fn tell(&self, error: &NodeError, told: Option<NodeErrorKind>) {
         let (name, address) = (&self.name, &self.address);
         match error.kind() {
@@ -110,7 +112,7 @@ impl Driver {
         }
     }
 
-    /// Connects, while requests that wait run out of time as they must.
+    /// Connects. Waiting requests still expire at their deadlines.
     async fn connect(&self) -> Result<Connection, NodeError> {
         let attempt = Attempt::begin(self.options.connect_timeout);
         let patience = self.options.connect_timeout / 2;
@@ -142,9 +144,9 @@ impl Driver {
     }
 }
 
-/// Refuses a server that serves the view that the one before served, but is
-/// another member: addresses are given anew, and proxies pointed elsewhere. It
-/// would grant what the node itself may have granted to others.
+/// Refuses a server that serves the same view as the one before but is another
+/// member: addresses are reassigned, and proxies redirected. It would grant
+/// what the node itself may have granted to other clients.
 fn recognise(connection: Connection, known: Option<&NodeStatus>) -> Result<Connection, NodeError> {
     let status = &connection.status;
     let is_other = known.is_some_and(|known| {

@@ -1,22 +1,22 @@
 //! Whether a server is still the one that was connected to.
 //!
 //! A server may change under an open connection: a resync replaces its data, a
-//! promotion starts another history, a changed policy evicts locks. Two things
-//! tell of it.
+//! promotion starts another history, a changed policy evicts locks. Two
+//! mechanisms detect this.
 //!
-//! **Pushes.** Under the third version of the protocol, with client tracking
+//! **Pushes.** Under version 3 of the protocol (RESP3), with client tracking
 //! on, the server pushes an invalidation of everything when its data is flushed
-//! or replaced, and it stands in the stream ahead of every reply to what was
+//! or replaced. In the stream, the push precedes every reply to what was
 //! carried out afterwards. No reply behind it is believed before the server has
-//! said again who it is.
+//! confirmed its identity again.
 //!
-//! **Checks.** INFO on the same connection: replication history, evicted keys,
-//! role, policy. A primary that becomes a replica and a primary again draws a
-//! new replication id, and the count of evicted keys only grows: a check that
-//! equals what was said at connect vouches for every reply between the two. A
-//! check goes ahead of what relies on it when the last one is older than
-//! [`CHECK_EVERY`]. Where the server does not push, or answers slowly, it goes
-//! behind, and replies wait for it.
+//! **Checks.** INFO on the same connection reads the replication history,
+//! evicted keys, role and policy. A primary that becomes a replica and a
+//! primary again draws a new replication id, and the count of evicted keys only
+//! grows: a check whose result equals that at connect vouches for every reply
+//! between the two. A check goes ahead of what relies on it when the last one
+//! is older than [`CHECK_EVERY`]. Where the server does not push, or answers
+//! slowly, the check goes behind, and replies wait for it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -29,19 +29,19 @@ use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::node::message::{NodeError, Request, Slot, ViewId};
 use crate::proto::time::Instant;
 
-/// How old the last check may be when something is asked that relies on it.
+/// How old the last check may be when a request that relies on it is sent.
 const CHECK_EVERY: Duration = Duration::from_millis(50);
 
-/// How old it may be when a reply is believed: what changes unseen, and is not
-/// pushed, changed within this span before the reply.
+/// How old it may be when a reply is believed: an unnoticed change that was not
+/// pushed happened within this span before the reply.
 const MAX_AGE: Duration = Duration::from_millis(100);
 
-/// A server that takes longer to answer is checked behind each batch: ahead of
-/// it the check would be too old by the time the answers are there.
+/// A server that takes longer to answer is checked behind each batch: a check
+/// ahead of the batch would be too old when the answers arrive.
 const LONGEST_WAY: Duration = Duration::from_millis(40);
 
-/// Compares what a server says of itself with the incarnation that it was when
-/// the connection was made.
+/// Compares what a server reports about itself with its incarnation when the
+/// connection was made.
 ///
 /// # Errors
 /// It is another server by now, or one that must not hold locks.
@@ -74,7 +74,7 @@ pub(crate) fn verify(
     Ok(())
 }
 
-/// When the sending end has the server checked.
+/// Decides when the sending end has the server checked.
 #[derive(Debug)]
 pub(crate) struct Checks {
     is_told: bool,
@@ -89,8 +89,8 @@ pub(crate) enum Check {
 }
 
 impl Checks {
-    /// The server was checked at `verified_at`, and pushes what happens to its
-    /// data if it `is_told`.
+    /// The server was checked at `verified_at`. If `is_told`, it pushes what
+    /// happens to its data.
     pub(crate) fn new(is_told: bool, verified_at: Instant) -> Self {
         Self {
             is_told,
@@ -99,7 +99,7 @@ impl Checks {
     }
 
     /// Which check goes with a batch that relies on the server's identity, and
-    /// is `expected` to take so long.
+    /// is `expected` to take this long.
     pub(crate) fn due(&mut self, now: Instant, expected: Duration) -> Option<Check> {
         let is_due = now >= self.check_at;
         if is_due {
@@ -114,25 +114,25 @@ impl Checks {
     }
 }
 
-/// The group of a check.
+/// A group that makes a check.
 pub(crate) fn check(with_policy: bool, now: Instant) -> CommandGroup {
     CommandGroup::new(GroupKind::Identity { with_policy }, Vec::new(), now)
 }
 
-/// What the receiving end believes.
+/// Decides what the receiving end believes.
 #[derive(Debug)]
 pub(crate) struct Trust {
     is_told: bool,
-    /// When the newest check that was passed was asked for.
+    /// When the newest check that passed was requested.
     verified_at: Instant,
-    /// Something was pushed, or refused, since.
+    /// A push or a refusal has arrived since then.
     is_doubtful: bool,
-    /// Something was pushed in the middle of the replies to a check: what it
+    /// A push arrived in the middle of the replies to a check: what the check
     /// read before the push is out of date.
     is_pierced: bool,
     asked_at: Instant,
-    /// Groups and their replies, in the order in which they came, that wait
-    /// for a check. No more than may be in flight, and what follows from it.
+    /// Groups and their replies, in the order of arrival, that wait for a
+    /// check. At most what may be in flight, and what follows from it.
     held: VecDeque<(CommandGroup, Vec<u8>)>,
 }
 
@@ -149,15 +149,15 @@ impl Trust {
         }
     }
 
-    /// Something happened to the server's data, or may have, while `front` was
-    /// next to be answered, of whose replies `read` bytes were there.
+    /// The server's data changed, or may have, while `front` was the next group
+    /// to be answered and `read` bytes of its replies had arrived.
     pub(crate) fn doubt(&mut self, front: Option<&CommandGroup>, read: usize) {
         self.is_doubtful = true;
         self.is_pierced |= read > 0 && front.is_some_and(CommandGroup::is_check);
     }
 
-    /// Whether the replies to this group wait for a check. Once one does, all
-    /// that follow do: what came first is settled first.
+    /// Whether the replies to this group wait for a check. Once one group
+    /// waits, all later ones do: replies are settled in their order.
     pub(crate) fn must_hold(&self, group: &CommandGroup, now: Instant) -> bool {
         let is_stale = now > self.verified_at + MAX_AGE;
         !self.held.is_empty()
@@ -168,7 +168,7 @@ impl Trust {
         self.held.push_back((group, replies.to_vec()));
     }
 
-    /// A check that was asked for at `asked_at` has been passed.
+    /// A check that was requested at `asked_at` has passed.
     pub(crate) fn verified(&mut self, asked_at: Instant) {
         if !std::mem::take(&mut self.is_pierced) {
             self.is_doubtful = false;
@@ -176,7 +176,8 @@ impl Trust {
         }
     }
 
-    /// The next of what waited, if there is nothing to wait for any more.
+    /// The next of the groups that waited, if there is nothing left to wait
+    /// for.
     pub(crate) fn next_believed(&mut self) -> Option<(CommandGroup, Vec<u8>)> {
         if self.is_doubtful {
             return None;
@@ -184,9 +185,9 @@ impl Trust {
         self.held.pop_front()
     }
 
-    /// Whether a check is to be asked for, none being in flight. Where nothing
-    /// waits for it that is done now and then: a server may be flushed all the
-    /// time.
+    /// Whether to request a check, if none is in flight. Where no reply waits
+    /// for it, that happens only from time to time: a server may be flushed all
+    /// the time.
     pub(crate) fn wants_check(&mut self, now: Instant) -> bool {
         let wants = !self.held.is_empty() || self.is_doubtful && now >= self.asked_at + CHECK_EVERY;
         if wants {
@@ -195,7 +196,7 @@ impl Trust {
         wants
     }
 
-    /// What waits for a check, oldest first, with its replies.
+    /// The groups that wait for a check with their replies, the oldest first.
     pub(crate) fn waiting(&self) -> &VecDeque<(CommandGroup, Vec<u8>)> {
         &self.held
     }
@@ -215,18 +216,18 @@ impl Trust {
     }
 }
 
-/// The last count that a server gave for a key with a single owner, and under
-/// which view: under one view counts only grow. Where keys have several owners,
-/// a count that went back on one of them lowers no fence.
+/// The last count that a server returned for a key with a single owner, and the
+/// view of that count: under one view counts only grow. Where keys have several
+/// owners, a count that went back on one of them lowers no fence.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Count(Option<(ViewId, u64)>);
 
 impl Count {
-    /// Takes in the count that a granted `request` got.
+    /// Records the count that a granted `request` got.
     ///
     /// # Errors
-    /// It is not higher than the one before: the counter was lost, and with it
-    /// maybe locks.
+    /// The count is not higher than the one before: the counter was lost, and
+    /// perhaps locks with it.
     pub(crate) fn grow(&mut self, request: &Request, counter: u64) -> Result<(), NodeError> {
         let &Request::Acquire { view, slot, .. } = request else {
             return Ok(());
@@ -243,8 +244,8 @@ impl Count {
     }
 }
 
-/// Whether one of the errors in `replies` may mean that the server is another
-/// by now, such as that it is, or was for a moment, a replica.
+/// Whether one of the errors in `replies` may mean that the server has changed,
+/// for example that it is, or briefly was, a replica.
 pub(crate) fn is_upset(replies: &[u8]) -> bool {
     ErrorReply::all(replies)
         .any(|error| !error.is_no_lock() && !error.is_denial() && error.code != "NOSCRIPT")
@@ -279,7 +280,7 @@ mod tests {
         };
         assert_eq!(told(&[ROLE, NONE, KEEPS], "a/b"), Ok(()));
         assert_eq!(told(&[ROLE, NONE], "a/b"), Ok(()));
-        // A server that says nothing of evictions; one that had some before.
+        // A server that reports no evictions; one that had some before.
         assert_eq!(told(&[ROLE, ""], "a/b"), Ok(()));
         assert_eq!(told(&[ROLE, "evicted_keys:7\r\n"], "a/b/7"), Ok(()));
         let lost = Err(NodeErrorKind::LostData);
@@ -359,7 +360,7 @@ mod tests {
         assert!(trust.must_hold(&of_kind(EXTEND), at(1)));
         trust.verified(at(2));
         assert!(!trust.must_hold(&of_kind(EXTEND), at(2)));
-        // One that stands ahead of all its replies does not.
+        // A push ahead of all its replies does not void it.
         trust.doubt(Some(&of_kind(CHECK)), 0);
         trust.verified(at(3));
         assert!(!trust.must_hold(&of_kind(EXTEND), at(3)));

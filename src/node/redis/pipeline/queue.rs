@@ -1,11 +1,12 @@
-//! What waits for a connection: who holds a lock before who wants one.
+//! The requests that wait for a connection: those of holders go before those of
+//! waiters.
 //!
 //! A node that is slower than its callers would keep renewals waiting behind
 //! acquires until their leases lapse, and releases until they are given up. So
-//! requests that prolong what is held, and those that keep the cluster
-//! together, go first, and releases before acquires. Only one order matters
-//! beside that: a release never overtakes the acquire that it cleans up after;
-//! where that waits still, it waits behind it.
+//! requests that prolong held leases, and those that keep the cluster together,
+//! go first, and releases before acquires. Apart from that only one order
+//! matters: a release never overtakes the acquire that it cleans up after.
+//! While that acquire still waits, the release waits behind it.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -17,16 +18,16 @@ use crate::proto::time::Instant;
 /// Requests that may wait in each line; one more is refused.
 const MAX_LINE: usize = 65_536;
 
-/// Requests that are yet to be sent.
+/// Requests that have not been sent yet.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    /// All wait in one line.
+    /// All requests wait in one line.
     is_literal: bool,
-    /// Sent before, and to be sent in another form.
+    /// Requests that were sent before and must be sent again in another form.
     again: VecDeque<Pending>,
-    /// Extends, and whatever is about the node and not about a key.
+    /// Extends, and all requests about the node rather than a key.
     urgent: VecDeque<Pending>,
-    /// Releases of what is not in the next line.
+    /// Releases whose acquires are not in the next line.
     releases: VecDeque<Pending>,
     /// Acquires, and releases of acquires that wait there.
     ordinary: VecDeque<Pending>,
@@ -44,13 +45,13 @@ impl Queue {
         }
     }
 
-    /// Takes out all, the next one first.
+    /// Takes out all requests, the next one first.
     pub(crate) fn take_all(&mut self) -> Self {
         let empty = Self::new(self.is_literal);
         std::mem::replace(self, empty)
     }
 
-    /// Whether `request` must be refused, for too many wait already.
+    /// Whether `request` must be refused because too many wait already.
     pub(crate) fn is_full_for(&self, request: &Request) -> bool {
         self.line(request).len() >= MAX_LINE
     }
@@ -123,8 +124,9 @@ impl Queue {
         Some(next)
     }
 
-    /// Takes the next one, if it is an acquire whose answer would come too late
-    /// though it were sent now: its grant would only have to be taken back.
+    /// Takes the next request if it is an acquire whose answer would be too
+    /// late even if it were sent now: its grant would only have to be taken
+    /// back.
     pub(crate) fn pop_hopeless(&mut self, answered_at: Instant) -> Option<Pending> {
         if self.len() > self.ordinary.len() {
             return None;
@@ -135,12 +137,12 @@ impl Queue {
         is_hopeless.then(|| self.pop_ordinary())?
     }
 
-    /// When the first deadline is, at the earliest.
+    /// A lower bound of the first deadline.
     pub(crate) fn expires(&self) -> Option<Instant> {
         (!self.is_empty()).then_some(self.expires)
     }
 
-    /// Takes out those whose time is over.
+    /// Takes out the requests whose deadline has passed.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<Pending> {
         let mut expired = Vec::new();
         if self.is_empty() || now < self.expires {
@@ -182,7 +184,7 @@ impl IntoIterator for Queue {
     type Item = Pending;
     type IntoIter = std::iter::Flatten<std::array::IntoIter<VecDeque<Pending>, 4>>;
 
-    /// All of them, the next one first.
+    /// All requests, the next one first.
     fn into_iter(self) -> Self::IntoIter {
         [self.again, self.urgent, self.releases, self.ordinary]
             .into_iter()
@@ -286,7 +288,7 @@ mod tests {
         for expected in [other, acquire("a"), release("a")] {
             assert_eq!(queue.pop().map(|next| next.request), Some(expected));
         }
-        // What was taken out is not waited for.
+        // A release does not wait for an acquire that was taken out.
         queue.push(pending(acquire("a"), 5));
         assert_eq!(queue.expire(at(5)).len(), 1);
         queue.push(pending(acquire("c"), 9));

@@ -1,5 +1,5 @@
-//! One connection's life, on the side of the node's task: it takes in what the
-//! server says, watches the clock, and writes what no caller could.
+//! One connection's life, on the side of the node's task: it reads the server's
+//! replies, watches the clock, and writes what no caller could.
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,7 +30,7 @@ use crate::telemetry::events;
 /// Spare room for each read.
 const READ_SIZE: usize = 16 * 1024;
 
-/// How often a server that is another incarnation is asked whether it has been
+/// How often a server under another incarnation is asked whether it has been
 /// let in again.
 const RECHECK: Duration = Duration::from_millis(500);
 
@@ -44,32 +44,32 @@ pub(crate) struct Session<'a> {
     trust: Trust,
     count: Count,
     recheck_at: Instant,
-    /// Oldest first; the pipeline has what was sent last.
+    /// Oldest first; the pipeline holds what was sent last.
     in_flight: VecDeque<CommandGroup>,
     inbox: Inbox,
     answers: Answers,
 }
 
-/// What has been read and not been settled.
+/// Bytes that have been read and not been settled.
 #[derive(Default)]
 struct Inbox {
     bytes: Vec<u8>,
-    /// The replies up to here are whole, but others of their group are not.
+    /// The replies up to here are complete, but others of their group are not.
     scanned: usize,
 }
 
-/// What stands next in what has been read.
+/// What comes next in the bytes that have been read.
 enum Next {
-    /// All replies to the oldest group: so many bytes.
+    /// All replies to the oldest group, and their length in bytes.
     Replies(usize),
-    /// What nobody asked for, and what is taken out now.
+    /// A push; it has been taken out.
     Push,
-    /// Nothing that is whole.
+    /// Nothing that is complete.
     More,
 }
 
 impl Inbox {
-    /// Looks behind the bytes that are settled.
+    /// Examines the bytes behind those that are settled.
     fn next(
         &mut self,
         settled: usize,
@@ -84,7 +84,7 @@ impl Inbox {
         match whole {
             Some(len) => Ok(Next::Replies(len)),
             None if take_push(&mut self.bytes, at)? => Ok(Next::Push),
-            // A push may be there in part; nothing else was asked for.
+            // Part of a push may be there; nothing else is expected.
             None if is_asked || self.bytes[at..].first().is_none_or(|&kind| kind == b'>') => {
                 Ok(Next::More)
             }
@@ -93,7 +93,7 @@ impl Inbox {
     }
 }
 
-/// What a caller could not write, and how far it has been written.
+/// Bytes that a caller could not write, and how many of them have been written.
 #[derive(Default)]
 struct Backlog {
     bytes: Vec<u8>,
@@ -102,9 +102,9 @@ struct Backlog {
 }
 
 impl<'a> Session<'a> {
-    /// Serves the pipeline until the connection breaks or the pipeline is closed and
-    /// empty; says why it ended, and what the server was last known to be.
-    /// Whatever is unanswered then is failed.
+    /// Serves the pipeline until the connection breaks or the pipeline is
+    /// closed and empty. Returns why it ended, and the last known status of the
+    /// server. Requests that are unanswered then fail.
     pub(crate) async fn serve(
         pipeline: &'a Pipeline,
         address: &'a Address,
@@ -181,7 +181,7 @@ impl<'a> Session<'a> {
                     timer.as_mut().reset(tokio::time::Instant::now() + left);
                 }
             }
-            // With replies coming in all the time the timer is never looked at.
+            // While replies keep arriving, the timer is never polled.
             let is_late = timer_at.is_some_and(|at| clock::now() >= at);
             self.inbox.bytes.reserve(READ_SIZE);
             tokio::select! {
@@ -213,7 +213,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Answers what has run out of time; true if the connection is stuck.
+    /// Answers requests that have run out of time; true if the connection is
+    /// stuck.
     fn expire(&mut self) -> bool {
         let now = clock::now();
         self.pipeline.expire(now);
@@ -233,13 +234,13 @@ impl<'a> Session<'a> {
         is_stuck
     }
 
-    /// Settles every group whose replies are all there. What follows from
-    /// them is sent before the callers are woken: the server and they then
-    /// work at the same time.
+    /// Settles every group whose replies have all arrived. What follows from
+    /// them is sent before the callers are woken: the server and the callers
+    /// then work at the same time.
     fn take_in(&mut self) -> Result<(), NodeError> {
         self.pipeline.collect_sent(&mut self.in_flight);
         let now = clock::now();
-        // Its room is used again and again.
+        // The allocation is reused.
         let mut answers = std::mem::take(&mut self.answers);
         let mut completion = Completion {
             count: self.count,
@@ -267,7 +268,8 @@ impl<'a> Session<'a> {
             self.status = status.clone();
         }
         if self.trust.wants_check(now) && !self.in_flight.iter().any(CommandGroup::is_check) {
-            // Ahead of what follows from replies that wait for it.
+            // The check goes ahead of what follows from replies that wait for
+            // it.
             completion
                 .follow_ups
                 .insert(0, identity_check::check(true, now));
@@ -279,8 +281,8 @@ impl<'a> Session<'a> {
         outcome
     }
 
-    /// Settles the oldest group, whose `replies` stand there in the inbox, or
-    /// has it wait until the server has said that it is still the same.
+    /// Settles the oldest group, whose `replies` are at that range of the
+    /// inbox, or holds it until the server has confirmed its identity.
     fn settle_front(
         &mut self,
         replies: Range<usize>,
@@ -317,7 +319,8 @@ impl<'a> Session<'a> {
     }
 
     /// What is known of the server when it replies to a group that is settled
-    /// now: what waits for a check was sent after that, as what is in flight.
+    /// now. What waits for a check was sent after that group, and so was what
+    /// is in flight.
     fn server(&self) -> Server<'_> {
         Server {
             dialect: &self.dialect,
@@ -328,7 +331,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Compares the server's clock, as asked for at `asked_at`, with one's own.
+    /// Compares the server's clock, as requested at `asked_at`, with this
+    /// process's own.
     fn read_clock(&mut self, asked_at: Instant, time: Duration) {
         let longest_ttl = self.pipeline.longest_ttl();
         let node = self.address;

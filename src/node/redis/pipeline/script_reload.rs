@@ -1,16 +1,17 @@
-//! Scripts that a server has no more: `SCRIPT FLUSH`, by whoever may.
+//! Reloads scripts that a server no longer has, after a `SCRIPT FLUSH` by any
+//! client.
 //!
-//! `NOSCRIPT` says that nothing was done, so the requests are sent again. Loading
-//! the scripts first is not enough, for they may be flushed again in between:
-//! for a while every script goes out together with its text, as
-//! `MULTI · SCRIPT LOAD · EVALSHA · EXEC`, which nothing can come between. A
-//! request is thus sent again once.
+//! `NOSCRIPT` means that nothing was done, so the requests are sent again.
+//! Loading the scripts first is not enough, because they may be flushed again
+//! in between: for a while every script goes out together with its text, as
+//! `MULTI · SCRIPT LOAD · EVALSHA · EXEC`, which no other command can
+//! interrupt. So a request is sent again only once.
 //!
-//! Requests of one token keep their order. Let a RELEASE be in flight behind an
-//! ACQUIRE that found no script. It may have been carried out, by a command or
-//! because another client loaded its script; the ACQUIRE, sent again, would
-//! leave an entry behind that nobody releases. So it is not sent again: its
-//! answer is that nothing was done.
+//! Requests of one token keep their order. Suppose that a RELEASE is in flight
+//! behind an ACQUIRE that found no script. The RELEASE may have been carried
+//! out, by a command or because another client loaded its script. The ACQUIRE,
+//! sent again, would leave an entry that no request releases. So it is not sent
+//! again: its answer is that nothing was done.
 
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ pub(crate) struct ReloadPeriod {
 }
 
 impl ReloadPeriod {
-    /// A script was missing. True: that is news, and all are to be loaded.
+    /// A script was missing. Returns true if that is news; all scripts must
+    /// then be loaded.
     pub(crate) fn begin(&mut self, now: Instant) -> bool {
         let is_news = !self.is_on(now);
         self.until = Some(now + RELOAD_PERIOD);
@@ -41,7 +43,8 @@ impl ReloadPeriod {
     }
 }
 
-/// Takes out of `again` what has been released since it was sent.
+/// Removes from `again` the requests whose entries have been released since
+/// they were sent.
 pub(crate) fn without_released<'a>(
     again: Vec<Pending>,
     later: impl Iterator<Item = &'a CommandGroup> + Clone,

@@ -1,5 +1,5 @@
-//! The queue between the callers and a connection. Who finds the connection idle
-//! sends what waits, with no task in between.
+//! The queue between the callers and a connection. A caller that finds the
+//! connection idle sends what waits, with no task in between.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,18 +23,18 @@ use crate::proto::time::Instant;
 use crate::runtime::origin::Origin;
 use crate::telemetry::metrics::LaneMeter;
 
-/// Times that one caller writes for others, at the most, before it leaves that
-/// to the node's task.
+/// How many times at most one caller writes for others before it leaves that to
+/// the node's task.
 const MAX_LED: usize = 8;
 
 /// The queue of one node, and the sending end of its connection.
 #[derive(Debug, Default)]
 pub(crate) struct Pipeline {
     state: Mutex<State>,
-    /// Has the node's task look: something is to be written or timed, or the
+    /// Wakes the node's task: something must be written or timed, or the
     /// pipeline was closed.
     attention: Notify,
-    /// In milliseconds; 0: nobody has said, it is the default.
+    /// In milliseconds; 0: it was not set, and the default applies.
     longest_ttl: AtomicU64,
     meter: LaneMeter,
     origin: Origin,
@@ -43,13 +43,13 @@ pub(crate) struct Pipeline {
 #[derive(Debug, Default)]
 struct State {
     queue: Queue,
-    /// When the node's task looks at the clock, at the latest.
+    /// The node's task checks the clock no later than this.
     timer: Option<Instant>,
     connection: ConnectionState,
     is_closed: bool,
 }
 
-/// What becomes of a new request.
+/// What happens to a new request.
 #[derive(Debug, Default)]
 enum ConnectionState {
     /// It waits for a connection that is being made.
@@ -61,19 +61,19 @@ enum ConnectionState {
     Down(NodeError),
 }
 
-/// What the node's task is to do next.
+/// What the node's task does next.
 #[derive(Debug)]
 pub(crate) struct TaskInput {
-    /// When to look at the clock, if anything waits.
+    /// When to check the clock, if anything waits.
     pub(crate) timer: Option<Instant>,
-    /// Bytes that nobody could send at once.
+    /// Bytes that no caller could send at once.
     pub(crate) backlog: Option<Vec<u8>>,
     /// The pipeline is closed, and all that was queued has been sent.
     pub(crate) is_over: bool,
 }
 
 impl State {
-    /// Why `request` is not even queued.
+    /// Why `request` is refused without being queued.
     fn refusal(&self, request: &Request, deadline: Instant) -> Option<NodeError> {
         let error = match &self.connection {
             _ if self.is_closed => closed(),
@@ -111,7 +111,8 @@ impl Pipeline {
         }
     }
 
-    /// Queues a request, or says at once why not; sends it if the connection is free.
+    /// Queues a request, or answers at once why it cannot; sends it if the
+    /// connection is free.
     pub(crate) fn submit(&self, pending: Pending) {
         if self.origin.is_elsewhere() {
             return pending.reply.send(Err(forked().unsent()));
@@ -129,8 +130,9 @@ impl Pipeline {
         self.lead(state);
     }
 
-    /// Sends what waits, batch by batch, as long as the connection is free for it.
-    /// The lock is let go while bytes are written: others queue up meanwhile.
+    /// Sends what waits, batch by batch, as long as the connection is free for
+    /// it. The lock is released while bytes are written, so that other callers
+    /// can queue requests.
     fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) {
         let mut answers = Answers::new();
         let mut led = 0;
@@ -155,7 +157,8 @@ impl Pipeline {
             };
             let bytes = writer.begin_sending();
             let sent = MutexGuard::unlocked(&mut state, || socket.try_write(&bytes));
-            // The connection may have been given up meanwhile.
+            // The connection may have been given up while the lock was
+            // released.
             let writer = state.writer().filter(|writer| writer.is_on(&socket));
             let Some(writer) = writer else { break };
             writer.end_sending(bytes, sent.unwrap_or_else(give_up));
@@ -165,7 +168,8 @@ impl Pipeline {
         deliver(&mut answers);
     }
 
-    /// No lock is to last longer. What was longer before may still be there.
+    /// No lock lasts longer from now on. The limit never decreases, because
+    /// longer locks from before may still exist.
     pub(crate) fn heed_longest_ttl(&self, ttl: Duration) {
         let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         self.longest_ttl.fetch_max(millis, Ordering::Relaxed);
@@ -178,12 +182,12 @@ impl Pipeline {
         }
     }
 
-    /// Goes on with what a caller has left to the node's task.
+    /// Continues what a caller has left to the node's task.
     pub(crate) fn resume(&self) {
         self.lead(self.state.lock());
     }
 
-    /// Goes on with a new connection.
+    /// Continues with a new connection.
     pub(crate) fn connected(&self, writer: Writer) {
         let mut state = self.state.lock();
         state.connection = ConnectionState::Up(Box::new(writer));
@@ -191,7 +195,7 @@ impl Pipeline {
         self.lead(state);
     }
 
-    /// The connection is gone: what was sent on it comes back, and new
+    /// The connection is gone: what was sent on it is returned, and new
     /// requests wait for the next one.
     pub(crate) fn disconnected(&self) -> VecDeque<CommandGroup> {
         let connection = std::mem::take(&mut self.state.lock().connection);
@@ -202,12 +206,12 @@ impl Pipeline {
         }
     }
 
-    /// A connection that had been found fit has broken.
+    /// A connection that had passed the checks has broken.
     pub(crate) fn lost(&self) {
         self.meter.lost.add_one();
     }
 
-    /// Fails what waits, and what comes until there is a connection.
+    /// Fails what waits, and new requests until there is a connection.
     pub(crate) fn fail(&self, error: &NodeError) {
         let mut state = self.state.lock();
         let failed = state.queue.take_all();
@@ -228,8 +232,8 @@ impl Pipeline {
         self.attention.notify_one();
     }
 
-    /// The node's task has ended, perhaps with its runtime: nobody else reads
-    /// answers or minds deadlines. What waits is failed, and what comes later.
+    /// The node's task has ended, perhaps with its runtime: nothing else reads
+    /// answers or enforces deadlines. Waiting and later requests fail.
     pub(crate) fn end(&self) {
         self.state.lock().is_closed = true;
         let cut_off = self.disconnected();
@@ -248,8 +252,8 @@ impl Pipeline {
         self.attention.notified().await;
     }
 
-    /// What the node's task is to do. It takes over what has been sent; `due`
-    /// is when else it must look at the clock.
+    /// What the node's task must do. The task takes over what has been sent;
+    /// `due` is another time at which it must check the clock.
     pub(crate) fn task_input(
         &self,
         in_flight: &mut VecDeque<CommandGroup>,
@@ -263,8 +267,8 @@ impl Pipeline {
         let is_idle = state.queue.is_empty() && in_flight.is_empty();
         let queued = state.queue.expires();
         let sent = in_flight.iter().map(CommandGroup::due).min();
-        // A timer that is early is left alone: otherwise an idle pipeline would
-        // set one with every request.
+        // A timer that is early is kept: otherwise an idle pipeline would set
+        // one with every request.
         let times = [queued, sent, due, state.timer];
         state.timer = times.into_iter().flatten().min();
         TaskInput {
@@ -274,7 +278,7 @@ impl Pipeline {
         }
     }
 
-    /// The timer has gone off: answers what has waited past its deadline.
+    /// The timer has fired: answers what has waited past its deadline.
     pub(crate) fn expire(&self, now: Instant) {
         let mut state = self.state.lock();
         state.timer = None;
@@ -302,7 +306,7 @@ impl Pipeline {
         self.lead(state);
     }
 
-    /// Batches are answered: sends what follows from it, then what waits.
+    /// Batches are answered: sends what follows from them, then what waits.
     pub(crate) fn settled(&self, completion: Completion) {
         let mut state = self.state.lock();
         let (mut again, mut answers) = (completion.again, Answers::new());
@@ -336,8 +340,8 @@ impl Pipeline {
     }
 }
 
-/// Nothing could be written. Whether the socket is full or broken, the node's
-/// task finds out when it writes.
+/// Nothing could be written. The node's task finds out whether the socket is
+/// full or broken when it writes.
 fn give_up(_: io::Error) -> usize {
     0
 }

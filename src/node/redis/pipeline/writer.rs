@@ -1,5 +1,5 @@
-//! The sending end of a connection: which batches go out when, and whose turn
-//! it is to write them.
+//! The sending end of a connection: which batches are sent when, and which side
+//! writes them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,24 +20,24 @@ use crate::proto::node::message::{NodeStatus, Reply, Standing};
 use crate::proto::time::Instant;
 use crate::telemetry::metrics::Spread;
 
-/// By how much longer an answer may take than expected: a grant that comes too
-/// late costs the server twice, for it must be taken back.
+/// How many times as long as expected an answer may take: a grant that comes
+/// too late costs the server twice, because it must be taken back.
 const ANSWER_TIME_MARGIN: u32 = 2;
 
-/// Bytes that a request mostly takes.
+/// The usual size of a request, in bytes.
 const COMMAND_SIZE: usize = 160;
 
 /// The sending end of one connection.
 #[derive(Debug)]
 pub(crate) struct Writer {
     dialect: Arc<Dialect>,
-    /// Of the dialect's, those that have not been denied since.
+    /// The dialect's abilities, without those that have been denied since.
     pub(crate) abilities: Abilities,
     pub(crate) join_backoff: JoinBackoff,
     pub(crate) status: NodeStatus,
-    /// Set while the server grants nothing for what its clock did.
+    /// Set while the server grants nothing because its clock was stepped.
     pub(crate) clock_hold: Option<ClockHold>,
-    /// When its clock is to be read before anything else is asked.
+    /// When its clock must be read before anything else is asked.
     read_clock_at: Instant,
     checks: Checks,
     window: Window,
@@ -47,26 +47,26 @@ pub(crate) struct Writer {
     socket: Option<Arc<Socket>>,
     out: Vec<u8>,
     turn: WriteTurn,
-    /// The last group's.
+    /// The mark of the last group.
     mark: u32,
     unloaded: script_reload::ReloadPeriod,
 }
 
-/// Who writes what is in `out`.
+/// Which side writes what is in `out`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WriteTurn {
-    /// Whoever comes first.
+    /// The first that tries.
     Free,
-    /// A caller is at it.
+    /// A caller is writing.
     Caller,
-    /// The node's task is to, for a caller could not.
+    /// The node's task must write, because a caller could not.
     Awaited,
-    /// The node's task is at it.
+    /// The node's task is writing.
     Task,
 }
 
 impl Writer {
-    /// A connection through `socket`; without one the node's task alone writes.
+    /// A connection through `socket`; without one, only the node's task writes.
     pub(crate) fn new(
         dialect: Arc<Dialect>,
         status: NodeStatus,
@@ -98,7 +98,7 @@ impl Writer {
             .is_some_and(|own| Arc::ptr_eq(own, socket))
     }
 
-    /// Encodes what waits in `queue`, as far as it is to go out now.
+    /// Encodes what waits in `queue`, as far as it may be sent now.
     pub(crate) fn fill(&mut self, queue: &mut Queue, answers: &mut Answers, sizes: &Spread) {
         while self.turn == WriteTurn::Free && self.may_send(queue.len()) {
             let now = clock::now();
@@ -149,17 +149,17 @@ impl Writer {
         self.checks.due(now, self.window.expected())
     }
 
-    /// An idle connection sends at once. Otherwise a batch gathers until it is full,
-    /// or as large as what is in flight: of few callers one half is on its way
-    /// then while the other gathers.
+    /// An idle connection sends at once. Otherwise a batch gathers until it is
+    /// full, or as large as what is in flight: with few callers, one half is in
+    /// flight while the other gathers.
     fn may_send(&self, waiting: usize) -> bool {
         let enough = self.in_flight.requests().clamp(1, MAX_BATCH);
         waiting >= enough && self.window.has_room(self.in_flight.batches())
     }
 
-    /// Where more wait than one batch takes: answers acquires whose time would
-    /// be over before the server's answer. What is sent to a server that owes
-    /// none shows how quick it is now.
+    /// Where more requests wait than one batch takes: answers acquires whose
+    /// deadline would pass before the server's answer. A server that owes no
+    /// answer is always sent requests, which shows how quick it is now.
     fn drop_hopeless(&self, queue: &mut Queue, now: Instant, answers: &mut Answers) {
         if self.in_flight.batches() == 0 || queue.acquires() <= MAX_BATCH {
             return;
@@ -170,8 +170,8 @@ impl Writer {
         }
     }
 
-    /// Whether an acquire with this deadline would wait in vain behind those
-    /// that wait already.
+    /// Whether an acquire with this deadline would be answered too late, behind
+    /// those that wait already.
     pub(crate) fn is_in_vain(&self, deadline: Instant, acquires: usize) -> bool {
         acquires > MAX_BATCH
             && clock::now() + ANSWER_TIME_MARGIN * self.window.wait_behind(acquires) > deadline
@@ -187,7 +187,7 @@ impl Writer {
         }
     }
 
-    /// Encodes a group, behind what has been encoded before.
+    /// Encodes a group, after what has been encoded before.
     pub(crate) fn push(&mut self, mut group: CommandGroup) {
         self.out.reserve(group.requests.len() * COMMAND_SIZE);
         self.mark = self.mark.wrapping_add(1);
@@ -208,7 +208,8 @@ impl Writer {
         }
     }
 
-    /// What a caller may write the output to, if there is any and it may.
+    /// The socket that a caller may write the output to, if there is output and
+    /// the caller may write.
     pub(crate) fn socket_for_output(&mut self) -> Option<Arc<Socket>> {
         if self.out.is_empty() || self.turn != WriteTurn::Free {
             return None;
@@ -238,7 +239,7 @@ impl Writer {
         };
     }
 
-    /// Whether there is output that the node's task is to write.
+    /// Whether there is output that the node's task must write.
     pub(crate) fn has_backlog(&self) -> bool {
         self.turn == WriteTurn::Awaited && !self.out.is_empty()
     }

@@ -1,18 +1,18 @@
-//! What a server says where it refuses: a code and a text, made an error that
-//! says what to do. The text is the server's, and shown as such.
+//! The refusals of a server: a code and a text become an error that states what
+//! to do. The text is the server's, and is shown as such.
 //!
-//! Versions word one refusal differently, and Redis before 7.0 hides the code
-//! of an error in a script behind its own. The table [`RULES`] goes by what is
-//! meant: every refusal that ringlock knows is in it once.
+//! Versions word the same refusal differently, and Redis before 7.0 hides the
+//! code of an error in a script behind its own. The table [`RULES`] is
+//! organized by meaning: it contains every refusal that ringlock knows once.
 
 use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::escape::shown;
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 
-/// Bytes that are shown of what a server says in an error.
+/// The most bytes of a server's error that are shown.
 const MAX_SHOWN: usize = 300;
 
-/// How servers say that a command or a script ran into values that it cannot
+/// How servers report that a command or a script ran into values that it cannot
 /// work with.
 const DAMAGE: [&str; 5] = [
     "WRONGTYPE",
@@ -30,7 +30,7 @@ enum Sign {
     Words(&'static [&'static str]),
 }
 
-/// What becomes of the connection.
+/// What happens to the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Stays,
@@ -60,7 +60,7 @@ use Fate::{Ends, Stays};
 use NodeErrorKind::{Denied, NotReady, Overloaded, Unsuitable, WrongType};
 use Sign::{Codes, Words};
 
-/// The first that fits counts.
+/// The first rule that matches counts.
 const RULES: [Rule; 16] = [
     rule(
         Codes(&["WRONGTYPE"]),
@@ -160,7 +160,7 @@ const RULES: [Rule; 16] = [
     ),
 ];
 
-/// An error reply: its code, and what the server has to say.
+/// An error reply: its code, and the server's text.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ErrorReply<'a> {
     pub(crate) code: &'a str,
@@ -169,7 +169,7 @@ pub(crate) struct ErrorReply<'a> {
 
 impl<'a> ErrorReply<'a> {
     pub(crate) fn of(line: &'a [u8]) -> Self {
-        // Beyond what is not text there is nothing to be told.
+        // The text ends where the bytes are no longer valid UTF-8.
         let text = match std::str::from_utf8(line) {
             Ok(text) => text,
             Err(error) => std::str::from_utf8(&line[..error.valid_up_to()]).unwrap_or_default(),
@@ -181,7 +181,7 @@ impl<'a> ErrorReply<'a> {
                 code: text,
                 details: "",
             },
-            // Redis before 7.0 has none for what goes wrong within a script.
+            // Redis before 7.0 has no code for an error within a script.
             _ => Self {
                 code: "ERR",
                 details: text,
@@ -189,7 +189,7 @@ impl<'a> ErrorReply<'a> {
         }
     }
 
-    /// Those of `replies` that are errors.
+    /// The errors among `replies`.
     pub(crate) fn all(replies: &'a [u8]) -> impl Iterator<Item = Self> {
         let mut values = Replies::of(replies);
         std::iter::from_fn(move || values.next()).filter_map(|value| match value {
@@ -198,12 +198,12 @@ impl<'a> ErrorReply<'a> {
         })
     }
 
-    /// The first of `replies` that is an error.
+    /// The first error among `replies`.
     pub(crate) fn first(replies: &'a [u8]) -> Option<Self> {
         Self::all(replies).next()
     }
 
-    /// Whether the server must be looked at anew.
+    /// Whether the server must be verified again.
     pub(crate) fn is_fatal(&self) -> bool {
         self.rule().is_some_and(|rule| rule.fate == Ends)
     }
@@ -248,11 +248,10 @@ impl<'a> ErrorReply<'a> {
         })
     }
 
-    /// The same where no key was touched, or none can be meant, but ringlock's
-    /// own.
+    /// The same where only ringlock's own keys were touched, or can be meant.
     pub(crate) fn explain_state(&self) -> NodeError {
         let is_damage = |sign: &&str| self.code == *sign || self.details.contains(sign);
-        // A rule of its own says more; WRONGTYPE has one that is about locks.
+        // A rule of its own is more specific; that of WRONGTYPE is about locks.
         let is_known = self.rule().is_some() && !self.is_no_lock();
         if is_known || !DAMAGE.iter().any(is_damage) {
             return self.explain();
@@ -272,7 +271,7 @@ impl<'a> ErrorReply<'a> {
     }
 }
 
-/// What went wrong, where the server has put its own words around it.
+/// The error itself, where the server has put its own words around it.
 fn unwrapped(text: &str) -> &str {
     // "ERR Error running script (call to f_SHA): @user_script:19: @user_script: 19:
     // -READONLY You can't …", by Redis before 7.0.
@@ -307,7 +306,7 @@ fn is_code(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
-/// The answer was not in the form that the request has one in.
+/// The reply is not in a form that is valid for the request.
 pub(crate) fn misfit(what: &str) -> NodeError {
     NodeError::new(
         NodeErrorKind::Protocol,
@@ -315,7 +314,7 @@ pub(crate) fn misfit(what: &str) -> NodeError {
     )
 }
 
-/// The error in a reply that is not the one hoped for.
+/// The error in a reply that is not the expected one.
 pub(crate) fn unexpected(reply: Option<Value<'_>>, what: &str) -> NodeError {
     match reply {
         Some(Value::Error(line)) => ErrorReply::of(line).explain(),
@@ -327,8 +326,8 @@ pub(crate) fn unexpected(reply: Option<Value<'_>>, what: &str) -> NodeError {
 mod tests {
     use super::*;
 
-    /// What each edition says to a script: Redis 6.2, Redis 7.0, Valkey 9; and to
-    /// a transaction and a command.
+    /// What each version replies to a script: Redis 6.2, Redis 7.0, Valkey 9;
+    /// and to a transaction and a command.
     fn script(old: &str, code: &str, text: &str) -> [String; 5] {
         let call = "ERR Error running script (call to f_b6062ce5): @user_script:19: ";
         let place = if old.is_empty() {

@@ -1,19 +1,19 @@
-//! Replies where they stand in the bytes of a connection: the Redis
-//! serialization protocol, read without copying. Of its third version just
-//! what a connection meets that is told of keys: maps, pushes, verbatim text
-//! and the new nil.
+//! Reads replies in place in the bytes of a connection: the Redis serialization
+//! protocol, without copying. Of its third version it supports only what a
+//! connection with tracking receives: maps, pushes, verbatim text and the new
+//! nil.
 //!
-//! The redis crate's parser makes a tree of owned values of every reply. Here
-//! a batch of 64 grants is 130 replies of a few bytes, read in one pass.
+//! The redis crate's parser builds a tree of owned values from every reply.
+//! Here a batch of 64 grants is 130 replies of a few bytes, read in one pass.
 
-/// Bytes of the replies to one group at the most: a view of a thousand nodes
-/// takes a twentieth of it.
+/// The most bytes of the replies to one group: a view of a thousand nodes takes
+/// a twentieth of it.
 pub(crate) const MAX_REPLY: usize = 4 << 20;
 
-/// Items of one list at the most; a batch has some hundred.
+/// The most items of one list; a batch has about a hundred.
 const MAX_ITEMS: usize = 65_536;
 
-/// Lists within lists at the most.
+/// The greatest depth of nested lists.
 const MAX_DEPTH: usize = 4;
 
 /// One value of a reply, or the head of a list whose items follow.
@@ -25,7 +25,7 @@ pub(crate) enum Value<'a> {
     Bulk(&'a [u8]),
     Nil,
     List(usize),
-    /// A list that nobody asked for.
+    /// A list that was not requested.
     Push(usize),
 }
 
@@ -37,10 +37,10 @@ pub(crate) struct Malformed;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Replies<'a>(&'a [u8]);
 
-/// The length of the first reply in `bytes`; `None`: more of it is to come.
+/// The length of the first reply in `bytes`; `None`: it is incomplete.
 pub(crate) fn reply_len(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
     let mut values = Replies(bytes);
-    // Items to come of the lists that are open, the innermost last.
+    // Outstanding items of the open lists, the innermost last.
     let mut due = [0_usize; MAX_DEPTH];
     let mut depth = 0;
     loop {
@@ -98,7 +98,7 @@ impl<'a> Replies<'a> {
         }
     }
 
-    /// The next value; `None`: more of it is to come.
+    /// The next value; `None`: it is incomplete.
     fn read(&mut self) -> Result<Option<Value<'a>>, Malformed> {
         let Some((&kind, rest)) = self.0.split_first() else {
             return Ok(None);
@@ -134,7 +134,7 @@ impl<'a> Replies<'a> {
             },
             b'*' => length(line, MAX_ITEMS)?.map_or(Value::Nil, Value::List),
             b'>' => Value::Push(length(line, MAX_ITEMS)?.ok_or(Malformed)?),
-            // A key and a value for each.
+            // Each item is a key and a value.
             b'%' => Value::List(2 * length(line, MAX_ITEMS)?.ok_or(Malformed)?),
             b'_' => Value::Nil,
             _ => return Err(Malformed),
@@ -179,8 +179,8 @@ pub(crate) fn read_text<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Takes a push out of `bytes` if one begins at `at` and is whole. Whatever it
-/// says, only that the data was flushed can have led to it: no key is tracked.
+/// Takes a push out of `bytes` if one begins at `at` and is complete. Whatever
+/// its content, only a flush of the data can have caused it: no key is tracked.
 pub(crate) fn take_push(bytes: &mut Vec<u8>, at: usize) -> Result<bool, Malformed> {
     if bytes.get(at) != Some(&b'>') {
         return Ok(false);

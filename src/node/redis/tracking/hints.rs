@@ -1,16 +1,17 @@
-//! What a tracking connection knows of keys beside who watches them: notes of
-//! those who wait, and looks that were in vain.
+//! What a tracking connection knows about keys in addition to their watches:
+//! notes of waiters, and looks that found no change.
 //!
-//! A note is a key of its own under the namespace, `ns!w:` and the lock's key,
-//! that its writer lets expire. It is read once and tracked from then on: the
-//! server pushes its change, so that a process that nobody waits for asks
-//! nothing. Notes are advice, as all that a tracking connection tells.
+//! A note is a key of its own under the namespace: `ns!w:` and the lock's key.
+//! Its writer lets it expire. It is read once and tracked from then on: the
+//! server pushes its change, so a process whose keys have no other waiter asks
+//! nothing. Notes are advice, like everything that a tracking connection
+//! reports.
 //!
 //! A server that tracks more keys than it may remember forgets some, and pushes
-//! an invalidation for each, as if it had changed. Read anew, the key is tracked
-//! again and another one forgotten: without a bound each look causes the next.
-//! A look that finds the same holder as the one before was in vain; the next
-//! one then waits, longer each time.
+//! an invalidation for each, as if it had changed. When the key is read again,
+//! it is tracked again and another one is forgotten: without a bound each look
+//! causes the next. A look is futile if it finds the same holder as the one
+//! before. The look after it is delayed, longer each time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -24,32 +25,32 @@ use crate::proto::time::Instant;
 /// How long a note lasts unless it is written again.
 pub(crate) const NOTE_LIFE: Duration = Duration::from_secs(1);
 
-/// Notes, and keys of one kind, that are kept before old ones are looked for.
+/// Notes, and keys of one kind, that are kept before old ones are purged.
 const LEAST_KEPT: usize = 256;
 
-/// Looks after one that was in vain, of one connection at once …
+/// Looks after a futile one that a connection makes at once …
 const LOOKS_AT_ONCE: usize = 32;
 
-/// … and no sooner after the last ones than this: 3,200 a second.
+/// … and the least time between two such rounds: 3,200 looks a second.
 const LOOKS_APART: Duration = Duration::from_millis(10);
 
 /// Hints about the keys of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Hints {
     hasher: RandomState,
-    /// Own notes, and until when they need not be written again.
+    /// This process's own notes, and until when they need not be written again.
     left: HashMap<Key, Instant>,
     left_purge: usize,
-    /// What was read of others' notes.
+    /// What was read of other processes' notes.
     notes: HashMap<Key, Note>,
     notes_purge: usize,
-    /// The last look at keys that are waited for.
+    /// The last look at each key that has a waiter.
     looks: HashMap<Key, Look>,
     looks_purge: usize,
-    /// Keys to look at anew, by time; each once.
+    /// Keys to look at again, by time; each key once.
     due: BTreeMap<(Instant, u64), Key>,
     numbers: u64,
-    /// No key is looked at anew before.
+    /// No key is read again before this time.
     rests_until: Instant,
 }
 
@@ -57,24 +58,24 @@ pub(crate) struct Hints {
 enum Note {
     /// The server has been asked.
     Asked,
-    /// There was none, and the server tells when there is.
+    /// There was none, and the server pushes when one is written.
     Absent,
-    /// There was one, which counts until then.
+    /// There was one, which counts until this time.
     Present(Instant),
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Look {
-    /// A digest of what was found.
+    /// A digest of the stored value.
     value: u64,
-    /// Looks in a row that found the same as the one before.
+    /// Consecutive looks that found the same value as the one before.
     in_vain: u32,
     at: Instant,
     is_due: bool,
 }
 
 impl Hints {
-    /// Whether a note for `key` is to be written.
+    /// Whether a note for `key` must be written.
     pub(crate) fn leave(&mut self, key: &Key, now: Instant) -> bool {
         if self.left.get(key).is_some_and(|&until| now < until) {
             return false;
@@ -87,7 +88,8 @@ impl Hints {
         true
     }
 
-    /// What is known of others' notes for `key`, and whether to ask for them.
+    /// What is known of other processes' notes for `key`, and whether to ask
+    /// for them.
     pub(crate) fn interest(&mut self, key: &Key, now: Instant) -> (Interest, bool) {
         match self.notes.get(key) {
             Some(Note::Absent) => return (Interest::Nobody, false),
@@ -96,7 +98,7 @@ impl Hints {
             _ => {}
         }
         if self.notes.len() >= self.notes_purge {
-            // What is forgotten is asked for again when it is needed.
+            // What is forgotten is asked for again when needed.
             self.notes.retain(|_, note| *note == Note::Asked);
             self.notes_purge = 2 * self.notes.len() + LEAST_KEPT;
         }
@@ -115,13 +117,13 @@ impl Hints {
 
     /// A note for `key` was written or has expired.
     pub(crate) fn note_changed(&mut self, key: &Key) {
-        // Asked meanwhile, the answer comes after this.
+        // If the server has been asked, its answer is newer than this change.
         if self.notes.get(key) != Some(&Note::Asked) {
             self.notes.remove(key);
         }
     }
 
-    /// A look at `key` found it held, by what is stored.
+    /// A look at `key` found it held; `stored` is its value.
     pub(crate) fn held(&mut self, key: &Key, stored: &[u8], now: Instant) {
         let value = self.hasher.hash_one(stored);
         let before = self.looks.get(key).filter(|look| look.value == value);
@@ -139,8 +141,9 @@ impl Hints {
         self.looks.remove(key);
     }
 
-    /// The server says that `key` has changed. True where that is to be
-    /// believed; else it is to be looked at, at a time that is kept here.
+    /// The server reports that `key` has changed. Returns true where that can
+    /// be believed. Otherwise the key becomes due for another look, at a time
+    /// that is kept here.
     pub(crate) fn changed(&mut self, key: &Key, now: Instant) -> bool {
         let Some(look) = self.looks.get_mut(key).filter(|look| look.in_vain > 0) else {
             return true;
@@ -157,13 +160,13 @@ impl Hints {
         false
     }
 
-    /// When to look next, if any key is to be looked at anew.
+    /// When to look next, if any key is due for another look.
     pub(crate) fn next_look(&self) -> Option<Instant> {
         let (&(at, _), _) = self.due.first_key_value()?;
         Some(at.max(self.rests_until))
     }
 
-    /// The keys to look at now: those due that are waited for still.
+    /// The keys to look at now: those that are due and still have a waiter.
     pub(crate) fn looks(&mut self, now: Instant, is_watched: impl Fn(&Key) -> bool) -> Vec<Key> {
         let mut keys = Vec::new();
         while keys.len() < LOOKS_AT_ONCE && self.next_look().is_some_and(|at| at <= now) {
@@ -182,7 +185,7 @@ impl Hints {
         keys
     }
 
-    /// Forgets looks at keys that nobody waits for, now and then.
+    /// Forgets looks at keys without waiters, from time to time.
     pub(crate) fn purge(&mut self, is_watched: impl Fn(&Key) -> bool) {
         if self.looks.len() >= self.looks_purge {
             self.looks
@@ -191,7 +194,7 @@ impl Hints {
         }
     }
 
-    /// The server has forgotten what it was asked.
+    /// The server no longer tracks what it was asked for.
     pub(crate) fn forget(&mut self) {
         self.notes.clear();
         self.looks.clear();
@@ -221,7 +224,7 @@ mod tests {
         assert_eq!(hints.interest(&k, at(99_999)), (Interest::Nobody, false));
         hints.note_changed(&k);
         assert_eq!(hints.interest(&k, at(99_999)), (Interest::Unknown, true));
-        // The answer is younger than the change.
+        // The answer is newer than the change.
         hints.note_changed(&k);
         hints.noted(k.clone(), Some(true), at(99_999));
         assert_eq!(hints.interest(&k, at(99_999)), (Interest::Somebody, false));
@@ -257,7 +260,8 @@ mod tests {
         assert!(!hints.changed(&k, at(3)), "it is due once");
         assert_eq!(hints.looks(at(2), |_| true), []);
         assert_eq!(hints.looks(at(10), |_| true), std::slice::from_ref(&k));
-        // After a while without a change the next one is looked at at once.
+        // After a while without a change, the next change causes a look at
+        // once.
         hints.held(&k, b"two", at(10));
         assert!(!hints.changed(&k, at(3000)));
         assert_eq!(hints.looks(at(3000), |_| true), std::slice::from_ref(&k));
@@ -287,7 +291,7 @@ mod tests {
         let (least, most) = (looks.iter().min(), looks.iter().max());
         // At least every 256 ms if the connection had time for all.
         assert!(least > Some(&20) && most < Some(&90), "{least:?} {most:?}");
-        // Those that nobody waits for any more are forgotten.
+        // Keys that no longer have a waiter are forgotten.
         for millis in 10_000..20_000 {
             assert_eq!(hints.looks(at(millis), |_| false), []);
         }

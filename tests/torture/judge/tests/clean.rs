@@ -1,8 +1,8 @@
-//! Histories of a world in which no claim is broken, made from a seed.
+//! Histories of a world in which no claim is broken, generated from a seed.
 //!
 //! Ninety seconds of five nodes, three to a key. Two are stalled for a while,
 //! one loses its data and is let in again by the next view, one is slow, a
-//! worker is paused and one is slain. Each key is played through by itself.
+//! worker is paused and one is slain. Each key is generated on its own.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::history::{Back, Release};
 
 const KEYS: usize = 6;
 const END: Time = 90 * SECOND;
-/// From here on nothing goes wrong any more.
+/// No fault occurs from here on.
 pub(super) const CALM: Time = 65 * SECOND;
 
 const STALLED: [Time; 2] = [8 * SECOND, 16 * SECOND];
@@ -24,7 +24,7 @@ const PAUSED: [Time; 2] = [40 * SECOND, 41_500 * MS];
 const SLAIN: Time = 45 * SECOND;
 const SLOW: [Time; 2] = [50 * SECOND, 58 * SECOND];
 
-/// What a node holds of a key, from when to when.
+/// A node's entry for a key, from when to when.
 struct Entry {
     key: usize,
     ask: Ask,
@@ -88,7 +88,7 @@ impl World {
         self.records.push(Record { at, by, deed });
     }
 
-    /// A worker that is there from `at` on for a while.
+    /// A worker that is present from `at` on for a while.
     fn worker(&mut self, at: Time) -> u32 {
         let worker = self.rng.random_range(1..=4);
         match worker {
@@ -165,7 +165,7 @@ impl World {
         self.record(at, (ask >> 32) as u32, deed);
     }
 
-    /// The nodes of `key` on which nobody has an entry, and that answer.
+    /// The nodes of `key` that answer and have no entry.
     fn open(&self, key: usize, at: Time) -> Vec<usize> {
         let is_free = |node: usize| {
             let mut entries = self.entries.iter();
@@ -176,7 +176,7 @@ impl World {
     }
 
     fn play(&mut self, key: usize) {
-        // When the next one asks, and when the key is to be had.
+        // When the next request is made, and when the key is free.
         let (mut at, mut free_at) = (SECOND, SECOND);
         while at < END - 5 * SECOND {
             let wait = [0, 500, 1000][self.rng.random_range(0..3)] * MS;
@@ -205,7 +205,7 @@ impl World {
             }
             let end = self.lease(key, ask, tries, &open);
             free_at = end + 3 * MS;
-            // The next one is there already, or comes later.
+            // The next caller is there already, or arrives later.
             let next = match self.rng.random_range(0..3) {
                 0 => end.saturating_sub(self.some(1, 300)),
                 _ => end + self.some(4, 500),
@@ -214,7 +214,7 @@ impl World {
         }
     }
 
-    /// One lease, and its end.
+    /// Generates one lease; returns its end.
     fn lease(&mut self, key: usize, ask: Ask, at: Time, open: &[usize]) -> Time {
         let worker = (ask >> 32) as u32;
         let slow = if open.contains(&4) && is_within(at, SLOW) {
@@ -240,7 +240,7 @@ impl World {
             .collect();
         let is_kept = self.rng.random_bool(0.4);
         let hold = self.some(30, 900) * if is_kept { 4 } else { 1 };
-        // One in eight sleeps through.
+        // One in eight sleeps through its hold.
         let mut end = match self.rng.random_range(0..8) {
             0 if !is_kept => Time::MAX,
             _ => granted + hold,
@@ -282,7 +282,7 @@ impl World {
         over
     }
 
-    /// What the servers have had of it.
+    /// The entries on the servers.
     fn leave(
         &mut self,
         key: usize,
@@ -311,12 +311,13 @@ impl World {
         self.record(at, worker, Deed::Ended { ask });
         let how = Release::InTime;
         self.record(at + 3 * MS, worker, Deed::Released { ask, how });
-        // One that died too late to be forgotten writes once more, stale.
+        // A holder that died too long ago to be remembered writes once more,
+        // stale.
         if self.fence > 100 && self.rng.random_bool(0.05) {
             self.write(at + MS, key, ask, 1);
         }
         if self.rng.random_bool(0.3) {
-            // Somebody tries while it is held, and somebody gives up.
+            // Another call tries while it is held, and another one gives up.
             let before = at.saturating_sub(6 * MS);
             let other = self.ask(before, key, 0);
             if self.rng.random_bool(0.5) {
@@ -361,7 +362,7 @@ impl World {
                     .iter()
                     .take_while(|it| it.from <= from);
                 let entry = |it: &Entry| {
-                    // Prolonged just now, as far as a ttl goes.
+                    // Extended just now, for at most a ttl.
                     let left = (it.to - from).min(TTL);
                     (format!("k{}", it.key), Some(it.ask), left)
                 };

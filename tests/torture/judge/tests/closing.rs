@@ -1,4 +1,4 @@
-//! Views, the resource, the end, and whether there was anything to see.
+//! Views, the resource, the end, and whether there was enough to judge.
 
 use super::*;
 
@@ -66,14 +66,14 @@ fn grants_that_do_not_resume_are_seen() {
             ended(at + 50, ask),
         ]
     };
-    // Whoever asks, and is not granted anything.
+    // Requests that get no grant.
     let asks: Vec<Record> = (100..120)
         .flat_map(|number| {
             let (ask, at) = (ask(2, number), 2_200 + 10 * number);
             [asked(at, ask, 0), of(at + 1, ask, Deed::Abandoned { ask })]
         })
         .collect();
-    // The longest ttl is two seconds, and five are allowed beside it.
+    // The longest ttl is two seconds, and five more are allowed.
     let round = [&killed(1_000, 1, "a")[..], &killed(2_000, 2, "b"), &asks].concat();
     let again = killed(20_000, 3, "c");
     let early = with(
@@ -87,11 +87,11 @@ fn grants_that_do_not_resume_are_seen() {
         &[&got(1, 9_200)[..], &again, &got(2, 22_000)].concat(),
     );
     assert_eq!(broken(&late), [Claim::Resumption]);
-    // The next fault comes too soon to tell.
+    // The next fault comes too soon to judge.
     let soon = killed(9_000, 3, "c");
     let soon = with(&round, &[&soon[..], &got(1, 10_000)].concat());
     assert_eq!(examined(&soon, Claim::Resumption), 0);
-    // A machine that stood still is given its time.
+    // A machine that stalled gets more time.
     let stood = with(&late, &[stalled(3_000, 4_000, 1)]);
     assert_eq!(broken(&stood), []);
 }

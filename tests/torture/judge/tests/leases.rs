@@ -1,4 +1,4 @@
-//! Exclusion, fences, losses, hopes, waits: what those who lock write down.
+//! Exclusion, fences, losses, hopes, waits: the claims on the workers' records.
 
 use super::*;
 
@@ -208,12 +208,12 @@ fn what_is_over_is_not_prolonged() {
     assert_eq!(broken(&records(2015)), [], "written down a moment later");
     assert_eq!(broken(&records(2016)), [Claim::FalseHope]);
     assert_eq!(broken(&with(&records(2016), &[stalled(2000, 2010, 1)])), []);
-    // Told that time is up, and then it goes on.
+    // The holder learns that its time is up, and then the lease goes on.
     assert_eq!(
         broken(&with(&records(2003), &[lost(1995, a)])),
         [Claim::FalseHope]
     );
-    // Others have it, as most nodes say.
+    // Most nodes report another holder.
     assert_eq!(
         broken(&with(&records(1950), &[lost(1900, a)])),
         [Claim::FalseHope]
@@ -223,7 +223,7 @@ fn what_is_over_is_not_prolonged() {
         [],
         "both at once"
     );
-    // It was so before, and is written down later.
+    // It happened before, and is recorded later.
     let before = [kept(2003, a, 1999), lost(1999, a), ended(2100, a)];
     let mut records = records(1900);
     records.truncate(2);

@@ -1,4 +1,4 @@
-//! A clean history with one thing changed: each change must be found.
+//! A clean history with one change: each change must be found.
 
 #![allow(clippy::ptr_arg, reason = "all mutations are of one type")]
 
@@ -74,7 +74,7 @@ fn is_grant(record: &Record) -> bool {
     matches!(record.deed, Deed::Granted { .. })
 }
 
-/// The end of a lease that was released at least so long after its grant.
+/// The end of a lease that was released at least this long after its grant.
 fn held_for(records: &[Record], rng: &mut StdRng, least: Time) -> (Ask, Time, Time) {
     let ends: Vec<(Ask, Time, Time)> = records
         .iter()
@@ -220,7 +220,7 @@ fn minority(records: &mut Vec<Record>, rng: &mut StdRng) {
     }
 }
 
-/// Of whatever record; zero is nobody's.
+/// The ask of any record; zero if it has none.
 fn it_ask(record: &Record) -> Ask {
     crate::judge::asked_by(&record.deed).unwrap_or(0)
 }

@@ -1,4 +1,5 @@
-//! Continuity, orphans, minorities: what is seen in the servers.
+//! Continuity, orphans, minorities: the claims on the observed state of
+//! servers.
 
 use super::*;
 use crate::history::Back;
@@ -32,19 +33,19 @@ fn a_lease_without_a_quorum_of_entries_is_seen() {
         of(&[own(a, 1100), other(b, 1101), other(c, 1102)]),
         [Claim::Continuity]
     );
-    // Who serves nothing grants nothing.
+    // A node that serves nothing grants nothing.
     let absent = look(1102, c, None, None);
     let looks = [own(a, 1100), free(b, 1101), absent];
     assert_eq!(of(&looks), []);
     assert_eq!(examined(&with(&lease(), &looks), Claim::Continuity), 1);
-    // Nodes that the key does not live on say nothing.
+    // Nodes outside the key's replica set are irrelevant.
     assert_eq!(
         of(&[own(a, 1100), own(b, 1101), free("d", 1102), free("e", 1103)]),
         []
     );
     // Too far apart.
     assert_eq!(of(&[own(a, 1100), free(b, 1101), free(c, 1165)]), []);
-    // Seen again and again.
+    // Seen repeatedly.
     let again = [own(a, 1100), free(b, 1101), own(a, 1120), free(c, 1130)];
     assert_eq!(of(&again), [Claim::Continuity]);
 }
@@ -60,7 +61,7 @@ fn the_moment_of_a_change_proves_nothing() {
     assert_eq!(of(&released, 1100), []);
     assert_eq!(of(&released, 1200), []);
     assert_eq!(of(&released, 1090), [Claim::Continuity]);
-    // Prolonged while it was looked at, elsewhere than it was.
+    // Extended during the round; the entries may be on other nodes.
     let mut moved = vec![kept(1989, ask(1, 1), 2900)];
     moved.extend(lease());
     moved.pop();
@@ -75,7 +76,7 @@ fn another_view_is_another_matter() {
     let of = |looks: &[Record]| broken(&with(&lease(), looks));
     assert_eq!(of(&[serve("b", 1100, "2:w"), serve("c", 1101, "2:w")]), []);
     assert_eq!(of(&[serve("b", 1100, VIEW), serve("c", 1101, "2:w")]), []);
-    // Another one learns that the key lives where it did.
+    // Another call learns that the key has the same replica set.
     let there = ask(3, 1);
     let mut placed = vec![
         asked(1200, there, 0),
@@ -146,7 +147,7 @@ fn an_orphan_that_outstays_its_ttl_is_seen() {
         text.contains("1 orphans, keys blocked 1249.5 ms at most"),
         "{text}"
     );
-    // What was under way is held up.
+    // Requests in flight are delayed.
     let stall = |node: &str, from, to| {
         let node = node.to_owned();
         with(&released(), &trouble(from, to, 7, Fault::Stalled { node }))
@@ -159,7 +160,7 @@ fn an_orphan_that_outstays_its_ttl_is_seen() {
         [Claim::Orphans],
         "it had arrived"
     );
-    // So does a node that does not answer for no reason that is known.
+    // A node that does not answer for an unknown reason delays them too.
     let blind = |to| {
         let after = (to..3400).step_by(200).map(|at| free("a", at));
         let looks: Vec<Record> = [free("a", 1050)].into_iter().chain(after).collect();

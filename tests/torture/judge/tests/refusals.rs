@@ -1,10 +1,10 @@
-//! Availability and honesty: what was refused, and whether it had to be.
+//! Availability and honesty: the refusals, and whether they were necessary.
 
 use super::*;
 use crate::history::Back;
 use crate::judge::availability::State;
 
-/// All five are looked at five times a second, and serve one view.
+/// All five are inspected five times a second, and serve one view.
 fn calm_looks() -> Vec<Record> {
     let at = |tick: Time| NODES.map(move |node| free(node, 100 + tick * 200));
     (0..100).flat_map(at).collect()

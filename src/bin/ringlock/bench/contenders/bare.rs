@@ -1,5 +1,5 @@
-//! The redis crate and nothing else: SET NX PX, and a script that compares and
-//! deletes, on one multiplexed connection per node as it comes.
+//! The redis crate alone: SET NX PX, and a compare-and-delete script, on one
+//! multiplexed connection per node with the default settings.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::bench::load::{Farewell, Locker};
 
 const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
 
-/// Which node owns a key, for all keys.
+/// The node that owns each key.
 pub(crate) type Owners = Arc<[u8]>;
 
 #[derive(Clone)]
@@ -30,8 +30,8 @@ pub(crate) struct Lease {
 }
 
 impl Bare {
-    /// `keys` must be of its own: their names are what it locks. Without
-    /// `owners` all of them are the first node's.
+    /// No other contender may use `keys`: their names are the lock names.
+    /// Without `owners` the first node owns all of them.
     pub(crate) async fn connect(
         urls: &[String],
         owners: Option<Owners>,

@@ -1,4 +1,4 @@
-//! What a server can do at most with ringlock's commands: raw pipelines on
+//! The most that a server can do with ringlock's commands: raw pipelines on
 //! blocking sockets in one thread, without any lock logic.
 
 use std::io::{Read, Write};
@@ -12,19 +12,19 @@ use crate::bench::checker::Faults;
 use crate::bench::keys::{KeySpace, Lane};
 use crate::bench::load::{Boxed, Contender, Load, Sample, Turn};
 
-/// Keys of one batch, as ringlock's largest.
+/// Keys per batch, as in ringlock's largest batch.
 const BATCH: usize = 64;
 
-/// Enough that the server always finds work, few enough to stay in its cache.
+/// Enough that the server always has work, few enough to stay in its cache.
 const SOCKETS: usize = 8;
 
-/// ringlock's own release script: one MGET, one DEL of what is ours.
+/// ringlock's own release script: one MGET, one DEL of the entries that match.
 const RELEASE: &str = include_str!("../../../../node/redis/codec/lua/release.lua");
 
-/// What the script repeats in its reply.
+/// A mark that the script repeats in its reply.
 const MARK: &str = "1234567";
 
-/// As long as the name of a view.
+/// As long as the id of a view.
 const ID: &str = "1:0123456789abcdef0123456789abcdef";
 
 /// The server at `address` (`host:port`).
@@ -32,7 +32,7 @@ const ID: &str = "1:0123456789abcdef0123456789abcdef";
 pub(crate) struct Ceiling {
     address: String,
     keys: Arc<KeySpace>,
-    /// After the random half of a token, as ringlock's label.
+    /// Follows the random half of a token, as ringlock's label does.
     label: String,
     release: String,
     id: String,
@@ -40,7 +40,7 @@ pub(crate) struct Ceiling {
 }
 
 impl Ceiling {
-    /// `keys` must be of its own: their names are what it locks.
+    /// No other contender may use `keys`: their names are the lock names.
     pub(crate) fn connect(
         url: &str,
         address: &str,
@@ -86,7 +86,7 @@ impl Ceiling {
         for socket in &mut sockets {
             self.acquire(socket)?;
         }
-        // Until each has given back what it took.
+        // Until each socket has released what it acquired.
         let mut open = SOCKETS;
         while open > 0 {
             for socket in sockets.iter_mut().filter(|socket| !socket.batch.is_empty()) {
@@ -117,7 +117,7 @@ impl Ceiling {
         let own = (self.keys.len() / of).max(1);
         let ttl = TTL_MS.to_string();
         command(&mut socket.out, &["MULTI"]);
-        // Distinct ones of its own, spread over the whole space.
+        // Distinct keys of its own, spread over the whole key space.
         for _ in 0..BATCH.min(own) {
             let step = socket.next * 7919 % own;
             socket.next += 1;
@@ -152,7 +152,7 @@ impl Ceiling {
         socket.send()
     }
 
-    /// How the reply begins, and how it ends, if every lock was free and every
+    /// How the reply begins and how it ends if every lock was free and every
     /// release in time.
     fn expected(&self, socket: &Socket) -> (String, String) {
         let count = socket.batch.len();
@@ -187,7 +187,7 @@ struct Socket {
     stream: TcpStream,
     lane: Lane,
     next: usize,
-    /// What it holds or is about to, with its tokens.
+    /// The keys that it holds or is about to acquire, with their tokens.
     batch: Vec<(usize, String)>,
     is_acquiring: bool,
     sent: Instant,
@@ -204,7 +204,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Reads the whole reply, which must be as expected.
+    /// Reads the whole reply, which must be the expected one.
     fn read(&mut self, (head, tail): &(String, String)) -> Result<(), Fault> {
         self.reply.clear();
         let mut chunk = [0; 8 * 1024];

@@ -10,7 +10,7 @@ use crate::bench::Fault;
 use crate::bench::keys::KeySpace;
 use crate::bench::load::{Farewell, Locker};
 
-/// A router, as its users have it.
+/// A router, used through its public interface.
 #[derive(Clone)]
 pub(crate) struct Routed {
     pub(crate) router: Router,
@@ -18,7 +18,7 @@ pub(crate) struct Routed {
 }
 
 impl Routed {
-    /// Connects to the nodes at `urls` as to a cluster named `namespace`.
+    /// Connects to the nodes at `urls` as a cluster named `namespace`.
     pub(crate) async fn connect(
         urls: &[String],
         replicas: usize,
@@ -28,7 +28,7 @@ impl Routed {
         Self::connect_with(urls, replicas, namespace, keys, None).await
     }
 
-    /// The same; an acquire gives up after `wait`.
+    /// The same, with acquires that give up after `wait`.
     pub(crate) async fn connect_with(
         urls: &[String],
         replicas: usize,

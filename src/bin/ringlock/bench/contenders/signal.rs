@@ -1,6 +1,6 @@
 //! The protocol of python-redis-lock, ported to the redis crate: waiters block
-//! in BLPOP on a list that the release script pushes to. One connection per
-//! waiter, for a blocking command occupies its connection.
+//! in BLPOP on a list that the release script pushes to. Each waiter has its
+//! own connection, because a blocking command occupies it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::{TTL_MS, token};
 use crate::bench::Fault;
 use crate::bench::load::{Farewell, Locker};
 
-/// Its UNLOCK script, word for word but for the layout.
+/// The UNLOCK script of python-redis-lock, verbatim except for the layout.
 const RELEASE: &str = "
     if redis.call('get', KEYS[1]) ~= ARGV[1] then
         return 1
@@ -23,12 +23,12 @@ const RELEASE: &str = "
         return 0
     end";
 
-/// How long a signal stays, in milliseconds.
+/// The lifetime of a signal, in milliseconds.
 const SIGNAL_EXPIRE: u64 = 1000;
 
 #[derive(Clone)]
 pub(crate) struct SignalList {
-    /// By task.
+    /// One per task.
     connections: Arc<[MultiplexedConnection]>,
     lock: Arc<str>,
     signal: Arc<str>,
@@ -42,10 +42,10 @@ pub(crate) struct Lease {
 }
 
 impl SignalList {
-    /// For `tasks` waiters for one key.
+    /// Connects `tasks` waiters for one key.
     pub(crate) async fn connect(url: &str, key: &str, tasks: usize) -> Result<Self, Fault> {
         let client = redis::Client::open(url)?;
-        // Who waits for a signal waits longer than for any other reply.
+        // A waiter waits longer for a signal than for any other reply.
         let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
         let mut connections = Vec::new();
         let mut release = String::new();

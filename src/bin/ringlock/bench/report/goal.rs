@@ -1,16 +1,16 @@
-//! What is to be reached.
+//! The goals of the bench.
 
 use serde::Serialize;
 
 use crate::bench::rounds::median;
 
-/// A figure beside what it is to be.
+/// A figure and its bound.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Goal {
-    /// Of the group of goals.
+    /// The number of its group of goals.
     pub(crate) number: &'static str,
     pub(crate) what: String,
-    /// The median of the rounds'.
+    /// The median of the rounds' figures.
     pub(crate) figure: f64,
     pub(crate) rounds: Vec<f64>,
     pub(crate) bound: Bound,
@@ -21,7 +21,7 @@ pub(crate) struct Goal {
 pub(crate) enum Bound {
     AtLeast(f64),
     AtMost(f64),
-    /// Told for its own sake.
+    /// Reported without a bound.
     None,
 }
 
@@ -44,8 +44,7 @@ impl Goal {
         }
     }
 
-    /// None where there is nothing to be met. A figure that is no number
-    /// meets nothing.
+    /// `None` if there is no bound. NaN meets no bound.
     pub(crate) fn is_met(&self) -> Option<bool> {
         match self.bound {
             Bound::AtLeast(least) => Some(self.figure >= least),

@@ -1,4 +1,4 @@
-//! The report as one page that needs nothing else.
+//! The report as one self-contained page.
 
 use std::fmt::Write as _;
 
@@ -143,7 +143,7 @@ fn figures(report: &Report, page: &mut String) -> Result<(), Fault> {
         ),
         ("hot share", "Latency with a hot key among the others"),
     ] {
-        // The fewest and the most tell the range.
+        // The fewest and the most tasks show the range.
         let tasks = tasks(scene);
         let ends = [tasks.first(), tasks.last().filter(|_| tasks.len() > 1)];
         for &tasks in ends.into_iter().flatten() {

@@ -11,7 +11,7 @@ use crate::bench::rounds::Measurement;
 const SIZE: (u32, u32) = (560, 340);
 const FONT: (&str, u32) = ("sans-serif", 13);
 
-/// Told apart by most eyes; Okabe and Ito's.
+/// Okabe and Ito's colours, which most people can distinguish.
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -23,7 +23,7 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(150, 120, 0),
 ];
 
-/// A plot, and what its colours mean, as CSS has them.
+/// A plot, and the meaning of its colours in CSS notation.
 pub(super) struct Plot {
     pub(super) svg: String,
     pub(super) legend: Vec<(String, String)>,
@@ -54,7 +54,7 @@ pub(super) fn throughput(report: &Report, scenes: &[&str]) -> Result<Option<Plot
     draw(lines, &axes, None)
 }
 
-/// The share of acquires that took no longer.
+/// The share of acquires that took at most a given time.
 pub(super) fn latency(report: &Report, scene: &str, tasks: usize) -> Result<Option<Plot>, Fault> {
     let of_tasks = report
         .measurements
@@ -108,7 +108,7 @@ pub(super) fn loss(timelines: &[Timeline]) -> Result<Option<Plot>, Fault> {
     Ok(Some(Plot { svg, legend }))
 }
 
-/// What each node granted, beside its weight.
+/// What each node granted, next to its weight.
 pub(super) fn balance(report: &Report) -> Result<Option<Plot>, Fault> {
     if report.balance.is_empty() {
         return Ok(None);
@@ -161,7 +161,7 @@ pub(super) fn balance(report: &Report) -> Result<Option<Plot>, Fault> {
     }))
 }
 
-/// Of one contender on one cluster, in the order of their first appearance.
+/// One line per contender and cluster, in the order of their first appearance.
 fn lines<'m>(
     measurements: impl Iterator<Item = &'m Measurement>,
     point: impl Fn(&Measurement) -> (f64, f64),

@@ -19,7 +19,7 @@ use crate::bench::rounds::{About, Entry, median, ratios};
 
 const DELAYED: &str = "quorum behind delays";
 
-/// One way, in milliseconds.
+/// One-way delays, in milliseconds.
 const DELAYS: [u64; 5] = [1, 1, 1, 4, 20];
 
 /// Goal 6.
@@ -79,7 +79,7 @@ pub(crate) async fn slow_minority(run: &mut Run) -> Result<(), Fault> {
     Ok(())
 }
 
-/// PING on a plain socket: the round trip that all is measured in.
+/// PING on a plain socket: the round trip that is the unit of this scene.
 struct Ping {
     address: std::net::SocketAddr,
 }

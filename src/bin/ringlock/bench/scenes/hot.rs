@@ -1,4 +1,4 @@
-//! One hot key, many waiters in one process: what a hand-off costs, and how
+//! One hot key, many waiters in one process: the cost of a hand-over, and how
 //! even the waits are.
 
 use std::time::Duration;
@@ -70,7 +70,7 @@ pub(crate) async fn one_process(run: &mut Run) -> Result<(), Fault> {
 
 async fn turn<L: Locker>(run: &mut Run, locker: &L) -> Result<Census, Fault> {
     let begin = now();
-    // After the first of each waiter, all of them wait for all the others.
+    // After each waiter's first lease, every waiter waits for all the others.
     let counted = begin + nanos(run.plan.warm_up + run.hot_hold * WAITERS as u32);
     let end = counted + nanos(run.plan.span * 2);
     let crowd = Crowd {
@@ -85,8 +85,8 @@ async fn turn<L: Locker>(run: &mut Run, locker: &L) -> Result<Census, Fault> {
     Ok(census)
 }
 
-/// What is sent per change of the holder; in a turn of its own, for watching
-/// a server slows it down.
+/// Counts the requests per change of the holder, in a separate turn, because
+/// MONITOR slows the server down.
 async fn requests(run: &mut Run, own: &Routed) -> Result<(), Fault> {
     let Some(address) = run.stage.nodes[0].address.clone() else {
         return Ok(());
@@ -108,7 +108,7 @@ async fn requests(run: &mut Run, own: &Routed) -> Result<(), Fault> {
     let sent = monitor.stop()?;
     let census = Census::take(history, begin, u64::MAX);
     run.report.faults.add(&census.faults);
-    // The first holder follows nobody: a change too.
+    // The first holder has no predecessor: its grant is a change too.
     let changes = census.changes + 1.0;
     let each = |count: u64| count as f64 / changes;
     run.goal(Goal::new(

@@ -1,4 +1,4 @@
-//! A node dies under load: what a sharded cluster and a quorum go on granting.
+//! A node dies under load: what a sharded cluster and a quorum still grant.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,13 @@ const NODES: usize = 5;
 /// Points of the timeline.
 const BUCKETS: usize = 40;
 
-/// Turns of this scene are so much longer than others.
+/// How many times longer the turns of this scene are than those of others.
 const STRETCH: u32 = 5;
 
-/// What a task waits for a key of the dead node at the most.
+/// How long a task waits for a key of the dead node at most.
 const WAIT: Duration = Duration::from_millis(200);
 
-/// Tasks; more than arrivals during [`WAIT`], so that none is short of one.
+/// More tasks than arrivals during [`WAIT`], so that no arrival lacks a task.
 const TASKS: usize = 1024;
 
 /// Arrivals per second.
@@ -30,7 +30,7 @@ const RATE: f64 = 2000.0;
 
 pub(crate) async fn node_loss(run: &mut Run) -> Result<(), Fault> {
     for (name, replicas) in [("sharded", 1), ("quorum of 5", NODES)] {
-        // Own ones: the stage's are to live.
+        // Separate servers: those of the stage must stay alive.
         let mut servers = Vec::new();
         while servers.len() < NODES {
             match Server::start()? {

@@ -14,11 +14,11 @@ const SIDE_BY_SIDE: &str = "side by side";
 const OPEN: &str = "open loop";
 const HOT_SHARE: &str = "hot share";
 
-/// Rounds of scenes that claim no ratio.
+/// Rounds of scenes that report no ratio.
 const ROUNDS: usize = 3;
 
-/// Tasks that carry out the arrivals of an open loop, and so many of them are
-/// in flight at the most; what comes beyond waits, and its wait is counted.
+/// Tasks that carry out the arrivals of an open loop: at most this many are in
+/// flight. Further arrivals wait, and their wait is counted.
 const OPEN_TASKS: usize = 1024;
 
 /// Shares of draws that go to the one hot key.
@@ -34,7 +34,7 @@ fn plan(run: &Run) -> Plan {
     }
 }
 
-/// Nodes and replicas that are compared.
+/// The numbers of nodes and replicas that are compared.
 fn modes(run: &Run) -> Vec<(usize, usize)> {
     let all = [
         (1, 1),
@@ -67,7 +67,7 @@ pub(crate) async fn side_by_side(run: &mut Run) -> Result<(), Fault> {
     balance(run).await
 }
 
-/// What each node has granted in sharded mode, against its weight.
+/// The grants of each node in sharded mode, compared with its weight.
 async fn balance(run: &mut Run) -> Result<(), Fault> {
     let nodes = run.stage.nodes.len().min(5);
     let owners = run.stage.owners(nodes).await?;
@@ -105,7 +105,7 @@ pub(crate) async fn open_loop(run: &mut Run) -> Result<(), Fault> {
     run.compete(&plan, &mut entries).await
 }
 
-/// A part of the draws contend for one key.
+/// A part of the draws goes to one key.
 pub(crate) async fn hot_share(run: &mut Run) -> Result<(), Fault> {
     let mut entries = Vec::new();
     let most = run.stage.nodes.len().min(5);

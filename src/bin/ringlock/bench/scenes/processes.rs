@@ -1,6 +1,6 @@
-//! One hot key, waiters in several processes: the same program, run again.
-//! Each process writes down when its waiters held the key, by a clock that all
-//! share, and the parent checks it all together.
+//! One hot key, waiters in several processes that run the same program. Each
+//! process records when its waiters held the key, by a clock that all processes
+//! share. The parent checks all records together.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::bench::worker::{Protocol, Task, Worker};
 const PROCESSES: usize = 4;
 const WAITERS: usize = 8;
 
-/// Between the order and the beginning of a turn.
+/// The time between the order and the start of a turn.
 const LEAD: Duration = Duration::from_millis(5);
 
 /// Goal 8.
@@ -30,7 +30,8 @@ pub(crate) async fn several(run: &mut Run) -> Result<(), Fault> {
     }
     run.progress.inc_length(run.plan.rounds as u64 + 1);
     run.progress.set_message("hot key, several processes");
-    // First and alone: whoever sets up the cluster, the workers find it.
+    // This connection comes first and alone, so that the cluster is set up
+    // before the workers connect.
     let keys = std::sync::Arc::new(KeySpace::new("hot:", 1, 0.0));
     let namespace = run.stage.namespace("hot");
     let parent = Routed::connect(&run.stage.urls(1), 1, &namespace, &keys).await?;
@@ -78,7 +79,7 @@ fn start(run: &Run, protocol: Protocol) -> Result<Vec<Worker>, Fault> {
     Ok(workers)
 }
 
-/// All processes at once, from the same instant on.
+/// Runs all processes at once, from the same instant on.
 fn turn(run: &mut Run, workers: &mut [Worker]) -> Result<Census, Fault> {
     let begin = now() + nanos(LEAD);
     let counted = begin + nanos(run.plan.warm_up);
@@ -99,7 +100,7 @@ fn histories(workers: &mut [Worker]) -> Result<Vec<Tenure>, Fault> {
     Ok(all)
 }
 
-/// What the waiters send while another process holds the key.
+/// Counts what the waiters send while another process holds the key.
 async fn polls(run: &mut Run, parent: &Routed, workers: &mut [Worker]) -> Result<(), Fault> {
     let Some(address) = run.stage.nodes[0].address.clone() else {
         return Ok(());
@@ -114,7 +115,7 @@ async fn polls(run: &mut Run, parent: &Routed, workers: &mut [Worker]) -> Result
     for worker in workers.iter_mut() {
         worker.order(begin, begin + nanos(settled))?;
     }
-    // Everybody has asked once and waits.
+    // Until every waiter has asked once and waits.
     tokio::time::sleep(LEAD + settled).await;
     let monitor = Monitor::start(&address)?;
     tokio::time::sleep(watched).await;

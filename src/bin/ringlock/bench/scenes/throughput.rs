@@ -1,5 +1,5 @@
-//! Many keys: pairs per second beside the server's ceiling, the bare redis
-//! crate and other libraries.
+//! Many keys: pairs per second compared with the server's ceiling, the bare
+//! redis crate and other libraries.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ const ONE_NODE: &str = "one node";
 const FIVE_SHARDED: &str = "five nodes sharded";
 const FIVE_QUORUM: &str = "five-node quorum";
 
-/// The tasks at which a peer is tried for its best.
+/// The numbers of tasks among which a peer's best is taken.
 const PEER_TASKS: [usize; 4] = [1, 16, 64, 256];
 
-/// What ringlock is to reach beside the bare crate, by tasks.
+/// The goals for ringlock's ratio to the bare crate, by tasks.
 const BARE_GOALS: [(usize, f64); 4] = [(1, 0.95), (16, 1.0), (256, 2.5), (4096, 2.5)];
 
 /// Goals 1, 2 and 3.
@@ -102,7 +102,7 @@ pub(crate) async fn quorum(run: &mut Run) -> Result<(), Fault> {
         return Ok(());
     }
     let mut entries = Vec::new();
-    // One task is nobody's best.
+    // A single task is no contender's best.
     for tasks in run.tasks.clone().into_iter().filter(|&tasks| tasks > 1) {
         let load = run.load(tasks);
         entries.push(run.ringlock(FIVE_QUORUM, 5, 5, load).await?);

@@ -1,4 +1,5 @@
-//! The checks, from the configuration's own to those on all servers together.
+//! The checks, from those of the configuration to those of all servers
+//! together.
 
 use std::time::Duration;
 
@@ -9,12 +10,12 @@ use ringlock::{Config, Init, NodeErrorKind};
 use crate::cluster::{Knowledge, Seen, Sighting, State, Survey};
 use crate::findings::Report;
 
-/// How far a server's clock may be off. Leases need clocks that run alike, not
-/// clocks that agree; but one that is far off is likely to be set right in one
-/// step, and a step forward ends leases too early.
+/// How far a server's clock may be off. Leases need clocks that run at the same
+/// rate, not clocks that agree. But a clock that is far off is likely to be
+/// corrected in one step, and a step forward ends leases too early.
 const CLOCK_LIMIT: Duration = Duration::from_millis(100);
 
-/// Labels by which replicas are kept apart.
+/// The labels that keep replicas apart.
 pub(super) fn labels(config: &Config, report: &mut Report) {
     let replicas = config.overrides.iter().map(|exception| exception.replicas);
     if replicas.chain([config.router.replicas]).all(|n| n <= 1) {
@@ -40,7 +41,7 @@ pub(super) fn labels(config: &Config, report: &mut Report) {
     }
 }
 
-/// What stands for the machine of a node.
+/// What identifies the machine of a node.
 fn machine(config: &Config, node: &ringlock::NodeConfig) -> Option<String> {
     let server = Server::from_config(config, node).ok()??;
     let address = server.address();
@@ -53,7 +54,7 @@ fn machine(config: &Config, node: &ringlock::NodeConfig) -> Option<String> {
     })
 }
 
-/// Every server by itself.
+/// Checks every server by itself.
 pub(crate) async fn servers(survey: &mut Survey<'_>, report: &mut Report) {
     for sighting in &mut survey.sightings {
         if !is_reached(sighting, report) {
@@ -76,7 +77,7 @@ pub(crate) async fn servers(survey: &mut Survey<'_>, report: &mut Report) {
             }
         }
         match seen.look.try_writes().await {
-            // That is told of its role.
+            // The check of its role reports this.
             Err(error) if error.kind() == NodeErrorKind::Unsuitable => {}
             Ok(()) => report.ok("writes", Some(name), "the server takes ringlock's writes"),
             Err(error) => {
@@ -158,7 +159,7 @@ fn clock(name: &str, seen: &Seen<'_>, report: &mut Report) {
     }
 }
 
-/// Whether the operator's word that it loses nothing can be true.
+/// Checks whether the operator's claim that it loses nothing can be true.
 async fn durable(name: &str, seen: &mut Seen<'_>, report: &mut Report) {
     let remedy = "set appendonly yes and appendfsync always, or leave durable out";
     if let Err(reason) = seen.facts.check_durable() {
@@ -182,7 +183,7 @@ async fn durable(name: &str, seen: &mut Seen<'_>, report: &mut Report) {
     }
 }
 
-/// What holds of all servers together.
+/// Checks what concerns all servers together.
 pub(super) fn together(config: &Config, survey: &Survey<'_>, report: &mut Report) {
     let mut is_double = false;
     for (index, sighting) in survey.sightings.iter().enumerate() {
@@ -213,7 +214,7 @@ pub(super) fn together(config: &Config, survey: &Survey<'_>, report: &mut Report
     }
 }
 
-/// The versions that there are, as far as they count.
+/// The parts of the version that matter: the family and the major version.
 pub(crate) fn family(seen: &Seen<'_>) -> String {
     let major = seen.facts.version().split('.').next().unwrap_or_default();
     format!("{} {major}", seen.facts.family())
@@ -237,7 +238,7 @@ fn families(survey: &Survey<'_>, report: &mut Report) {
     }
 }
 
-/// Whether one view is served by all.
+/// Checks whether all servers serve one view.
 fn views(config: &Config, survey: &Survey<'_>, report: &mut Report) {
     let Some(view) = &survey.view else {
         let is_any_reached = survey.sightings.iter().any(|s| s.seen.is_ok());
@@ -296,7 +297,7 @@ fn views(config: &Config, survey: &Survey<'_>, report: &mut Report) {
             State::Behind => report.warn("view", name, reason, "connect any router"),
             State::Quarantined | State::Absent => report.fail("view", name, reason, remedy),
             State::Retired => report.warn("view", name, reason, "take it out of the configuration"),
-            // That has been told.
+            // Another check has reported it.
             State::Unreachable | State::Denied | State::Unsuitable => {}
         }
     }

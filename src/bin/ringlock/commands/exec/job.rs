@@ -1,4 +1,4 @@
-//! The command, as seen by `exec`: it runs below a supervisor.
+//! The command, as `exec` sees it: it runs under a supervisor.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -24,10 +24,10 @@ use super::wire::{Frame, hand_over, queue};
 use crate::output::{Exit, Failure, Output};
 
 /// The longest and the shortest time between two reports of how long the lease
-/// may be relied upon.
+/// is valid.
 const REPORTS: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(1)];
 
-/// How often to look whether a killed command is gone.
+/// How often to check whether a killed command is gone.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Whether there is a terminal that signals this process, whatever its standard
@@ -43,7 +43,7 @@ pub(super) enum End {
     Signal(i32),
 }
 
-/// A supervisor that has nothing to run yet.
+/// A supervisor that runs no command yet.
 pub(super) struct Supervisor {
     child: Child,
     socket: UnixStream,
@@ -51,9 +51,10 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// A terminal is read from, and interrupts, one process group alone, which
-    /// a shell moves to the foreground and back: there the command stays in the
-    /// group of this process. Elsewhere it gets a group of its own.
+    /// A terminal serves a single process group, which reads from it and gets
+    /// its interrupts. A shell moves that group to the foreground and back.
+    /// There the command stays in the group of this process; without a terminal
+    /// it gets its own group.
     pub(super) fn spawn(
         options: &Options,
         is_group: bool,
@@ -74,7 +75,8 @@ impl Supervisor {
             .args(&options.command)
             .env("RINGLOCK_KEY", &options.key)
             .stdin(OwnedFd::from(other))
-            // What kills or stops the group of this process spares it.
+            // A signal that kills or stops the group of this process spares the
+            // supervisor.
             .process_group(0);
         if output.is_json {
             command.stdout(Stdio::from(std::io::stderr()));
@@ -90,7 +92,7 @@ impl Supervisor {
         })
     }
 
-    /// Has it run the command, now that the lock is held.
+    /// Runs the command, now that the lock is held.
     pub(super) fn start(mut self, guard: &Guard) -> Result<Job, Failure> {
         let fence = guard.fence().get();
         hand_over(&self.socket, Frame::Granted(fence), std::io::stdin())?;
@@ -113,8 +115,8 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Waits for the end of the command, passes signals on, and has it end when
-    /// the lock is lost; tells also why that was.
+    /// Waits for the end of the command and passes signals on. Ends the command
+    /// when the lock is lost; then also returns the reason.
     pub(super) async fn finish(
         mut self,
         guard: &Guard,
@@ -146,7 +148,7 @@ impl Job {
                 signal = signals.next() => self.pass_on(signal),
                 () = sleep_until(report_at), if loss.is_none() => {
                     let [longest, shortest] = REPORTS;
-                    // Four times while the lease lasts, however late it was
+                    // Four reports while the lease lasts, however late it was
                     // extended.
                     let pause = (guard.remaining() / 4).clamp(shortest, longest);
                     self.tell(Frame::Until(guard.valid_until()));
@@ -160,8 +162,8 @@ impl Job {
 
     fn pass_on(&mut self, signal: Signal) {
         match signal {
-            // In a group of its own it would run on while this program, stopped,
-            // let the lease lapse.
+            // In its own group the command would run on while this program is
+            // stopped and lets the lease lapse.
             Signal::TSTP => {}
             // The terminal has sent these to the command as well.
             Signal::INT | Signal::QUIT if !self.supervisor.is_group => {}
@@ -169,8 +171,8 @@ impl Job {
         }
     }
 
-    /// A supervisor that takes nothing is stopped, and goes by the last that it
-    /// was told; one that is gone is noticed by the end of the stream.
+    /// A supervisor that reads nothing is stopped; it acts on the last frame
+    /// that it got. One that is gone is noticed by the end of the stream.
     fn tell(&mut self, frame: Frame) {
         let _ = frame.write(&mut self.supervisor.socket);
     }
@@ -178,12 +180,12 @@ impl Job {
     /// The supervisor is gone: kills the command, and waits until it is dead or
     /// the lock is lost.
     async fn kill(mut self, guard: &Guard) -> Failure {
-        // It has ended, or is about to.
+        // The supervisor has ended, or is about to.
         let _ = self.supervisor.child.wait().await;
         while let Some(pid) = self.pid {
-            // It may be a child of this process now.
+            // The command may be a child of this process now.
             let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
-            // On Linux the system has killed it when the supervisor died.
+            // On Linux the system killed it when the supervisor died.
             let (killed, found) = match self.supervisor.is_group {
                 true => (
                     kill_process_group(pid, Signal::KILL),

@@ -1,4 +1,4 @@
-//! Looks a command up as the system does, before a lock is taken for it.
+//! Looks up a command as the system does, before a lock is acquired for it.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +11,7 @@ use crate::output::{Exit, Failure};
 /// An error if `program` cannot be run, with the exit code that shells use:
 /// 127 if there is none, 126 if it is not executable.
 ///
-/// The answer may change before the command is started; that start reports the
+/// The answer may change before the command is started; the start reports the
 /// same two codes.
 pub(super) fn check(program: &OsStr) -> Result<(), Failure> {
     if program.is_empty() {
@@ -23,7 +23,7 @@ pub(super) fn check(program: &OsStr) -> Result<(), Failure> {
             Some(exit) => Err(refusal(program, exit)),
         };
     }
-    // Without PATH the system has a default of its own.
+    // Without PATH the system uses a default path.
     let Some(path) = std::env::var_os("PATH") else {
         return Ok(());
     };
@@ -37,7 +37,7 @@ pub(super) fn check(program: &OsStr) -> Result<(), Failure> {
         match fault(&folder.join(program)) {
             None => return Ok(()),
             Some(Exit::NotFound) => {}
-            // The search goes on: a later folder may have one that can be run.
+            // The search continues: a later folder may have an executable one.
             Some(found) => exit = found,
         }
     }

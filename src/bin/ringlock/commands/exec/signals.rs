@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Signals that may be named.
+/// The signals that options may name.
 const SIGNALS: [(&str, Signal); 8] = [
     ("HUP", Signal::HUP),
     ("INT", Signal::INT),
@@ -17,7 +17,8 @@ const SIGNALS: [(&str, Signal); 8] = [
     ("CONT", Signal::CONT),
 ];
 
-/// The signals that do not end this program without its command.
+/// The signals that this program passes on, so that they do not end it without
+/// its command.
 pub(super) const FORWARDED: [Signal; 6] = [
     Signal::INT,
     Signal::TERM,
@@ -37,21 +38,21 @@ pub(super) fn signal_by_name(text: &str) -> Result<Signal, String> {
     })
 }
 
-/// The exit code of what a signal killed, as shells have it.
+/// The exit code for a process that a signal killed, as shells define it.
 pub(super) fn killed_by(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
-/// Handlers for signals. A handler, unlike a signal that is ignored, is not
-/// inherited by a command.
+/// Handlers for signals. Unlike an ignored signal, a handler is not inherited
+/// by a command.
 pub(super) struct Signals {
     streams: Vec<(Signal, tokio::signal::unix::Signal)>,
 }
 
 impl Signals {
     /// Listens to [`FORWARDED`] and to `more`, except for the signals that were
-    /// ignored when this program started: those stay ignored, here and by the
-    /// command, as `nohup` wants it.
+    /// ignored when this program started: those stay ignored, here and in the
+    /// command, as `nohup` requires.
     pub(super) fn listen(more: &[Signal]) -> std::io::Result<Self> {
         let ignored = Ignored::read();
         let mut streams = Vec::new();
@@ -63,7 +64,7 @@ impl Signals {
         Ok(Self { streams })
     }
 
-    /// The next signal that is to end this program. Cancel safe.
+    /// The next signal that ends this program. Cancel safe.
     pub(super) async fn end(&mut self) -> Signal {
         loop {
             match self.next().await {
@@ -97,13 +98,14 @@ impl Ignored {
         Self::of_status(&status).unwrap_or_else(Self::by_shell)
     }
 
-    /// As Linux tells it.
+    /// As Linux reports it.
     fn of_status(status: &str) -> Option<Self> {
         let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
         u64::from_str_radix(line?.trim(), 16).ok().map(Self)
     }
 
-    /// As a shell finds out: it inherits what is ignored, and cannot trap it.
+    /// As a shell finds out: it inherits the ignored signals and cannot trap
+    /// them.
     fn by_shell() -> Self {
         let names = FORWARDED.map(|signal| signal.as_raw().to_string());
         let script = format!(

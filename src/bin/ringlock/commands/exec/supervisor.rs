@@ -1,14 +1,15 @@
 //! The process between `exec` and its command: it ends the command when `exec`
 //! dies or lets the lease lapse.
 //!
-//! `exec` may be killed with SIGKILL, or be stopped; nothing in it can act then.
-//! The supervisor is its child, holds one end of a socket pair, and is the
-//! parent of the command. The end of the stream means that `exec` is gone.
+//! `exec` may be killed with SIGKILL or be stopped; it cannot act then. The
+//! supervisor is its child, holds one end of a socket pair, and is the parent
+//! of the command. The end of the stream means that `exec` is gone.
 //!
 //! The supervisor itself may be killed. `exec` then kills the command. If both
-//! are killed at once, Linux kills the command by its parent-death signal. That
-//! signal belongs to the process that asks for it and outlives an `exec`, so
-//! that the command is started through this program once more ([`become_command`]).
+//! are killed at once, Linux kills the command by its parent-death signal. A
+//! process requests that signal for itself, and the request outlives an `exec`
+//! call. The command is therefore started through this program once more
+//! ([`become_command`]).
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -37,20 +38,20 @@ pub(crate) const SUPERVISOR: &str = "exec-supervisor";
 /// The hidden command that becomes the command.
 pub(crate) const COMMAND: &str = "exec-command";
 
-/// The clock that leases are measured by: as in the library.
+/// The clock that leases are measured by: the same as in the library.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
-/// How often to look again for what is to end.
+/// How often to check for processes that must end.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How long to go on killing: a process may be stuck in the system.
+/// How long to go on killing: a process may be stuck in the kernel.
 const KILLING: Duration = Duration::from_secs(5);
 
-/// How often to let the runtime look for what has been sent: each look reads
-/// more than `exec` sends in a ttl.
+/// How often to let the runtime read what has been sent: each read takes more
+/// than `exec` sends in a ttl.
 const CATCH_UP: usize = 8;
 
 /// The longest sleep before the clock is read again: timers of the runtime
@@ -59,15 +60,15 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// The process group of the command; 0: one of its own.
+    /// The process group of the command; 0 for its own.
     #[arg(long)]
     group: i32,
 
-    /// What the command gets when the lease lapses.
+    /// The signal that the command gets when the lease lapses.
     #[arg(long)]
     signal: i32,
 
-    /// How many milliseconds it has from then on.
+    /// How many milliseconds the command has from then on.
     #[arg(long)]
     grace: u64,
 
@@ -85,7 +86,8 @@ pub(crate) struct CommandOptions {
     command: Vec<OsString>,
 }
 
-/// What starts this very program again, whatever its file has become since.
+/// A command that starts this same program again, even if its file was replaced
+/// since.
 pub(super) fn this_program() -> std::io::Result<Command> {
     let mut command = match cfg!(target_os = "linux") {
         true => Command::new("/proc/self/exe"),
@@ -98,10 +100,10 @@ pub(super) fn this_program() -> std::io::Result<Command> {
 /// Turns this process into the command.
 ///
 /// On Linux it is killed when its parent, the supervisor, dies. A parent that
-/// died before the system was told is noticed by its number.
+/// died before the request took effect is noticed by its process id.
 pub(crate) fn become_command(options: &CommandOptions) -> std::io::Result<ExitCode> {
     let mut socket = own_end()?;
-    // A system that refuses it has the supervisor alone.
+    // If the system refuses this, only the supervisor ends the command.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let parent = getppid().map(|pid| pid.as_raw_nonzero().get());
@@ -116,7 +118,8 @@ pub(crate) fn become_command(options: &CommandOptions) -> std::io::Result<ExitCo
         .args(&options.command[1..])
         .env("RINGLOCK_FENCE", fence.to_string())
         .stdin(stdin);
-    // Returns only if it could not be run; otherwise the socket closes.
+    // Returns only if the command could not be run; otherwise the socket
+    // closes.
     let error = command.exec();
     Frame::Unstarted(error.raw_os_error().unwrap_or_default()).write(&mut socket)?;
     Ok(ExitCode::FAILURE)
@@ -130,8 +133,8 @@ pub(crate) fn run(options: &Options) -> std::io::Result<ExitCode> {
 }
 
 async fn supervise(options: &Options) -> std::io::Result<ExitCode> {
-    // What is sent to every process of a service reaches `exec` too, which
-    // passes it on: the supervisor outlives it.
+    // A signal that is sent to every process of a service also reaches `exec`,
+    // which passes it on: the supervisor must survive it.
     let _handled = Signals::listen(&[])?;
     let mut child_signal = signal(SignalKind::child())?;
     let mut socket = own_end()?;
@@ -141,8 +144,8 @@ async fn supervise(options: &Options) -> std::io::Result<ExitCode> {
     let Some(Frame::Until(until)) = Frame::read(&mut socket) else {
         return Ok(ExitCode::SUCCESS);
     };
-    // What the command leaves behind becomes a child of the supervisor and
-    // stays in its tree.
+    // Processes that the command leaves behind become children of the
+    // supervisor and stay in its tree.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_child_subreaper(Some(getpid()));
     let (pid, report) = match start(options, fence, stdin) {
@@ -185,8 +188,8 @@ async fn supervise(options: &Options) -> std::io::Result<ExitCode> {
         }
     };
     charge.end_rest(&mut orders).await;
-    // It is closed: the process that could write to it became the command, or
-    // has ended.
+    // The stream is closed: the process that could write to it became the
+    // command or has ended.
     if let Some(unstarted) = report.recv().await {
         unstarted.write(&mut socket)?;
         return Ok(ExitCode::SUCCESS);
@@ -202,8 +205,8 @@ async fn supervise(options: &Options) -> std::io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts the command. The socket tells why it could not be run; it ends
-/// without a word otherwise.
+/// Starts the command. The socket reports why it could not be run; otherwise
+/// the stream ends without a frame.
 fn start(options: &Options, fence: u64, stdin: OwnedFd) -> std::io::Result<(Pid, UnixStream)> {
     let (own, other) = UnixStream::pair()?;
     let mut command = this_program()?;
@@ -214,7 +217,7 @@ fn start(options: &Options, fence: u64, stdin: OwnedFd) -> std::io::Result<(Pid,
         .stdin(OwnedFd::from(other))
         .process_group(options.group);
     let mut child = command.spawn()?;
-    // Else the stream would not end with the process.
+    // Otherwise the stream would not end with the process.
     drop(command);
     if let Err(error) = hand_over(&own, Frame::Granted(fence), stdin) {
         child.kill()?;
@@ -224,22 +227,24 @@ fn start(options: &Options, fence: u64, stdin: OwnedFd) -> std::io::Result<(Pid,
     Ok((Pid::from_child(&child), own))
 }
 
-/// The command, and what is to become of it.
+/// The command, and what the supervisor knows about it.
 struct Charge {
     pid: Pid,
-    /// It leads a process group of its own.
+    /// Whether it leads its own process group.
     is_group: bool,
     signal: Signal,
     grace: Duration,
-    /// Up to when the lease may be relied upon, as far as is known.
+    /// Until when the lease is valid, as far as is known.
     until: Instant,
-    /// It has been told to end; then it and all that it started is killed.
+    /// When it and everything that it started is killed; set once it was asked
+    /// to end.
     kill_at: Option<Instant>,
     lapsed: bool,
 }
 
 impl Charge {
-    /// Reaps what has ended; the status of the command if that has.
+    /// Reaps the processes that ended; returns the status of the command if it
+    /// did.
     fn reap(&self) -> Option<WaitStatus> {
         let mut status = None;
         while let Ok(Some((pid, ended))) = rustix::process::wait(WaitOptions::NOHANG) {
@@ -258,7 +263,7 @@ impl Charge {
                 Some(signal) => self.pass_on(signal),
                 None => {}
             },
-            // It has been told already.
+            // It was asked to end already.
             Frame::End(_) if self.lapsed => {}
             Frame::End(number) => {
                 self.end(Signal::from_named_raw(number).unwrap_or(self.signal));
@@ -267,9 +272,9 @@ impl Charge {
         }
     }
 
-    /// Reads what `exec` has sent by now: on a busy machine this process may have
-    /// stood still, and the lease may have been extended. A yield lets the
-    /// runtime look at the socket, another one lets the queue fill.
+    /// Reads what `exec` has sent by now: on a busy machine this process may
+    /// have stood still, and the lease may have been extended. One yield lets
+    /// the runtime read the socket, another one lets the queue fill.
     async fn catch_up(&mut self, orders: &mut mpsc::Receiver<Frame>) {
         for _ in 0..CATCH_UP {
             tokio::task::yield_now().await;
@@ -288,8 +293,8 @@ impl Charge {
         }
     }
 
-    /// Has the command and what it started end. A stopped process acts on the
-    /// signal before anything else when it is continued.
+    /// Asks the command and what it started to end. A stopped process acts on
+    /// the signal before anything else when it is continued.
     fn end(&mut self, signal: Signal) {
         self.pass_on(signal);
         for process in descendants(getpid()) {
@@ -304,8 +309,8 @@ impl Charge {
         self.kill_at.get_or_insert(now() + self.grace);
     }
 
-    /// Signals the command, with its group where that is its own. A signal that
-    /// finds nobody came too late.
+    /// Signals the command, with its group if it leads one. A signal that finds
+    /// no process comes too late.
     fn pass_on(&self, signal: Signal) {
         let _ = match self.is_group {
             true => kill_process_group(self.pid, signal),
@@ -314,7 +319,7 @@ impl Charge {
     }
 
     /// Kills everything once, and again soon: processes may have been started
-    /// while it looked.
+    /// during the scan.
     fn kill(&mut self) {
         self.pass_on(Signal::KILL);
         self.kill_rest();
@@ -322,7 +327,7 @@ impl Charge {
     }
 
     /// Kills what the command started. The command may have been reaped; the
-    /// number of its group is not given to another while a member lives.
+    /// number of its group is not reused while a member lives.
     fn kill_rest(&self) {
         if !cfg!(target_os = "linux") && self.is_group {
             let _ = kill_process_group(self.pid, Signal::KILL);
@@ -332,8 +337,9 @@ impl Charge {
         }
     }
 
-    /// Where the command was told to end: waits until nothing is left of what
-    /// it started, and kills it when the grace is over. [`KILLING`] bounds it.
+    /// If the command was asked to end: waits until nothing is left of what it
+    /// started, and kills the rest when the grace is over. [`KILLING`] bounds
+    /// the wait.
     async fn end_rest(&mut self, orders: &mut mpsc::Receiver<Frame>) {
         let Some(mut kill_at) = self.kill_at else {
             return;

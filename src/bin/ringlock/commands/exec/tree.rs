@@ -12,7 +12,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Reads a line of `/proc/PID/stat`; none for one that has ended.
+    /// Reads a line of `/proc/PID/stat`; none for a process that has ended.
     fn read(line: &str) -> Option<Self> {
         let (pid, rest) = line.split_once(" (")?;
         // The name may itself contain brackets and spaces.
@@ -31,10 +31,10 @@ impl Process {
     }
 }
 
-/// The living descendants of `root` in its own session. A process that made a
-/// session of its own detached itself on purpose.
+/// The living descendants of `root` in its own session. A process that started
+/// its own session detached itself on purpose.
 ///
-/// Only where the system has a `/proc` that tells it; otherwise there are none.
+/// This needs a `/proc` that lists them; without one there are none.
 pub(super) fn descendants(root: Pid) -> Vec<Process> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();

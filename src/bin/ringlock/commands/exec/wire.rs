@@ -1,4 +1,4 @@
-//! What `exec` and its helpers tell each other, over a pair of sockets.
+//! The messages between `exec` and its helpers, over a pair of sockets.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Frame {
     /// To the supervisor: the lock is held, with this fence. The standard input
-    /// of the command comes with it.
+    /// of the command is sent with it.
     Granted(u64),
-    /// To the supervisor: the lease may be relied upon up to here.
+    /// To the supervisor: the lease is valid until this instant.
     Until(Instant),
     /// To the supervisor: pass this signal on.
     Signal(i32),
@@ -28,8 +28,8 @@ pub(super) enum Frame {
     End(i32),
     /// From the supervisor: the process id of the command.
     Started(i32),
-    /// From the supervisor, or from what becomes the command: it could not be
-    /// run, for this system error.
+    /// From the supervisor, or from the process that becomes the command: it
+    /// could not be run because of this system error.
     Unstarted(i32),
     /// From the supervisor: the lease lapsed, and it ends the command.
     Lapsed,
@@ -81,8 +81,8 @@ impl Frame {
         socket.write_all(&self.encode())
     }
 
-    /// The next frame; none at the end of the stream, or where another program
-    /// speaks.
+    /// The next frame; none at the end of the stream, or if another program
+    /// writes to it.
     pub(super) fn read(socket: &mut UnixStream) -> Option<Self> {
         let mut bytes = [0; LENGTH];
         socket.read_exact(&mut bytes).ok()?;
@@ -97,7 +97,7 @@ pub(super) fn own_end() -> std::io::Result<UnixStream> {
     Ok(UnixStream::from(socket))
 }
 
-/// Sends `frame` and an open file beside it.
+/// Sends `frame` together with an open file.
 pub(super) fn hand_over(socket: &UnixStream, frame: Frame, file: impl AsFd) -> std::io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut beside = SendAncillaryBuffer::new(&mut space);
@@ -140,12 +140,12 @@ pub(super) fn take_over(socket: &UnixStream) -> std::io::Result<Option<(Frame, O
     Ok(Some((frame, file)))
 }
 
-/// How many frames wait for their reader at most; then the sender's end fills,
-/// and what it sends is left out.
+/// How many frames wait for their reader at most; beyond that the socket fills,
+/// and the sender drops further frames.
 const MOST_FRAMES: usize = 16;
 
-/// The frames that come through `socket`, as a queue that ends when the other
-/// process is gone. From then on, writing to the socket does not block.
+/// The frames that arrive on `socket`, as a queue that ends when the other
+/// process is gone. After this call, writing to the socket does not block.
 pub(super) fn queue(socket: &UnixStream) -> std::io::Result<mpsc::Receiver<Frame>> {
     socket.set_nonblocking(true)?;
     let mut socket = tokio::net::UnixStream::from_std(socket.try_clone()?)?;

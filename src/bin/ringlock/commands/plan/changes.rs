@@ -1,4 +1,4 @@
-//! The changes as they are spelled on the command line.
+//! The changes, as the command line spells them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use ringlock::proto::membership::view::View;
 use ringlock::{Change, Config, NodeConfig};
 
-/// One change, by itself.
+/// One change after `--and`.
 #[derive(Debug, Parser)]
 #[command(name = "--and", no_binary_name = true, disable_help_flag = true)]
 pub(super) struct Line {
@@ -50,24 +50,25 @@ pub(crate) enum Wanted {
         /// Its share, relative to the other nodes'.
         weight: u32,
     },
-    /// A node is reached elsewhere; it must be the same server with its data.
+    /// A node moves to another address; it must be the same server with its
+    /// data.
     Move {
         /// Its name.
         name: String,
         #[command(flatten)]
         place: Place,
     },
-    /// A node's zone or host changes; what is not named stays.
+    /// A node's zone or host changes; a label that is not named stays.
     Relabel(Labels),
     /// Keys get another number of replicas.
     Replicas {
         /// How many.
         #[arg(required_unless_present = "none")]
         replicas: Option<usize>,
-        /// Of keys that begin with this.
+        /// Only of keys that begin with this prefix.
         #[arg(long)]
         prefix: Option<String>,
-        /// Those keys are an exception no more.
+        /// Remove the exception for those keys.
         #[arg(long, requires = "prefix", conflicts_with = "replicas")]
         none: bool,
     },
@@ -76,7 +77,7 @@ pub(crate) enum Wanted {
         #[arg(value_name = "DURATION", value_parser = humantime::parse_duration)]
         span: Duration,
     },
-    /// The time changes that a router may rely on a confirmed view.
+    /// The time for which a router may rely on a confirmed view changes.
     ViewLease {
         #[arg(value_name = "DURATION", value_parser = humantime::parse_duration)]
         span: Duration,
@@ -85,16 +86,16 @@ pub(crate) enum Wanted {
 
 #[derive(Args, Debug)]
 pub(crate) struct Place {
-    /// Where it is reached. Where this names no user, it is the node's own as
-    /// configured or, where the node is not, the first that is.
+    /// Where it is reached. If the URL names no user, the node's configured
+    /// user applies or, if the node is not configured, the first configured
+    /// user.
     #[arg(long)]
     url: String,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Traits {
-    /// Its share of the keys, relative to the other nodes'; 1 if nothing is
-    /// said.
+    /// Its share of the keys, relative to the other nodes'; 1 by default.
     #[arg(long, value_name = "N")]
     weight: Option<u32>,
     /// Its failure domain.
@@ -112,19 +113,19 @@ pub(crate) struct Labels {
     /// Its failure domain.
     #[arg(long, required_unless_present_any = ["no_zone", "host", "no_host"])]
     zone: Option<String>,
-    /// It has no zone any more.
+    /// Remove its zone.
     #[arg(long, conflicts_with = "zone")]
     no_zone: bool,
     /// Its machine.
     #[arg(long)]
     host: Option<String>,
-    /// It has no host any more.
+    /// Remove its host.
     #[arg(long, conflicts_with = "host")]
     no_host: bool,
 }
 
 impl Wanted {
-    /// The node that is to be reached for it.
+    /// The node that this change requires to be reachable.
     pub(super) fn introduces(&self, config: &Config) -> Option<NodeConfig> {
         match self {
             Self::Add { name, place, .. } | Self::Move { name, place } => {

@@ -1,5 +1,5 @@
-//! What is worth knowing before a plan is applied: whether those that join are
-//! fit, and how many of the locks that are held move.
+//! Checks before a plan is applied: whether the joining nodes are fit, and how
+//! many of the locks that are held move.
 
 use std::collections::BTreeSet;
 
@@ -12,10 +12,10 @@ use crate::commands::doctor::checks;
 use crate::findings::Report;
 use crate::output::Failure;
 
-/// Lock keys that are looked at on each node, at most.
+/// How many lock keys are inspected on each node, at most.
 const MAX_KEYS: usize = 10_000;
 
-/// Checks every server that is to be reached.
+/// Checks every server that the plan introduces.
 pub(super) async fn newcomers(
     newcomers: &Cluster,
     members: &Survey<'_>,
@@ -34,7 +34,7 @@ pub(super) async fn newcomers(
             report.fail("own server", Some(name), detail, remedy);
         }
         family(name, &checks::family(seen), members, &mut report);
-        // What is there was put there by the cluster itself.
+        // The cluster itself wrote what a member holds.
         if view.index_of(name).is_none() {
             let was_member = seen.status.nonce.is_some();
             match seen.facts.dbsize() {
@@ -99,7 +99,7 @@ pub(super) async fn moving(survey: &mut Survey<'_>, plan: &Plan) -> Result<Strin
     Ok(text)
 }
 
-/// The topology as one that can be routed by.
+/// The topology as a view that can route keys.
 fn read(topology: &Topology) -> Result<View, Failure> {
     let nonces = topology.nodes.iter();
     let nonces = nonces

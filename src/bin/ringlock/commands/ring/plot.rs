@@ -1,6 +1,6 @@
 //! A ring as a circle, its arcs in the colours of their owners.
 //!
-//! Written by hand: plotters knows no arcs.
+//! Written by hand: plotters cannot draw arcs.
 
 use std::f64::consts::TAU;
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ const STROKE: u32 = 44;
 const LEGEND_X: u32 = 540;
 const LINE: usize = 22;
 
-/// The ring, from the top clockwise, and what its colours mean.
+/// The ring, clockwise from the top, and the meaning of its colours.
 pub(super) fn svg(ring: &Ring) -> String {
     let height = (2.0 * CENTRE).max((LINE * (ring.len() + 3)) as f64);
     let mut svg = format!(
@@ -49,7 +49,7 @@ pub(super) fn svg(ring: &Ring) -> String {
     svg + "</svg>\n"
 }
 
-/// A stretch of one owner.
+/// A stretch with one owner.
 struct Arc {
     owner: NodeIndex,
     /// Where it begins, in turns.
@@ -57,7 +57,7 @@ struct Arc {
     turns: f64,
 }
 
-/// Neighbours of one owner are drawn as one.
+/// Merges neighbouring arcs of one owner.
 fn arcs(ring: &Ring) -> Vec<Arc> {
     let mut arcs: Vec<Arc> = Vec::new();
     for (_, owner, range) in ring.arcs() {
@@ -96,7 +96,8 @@ fn draw(svg: &mut String, arc: &Arc) {
     );
 }
 
-/// Okabe and Ito's, told apart by most eyes; then others, a golden angle apart.
+/// Okabe and Ito's colours, which most people can distinguish; then others, a
+/// golden angle apart.
 fn colour(index: usize) -> String {
     const COLOURS: [&str; 7] = [
         "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5a5a5a",

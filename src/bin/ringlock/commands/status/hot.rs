@@ -1,5 +1,5 @@
-//! Which nodes do more than their share, and which keys are fought over: what
-//! the servers show when they are looked at again and again for a moment.
+//! Which nodes do more than their share, and which keys are contended for, as
+//! observed by repeated reads of the servers for a moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,19 +15,19 @@ use crate::cluster::Survey;
 use crate::holdings::Holdings;
 use crate::output::{or_dash, printable, span, table};
 
-/// Time from one look to the next; and how many there are, at the most.
+/// The time from one look to the next, and how many looks there are at most.
 const PACE: Duration = Duration::from_millis(250);
 const MOST_LOOKS: u32 = 30;
 
-/// Keys that are followed, at the most, and those that are told of.
+/// How many keys are followed at most, and how many of them are reported.
 const SAMPLE: usize = 500;
 const TOLD: usize = 10;
 
-/// Holders that are told of each.
+/// How many holders of each key are reported.
 const TOLD_HOLDERS: usize = 3;
 
-/// What makes a node hot: so many times its share, of so many attempts at the
-/// least. Fewer say nothing.
+/// A node is hot if it has this many times its share, of at least this many
+/// attempts. Fewer attempts prove nothing.
 const HOT_RATIO: f64 = 1.5;
 const LEAST_ATTEMPTS: u64 = 100;
 
@@ -36,30 +36,30 @@ pub(super) struct Hot {
     looked_for_ms: u64,
     looks: u32,
     nodes: Vec<Node>,
-    /// Keys that changed hands, the most often first; then keys that were held
-    /// at every look.
+    /// Keys that changed holders, the most frequent first; then keys that were
+    /// held at every look.
     keys: Vec<Hotkey>,
-    /// Locked keys that were followed. It is a sample: what is held for less
-    /// than a moment is seen by chance, and of very many keys only some are.
+    /// How many locked keys were followed. They are a sample: a short lease is
+    /// seen by chance, and of very many keys only some are followed.
     sampled_keys: usize,
 }
 
 #[derive(Default, Serialize)]
 struct Node {
     node: String,
-    /// Attempts at keys, granted or not; `null`: the node does not serve the
-    /// view, or came to another one meanwhile.
+    /// Attempts at keys, granted or not; `null` if the node does not serve the
+    /// view or moved to another view in between.
     attempts_per_second: Option<f64>,
-    /// Of the attempts at all nodes.
+    /// Its share of the attempts at all nodes.
     share: Option<f64>,
-    /// What its place on the ring would make of them; `null` while a change of
+    /// The share that its place on the ring predicts; `null` while a change of
     /// membership is under way.
     expected_share: Option<f64>,
     is_hot: bool,
     commands_per_second: Option<f64>,
-    /// Of one processor.
+    /// As a share of one processor.
     cpu: Option<f64>,
-    /// The part of the ring with the most attempts, where parts are counted.
+    /// The part of the ring with the most attempts, if parts are counted.
     hottest_arc: Option<HottestArc>,
 }
 
@@ -68,17 +68,17 @@ struct HottestArc {
     arc: u32,
     part: u16,
     replicas: u8,
-    /// Of the node's attempts.
+    /// Its share of the node's attempts.
     share: f64,
 }
 
 #[derive(Serialize)]
 struct Hotkey {
     key: String,
-    /// How often another lease was found than at the look before.
+    /// How often a look found another lease than the look before.
     changes: u32,
     seen: u32,
-    /// Labels of those who were seen to hold it, some of them.
+    /// The labels of some of the holders that were seen.
     holders: Vec<String>,
     nodes: Vec<String>,
 }
@@ -93,10 +93,10 @@ struct Trace {
     on: BTreeSet<usize>,
 }
 
-/// A pulse and when it was felt.
+/// A pulse and the instant of its reading.
 type Felt = Option<(Instant, Pulse)>;
 
-/// Looks for `time`.
+/// Observes the servers for `time`.
 pub(super) async fn look(survey: &mut Survey<'_>, time: Duration) -> Hot {
     let names: Vec<String> = survey
         .sightings
@@ -105,7 +105,7 @@ pub(super) async fn look(survey: &mut Survey<'_>, time: Duration) -> Hot {
         .collect();
     let view = survey.view.clone();
     let id = view.as_ref().map(View::id);
-    // Who must not hold locks is not asked.
+    // Nodes that must not hold locks are not asked.
     let _ = survey.leave_unfit();
     let began = Instant::now();
     let before = pulses(survey, id).await;
@@ -168,7 +168,7 @@ async fn sample(
 fn note(traces: &mut BTreeMap<Key, Trace>, found: &Holdings) {
     for (key, trace) in traces {
         let own = found.all.iter().filter(|holding| holding.key == *key);
-        // Of several, who has the most nodes.
+        // If several clients have an entry, the one on the most nodes counts.
         let Some(holding) = own.max_by_key(|holding| holding.on.len()) else {
             continue;
         };
@@ -211,7 +211,7 @@ fn hottest(traces: BTreeMap<Key, Trace>, looks: u32, names: &[String]) -> Vec<Ho
     keys.collect()
 }
 
-/// By how much each slot's counter of a node has grown.
+/// By how much each slot's counter on a node has grown.
 type Growth = BTreeMap<Slot, u64>;
 
 fn growth((before, after): &(Felt, Felt)) -> Option<Growth> {
@@ -256,9 +256,10 @@ fn nodes(names: &[String], view: Option<&View>, felt: &[(Felt, Felt)]) -> Vec<No
     nodes.collect()
 }
 
-/// How many of the attempts each node should have had, by the ring: those with
-/// one owner by the share of keys that it owns, those with more replicas by
-/// the share that it is one of. Nodes whose counters are unknown are left out.
+/// How many of the attempts each node should have had, by the ring. Attempts at
+/// keys with one owner count by the share of keys that the node owns, attempts
+/// at keys with more replicas by the share that it is a replica of. Nodes whose
+/// counters are unknown are left out.
 fn expected(names: &[String], view: &View, grown: &[Option<Growth>]) -> Option<Vec<f64>> {
     if view.next().is_some() {
         return None;
@@ -298,7 +299,7 @@ fn hottest_arc(grown: &Growth) -> Option<HottestArc> {
     })
 }
 
-/// What came of a node between two pulses.
+/// The change of a node between two pulses.
 struct Rate<'a> {
     before: &'a Pulse,
     after: &'a Pulse,
