@@ -1,6 +1,7 @@
 //! The settings of an acquire, before any node is contacted.
 
 pub(crate) mod attempt;
+pub(crate) mod failure;
 pub(crate) mod many;
 pub(crate) mod retry;
 pub(crate) mod wait;

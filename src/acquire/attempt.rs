@@ -4,20 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::acquire::Acquire;
-use crate::acquire::retry::give_way;
-use crate::acquire::wait::Rivals;
+use crate::acquire::failure::FailedAttempt;
+use crate::acquire::retry::{Terms, give_way};
 use crate::clock;
-use crate::cluster::nodes::ViewNodes;
 use crate::config::LEAST_HOLD;
 use crate::error::Error;
 use crate::lease::guard::{Granted, Guard};
 use crate::lease::local_queue::{Blocker, Met, Ticket};
 use crate::lease::operation::Operation;
 use crate::lease::state::{KeepAlive, LeaseState};
-use crate::proto::lease::{Holder, Key, Token, Ttl};
-use crate::proto::node::message::{NodeErrorKind, Rival};
-use crate::proto::operation::acquire::{Attempt, Refused, Shortfall};
-use crate::proto::operation::machine::Refusal;
+use crate::proto::lease::{Key, Token, Ttl};
+use crate::proto::operation::acquire::Attempt;
 use crate::proto::time::Instant;
 use crate::runtime::random;
 use crate::telemetry::events;
@@ -36,27 +33,6 @@ const ROUNDS: u32 = 3;
 /// The time in which a single attempt may still restart under a newer view, in node
 /// timeouts. Its last round comes after that.
 const LOOKS: u32 = 2;
-
-/// The minimum time for the first attempt, from the start of the call, even if the
-/// wait is shorter: with less time no node could answer.
-const LEAST_ATTEMPT: Duration = Duration::from_millis(50);
-
-/// The limits of all attempts of a call that has started.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
-    pub(crate) ttl: Ttl,
-    pub(crate) started: Instant,
-    /// When to stop trying and waiting.
-    pub(crate) deadline: Option<Instant>,
-}
-
-impl Terms {
-    /// When to stop waiting for nodes, unless the node timeout comes first.
-    fn answer_by(&self) -> Option<Instant> {
-        let least = self.started + LEAST_ATTEMPT;
-        self.deadline.map(|deadline| deadline.max(least))
-    }
-}
 
 impl Acquire {
     pub(crate) async fn run(self) -> Result<Guard, Error> {
@@ -313,7 +289,7 @@ impl Acquire {
                 Ok(Granted { held, fence })
             }
             Err(refused) => {
-                let failed = Box::new(FailedAttempt::explain(&held, refused));
+                let failed = Box::new(FailedAttempt::of(&held, refused));
                 events::refused(key, &failed.error);
                 Err(failed)
             }
@@ -349,132 +325,5 @@ impl Acquire {
             waited,
             last: Box::new(last),
         }
-    }
-}
-
-/// An attempt that did not win.
-pub(crate) struct FailedAttempt {
-    /// The nodes on which it was made.
-    fleet: Arc<ViewNodes>,
-    began: Instant,
-    pub(crate) error: Error,
-    /// The other holders that blocked it.
-    rivals: Rivals,
-    /// Nodes serve another view, or none.
-    is_outdated: bool,
-    /// The nodes that did not grant it did not answer in time, and nothing else is
-    /// known of them.
-    is_silence: bool,
-}
-
-impl FailedAttempt {
-    /// Whether the only cause is that nodes did not answer in the rest of the wait.
-    /// An attempt with its full time has a more useful error. So has an attempt
-    /// that could not reach nodes.
-    fn tells_less(&self, terms: Terms) -> bool {
-        let needed = self.fleet.node_timeout(terms.ttl);
-        let is_cut_short = terms
-            .answer_by()
-            .is_some_and(|answer_by| self.began + needed > answer_by);
-        is_cut_short && self.is_silence && !self.error.is_contention()
-    }
-
-    /// The router's tasks have stopped: no answer will arrive, in time or late.
-    fn deserted(held: &LeaseState) -> Self {
-        held.context.counters.failed.add_one();
-        Self {
-            fleet: Arc::clone(&held.fleet),
-            began: held.asked_at,
-            error: Error::Closed,
-            rivals: Rivals::of(&held.placement, 0, &[]),
-            is_outdated: false,
-            is_silence: false,
-        }
-    }
-
-    fn explain(held: &LeaseState, refused: Refused) -> Self {
-        let fleet = &held.fleet;
-        let Refused {
-            shortfall,
-            granted,
-            refusals,
-        } = refused;
-        let obstacles = Rivals::of(&held.placement, granted, &refusals);
-        let rivals = || {
-            refusals.iter().filter_map(|(_, refusal)| match refusal {
-                Refusal::Busy(rival) => Some(rival.as_ref()),
-                _ => None,
-            })
-        };
-        let outages = refusals
-            .iter()
-            .filter(|(_, refusal)| !matches!(refusal, Refusal::Busy(_)))
-            .filter_map(|(node, _)| held.placement.seat(*node))
-            .collect();
-        let is_outage = held.placement.is_blocked_by(outages) || rivals().next().is_none();
-        let is_outdated = refusals
-            .iter()
-            .any(|(node, refusal)| refusal.is_stale() && !fleet.is_returning(*node));
-        let is_silence = refusals.iter().all(|(_, refusal)| is_silence(refusal));
-        let key = held.key.clone();
-        let counters = &held.context.counters;
-        let is_contended = shortfall == Shortfall::Votes && !is_outage;
-        if is_contended {
-            counters.hot.note(&key);
-        }
-        if is_contended {
-            &counters.contended
-        } else {
-            &counters.failed
-        }
-        .add_one();
-        let error = match shortfall {
-            _ if is_contended => {
-                let lasts = |rival: &&Rival| {
-                    let holder = rival.holder.as_ref();
-                    (holder.is_some_and(Holder::never_expires), rival.remaining)
-                };
-                let strongest = rivals().flatten().max_by_key(lasts);
-                let holder: Option<Holder> = strongest.and_then(|rival| rival.holder.clone());
-                Error::Contended {
-                    key,
-                    holder,
-                    remaining: strongest.and_then(|rival| rival.remaining),
-                }
-            }
-            Shortfall::Votes | Shortfall::Fence => {
-                fleet.no_quorum(&key, granted, &held.placement, refusals)
-            }
-            Shortfall::Expired => Error::TooSlow {
-                key,
-                ttl: held.ttl.get(),
-            },
-            Shortfall::Unconfirmed => Error::Unconfirmed {
-                key,
-                needed: fleet.view.majority(),
-                causes: fleet.causes(refusals),
-            },
-        };
-        Self {
-            fleet: Arc::clone(fleet),
-            began: held.asked_at,
-            error,
-            rivals: obstacles,
-            is_outdated,
-            is_silence,
-        }
-    }
-}
-
-/// Whether a node only failed to answer in time, or another client holds the key
-/// there.
-fn is_silence(refusal: &Refusal) -> bool {
-    match refusal {
-        Refusal::Busy(_) => true,
-        Refusal::Stale(_) | Refusal::Gone => false,
-        Refusal::Failed(error) => matches!(
-            error.kind(),
-            NodeErrorKind::Timeout | NodeErrorKind::Overloaded
-        ),
     }
 }

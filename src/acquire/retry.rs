@@ -5,7 +5,29 @@ use std::time::Duration;
 use crate::acquire::wait::Pauses;
 use crate::clock;
 use crate::proto::backoff::Backoff;
+use crate::proto::lease::Ttl;
 use crate::proto::time::Instant;
+
+/// The minimum time for the first attempt, from the start of the call, even if the
+/// wait is shorter: with less time no node could answer.
+const LEAST_ATTEMPT: Duration = Duration::from_millis(50);
+
+/// The limits of all attempts of a call that has started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) ttl: Ttl,
+    pub(crate) started: Instant,
+    /// When to stop trying and waiting.
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Terms {
+    /// When to stop waiting for nodes, unless the node timeout comes first.
+    pub(crate) fn answer_by(&self) -> Option<Instant> {
+        let least = self.started + LEAST_ATTEMPT;
+        self.deadline.map(|deadline| deadline.max(least))
+    }
+}
 
 /// How long to keep trying.
 #[derive(Clone, Copy, Debug)]
