@@ -241,7 +241,7 @@ fn a_lease_is_told_from_its_grant_to_its_end() {
         guard.extend().await.unwrap_err();
         guard.lost().await;
         drop(guard);
-        drop(tokio::time::timeout(ms(5), router.acquire("late").into_future()).await);
+        drop(tokio::time::timeout(ms(200), router.acquire("late").into_future()).await);
     });
     let lease = "ringlock::lease";
     let granted = &listener.of(lease, "granted")[0];

@@ -135,7 +135,7 @@ impl Process {
     /// Runs this test binary again, as [`a_child`].
     fn start(urls: &[String], replicas: usize, seed: u64) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["a_child", "--exact", "--nocapture"])
+            .args(["fences::a_child", "--exact", "--nocapture"])
             .env(CHILD, format!("{replicas} {}", urls.join(" ")))
             .env("RINGLOCK_SEED", seed.to_string())
             .stdout(Stdio::piped())
