@@ -157,6 +157,7 @@ fn told(scene: impl AsyncFnOnce(&Listener)) -> Listener {
     let listener = Listener::default();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build().unwrap();
+    crate::common::share_callsites();
     tracing::subscriber::with_default(listener.clone(), || runtime.block_on(scene(&listener)));
     drop(runtime);
     let documented = documented();

@@ -19,6 +19,7 @@ pub mod shim;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use ringlock::{Init, MemoryNode, Router, RouterBuilder};
@@ -34,6 +35,14 @@ pub const PROMPTLY: Duration = Duration::from_secs(5);
 
 /// How late anything may be on a shared machine.
 pub const MARGIN: Duration = Duration::from_secs(1);
+
+/// Call it before a subscriber is set for one thread. `tracing` asks the
+/// subscriber of the thread that first uses a callsite, as long as the process
+/// has one subscriber: a thread without one then turns the callsite off for all.
+pub fn share_callsites() {
+    static SECOND: OnceLock<tracing::Dispatch> = OnceLock::new();
+    SECOND.get_or_init(|| tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default()));
+}
 
 pub fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)

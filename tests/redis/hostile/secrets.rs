@@ -115,6 +115,7 @@ fn locked() -> (RedisServer, u16) {
 async fn in_logs_errors_and_what_is_stored() {
     let log = Log::default();
     // For this thread, which runs all the tasks of the test's runtime.
+    crate::common::share_callsites();
     let _guard = tracing::subscriber::set_default(log.clone());
     let servers = [locked(), locked(), locked()];
     let (unix, [first, second, third]) =
