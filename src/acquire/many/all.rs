@@ -10,9 +10,9 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::acquire::failure::FailedAttempt;
-use crate::acquire::retry::Terms;
 use crate::acquire::many::guard_set::{GuardSet, extend_each};
 use crate::acquire::many::{WINDOW, check_count};
+use crate::acquire::retry::Terms;
 use crate::acquire::retry::give_way;
 use crate::acquire::{Acquire, Acquiring};
 use crate::clock;

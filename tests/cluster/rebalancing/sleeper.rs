@@ -22,7 +22,11 @@ struct Sleeper {
 impl Sleeper {
     fn start(urls: &[String], replicas: usize) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["rebalancing::sleeper::the_sleeper", "--exact", "--nocapture"])
+            .args([
+                "rebalancing::sleeper::the_sleeper",
+                "--exact",
+                "--nocapture",
+            ])
             .env(CHILD, format!("{replicas} {}", urls.join(" ")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
