@@ -93,7 +93,7 @@ fn joining(name: &str) -> NodeConfig {
 }
 
 /// For leases that must outlive a busy machine: dozens of cases run at once.
-const LONG_TTL: Duration = Duration::from_millis(1_800);
+const LONG_TTL: Duration = Duration::from_millis(900);
 
 /// What the process does that finds an incomplete change.
 #[derive(Clone, Copy, Debug, PartialEq)]
