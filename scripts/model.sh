@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-model=(cargo test --quiet --release --test model --)
+model=(cargo test --quiet --release --package ringlock-proto --test model --)
 rows=$(mktemp)
 trap 'rm -f "$rows"' EXIT
 

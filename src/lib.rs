@@ -74,7 +74,6 @@ pub mod fuzzing;
 pub mod guide;
 mod lease;
 pub mod node;
-pub mod proto;
 pub mod rebalancer;
 mod router;
 mod runtime;
@@ -90,11 +89,17 @@ pub use config::{
 pub use error::{Cause, Error, KeptOut, Loss, NodeCause};
 pub use lease::{Guard, Released, WithError};
 pub use node::MemoryNode;
-pub use proto::lease::{Fence, Holder, Key, KeyError, TtlError};
-pub use proto::membership::topology::{Override, TopologyError};
-pub use proto::node::message::{NodeError, NodeErrorKind, ViewId};
-pub use proto::time::Instant;
 pub use rebalancer::{Change, Plan, Rebalancer};
+#[doc(hidden)]
+pub use ringlock_proto as proto;
+#[doc(inline)]
+pub use ringlock_proto::lease::{Fence, Holder, Key, KeyError, TtlError};
+#[doc(inline)]
+pub use ringlock_proto::membership::topology::{Override, TopologyError};
+#[doc(inline)]
+pub use ringlock_proto::node::message::{NodeError, NodeErrorKind, ViewId};
+#[doc(inline)]
+pub use ringlock_proto::time::Instant;
 pub use ringlock_ring::{Format, RingError};
 pub use router::{Route, Router, RouterBuilder};
 pub use telemetry::{HotKey, Stats};

@@ -507,16 +507,6 @@ fn obstacles(nodes: &[(String, Obstacle)]) -> String {
     each.collect::<Vec<_>>().join("; ")
 }
 
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Silent => f.write_str("does not answer"),
-            Self::Foreign(view) => write!(f, "serves view {view}, which does not belong here"),
-            Self::Behind => f.write_str("does not serve the view yet"),
-        }
-    }
-}
-
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

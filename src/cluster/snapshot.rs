@@ -309,13 +309,3 @@ impl<'p> ClusterSnapshot<'p> {
         None
     }
 }
-
-impl NodeStatus {
-    /// The view that it serves with intact data.
-    fn served(&self) -> Option<ViewId> {
-        match self.standing() {
-            Standing::Serving(view) => Some(view),
-            Standing::Absent | Standing::Quarantined => None,
-        }
-    }
-}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::proto::node::message::{Answer, NodeErrorKind, NodeStatus, Request, Standing, ViewId};
+use crate::proto::node::message::{Answer, NodeStatus, Request, Standing, ViewId};
 use crate::telemetry::metric_names::{self, Metric};
 
 /// Whether anything is reported: measurements made only for metrics are otherwise
@@ -296,7 +296,7 @@ impl NodeMeter {
                     parts.round_trip.note_span(took);
                 }
             }
-            Err(error) => parts.errors[position(error.kind())].add_one(),
+            Err(error) => parts.errors[error.kind().metric_index()].add_one(),
         }
     }
 
@@ -332,23 +332,6 @@ impl NodeMeter {
 impl fmt::Debug for NodeMeter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NodeMeter")
-    }
-}
-
-/// The index of a kind of error among the values of [`metric::NODE_ERRORS`].
-fn position(kind: NodeErrorKind) -> usize {
-    match kind {
-        NodeErrorKind::Unreachable => 0,
-        NodeErrorKind::Timeout => 1,
-        NodeErrorKind::Overloaded => 2,
-        NodeErrorKind::Denied => 3,
-        NodeErrorKind::Unsuitable => 4,
-        NodeErrorKind::LostData => 5,
-        NodeErrorKind::WrongType => 6,
-        NodeErrorKind::Protocol => 7,
-        NodeErrorKind::Closed => 8,
-        NodeErrorKind::ClockStepped => 9,
-        NodeErrorKind::NotReady => 10,
     }
 }
 

@@ -1,0 +1,422 @@
+//! The parts of a lease: the key, the token that proves it, the fence.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::time::drift;
+use crate::escape::shown;
+
+/// The longest key, in bytes.
+pub const MAX_KEY_BYTES: usize = 1024;
+
+/// The longest holder label, in bytes.
+pub const MAX_LABEL_BYTES: usize = 64;
+
+/// The longest label as displayed, in bytes: every byte of it may be escaped.
+const MAX_SHOWN_LABEL: usize = 8 * MAX_LABEL_BYTES;
+
+/// Bits of a fence that count within one epoch.
+pub const COUNTER_BITS: u32 = 44;
+
+/// The first counter that is refused. Lua numbers are doubles, exact to 2^53.
+pub const COUNTER_LIMIT: u64 = 1 << COUNTER_BITS;
+
+/// The first epoch that is refused, so that a fence fits 63 bits and thus the
+/// signed 64-bit columns of databases.
+pub const EPOCH_LIMIT: u32 = 1 << (63 - COUNTER_BITS);
+
+/// How far above every known epoch a view without a vote starts: above every
+/// epoch that nodes which cannot be asked may have decided.
+pub const EPOCH_LEAP: u32 = 1024;
+
+/// Name of a thing to lock: 1 to 1,024 bytes of any value.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Arc<[u8]>);
+
+/// Why bytes are not a valid [`Key`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// No bytes at all.
+    #[error("a lock key must not be empty: name the thing to lock")]
+    Empty,
+    /// More than [`MAX_KEY_BYTES`].
+    #[error("a lock key of {len} bytes is too long: at most {MAX_KEY_BYTES}; lock a digest of it")]
+    TooLong {
+        /// Length of the key that was refused, in bytes.
+        len: usize,
+    },
+    /// The key is in the namespace that ringlock reserves for its own state.
+    #[error(
+        "the lock key {key:?} is reserved: keys that begin with {reserved:?} would name ringlock's own state"
+    )]
+    Reserved {
+        /// The key that was refused.
+        key: String,
+        /// The prefix reserved for ringlock.
+        reserved: String,
+    },
+}
+
+impl Key {
+    /// Checks and copies `bytes`.
+    ///
+    /// # Errors
+    /// [`KeyError::Empty`] and [`KeyError::TooLong`].
+    pub fn new(bytes: impl AsRef<[u8]>) -> Result<Self, KeyError> {
+        let bytes = bytes.as_ref();
+        match bytes.len() {
+            0 => Err(KeyError::Empty),
+            len if len > MAX_KEY_BYTES => Err(KeyError::TooLong { len }),
+            _ => Ok(Self(bytes.into())),
+        }
+    }
+
+    /// The key's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.escape_ascii().fmt(f)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// Length of the random part of a stored token: 128 bits in hex.
+const RANDOM_LEN: usize = 32;
+
+/// The value stored under a held key: 128 random bits in hex and, after a space,
+/// the holder's label if it gave one. Fresh for every attempt.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    /// A token of these random bits; they must come from a generator that is
+    /// unpredictable. Of the label, [`MAX_LABEL_BYTES`] are kept.
+    pub fn new(random: u128, label: Option<&str>) -> Self {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut stored = [b' '; RANDOM_LEN + 1 + MAX_LABEL_BYTES];
+        let digits = stored[..RANDOM_LEN].chunks_exact_mut(2);
+        for (byte, digits) in random.to_be_bytes().into_iter().zip(digits) {
+            digits[0] = HEX[usize::from(byte >> 4)];
+            digits[1] = HEX[usize::from(byte & 15)];
+        }
+        let label = label.unwrap_or_default();
+        // A cut inside a character yields no label, which is safe: an overlong label is
+        // a mistake of the caller.
+        let label = label
+            .get(..label.len().min(MAX_LABEL_BYTES))
+            .unwrap_or_default();
+        let len = match label.len() {
+            0 => RANDOM_LEN,
+            len => RANDOM_LEN + 1 + len,
+        };
+        stored[RANDOM_LEN + 1..][..label.len()].copy_from_slice(label.as_bytes());
+        // Hex digits are valid UTF-8, and so is the label.
+        Self(
+            std::str::from_utf8(&stored[..len])
+                .unwrap_or_default()
+                .into(),
+        )
+    }
+
+    /// The value that is stored under the key.
+    pub fn as_stored(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// The holder that other clients read from this token.
+    pub fn holder(&self) -> Holder {
+        Holder::of_stored(self.as_stored())
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Token {
+    /// Shows the label only: the random part is enough to release the lock.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let label = self.0.get(RANDOM_LEN + 1..).unwrap_or("unlabelled");
+        write!(f, "Token({label:?})")
+    }
+}
+
+/// The holder of a key, as far as the stored value identifies it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Holder {
+    label: Option<Arc<str>>,
+    foreign: bool,
+    endless: bool,
+}
+
+impl Holder {
+    /// Reads the holder from the value found under a key.
+    pub fn of_stored(value: &[u8]) -> Self {
+        let (head, tail) = value.split_at(value.len().min(RANDOM_LEN));
+        let is_ours = head.len() == RANDOM_LEN
+            && head.iter().all(u8::is_ascii_hexdigit)
+            && tail.first().is_none_or(|&byte| byte == b' ');
+        let label = if is_ours {
+            tail.get(1..).unwrap_or_default()
+        } else {
+            &[][..]
+        };
+        let label = &label[..label.len().min(MAX_LABEL_BYTES)];
+        Self {
+            label: (!label.is_empty()).then(|| shown(label, MAX_SHOWN_LABEL).into()),
+            foreign: !is_ours,
+            endless: false,
+        }
+    }
+
+    /// The holder's label for itself, `host:pid` by convention; characters that are
+    /// unsafe to display are escaped.
+    pub fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
+    /// The same holder, for an entry that has no expiry.
+    pub(crate) fn for_ever(self) -> Self {
+        Self {
+            endless: true,
+            ..self
+        }
+    }
+
+    /// Whether its entry was found without an expiry, which no holder of this crate
+    /// creates: the cause is another program's `SET` without `PX`, or a `PERSIST`.
+    /// The entry stays until its holder extends or releases it, or an operator
+    /// deletes it: `ringlock release KEY --force`.
+    pub fn never_expires(&self) -> bool {
+        self.endless
+    }
+
+    /// Whether the value is not in the format that ringlock writes: another kind of
+    /// client holds the key.
+    pub fn is_foreign(&self) -> bool {
+        self.foreign
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.label, self.foreign) {
+            (Some(label), _) => f.write_str(label),
+            (None, true) => f.write_str("a client other than ringlock"),
+            (None, false) => f.write_str("an unnamed holder"),
+        }
+    }
+}
+
+/// A number that grows with every grant of a key: the guarded resource keeps
+/// the highest that it has seen and refuses any lower one.
+///
+/// `epoch << 44 | counter`; compare it as a number. See Martin Kleppmann, “How
+/// to do distributed locking” (2016), for why a lock needs one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fence(NonZeroU64);
+
+impl Fence {
+    /// Joins the two parts; `None` where one of them is beyond its limit, or both
+    /// are zero.
+    pub fn new(epoch: u32, counter: u64) -> Option<Self> {
+        let is_in_bounds = epoch < EPOCH_LIMIT && counter < COUNTER_LIMIT;
+        let number = NonZeroU64::new(u64::from(epoch) << COUNTER_BITS | counter);
+        number.filter(|_| is_in_bounds).map(Self)
+    }
+
+    /// The fence as the number to hand to the resource; below 2^63.
+    pub const fn get(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The epoch of the view that granted it.
+    pub const fn epoch(self) -> u32 {
+        (self.get() >> COUNTER_BITS) as u32
+    }
+
+    /// The count within that epoch.
+    pub const fn counter(self) -> u64 {
+        self.get() & (COUNTER_LIMIT - 1)
+    }
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<Fence> for u64 {
+    fn from(fence: Fence) -> Self {
+        fence.get()
+    }
+}
+
+/// Minimum that must remain of a ttl after drift is subtracted: with less, a
+/// lease would be over before its caller could use it.
+const LEAST_VALIDITY: Duration = Duration::from_millis(10);
+
+/// How long an entry lives on the server without being extended, in whole
+/// milliseconds: at least its own drift and 10 ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ttl(u32);
+
+/// Why a duration is not a valid [`Ttl`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TtlError {
+    /// Too little would remain of it after drift.
+    #[error(
+        "a ttl of {ttl:?} is too short: drift alone takes {drift:?} of it and 10ms must remain; give at least 13ms"
+    )]
+    TooShort {
+        /// The ttl that was refused.
+        ttl: Duration,
+        /// The clock drift allowed for over that ttl.
+        drift: Duration,
+    },
+    /// Above the time that the cluster waits at a change.
+    #[error(
+        "a ttl of {ttl:?} is above max_ttl = {max:?}: shorten it and extend the lease, or raise max_ttl for the whole cluster"
+    )]
+    TooLong {
+        /// The ttl that was refused.
+        ttl: Duration,
+        /// The cluster's max_ttl.
+        max: Duration,
+    },
+}
+
+impl Ttl {
+    /// Checks `ttl` against its drift and the cluster's `max`; fractions of a
+    /// millisecond are truncated.
+    ///
+    /// # Errors
+    /// [`TtlError::TooShort`] and [`TtlError::TooLong`].
+    pub fn new(ttl: Duration, max: Duration) -> Result<Self, TtlError> {
+        let drift = drift(ttl);
+        if ttl < drift + LEAST_VALIDITY {
+            return Err(TtlError::TooShort { ttl, drift });
+        }
+        match u32::try_from(ttl.as_millis()) {
+            Ok(millis) if ttl <= max => Ok(Self(millis)),
+            _ => Err(TtlError::TooLong { ttl, max }),
+        }
+    }
+
+    /// The ttl, capped at `max` where the cluster's limit has become shorter.
+    #[must_use]
+    pub fn at_most(self, max: Duration) -> Self {
+        let max = u32::try_from(max.as_millis()).unwrap_or(u32::MAX);
+        Self(self.0.min(max))
+    }
+
+    /// The ttl in milliseconds.
+    pub const fn as_millis(self) -> u32 {
+        self.0
+    }
+
+    /// The ttl as a span of time.
+    pub const fn get(self) -> Duration {
+        Duration::from_millis(self.0 as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_token_names_its_holder() {
+        let token = Token::new(0xab, Some("web-3:4711"));
+        let stored = token.as_stored();
+        assert_eq!(stored, b"000000000000000000000000000000ab web-3:4711");
+        assert_eq!(token.to_string().as_bytes(), stored);
+        let holder = token.holder();
+        assert_eq!(
+            (holder.label(), holder.is_foreign()),
+            (Some("web-3:4711"), false)
+        );
+    }
+
+    #[test]
+    fn other_values_are_foreign() {
+        for value in [
+            &b""[..],
+            b"x",
+            b"00000000-0000-0000-0000-0000000000ab",
+            b"zz\xff",
+        ] {
+            assert!(Holder::of_stored(value).is_foreign(), "{value:?}");
+        }
+        assert!(!Holder::of_stored(&[b'f'; 32]).is_foreign());
+    }
+
+    #[test]
+    fn a_token_hides_its_secret_in_debug_output() {
+        let shown = format!("{:?}", Token::new(0xdead_beef, Some("me")));
+        assert_eq!(shown, "Token(\"me\")");
+    }
+
+    #[test]
+    fn fences_order_by_epoch_and_then_counter() {
+        let late = Fence::new(1, COUNTER_LIMIT - 1).unwrap();
+        let next = Fence::new(2, 0).unwrap();
+        assert!(late < next);
+        assert_eq!((next.epoch(), next.counter()), (2, 0));
+        assert_eq!((late.epoch(), late.counter()), (1, COUNTER_LIMIT - 1));
+        assert!(
+            Fence::new(EPOCH_LIMIT - 1, COUNTER_LIMIT - 1)
+                .unwrap()
+                .get()
+                < 1 << 63
+        );
+        assert_eq!(Fence::new(0, 0), None);
+        assert_eq!(Fence::new(EPOCH_LIMIT, 0), None);
+        assert_eq!(Fence::new(0, COUNTER_LIMIT), None);
+    }
+
+    #[test]
+    fn ttl_bounds() {
+        let max = Duration::from_secs(30);
+        assert!(matches!(
+            Ttl::new(Duration::ZERO, max),
+            Err(TtlError::TooShort { .. })
+        ));
+        assert!(matches!(
+            Ttl::new(Duration::from_millis(12), max),
+            Err(TtlError::TooShort { .. })
+        ));
+        assert!(Ttl::new(Duration::from_millis(13), max).is_ok());
+        assert!(Ttl::new(max, max).is_ok());
+        let over = max + Duration::from_nanos(1);
+        assert!(matches!(Ttl::new(over, max), Err(TtlError::TooLong { .. })));
+        assert!(matches!(
+            Ttl::new(Duration::MAX, Duration::MAX),
+            Err(TtlError::TooLong { .. })
+        ));
+    }
+
+    #[test]
+    fn key_bounds() {
+        assert_eq!(Key::new(""), Err(KeyError::Empty));
+        assert!(Key::new([7; MAX_KEY_BYTES]).is_ok());
+        assert_eq!(Key::new([7; 1025]), Err(KeyError::TooLong { len: 1025 }));
+        assert_eq!(Key::new(b"a\x00\xff").unwrap().to_string(), "a\\x00\\xff");
+    }
+}

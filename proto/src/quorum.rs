@@ -1,0 +1,317 @@
+//! Who must agree: the placement of a key and the count of its votes.
+
+use std::fmt;
+
+use ringlock_ring::NodeIndex;
+
+use crate::node::message::Slot;
+
+/// Maximum number of replicas of a key.
+pub const MAX_REPLICAS: usize = 9;
+
+/// Seats of a placement: two groups while a change is in progress.
+const MAX_SEATS: usize = 2 * MAX_REPLICAS;
+
+/// The size of a majority of `n`.
+pub const fn majority(n: usize) -> usize {
+    n / 2 + 1
+}
+
+/// A position in one placement. Nodes are seated in this order: the old group,
+/// then those only in the new one; the owner has the first seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seat(u8);
+
+impl Seat {
+    /// The seat's number, from 0.
+    pub const fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A set of seats.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Seats(u32);
+
+impl Seats {
+    /// No seat.
+    pub const NONE: Self = Self(0);
+
+    /// The set with `seat` in it.
+    #[must_use]
+    pub const fn with(self, seat: Seat) -> Self {
+        Self(self.0 | 1 << seat.0)
+    }
+
+    /// The set without `seat`.
+    #[must_use]
+    pub const fn without(self, seat: Seat) -> Self {
+        Self(self.0 & !(1 << seat.0))
+    }
+
+    /// The seats of both.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The seats that both have.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// The seats of `self` that are not in `other`.
+    #[must_use]
+    pub const fn minus(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Whether `seat` is one of them.
+    pub const fn contains(self, seat: Seat) -> bool {
+        self.0 & 1 << seat.0 != 0
+    }
+
+    /// The number of seats.
+    pub const fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether the set is empty.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether a majority of `group` is in the set.
+    pub const fn has_majority_of(self, group: Self) -> bool {
+        self.intersection(group).len() >= majority(group.len())
+    }
+
+    /// Removes and returns the first seat.
+    pub fn take_first(&mut self) -> Option<Seat> {
+        let first = self.iter().next()?;
+        *self = self.without(first);
+        Some(first)
+    }
+
+    /// The seats in their order.
+    pub fn iter(self) -> impl Iterator<Item = Seat> {
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let first = (left != 0).then(|| Seat(left.trailing_zeros() as u8))?;
+            left &= left - 1;
+            Some(first)
+        })
+    }
+
+    /// The set as a bit mask.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// The set of this bit mask.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+}
+
+impl FromIterator<Seat> for Seats {
+    fn from_iter<I: IntoIterator<Item = Seat>>(seats: I) -> Self {
+        seats.into_iter().fold(Self::NONE, Self::with)
+    }
+}
+
+impl fmt::Debug for Seats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(Seat::get)).finish()
+    }
+}
+
+/// Result of a count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Open: outstanding answers decide.
+    Pending,
+    /// A majority of every group.
+    Won,
+    /// Some group can no longer reach a majority.
+    Lost,
+}
+
+/// The nodes of a key under one view, in one group or, in a joint view, two.
+/// **A grant needs a majority of every group.** One group of one node is the
+/// sharded mode; there is no other difference between the modes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Placement {
+    slot: Slot,
+    nodes: [NodeIndex; MAX_SEATS],
+    groups: [Seats; 2],
+}
+
+impl Placement {
+    /// One group: the owner, then its successors. At most [`MAX_REPLICAS`].
+    pub fn stable(slot: Slot, group: &[NodeIndex]) -> Self {
+        Self::joint(slot, group, &[])
+    }
+
+    /// Two groups, old and new; equal sets are merged into one.
+    pub fn joint(slot: Slot, old: &[NodeIndex], new: &[NodeIndex]) -> Self {
+        let mut placement = Self {
+            slot,
+            nodes: [NodeIndex::new(0); MAX_SEATS],
+            groups: [Seats::NONE; 2],
+        };
+        let mut seated = 0;
+        for (group, nodes) in [old, new].into_iter().enumerate() {
+            for &node in nodes.iter().take(MAX_REPLICAS) {
+                let seat = placement.nodes[..seated]
+                    .iter()
+                    .position(|&other| other == node);
+                let seat = seat.unwrap_or_else(|| {
+                    placement.nodes[seated] = node;
+                    seated += 1;
+                    seated - 1
+                });
+                placement.groups[group] = placement.groups[group].with(Seat(seat as u8));
+            }
+        }
+        if placement.groups[0] == placement.groups[1] {
+            placement.groups[1] = Seats::NONE;
+        }
+        placement
+    }
+
+    /// The counter slot of the key.
+    pub const fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// The groups, old before new.
+    pub fn groups(&self) -> impl Iterator<Item = Seats> + '_ {
+        self.groups
+            .iter()
+            .copied()
+            .filter(|group| !group.is_empty())
+    }
+
+    /// Every seat.
+    pub const fn seats(&self) -> Seats {
+        self.groups[0].union(self.groups[1])
+    }
+
+    /// The node on `seat`.
+    pub const fn node(&self, seat: Seat) -> NodeIndex {
+        self.nodes[seat.get()]
+    }
+
+    /// The nodes, the owner first.
+    pub fn nodes(&self) -> &[NodeIndex] {
+        &self.nodes[..self.seats().len()]
+    }
+
+    /// The seat of `node`.
+    pub fn seat(&self, node: NodeIndex) -> Option<Seat> {
+        self.nodes()
+            .iter()
+            .position(|&other| other == node)
+            .map(|seat| Seat(seat as u8))
+    }
+
+    /// The verdict with `yes` for and `no` against.
+    pub fn verdict(&self, yes: Seats, no: Seats) -> Verdict {
+        let mut verdict = Verdict::Won;
+        for group in self.groups() {
+            if !group.minus(no).has_majority_of(group) {
+                return Verdict::Lost;
+            }
+            if !yes.has_majority_of(group) {
+                verdict = Verdict::Pending;
+            }
+        }
+        verdict
+    }
+
+    /// Whether `yes` has a majority of every group.
+    pub fn has_quorum(&self, yes: Seats) -> bool {
+        self.verdict(yes, Seats::NONE) == Verdict::Won
+    }
+
+    /// Whether some group cannot reach a majority without `no`.
+    pub fn is_blocked_by(&self, no: Seats) -> bool {
+        self.verdict(Seats::NONE, no) == Verdict::Lost
+    }
+}
+
+impl fmt::Debug for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut list = f.debug_list();
+        for group in self.groups() {
+            list.entry(
+                &group
+                    .iter()
+                    .map(|seat| self.node(seat).get())
+                    .collect::<Vec<_>>(),
+            );
+        }
+        list.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(indices: &[u16]) -> Vec<NodeIndex> {
+        indices.iter().copied().map(NodeIndex::new).collect()
+    }
+
+    fn seats(placement: &Placement, indices: &[u16]) -> Seats {
+        nodes(indices)
+            .into_iter()
+            .filter_map(|node| placement.seat(node))
+            .collect()
+    }
+
+    #[test]
+    fn three_of_five() {
+        let five = Placement::stable(Slot::SINGLE, &nodes(&[4, 2, 0, 1, 3]));
+        assert_eq!(
+            five.verdict(seats(&five, &[4, 2]), Seats::NONE),
+            Verdict::Pending
+        );
+        assert_eq!(
+            five.verdict(seats(&five, &[4, 2, 3]), seats(&five, &[0, 1])),
+            Verdict::Won
+        );
+        assert_eq!(
+            five.verdict(seats(&five, &[4, 2]), seats(&five, &[0, 1, 3])),
+            Verdict::Lost
+        );
+    }
+
+    #[test]
+    fn a_joint_placement_needs_both_majorities() {
+        let joint = Placement::joint(Slot::SINGLE, &nodes(&[0, 1, 2]), &nodes(&[0, 9, 1]));
+        assert_eq!(joint.nodes(), nodes(&[0, 1, 2, 9]));
+        assert!(!joint.has_quorum(seats(&joint, &[1, 2])));
+        assert!(joint.has_quorum(seats(&joint, &[0, 1])));
+        assert!(joint.has_quorum(seats(&joint, &[0, 2, 9])));
+        assert!(joint.is_blocked_by(seats(&joint, &[0, 9])));
+        assert!(!joint.is_blocked_by(seats(&joint, &[2, 9])));
+    }
+
+    #[test]
+    fn equal_groups_merge_whatever_their_order() {
+        let merged = Placement::joint(Slot::SINGLE, &nodes(&[0, 1, 2]), &nodes(&[2, 0, 1]));
+        assert_eq!(merged, Placement::stable(Slot::SINGLE, &nodes(&[0, 1, 2])));
+    }
+
+    #[test]
+    fn the_largest_joint_placement_fits() {
+        let old: Vec<u16> = (0..9).collect();
+        let new: Vec<u16> = (9..18).collect();
+        let joint = Placement::joint(Slot::SINGLE, &nodes(&old), &nodes(&new));
+        assert_eq!(joint.seats().len(), 18);
+        assert!(joint.has_quorum(seats(&joint, &[0, 1, 2, 3, 4, 9, 10, 11, 12, 17])));
+    }
+}

@@ -1,0 +1,402 @@
+//! The driver around the machines: it sends their requests, receives the answers,
+//! and keeps the lease.
+
+use std::sync::Arc;
+
+use ringlock_proto::lease::Token;
+use ringlock_proto::lease_record::known::Known;
+use ringlock_proto::membership::view::View;
+use ringlock_proto::node::message::{Answer, NodeError, NodeErrorKind, Reply, Request};
+use ringlock_proto::operation::acquire::{Attempt, Claim};
+use ringlock_proto::operation::extend::{Prolongation, Renewal};
+use ringlock_proto::operation::machine::{Event, Machine, Step, vouches_for};
+use ringlock_proto::operation::release::{Farewell, Release};
+use ringlock_proto::quorum::Placement;
+use ringlock_proto::time::Instant;
+
+use crate::cluster::{home, key, member};
+use crate::lease::Lease;
+use crate::meddle;
+use crate::outcomes::Desk;
+use crate::post::{Address, Body, Kind, Letter};
+use crate::properties::Seen;
+use crate::running::{Outcome, Running};
+use crate::scenario::{Loss, Mutant, Scenario, at, span, ttl};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Client {
+    /// The view that it uses.
+    pub(crate) view: Arc<View>,
+    /// Attempts started.
+    pub(crate) attempts: u8,
+    /// Extends started.
+    pub(crate) extends: u8,
+    /// Operations started since it was idle.
+    pub(crate) serial: u8,
+    /// The token in use, by an attempt or a lease.
+    pub(crate) token: Option<Token>,
+    /// Nodes that were asked for the token in use, as a bit mask.
+    pub(crate) asked: u8,
+    pub(crate) op: Option<Op>,
+    pub(crate) lease: Option<Lease>,
+    /// Per node, the send time of the newest request that it answered under the
+    /// client's view; unless [`is_confirmed_by_votes`].
+    seen_at: Vec<Option<u8>>,
+}
+
+/// An operation whose outcome is open.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Op {
+    pub(crate) serial: u8,
+    pub(crate) running: Running,
+    pub(crate) view: Arc<View>,
+    pub(crate) t0: u8,
+    pub(crate) waits: Vec<(usize, Kind)>,
+    /// What was learned of its entries, where the lease is still based on
+    /// another view.
+    pub(crate) holders: Known,
+    /// Whether another client could have had a quorum before it began, in
+    /// scenarios where no client can know what happens while it runs.
+    pub(crate) has_gap: bool,
+    /// The highest fence that was granted before it began; 0 where the order
+    /// of the grants already shows it.
+    pub(crate) before: u64,
+}
+
+impl Client {
+    pub(crate) fn new(scenario: &Scenario, view: Arc<View>) -> Self {
+        Self {
+            view,
+            attempts: 0,
+            extends: 0,
+            serial: 0,
+            token: None,
+            asked: 0,
+            op: None,
+            lease: None,
+            seen_at: vec![None; scenario.nodes + scenario.spares],
+        }
+    }
+
+    pub(crate) fn acquire(&mut self, desk: &mut Desk<'_>) {
+        let scenario = &desk.model.scenario;
+        self.attempts += 1;
+        let fresh = if scenario.is(Mutant::TokenPerClient) {
+            0
+        } else {
+            self.attempts
+        };
+        let drawn_by = if scenario.is(Mutant::ForkedTokens) {
+            0
+        } else {
+            desk.who
+        };
+        let token = Token::new(drawn_by as u128 * 100 + u128::from(fresh), None);
+        self.token = Some(token.clone());
+        self.asked = 0;
+        let max_ttl = meddle::max_ttl(scenario, &self.view);
+        let running = Running::Attempt(Attempt::new(Claim {
+            view: self.view.id(),
+            view_lease: self.view.view_lease(),
+            key: key(),
+            token,
+            ttl: ttl(scenario.ttl, max_ttl),
+            placement: meddle::placement(scenario, &self.view),
+            t0: desk.now(),
+        }));
+        self.begin(desk, running);
+    }
+
+    pub(crate) fn extend(&mut self, desk: &mut Desk<'_>, ticks: u8) {
+        let Some(lease) = &self.lease else { return };
+        let scenario = &desk.model.scenario;
+        self.extends += 1;
+        let late = if scenario.is(Mutant::ExtendAfterLapse) {
+            span(10)
+        } else {
+            span(0)
+        };
+        let footing = lease.footing(&self.view);
+        let max_ttl = meddle::max_ttl(scenario, &self.view);
+        let running = Running::Renewal(Renewal::new(Prolongation {
+            view: self.view.id(),
+            view_lease: self.view.view_lease(),
+            key: key(),
+            token: lease.token.clone(),
+            fence: lease.fence,
+            ttl: ttl(ticks, max_ttl),
+            placement: footing.placement,
+            established: footing.established,
+            known: footing.known,
+            valid_until: lease.valid_until + late,
+            t0: desk.now(),
+        }));
+        self.begin(desk, running);
+    }
+
+    /// Releases the lease. If the client waits for the answers, it learns whether
+    /// the release was in time.
+    pub(crate) fn release(&mut self, desk: &mut Desk<'_>) {
+        let Some(lease) = self.lease.take() else {
+            return;
+        };
+        self.token = None;
+        let Lease {
+            token,
+            view,
+            placement,
+            ..
+        } = lease;
+        let homes = placement.nodes().iter().map(|&node| home(&view, node));
+        let known = homes.fold(0, |known, home| known | 1 << home);
+        let elsewhere = self.asked & !known;
+        let machine = Release::new(key(), token.clone(), placement, desk.now());
+        let serial = self.serial;
+        let farewell = (serial, Kind::Farewell);
+        if desk.model.scenario.awaits_release {
+            self.begin_in(desk, Running::Release(machine), view);
+        } else {
+            for seat in placement.seats().iter() {
+                let to = home(&view, placement.node(seat));
+                let request = machine.request(Step::Main, seat);
+                self.post(desk, farewell, to, request);
+            }
+            self.serial += 1;
+        }
+        // A lease that was carried over has left entries on its earlier nodes.
+        for to in (0..self.seen_at.len()).filter(|to| elsewhere & 1 << to != 0) {
+            let (key, token) = (key(), token.clone());
+            self.post(desk, farewell, to, Request::Release { key, token });
+        }
+    }
+
+    pub(crate) fn abandon(&mut self, desk: &mut Desk<'_>) {
+        if let Some(op) = self.op.take() {
+            self.feed(desk, op, Event::Abandoned);
+        }
+        self.op = None;
+        self.token = None;
+    }
+
+    /// Every node that has not answered counts as silent.
+    pub(crate) fn give_up(&mut self, desk: &mut Desk<'_>) {
+        let waits = self.op.as_mut().map(|op| std::mem::take(&mut op.waits));
+        for (from, kind) in waits.into_iter().flatten() {
+            let error = NodeError::new(NodeErrorKind::Timeout, "no answer");
+            self.answered(desk, from, kind.step(), Err(error));
+        }
+    }
+
+    pub(crate) fn hear(&mut self, desk: &mut Desk<'_>, address: Address, reply: &Reply) {
+        if let Reply::Stale(serving) = reply {
+            desk.model.see(Seen::Stale);
+            if let Some(id) = serving.filter(|id| id.epoch > self.view.id().epoch) {
+                self.learn(&desk.model.library.find(id));
+            }
+        }
+        let from = address.node;
+        let answer: Answer = Ok(reply.clone());
+        match &mut self.op {
+            Some(op) if (self.attempts, op.serial) == (address.attempt, address.serial) => {
+                op.waits.retain(|wait| *wait != (from, address.kind));
+                if op.view == self.view
+                    && !matches!(op.running, Running::Release(_))
+                    && !is_confirmed_by_votes(&op.view, &op.running.placement())
+                    && vouches_for(&answer, op.view.id())
+                {
+                    let seen = &mut self.seen_at[from];
+                    *seen = (*seen).max(Some(op.t0));
+                }
+                if desk.model.scenario.is(Mutant::DoubleVote)
+                    && matches!(reply, Reply::Granted { .. })
+                {
+                    let twin = (from + 1) % desk.model.scenario.replicas;
+                    self.answered(desk, twin, Step::Main, answer.clone());
+                }
+                self.answered(desk, from, address.kind.step(), answer);
+            }
+            _ => self.hear_late(desk, (from, address.kind.step()), answer),
+        }
+    }
+
+    /// Views only increase.
+    pub(crate) fn learn(&mut self, view: &Arc<View>) {
+        if view.id().epoch > self.view.id().epoch {
+            self.view = Arc::clone(view);
+            self.seen_at.fill(None);
+        }
+    }
+
+    /// Whether the client still needs the answer with this address.
+    pub(crate) fn reads(&self, address: &Address) -> bool {
+        if address.attempt != self.attempts {
+            return false;
+        }
+        let is_late = self.tail() == Some(address.serial);
+        is_late && matches!(address.kind, Kind::Main | Kind::Heal)
+            || self.op.as_ref().is_some_and(|op| {
+                op.serial == address.serial && op.waits.contains(&(address.node, address.kind))
+            })
+    }
+
+    /// The operation for which late answers are still processed.
+    pub(crate) fn tail(&self) -> Option<u8> {
+        let (serial, ..) = self.lease.as_ref()?.tail.as_ref()?;
+        Some(*serial)
+    }
+
+    /// Whether it is idle and still has the counters of its last operations.
+    pub(crate) fn is_resting_late(&self) -> bool {
+        self.op.is_none() && self.token.is_none() && (self.serial, self.asked) != (0, 0)
+    }
+
+    /// Clears those counters.
+    pub(crate) fn rest(&mut self) {
+        (self.serial, self.asked) = (0, 0);
+    }
+
+    pub(crate) fn cut_tail(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.tail = None;
+        }
+    }
+
+    fn begin(&mut self, desk: &mut Desk<'_>, running: Running) {
+        let view = Arc::clone(&self.view);
+        self.begin_in(desk, running, view);
+    }
+
+    fn begin_in(&mut self, desk: &mut Desk<'_>, running: Running, view: Arc<View>) {
+        let is_renewal = matches!(running, Running::Renewal(_));
+        let is_forced = desk.model.scenario.loss == Some(Loss::Forced);
+        let has_gap = (is_forced || desk.model.scenario.loss == Some(Loss::Vanish))
+            && self.lease.as_ref().is_some_and(|lease| lease.has_gap);
+        let is_order_enough = desk.is_fence_ordered() && !(is_renewal && is_forced);
+        let op = Op {
+            serial: self.serial,
+            running,
+            view,
+            t0: desk.tick,
+            waits: Vec::new(),
+            holders: Known::NONE,
+            has_gap,
+            before: if is_order_enough {
+                0
+            } else {
+                desk.highest_fence()
+            },
+        };
+        self.serial += 1;
+        let placement = op.running.placement();
+        let confirmed_until = self.confirmed_at(desk, &op) + op.view.view_lease();
+        let probes = if desk.now() < confirmed_until {
+            Vec::new()
+        } else {
+            let view = &op.view;
+            let members = view.members().map(|node| view.index_of(&node.name));
+            let others = members.flatten();
+            others
+                .filter(|&node| placement.seat(node).is_none())
+                .collect()
+        };
+        self.feed(desk, op, Event::Start { probes });
+    }
+
+    fn answered(&mut self, desk: &mut Desk<'_>, from: usize, step: Step, answer: Answer) {
+        if let Some(op) = self.op.take() {
+            let Some(from) = member(&op.view, from) else {
+                self.op = Some(op);
+                return;
+            };
+            self.feed(desk, op, Event::Answered { from, step, answer });
+        }
+    }
+
+    fn feed(&mut self, desk: &mut Desk<'_>, mut op: Op, event: Event) {
+        let confirmed_at = self.confirmed_at(desk, &op);
+        let effects = op.running.on(desk.now(), confirmed_at, event);
+        let placement = op.running.placement();
+        if let Some((step, seats)) = effects.send {
+            for seat in seats.iter() {
+                let to = home(&op.view, placement.node(seat));
+                op.waits.push((to, step.into()));
+                self.asked |= 1 << to;
+                let request = op.running.request(step, seat);
+                self.post(desk, (op.serial, step.into()), to, request);
+            }
+        }
+        let has = meddle::seen(&desk.model.scenario, &effects);
+        for node in effects.probe {
+            let to = home(&op.view, node);
+            op.waits.push((to, Kind::Probe));
+            self.post(desk, (op.serial, Kind::Probe), to, Request::Status);
+        }
+        if let (false, Some(token)) = (effects.release.is_empty(), self.token.clone()) {
+            for seat in effects.release.iter() {
+                let (key, token) = (key(), token.clone());
+                let to = home(&op.view, placement.node(seat));
+                let request = Request::Release { key, token };
+                self.post(desk, (op.serial, Kind::Farewell), to, request);
+            }
+        }
+        if let Some(lease) = &mut self.lease {
+            lease.take_in(&op.view, &placement, (has, effects.disowned));
+            if lease.view != op.view {
+                op.holders = op.holders.minus(effects.disowned).union(has);
+            }
+        }
+        op.waits.sort_unstable();
+        match effects.outcome {
+            None => self.op = Some(op),
+            Some(Outcome::Attempt(result)) => self.conclude(desk, op, result),
+            Some(Outcome::Renewal(extension)) => self.renewed(desk, op, &extension),
+            Some(Outcome::Release(farewell)) => desk.model.see(match farewell {
+                Farewell::Released => Seen::Released,
+                _ => Seen::ReleasedTooLate,
+            }),
+        }
+    }
+
+    fn confirmed_at(&self, desk: &Desk<'_>, op: &Op) -> Instant {
+        if desk.model.scenario.is(Mutant::NoConfirmation) {
+            return desk.now();
+        }
+        if is_confirmed_by_votes(&op.view, &op.running.placement()) {
+            return at(op.t0);
+        }
+        Instant::from_nanos(op.view.confirmed_at(|node| {
+            let seen = self.seen_at[home(&op.view, node)];
+            seen.map_or(0, |tick| at(tick).as_nanos())
+        }))
+    }
+
+    pub(crate) fn post(
+        &self,
+        desk: &mut Desk<'_>,
+        (serial, kind): (u8, Kind),
+        to: usize,
+        request: Request,
+    ) {
+        let address = Address {
+            client: desk.who,
+            node: to,
+            attempt: self.attempts,
+            serial,
+            kind,
+            is_reply: false,
+            is_echo: false,
+        };
+        let body = Body::Ask(request);
+        desk.outbox.push(Letter {
+            address,
+            is_late: false,
+            body,
+        });
+    }
+}
+
+/// Where the key's replicas are the whole cluster, the votes themselves confirm the
+/// view, as of the operation's start.
+pub(crate) fn is_confirmed_by_votes(view: &View, placement: &Placement) -> bool {
+    view.len() == placement.nodes().len()
+}

@@ -1,0 +1,71 @@
+//! The machines of the three operations as one type.
+
+use ringlock_proto::node::message::Request;
+use ringlock_proto::operation::acquire::{Attempt, Grant, Refused};
+use ringlock_proto::operation::extend::{Extension, Renewal};
+use ringlock_proto::operation::machine::{Effects, Event, Machine, Step};
+use ringlock_proto::operation::release::{Farewell, Release};
+use ringlock_proto::quorum::{Placement, Seat};
+use ringlock_proto::time::Instant;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Running {
+    Attempt(Attempt),
+    Renewal(Renewal),
+    Release(Release),
+}
+
+pub(crate) enum Outcome {
+    Attempt(Result<Grant, Refused>),
+    Renewal(Extension),
+    Release(Farewell),
+}
+
+fn wrapped<O>(effects: Effects<O>, wrap: impl FnOnce(O) -> Outcome) -> Effects<Outcome> {
+    Effects {
+        send: effects.send,
+        probe: effects.probe,
+        release: effects.release,
+        acknowledged: effects.acknowledged,
+        vouching: effects.vouching,
+        disowned: effects.disowned,
+        outcome: effects.outcome.map(wrap),
+    }
+}
+
+impl Running {
+    pub(crate) fn on(
+        &mut self,
+        now: Instant,
+        confirmed_at: Instant,
+        event: Event,
+    ) -> Effects<Outcome> {
+        match self {
+            Self::Attempt(machine) => {
+                wrapped(machine.on(now, confirmed_at, event), Outcome::Attempt)
+            }
+            Self::Renewal(machine) => {
+                wrapped(machine.on(now, confirmed_at, event), Outcome::Renewal)
+            }
+            Self::Release(machine) => {
+                wrapped(machine.on(now, confirmed_at, event), Outcome::Release)
+            }
+        }
+    }
+
+    pub(crate) fn request(&self, step: Step, to: Seat) -> Request {
+        match self {
+            Self::Attempt(machine) => machine.request(step, to),
+            Self::Renewal(machine) => machine.request(step, to),
+            Self::Release(machine) => machine.request(step, to),
+        }
+    }
+
+    pub(crate) fn placement(&self) -> Placement {
+        match self {
+            Self::Attempt(machine) => *machine.placement(),
+            Self::Renewal(machine) => *machine.placement(),
+            Self::Release(machine) => *machine.placement(),
+        }
+    }
+}

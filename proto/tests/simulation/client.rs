@@ -1,0 +1,436 @@
+//! A client: its users' work, and how it follows the cluster's views.
+//!
+//! It learns of views from STALE answers, reads their documents from the nodes
+//! that serve them, moves only to higher views, and helps nodes that are behind.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use ringlock_proto::lease_record::carry::{Basis, transfer};
+use ringlock_proto::lease_record::known::Known;
+use ringlock_proto::membership::transition::adopt;
+use ringlock_proto::membership::view::View;
+use ringlock_proto::node::message::{NodeStatus, Request, Standing, ViewId};
+use ringlock_proto::operation::machine::Event;
+use ringlock_proto::quorum::Placement;
+use ringlock_proto::time::Instant;
+use ringlock_ring::NodeIndex;
+
+use crate::core::{Core, Wish};
+use crate::errands::Errand;
+use crate::history::{Deed, MS, Time};
+use crate::leases::{Lease, State};
+use crate::mutants::Mutant;
+use crate::operations::{Operation, Running};
+use crate::server::index_of;
+
+/// A timer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Alarm {
+    /// A user of the client arrives.
+    Work,
+    /// Another attempt.
+    Retry(Plan),
+    /// A lease must be kept alive.
+    Tend(u64),
+    /// A user extends a lease at a random time.
+    Fidget(u64),
+    /// A user has finished.
+    Finish(u64),
+    /// A lease may be over.
+    Lapse(u64),
+    /// The nodes of an operation have had enough time to answer.
+    GiveUp(u64),
+    /// The node of an errand has had enough time to answer.
+    Errand(u64),
+    /// A check of the cluster, if the client is unsure of it.
+    Look,
+    /// A coordinator has waited long enough for answers, or for its next step.
+    Round(u64),
+}
+
+/// How a user finishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Release,
+    Drop,
+    Lapse,
+}
+
+/// A user's plan.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) key: usize,
+    pub(crate) ttl: Duration,
+    pub(crate) attempts: u32,
+    pub(crate) most_attempts: u32,
+    pub(crate) keeps_alive: bool,
+    pub(crate) fidgets: bool,
+    pub(crate) hold: Duration,
+    pub(crate) ending: Ending,
+}
+
+/// The nodes of one view, and when each was last seen to serve it.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    pub(crate) view: Arc<View>,
+    nodes: Vec<usize>,
+    seen_at: RefCell<Vec<u64>>,
+}
+
+impl Fleet {
+    fn new(view: Arc<View>) -> Rc<Self> {
+        let nodes: Vec<usize> = view.members().map(|node| index_of(&node.name)).collect();
+        let seen_at = RefCell::new(vec![0; nodes.len()]);
+        Rc::new(Self {
+            view,
+            nodes,
+            seen_at,
+        })
+    }
+
+    pub(crate) fn server(&self, node: NodeIndex) -> usize {
+        self.nodes[node.get()]
+    }
+
+    pub(crate) fn member(&self, server: usize) -> Option<NodeIndex> {
+        let index = self.nodes.iter().position(|&node| node == server)?;
+        Some(NodeIndex::new(index as u16))
+    }
+
+    pub(crate) fn saw(&self, node: NodeIndex, sent_at: Instant) {
+        let seen = &mut self.seen_at.borrow_mut()[node.get()];
+        *seen = (*seen).max(sent_at.as_nanos());
+    }
+
+    pub(crate) fn confirmed_at(&self) -> Instant {
+        let seen = self.seen_at.borrow();
+        Instant::from_nanos(self.view.confirmed_at(|node| seen[node.get()]))
+    }
+
+    /// The nodes to ask for a STATUS in addition to the placement, as the router does.
+    pub(crate) fn probes(&self, placement: &Placement, t0: Instant) -> Vec<NodeIndex> {
+        let fresh_since = t0 - self.view.view_lease() / 2;
+        if self.confirmed_at() >= fresh_since {
+            return Vec::new();
+        }
+        let seen = self.seen_at.borrow();
+        let nodes = (0..self.nodes.len()).map(|node| NodeIndex::new(node as u16));
+        nodes
+            .filter(|&node| placement.seat(node).is_none())
+            .filter(|&node| seen[node.get()] < fresh_since.as_nanos())
+            .collect()
+    }
+}
+
+/// One router.
+pub(crate) struct Client {
+    pub(crate) host: usize,
+    pub(crate) fleet: Option<Rc<Fleet>>,
+    pub(crate) leases: BTreeMap<u64, Lease>,
+    pub(crate) operations: BTreeMap<u64, Operation>,
+    pub(crate) errands: BTreeMap<u64, Errand>,
+    /// Keys to acquire one after the other, once each.
+    pub(crate) sweep: Option<Vec<usize>>,
+    /// It extends continuously, to the longest ttl, and never lacks confirmation.
+    pub(crate) is_eager: bool,
+    is_unsure: bool,
+    /// Views whose documents it has requested, and nodes that it has helped.
+    asked: BTreeSet<ViewId>,
+    helped: BTreeMap<usize, Instant>,
+}
+
+/// Keys that all clients contend for.
+const HOT_KEYS: usize = 8;
+
+/// Minimum interval between two helps to a node.
+const HELP_EVERY: Duration = Duration::from_millis(50);
+
+impl Client {
+    pub(crate) fn new(host: usize) -> Self {
+        Self {
+            host,
+            fleet: None,
+            leases: BTreeMap::new(),
+            operations: BTreeMap::new(),
+            errands: BTreeMap::new(),
+            sweep: None,
+            is_eager: false,
+            is_unsure: true,
+            asked: BTreeSet::new(),
+            helped: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn start(&mut self, core: &mut Core, users: usize) {
+        self.look(core);
+        for _ in 0..users {
+            self.rest(core, 300);
+        }
+    }
+
+    /// Leases that are valid now, and their keys.
+    pub(crate) fn valid(&self, core: &Core) -> Vec<(u64, usize)> {
+        let now = core.local(self.host);
+        let is_valid = |lease: &Lease| lease.state == State::Held && now < lease.valid_until;
+        let valid = self.leases.iter().filter(|(_, lease)| is_valid(lease));
+        valid.map(|(&id, lease)| (id, lease.plan.key)).collect()
+    }
+
+    pub(crate) fn on_alarm(&mut self, core: &mut Core, alarm: Alarm) {
+        match alarm {
+            Alarm::Work => self.work(core),
+            Alarm::Retry(plan) => self.attempt(core, plan),
+            Alarm::Tend(lease) => self.tend(core, lease),
+            Alarm::Fidget(lease) => self.fidget(core, lease),
+            Alarm::Finish(lease) => self.finish(core, lease),
+            Alarm::Lapse(lease) => self.lapse(core, lease),
+            Alarm::GiveUp(operation) => self.give_up(core, operation),
+            Alarm::Errand(errand) => self.run_errand(core, errand),
+            Alarm::Look => self.look(core),
+            Alarm::Round(_) => {}
+        }
+    }
+
+    /// The next user arrives after a while.
+    pub(crate) fn rest(&mut self, core: &mut Core, most_ms: Time) {
+        let pause = if self.sweep.is_some() {
+            0
+        } else {
+            core.between(1, most_ms)
+        };
+        let at = core.local(self.host) + Duration::from_millis(pause);
+        core.wake(self.host, at, Alarm::Work);
+    }
+
+    fn work(&mut self, core: &mut Core) {
+        if let Some(keys) = &mut self.sweep {
+            if let Some(key) = keys.pop() {
+                let plan = Plan {
+                    key,
+                    ttl: Duration::from_millis(500),
+                    attempts: 0,
+                    most_attempts: u32::MAX,
+                    keeps_alive: false,
+                    fidgets: false,
+                    hold: Duration::ZERO,
+                    ending: Ending::Release,
+                };
+                self.attempt(core, plan);
+            }
+            return;
+        }
+        if core.is_healed {
+            return;
+        }
+        let Some(fleet) = &self.fleet else {
+            return self.rest(core, 200);
+        };
+        let max_ttl = fleet.view.max_ttl();
+        let key = if core.chance(0.75) {
+            core.random.random_range(0..HOT_KEYS)
+        } else {
+            core.random.random_range(0..core.keys.len())
+        };
+        let ttl = if core.chance(0.5) {
+            max_ttl
+        } else {
+            Duration::from_millis(core.between(100, max_ttl.as_millis() as Time))
+        };
+        let ending = match core.random.random_range(0..10) {
+            0..4 => Ending::Release,
+            4..6 => Ending::Drop,
+            _ => Ending::Lapse,
+        };
+        if self.is_eager {
+            let plan = Plan {
+                key,
+                ttl: max_ttl,
+                attempts: 0,
+                most_attempts: 100,
+                keeps_alive: true,
+                fidgets: true,
+                hold: Duration::from_millis(core.between(1_000, 8_000)),
+                ending: Ending::Lapse,
+            };
+            return self.attempt(core, plan);
+        }
+        let plan = Plan {
+            key,
+            ttl,
+            attempts: 0,
+            most_attempts: core.random.random_range(4..40),
+            keeps_alive: core.chance(0.3),
+            fidgets: core.chance(0.3),
+            hold: Duration::from_millis(core.between(1, 2_500)),
+            ending,
+        };
+        self.attempt(core, plan);
+    }
+
+    /// Uses `view` from now on: attempts are made again, leases are carried over.
+    pub(crate) fn move_up(&mut self, core: &mut Core, view: Arc<View>) {
+        let epoch = view.id().epoch;
+        let known = self.fleet.as_ref().map_or(0, |fleet| fleet.view.id().epoch);
+        if epoch <= known {
+            return;
+        }
+        core.tally.moves += 1;
+        let client = self.host;
+        core.note(Deed::Moved { client, epoch });
+        let fleet = Fleet::new(view);
+        self.fleet = Some(Rc::clone(&fleet));
+        for lease in self.leases.values_mut() {
+            if lease.state == State::Held {
+                carry(core, lease, &fleet);
+            }
+        }
+        let open: Vec<u64> = self
+            .operations
+            .iter()
+            .filter(|(_, operation)| !operation.is_over)
+            .map(|(&id, _)| id)
+            .collect();
+        for id in open {
+            let Some(operation) = self.operations.get_mut(&id) else {
+                continue;
+            };
+            if !matches!(operation.running, Running::Attempt(_)) {
+                // Its answers may still show which nodes hold the entry.
+                operation.is_over = !matches!(operation.running, Running::Release(_));
+                continue;
+            }
+            let lease = operation.lease;
+            self.feed(core, id, Event::Abandoned);
+            if let Some(operation) = self.operations.get_mut(&id) {
+                operation.is_over = true;
+            }
+            let plan = self.leases.get_mut(&lease).map(|lease| {
+                lease.state = State::Over;
+                lease.plan
+            });
+            if let Some(plan) = plan {
+                self.attempt(core, plan);
+            }
+        }
+    }
+
+    /// A node serves another view than the client uses, or none.
+    pub(crate) fn heard_stale(&mut self, core: &mut Core, node: usize, serving: Option<ViewId>) {
+        let own = self.fleet.as_ref().map(|fleet| fleet.view.id());
+        match (serving, own) {
+            (Some(view), _) if own.is_none_or(|own| own.epoch < view.epoch) => {
+                if self.asked.insert(view) {
+                    self.ask(core, node, Errand::Document(view), Request::Document);
+                }
+            }
+            (Some(view), Some(own)) if own == view => {}
+            (serving, Some(_)) => {
+                self.help(core, node);
+                if serving.is_none() {
+                    core.wishes.push(Wish::Readmit(self.host));
+                }
+            }
+            (_, None) => {}
+        }
+    }
+
+    pub(crate) fn heard_document(&mut self, core: &mut Core, id: ViewId, text: Option<&str>) {
+        self.asked.remove(&id);
+        match text.and_then(|text| core.read(id, text)) {
+            Some(view) => self.move_up(core, view),
+            None => self.is_unsure = true,
+        }
+    }
+
+    /// A node reported its status, asked at `sent_at`.
+    pub(crate) fn heard_status(
+        &mut self,
+        core: &mut Core,
+        (node, sent_at): (usize, Instant),
+        status: &NodeStatus,
+    ) {
+        let serving = match status.standing() {
+            Standing::Serving(view) => Some(view),
+            Standing::Absent | Standing::Quarantined => None,
+        };
+        if let Some(fleet) = self.fleet.clone()
+            && serving == Some(fleet.view.id())
+            && let Some(member) = fleet.member(node)
+        {
+            fleet.saw(member, sent_at);
+        }
+        self.heard_stale(core, node, serving);
+    }
+
+    /// Gives the view to a node that is behind: the view is decided.
+    fn help(&mut self, core: &mut Core, node: usize) {
+        let Some(fleet) = self.fleet.clone() else {
+            return;
+        };
+        let now = core.local(self.host);
+        let last = self.helped.get(&node).copied().unwrap_or_default();
+        if now < last + HELP_EVERY {
+            return;
+        }
+        if let Some(member) = fleet.member(node) {
+            self.helped.insert(node, now);
+            self.ask(core, node, Errand::Help, adopt(&fleet.view, member));
+        }
+    }
+
+    /// An operation of the client failed: it checks the cluster soon.
+    pub(crate) fn doubt(&mut self) {
+        self.is_unsure = true;
+    }
+
+    fn look(&mut self, core: &mut Core) {
+        let is_eager = self.is_eager && !core.is_healed;
+        if std::mem::take(&mut self.is_unsure) || self.fleet.is_none() || is_eager {
+            self.asked.clear();
+            let nodes = match &self.fleet {
+                Some(fleet) => fleet.nodes.clone(),
+                None => (0..core.servers.len()).collect(),
+            };
+            let now = core.local(self.host);
+            for node in nodes {
+                self.ask(core, node, Errand::Status(now), Request::Status);
+            }
+        }
+        let pause = if is_eager {
+            core.between(20 * MS, 60 * MS)
+        } else {
+            core.between(200 * MS, 600 * MS)
+        };
+        let at = core.local(self.host) + Duration::from_nanos(pause);
+        core.wake(self.host, at, Alarm::Look);
+    }
+}
+
+fn carry(core: &Core, lease: &mut Lease, fleet: &Rc<Fleet>) {
+    let (old, footing) = (Rc::clone(&lease.fleet), lease.footing);
+    let (last, placement) = &lease.base;
+    let key = &core.keys[lease.plan.key];
+    let is_last = Rc::ptr_eq(last, &old);
+    let basis = Basis {
+        view: &last.view,
+        placement: *placement,
+        known: if is_last { footing.known } else { Known::NONE },
+    };
+    let mut carried = basis.carry(&fleet.view, key);
+    let (from, at) = (&footing.placement, &carried.placement);
+    if !is_last {
+        let here = |seats| transfer(&old.view, from, seats, &fleet.view, at);
+        carried.known = footing.known.map(here);
+    }
+    if core.is(Mutant::AnyNonce) {
+        let here = |seats| Core::by_name((&old.view, from, seats), (&fleet.view, at));
+        carried.known = footing.known.map(here);
+    }
+    lease.footing = carried;
+    lease.fleet = Rc::clone(fleet);
+}

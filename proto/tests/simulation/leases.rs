@@ -1,0 +1,401 @@
+//! A client's leases, and what their users and the keeper do with them.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use rand::RngExt;
+use ringlock_proto::backoff::Backoff;
+use ringlock_proto::lease::{Fence, Token, Ttl};
+use ringlock_proto::lease_record::carry::{Footing, transfer};
+use ringlock_proto::lease_record::known::Known;
+use ringlock_proto::operation::acquire::{Attempt, Claim, Grant, Refused, Shortfall};
+use ringlock_proto::operation::extend::{Extension, Prolongation, Renewal};
+use ringlock_proto::operation::machine::Refusal;
+use ringlock_proto::operation::release::Release;
+use ringlock_proto::quorum::{Placement, Seats};
+use ringlock_proto::time::Instant;
+
+use crate::client::{Alarm, Client, Ending, Fleet, Plan};
+use crate::core::{Core, Wish};
+use crate::errands::Owed;
+use crate::history::Deed;
+use crate::operations::Running;
+use crate::server::number;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Asking,
+    Held,
+    Over,
+}
+
+/// One lease, from before its attempt until after its release.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) plan: Plan,
+    token: Token,
+    pub(crate) ttl: Ttl,
+    /// The view that it is in now, and what it is based on there.
+    pub(crate) fleet: Rc<Fleet>,
+    pub(crate) footing: Footing,
+    /// The view and the placement of its last quorum.
+    pub(crate) base: (Rc<Fleet>, Placement),
+    pub(crate) state: State,
+    fence: Option<Fence>,
+    pub(crate) valid_until: Instant,
+    renew_at: Instant,
+    /// Servers that were ever sent the token.
+    pub(crate) sent: u32,
+}
+
+/// As in the router: 5 % of the ttl, within bounds.
+pub(crate) fn node_timeout(ttl: Ttl) -> Duration {
+    (ttl.get() / 20).clamp(Duration::from_millis(50), Duration::from_secs(1))
+}
+
+impl Lease {
+    /// Records which nodes have the entry and which lack it, as an operation under
+    /// `fleet` learned.
+    pub(crate) fn heard(
+        &mut self,
+        fleet: &Rc<Fleet>,
+        placement: &Placement,
+        has: Known,
+        lacks: Seats,
+    ) {
+        let here = |seats| {
+            if Rc::ptr_eq(fleet, &self.fleet) {
+                return seats;
+            }
+            let at = &self.footing.placement;
+            transfer(&fleet.view, placement, seats, &self.fleet.view, at)
+        };
+        self.footing.known = self.footing.known.union(has.map(here)).minus(here(lacks));
+    }
+}
+
+impl Client {
+    pub(crate) fn attempt(&mut self, core: &mut Core, mut plan: Plan) {
+        let Some(fleet) = self.fleet.clone() else {
+            let at = core.local(self.host) + Backoff::CONTENTION.cap;
+            return core.wake(self.host, at, Alarm::Retry(plan));
+        };
+        core.tally.attempts += 1;
+        plan.attempts += 1;
+        let max_ttl = fleet.view.max_ttl();
+        let ttl = Ttl::new(plan.ttl.min(max_ttl), max_ttl).unwrap();
+        let id = core.fresh();
+        let token = Token::new(id.into(), None);
+        let key = core.keys[plan.key].clone();
+        let placement = fleet.view.place(&key);
+        let t0 = core.local(self.host);
+        let claim = Claim {
+            view: fleet.view.id(),
+            view_lease: fleet.view.view_lease(),
+            key,
+            token: token.clone(),
+            ttl,
+            placement,
+            t0,
+        };
+        let lease = Lease {
+            plan,
+            token,
+            ttl,
+            fleet: Rc::clone(&fleet),
+            footing: Footing {
+                placement,
+                established: 0,
+                known: Known::NONE,
+            },
+            base: (fleet, placement),
+            state: State::Asking,
+            fence: None,
+            valid_until: Instant::default(),
+            renew_at: Instant::default(),
+            sent: 0,
+        };
+        self.leases.insert(id, lease);
+        let key = plan.key;
+        core.note(Deed::Began { lease: id, key });
+        self.begin(core, id, Running::Attempt(Box::new(Attempt::new(claim))));
+    }
+
+    pub(crate) fn granted(&mut self, core: &mut Core, id: u64, grant: &Grant) {
+        core.tally.granted += 1;
+        let now = core.local(self.host);
+        let Some(lease) = self.leases.get_mut(&id) else {
+            return;
+        };
+        lease.state = State::Held;
+        lease.fence = Some(grant.fence);
+        lease.valid_until = grant.valid_until;
+        lease.footing.established = lease.footing.placement.groups().count();
+        let is_exclusive = core.is_exclusive(id, &core.keys[lease.plan.key]);
+        let until = core.hosts[self.host].clock.when(grant.valid_until);
+        core.note(Deed::Granted {
+            lease: id,
+            fence: grant.fence.get(),
+            until,
+            is_exclusive,
+        });
+        let owner = lease.footing.placement.nodes()[0];
+        core.wishes.push(Wish::Granted(lease.fleet.server(owner)));
+        let plan = lease.plan;
+        if plan.keeps_alive {
+            let first = lease.ttl.get() / 3;
+            lease.renew_at = now + first.mul_f64(1.0 - core.random.random::<f64>() / 2.0);
+            core.wake(self.host, lease.renew_at, Alarm::Tend(id));
+        }
+        if plan.fidgets {
+            core.wake(self.host, now + plan.hold / 3, Alarm::Fidget(id));
+        }
+        core.wake(self.host, grant.valid_until, Alarm::Lapse(id));
+        if self.sweep.is_some() {
+            core.swept += 1;
+            core.note(Deed::Swept { key: plan.key });
+            return self.finish(core, id);
+        }
+        core.wake(self.host, now + plan.hold, Alarm::Finish(id));
+    }
+
+    pub(crate) fn refused(&mut self, core: &mut Core, id: u64, refused: &Refused) {
+        let Some(lease) = self.leases.get_mut(&id) else {
+            return;
+        };
+        lease.state = State::Over;
+        let plan = lease.plan;
+        let rivals = refused
+            .refusals
+            .iter()
+            .filter_map(|(_, refusal)| match refusal {
+                Refusal::Busy(Some(rival)) => rival.remaining,
+                _ => None,
+            });
+        let remaining = rivals.max();
+        core.tally.contended += u64::from(remaining.is_some());
+        if refused.shortfall == Shortfall::Unconfirmed || remaining.is_none() {
+            self.doubt();
+        }
+        if plan.attempts >= plan.most_attempts || core.is_healed && self.sweep.is_none() {
+            return self.rest(core, 400);
+        }
+        let random = core.random.random();
+        let wait = match remaining {
+            // As if it were notified of the end.
+            Some(left) => left
+                .max(Duration::from_millis(1))
+                .min(Backoff::SPLIT.wait(plan.attempts, random)),
+            None => Backoff::CONTENTION.wait(plan.attempts, random),
+        };
+        let at = core.local(self.host) + wait;
+        core.wake(self.host, at, Alarm::Retry(plan));
+    }
+
+    /// Starts an extend to `ttl`.
+    fn extend(&mut self, core: &mut Core, id: u64, ttl: Duration) {
+        let now = core.local(self.host);
+        let Some(lease) = self.leases.get(&id) else {
+            return;
+        };
+        let Some(fence) = lease.fence.filter(|_| now < lease.valid_until) else {
+            return;
+        };
+        core.tally.extends += 1;
+        let (view, footing) = (&lease.fleet.view, lease.footing);
+        let max_ttl = view.max_ttl();
+        for seat in footing.known.seen.iter() {
+            let node = footing.placement.node(seat);
+            core.note(Deed::Relied {
+                lease: id,
+                node: lease.fleet.server(node),
+                nonce: number(view.nonce(node)),
+            });
+        }
+        let terms = Prolongation {
+            view: view.id(),
+            view_lease: view.view_lease(),
+            key: core.keys[lease.plan.key].clone(),
+            token: lease.token.clone(),
+            fence,
+            ttl: Ttl::new(ttl.min(max_ttl), max_ttl).unwrap(),
+            placement: footing.placement,
+            established: footing.established,
+            known: footing.known,
+            valid_until: lease.valid_until,
+            t0: now,
+        };
+        self.begin(core, id, Running::Renewal(Box::new(Renewal::new(terms))));
+    }
+
+    pub(crate) fn renewed(
+        &mut self,
+        core: &mut Core,
+        id: u64,
+        fleet: &Rc<Fleet>,
+        (placement, t0): (Placement, Instant),
+        extension: &Extension,
+    ) {
+        let now = core.local(self.host);
+        let Some(lease) = self.leases.get_mut(&id) else {
+            return;
+        };
+        if lease.state != State::Held {
+            return;
+        }
+        match extension {
+            Extension::Extended(until) => {
+                core.tally.extended += 1;
+                let granted = lease.fence.map(Fence::epoch);
+                core.tally.carried += u64::from(granted != Some(fleet.view.id().epoch));
+                lease.valid_until = lease.valid_until.max(*until);
+                lease.base = (Rc::clone(fleet), placement);
+                lease.footing.established = placement.groups().count();
+                lease.renew_at = now + lease.ttl.get() / 3;
+                let is_exclusive = core.is_exclusive(id, &core.keys[lease.plan.key]);
+                let clock = &core.hosts[self.host].clock;
+                let (began, until) = (clock.when(t0), clock.when(lease.valid_until));
+                core.note(Deed::Extended {
+                    lease: id,
+                    began,
+                    until,
+                    is_exclusive,
+                });
+            }
+            Extension::Unchanged { .. } => self.doubt(),
+            Extension::Lost { .. } => {
+                core.tally.lost += 1;
+                self.end(core, id);
+            }
+        }
+    }
+
+    /// A random held lease, its key and its token.
+    pub(crate) fn any_held(&self) -> Option<(u64, usize, Token)> {
+        let mut held = self.leases.iter();
+        let (id, lease) = held.find(|(_, lease)| lease.state == State::Held)?;
+        Some((*id, lease.plan.key, lease.token.clone()))
+    }
+
+    fn is_held(&self, id: u64) -> bool {
+        self.leases.get(&id).map(|lease| lease.state) == Some(State::Held)
+    }
+
+    pub(crate) fn tend(&mut self, core: &mut Core, id: u64) {
+        let now = core.local(self.host);
+        let Some(lease) = self.leases.get_mut(&id) else {
+            return;
+        };
+        if lease.state != State::Held || !lease.plan.keeps_alive {
+            return;
+        }
+        let is_due = lease.renew_at <= now;
+        if is_due {
+            lease.renew_at = now + node_timeout(lease.ttl);
+        }
+        let (next, ttl) = (lease.renew_at, lease.ttl.get());
+        if is_due {
+            self.extend(core, id, ttl);
+        }
+        let next = next.min(now + ttl / 3).max(now + Duration::from_millis(1));
+        core.wake(self.host, next, Alarm::Tend(id));
+    }
+
+    pub(crate) fn fidget(&mut self, core: &mut Core, id: u64) {
+        let Some(lease) = self.leases.get(&id) else {
+            return;
+        };
+        if lease.state != State::Held || !lease.plan.fidgets {
+            return;
+        }
+        let most = lease.fleet.view.max_ttl().as_millis() as u64;
+        let (least, most_pause) = if self.is_eager { (most, 60) } else { (60, 400) };
+        let ttl = Duration::from_millis(core.between(least, most));
+        self.extend(core, id, ttl);
+        let pause = Duration::from_millis(core.between(5, most_pause));
+        let at = core.local(self.host) + pause;
+        core.wake(self.host, at, Alarm::Fidget(id));
+    }
+
+    /// The user has finished with a lease.
+    pub(crate) fn finish(&mut self, core: &mut Core, id: u64) {
+        if !self.is_held(id) {
+            return;
+        }
+        let Some(lease) = self.leases.get_mut(&id) else {
+            return;
+        };
+        match lease.plan.ending {
+            Ending::Lapse => {
+                lease.plan.keeps_alive = false;
+                lease.plan.fidgets = false;
+            }
+            Ending::Drop => self.end(core, id),
+            Ending::Release => {
+                let key = core.keys[lease.plan.key].clone();
+                let (token, placement) = (lease.token.clone(), lease.footing.placement);
+                let here = |seat| lease.fleet.server(placement.node(seat));
+                let there = placement.seats().iter().map(here).map(|node| 1 << node);
+                let elsewhere = lease.sent & !there.fold(0, |all: u32, one: u32| all | one);
+                lease.state = State::Over;
+                core.tally.releases += 1;
+                core.note(Deed::Ended { lease: id });
+                let now = core.local(self.host);
+                let release = Release::new(key, token, placement, now);
+                self.begin(core, id, Running::Release(Box::new(release)));
+                self.release_from(core, id, elsewhere);
+                self.rest(core, 300);
+            }
+        }
+    }
+
+    pub(crate) fn lapse(&mut self, core: &mut Core, id: u64) {
+        let now = core.local(self.host);
+        if !self.is_held(id) {
+            return;
+        }
+        let until = self.leases[&id].valid_until;
+        if now >= until {
+            return self.end(core, id);
+        }
+        core.wake(self.host, until, Alarm::Lapse(id));
+    }
+
+    /// The lease is over: every node that was ever sent it gets a RELEASE.
+    fn end(&mut self, core: &mut Core, id: u64) {
+        let Some(lease) = self.leases.get_mut(&id) else {
+            return;
+        };
+        lease.state = State::Over;
+        let sent = lease.sent;
+        core.note(Deed::Ended { lease: id });
+        self.release_from(core, id, sent);
+        if !self.operations.values().any(|other| other.lease == id) {
+            self.leases.remove(&id);
+        }
+        self.rest(core, 300);
+    }
+
+    fn release_from(&mut self, core: &mut Core, id: u64, nodes: u32) {
+        for node in 0..core.servers.len() {
+            if nodes & 1 << node != 0 {
+                self.release_at(core, id, node);
+            }
+        }
+    }
+
+    pub(crate) fn release_at(&mut self, core: &mut Core, id: u64, node: usize) {
+        let Some(lease) = self.leases.get(&id) else {
+            return;
+        };
+        let owed = Owed {
+            node,
+            key: core.keys[lease.plan.key].clone(),
+            token: lease.token.clone(),
+            until: core.local(self.host) + lease.fleet.view.longest_ttl(),
+            tries: 0,
+            is_out: false,
+        };
+        self.owe(core, owed);
+    }
+}

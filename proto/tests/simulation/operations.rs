@@ -1,0 +1,264 @@
+//! The machines that acquire, extend and release leases, and the driver around
+//! them.
+
+use std::rc::Rc;
+
+use ringlock_proto::lease_record::known::Known;
+use ringlock_proto::node::message::{NodeError, NodeErrorKind, Reply, Request, Standing};
+use ringlock_proto::operation::acquire::{Attempt, Grant, Refused};
+use ringlock_proto::operation::extend::{Extension, Renewal};
+use ringlock_proto::operation::machine::{Effects, Event, Machine, Step, vouches_for};
+use ringlock_proto::operation::release::{Farewell, Release};
+use ringlock_proto::quorum::{Placement, Seat};
+use ringlock_proto::time::Instant;
+
+use crate::client::{Alarm, Client, Fleet};
+use crate::core::Core;
+use crate::leases::{State, node_timeout};
+use crate::network::{Answered, Ticket};
+
+/// A machine in progress.
+#[derive(Debug)]
+pub(crate) enum Running {
+    Attempt(Box<Attempt>),
+    Renewal(Box<Renewal>),
+    Release(Box<Release>),
+}
+
+enum Outcome {
+    Attempt(Result<Grant, Refused>),
+    Renewal(Extension),
+    Release,
+}
+
+#[derive(Debug)]
+pub(crate) struct Operation {
+    pub(crate) lease: u64,
+    fleet: Rc<Fleet>,
+    t0: Instant,
+    pub(crate) running: Running,
+    /// Nodes that have not answered yet, each with its deadline.
+    waits: Vec<(usize, Step, Instant)>,
+    /// No caller waits for its outcome.
+    pub(crate) is_over: bool,
+}
+
+impl Running {
+    fn machine(&self) -> &dyn Asks {
+        match self {
+            Self::Attempt(machine) => &**machine,
+            Self::Renewal(machine) => &**machine,
+            Self::Release(machine) => &**machine,
+        }
+    }
+
+    fn on(&mut self, now: Instant, confirmed_at: Instant, event: Event) -> Effects<Outcome> {
+        match self {
+            Self::Attempt(machine) => {
+                as_outcome(machine.on(now, confirmed_at, event), Outcome::Attempt)
+            }
+            Self::Renewal(machine) => {
+                as_outcome(machine.on(now, confirmed_at, event), Outcome::Renewal)
+            }
+            Self::Release(machine) => {
+                let outcome = |_: Farewell| Outcome::Release;
+                as_outcome(machine.on(now, confirmed_at, event), outcome)
+            }
+        }
+    }
+}
+
+/// The part of a machine that does not depend on its outcome type.
+trait Asks {
+    fn places(&self) -> &Placement;
+    fn asks(&self, step: Step, seat: Seat) -> Request;
+}
+
+impl<M: Machine> Asks for M {
+    fn places(&self) -> &Placement {
+        self.placement()
+    }
+
+    fn asks(&self, step: Step, seat: Seat) -> Request {
+        self.request(step, seat)
+    }
+}
+
+fn as_outcome<T>(effects: Effects<T>, outcome: impl FnOnce(T) -> Outcome) -> Effects<Outcome> {
+    Effects {
+        send: effects.send,
+        probe: effects.probe,
+        release: effects.release,
+        acknowledged: effects.acknowledged,
+        vouching: effects.vouching,
+        disowned: effects.disowned,
+        outcome: effects.outcome.map(outcome),
+    }
+}
+
+impl Client {
+    pub(crate) fn begin(&mut self, core: &mut Core, lease: u64, running: Running) {
+        let fleet = Rc::clone(&self.leases[&lease].fleet);
+        let t0 = core.local(self.host);
+        let probes = match running {
+            Running::Release(_) => Vec::new(),
+            _ => fleet.probes(running.machine().places(), t0),
+        };
+        let operation = Operation {
+            lease,
+            fleet,
+            t0,
+            running,
+            waits: Vec::new(),
+            is_over: false,
+        };
+        let id = core.fresh();
+        self.operations.insert(id, operation);
+        self.feed(core, id, Event::Start { probes });
+    }
+
+    /// Passes an event to the machine of an operation, and executes its effects.
+    pub(crate) fn feed(&mut self, core: &mut Core, id: u64, event: Event) {
+        let Some(operation) = self.operations.get_mut(&id) else {
+            return;
+        };
+        let now = core.local(self.host);
+        let confirmed_at = operation.fleet.confirmed_at();
+        let effects = operation.running.on(now, confirmed_at, event);
+        let Some(lease) = self.leases.get_mut(&operation.lease) else {
+            return;
+        };
+        let machine = operation.running.machine();
+        let placement = *machine.places();
+        let has = Known {
+            seen: effects.acknowledged,
+            vouching: effects.vouching,
+        };
+        let lacks = effects.disowned;
+        lease.heard(&operation.fleet, &placement, has, lacks);
+        let deadline = now + node_timeout(lease.ttl);
+        let before = operation.waits.len();
+        let mut letters = Vec::new();
+        if let Some((step, seats)) = effects.send {
+            for seat in seats.iter() {
+                let node = operation.fleet.server(placement.node(seat));
+                lease.sent |= 1 << node;
+                letters.push((node, step, machine.asks(step, seat)));
+            }
+        }
+        for node in effects.probe {
+            letters.push((operation.fleet.server(node), Step::Probe, Request::Status));
+        }
+        for (node, step, request) in letters {
+            operation.waits.push((node, step, deadline));
+            let ticket = Ticket {
+                operation: id,
+                step,
+            };
+            core.send(self.host, node, ticket, request);
+        }
+        if operation.waits.len() > before {
+            core.wake(self.host, deadline, Alarm::GiveUp(id));
+        }
+        let (about, fleet) = (operation.lease, Rc::clone(&operation.fleet));
+        let t0 = operation.t0;
+        let outcome = effects.outcome.filter(|_| !operation.is_over);
+        operation.is_over |= outcome.is_some();
+        for seat in effects.release.iter() {
+            self.release_at(core, about, fleet.server(placement.node(seat)));
+        }
+        match outcome {
+            None => {}
+            Some(Outcome::Attempt(Ok(grant))) => self.granted(core, about, &grant),
+            Some(Outcome::Attempt(Err(refused))) => self.refused(core, about, &refused),
+            Some(Outcome::Renewal(extension)) => {
+                self.renewed(core, about, &fleet, (placement, t0), &extension);
+            }
+            Some(Outcome::Release) => {}
+        }
+        self.tidy(id);
+    }
+
+    /// Drops an operation for which no answer is outstanding.
+    fn tidy(&mut self, id: u64) {
+        let Some(operation) = self.operations.get(&id) else {
+            return;
+        };
+        if !(operation.is_over && operation.waits.is_empty()) {
+            return;
+        }
+        let about = operation.lease;
+        self.operations.remove(&id);
+        let is_over = self.leases.get(&about).map(|lease| lease.state) == Some(State::Over);
+        if is_over && !self.operations.values().any(|other| other.lease == about) {
+            self.leases.remove(&about);
+        }
+    }
+
+    /// An answer has arrived.
+    pub(crate) fn hear(&mut self, core: &mut Core, answered: Answered) {
+        let Ticket {
+            operation: id,
+            step,
+        } = answered.ticket;
+        let node = answered.node;
+        let Some(operation) = self.operations.get_mut(&id) else {
+            return self.hear_errand(core, answered);
+        };
+        let waited = operation
+            .waits
+            .iter()
+            .position(|&(from, of, _)| (from, of) == (node, step));
+        let (Some(waited), Some(from)) = (waited, operation.fleet.member(node)) else {
+            return;
+        };
+        operation.waits.swap_remove(waited);
+        let (about, view) = (operation.lease, operation.fleet.view.id());
+        let answer = Ok(answered.reply);
+        if vouches_for(&answer, view) {
+            operation.fleet.saw(from, operation.t0);
+        }
+        let stale = match &answer {
+            Ok(Reply::Stale(serving)) => Some(*serving),
+            Ok(Reply::Status(status)) => match status.standing() {
+                Standing::Serving(serving) if serving == view => None,
+                Standing::Serving(serving) => Some(Some(serving)),
+                Standing::Absent | Standing::Quarantined => Some(None),
+            },
+            _ => None,
+        };
+        let is_renewal = matches!(operation.running, Running::Renewal(_));
+        let is_there = matches!(answer, Ok(Reply::Kept { .. } | Reply::Made { .. }));
+        let is_over = self.leases.get(&about).map(|lease| lease.state) == Some(State::Over);
+        if is_renewal && is_there && is_over {
+            // The release has overtaken the extend.
+            self.release_at(core, about, node);
+        }
+        self.feed(core, id, Event::Answered { from, step, answer });
+        if let Some(serving) = stale {
+            self.heard_stale(core, node, serving);
+        }
+    }
+
+    /// Nodes that have not answered by now count as silent.
+    pub(crate) fn give_up(&mut self, core: &mut Core, id: u64) {
+        let now = core.local(self.host);
+        while let Some(operation) = self.operations.get_mut(&id) {
+            let late = operation.waits.iter().position(|&(.., by)| by <= now);
+            let Some(late) = late else { return };
+            let (node, step, _) = operation.waits.swap_remove(late);
+            let is_release = matches!(operation.running, Running::Release(_));
+            let about = operation.lease;
+            let Some(from) = operation.fleet.member(node) else {
+                continue;
+            };
+            let error = NodeError::new(NodeErrorKind::Timeout, "no answer");
+            let answer = Err(error);
+            let is_over = self.leases.get(&about).map(|lease| lease.state) == Some(State::Over);
+            if is_release || step == Step::Heal && is_over {
+                self.release_at(core, about, node);
+            }
+            self.feed(core, id, Event::Answered { from, step, answer });
+        }
+    }
+}
