@@ -91,7 +91,8 @@ pub struct RouterConfig {
     /// The number of consecutive grants of one key that a router's callers may have
     /// while other processes wait, at most 16. After that the router leaves the key
     /// to those for a moment. Zero counts as one.
-    pub hand_overs: u32,
+    #[serde(alias = "hand_overs")]
+    pub max_local_handoffs: u32,
     /// How long a node may take to answer about a lease, from 1ms to half of `ttl`.
     /// For a lease with a shorter ttl, half of that ttl is the limit. The default
     /// is 5 % of the lease's ttl, at least 50ms and at most 1s. Raise it if leases
@@ -127,7 +128,7 @@ impl Default for RouterConfig {
             view_lease: Duration::from_secs(10),
             wait: Duration::from_secs(10),
             max_hold: Duration::from_secs(3600),
-            hand_overs: MOST_HAND_OVERS,
+            max_local_handoffs: MAX_LOCAL_HANDOFFS,
             node_timeout: None,
             connect_timeout: Duration::from_secs(5),
             key_prefix: "ringlock:".into(),
@@ -141,7 +142,7 @@ impl Default for RouterConfig {
 
 /// The maximum number of consecutive grants: more would gain little, and keep
 /// others waiting longer.
-const MOST_HAND_OVERS: u32 = 16;
+const MAX_LOCAL_HANDOFFS: u32 = 16;
 
 /// The shortest `max_hold`: a shorter lease would be over before its caller could
 /// use it.
@@ -432,10 +433,10 @@ impl Config {
         bounded("router.max_ttl", *max_ttl)?;
         bounded("router.view_lease", *view_lease)?;
         Ttl::new(*ttl, *max_ttl).map_err(ConfigError::Ttl)?;
-        if self.router.hand_overs > MOST_HAND_OVERS {
+        if self.router.max_local_handoffs > MAX_LOCAL_HANDOFFS {
             return Err(ConfigError::Setting {
-                setting: "router.hand_overs",
-                value: self.router.hand_overs.to_string(),
+                setting: "router.max_local_handoffs",
+                value: self.router.max_local_handoffs.to_string(),
                 remedy: "must be at most 16: other processes wait for as long",
             });
         }

@@ -55,7 +55,7 @@
 //!
 //! Within a router a key passes straight from one waiter to the next: the new
 //! holder's request follows the release on the same connection, and gets its
-//! own token and fence. After 16 such hand-overs in a row (`router.hand_overs`)
+//! own token and fence. After 16 such hand-overs in a row (`router.max_local_handoffs`)
 //! the router leaves the key for a moment (a millisecond or two and two round
 //! trips) to the waiters in other processes. Between processes there is no
 //! order, only this chance: make one router per process, and clone it.

@@ -18,7 +18,7 @@ mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
 
-pub use key_watch::{Interest, Sight, Watch, Watchlist};
+pub use key_watch::{Interest, Watch, WatchEvent, Watchers};
 pub use memory::MemoryNode;
 
 /// One lock server.
@@ -40,7 +40,7 @@ pub trait Node: fmt::Debug + Send + Sync {
     /// A watch may report too often. It must not miss an event that frees the
     /// key after its first read of the key; only an expiry may be missed. A
     /// watch that cannot read the key within a second or two, or can no longer
-    /// observe it, reports [`Sight::Lost`].
+    /// observe it, reports [`WatchEvent::Lost`].
     fn watch(&self, _key: &Key) -> Option<Watch> {
         None
     }
@@ -60,7 +60,7 @@ pub trait Node: fmt::Debug + Send + Sync {
     /// No lock lasts longer than `ttl` under a view that is in force from now
     /// on. A node whose clock was stepped must not be relied upon for that
     /// long.
-    fn heed_longest_ttl(&self, _ttl: Duration) {}
+    fn set_longest_ttl(&self, _ttl: Duration) {}
 
     /// The node's address, without credentials.
     fn address(&self) -> String;

@@ -36,7 +36,7 @@ use crate::node;
 use crate::proto::membership::topology::TopologyError;
 use crate::proto::membership::transition::{Goal, Obstacle};
 use crate::proto::membership::view::View;
-use crate::proto::node::message::{NodeStatus, Reply, Request, Standing, ViewId};
+use crate::proto::node::message::{NodeState, NodeStatus, Reply, Request, ViewId};
 use crate::rebalancer::executor::Executor;
 
 /// How long nodes may block a change before the call gives up.
@@ -310,7 +310,7 @@ impl Rebalancer {
         let member = fleet.view.index_of(&peer.name);
         if let Some(member) = member {
             let is_same = status.nonce.as_ref() == Some(fleet.view.nonce(member));
-            if is_same && matches!(status.standing(), Standing::Serving(_)) {
+            if is_same && matches!(status.standing(), NodeState::Serving(_)) {
                 return Ok((peer, status));
             }
             return refuse(

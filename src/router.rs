@@ -122,7 +122,7 @@ impl Router {
     /// of the ttl to answer, at least 50 ms and at most 1 s, unless
     /// `router.node_timeout` is configured. If nodes are silent while the cluster's
     /// membership changes, it takes up to three times as long. A process that has
-    /// repeatedly held a key leaves it to others first: see `router.hand_overs`.
+    /// repeatedly held a key leaves it to others first: see `router.max_local_handoffs`.
     pub fn try_acquire(&self, key: impl AsRef<[u8]>) -> Acquire {
         Acquire::new(Arc::clone(&self.leases), key, true)
     }

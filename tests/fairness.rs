@@ -20,8 +20,8 @@ use ringlock::{Fence, Router, RouterBuilder};
 /// processes have.
 const PROCESSES: usize = 4;
 
-/// The default of `router.hand_overs`.
-const HAND_OVERS: usize = 16;
+/// The default of `router.max_local_handoffs`.
+const MAX_LOCAL_HANDOFFS: usize = 16;
 
 const HOLD: Duration = Duration::from_micros(300);
 
@@ -92,16 +92,16 @@ fn no_process_starves() {
             let rounds: Vec<usize> = fences.iter().map(Vec::len).collect();
             let runs = runs(&fences);
             let (jain, longest) = (jain(&rounds), runs.iter().max().unwrap());
-            let over = runs.iter().filter(|&&run| run > HAND_OVERS).count();
+            let over = runs.iter().filter(|&&run| run > MAX_LOCAL_HANDOFFS).count();
             println!(
-                "{arm:?} n={replicas}: {rounds:?} rounds, Jain {jain:.3}, longest run {longest}, {over} of {} runs above {HAND_OVERS}",
+                "{arm:?} n={replicas}: {rounds:?} rounds, Jain {jain:.3}, longest run {longest}, {over} of {} runs above {MAX_LOCAL_HANDOFFS}",
                 runs.len()
             );
             // On a shared machine a waiter may miss its chance, or start late.
             // If one contender gets everything, the index is 0.25, in one run.
             assert!(jain > 0.45, "{arm:?} n={replicas}: {rounds:?} rounds");
             assert!(
-                *longest <= 32 * HAND_OVERS,
+                *longest <= 32 * MAX_LOCAL_HANDOFFS,
                 "{arm:?} n={replicas}: {longest}"
             );
             assert!(2 * over <= runs.len(), "{arm:?} n={replicas}: {over} runs");

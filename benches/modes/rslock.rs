@@ -7,7 +7,7 @@ use rslock::{Lock, LockManager};
 
 use crate::bench::contenders::TTL_MS;
 use crate::bench::keys::KeySpace;
-use crate::bench::load::{Checked, Contender, Farewell, Locker};
+use crate::bench::load::{Checked, Contender, Locker, ReleaseOutcome};
 use crate::bench::{Fault, Peer};
 
 pub(crate) const PEER: Peer = Peer {
@@ -38,8 +38,8 @@ impl Locker for Rslock {
         lock.map_err(|error| format!("{error:?}").into())
     }
 
-    async fn release(&self, lease: Lock) -> Result<Farewell, Fault> {
+    async fn release(&self, lease: Lock) -> Result<ReleaseOutcome, Fault> {
         self.manager.unlock(&lease).await;
-        Ok(Farewell::Untold)
+        Ok(ReleaseOutcome::Untold)
     }
 }

@@ -9,7 +9,7 @@ use crate::node::message::Slot;
 /// Maximum number of replicas of a key.
 pub const MAX_REPLICAS: usize = 9;
 
-/// Seats of a placement: two groups while a change is in progress.
+/// Voters of a placement: two groups while a change is in progress.
 const MAX_SEATS: usize = 2 * MAX_REPLICAS;
 
 /// The size of a majority of `n`.
@@ -20,9 +20,9 @@ pub const fn majority(n: usize) -> usize {
 /// A position in one placement. Nodes are seated in this order: the old group,
 /// then those only in the new one; the owner has the first seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Seat(u8);
+pub struct Voter(u8);
 
-impl Seat {
+impl Voter {
     /// The seat's number, from 0.
     pub const fn get(self) -> usize {
         self.0 as usize
@@ -31,21 +31,21 @@ impl Seat {
 
 /// A set of seats.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Seats(u32);
+pub struct VoterSet(u32);
 
-impl Seats {
+impl VoterSet {
     /// No seat.
     pub const NONE: Self = Self(0);
 
     /// The set with `seat` in it.
     #[must_use]
-    pub const fn with(self, seat: Seat) -> Self {
+    pub const fn with(self, seat: Voter) -> Self {
         Self(self.0 | 1 << seat.0)
     }
 
     /// The set without `seat`.
     #[must_use]
-    pub const fn without(self, seat: Seat) -> Self {
+    pub const fn without(self, seat: Voter) -> Self {
         Self(self.0 & !(1 << seat.0))
     }
 
@@ -68,7 +68,7 @@ impl Seats {
     }
 
     /// Whether `seat` is one of them.
-    pub const fn contains(self, seat: Seat) -> bool {
+    pub const fn contains(self, seat: Voter) -> bool {
         self.0 & 1 << seat.0 != 0
     }
 
@@ -88,17 +88,17 @@ impl Seats {
     }
 
     /// Removes and returns the first seat.
-    pub fn take_first(&mut self) -> Option<Seat> {
+    pub fn take_first(&mut self) -> Option<Voter> {
         let first = self.iter().next()?;
         *self = self.without(first);
         Some(first)
     }
 
     /// The seats in their order.
-    pub fn iter(self) -> impl Iterator<Item = Seat> {
+    pub fn iter(self) -> impl Iterator<Item = Voter> {
         let mut left = self.0;
         std::iter::from_fn(move || {
-            let first = (left != 0).then(|| Seat(left.trailing_zeros() as u8))?;
+            let first = (left != 0).then(|| Voter(left.trailing_zeros() as u8))?;
             left &= left - 1;
             Some(first)
         })
@@ -115,15 +115,15 @@ impl Seats {
     }
 }
 
-impl FromIterator<Seat> for Seats {
-    fn from_iter<I: IntoIterator<Item = Seat>>(seats: I) -> Self {
+impl FromIterator<Voter> for VoterSet {
+    fn from_iter<I: IntoIterator<Item = Voter>>(seats: I) -> Self {
         seats.into_iter().fold(Self::NONE, Self::with)
     }
 }
 
-impl fmt::Debug for Seats {
+impl fmt::Debug for VoterSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.iter().map(Seat::get)).finish()
+        f.debug_set().entries(self.iter().map(Voter::get)).finish()
     }
 }
 
@@ -145,7 +145,7 @@ pub enum Verdict {
 pub struct Placement {
     slot: Slot,
     nodes: [NodeIndex; MAX_SEATS],
-    groups: [Seats; 2],
+    groups: [VoterSet; 2],
 }
 
 impl Placement {
@@ -159,7 +159,7 @@ impl Placement {
         let mut placement = Self {
             slot,
             nodes: [NodeIndex::new(0); MAX_SEATS],
-            groups: [Seats::NONE; 2],
+            groups: [VoterSet::NONE; 2],
         };
         let mut seated = 0;
         for (group, nodes) in [old, new].into_iter().enumerate() {
@@ -172,11 +172,11 @@ impl Placement {
                     seated += 1;
                     seated - 1
                 });
-                placement.groups[group] = placement.groups[group].with(Seat(seat as u8));
+                placement.groups[group] = placement.groups[group].with(Voter(seat as u8));
             }
         }
         if placement.groups[0] == placement.groups[1] {
-            placement.groups[1] = Seats::NONE;
+            placement.groups[1] = VoterSet::NONE;
         }
         placement
     }
@@ -187,7 +187,7 @@ impl Placement {
     }
 
     /// The groups, old before new.
-    pub fn groups(&self) -> impl Iterator<Item = Seats> + '_ {
+    pub fn groups(&self) -> impl Iterator<Item = VoterSet> + '_ {
         self.groups
             .iter()
             .copied()
@@ -195,12 +195,12 @@ impl Placement {
     }
 
     /// Every seat.
-    pub const fn seats(&self) -> Seats {
+    pub const fn seats(&self) -> VoterSet {
         self.groups[0].union(self.groups[1])
     }
 
     /// The node on `seat`.
-    pub const fn node(&self, seat: Seat) -> NodeIndex {
+    pub const fn node(&self, seat: Voter) -> NodeIndex {
         self.nodes[seat.get()]
     }
 
@@ -210,15 +210,15 @@ impl Placement {
     }
 
     /// The seat of `node`.
-    pub fn seat(&self, node: NodeIndex) -> Option<Seat> {
+    pub fn seat(&self, node: NodeIndex) -> Option<Voter> {
         self.nodes()
             .iter()
             .position(|&other| other == node)
-            .map(|seat| Seat(seat as u8))
+            .map(|seat| Voter(seat as u8))
     }
 
     /// The verdict with `yes` for and `no` against.
-    pub fn verdict(&self, yes: Seats, no: Seats) -> Verdict {
+    pub fn verdict(&self, yes: VoterSet, no: VoterSet) -> Verdict {
         let mut verdict = Verdict::Won;
         for group in self.groups() {
             if !group.minus(no).has_majority_of(group) {
@@ -232,13 +232,13 @@ impl Placement {
     }
 
     /// Whether `yes` has a majority of every group.
-    pub fn has_quorum(&self, yes: Seats) -> bool {
-        self.verdict(yes, Seats::NONE) == Verdict::Won
+    pub fn has_quorum(&self, yes: VoterSet) -> bool {
+        self.verdict(yes, VoterSet::NONE) == Verdict::Won
     }
 
     /// Whether some group cannot reach a majority without `no`.
-    pub fn is_blocked_by(&self, no: Seats) -> bool {
-        self.verdict(Seats::NONE, no) == Verdict::Lost
+    pub fn is_blocked_by(&self, no: VoterSet) -> bool {
+        self.verdict(VoterSet::NONE, no) == Verdict::Lost
     }
 }
 
@@ -265,7 +265,7 @@ mod tests {
         indices.iter().copied().map(NodeIndex::new).collect()
     }
 
-    fn seats(placement: &Placement, indices: &[u16]) -> Seats {
+    fn seats(placement: &Placement, indices: &[u16]) -> VoterSet {
         nodes(indices)
             .into_iter()
             .filter_map(|node| placement.seat(node))
@@ -276,7 +276,7 @@ mod tests {
     fn three_of_five() {
         let five = Placement::stable(Slot::SINGLE, &nodes(&[4, 2, 0, 1, 3]));
         assert_eq!(
-            five.verdict(seats(&five, &[4, 2]), Seats::NONE),
+            five.verdict(seats(&five, &[4, 2]), VoterSet::NONE),
             Verdict::Pending
         );
         assert_eq!(

@@ -215,9 +215,11 @@ impl Acquire {
         key: &Key,
         turn: Option<&mut Ticket<LeaseState>>,
     ) -> Option<Duration> {
-        let hand_overs = self.leases.defaults.hand_overs;
-        let turn = turn.filter(|turn| turn.streak.is_due(hand_overs))?;
-        let pause = turn.streak.pause(&self.leases.nodes(), key, hand_overs)?;
+        let max_local_handoffs = self.leases.defaults.max_local_handoffs;
+        let turn = turn.filter(|turn| turn.streak.is_due(max_local_handoffs))?;
+        let pause = turn
+            .streak
+            .pause(&self.leases.nodes(), key, max_local_handoffs)?;
         turn.pauses();
         Some(pause)
     }

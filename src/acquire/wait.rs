@@ -10,12 +10,12 @@ use ringlock_ring::NodeIndex;
 use crate::clock;
 use crate::cluster::nodes::ViewNodes;
 use crate::lease::handoffs::MOST_LOOKS;
-use crate::node::{Sight, Watch};
+use crate::node::{Watch, WatchEvent};
 use crate::proto::backoff::Backoff;
 use crate::proto::lease::Key;
 use crate::proto::node::message::NodeErrorKind;
 use crate::proto::operation::machine::Refusal;
-use crate::proto::quorum::{Placement, Seat, Seats};
+use crate::proto::quorum::{Placement, Voter, VoterSet};
 use crate::proto::time::Instant;
 use crate::runtime::lifecycle::Lifecycle;
 
@@ -42,13 +42,13 @@ fn is_overload(refusal: &Refusal) -> bool {
 #[derive(Debug)]
 pub(crate) struct Rivals {
     placement: Placement,
-    /// Seats that are not known to be free.
-    blocked: Seats,
+    /// Voters that are not known to be free.
+    blocked: VoterSet,
     /// Blocked seats where another client holds the key.
-    busy: Seats,
-    /// Blocked seats that would help if they became free. Seats that failed, or
+    busy: VoterSet,
+    /// Blocked seats that would help if they became free. Voters that failed, or
     /// that serve another view, do not count.
-    in_reach: Seats,
+    in_reach: VoterSet,
     /// The latest time until the first rival's entry expires.
     free_in: Option<Duration>,
     /// The attempt got some of the nodes itself, which others may have missed.
@@ -64,7 +64,7 @@ impl Rivals {
         granted: usize,
         refusals: &[(NodeIndex, Refusal)],
     ) -> Self {
-        let seats = |is_meant: fn(&Refusal) -> bool| -> Seats {
+        let seats = |is_meant: fn(&Refusal) -> bool| -> VoterSet {
             let meant = refusals.iter().filter(|(_, refusal)| is_meant(refusal));
             meant
                 .filter_map(|(node, _)| placement.seat(*node))
@@ -136,24 +136,24 @@ impl Rivals {
         key: &Key,
         mut watching: Watching,
         looks: u32,
-    ) -> Sight {
-        let mut seen = Sight::Free;
+    ) -> WatchEvent {
+        let mut seen = WatchEvent::Free;
         let mut to_go = looks;
         loop {
             match watching.await {
-                Sight::Lost => return Sight::Lost,
-                Sight::Changed => {
-                    seen = Sight::Changed;
+                WatchEvent::Lost => return WatchEvent::Lost,
+                WatchEvent::Changed => {
+                    seen = WatchEvent::Changed;
                     to_go = looks;
                 }
-                Sight::Free => to_go = to_go.saturating_sub(1),
+                WatchEvent::Free => to_go = to_go.saturating_sub(1),
             }
             if to_go == 0 {
                 return seen;
             }
             watching = match self.watch(fleet, key) {
                 Some(watching) => watching,
-                None => return Sight::Lost,
+                None => return WatchEvent::Lost,
             };
         }
     }
@@ -167,15 +167,15 @@ fn is_busy(refusal: &Refusal) -> bool {
 /// watches that are left can no longer show that.
 struct Watching {
     placement: Placement,
-    blocked: Seats,
-    watches: Vec<(Seat, Watch)>,
+    blocked: VoterSet,
+    watches: Vec<(Voter, Watch)>,
     has_changed: bool,
 }
 
 impl Future for Watching {
-    type Output = Sight;
+    type Output = WatchEvent;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Sight> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<WatchEvent> {
         let Self {
             placement,
             blocked,
@@ -185,23 +185,23 @@ impl Future for Watching {
         watches.retain_mut(|(seat, watch)| match Pin::new(watch).poll(context) {
             Poll::Pending => true,
             Poll::Ready(sight) => {
-                *has_changed |= sight == Sight::Changed;
-                if sight != Sight::Lost {
+                *has_changed |= sight == WatchEvent::Changed;
+                if sight != WatchEvent::Lost {
                     *blocked = blocked.without(*seat);
                 }
                 false
             }
         });
-        let hope: Seats = watches.iter().map(|&(seat, _)| seat).collect();
+        let hope: VoterSet = watches.iter().map(|&(seat, _)| seat).collect();
         if !placement.is_blocked_by(*blocked) {
             let sight = if *has_changed {
-                Sight::Changed
+                WatchEvent::Changed
             } else {
-                Sight::Free
+                WatchEvent::Free
             };
             Poll::Ready(sight)
         } else if placement.is_blocked_by(blocked.minus(hope)) {
-            Poll::Ready(Sight::Lost)
+            Poll::Ready(WatchEvent::Lost)
         } else {
             Poll::Pending
         }
@@ -220,7 +220,7 @@ pub(crate) struct Pauses {
     /// Consecutive attempts that failed although the key looked free.
     in_vain: u32,
     /// What triggered the last attempt.
-    told: Option<Sight>,
+    told: Option<WatchEvent>,
     /// The key changes hands elsewhere: it is read before the next attempt.
     looks_first: bool,
 }
@@ -258,11 +258,11 @@ impl Pauses {
                 tokio::select! {
                     biased;
                     sight = rivals.freed(fleet, key, watching, looks) => sight,
-                    () = left.as_mut() => Sight::Changed,
+                    () = left.as_mut() => WatchEvent::Changed,
                 }
             };
             let sight = self.told(rivals, freed, free_at, deadline).await;
-            if sight != Some(Sight::Lost) {
+            if sight != Some(WatchEvent::Lost) {
                 return deadline.is_none_or(|deadline| clock::now() < deadline);
             }
         }
@@ -293,7 +293,7 @@ impl Pauses {
 
     /// How often the key must be found free before it is believed.
     fn looks(&mut self) -> u32 {
-        self.looks_first |= self.told == Some(Sight::Changed);
+        self.looks_first |= self.told == Some(WatchEvent::Changed);
         if self.looks_first {
             rand::random_range(1..=MOST_LOOKS)
         } else {
@@ -306,10 +306,10 @@ impl Pauses {
     async fn told(
         &mut self,
         rivals: &Rivals,
-        freed: impl Future<Output = Sight>,
+        freed: impl Future<Output = WatchEvent>,
         free_at: Option<Instant>,
         deadline: Option<Instant>,
-    ) -> Option<Sight> {
+    ) -> Option<WatchEvent> {
         let began = clock::now();
         let looks_again = began + LONGEST_WATCH.mul_f64(1.0 - rand::random::<f64>() / 4.0);
         let until = [free_at, deadline].into_iter().flatten();
@@ -317,14 +317,14 @@ impl Pauses {
         // Rivals that got some nodes each and gave them back are all notified at
         // once. A client that reads from another server than it writes to is
         // notified again and again.
-        let is_in_vain = rivals.was_split || self.told == Some(Sight::Free);
+        let is_in_vain = rivals.was_split || self.told == Some(WatchEvent::Free);
         self.in_vain = if is_in_vain { self.in_vain + 1 } else { 0 };
         let not_before = match self.in_vain {
             0 => began,
             in_vain => began + Backoff::SPLIT.wait(in_vain, rand::random()),
         };
         self.told = clock::within(Some(until), freed).await;
-        if self.told != Some(Sight::Lost) {
+        if self.told != Some(WatchEvent::Lost) {
             self.untold = 0;
             clock::sleep_until(not_before.min(until)).await;
         }
@@ -339,7 +339,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::node::Watchlist;
+    use crate::node::Watchers;
     use crate::proto::node::message::{NodeError, NodeErrorKind, Rival, Slot};
 
     fn busy(node: u16) -> (NodeIndex, Refusal) {
@@ -357,7 +357,7 @@ mod tests {
 
     /// A key's watches after these answers, each on a separate list.
     struct Eyes {
-        lists: Vec<(Seat, Arc<Watchlist>)>,
+        lists: Vec<(Voter, Arc<Watchers>)>,
         watching: Watching,
         key: Key,
     }
@@ -379,7 +379,7 @@ mod tests {
                 key,
             };
             for seat in rivals.in_reach.iter() {
-                let list = Arc::new(Watchlist::default());
+                let list = Arc::new(Watchers::default());
                 let (watch, is_first) = list.add(&eyes.key).unwrap();
                 assert!(is_first);
                 eyes.watching.watches.push((seat, watch));
@@ -389,13 +389,13 @@ mod tests {
         }
 
         /// The state of the watches after node `node` reports `sight`.
-        fn tell(&mut self, node: usize, sight: Sight) -> Poll<Sight> {
+        fn tell(&mut self, node: usize, sight: WatchEvent) -> Poll<WatchEvent> {
             let list = self.lists.iter().find(|(seat, _)| seat.get() == node);
             list.unwrap().1.tell(&self.key, sight);
             self.look()
         }
 
-        fn look(&mut self) -> Poll<Sight> {
+        fn look(&mut self) -> Poll<WatchEvent> {
             let mut context = Context::from_waker(std::task::Waker::noop());
             Pin::new(&mut self.watching).poll(&mut context)
         }
@@ -403,7 +403,7 @@ mod tests {
 
     #[test]
     fn a_single_node_is_enough_for_itself() {
-        for sight in [Sight::Free, Sight::Changed, Sight::Lost] {
+        for sight in [WatchEvent::Free, WatchEvent::Changed, WatchEvent::Lost] {
             let mut eyes = Eyes::open(1, 0, &[busy(0)]);
             assert!(eyes.look().is_pending());
             assert_eq!(eyes.tell(0, sight), Poll::Ready(sight));
@@ -414,15 +414,24 @@ mod tests {
     fn a_majority_must_be_free() {
         // The third node has not answered: it may be held as well.
         let mut eyes = Eyes::open(3, 0, &[busy(0), busy(2)]);
-        assert!(eyes.tell(0, Sight::Free).is_pending());
-        assert_eq!(eyes.tell(2, Sight::Changed), Poll::Ready(Sight::Changed));
+        assert!(eyes.tell(0, WatchEvent::Free).is_pending());
+        assert_eq!(
+            eyes.tell(2, WatchEvent::Changed),
+            Poll::Ready(WatchEvent::Changed)
+        );
         // The second node is known to be free.
         let mut eyes = Eyes::open(3, 1, &[busy(0), busy(2)]);
-        assert_eq!(eyes.tell(2, Sight::Free), Poll::Ready(Sight::Free));
+        assert_eq!(
+            eyes.tell(2, WatchEvent::Free),
+            Poll::Ready(WatchEvent::Free)
+        );
         // The second node is known to be down.
         let mut eyes = Eyes::open(3, 0, &[busy(0), down(1), busy(2)]);
-        assert!(eyes.tell(0, Sight::Changed).is_pending());
-        assert_eq!(eyes.tell(2, Sight::Changed), Poll::Ready(Sight::Changed));
+        assert!(eyes.tell(0, WatchEvent::Changed).is_pending());
+        assert_eq!(
+            eyes.tell(2, WatchEvent::Changed),
+            Poll::Ready(WatchEvent::Changed)
+        );
     }
 
     /// A dead client's entry stays on one of three nodes, in any order of answers.
@@ -434,11 +443,15 @@ mod tests {
                 let mut eyes = Eyes::open(3, 0, &answers);
                 let mut others = (0..3).filter(|&node| node != leftover);
                 assert!(
-                    eyes.tell(others.next().unwrap(), Sight::Changed)
+                    eyes.tell(others.next().unwrap(), WatchEvent::Changed)
                         .is_pending()
                 );
-                let last = eyes.tell(others.next().unwrap(), Sight::Changed);
-                assert_eq!(last, Poll::Ready(Sight::Changed), "{leftover} {silent}");
+                let last = eyes.tell(others.next().unwrap(), WatchEvent::Changed);
+                assert_eq!(
+                    last,
+                    Poll::Ready(WatchEvent::Changed),
+                    "{leftover} {silent}"
+                );
             }
         }
     }
@@ -446,16 +459,25 @@ mod tests {
     #[test]
     fn what_can_no_more_become_free_is_given_up() {
         let mut eyes = Eyes::open(3, 0, &[busy(0), down(1), busy(2)]);
-        assert_eq!(eyes.tell(0, Sight::Lost), Poll::Ready(Sight::Lost));
+        assert_eq!(
+            eyes.tell(0, WatchEvent::Lost),
+            Poll::Ready(WatchEvent::Lost)
+        );
         // The second has not answered: it may be free.
         let mut eyes = Eyes::open(3, 0, &[busy(0), busy(2)]);
-        assert!(eyes.tell(0, Sight::Lost).is_pending());
-        assert_eq!(eyes.tell(1, Sight::Lost), Poll::Ready(Sight::Lost));
+        assert!(eyes.tell(0, WatchEvent::Lost).is_pending());
+        assert_eq!(
+            eyes.tell(1, WatchEvent::Lost),
+            Poll::Ready(WatchEvent::Lost)
+        );
         let mut eyes = Eyes::open(5, 0, &[busy(0), busy(1), busy(2), busy(3)]);
-        assert!(eyes.tell(0, Sight::Lost).is_pending());
-        assert!(eyes.tell(1, Sight::Free).is_pending());
-        assert!(eyes.tell(2, Sight::Free).is_pending());
-        assert_eq!(eyes.tell(3, Sight::Free), Poll::Ready(Sight::Free));
+        assert!(eyes.tell(0, WatchEvent::Lost).is_pending());
+        assert!(eyes.tell(1, WatchEvent::Free).is_pending());
+        assert!(eyes.tell(2, WatchEvent::Free).is_pending());
+        assert_eq!(
+            eyes.tell(3, WatchEvent::Free),
+            Poll::Ready(WatchEvent::Free)
+        );
     }
 
     #[test]
@@ -467,7 +489,7 @@ mod tests {
 
     #[test]
     fn a_watch_that_is_dropped_is_off_the_list() {
-        let list = Arc::new(Watchlist::default());
+        let list = Arc::new(Watchers::default());
         let key = Key::new("k").unwrap();
         let (one, _) = list.add(&key).unwrap();
         let (two, is_first) = list.add(&key).unwrap();

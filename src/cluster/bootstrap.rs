@@ -20,7 +20,7 @@ use crate::proto::membership::new_start::{Prospect, prospect};
 use crate::proto::membership::topology::Topology;
 use crate::proto::membership::topology_diff::differences;
 use crate::proto::membership::view::View;
-use crate::proto::node::message::{Ballot, NodeErrorKind, NodeStatus, Reply, Request, Standing};
+use crate::proto::node::message::{Ballot, NodeErrorKind, NodeState, NodeStatus, Reply, Request};
 use crate::proto::time::Instant;
 use crate::telemetry::events;
 
@@ -249,7 +249,7 @@ pub(crate) async fn start_anew(
 /// that have lost their data since may have decided that change.
 async fn has_accepted_passage(view: &View, peers: &[NodeHandle], statuses: &[NodeStatus]) -> bool {
     for (peer, status) in peers.iter().zip(statuses) {
-        if status.standing() != Standing::Serving(view.id()) {
+        if status.standing() != NodeState::Serving(view.id()) {
             continue;
         }
         let mut round = 1;
@@ -272,7 +272,7 @@ async fn has_accepted_passage(view: &View, peers: &[NodeHandle], statuses: &[Nod
                     }
                     break;
                 }
-                Ok(Reply::Outbid(higher)) => round = higher.round.saturating_add(1),
+                Ok(Reply::Preempted(higher)) => round = higher.round.saturating_add(1),
                 _ => break,
             }
         }

@@ -19,7 +19,7 @@ use crate::proto::membership::topology::Topology;
 use crate::proto::membership::transition::adopt;
 use crate::proto::membership::view::View;
 use crate::proto::node::message::{
-    Answer, NodeError, NodeErrorKind, NodeStatus, Nonce, Past, Reply, Request, Standing,
+    Answer, NodeError, NodeErrorKind, NodeState, NodeStatus, Nonce, Past, Reply, Request,
 };
 use crate::proto::time::{Instant, drift, outwait};
 use crate::telemetry::events;
@@ -157,7 +157,7 @@ impl Rival {
         let now = clock::now();
         let first = &statuses[0];
         let nonce = first.nonce.as_ref()?;
-        if first.standing() != Standing::Quarantined || self.own.as_ref() == Some(nonce) {
+        if first.standing() != NodeState::Quarantined || self.own.as_ref() == Some(nonce) {
             return None;
         }
         let since = match &self.seen {
@@ -167,7 +167,7 @@ impl Rival {
                 now
             }
         };
-        let is_quarantined = |status: &NodeStatus| status.standing() == Standing::Quarantined;
+        let is_quarantined = |status: &NodeStatus| status.standing() == NodeState::Quarantined;
         let are_quarantined = statuses.iter().all(is_quarantined);
         let mut pasts = Vec::new();
         if are_quarantined {

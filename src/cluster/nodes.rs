@@ -65,7 +65,7 @@ impl ViewNodes {
     ) -> Self {
         let longest_ttl = view.longest_ttl();
         for peer in &peers {
-            peer.node.heed_longest_ttl(longest_ttl);
+            peer.node.set_longest_ttl(longest_ttl);
         }
         let seen_at = peers.iter().map(|_| AtomicU64::new(0)).collect();
         Self {

@@ -14,7 +14,7 @@ use crate::cluster::snapshot::STEP_TIMEOUT;
 use crate::error::Error;
 use crate::node::{self, ReplyTo};
 use crate::proto::backoff::Backoff;
-use crate::proto::membership::paxos::{Decision, Motion, Ruling};
+use crate::proto::membership::paxos::{BallotOutcome, Decision, Proposal};
 use crate::proto::membership::transition::{adopt, adopt_under};
 use crate::proto::membership::view::View;
 use crate::proto::node::message::{Ballot, Nonce};
@@ -57,7 +57,7 @@ pub(crate) async fn decide(
     peers: &[NodeHandle],
     proposal: &View,
 ) -> Result<Vote, Error> {
-    let motion = Motion {
+    let motion = Proposal {
         view: proposal.id(),
         document: Arc::clone(proposal.document()),
     };
@@ -69,13 +69,15 @@ pub(crate) async fn decide(
         };
         let decision = Decision::new(view.id(), view.deciders(), ballot, motion.clone());
         match poll(decision, peers).await {
-            Ruling::Decided(motion) => {
+            BallotOutcome::Decided(motion) => {
                 let decided = View::read(motion.view, &motion.document)?;
                 return Ok(Vote::Decided(Box::new(decided)));
             }
-            Ruling::Overtaken(_) => return Ok(Vote::Overtaken),
-            Ruling::TooFew { voted, refusals } => return Ok(Vote::TooFew { voted, refusals }),
-            Ruling::Outbid(higher) => {
+            BallotOutcome::Overtaken(_) => return Ok(Vote::Overtaken),
+            BallotOutcome::TooFew { voted, refusals } => {
+                return Ok(Vote::TooFew { voted, refusals });
+            }
+            BallotOutcome::Preempted(higher) => {
                 round = higher.round.saturating_add(1);
                 let wait = OUTBID.wait(ballots, rand::random());
                 clock::sleep_until(clock::now() + wait).await;
@@ -86,7 +88,7 @@ pub(crate) async fn decide(
 }
 
 /// Carries out one ballot.
-async fn poll(mut decision: Decision, peers: &[NodeHandle]) -> Ruling {
+async fn poll(mut decision: Decision, peers: &[NodeHandle]) -> BallotOutcome {
     let mut call = decision.start();
     while let Some(request) = call.ask.take() {
         let deadline = clock::now() + STEP_TIMEOUT;
@@ -107,7 +109,7 @@ async fn poll(mut decision: Decision, peers: &[NodeHandle]) -> Ruling {
         }
     }
     // The last answer gives a ruling, if no earlier one does.
-    Ruling::TooFew {
+    BallotOutcome::TooFew {
         voted: 0,
         refusals: Vec::new(),
     }

@@ -26,7 +26,7 @@ use crate::error::{Error, KeptOut};
 use crate::proto::membership::new_start::{Doubt, Prospect, prospect};
 use crate::proto::membership::transition::{Goal, Move, Transition};
 use crate::proto::membership::view::View;
-use crate::proto::node::message::{Reply, Request, Standing, ViewId};
+use crate::proto::node::message::{NodeState, Reply, Request, ViewId};
 use crate::proto::quorum::majority;
 use crate::proto::time::Instant;
 use crate::runtime::task;
@@ -279,7 +279,7 @@ impl Reconciler {
         let now = clock::now();
         for (index, (peer, status)) in fleet.peers().iter().zip(&survey.statuses).enumerate() {
             let serving = status.as_ref().map(|status| status.standing());
-            if serving == Some(Standing::Serving(fleet.view.id())) {
+            if serving == Some(NodeState::Serving(fleet.view.id())) {
                 fleet.saw(NodeIndex::new(index as u16), survey.asked_at);
             }
             peer.meter.seen(status.as_ref(), fleet.view.id());
@@ -352,7 +352,7 @@ fn too_few_answer(fleet: &ViewNodes, survey: &ClusterSnapshot<'_>) -> Option<Kep
     let can_vote = |&node: &NodeIndex| {
         let status = survey.status(&fleet.view.member(node).name);
         status.is_some_and(|status| {
-            status.standing() != Standing::Absent
+            status.standing() != NodeState::Absent
                 && status.nonce.as_ref() == Some(fleet.view.nonce(node))
         })
     };

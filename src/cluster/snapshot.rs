@@ -15,7 +15,7 @@ use crate::node;
 use crate::proto::membership::topology::TopologyError;
 use crate::proto::membership::view::View;
 use crate::proto::node::message::{
-    Answer, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Standing, ViewId,
+    Answer, NodeError, NodeErrorKind, NodeState, NodeStatus, Reply, Request, ViewId,
 };
 use crate::proto::quorum::majority;
 use crate::proto::time::Instant;
@@ -228,7 +228,7 @@ impl<'p> ClusterSnapshot<'p> {
             // Every node whose nonce matches the view serves it, or is about to.
             let belongs = |(peer, status): &(&NodeHandle, &NodeStatus)| {
                 let listed = view.index_of(&peer.name).map(|node| view.nonce(node));
-                status.standing() != Standing::Absent && status.nonce.as_ref() == listed
+                status.standing() != NodeState::Absent && status.nonce.as_ref() == listed
             };
             let belonging = self.answers().filter(belongs).count();
             if view.cluster() == known.cluster() || belonging >= majority(self.peers.len()) {

@@ -12,9 +12,9 @@ use crate::lease::manager::LeaseManager;
 use crate::lease::operation::Operation;
 use crate::lease::state::LeaseState;
 use crate::proto::lease::{Fence, Key, Ttl};
-use crate::proto::operation::extend::Extension;
+use crate::proto::operation::extend::ExtendOutcome;
 use crate::proto::operation::machine::Refusal;
-use crate::proto::operation::release::{Farewell, Release};
+use crate::proto::operation::release::{Release, ReleaseOutcome};
 use crate::proto::time::Instant;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::task::AtHome;
@@ -198,16 +198,16 @@ impl Guard {
                 return Err(Error::Closed);
             };
             // The tasks may have stopped in between.
-            let is_extended = matches!(extended, Extension::Extended(_));
+            let is_extended = matches!(extended, ExtendOutcome::Extended(_));
             if !is_extended {
                 self.life().check_tasks()?;
             }
             let (kept, refusals) = match extended {
-                Extension::Extended(_) => return Ok(()),
-                Extension::Lost { .. } => {
+                ExtendOutcome::Extended(_) => return Ok(()),
+                ExtendOutcome::Lost { .. } => {
                     return lost(held.check(clock::now()).unwrap_or(Loss::Gone));
                 }
-                Extension::Unchanged { kept, refusals } => (kept, refusals),
+                ExtendOutcome::Unchanged { kept, refusals } => (kept, refusals),
             };
             if let Some(reason) = held.check(clock::now()) {
                 return lost(reason);
@@ -257,8 +257,8 @@ impl Guard {
         let farewell = running.by(limit).await;
         let loss = match farewell.unwrap_or_else(Release::unanswered) {
             _ if loss.is_some() => loss,
-            Farewell::Released => return Ok((Released::InTime, None)),
-            Farewell::TooLate { is_taken } => {
+            ReleaseOutcome::Released => return Ok((Released::InTime, None)),
+            ReleaseOutcome::TooLate { is_taken } => {
                 held.context.counters.gone.add_one();
                 events::released_too_late(&held.key, self.fence);
                 Some(if is_taken {
@@ -267,7 +267,7 @@ impl Guard {
                     Loss::Gone
                 })
             }
-            Farewell::Unknown { refusals } => {
+            ReleaseOutcome::Unknown { refusals } => {
                 let fleet = stance.as_ref().map_or(&held.fleet, |stance| &stance.fleet);
                 let causes = fleet.causes(refusals);
                 events::release_unanswered(&held.key, self.fence, &Causes(&causes));

@@ -18,12 +18,12 @@ use crate::clock;
 use crate::cluster::nodes::ViewNodes;
 use crate::node::Interest;
 use crate::proto::lease::Key;
-use crate::proto::quorum::Seats;
+use crate::proto::quorum::VoterSet;
 use crate::proto::time::Instant;
 
 /// How often the next pause is doubled after consecutive pauses that no other
 /// process used, twice after each. Where notes cannot be read, the time to the next
-/// pause is doubled instead: at most `hand_overs` grants times two to this power
+/// pause is doubled instead: at most `max_local_handoffs` grants times two to this power
 /// lie between two pauses.
 const MOST_DOUBLINGS: u8 = 6;
 
@@ -62,20 +62,20 @@ impl Handoffs {
     }
 
     /// Whether to consider other processes before the next attempt.
-    pub(crate) fn is_due(self, hand_overs: u32) -> bool {
-        u32::from(self.grants) >= hand_overs.max(1)
+    pub(crate) fn is_due(self, max_local_handoffs: u32) -> bool {
+        u32::from(self.grants) >= max_local_handoffs.max(1)
     }
 
     /// How long to leave `key` to others before the next attempt; `None`: no pause.
-    /// At most `hand_overs` consecutive grants are made while other processes are
+    /// At most `max_local_handoffs` consecutive grants are made while other processes are
     /// known to wait. Zero counts as one.
     pub(crate) fn pause(
         &mut self,
         fleet: &ViewNodes,
         key: &Key,
-        hand_overs: u32,
+        max_local_handoffs: u32,
     ) -> Option<Duration> {
-        let most = hand_overs.max(1);
+        let most = max_local_handoffs.max(1);
         let doublings = self.pauses.min(MOST_DOUBLINGS);
         let twice = (2 * doublings).min(MOST_DOUBLINGS);
         let way = way(Duration::from_micros(self.trip.into()));
@@ -106,7 +106,7 @@ fn way(trip: Duration) -> Duration {
 /// left a note with a majority, unless nodes were out of reach.
 fn interest(fleet: &ViewNodes, key: &Key) -> Interest {
     let placement = fleet.view.place(key);
-    let mut without = Seats::NONE;
+    let mut without = VoterSet::NONE;
     for seat in placement.seats().iter() {
         match fleet.peer(placement.node(seat)).node.interest(key) {
             Interest::Somebody => return Interest::Somebody,

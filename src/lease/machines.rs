@@ -14,10 +14,10 @@ use crate::lease::state::LeaseState;
 use crate::proto::lease_record::known::Known;
 use crate::proto::node::message::{Answer, Reply};
 use crate::proto::operation::acquire::{Attempt, Refused, Shortfall};
-use crate::proto::operation::extend::{Extension, Renewal};
+use crate::proto::operation::extend::{ExtendOutcome, Renewal};
 use crate::proto::operation::machine::{Machine, Step};
-use crate::proto::operation::release::{Farewell, Release};
-use crate::proto::quorum::Seats;
+use crate::proto::operation::release::{Release, ReleaseOutcome};
+use crate::proto::quorum::VoterSet;
 use crate::proto::time::Instant;
 
 /// A lease, and the view of one of its operations.
@@ -52,7 +52,7 @@ impl OperationContext {
     }
 
     /// Records in the ledger of its view what an answer shows about the entries.
-    pub(crate) fn acknowledge(&self, has: Known, lacks: Seats) {
+    pub(crate) fn acknowledge(&self, has: Known, lacks: VoterSet) {
         let ledger = match &self.stance {
             Some(stance) => stance.ledger(),
             None => self.held.ledger(),
@@ -121,12 +121,12 @@ impl LeaseMachine for Attempt {
 }
 
 impl LeaseMachine for Renewal {
-    fn settle(site: &OperationContext, outcome: &Extension, now: Instant) {
+    fn settle(site: &OperationContext, outcome: &ExtendOutcome, now: Instant) {
         site.held.renewed(site.stance.as_ref(), outcome, now);
     }
 
-    fn unanswered() -> Extension {
-        Extension::Unchanged {
+    fn unanswered() -> ExtendOutcome {
+        ExtendOutcome::Unchanged {
             kept: 0,
             refusals: Vec::new(),
         }
@@ -149,8 +149,8 @@ impl LeaseMachine for Renewal {
         }
     }
 
-    fn ends_lease(outcome: &Extension) -> bool {
-        matches!(outcome, Extension::Lost { .. })
+    fn ends_lease(outcome: &ExtendOutcome) -> bool {
+        matches!(outcome, ExtendOutcome::Lost { .. })
     }
 
     fn owed(held: &Arc<LeaseState>) -> Option<Outstanding> {
@@ -163,8 +163,8 @@ impl LeaseMachine for Release {
 
     fn settle(_: &OperationContext, _: &Self::Outcome, _: Instant) {}
 
-    fn unanswered() -> Farewell {
-        Farewell::Unknown {
+    fn unanswered() -> ReleaseOutcome {
+        ReleaseOutcome::Unknown {
             refusals: Vec::new(),
         }
     }

@@ -32,7 +32,7 @@ pub(crate) struct Defaults {
     pub(crate) ttl: Duration,
     pub(crate) wait: Duration,
     pub(crate) max_hold: Duration,
-    pub(crate) hand_overs: u32,
+    pub(crate) max_local_handoffs: u32,
     pub(crate) label: Option<Arc<str>>,
 }
 

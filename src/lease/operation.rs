@@ -21,7 +21,7 @@ use crate::node::{ReplyTo, Sink};
 use crate::proto::lease_record::known::Known;
 use crate::proto::node::message::{Answer, Reply, Request, ViewId};
 use crate::proto::operation::machine::{Effects, Event, Step, vouches_for};
-use crate::proto::quorum::{Placement, Seat, Seats};
+use crate::proto::quorum::{Placement, Voter, VoterSet};
 use crate::proto::time::Instant;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::telemetry::metrics;
@@ -48,19 +48,19 @@ struct OperationState<M: LeaseMachine> {
 /// of the steps, with a release last.
 #[derive(Default)]
 struct Outgoing {
-    main: Seats,
-    write_back: Seats,
-    heal: Seats,
+    main: VoterSet,
+    write_back: VoterSet,
+    heal: VoterSet,
     probe: Vec<NodeIndex>,
-    release: Seats,
+    release: VoterSet,
     /// The lease is over: every node that may have an entry gets a release.
     is_end: bool,
 }
 
 enum OutgoingItem {
-    Ask(Seat, Step),
+    Ask(Voter, Step),
     Probe(NodeIndex),
-    Release(Seat),
+    Release(Voter),
     ReleaseAll,
 }
 

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::cluster::nodes::ViewNodes;
 use crate::node::Node;
 use crate::proto::lease::Key;
-use crate::proto::lease_record::carry::{Basis, Footing, transfer};
+use crate::proto::lease_record::carry::{CarriedPlacement, LastSuccess, transfer};
 use crate::proto::lease_record::known::Known;
-use crate::proto::quorum::{Placement, Seats};
+use crate::proto::quorum::{Placement, VoterSet};
 use crate::proto::time::Instant;
 
 /// What is known of a lease's entries in one view. Each thread that receives an
@@ -26,14 +26,14 @@ impl Ledger {
     pub(crate) fn read(&self) -> Known {
         let bits = self.0.load(Ordering::Relaxed);
         Known {
-            seen: Seats::from_bits(bits as u32),
-            vouching: Seats::from_bits((bits >> 32) as u32),
+            seen: VoterSet::from_bits(bits as u32),
+            vouching: VoterSet::from_bits((bits >> 32) as u32),
         }
     }
 
     /// Records which seats are known to hold the entry, which of them vouch for it,
     /// and which are known not to hold it.
-    pub(crate) fn take_in(&self, has: Known, lacks: Seats) {
+    pub(crate) fn take_in(&self, has: Known, lacks: VoterSet) {
         if has != Known::NONE {
             self.0.fetch_or(bits(has), Ordering::Relaxed);
         }
@@ -58,7 +58,7 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    fn new(fleet: Arc<ViewNodes>, footing: Footing) -> Arc<Self> {
+    fn new(fleet: Arc<ViewNodes>, footing: CarriedPlacement) -> Arc<Self> {
         Arc::new(Self {
             fleet,
             placement: footing.placement,
@@ -111,11 +111,11 @@ impl Relocation {
     pub(crate) fn follow(
         &mut self,
         fleet: Arc<ViewNodes>,
-        granted: &Basis<'_>,
+        granted: &LastSuccess<'_>,
         key: &Key,
         until: Instant,
     ) {
-        let base = self.base.as_ref().map(|base| Basis {
+        let base = self.base.as_ref().map(|base| LastSuccess {
             view: &base.fleet.view,
             placement: base.placement,
             known: base.ledger.read(),

@@ -9,7 +9,7 @@ use crate::lease::operation::{Operation, OperationFuture};
 use crate::lease::scheduler::Due;
 use crate::lease::state::{ExtensionBase, LeaseState};
 use crate::proto::lease::Ttl;
-use crate::proto::operation::extend::{Prolongation, Renewal};
+use crate::proto::operation::extend::{ExtendParams, Renewal};
 use crate::proto::time::Instant;
 
 impl LeaseState {
@@ -37,7 +37,7 @@ impl LeaseState {
             });
         };
         let fleet = stance.as_ref().map_or(&self.fleet, |stance| &stance.fleet);
-        let terms = Prolongation {
+        let terms = ExtendParams {
             view: fleet.view.id(),
             view_lease: fleet.view.view_lease(),
             key: self.key.clone(),

@@ -14,9 +14,9 @@ use crate::lease::local_queue::Ticket;
 use crate::lease::position::{Ledger, Position, Relocation};
 use crate::node::Node;
 use crate::proto::lease::{Fence, Key, Token, Ttl};
-use crate::proto::lease_record::carry::Basis;
+use crate::proto::lease_record::carry::LastSuccess;
 use crate::proto::operation::acquire::{Claim, Grant};
-use crate::proto::operation::extend::Extension;
+use crate::proto::operation::extend::ExtendOutcome;
 use crate::proto::operation::machine::Refusal;
 use crate::proto::quorum::Placement;
 use crate::proto::time::Instant;
@@ -277,7 +277,7 @@ impl LeaseState {
         let known = state.moved.as_ref().and_then(|moved| moved.newest());
         let fleet = known.map_or(&self.fleet, |stance| &stance.fleet);
         if let Some(newest) = fleet.newest().map(Arc::clone) {
-            let granted = Basis {
+            let granted = LastSuccess {
                 view: &self.fleet.view,
                 placement: self.placement,
                 known: self.ledger.read(),
@@ -307,12 +307,12 @@ impl LeaseState {
     pub(crate) fn renewed(
         &self,
         stance: Option<&Arc<Position>>,
-        extension: &Extension,
+        extension: &ExtendOutcome,
         now: Instant,
     ) {
         let counters = &self.context.counters;
         match extension {
-            Extension::Extended(until) => {
+            ExtendOutcome::Extended(until) => {
                 counters.extended.add_one();
                 let mut state = self.state.lock();
                 state.awaits_view = false;
@@ -329,13 +329,13 @@ impl LeaseState {
                     }
                 }
             }
-            Extension::Unchanged { refusals, .. } => {
+            ExtendOutcome::Unchanged { refusals, .. } => {
                 events::extend_failed(&self.key, refusals.len());
                 let is_stale = |(_, refusal): &(_, Refusal)| refusal.is_stale();
                 self.state.lock().awaits_view |= refusals.iter().any(is_stale);
                 counters.extend_unchanged.add_one();
             }
-            Extension::Lost { refusals } => {
+            ExtendOutcome::Lost { refusals } => {
                 counters.extend_lost.add_one();
                 let is_rival = |(_, refusal): &(_, Refusal)| matches!(refusal, Refusal::Busy(_));
                 let loss = match refusals.iter().any(is_rival) {

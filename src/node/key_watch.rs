@@ -16,7 +16,7 @@ const MAX_WATCHED: usize = 65_536;
 
 /// What a [`Watch`] observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sight {
+pub enum WatchEvent {
     /// No client held the key at the first read.
     Free,
     /// The key was deleted, has expired or was changed since the first read.
@@ -42,19 +42,19 @@ pub enum Interest {
 #[derive(Debug)]
 #[must_use = "a watch that is dropped sees nothing"]
 pub struct Watch {
-    seen: oneshot::Receiver<Sight>,
-    list: Arc<Watchlist>,
+    seen: oneshot::Receiver<WatchEvent>,
+    list: Arc<Watchers>,
     key: Key,
     number: u64,
 }
 
 impl Future for Watch {
-    type Output = Sight;
+    type Output = WatchEvent;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Sight> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<WatchEvent> {
         Pin::new(&mut self.seen)
             .poll(context)
-            .map(|seen| seen.unwrap_or(Sight::Lost))
+            .map(|seen| seen.unwrap_or(WatchEvent::Lost))
     }
 }
 
@@ -67,18 +67,18 @@ impl Drop for Watch {
 /// The watches of one node, by key. A [`Node`](crate::node::Node) keeps it to
 /// implement [`watch`](crate::node::Node::watch).
 #[derive(Debug, Default)]
-pub struct Watchlist {
+pub struct Watchers {
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// One for each caller that waits for the key.
-    watchers: HashMap<Key, Vec<(u64, oneshot::Sender<Sight>)>>,
+    watchers: HashMap<Key, Vec<(u64, oneshot::Sender<WatchEvent>)>>,
     numbers: u64,
 }
 
-impl Watchlist {
+impl Watchers {
     /// Adds a watch on `key`, and returns whether it is the only one; `None`
     /// where too many keys are watched.
     pub fn add(self: &Arc<Self>, key: &Key) -> Option<(Watch, bool)> {
@@ -102,7 +102,7 @@ impl Watchlist {
     }
 
     /// Resolves every watch on `key` with `sight`, and removes them.
-    pub fn tell(&self, key: &Key, sight: Sight) {
+    pub fn tell(&self, key: &Key, sight: WatchEvent) {
         let watchers = self.state.lock().watchers.remove(key);
         for (_, watcher) in watchers.into_iter().flatten() {
             let _ = watcher.send(sight);
@@ -110,7 +110,7 @@ impl Watchlist {
     }
 
     /// Resolves every watch on any key, and removes them.
-    pub fn tell_all(&self, sight: Sight) {
+    pub fn tell_all(&self, sight: WatchEvent) {
         let watchers = std::mem::take(&mut self.state.lock().watchers);
         for (_, watcher) in watchers.into_values().flatten() {
             let _ = watcher.send(sight);

@@ -116,8 +116,8 @@ impl Node for RedisNode {
         self.tracker.interest(key)
     }
 
-    fn heed_longest_ttl(&self, ttl: Duration) {
-        self.pipeline.heed_longest_ttl(ttl);
+    fn set_longest_ttl(&self, ttl: Duration) {
+        self.pipeline.set_longest_ttl(ttl);
     }
 
     fn address(&self) -> String {

@@ -16,7 +16,7 @@ use crate::proto::lease::EPOCH_LEAP;
 use crate::proto::membership::topology::Topology;
 use crate::proto::membership::transition::{Obstacle, adopt, quarantine};
 use crate::proto::membership::view::{Nonces, View};
-use crate::proto::node::message::{NodeStatus, Reply, Request, Standing, ViewId};
+use crate::proto::node::message::{NodeState, NodeStatus, Reply, Request, ViewId};
 use crate::proto::quorum::majority;
 use crate::proto::time::{Instant, outwait};
 use crate::telemetry::events;
@@ -168,7 +168,7 @@ impl Rebalancer {
         let is_own = |(peer, status): &(&NodeHandle, &NodeStatus)| {
             let own = nonces.get(&*peer.name);
             own.is_none()
-                || status.standing() == Standing::Quarantined && status.nonce.as_ref() == own
+                || status.standing() == NodeState::Quarantined && status.nonce.as_ref() == own
         };
         let survey = ClusterSnapshot::of(&left).await;
         if survey.answers().filter(is_own).count() < left.len() {
@@ -247,7 +247,7 @@ fn voters(view: &View, survey: &ClusterSnapshot<'_>) -> usize {
         survey.answers().any(|(peer, status)| {
             *peer.name == **name
                 && status.nonce.as_ref() == Some(view.nonce(*node))
-                && status.standing() != Standing::Absent
+                && status.standing() != NodeState::Absent
         })
     };
     view.deciders().filter(can_vote).count()

@@ -209,7 +209,7 @@ async fn establish(
         ttl: config.router.ttl,
         wait: config.router.wait,
         max_hold: config.router.max_hold,
-        hand_overs: config.router.hand_overs,
+        max_local_handoffs: config.router.max_local_handoffs,
         label,
     };
     let reserved = config.router.reserved_keys();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::proto::node::message::{Answer, NodeStatus, Request, Standing, ViewId};
+use crate::proto::node::message::{Answer, NodeState, NodeStatus, Request, ViewId};
 use crate::telemetry::metric_names::{self, Metric};
 
 /// Whether anything is reported: measurements made only for metrics are otherwise
@@ -303,10 +303,10 @@ impl NodeMeter {
     /// The node was checked, and reported this status.
     pub(crate) fn seen(&self, status: Option<&NodeStatus>, view: ViewId) {
         self.is_in(match status.map(NodeStatus::standing) {
-            Some(Standing::Serving(served)) if served == view => Some(0),
-            Some(Standing::Serving(_)) => Some(1),
-            Some(Standing::Quarantined) => Some(2),
-            Some(Standing::Absent) => Some(3),
+            Some(NodeState::Serving(served)) if served == view => Some(0),
+            Some(NodeState::Serving(_)) => Some(1),
+            Some(NodeState::Quarantined) => Some(2),
+            Some(NodeState::Absent) => Some(3),
             None => Some(4),
         });
     }

@@ -17,7 +17,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
-use ringlock::proto::node::message::{Absent, Ballot, NodeError, Reply, Request, Standing};
+use ringlock::proto::node::message::{Absent, Ballot, NodeError, NodeState, Reply, Request};
 use ringlock::{
     Cause, Config, ConfigError, Error, Format, Init, KeyError, MemoryNode, NodeConfig,
     NodeErrorKind, OnMismatch, Released, RingError, Router, RouterBuilder, TopologyError, TtlError,
@@ -628,7 +628,7 @@ async fn a_primary_that_is_demoted() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(status.standing(), Standing::Absent);
+    assert_eq!(status.standing(), NodeState::Absent);
     assert_eq!(
         ask(&node, acquire("k2", 1), GRACE).await,
         Ok(Reply::Stale(None))

@@ -391,7 +391,11 @@ async fn every_span_of_the_configuration_at_its_ends() {
 async fn every_count_of_the_configuration_at_its_ends() {
     type Count = (&'static str, fn(&mut Config, u32), [bool; 2]);
     let counts: [Count; 5] = [
-        ("hand_overs", |c, n| c.router.hand_overs = n, [true, false]),
+        (
+            "max_local_handoffs",
+            |c, n| c.router.max_local_handoffs = n,
+            [true, false],
+        ),
         (
             "replicas",
             |c, n| c.router.replicas = n as usize,

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::node::{Node, ReplyTo, Sink};
 use ringlock::proto::membership::view::View;
-use ringlock::proto::node::message::{Answer, NodeStatus, Nonce, Reply, Request, Standing};
+use ringlock::proto::node::message::{Answer, NodeState, NodeStatus, Nonce, Reply, Request};
 use ringlock::{
     Cause, Config, Error, Fence, Guard, Init, NodeConfig, OnMismatch, Router, RouterBuilder, ViewId,
 };
@@ -58,8 +58,8 @@ async fn status(node: &TestNode) -> NodeStatus {
 
 async fn serving(node: &TestNode) -> Option<ViewId> {
     match status(node).await.standing() {
-        Standing::Serving(view) => Some(view),
-        Standing::Absent | Standing::Quarantined => None,
+        NodeState::Serving(view) => Some(view),
+        NodeState::Absent | NodeState::Quarantined => None,
     }
 }
 
@@ -273,14 +273,17 @@ async fn taken_over(arm: Arm) {
         "{arm:?}: too late"
     );
     let dead = status(&cluster.nodes[0]).await;
-    assert_eq!(dead.standing(), Standing::Quarantined, "{arm:?}");
+    assert_eq!(dead.standing(), NodeState::Quarantined, "{arm:?}");
     delay_answers(&cluster, Duration::ZERO);
     let router = timeout(2 * PROMPTLY, builder().connect());
     let router = router.await.expect("it takes over").unwrap();
     drop(router.try_acquire(KEY).await.unwrap());
     for node in &cluster.nodes {
         let status = status(node).await;
-        assert!(matches!(status.standing(), Standing::Serving(_)), "{arm:?}");
+        assert!(
+            matches!(status.standing(), NodeState::Serving(_)),
+            "{arm:?}"
+        );
         assert_ne!(status.nonce, dead.nonce, "{arm:?}: a dead router's mark");
     }
 }
@@ -527,7 +530,10 @@ async fn a_node_that_restarted_with_its_data_counts_as_lost() {
     };
     node.restart();
     assert!(!node.locked().is_empty(), "it has its data");
-    assert_eq!(status(&cluster.nodes[1]).await.standing(), Standing::Absent);
+    assert_eq!(
+        status(&cluster.nodes[1]).await.standing(),
+        NodeState::Absent
+    );
     refused_by(&router, &keys.next().unwrap(), "b").await;
     let error = held.extend().await.unwrap_err();
     assert!(matches!(error, Error::NoQuorum { .. }), "{error}");

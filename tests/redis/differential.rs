@@ -37,8 +37,8 @@ use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::lease::{COUNTER_LIMIT, Key, Token, Ttl};
 use ringlock::proto::node::lock_table::LockTable;
 use ringlock::proto::node::message::{
-    Absent, Accepted, Answer, Ballot, Incarnation, NodeStatus, Nonce, Reply, Request, Slot,
-    Standing, ViewId,
+    Absent, Accepted, Answer, Ballot, Incarnation, NodeState, NodeStatus, Nonce, Reply, Request,
+    Slot, ViewId,
 };
 
 /// No request may time out: that would be a difference.
@@ -313,7 +313,7 @@ impl Pair {
     /// Whether it is an acquire under a view that the node does not serve.
     fn is_stale(&mut self, request: &Request) -> bool {
         let standing = self.status().standing();
-        matches!(request, Request::Acquire { view, .. } if standing != Standing::Serving(*view))
+        matches!(request, Request::Acquire { view, .. } if standing != NodeState::Serving(*view))
     }
 
     /// The token that holds `key`.
@@ -352,7 +352,7 @@ impl Pair {
         else {
             return;
         };
-        let Standing::Serving(serving) = self.status().standing() else {
+        let NodeState::Serving(serving) = self.status().standing() else {
             return;
         };
         if self.has_transactions() && serving != *view {
@@ -378,7 +378,7 @@ impl Pair {
     /// Takes from the table the counts that were wasted on keys that could not
     /// be set together.
     fn take_gaps_of_commands(&mut self, found: &BTreeMap<String, u64>) {
-        let Standing::Serving(serving) = self.status().standing() else {
+        let NodeState::Serving(serving) = self.status().standing() else {
             return;
         };
         let ahead: Vec<_> = (self.table.counters())
@@ -517,7 +517,7 @@ impl Pair {
         let mut found = Image::of_server(&mut self.client);
         self.take_gaps_of_commands(&found.counters);
         let expected = Image::of_table(&mut self.table);
-        let is_serving = matches!(self.status().standing(), Standing::Serving(_));
+        let is_serving = matches!(self.status().standing(), NodeState::Serving(_));
         if self.has_transactions() && !is_serving {
             found.counters.clone_from(&expected.counters);
         }
@@ -709,7 +709,7 @@ fn votes(table: &LockTable, status: &NodeStatus) -> (Option<Ballot>, Option<Acce
         table.apply(now(), &Request::Prepare { view, ballot })
     };
     let promised = match ask(0, 0) {
-        Reply::Outbid(promised) => Some(promised),
+        Reply::Preempted(promised) => Some(promised),
         _ => None,
     };
     match ask(u32::MAX, u64::MAX) {
@@ -732,7 +732,7 @@ fn report(what: &str, pair: &Pair, started: Instant) {
         "Granted", "Busy", "Kept", "Made", "Lost", "Released", "Missing", "Foreign", "Stale",
         "Status", "Document", "Past", "Done", "Refused",
     ];
-    let votes = ["Promised", "Promised(Some", "Outbid"];
+    let votes = ["Promised", "Promised(Some", "Preempted"];
     let often = kinds.map(|kind| (kind, requests / 500));
     let at_times = votes.map(|kind| (kind, requests / 2000));
     for (kind, least) in often.into_iter().chain(at_times) {

@@ -9,7 +9,7 @@ use crate::common::edition::Edition;
 use crate::common::node::{GRACE, VIEW, acquire, ask, now, release, serving};
 use crate::common::{KEY, RedisServer, eventually, ms, name};
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
-use ringlock::proto::node::message::{Answer, Ballot, NodeErrorKind, Reply, Request, Standing};
+use ringlock::proto::node::message::{Answer, Ballot, NodeErrorKind, NodeState, Reply, Request};
 use ringlock::{Init, Router};
 
 /// The longest time that a change without a push may go unnoticed, and a little
@@ -312,7 +312,7 @@ async fn nobody_gains(edition: Edition, upset: Upset, told: Told, is_busy: bool)
         let Ok(Reply::Status(status)) = ask(&**node, Request::Status, LONG).await else {
             panic!("{tag}: no status");
         };
-        assert_eq!(status.standing(), Standing::Absent, "{tag}: {status:?}");
+        assert_eq!(status.standing(), NodeState::Absent, "{tag}: {status:?}");
     }
 }
 

@@ -504,7 +504,7 @@ async fn every_script_is_loaded_again() {
             run(&mut server.client(), &["SCRIPT FLUSH"]);
             let answer = ask(&node, request.clone(), LONG).await;
             let is_done = match &answer {
-                Ok(Reply::Refused(_) | Reply::Outbid(_)) | Err(_) => false,
+                Ok(Reply::Refused(_) | Reply::Preempted(_)) | Err(_) => false,
                 Ok(_) => true,
             };
             assert!(is_done, "{edition:?} {request:?}: {answer:?}");

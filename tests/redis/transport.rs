@@ -13,7 +13,7 @@ use crate::common::{ARMS, Arm, Cluster, RedisServer, TestNode, eventually, least
 use ringlock::node::Node;
 use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::proto::lease::{Key, Token};
-use ringlock::proto::node::message::{Reply, Request, Standing};
+use ringlock::proto::node::message::{NodeState, Reply, Request};
 use ringlock::{
     Cause, Error, Guard, Init, NodeConfig, NodeErrorKind, Released, Router, RouterBuilder,
 };
@@ -515,7 +515,7 @@ async fn a_durable_server_keeps_its_leases_through_a_restart() {
 /// restart of its server counts as a loss of its data, whatever the server
 /// still has.
 async fn grants_nothing(node: &RedisNode, server: &RedisServer) {
-    assert_eq!(status(node).await.standing(), Standing::Absent);
+    assert_eq!(status(node).await.standing(), NodeState::Absent);
     let stored: Option<String> = redis::cmd("GET")
         .arg("ringlock!id")
         .query(&mut server.client())

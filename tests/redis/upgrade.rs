@@ -184,7 +184,7 @@ fn configuration() {
     let config: Config = recorded("config-everything.toml").parse().unwrap();
     config.check().unwrap();
     let router = &config.router;
-    assert_eq!((router.replicas, router.hand_overs), (3, 4));
+    assert_eq!((router.replicas, router.max_local_handoffs), (3, 4));
     assert_eq!(router.ttl, Duration::from_secs(5));
     assert_eq!(router.max_ttl, Duration::from_secs(20));
     assert_eq!(router.view_lease, ms(1500));
@@ -409,7 +409,7 @@ async fn a_vote_is_remembered() {
         GRACE,
     )
     .await;
-    assert_eq!(outbid, Ok(Reply::Outbid(BALLOT)));
+    assert_eq!(outbid, Ok(Reply::Preempted(BALLOT)));
     let higher = Ballot { round: 8, ..BALLOT };
     let promised = ask(
         &node,

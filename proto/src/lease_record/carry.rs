@@ -6,11 +6,11 @@ use std::sync::Arc;
 use crate::lease::Key;
 use crate::lease_record::known::Known;
 use crate::membership::view::View;
-use crate::quorum::{Placement, Seats};
+use crate::quorum::{Placement, VoterSet};
 
 /// What a lease is based on in one view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Footing {
+pub struct CarriedPlacement {
     /// Who must agree.
     pub placement: Placement,
     /// How many of its groups, from the first, the lease's last success included.
@@ -21,7 +21,7 @@ pub struct Footing {
 
 /// The groups of a lease's last quorum, and the nodes that hold its entries now.
 #[derive(Clone, Copy, Debug)]
-pub struct Basis<'a> {
+pub struct LastSuccess<'a> {
     /// The view of its last success.
     pub view: &'a View,
     /// Its placement there.
@@ -30,15 +30,15 @@ pub struct Basis<'a> {
     pub known: Known,
 }
 
-impl Basis<'_> {
+impl LastSuccess<'_> {
     /// What remains of the lease in `to`.
     ///
     /// A group counts where the same nodes, by name, formed a group of the last
     /// success. An entry counts only at a node that has not lost its memory since:
     /// under a new nonce it is another node.
-    pub fn carry(&self, to: &View, key: &Key) -> Footing {
+    pub fn carry(&self, to: &View, key: &Key) -> CarriedPlacement {
         let placement = to.place(key);
-        let is_established = |group: Seats| {
+        let is_established = |group: VoterSet| {
             let names = names(to, &placement, group);
             let mut known = self.placement.groups();
             known.any(|own| self::names(self.view, &self.placement, own) == names)
@@ -46,7 +46,7 @@ impl Basis<'_> {
         let established = placement
             .groups()
             .take_while(|&group| is_established(group));
-        Footing {
+        CarriedPlacement {
             placement,
             established: established.count(),
             known: self
@@ -61,10 +61,10 @@ impl Basis<'_> {
 pub fn transfer(
     from: &View,
     placement: &Placement,
-    seats: Seats,
+    seats: VoterSet,
     to: &View,
     at: &Placement,
-) -> Seats {
+) -> VoterSet {
     let same = |seat| {
         let node = placement.node(seat);
         let there = to.index_of(&from.member(node).name)?;
@@ -75,7 +75,7 @@ pub fn transfer(
     seats.iter().filter_map(same).collect()
 }
 
-fn names<'v>(view: &'v View, placement: &Placement, group: Seats) -> Vec<&'v str> {
+fn names<'v>(view: &'v View, placement: &Placement, group: VoterSet) -> Vec<&'v str> {
     let name = |seat| view.member(placement.node(seat)).name.as_str();
     let mut names: Vec<&str> = group.iter().map(name).collect();
     names.sort_unstable();
@@ -136,10 +136,10 @@ mod tests {
     }
 
     /// A lease on `key` whose entry these nodes hold.
-    fn held<'v>(view: &'v View, key: &Key, by: &[&str]) -> Basis<'v> {
+    fn held<'v>(view: &'v View, key: &Key, by: &[&str]) -> LastSuccess<'v> {
         let placement = view.place(key);
         let seat = |&name: &&str| placement.seat(view.index_of(name)?);
-        Basis {
+        LastSuccess {
             view,
             placement,
             known: Known::vouched(by.iter().filter_map(seat).collect()),
@@ -154,7 +154,7 @@ mod tests {
         (footing.established, holders(&footing, to))
     }
 
-    fn holders(footing: &Footing, view: &View) -> String {
+    fn holders(footing: &CarriedPlacement, view: &View) -> String {
         assert_eq!(footing.known, Known::vouched(footing.known.seen));
         names(view, &footing.placement, footing.known.seen).concat()
     }

@@ -13,27 +13,27 @@
 //! kept theirs: [`Attempt`](crate::operation::acquire::Attempt) decides this by the counter,
 //! [`Renewal`](crate::operation::extend::Renewal) by a second observation.
 
-use crate::quorum::Seats;
+use crate::quorum::VoterSet;
 
 /// What is known of a lease's entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Known {
-    /// Seats that hold the entry, by their latest answers.
-    pub seen: Seats,
+    /// Voters that hold the entry, by their latest answers.
+    pub seen: VoterSet,
     /// Those of them that vouch for the lease: no other client was granted the key
     /// through them since the lease was granted.
-    pub vouching: Seats,
+    pub vouching: VoterSet,
 }
 
 impl Known {
     /// No seats.
     pub const NONE: Self = Self {
-        seen: Seats::NONE,
-        vouching: Seats::NONE,
+        seen: VoterSet::NONE,
+        vouching: VoterSet::NONE,
     };
 
     /// These seats hold the entry, and all of them vouch.
-    pub const fn vouched(seats: Seats) -> Self {
+    pub const fn vouched(seats: VoterSet) -> Self {
         Self {
             seen: seats,
             vouching: seats,
@@ -51,7 +51,7 @@ impl Known {
 
     /// Without `seats`.
     #[must_use]
-    pub const fn minus(self, seats: Seats) -> Self {
+    pub const fn minus(self, seats: VoterSet) -> Self {
         Self {
             seen: self.seen.minus(seats),
             vouching: self.vouching.minus(seats),
@@ -60,7 +60,7 @@ impl Known {
 
     /// The same seats under other numbers.
     #[must_use]
-    pub fn map(self, renumber: impl Fn(Seats) -> Seats) -> Self {
+    pub fn map(self, renumber: impl Fn(VoterSet) -> VoterSet) -> Self {
         Self {
             seen: renumber(self.seen),
             vouching: renumber(self.vouching),

@@ -27,7 +27,7 @@ use std::time::Duration;
 use crate::lease::EPOCH_LEAP;
 use crate::membership::requests::quarantine;
 use crate::membership::view::View;
-use crate::node::message::{NodeStatus, Nonce, Past, Request, Standing};
+use crate::node::message::{NodeState, NodeStatus, Nonce, Past, Request};
 use crate::quorum::majority;
 use crate::time::{Instant, drift, outwait};
 
@@ -77,7 +77,7 @@ impl fmt::Display for Doubt {
 pub fn prospect<'s>(view: &View, status: impl Fn(&str) -> Option<&'s NodeStatus>) -> Prospect {
     let is_lost = |name: &str, nonce: &Nonce| {
         status(name).is_some_and(|status| {
-            status.standing() == Standing::Absent || status.nonce.as_ref() != Some(nonce)
+            status.standing() == NodeState::Absent || status.nonce.as_ref() != Some(nonce)
         })
     };
     let deciders = view.deciders();
@@ -90,7 +90,7 @@ pub fn prospect<'s>(view: &View, status: impl Fn(&str) -> Option<&'s NodeStatus>
     let names = || view.members().map(|node| node.name.as_str());
     let serves = |name: &&str| {
         let standing = status(name).map(NodeStatus::standing);
-        matches!(standing, Some(Standing::Serving(_)))
+        matches!(standing, Some(NodeState::Serving(_)))
     };
     // Where no node serves a view, no cluster can continue elsewhere.
     if view.next().is_some() && names().any(|name| serves(&name)) {
@@ -102,7 +102,7 @@ pub fn prospect<'s>(view: &View, status: impl Fn(&str) -> Option<&'s NodeStatus>
         .deciders()
         .any(|node| !is_lost(&view.member(node).name, view.nonce(node)));
     let is_foreign = |name: &&str| {
-        let Some(Standing::Serving(served)) = status(name).map(NodeStatus::standing) else {
+        let Some(NodeState::Serving(served)) = status(name).map(NodeStatus::standing) else {
             return false;
         };
         let listed = view.index_of(name).map(|node| view.nonce(node));
@@ -195,7 +195,7 @@ impl NewStart {
     pub fn is_undisturbed(&self, statuses: &[Option<NodeStatus>]) -> bool {
         let is_own = |(status, nonce): (&Option<NodeStatus>, &Nonce)| {
             status.as_ref().is_some_and(|status| {
-                status.standing() == Standing::Quarantined && status.nonce.as_ref() == Some(nonce)
+                status.standing() == NodeState::Quarantined && status.nonce.as_ref() == Some(nonce)
             })
         };
         statuses.len() == self.nonces.len() && statuses.iter().zip(&self.nonces).all(is_own)

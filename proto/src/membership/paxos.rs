@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use ringlock_ring::NodeIndex;
 
-use crate::node::message::{Accepted, Answer, Ballot, Reply, Request, Standing, ViewId};
+use crate::node::message::{Accepted, Answer, Ballot, NodeState, Reply, Request, ViewId};
 use crate::operation::machine::Refusal;
 use crate::quorum::majority;
 
 /// A view that is put to the vote.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Motion {
+pub struct Proposal {
     /// The view.
     pub view: ViewId,
     /// Its canonical document.
@@ -24,11 +24,11 @@ pub struct Motion {
 
 /// The outcome of a vote.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Ruling {
+pub enum BallotOutcome {
     /// This is the view that follows: perhaps not the one that was proposed.
-    Decided(Motion),
+    Decided(Proposal),
     /// Another proposer is active; vote again under a higher round than this.
-    Outbid(Ballot),
+    Preempted(Ballot),
     /// Some node serves a later view: it was decided before.
     Overtaken(ViewId),
     /// Too few nodes voted.
@@ -47,7 +47,7 @@ pub struct Call {
     /// The request to send to every decider.
     pub ask: Option<Request>,
     /// The outcome; reported once.
-    pub ruling: Option<Ruling>,
+    pub ruling: Option<BallotOutcome>,
 }
 
 /// The machine of one ballot.
@@ -56,7 +56,7 @@ pub struct Decision {
     view: ViewId,
     deciders: BTreeSet<NodeIndex>,
     ballot: Ballot,
-    motion: Motion,
+    motion: Proposal,
     stage: Stage,
     yes: BTreeSet<NodeIndex>,
     no: BTreeSet<NodeIndex>,
@@ -80,7 +80,7 @@ impl Decision {
         view: ViewId,
         deciders: impl IntoIterator<Item = NodeIndex>,
         ballot: Ballot,
-        motion: Motion,
+        motion: Proposal,
     ) -> Self {
         Self {
             view,
@@ -140,9 +140,9 @@ impl Decision {
     fn refuse(&mut self, from: NodeIndex, answer: Answer) {
         self.no.insert(from);
         match &answer {
-            Ok(Reply::Outbid(ballot)) => self.outbid = self.outbid.max(Some(*ballot)),
+            Ok(Reply::Preempted(ballot)) => self.outbid = self.outbid.max(Some(*ballot)),
             Ok(Reply::Refused(status)) => {
-                if let Standing::Serving(view) = status.standing()
+                if let NodeState::Serving(view) = status.standing()
                     && view.epoch > self.view.epoch
                 {
                     self.overtaken = self.overtaken.max(Some(view));
@@ -152,8 +152,8 @@ impl Decision {
         }
         let refusal = match answer {
             Ok(Reply::Refused(status)) => Refusal::Stale(match status.standing() {
-                Standing::Serving(view) => Some(view),
-                Standing::Absent | Standing::Quarantined => None,
+                NodeState::Serving(view) => Some(view),
+                NodeState::Absent | NodeState::Quarantined => None,
             }),
             other => Refusal::of(other),
         };
@@ -165,16 +165,18 @@ impl Decision {
         if self.yes.len() >= needed {
             return match self.stage {
                 Stage::Preparing => self.propose(),
-                Stage::Accepting | Stage::Over => self.close(Ruling::Decided(self.motion.clone())),
+                Stage::Accepting | Stage::Over => {
+                    self.close(BallotOutcome::Decided(self.motion.clone()))
+                }
             };
         }
         if self.deciders.len() - self.no.len() >= needed {
             return Call::default();
         }
         let ruling = match (self.overtaken, self.outbid) {
-            (Some(view), _) => Ruling::Overtaken(view),
-            (None, Some(ballot)) => Ruling::Outbid(ballot),
-            (None, None) => Ruling::TooFew {
+            (Some(view), _) => BallotOutcome::Overtaken(view),
+            (None, Some(ballot)) => BallotOutcome::Preempted(ballot),
+            (None, None) => BallotOutcome::TooFew {
                 voted: self.yes.len(),
                 refusals: std::mem::take(&mut self.refusals),
             },
@@ -191,7 +193,7 @@ impl Decision {
         self.no.clear();
         self.refusals.clear();
         if let Some(Accepted { view, document, .. }) = self.forced.take() {
-            self.motion = Motion { view, document };
+            self.motion = Proposal { view, document };
         }
         Call {
             ask: Some(Request::Accept {
@@ -204,7 +206,7 @@ impl Decision {
         }
     }
 
-    fn close(&mut self, ruling: Ruling) -> Call {
+    fn close(&mut self, ruling: BallotOutcome) -> Call {
         self.stage = Stage::Over;
         Call {
             ask: None,
@@ -227,8 +229,8 @@ mod tests {
         proposer: 7,
     };
 
-    fn motion(digest: u128) -> Motion {
-        Motion {
+    fn motion(digest: u128) -> Proposal {
+        Proposal {
             view: ViewId { epoch: 6, digest },
             document: format!("document {digest}").into(),
         }
@@ -240,7 +242,7 @@ mod tests {
 
     /// This motion was accepted in this round.
     fn accepted(round: u32, digest: u128) -> Reply {
-        let Motion { view, document } = motion(digest);
+        let Proposal { view, document } = motion(digest);
         Reply::Promised(Some(Accepted {
             ballot: ballot(round),
             view,
@@ -300,7 +302,7 @@ mod tests {
         /// After this answer the motion of that digest is put to the vote.
         #[track_caller]
         fn proposes(&mut self, digest: u128, from: u16, reply: Reply) {
-            let Motion { view, document } = motion(digest);
+            let Proposal { view, document } = motion(digest);
             let ask = Some(Request::Accept {
                 view: VIEW,
                 ballot: BALLOT,
@@ -313,7 +315,7 @@ mod tests {
 
         /// This answer ends the vote.
         #[track_caller]
-        fn rules(&mut self, from: u16, answer: Answer) -> Ruling {
+        fn rules(&mut self, from: u16, answer: Answer) -> BallotOutcome {
             let call = self.hears(from, answer);
             assert_eq!(call.ask, None);
             call.ruling.expect("a ruling")
@@ -330,7 +332,7 @@ mod tests {
         script.waits_on(2, Reply::Done);
         script.waits_on(3, Reply::Done);
         let ruling = script.rules(0, Ok(Reply::Done));
-        assert_eq!(ruling, Ruling::Decided(motion(1)));
+        assert_eq!(ruling, BallotOutcome::Decided(motion(1)));
     }
 
     #[test]
@@ -338,7 +340,7 @@ mod tests {
         let mut script = Script::of(1);
         script.proposes(1, 0, Reply::Promised(None));
         let ruling = script.rules(0, Ok(Reply::Done));
-        assert_eq!(ruling, Ruling::Decided(motion(1)));
+        assert_eq!(ruling, BallotOutcome::Decided(motion(1)));
     }
 
     #[test]
@@ -350,7 +352,7 @@ mod tests {
         script.waits_on(0, Reply::Done);
         script.waits_on(1, Reply::Done);
         let ruling = script.rules(3, Ok(Reply::Done));
-        assert_eq!(ruling, Ruling::Decided(motion(1)));
+        assert_eq!(ruling, BallotOutcome::Decided(motion(1)));
     }
 
     #[test]
@@ -373,7 +375,7 @@ mod tests {
             script.waits_on(0, Reply::Done);
             script.waits_on(1, Reply::Done);
             let ruling = script.rules(2, Ok(Reply::Done));
-            assert_eq!(ruling, Ruling::Decided(motion(30)));
+            assert_eq!(ruling, BallotOutcome::Decided(motion(30)));
         }
     }
 
@@ -399,7 +401,7 @@ mod tests {
         script.waits_on(0, Reply::Done);
         script.waits_on(1, Reply::Done);
         let ruling = script.rules(2, Ok(Reply::Done));
-        assert_eq!(ruling, Ruling::Decided(motion(1)));
+        assert_eq!(ruling, BallotOutcome::Decided(motion(1)));
     }
 
     #[test]
@@ -411,7 +413,7 @@ mod tests {
         assert_eq!(script.hears(1, silence()), Call::default());
         script.waits_on(2, Reply::Done);
         let ruling = script.rules(0, Ok(Reply::Done));
-        assert_eq!(ruling, Ruling::Decided(motion(1)));
+        assert_eq!(ruling, BallotOutcome::Decided(motion(1)));
     }
 
     #[test]
@@ -421,31 +423,31 @@ mod tests {
             digest: 66,
         };
         let mut script = Script::of(5);
-        script.waits_on(0, Reply::Outbid(ballot(8)));
+        script.waits_on(0, Reply::Preempted(ballot(8)));
         script.waits_on(1, serves(Some(later)));
         script.waits_on(2, Reply::Promised(None));
         script.waits_on(3, Reply::Promised(None));
         script.proposes(1, 4, Reply::Promised(None));
-        script.waits_on(0, Reply::Outbid(ballot(8)));
+        script.waits_on(0, Reply::Preempted(ballot(8)));
         script.waits_on(1, serves(Some(later)));
         script.waits_on(2, Reply::Done);
         script.waits_on(3, Reply::Done);
         let ruling = script.rules(4, Ok(Reply::Done));
-        assert_eq!(ruling, Ruling::Decided(motion(1)));
+        assert_eq!(ruling, BallotOutcome::Decided(motion(1)));
     }
 
     #[test]
     fn whoever_is_outbid_learns_the_highest_ballot() {
         let mut script = Script::of(5);
-        script.waits_on(0, Reply::Outbid(ballot(7)));
-        script.waits_on(1, Reply::Outbid(ballot(9)));
-        let ruling = script.rules(2, Ok(Reply::Outbid(ballot(8))));
-        assert_eq!(ruling, Ruling::Outbid(ballot(9)));
+        script.waits_on(0, Reply::Preempted(ballot(7)));
+        script.waits_on(1, Reply::Preempted(ballot(9)));
+        let ruling = script.rules(2, Ok(Reply::Preempted(ballot(8))));
+        assert_eq!(ruling, BallotOutcome::Preempted(ballot(9)));
 
         let mut script = Script::promised_by(3, 2);
-        script.waits_on(0, Reply::Outbid(ballot(7)));
+        script.waits_on(0, Reply::Preempted(ballot(7)));
         let ruling = script.rules(1, silence());
-        assert_eq!(ruling, Ruling::Outbid(ballot(7)));
+        assert_eq!(ruling, BallotOutcome::Preempted(ballot(7)));
     }
 
     #[test]
@@ -454,13 +456,13 @@ mod tests {
         let mut script = Script::of(5);
         script.waits_on(0, serves(Some(view(7))));
         script.waits_on(1, serves(Some(view(6))));
-        let ruling = script.rules(2, Ok(Reply::Outbid(ballot(9))));
-        assert_eq!(ruling, Ruling::Overtaken(view(7)));
+        let ruling = script.rules(2, Ok(Reply::Preempted(ballot(9))));
+        assert_eq!(ruling, BallotOutcome::Overtaken(view(7)));
 
         let mut script = Script::promised_by(3, 2);
         script.waits_on(0, serves(Some(view(6))));
-        let ruling = script.rules(1, Ok(Reply::Outbid(ballot(9))));
-        assert_eq!(ruling, Ruling::Overtaken(view(6)));
+        let ruling = script.rules(1, Ok(Reply::Preempted(ballot(9))));
+        assert_eq!(ruling, BallotOutcome::Overtaken(view(6)));
     }
 
     #[test]
@@ -488,7 +490,7 @@ mod tests {
             (4, Refusal::Failed(timeout)),
         ];
         let refusals = refusals.map(|(node, refusal)| (NodeIndex::new(node), refusal));
-        let expected = Ruling::TooFew {
+        let expected = BallotOutcome::TooFew {
             voted: 1,
             refusals: refusals.into(),
         };
@@ -505,7 +507,7 @@ mod tests {
         script.waits_on(1, serves(None));
         let ruling = script.rules(0, Ok(serves(None)));
         let refusals = [1, 0].map(|node| (NodeIndex::new(node), Refusal::Stale(None)));
-        let expected = Ruling::TooFew {
+        let expected = BallotOutcome::TooFew {
             voted: 1,
             refusals: refusals.into(),
         };
@@ -525,10 +527,10 @@ mod tests {
         };
         let mut script = Script::of(1);
         let ruling = script.rules(0, Ok(Reply::Refused(status.clone())));
-        assert!(matches!(ruling, Ruling::TooFew { voted: 0, .. }));
+        assert!(matches!(ruling, BallotOutcome::TooFew { voted: 0, .. }));
         status.stamped = Some("run-1".into());
         let ruling = Script::of(1).rules(0, Ok(Reply::Refused(status)));
-        assert!(matches!(ruling, Ruling::Overtaken(_)));
+        assert!(matches!(ruling, BallotOutcome::Overtaken(_)));
     }
 
     #[test]
@@ -542,7 +544,7 @@ mod tests {
         let mut script = Script::promised_by(3, 2);
         script.waits_on(0, Reply::Released);
         let ruling = script.rules(1, Ok(Reply::Stale(None)));
-        assert!(matches!(ruling, Ruling::TooFew { voted: 0, .. }));
+        assert!(matches!(ruling, BallotOutcome::TooFew { voted: 0, .. }));
     }
 
     #[test]
@@ -550,13 +552,13 @@ mod tests {
         let mut script = Script::of(3);
         script.waits_on(0, Reply::Promised(None));
         script.waits_on(3, accepted(9, 90));
-        script.waits_on(4, Reply::Outbid(ballot(9)));
-        script.waits_on(5, Reply::Outbid(ballot(9)));
+        script.waits_on(4, Reply::Preempted(ballot(9)));
+        script.waits_on(5, Reply::Preempted(ballot(9)));
         script.proposes(1, 1, Reply::Promised(None));
         script.waits_on(0, Reply::Done);
         script.waits_on(3, Reply::Done);
         let ruling = script.rules(1, Ok(Reply::Done));
-        assert_eq!(ruling, Ruling::Decided(motion(1)));
+        assert_eq!(ruling, BallotOutcome::Decided(motion(1)));
     }
 
     #[test]
@@ -565,10 +567,10 @@ mod tests {
         script.waits_on(0, Reply::Done);
         let _ = script.rules(1, Ok(Reply::Done));
         script.waits_on(2, Reply::Done);
-        script.waits_on(2, Reply::Outbid(ballot(9)));
+        script.waits_on(2, Reply::Preempted(ballot(9)));
 
         let mut script = Script::of(3);
-        script.waits_on(0, Reply::Outbid(ballot(9)));
+        script.waits_on(0, Reply::Preempted(ballot(9)));
         let _ = script.rules(1, silence());
         for node in [0, 1, 2] {
             script.waits_on(node, Reply::Promised(None));

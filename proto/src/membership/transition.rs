@@ -20,7 +20,7 @@ pub use crate::membership::requests::{adopt, adopt_under, quarantine};
 use crate::membership::takeback::Stop;
 use crate::membership::topology::{Topology, TopologyError};
 use crate::membership::view::{Nonces, View};
-use crate::node::message::{NodeStatus, Nonce, Request, Standing, ViewId};
+use crate::node::message::{NodeState, NodeStatus, Nonce, Request, ViewId};
 use crate::quorum::majority;
 use crate::time::{Instant, outwait};
 
@@ -77,7 +77,7 @@ pub enum Waiting {
 
 /// What was observed of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Sight {
+struct NodeObservation {
     /// Its last answer; `None` where it gave none.
     status: Option<NodeStatus>,
     /// The nonce of its quarantine, and since when this was observed.
@@ -95,7 +95,7 @@ pub struct Transition {
     fenced: BTreeSet<String>,
     /// For each newcomer, the view that it was retired from and may be removed from.
     retired: BTreeMap<String, ViewId>,
-    sights: BTreeMap<String, Sight>,
+    sights: BTreeMap<String, NodeObservation>,
     /// When a majority of the old nodes was first seen to know of the transition.
     known_at: Option<Instant>,
     /// When so many of them knew it that the others can grant no lock on their own.
@@ -185,11 +185,11 @@ impl Transition {
         let sight = self.sights.entry(name.into()).or_default();
         if let Some(status) = &status {
             match (status.standing(), &status.nonce) {
-                (Standing::Quarantined, Some(nonce)) => match &sight.quarantined {
+                (NodeState::Quarantined, Some(nonce)) => match &sight.quarantined {
                     Some((known, _)) if known == nonce => {}
                     _ => sight.quarantined = Some((Arc::clone(nonce), now)),
                 },
-                (Standing::Serving(view), nonce) if nonce.as_ref() == listed => {
+                (NodeState::Serving(view), nonce) if nonce.as_ref() == listed => {
                     sight.quarantined = None;
                     sight.reached = sight.reached.max(view.epoch);
                 }
@@ -335,14 +335,14 @@ impl Transition {
             let is_listed =
                 member.is_some_and(|node| Some(self.view.nonce(node)) == status.nonce.as_ref());
             let request = match status.standing() {
-                Standing::Absent => Some(quarantine(status, fresh())),
-                Standing::Serving(view) if !is_listed => {
+                NodeState::Absent => Some(quarantine(status, fresh())),
+                NodeState::Serving(view) if !is_listed => {
                     let is_retired = self.retired.get(&name) == Some(&view);
                     (member.is_none() && is_retired).then(|| quarantine(status, fresh()))
                 }
-                Standing::Serving(view) if view.epoch >= self.view.id().epoch => None,
-                Standing::Serving(_) => member.map(|node| adopt(&self.view, node)),
-                Standing::Quarantined => member
+                NodeState::Serving(view) if view.epoch >= self.view.id().epoch => None,
+                NodeState::Serving(_) => member.map(|node| adopt(&self.view, node)),
+                NodeState::Quarantined => member
                     .filter(|_| is_listed)
                     .map(|node| adopt(&self.view, node)),
             };
@@ -397,11 +397,11 @@ impl Transition {
                 sight.status.map(|status| status.standing()),
                 sight.quarantined,
             ) {
-                (Some(Standing::Quarantined), Some((nonce, since))) => {
+                (Some(NodeState::Quarantined), Some((nonce, since))) => {
                     latest = latest.max(Some(since));
                     nonces.insert(name, nonce);
                 }
-                (Some(Standing::Serving(view)), _) => {
+                (Some(NodeState::Serving(view)), _) => {
                     obstacles.push((name, Obstacle::Foreign(view)));
                 }
                 _ => obstacles.push((name, Obstacle::Silent)),
@@ -479,12 +479,12 @@ impl Transition {
             let obstacle = match self.status(name) {
                 None => Obstacle::Silent,
                 Some(status) => match status.standing() {
-                    Standing::Serving(view)
+                    NodeState::Serving(view)
                         if status.nonce.as_ref() != Some(self.view.nonce(node)) =>
                     {
                         Obstacle::Foreign(view)
                     }
-                    Standing::Serving(view) if view.epoch >= epoch => return None,
+                    NodeState::Serving(view) if view.epoch >= epoch => return None,
                     _ => Obstacle::Behind,
                 },
             };

@@ -589,7 +589,7 @@ mod tests {
             for key in 0..500 {
                 let key = Key::new(format!("key-{key}")).unwrap();
                 let joint = view.place(&key);
-                let group = |seats: crate::quorum::Seats| {
+                let group = |seats: crate::quorum::VoterSet| {
                     let nodes: Vec<_> = seats.iter().map(|seat| joint.node(seat)).collect();
                     let mut names = names(&view, &nodes);
                     names.sort();

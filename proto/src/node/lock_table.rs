@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::lease::{Key, Token, Ttl};
 use crate::node::message::{
-    Absent, Accepted, Ballot, Incarnation, NodeStatus, Nonce, Past, Reply, Request, Rival, Slot,
-    Standing, ViewId,
+    Absent, Accepted, Ballot, Incarnation, NodeState, NodeStatus, Nonce, Past, Reply, Request,
+    Rival, Slot, ViewId,
 };
 use crate::time::Instant;
 
@@ -169,9 +169,9 @@ impl LockTable {
 
     fn guarded(&mut self, view: ViewId, act: impl FnOnce(&mut Self) -> Reply) -> Reply {
         match self.status().standing() {
-            Standing::Serving(serving) if serving == view => act(self),
-            Standing::Serving(serving) => Reply::Stale(Some(serving)),
-            Standing::Absent | Standing::Quarantined => Reply::Stale(None),
+            NodeState::Serving(serving) if serving == view => act(self),
+            NodeState::Serving(serving) => Reply::Stale(Some(serving)),
+            NodeState::Absent | NodeState::Quarantined => Reply::Stale(None),
         }
     }
 
@@ -269,8 +269,8 @@ impl LockTable {
 
     fn past(&self, now: Instant) -> Past {
         let since = match self.status().standing() {
-            Standing::Quarantined => self.member.as_ref().and_then(|member| member.since),
-            Standing::Absent | Standing::Serving(_) => None,
+            NodeState::Quarantined => self.member.as_ref().and_then(|member| member.since),
+            NodeState::Absent | NodeState::Serving(_) => None,
         };
         Past {
             epoch: self.member.as_ref().map_or(0, Member::epoch),
@@ -292,8 +292,8 @@ impl LockTable {
             return Reply::Refused(self.status());
         }
         let before = match self.status().standing() {
-            Standing::Quarantined => self.member.as_ref().and_then(|member| member.since),
-            Standing::Absent | Standing::Serving(_) => None,
+            NodeState::Quarantined => self.member.as_ref().and_then(|member| member.since),
+            NodeState::Absent | NodeState::Serving(_) => None,
         };
         self.serving = None;
         self.counters.clear();
@@ -333,10 +333,10 @@ impl LockTable {
         ballot: Ballot,
         act: impl FnOnce(&mut Member) -> Reply,
     ) -> Reply {
-        let serves = self.status().standing() == Standing::Serving(view);
+        let serves = self.status().standing() == NodeState::Serving(view);
         match &mut self.member {
             Some(member) if serves => match member.promised {
-                Some(promised) if promised > ballot => Reply::Outbid(promised),
+                Some(promised) if promised > ballot => Reply::Preempted(promised),
                 _ => {
                     member.promised = Some(ballot);
                     act(member)
@@ -729,12 +729,12 @@ mod tests {
         assert!(matches!(adopt(&mut table, VIEW, "m"), Reply::Refused(_)));
         table.restart("run-2");
         assert!(matches!(adopt(&mut table, VIEW, "n"), Reply::Refused(_)));
-        assert_eq!(table.status().standing(), Standing::Absent);
+        assert_eq!(table.status().standing(), NodeState::Absent);
         // A second loss replaces the nonce: a request sent for the first is too late.
         let _ = quarantine(&mut table, "n2");
         assert!(matches!(adopt(&mut table, VIEW, "n"), Reply::Refused(_)));
         assert_eq!(adopt(&mut table, VIEW, "n2"), Reply::Done);
-        assert_eq!(table.status().standing(), Standing::Serving(VIEW));
+        assert_eq!(table.status().standing(), NodeState::Serving(VIEW));
     }
 
     #[test]
@@ -785,7 +785,7 @@ mod tests {
         }
         let request = quarantine(Some("n"), Some(VIEW));
         assert_eq!(table.apply(at(0), &request), Reply::Done);
-        assert_eq!(table.status().standing(), Standing::Quarantined);
+        assert_eq!(table.status().standing(), NodeState::Quarantined);
         assert_eq!(
             table.apply(at(0), &Request::Document),
             Reply::Document(None)
@@ -938,14 +938,14 @@ mod tests {
     fn a_promise_keeps_lower_ballots_out_and_tells_what_was_accepted() {
         let mut table = serving();
         assert_eq!(prepare(&mut table, 2), Reply::Promised(None));
-        assert_eq!(prepare(&mut table, 1), Reply::Outbid(ballot(2)));
-        assert_eq!(accept(&mut table, 1, "a"), Reply::Outbid(ballot(2)));
+        assert_eq!(prepare(&mut table, 1), Reply::Preempted(ballot(2)));
+        assert_eq!(accept(&mut table, 1, "a"), Reply::Preempted(ballot(2)));
         assert_eq!(prepare(&mut table, 2), Reply::Promised(None));
         assert_eq!(accept(&mut table, 2, "a"), Reply::Done);
         assert_eq!(prepare(&mut table, 3), Reply::Promised(accepted(2, "a")));
         // An ACCEPT is also a promise.
         assert_eq!(accept(&mut table, 5, "b"), Reply::Done);
-        assert_eq!(prepare(&mut table, 4), Reply::Outbid(ballot(5)));
+        assert_eq!(prepare(&mut table, 4), Reply::Preempted(ballot(5)));
         assert_eq!(prepare(&mut table, 5), Reply::Promised(accepted(5, "b")));
     }
 

@@ -312,7 +312,7 @@ pub enum Reply {
     /// PREPARE: promised; with the view that the node accepted before, if any.
     Promised(Option<Accepted>),
     /// PREPARE, ACCEPT: this higher ballot was promised to another proposer.
-    Outbid(Ballot),
+    Preempted(Ballot),
     /// QUARANTINE, ACCEPT, ADOPT, RESTAMP: done, or already the case.
     Done,
     /// QUARANTINE, PREPARE, ACCEPT, ADOPT, RESTAMP: the state is not as expected;
@@ -346,7 +346,7 @@ pub struct Past {
 
 /// A node's stage in its life cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Standing {
+pub enum NodeState {
     /// No state, or that of another incarnation: its entries may be lost.
     Absent,
     /// Marked with a nonce, waiting to be admitted.
@@ -359,18 +359,18 @@ impl NodeStatus {
     /// The view that it serves with intact data.
     pub fn served(&self) -> Option<ViewId> {
         match self.standing() {
-            Standing::Serving(view) => Some(view),
-            Standing::Absent | Standing::Quarantined => None,
+            NodeState::Serving(view) => Some(view),
+            NodeState::Absent | NodeState::Quarantined => None,
         }
     }
 
     /// The node's stage.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> NodeState {
         match (&self.nonce, self.serving) {
-            (Some(_), _) if self.stamped.as_ref() != Some(&self.incarnation) => Standing::Absent,
-            (Some(_), Some(view)) => Standing::Serving(view),
-            (Some(_), None) => Standing::Quarantined,
-            (None, _) => Standing::Absent,
+            (Some(_), _) if self.stamped.as_ref() != Some(&self.incarnation) => NodeState::Absent,
+            (Some(_), Some(view)) => NodeState::Serving(view),
+            (Some(_), None) => NodeState::Quarantined,
+            (None, _) => NodeState::Absent,
         }
     }
 }
@@ -563,12 +563,12 @@ mod tests {
             stamped: Some("run-1".into()),
             incarnation: "run-1".into(),
         };
-        assert!(matches!(status.standing(), Standing::Serving(_)));
+        assert!(matches!(status.standing(), NodeState::Serving(_)));
         status.incarnation = "run-2".into();
-        assert_eq!(status.standing(), Standing::Absent);
+        assert_eq!(status.standing(), NodeState::Absent);
         status.stamped = Some("run-2".into());
         status.serving = None;
-        assert_eq!(status.standing(), Standing::Quarantined);
-        assert_eq!(NodeStatus::default().standing(), Standing::Absent);
+        assert_eq!(status.standing(), NodeState::Quarantined);
+        assert_eq!(NodeStatus::default().standing(), NodeState::Absent);
     }
 }

@@ -7,7 +7,7 @@ use crate::lease::{COUNTER_LIMIT, Fence, Key, Token, Ttl};
 use crate::lease_record::known::Known;
 use crate::node::message::{Absent, Answer, Reply, Request, ViewId};
 use crate::operation::machine::{Effects, Event, Machine, Refusal, Step};
-use crate::quorum::{MAX_REPLICAS, Placement, Seat, Seats};
+use crate::quorum::{MAX_REPLICAS, Placement, Voter, VoterSet};
 use crate::time::{Instant, valid_until};
 use ringlock_ring::NodeIndex;
 
@@ -73,13 +73,13 @@ pub struct Attempt {
     claim: Claim,
     valid_until: Instant,
     stage: Stage,
-    asked: Seats,
+    asked: VoterSet,
     /// The seats among the asked to which no request was sent.
-    unsent: Seats,
-    granted: Seats,
-    refused: Seats,
+    unsent: VoterSet,
+    granted: VoterSet,
+    refused: VoterSet,
     /// The seats among the refused where another client holds the key.
-    busy: Seats,
+    busy: VoterSet,
     /// It can no longer win and everything is being released; the outstanding
     /// answers decide whether a holder or an outage is the cause.
     is_doomed: bool,
@@ -103,9 +103,9 @@ enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct WriteBack {
     to: u64,
-    asked: Seats,
-    raised: Seats,
-    refused: Seats,
+    asked: VoterSet,
+    raised: VoterSet,
+    refused: VoterSet,
 }
 
 type AttemptEffects = Effects<Result<Grant, Refused>>;
@@ -117,11 +117,11 @@ impl Attempt {
             valid_until: valid_until(claim.t0, claim.ttl.get()),
             claim,
             stage: Stage::Open,
-            asked: Seats::NONE,
-            unsent: Seats::NONE,
-            granted: Seats::NONE,
-            refused: Seats::NONE,
-            busy: Seats::NONE,
+            asked: VoterSet::NONE,
+            unsent: VoterSet::NONE,
+            granted: VoterSet::NONE,
+            refused: VoterSet::NONE,
+            busy: VoterSet::NONE,
             is_doomed: false,
             counters: [0; 2 * MAX_REPLICAS],
             floor: 0,
@@ -167,7 +167,7 @@ impl Attempt {
 
     /// A count is raised only where the attempt's own entry was found: no other
     /// client can have counted there in between, since every request is sent once.
-    fn take_write_back(&mut self, from: NodeIndex, seat: Seat, answer: Answer) {
+    fn take_write_back(&mut self, from: NodeIndex, seat: Voter, answer: Answer) {
         let Some(write_back) = &mut self.write_back else {
             return;
         };
@@ -186,7 +186,7 @@ impl Attempt {
         }
     }
 
-    fn take_refusal(&mut self, from: NodeIndex, seat: Seat, answer: Answer) {
+    fn take_refusal(&mut self, from: NodeIndex, seat: Voter, answer: Answer) {
         self.refused = self.refused.with(seat);
         if matches!(answer, Ok(Reply::Busy(_) | Reply::Lost(_))) {
             self.busy = self.busy.with(seat);
@@ -276,16 +276,16 @@ impl Attempt {
             .find(|&counter| self.claim.placement.has_quorum(self.standing_at(counter)))
     }
 
-    fn standing_at(&self, counter: u64) -> Seats {
-        let granted_at = |&seat: &Seat| self.counters[seat.get()] == counter;
+    fn standing_at(&self, counter: u64) -> VoterSet {
+        let granted_at = |&seat: &Voter| self.counters[seat.get()] == counter;
         let raised = match self.write_back {
             Some(write_back) if write_back.to == counter => write_back.raised,
-            _ => Seats::NONE,
+            _ => VoterSet::NONE,
         };
         self.granted
             .iter()
             .filter(granted_at)
-            .collect::<Seats>()
+            .collect::<VoterSet>()
             .union(raised)
     }
 
@@ -296,19 +296,19 @@ impl Attempt {
         let highest = self.highest_counter();
         let write_back = self.write_back.get_or_insert(WriteBack {
             to: highest,
-            asked: Seats::NONE,
-            raised: Seats::NONE,
-            refused: Seats::NONE,
+            asked: VoterSet::NONE,
+            raised: VoterSet::NONE,
+            refused: VoterSet::NONE,
         });
-        let is_low = |&seat: &Seat| self.counters[seat.get()] < write_back.to;
-        let is_high = |&seat: &Seat| self.counters[seat.get()] > write_back.to;
+        let is_low = |&seat: &Voter| self.counters[seat.get()] < write_back.to;
+        let is_high = |&seat: &Voter| self.counters[seat.get()] > write_back.to;
         let low = self
             .granted
             .iter()
             .filter(is_low)
-            .collect::<Seats>()
+            .collect::<VoterSet>()
             .minus(write_back.asked);
-        let high = self.granted.iter().filter(is_high).collect::<Seats>();
+        let high = self.granted.iter().filter(is_high).collect::<VoterSet>();
         write_back.asked = write_back.asked.union(low);
         let useless = self.refused.union(write_back.refused).union(high);
         let is_waiting = !self.unanswered().is_empty();
@@ -331,22 +331,22 @@ impl Attempt {
     }
 
     /// The seats that the request may have reached; returned once.
-    fn owed_releases(&self) -> Seats {
+    fn owed_releases(&self) -> VoterSet {
         if self.is_doomed {
-            Seats::NONE
+            VoterSet::NONE
         } else {
             self.asked.minus(self.unsent)
         }
     }
 
-    fn unanswered(&self) -> Seats {
+    fn unanswered(&self) -> VoterSet {
         self.asked.minus(self.granted).minus(self.refused)
     }
 
     fn grant(&mut self, fence: Fence) -> AttemptEffects {
         let counter = fence.counter();
         self.stage = Stage::Granted(counter);
-        let vouches = |&seat: &Seat| vouches(self.counters[seat.get()], counter);
+        let vouches = |&seat: &Voter| vouches(self.counters[seat.get()], counter);
         let known = Known {
             seen: self.granted,
             vouching: self.granted.iter().filter(vouches).collect(),
@@ -424,11 +424,11 @@ impl Machine for Attempt {
                     answer: Ok(Reply::Granted { counter }),
                 },
             ) => {
-                let seat: Seats = self.claim.placement.seat(from).into_iter().collect();
+                let seat: VoterSet = self.claim.placement.seat(from).into_iter().collect();
                 let vouching = if vouches(counter, fence) {
                     seat
                 } else {
-                    Seats::NONE
+                    VoterSet::NONE
                 };
                 Effects {
                     acknowledged: seat,
@@ -440,7 +440,7 @@ impl Machine for Attempt {
         }
     }
 
-    fn request(&self, step: Step, _: Seat) -> Request {
+    fn request(&self, step: Step, _: Voter) -> Request {
         let Claim {
             view,
             key,
@@ -570,7 +570,7 @@ mod tests {
             self.attempt.request(step, owner)
         }
 
-        fn seats(&self, of: &[u16]) -> Seats {
+        fn seats(&self, of: &[u16]) -> VoterSet {
             let placement = self.attempt.placement();
             nodes(of)
                 .into_iter()
@@ -919,6 +919,6 @@ mod tests {
         // After it: another holder may have held the key there in between.
         let late = script.granted(4, 5);
         assert_eq!(late.acknowledged, script.seats(&[4]));
-        assert_eq!(late.vouching, Seats::NONE);
+        assert_eq!(late.vouching, VoterSet::NONE);
     }
 }

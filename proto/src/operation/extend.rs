@@ -28,13 +28,13 @@ use crate::lease::{Fence, Key, Token, Ttl};
 use crate::lease_record::known::Known;
 use crate::node::message::{Absent, Answer, Reply, Request, ViewId};
 use crate::operation::machine::{Effects, Event, Machine, Refusal, Step};
-use crate::quorum::{Placement, Seat, Seats};
+use crate::quorum::{Placement, Voter, VoterSet};
 use crate::time::{Instant, valid_until};
 use ringlock_ring::NodeIndex;
 
 /// The input of an extend.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Prolongation {
+pub struct ExtendParams {
     /// The view that chose the placement.
     pub view: ViewId,
     /// How long a confirmation of the view is valid.
@@ -62,7 +62,7 @@ pub struct Prolongation {
 
 /// The outcome of an extend.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Extension {
+pub enum ExtendOutcome {
     /// The lease is valid until this instant.
     Extended(Instant),
     /// Nothing changed: the lease stays valid as long as it was. Try again.
@@ -80,7 +80,7 @@ pub enum Extension {
     },
 }
 
-impl Extension {
+impl ExtendOutcome {
     /// Whether it is lost and another holder was seen; otherwise the entry is gone,
     /// and no holder of the key is known.
     pub fn is_taken_over(&self) -> bool {
@@ -92,21 +92,21 @@ impl Extension {
 /// The machine of one extend.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Renewal {
-    terms: Prolongation,
+    terms: ExtendParams,
     stage: Stage,
     /// A majority of every established group kept the entry and vouches.
     is_vouched_for: bool,
-    kept: Seats,
-    made: Seats,
-    absent: Seats,
-    foreign: Seats,
-    failed: Seats,
-    /// Seats that were asked to create the entry, and those of them that have not
+    kept: VoterSet,
+    made: VoterSet,
+    absent: VoterSet,
+    foreign: VoterSet,
+    failed: VoterSet,
+    /// Voters that were asked to create the entry, and those of them that have not
     /// created it.
-    healed: Seats,
-    unhealed: Seats,
-    /// Seats that vouch because of this extend.
-    promoted: Seats,
+    healed: VoterSet,
+    unhealed: VoterSet,
+    /// Voters that vouch because of this extend.
+    promoted: VoterSet,
     /// It has extended the lease.
     has_succeeded: bool,
     probes_out: usize,
@@ -124,27 +124,27 @@ enum Stage {
 /// What one answer shows about its node's entry.
 #[derive(Default)]
 struct News {
-    has: Seats,
-    lacks: Seats,
+    has: VoterSet,
+    lacks: VoterSet,
 }
 
-type RenewalEffects = Effects<Extension>;
+type RenewalEffects = Effects<ExtendOutcome>;
 
 impl Renewal {
     /// An extend that has not begun.
-    pub fn new(terms: Prolongation) -> Self {
+    pub fn new(terms: ExtendParams) -> Self {
         Self {
             terms,
             stage: Stage::Open,
             is_vouched_for: false,
-            kept: Seats::NONE,
-            made: Seats::NONE,
-            absent: Seats::NONE,
-            foreign: Seats::NONE,
-            failed: Seats::NONE,
-            healed: Seats::NONE,
-            unhealed: Seats::NONE,
-            promoted: Seats::NONE,
+            kept: VoterSet::NONE,
+            made: VoterSet::NONE,
+            absent: VoterSet::NONE,
+            foreign: VoterSet::NONE,
+            failed: VoterSet::NONE,
+            healed: VoterSet::NONE,
+            unhealed: VoterSet::NONE,
+            promoted: VoterSet::NONE,
             has_succeeded: false,
             probes_out: 0,
             refusals: Vec::new(),
@@ -152,22 +152,22 @@ impl Renewal {
     }
 
     /// The input of the extend.
-    pub fn terms(&self) -> &Prolongation {
+    pub fn terms(&self) -> &ExtendParams {
         &self.terms
     }
 
     /// The groups that the lease is based on.
-    fn established(&self) -> impl Iterator<Item = Seats> + '_ {
+    fn established(&self) -> impl Iterator<Item = VoterSet> + '_ {
         self.terms.placement.groups().take(self.terms.established)
     }
 
     /// The seats that are asked to keep the entry. A lease that is based on no
     /// group cannot be extended; its remaining entries are still kept.
-    fn asked(&self) -> Seats {
+    fn asked(&self) -> VoterSet {
         if self.terms.established == 0 {
             return self.terms.placement.seats();
         }
-        self.established().fold(Seats::NONE, Seats::union)
+        self.established().fold(VoterSet::NONE, VoterSet::union)
     }
 
     fn take(&mut self, from: NodeIndex, step: Step, answer: Answer) -> News {
@@ -176,14 +176,14 @@ impl Renewal {
             .placement
             .seat(from)
             .filter(|_| step != Step::Probe);
-        let Some(here) = seat.map(|seat| Seats::NONE.with(seat)) else {
+        let Some(here) = seat.map(|seat| VoterSet::NONE.with(seat)) else {
             self.probes_out = self.probes_out.saturating_sub(1);
             return News::default();
         };
         let (has, lacks) = match &answer {
-            Ok(Reply::Kept { .. } | Reply::Made { .. }) => (here, Seats::NONE),
-            Ok(Reply::Lost(_)) => (Seats::NONE, here),
-            _ => (Seats::NONE, Seats::NONE),
+            Ok(Reply::Kept { .. } | Reply::Made { .. }) => (here, VoterSet::NONE),
+            Ok(Reply::Lost(_)) => (VoterSet::NONE, here),
+            _ => (VoterSet::NONE, VoterSet::NONE),
         };
         let tally = match (step, &answer) {
             (Step::Heal, Ok(Reply::Kept { .. } | Reply::Made { .. })) => &mut self.made,
@@ -224,11 +224,11 @@ impl Renewal {
     }
 
     fn settle(&mut self, now: Instant, confirmed_at: Instant, effects: &mut RenewalEffects) {
-        let Prolongation { placement, t0, .. } = self.terms;
+        let ExtendParams { placement, t0, .. } = self.terms;
         if self.is_lost() {
             self.stage = Stage::Lost;
             let refusals = std::mem::take(&mut self.refusals);
-            effects.outcome = Some(Extension::Lost { refusals });
+            effects.outcome = Some(ExtendOutcome::Lost { refusals });
             return;
         }
         let is_in_time = now < self.terms.valid_until;
@@ -239,7 +239,7 @@ impl Renewal {
             self.stage = Stage::Over(until);
             self.has_succeeded = true;
             effects.vouching = effects.vouching.union(self.newly_established());
-            effects.outcome = Some(Extension::Extended(until));
+            effects.outcome = Some(ExtendOutcome::Extended(until));
             return;
         }
         let is_answered = self.unanswered().is_empty();
@@ -248,7 +248,7 @@ impl Renewal {
             self.stage = Stage::Over(self.terms.valid_until);
             let kept = self.kept.union(self.made).len();
             let refusals = std::mem::take(&mut self.refusals);
-            effects.outcome = Some(Extension::Unchanged { kept, refusals });
+            effects.outcome = Some(ExtendOutcome::Unchanged { kept, refusals });
         }
     }
 
@@ -264,22 +264,22 @@ impl Renewal {
     /// its entry.
     fn is_lost(&self) -> bool {
         let gone = self.absent.union(self.foreign);
-        let is_blocked = |group: Seats| !group.minus(gone).has_majority_of(group);
+        let is_blocked = |group: VoterSet| !group.minus(gone).has_majority_of(group);
         !self.is_vouched_for && self.established().any(is_blocked)
     }
 
     /// The seats with the entry in the groups that this success adds.
-    fn newly_established(&self) -> Seats {
+    fn newly_established(&self) -> VoterSet {
         self.added().intersection(self.kept.union(self.made))
     }
 
     /// The groups that the lease is carried over to.
-    fn added(&self) -> Seats {
+    fn added(&self) -> VoterSet {
         let groups = self.terms.placement.groups().skip(self.terms.established);
-        groups.fold(Seats::NONE, Seats::union)
+        groups.fold(VoterSet::NONE, VoterSet::union)
     }
 
-    fn unanswered(&self) -> Seats {
+    fn unanswered(&self) -> VoterSet {
         let told = self.kept.union(self.made).union(self.failed);
         let told = told.union(self.absent).union(self.foreign);
         let kept = self.asked().minus(told);
@@ -288,7 +288,7 @@ impl Renewal {
 }
 
 impl Machine for Renewal {
-    type Outcome = Extension;
+    type Outcome = ExtendOutcome;
 
     fn on(&mut self, now: Instant, confirmed_at: Instant, event: Event) -> RenewalEffects {
         match event {
@@ -324,8 +324,8 @@ impl Machine for Renewal {
         }
     }
 
-    fn request(&self, step: Step, _: Seat) -> Request {
-        let Prolongation {
+    fn request(&self, step: Step, _: Voter) -> Request {
+        let ExtendParams {
             view,
             key,
             token,
@@ -384,7 +384,7 @@ mod tests {
         Placement::stable(Slot::SINGLE, &nodes(&(0..n).collect::<Vec<_>>()))
     }
 
-    fn seats(placement: &Placement, of: &[u16]) -> Seats {
+    fn seats(placement: &Placement, of: &[u16]) -> VoterSet {
         nodes(of)
             .into_iter()
             .filter_map(|node| placement.seat(node))
@@ -392,8 +392,8 @@ mod tests {
     }
 
     /// Terms of a lease that these nodes vouch for.
-    fn terms(placement: Placement, acknowledged: &[u16]) -> Prolongation {
-        Prolongation {
+    fn terms(placement: Placement, acknowledged: &[u16]) -> ExtendParams {
+        ExtendParams {
             view: VIEW,
             view_lease: Duration::from_secs(5),
             key: Key::new("k").unwrap(),
@@ -415,11 +415,11 @@ mod tests {
     }
 
     impl Script {
-        fn on(terms: Prolongation) -> Self {
+        fn on(terms: ExtendParams) -> Self {
             Self::probing(terms, T0, &[])
         }
 
-        fn probing(terms: Prolongation, confirmed_at: Instant, probes: &[u16]) -> Self {
+        fn probing(terms: ExtendParams, confirmed_at: Instant, probes: &[u16]) -> Self {
             let mut renewal = Renewal::new(terms);
             let probes = nodes(probes);
             let effects = renewal.on(T0, confirmed_at, Event::Start { probes });
@@ -431,32 +431,32 @@ mod tests {
             }
         }
 
-        fn hears(&mut self, from: u16, step: Step, answer: Answer) -> Effects<Extension> {
+        fn hears(&mut self, from: u16, step: Step, answer: Answer) -> Effects<ExtendOutcome> {
             let from = NodeIndex::new(from);
             let event = Event::Answered { from, step, answer };
             self.renewal.on(self.now, self.confirmed_at, event)
         }
 
-        fn hears_kept(&mut self, from: u16) -> Effects<Extension> {
+        fn hears_kept(&mut self, from: u16) -> Effects<ExtendOutcome> {
             let effects = self.hears(from, Step::Main, Ok(Reply::Kept { counter: 12 }));
             let seat = self.seats(&[from]);
             assert_eq!(
                 (effects.acknowledged, effects.disowned),
-                (seat, Seats::NONE)
+                (seat, VoterSet::NONE)
             );
             effects
         }
 
-        fn kept(&mut self, from: u16) -> Option<Extension> {
+        fn kept(&mut self, from: u16) -> Option<ExtendOutcome> {
             self.hears_kept(from).outcome
         }
 
-        fn seats(&self, of: &[u16]) -> Seats {
+        fn seats(&self, of: &[u16]) -> VoterSet {
             seats(self.renewal.placement(), of)
         }
 
         /// The seats that are healed because of `effects`; there must be at least one.
-        fn healed(&self, effects: &Effects<Extension>) -> Seats {
+        fn healed(&self, effects: &Effects<ExtendOutcome>) -> VoterSet {
             let (step, to) = effects.send.expect("a request");
             assert_eq!(step, Step::Heal);
             let first = to.iter().next().expect("a seat");
@@ -468,33 +468,33 @@ mod tests {
             to
         }
 
-        fn made(&mut self, from: u16) -> Option<Extension> {
+        fn made(&mut self, from: u16) -> Option<ExtendOutcome> {
             let effects = self.hears(from, Step::Heal, Ok(Reply::Made { counter: 12 }));
             let seat = self.seats(&[from]);
             assert_eq!(
                 (effects.acknowledged, effects.disowned),
-                (seat, Seats::NONE)
+                (seat, VoterSet::NONE)
             );
             effects.outcome
         }
 
-        fn hears_lost(&mut self, from: u16, rival: Option<Rival>) -> Effects<Extension> {
+        fn hears_lost(&mut self, from: u16, rival: Option<Rival>) -> Effects<ExtendOutcome> {
             let effects = self.hears(from, Step::Main, Ok(Reply::Lost(rival)));
             let seat = self.seats(&[from]);
             assert_eq!(
                 (effects.acknowledged, effects.disowned),
-                (Seats::NONE, seat)
+                (VoterSet::NONE, seat)
             );
             effects
         }
 
-        fn gone(&mut self, from: u16) -> Option<Extension> {
+        fn gone(&mut self, from: u16) -> Option<ExtendOutcome> {
             let effects = self.hears_lost(from, None);
             assert_eq!(effects.send, None);
             effects.outcome
         }
 
-        fn lost(&mut self, from: u16) -> Option<Extension> {
+        fn lost(&mut self, from: u16) -> Option<ExtendOutcome> {
             let rival = Rival {
                 holder: None,
                 remaining: None,
@@ -502,18 +502,18 @@ mod tests {
             self.hears_lost(from, Some(rival)).outcome
         }
 
-        fn silent(&mut self, from: u16) -> Option<Extension> {
+        fn silent(&mut self, from: u16) -> Option<ExtendOutcome> {
             let timeout = NodeError::new(NodeErrorKind::Timeout, "no answer");
             self.hears(from, Step::Main, Err(timeout)).outcome
         }
     }
 
-    fn extended() -> Option<Extension> {
-        Some(Extension::Extended(valid_until(T0, TTL)))
+    fn extended() -> Option<ExtendOutcome> {
+        Some(ExtendOutcome::Extended(valid_until(T0, TTL)))
     }
 
-    fn is_unchanged(outcome: Option<Extension>, with: usize) -> bool {
-        matches!(outcome, Some(Extension::Unchanged { kept, .. }) if kept == with)
+    fn is_unchanged(outcome: Option<ExtendOutcome>, with: usize) -> bool {
+        matches!(outcome, Some(ExtendOutcome::Unchanged { kept, .. }) if kept == with)
     }
 
     #[test]
@@ -550,17 +550,17 @@ mod tests {
     fn an_entry_that_was_not_seen_before_does_not_vouch() {
         // A late request created it, perhaps after another holder's time.
         for known in [
-            Known::vouched(Seats::NONE),
+            Known::vouched(VoterSet::NONE),
             Known {
                 seen: seats(&group(3), &[2]),
-                vouching: Seats::NONE,
+                vouching: VoterSet::NONE,
             },
         ] {
             let mut terms = terms(group(3), &[0, 1]);
             terms.known = terms.known.union(known);
             let mut script = Script::on(terms);
             assert_eq!(script.kept(0), None);
-            assert_eq!(script.hears_kept(2).vouching, Seats::NONE);
+            assert_eq!(script.hears_kept(2).vouching, VoterSet::NONE);
             assert!(is_unchanged(script.silent(1), 2));
         }
     }
@@ -578,13 +578,13 @@ mod tests {
         };
         let mut script = on(&[0, 1, 2, 3]);
         // Before the majority, with it, and after it.
-        assert_eq!(script.hears_kept(3).vouching, Seats::NONE);
-        assert_eq!(script.hears_kept(0).vouching, Seats::NONE);
-        assert_eq!(script.hears_kept(1).vouching, Seats::NONE);
+        assert_eq!(script.hears_kept(3).vouching, VoterSet::NONE);
+        assert_eq!(script.hears_kept(0).vouching, VoterSet::NONE);
+        assert_eq!(script.hears_kept(1).vouching, VoterSet::NONE);
         let effects = script.hears_kept(2);
         assert_eq!(effects.vouching, script.seats(&[0, 1, 2, 3]));
         assert_eq!(effects.outcome, extended());
-        assert_eq!(script.hears_kept(4).vouching, Seats::NONE);
+        assert_eq!(script.hears_kept(4).vouching, VoterSet::NONE);
         let mut script = on(&[0, 1, 2, 4]);
         for node in [0, 1, 2] {
             let _ = script.hears_kept(node);
@@ -593,7 +593,7 @@ mod tests {
         // An entry that was just created was not seen before.
         let _ = script.hears_lost(3, None);
         let made = script.hears(3, Step::Heal, Ok(Reply::Made { counter: 12 }));
-        assert_eq!(made.vouching, Seats::NONE);
+        assert_eq!(made.vouching, VoterSet::NONE);
     }
 
     #[test]
@@ -602,10 +602,10 @@ mod tests {
         assert_eq!(script.gone(2), None);
         let outcome = script.gone(0).expect("an outcome");
         assert!(!outcome.is_taken_over());
-        assert!(matches!(&outcome, Extension::Lost { refusals } if refusals.len() == 2));
+        assert!(matches!(&outcome, ExtendOutcome::Lost { refusals } if refusals.len() == 2));
         // Later answers create nothing either, and do not vouch.
         let late = script.hears_kept(1);
-        assert_eq!((late.send, late.vouching), (None, Seats::NONE));
+        assert_eq!((late.send, late.vouching), (None, VoterSet::NONE));
     }
 
     #[test]
@@ -646,7 +646,7 @@ mod tests {
         let mut terms = terms(group(1), &[0]);
         terms.ttl = Ttl::new(Duration::from_secs(1), TTL).unwrap();
         let mut script = Script::on(terms);
-        assert_eq!(script.kept(0), Some(Extension::Extended(OLD_END)));
+        assert_eq!(script.kept(0), Some(ExtendOutcome::Extended(OLD_END)));
     }
 
     #[test]
@@ -658,7 +658,7 @@ mod tests {
         let outcome = script.gone(3).expect("an outcome");
         assert!(outcome.is_taken_over());
         assert!(
-            matches!(&outcome, Extension::Lost { refusals } if refusals.len() == 3),
+            matches!(&outcome, ExtendOutcome::Lost { refusals } if refusals.len() == 3),
             "{outcome:?}"
         );
     }
@@ -674,7 +674,7 @@ mod tests {
     #[test]
     fn a_single_owner_keeps_or_has_lost() {
         let mut script = Script::on(terms(group(1), &[0]));
-        assert!(matches!(script.gone(0), Some(Extension::Lost { .. })));
+        assert!(matches!(script.gone(0), Some(ExtendOutcome::Lost { .. })));
         let owner = seats(&group(1), &[0]).take_first().unwrap();
         let request = Renewal::new(terms(group(1), &[0])).request(Step::Main, owner);
         assert!(matches!(
@@ -705,7 +705,7 @@ mod tests {
         both.established = 2;
         let mut script = Script::on(both);
         assert_eq!(script.kept(0), None);
-        assert!(matches!(script.gone(1), Some(Extension::Lost { .. })));
+        assert!(matches!(script.gone(1), Some(ExtendOutcome::Lost { .. })));
     }
 
     #[test]

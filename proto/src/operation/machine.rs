@@ -4,7 +4,7 @@
 use ringlock_ring::NodeIndex;
 
 use crate::node::message::{Answer, NodeError, Reply, Request, Rival, ViewId};
-use crate::quorum::{Placement, Seat, Seats};
+use crate::quorum::{Placement, Voter, VoterSet};
 use crate::time::Instant;
 
 /// Which request of an operation an answer belongs to.
@@ -47,17 +47,17 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effects<Outcome> {
     /// Send [`Machine::request`] of a step to these seats.
-    pub send: Option<(Step, Seats)>,
+    pub send: Option<(Step, VoterSet)>,
     /// Send a STATUS to these nodes.
     pub probe: Vec<NodeIndex>,
     /// Send a RELEASE to these seats; the machine does not receive their answers.
-    pub release: Seats,
+    pub release: VoterSet,
     /// These seats are known to hold the entry.
-    pub acknowledged: Seats,
+    pub acknowledged: VoterSet,
     /// These vouch for the lease from now on.
-    pub vouching: Seats,
+    pub vouching: VoterSet,
     /// These seats are known not to hold it.
-    pub disowned: Seats,
+    pub disowned: VoterSet,
     /// The operation's outcome; reported once.
     pub outcome: Option<Outcome>,
 }
@@ -67,10 +67,10 @@ impl<Outcome> Default for Effects<Outcome> {
         Self {
             send: None,
             probe: Vec::new(),
-            release: Seats::NONE,
-            acknowledged: Seats::NONE,
-            vouching: Seats::NONE,
-            disowned: Seats::NONE,
+            release: VoterSet::NONE,
+            acknowledged: VoterSet::NONE,
+            vouching: VoterSet::NONE,
+            disowned: VoterSet::NONE,
             outcome: None,
         }
     }
@@ -88,7 +88,7 @@ pub trait Machine {
     fn on(&mut self, now: Instant, confirmed_at: Instant, event: Event) -> Effects<Self::Outcome>;
 
     /// The request of a step, other than a probe, to one seat.
-    fn request(&self, step: Step, to: Seat) -> Request;
+    fn request(&self, step: Step, to: Voter) -> Request;
 
     /// The nodes that the operation is sent to.
     fn placement(&self) -> &Placement;
@@ -146,7 +146,7 @@ pub fn vouches_for(answer: &Answer, view: ViewId) -> bool {
             | Reply::Lost(_),
         ) => true,
         Ok(Reply::Status(status)) => {
-            status.standing() == crate::node::message::Standing::Serving(view)
+            status.standing() == crate::node::message::NodeState::Serving(view)
         }
         _ => false,
     }

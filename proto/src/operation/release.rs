@@ -3,13 +3,13 @@
 use crate::lease::{Key, Token};
 use crate::node::message::{Reply, Request};
 use crate::operation::machine::{Effects, Event, Machine, Refusal, Step};
-use crate::quorum::{Placement, Seat, Seats};
+use crate::quorum::{Placement, Voter, VoterSet};
 use crate::time::Instant;
 use ringlock_ring::NodeIndex;
 
 /// The outcome of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Farewell {
+pub enum ReleaseOutcome {
     /// The entries were held to the end, and are deleted.
     Released,
     /// So many nodes had no entry of the lease that others may have held the key
@@ -33,10 +33,10 @@ pub struct Release {
     placement: Placement,
     t0: Instant,
     is_open: bool,
-    released: Seats,
-    gone: Seats,
+    released: VoterSet,
+    gone: VoterSet,
     is_taken: bool,
-    failed: Seats,
+    failed: VoterSet,
     refusals: Vec<(NodeIndex, Refusal)>,
 }
 
@@ -49,25 +49,25 @@ impl Release {
             placement,
             t0,
             is_open: true,
-            released: Seats::NONE,
-            gone: Seats::NONE,
+            released: VoterSet::NONE,
+            gone: VoterSet::NONE,
             is_taken: false,
-            failed: Seats::NONE,
+            failed: VoterSet::NONE,
             refusals: Vec::new(),
         }
     }
 
-    fn settle(&mut self) -> Option<Farewell> {
+    fn settle(&mut self) -> Option<ReleaseOutcome> {
         let answered = self.released.union(self.gone).union(self.failed);
         let farewell = if self.placement.is_blocked_by(self.gone) {
             let is_taken = self.is_taken;
-            Farewell::TooLate { is_taken }
+            ReleaseOutcome::TooLate { is_taken }
         } else if self.placement.has_quorum(self.released) {
-            Farewell::Released
+            ReleaseOutcome::Released
         } else if answered != self.placement.seats() {
             return None;
         } else {
-            Farewell::Unknown {
+            ReleaseOutcome::Unknown {
                 refusals: std::mem::take(&mut self.refusals),
             }
         };
@@ -77,9 +77,9 @@ impl Release {
 }
 
 impl Machine for Release {
-    type Outcome = Farewell;
+    type Outcome = ReleaseOutcome;
 
-    fn on(&mut self, _: Instant, _: Instant, event: Event) -> Effects<Farewell> {
+    fn on(&mut self, _: Instant, _: Instant, event: Event) -> Effects<ReleaseOutcome> {
         match event {
             Event::Start { .. } => Effects {
                 send: Some((Step::Main, self.placement.seats())),
@@ -111,7 +111,7 @@ impl Machine for Release {
         }
     }
 
-    fn request(&self, _: Step, _: Seat) -> Request {
+    fn request(&self, _: Step, _: Voter) -> Request {
         Request::Release {
             key: self.key.clone(),
             token: self.token.clone(),
@@ -147,7 +147,7 @@ mod tests {
         release
     }
 
-    fn hears(release: &mut Release, from: u16, reply: Option<Reply>) -> Option<Farewell> {
+    fn hears(release: &mut Release, from: u16, reply: Option<Reply>) -> Option<ReleaseOutcome> {
         let from = NodeIndex::new(from);
         let answer = reply.ok_or_else(|| NodeError::new(NodeErrorKind::Timeout, "no answer"));
         let event = Event::Answered {
@@ -162,14 +162,16 @@ mod tests {
     #[test]
     fn a_single_owner_answers_three_ways() {
         for (reply, farewell) in [
-            (Reply::Released, Farewell::Released),
-            (Reply::Missing, Farewell::TooLate { is_taken: false }),
-            (Reply::Foreign, Farewell::TooLate { is_taken: true }),
+            (Reply::Released, ReleaseOutcome::Released),
+            (Reply::Missing, ReleaseOutcome::TooLate { is_taken: false }),
+            (Reply::Foreign, ReleaseOutcome::TooLate { is_taken: true }),
         ] {
             assert_eq!(hears(&mut started(1), 0, Some(reply)), Some(farewell));
         }
         let outcome = hears(&mut started(1), 0, None);
-        assert!(matches!(outcome, Some(Farewell::Unknown { refusals }) if refusals.len() == 1));
+        assert!(
+            matches!(outcome, Some(ReleaseOutcome::Unknown { refusals }) if refusals.len() == 1)
+        );
     }
 
     #[test]
@@ -178,13 +180,13 @@ mod tests {
         assert_eq!(hears(&mut release, 2, Some(Reply::Missing)), None);
         assert_eq!(hears(&mut release, 0, Some(Reply::Released)), None);
         let outcome = hears(&mut release, 1, Some(Reply::Released));
-        assert_eq!(outcome, Some(Farewell::Released));
+        assert_eq!(outcome, Some(ReleaseOutcome::Released));
 
         let mut release = started(3);
         assert_eq!(hears(&mut release, 0, Some(Reply::Released)), None);
         assert_eq!(hears(&mut release, 1, Some(Reply::Missing)), None);
         let outcome = hears(&mut release, 2, Some(Reply::Foreign));
-        assert_eq!(outcome, Some(Farewell::TooLate { is_taken: true }));
+        assert_eq!(outcome, Some(ReleaseOutcome::TooLate { is_taken: true }));
     }
 
     #[test]
@@ -201,7 +203,9 @@ mod tests {
         assert_eq!(hears(&mut release, 0, None), None);
         assert_eq!(hears(&mut release, 1, None), None);
         let outcome = hears(&mut release, 2, Some(Reply::Missing));
-        assert!(matches!(outcome, Some(Farewell::Unknown { refusals }) if refusals.len() == 2));
+        assert!(
+            matches!(outcome, Some(ReleaseOutcome::Unknown { refusals }) if refusals.len() == 2)
+        );
     }
 
     #[test]

@@ -338,7 +338,7 @@ pub(crate) const PAXOS: Scenario = Scenario {
     ballots: &[1, 1],
     is_vote_brief: false,
     claims: Claim::VOTES,
-    sights: &[Seen::Outbid, Seen::Forced],
+    sights: &[Seen::Preempted, Seen::Forced],
     is_eager: true,
     is_spread: false,
     ..HANDOVER
@@ -352,7 +352,7 @@ pub(crate) const PAXOS_WIPE: Scenario = Scenario {
     loss: Some(Loss::Wipe),
     losses: 1,
     losable: &[0],
-    sights: &[Seen::Outbid, Seen::Forced],
+    sights: &[Seen::Preempted, Seen::Forced],
     ..PAXOS
 };
 
@@ -364,7 +364,7 @@ pub(crate) const PAXOS_RESYNC: Scenario = Scenario {
     loss: Some(Loss::Resync),
     losses: 1,
     losable: &[0],
-    sights: &[Seen::Outbid, Seen::Forced],
+    sights: &[Seen::Preempted, Seen::Forced],
     ..PAXOS
 };
 
@@ -378,7 +378,7 @@ pub(crate) const ABORT_VOTE: Scenario = Scenario {
     ballots: &[2, 2],
     claims: Claim::ABORT_VOTES,
     sights: &[
-        Seen::Outbid,
+        Seen::Preempted,
         Seen::Forced,
         Seen::Overtaken,
         Seen::Aborted,

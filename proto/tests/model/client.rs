@@ -8,9 +8,9 @@ use ringlock_proto::lease_record::known::Known;
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::message::{Answer, NodeError, NodeErrorKind, Reply, Request};
 use ringlock_proto::operation::acquire::{Attempt, Claim};
-use ringlock_proto::operation::extend::{Prolongation, Renewal};
+use ringlock_proto::operation::extend::{ExtendParams, Renewal};
 use ringlock_proto::operation::machine::{Event, Machine, Step, vouches_for};
-use ringlock_proto::operation::release::{Farewell, Release};
+use ringlock_proto::operation::release::{Release, ReleaseOutcome};
 use ringlock_proto::quorum::Placement;
 use ringlock_proto::time::Instant;
 
@@ -118,7 +118,7 @@ impl Client {
         };
         let footing = lease.footing(&self.view);
         let max_ttl = meddle::max_ttl(scenario, &self.view);
-        let running = Running::Renewal(Renewal::new(Prolongation {
+        let running = Running::Renewal(Renewal::new(ExtendParams {
             view: self.view.id(),
             view_lease: self.view.view_lease(),
             key: key(),
@@ -152,7 +152,7 @@ impl Client {
         let elsewhere = self.asked & !known;
         let machine = Release::new(key(), token.clone(), placement, desk.now());
         let serial = self.serial;
-        let farewell = (serial, Kind::Farewell);
+        let farewell = (serial, Kind::ReleaseOutcome);
         if desk.model.scenario.awaits_release {
             self.begin_in(desk, Running::Release(machine), view);
         } else {
@@ -336,7 +336,7 @@ impl Client {
                 let (key, token) = (key(), token.clone());
                 let to = home(&op.view, placement.node(seat));
                 let request = Request::Release { key, token };
-                self.post(desk, (op.serial, Kind::Farewell), to, request);
+                self.post(desk, (op.serial, Kind::ReleaseOutcome), to, request);
             }
         }
         if let Some(lease) = &mut self.lease {
@@ -351,7 +351,7 @@ impl Client {
             Some(Outcome::Attempt(result)) => self.conclude(desk, op, result),
             Some(Outcome::Renewal(extension)) => self.renewed(desk, op, &extension),
             Some(Outcome::Release(farewell)) => desk.model.see(match farewell {
-                Farewell::Released => Seen::Released,
+                ReleaseOutcome::Released => Seen::Released,
                 _ => Seen::ReleasedTooLate,
             }),
         }

@@ -8,12 +8,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringlock_proto::membership::paxos::{Call, Decision, Motion, Ruling};
+use ringlock_proto::membership::paxos::{BallotOutcome, Call, Decision, Proposal};
 use ringlock_proto::membership::transition::{Goal, Move, Transition};
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::lock_table::LockTable;
 use ringlock_proto::node::message::{
-    Answer, Ballot, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Standing,
+    Answer, Ballot, NodeError, NodeErrorKind, NodeState, NodeStatus, Reply, Request,
 };
 
 use crate::cluster::{home, home_of, member, name};
@@ -159,7 +159,7 @@ impl Explored {
             everybody = names.iter().map(|n| home_of(n)).collect();
             for &node in &everybody {
                 if let Some(status) = self.status(world, node)
-                    && let Standing::Serving(id) = status.standing()
+                    && let NodeState::Serving(id) = status.standing()
                     && id.epoch > coordinator.transition.view().id().epoch
                 {
                     let view = self.library.find(id);
@@ -268,7 +268,7 @@ impl Explored {
             },
         };
         let view = Arc::clone(coordinator.transition.view());
-        let paper = Motion {
+        let paper = Proposal {
             view: motion.id(),
             document: Arc::clone(motion.document()),
         };
@@ -329,13 +329,13 @@ impl Explored {
         &self,
         world: &mut World,
         (who, coordinator): (usize, &mut Coordinator),
-        ruling: Ruling,
+        ruling: BallotOutcome,
     ) {
         let Some(vote) = coordinator.vote.take() else {
             return;
         };
         match ruling {
-            Ruling::Decided(motion) => {
+            BallotOutcome::Decided(motion) => {
                 if motion.view != vote.motion.id() {
                     self.see(Seen::Forced);
                 }
@@ -343,16 +343,16 @@ impl Explored {
                 self.decide(world, &view);
                 self.hear(world, (who, coordinator), view);
             }
-            Ruling::Outbid(ballot) => {
-                self.see(Seen::Outbid);
+            BallotOutcome::Preempted(ballot) => {
+                self.see(Seen::Preempted);
                 coordinator.round = coordinator.round.max(ballot.round);
             }
-            Ruling::Overtaken(id) => {
+            BallotOutcome::Overtaken(id) => {
                 self.see(Seen::Overtaken);
                 let view = self.library.find(id);
                 self.hear(world, (who, coordinator), view);
             }
-            Ruling::TooFew { .. } => {}
+            BallotOutcome::TooFew { .. } => {}
         }
     }
 

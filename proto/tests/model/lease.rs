@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use ringlock_proto::lease::{Fence, Token};
-use ringlock_proto::lease_record::carry::{Basis, Footing, transfer};
+use ringlock_proto::lease_record::carry::{CarriedPlacement, LastSuccess, transfer};
 use ringlock_proto::lease_record::known::Known;
 use ringlock_proto::membership::view::View;
-use ringlock_proto::quorum::{Placement, Seats};
+use ringlock_proto::quorum::{Placement, VoterSet};
 use ringlock_proto::time::Instant;
 
 use crate::cluster::key;
@@ -32,8 +32,8 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// What it is based on in `view`.
-    pub(crate) fn footing(&self, view: &View) -> Footing {
-        let basis = Basis {
+    pub(crate) fn footing(&self, view: &View) -> CarriedPlacement {
+        let basis = LastSuccess {
             view: &self.view,
             placement: self.placement,
             known: self.known,
@@ -46,7 +46,7 @@ impl Lease {
         &mut self,
         view: &View,
         placement: &Placement,
-        (has, lacks): (Known, Seats),
+        (has, lacks): (Known, VoterSet),
     ) {
         let here = |seats| transfer(view, placement, seats, &self.view, &self.placement);
         self.known = self.known.minus(here(lacks)).union(has.map(here));

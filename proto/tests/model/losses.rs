@@ -115,19 +115,16 @@ pub(crate) const RIVAL_VIEWS: Scenario = Scenario {
     ..OWNER_LOST
 };
 
-/// One process starts the cluster, while another has lost nodes readmitted by vote.
+/// One process starts the cluster while another has lost nodes voted in again:
+/// at most one view of each number is ever served. There are no clients: with
+/// them the world is too large to exhaust.
 pub(crate) const START_OR_VOTE: Scenario = Scenario {
     name: "r: majority lost, or let in again",
-    horizon: 1,
+    attempts: [0, 0],
     coordinators: &[&[Aim::Keep]],
     ballots: &[1],
-    sights: &[
-        Seen::Granted,
-        Seen::Again,
-        Seen::Moved,
-        Seen::Disturbed,
-        Seen::Readmitted,
-    ],
+    claims: Claim::VOTES,
+    sights: &[Seen::Moved, Seen::Disturbed, Seen::Readmitted],
     ..OWNER_LOST
 };
 
@@ -141,9 +138,9 @@ pub(crate) const NEVER_STUCK: Scenario = Scenario {
     losable: &[0, 1, 2],
     coordinators: &[&[Aim::Keep]],
     ballots: &[1],
-    starters: &[1, 1],
+    starters: &[1],
     claims: Claim::VOTES,
-    sights: &[Seen::Disturbed, Seen::TakenOver, Seen::Readmitted],
+    sights: &[Seen::Disturbed, Seen::Readmitted],
     ..OWNER_LOST
 };
 

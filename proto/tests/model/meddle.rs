@@ -129,7 +129,7 @@ pub(crate) fn obey(
     let reply = table.apply(now, request);
     match (&reply, request) {
         (Reply::Promised(_), _) if scenario.is(Mutant::AcceptedIgnored) => Reply::Promised(None),
-        (Reply::Outbid(promised), Request::Accept { .. })
+        (Reply::Preempted(promised), Request::Accept { .. })
             if scenario.is(Mutant::PromiseIgnored) =>
         {
             let mut request = request.clone();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ringlock_proto::lease::Fence;
 use ringlock_proto::node::message::Answer;
 use ringlock_proto::operation::acquire::{Grant, Refused, Shortfall};
-use ringlock_proto::operation::extend::Extension;
+use ringlock_proto::operation::extend::ExtendOutcome;
 use ringlock_proto::operation::machine::{Event, Refusal, Step};
 use ringlock_proto::time::Instant;
 
@@ -137,7 +137,7 @@ impl Client {
         }
     }
 
-    pub(crate) fn renewed(&mut self, desk: &mut Desk<'_>, op: Op, extension: &Extension) {
+    pub(crate) fn renewed(&mut self, desk: &mut Desk<'_>, op: Op, extension: &ExtendOutcome) {
         let Some(lease) = &mut self.lease else { return };
         let placement = op.running.placement();
         let has_gap = match desk.model.scenario.loss {
@@ -146,7 +146,7 @@ impl Client {
         };
         lease.tail = Some((op.serial, op.running, Arc::clone(&op.view)));
         match extension {
-            Extension::Extended(until) => {
+            ExtendOutcome::Extended(until) => {
                 desk.model.see(Seen::Extended);
                 if has_gap {
                     desk.broken = Some(Claim::Continuity);
@@ -162,7 +162,7 @@ impl Client {
                     lease.settle_in(op.view, placement, op.holders);
                 }
             }
-            Extension::Unchanged { refusals, .. } => {
+            ExtendOutcome::Unchanged { refusals, .. } => {
                 desk.model.see(Seen::Unchanged);
                 // A contender on the new owner breaks the migration. On fewer nodes
                 // than could grant it the key, it blocks no other client.
@@ -177,7 +177,7 @@ impl Client {
                     desk.broken = Some(Claim::Robbed);
                 }
             }
-            Extension::Lost { .. } => {
+            ExtendOutcome::Lost { .. } => {
                 desk.model.see(Seen::Lost);
                 let is_robbed = !lease.has_gap && desk.now() < lease.valid_until;
                 if is_robbed && desk.model.scenario.claims.contains(&Claim::Robbed) {

@@ -12,7 +12,7 @@ pub(crate) enum Kind {
     Probe,
     Heal,
     /// A RELEASE without a waiter.
-    Farewell,
+    ReleaseOutcome,
 }
 
 impl From<Step> for Kind {
@@ -29,7 +29,7 @@ impl From<Step> for Kind {
 impl Kind {
     pub(crate) fn step(self) -> Step {
         match self {
-            Self::Main | Self::Farewell => Step::Main,
+            Self::Main | Self::ReleaseOutcome => Step::Main,
             Self::WriteBack => Step::WriteBack,
             Self::Probe => Step::Probe,
             Self::Heal => Step::Heal,

@@ -187,7 +187,7 @@ sights! {
     Stopped: "coordinator stopped by an abort",
     Outdated: "plans outdated",
     Overtaken: "coordinator overtaken",
-    Outbid: "coordinator outbid",
+    Preempted: "coordinator outbid",
     Forced: "another's proposal taken up",
     Disturbed: "a new start disturbed",
     TakenOver: "a wait taken over",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringlock_proto::lease::EPOCH_LEAP;
 use ringlock_proto::membership::new_start::{NewStart, Prospect, prospect};
-use ringlock_proto::membership::paxos::{Decision, Motion, Ruling};
+use ringlock_proto::membership::paxos::{BallotOutcome, Decision, Proposal};
 use ringlock_proto::membership::transition::{Goal, Move, Transition};
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::lock_table::LockTable;
@@ -157,7 +157,7 @@ impl<'a> Rescue<'a> {
             proposer: 99,
         };
         self.model.library.shelve(&Arc::new(motion.clone()));
-        let paper = Motion {
+        let paper = Proposal {
             view: motion.id(),
             document: Arc::clone(motion.document()),
         };
@@ -173,13 +173,13 @@ impl<'a> Rescue<'a> {
             }
         }
         match call.ruling {
-            Some(Ruling::Decided(motion)) => {
+            Some(BallotOutcome::Decided(motion)) => {
                 let view = self.model.library.read(motion.view, &motion.document);
                 self.move_to(view);
             }
-            Some(Ruling::Outbid(ballot)) => self.round = ballot.round,
-            Some(Ruling::Overtaken(id)) => self.move_to(self.model.library.find(id)),
-            Some(Ruling::TooFew { .. }) | None => {}
+            Some(BallotOutcome::Preempted(ballot)) => self.round = ballot.round,
+            Some(BallotOutcome::Overtaken(id)) => self.move_to(self.model.library.find(id)),
+            Some(BallotOutcome::TooFew { .. }) | None => {}
         }
     }
 

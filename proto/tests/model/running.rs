@@ -2,10 +2,10 @@
 
 use ringlock_proto::node::message::Request;
 use ringlock_proto::operation::acquire::{Attempt, Grant, Refused};
-use ringlock_proto::operation::extend::{Extension, Renewal};
+use ringlock_proto::operation::extend::{ExtendOutcome, Renewal};
 use ringlock_proto::operation::machine::{Effects, Event, Machine, Step};
-use ringlock_proto::operation::release::{Farewell, Release};
-use ringlock_proto::quorum::{Placement, Seat};
+use ringlock_proto::operation::release::{Release, ReleaseOutcome};
+use ringlock_proto::quorum::{Placement, Voter};
 use ringlock_proto::time::Instant;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,8 +17,8 @@ pub(crate) enum Running {
 
 pub(crate) enum Outcome {
     Attempt(Result<Grant, Refused>),
-    Renewal(Extension),
-    Release(Farewell),
+    Renewal(ExtendOutcome),
+    Release(ReleaseOutcome),
 }
 
 fn wrapped<O>(effects: Effects<O>, wrap: impl FnOnce(O) -> Outcome) -> Effects<Outcome> {
@@ -53,7 +53,7 @@ impl Running {
         }
     }
 
-    pub(crate) fn request(&self, step: Step, to: Seat) -> Request {
+    pub(crate) fn request(&self, step: Step, to: Voter) -> Request {
         match self {
             Self::Attempt(machine) => machine.request(step, to),
             Self::Renewal(machine) => machine.request(step, to),

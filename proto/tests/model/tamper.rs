@@ -4,7 +4,7 @@ use ringlock_proto::lease::{Key, Token};
 use ringlock_proto::membership::transition;
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::lock_table::LockTable;
-use ringlock_proto::node::message::{Absent, NodeStatus, Reply, Request, Rival, Standing, ViewId};
+use ringlock_proto::node::message::{Absent, NodeState, NodeStatus, Reply, Request, Rival, ViewId};
 use ringlock_proto::operation::machine::Step;
 use ringlock_proto::time::Instant;
 use ringlock_ring::NodeIndex;
@@ -25,8 +25,8 @@ pub(crate) fn status(table: &LockTable) -> NodeStatus {
 /// The view that a node serves.
 pub(crate) fn served(table: &LockTable) -> Option<ViewId> {
     match status(table).standing() {
-        Standing::Serving(view) => Some(view),
-        Standing::Absent | Standing::Quarantined => None,
+        NodeState::Serving(view) => Some(view),
+        NodeState::Absent | NodeState::Quarantined => None,
     }
 }
 
@@ -69,9 +69,9 @@ pub(crate) fn would_adopt(
     };
     let is_listed = status.nonce.as_ref() == Some(view.nonce(node));
     let is_older = match status.standing() {
-        Standing::Absent => false,
-        Standing::Quarantined => true,
-        Standing::Serving(own) => own.epoch < view.id().epoch,
+        NodeState::Absent => false,
+        NodeState::Quarantined => true,
+        NodeState::Serving(own) => own.epoch < view.id().epoch,
     };
     is_older && (is_listed || scenario.is(Mutant::NonceUnchecked))
 }
@@ -202,7 +202,7 @@ pub(crate) fn is_turned(scenario: &Scenario, table: &LockTable) -> bool {
     let status = status(table);
     scenario.loss == Some(Loss::Resync)
         && status.serving.is_some()
-        && status.standing() == Standing::Absent
+        && status.standing() == NodeState::Absent
 }
 
 /// The behaviour of a server on a connection that was made before it became

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
-use ringlock_proto::lease_record::carry::{Basis, transfer};
+use ringlock_proto::lease_record::carry::{LastSuccess, transfer};
 use ringlock_proto::lease_record::known::Known;
 use ringlock_proto::membership::transition::adopt;
 use ringlock_proto::membership::view::View;
-use ringlock_proto::node::message::{NodeStatus, Request, Standing, ViewId};
+use ringlock_proto::node::message::{NodeState, NodeStatus, Request, ViewId};
 use ringlock_proto::operation::machine::Event;
 use ringlock_proto::quorum::Placement;
 use ringlock_proto::time::Instant;
@@ -355,8 +355,8 @@ impl Client {
         status: &NodeStatus,
     ) {
         let serving = match status.standing() {
-            Standing::Serving(view) => Some(view),
-            Standing::Absent | Standing::Quarantined => None,
+            NodeState::Serving(view) => Some(view),
+            NodeState::Absent | NodeState::Quarantined => None,
         };
         if let Some(fleet) = self.fleet.clone()
             && serving == Some(fleet.view.id())
@@ -416,7 +416,7 @@ fn carry(core: &Core, lease: &mut Lease, fleet: &Rc<Fleet>) {
     let (last, placement) = &lease.base;
     let key = &core.keys[lease.plan.key];
     let is_last = Rc::ptr_eq(last, &old);
-    let basis = Basis {
+    let basis = LastSuccess {
         view: &last.view,
         placement: *placement,
         known: if is_last { footing.known } else { Known::NONE },

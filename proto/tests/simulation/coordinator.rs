@@ -10,7 +10,7 @@ use ringlock_proto::membership::paxos::Decision;
 use ringlock_proto::membership::transition::{Goal, Move, Transition};
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::message::{
-    NodeError, NodeErrorKind, NodeStatus, Nonce, Reply, Request, Standing, ViewId,
+    NodeError, NodeErrorKind, NodeState, NodeStatus, Nonce, Reply, Request, ViewId,
 };
 use ringlock_proto::operation::machine::Step;
 use ringlock_proto::time::Instant;
@@ -231,7 +231,7 @@ impl Coordinator {
     fn newer(&self) -> Option<(usize, ViewId)> {
         let known = self.transition.as_ref().map(|own| own.view().id().epoch);
         let served = self.seen.iter().filter_map(|(&node, status)| {
-            let Standing::Serving(view) = status.standing() else {
+            let NodeState::Serving(view) = status.standing() else {
                 return None;
             };
             Some((node, view))
@@ -328,7 +328,7 @@ impl Coordinator {
         let retired = self.seen.iter().filter_map(|(&node, status)| {
             let name = format!("n{node}");
             match status.standing() {
-                Standing::Serving(served)
+                NodeState::Serving(served)
                     if view.index_of(&name).is_none() && served.epoch <= view.id().epoch =>
                 {
                     Some((name, served))

@@ -6,13 +6,13 @@ use std::time::Duration;
 use rand::RngExt;
 use ringlock_proto::backoff::Backoff;
 use ringlock_proto::lease::{Fence, Token, Ttl};
-use ringlock_proto::lease_record::carry::{Footing, transfer};
+use ringlock_proto::lease_record::carry::{CarriedPlacement, transfer};
 use ringlock_proto::lease_record::known::Known;
 use ringlock_proto::operation::acquire::{Attempt, Claim, Grant, Refused, Shortfall};
-use ringlock_proto::operation::extend::{Extension, Prolongation, Renewal};
+use ringlock_proto::operation::extend::{ExtendOutcome, ExtendParams, Renewal};
 use ringlock_proto::operation::machine::Refusal;
 use ringlock_proto::operation::release::Release;
-use ringlock_proto::quorum::{Placement, Seats};
+use ringlock_proto::quorum::{Placement, VoterSet};
 use ringlock_proto::time::Instant;
 
 use crate::client::{Alarm, Client, Ending, Fleet, Plan};
@@ -37,7 +37,7 @@ pub(crate) struct Lease {
     pub(crate) ttl: Ttl,
     /// The view that it is in now, and what it is based on there.
     pub(crate) fleet: Rc<Fleet>,
-    pub(crate) footing: Footing,
+    pub(crate) footing: CarriedPlacement,
     /// The view and the placement of its last quorum.
     pub(crate) base: (Rc<Fleet>, Placement),
     pub(crate) state: State,
@@ -61,7 +61,7 @@ impl Lease {
         fleet: &Rc<Fleet>,
         placement: &Placement,
         has: Known,
-        lacks: Seats,
+        lacks: VoterSet,
     ) {
         let here = |seats| {
             if Rc::ptr_eq(fleet, &self.fleet) {
@@ -103,7 +103,7 @@ impl Client {
             token,
             ttl,
             fleet: Rc::clone(&fleet),
-            footing: Footing {
+            footing: CarriedPlacement {
                 placement,
                 established: 0,
                 known: Known::NONE,
@@ -212,7 +212,7 @@ impl Client {
                 nonce: number(view.nonce(node)),
             });
         }
-        let terms = Prolongation {
+        let terms = ExtendParams {
             view: view.id(),
             view_lease: view.view_lease(),
             key: core.keys[lease.plan.key].clone(),
@@ -234,7 +234,7 @@ impl Client {
         id: u64,
         fleet: &Rc<Fleet>,
         (placement, t0): (Placement, Instant),
-        extension: &Extension,
+        extension: &ExtendOutcome,
     ) {
         let now = core.local(self.host);
         let Some(lease) = self.leases.get_mut(&id) else {
@@ -244,7 +244,7 @@ impl Client {
             return;
         }
         match extension {
-            Extension::Extended(until) => {
+            ExtendOutcome::Extended(until) => {
                 core.tally.extended += 1;
                 let granted = lease.fence.map(Fence::epoch);
                 core.tally.carried += u64::from(granted != Some(fleet.view.id().epoch));
@@ -262,8 +262,8 @@ impl Client {
                     is_exclusive,
                 });
             }
-            Extension::Unchanged { .. } => self.doubt(),
-            Extension::Lost { .. } => {
+            ExtendOutcome::Unchanged { .. } => self.doubt(),
+            ExtendOutcome::Lost { .. } => {
                 core.tally.lost += 1;
                 self.end(core, id);
             }

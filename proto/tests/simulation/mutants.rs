@@ -2,8 +2,8 @@
 //! simulation proves nothing about it.
 
 use ringlock_proto::membership::view::View;
-use ringlock_proto::node::message::{Request, Standing};
-use ringlock_proto::quorum::Seats;
+use ringlock_proto::node::message::{NodeState, Request};
+use ringlock_proto::quorum::VoterSet;
 
 use crate::core::Core;
 
@@ -45,7 +45,7 @@ impl Core {
         {
             if self.is(Mutant::NoFloor) {
                 *floor = 0;
-            } else if let Standing::Serving(served) = self.servers[node].status.standing() {
+            } else if let NodeState::Serving(served) = self.servers[node].status.standing() {
                 *view = served;
             }
         }
@@ -64,9 +64,9 @@ impl Core {
 
     /// The seats of a placement on which a node of the same name sat before.
     pub(crate) fn by_name(
-        from: (&View, &ringlock_proto::quorum::Placement, Seats),
+        from: (&View, &ringlock_proto::quorum::Placement, VoterSet),
         to: (&View, &ringlock_proto::quorum::Placement),
-    ) -> Seats {
+    ) -> VoterSet {
         let (view, placement, seats) = from;
         let same = |seat| {
             let name = &view.member(placement.node(seat)).name;

@@ -4,12 +4,12 @@
 use std::rc::Rc;
 
 use ringlock_proto::lease_record::known::Known;
-use ringlock_proto::node::message::{NodeError, NodeErrorKind, Reply, Request, Standing};
+use ringlock_proto::node::message::{NodeError, NodeErrorKind, NodeState, Reply, Request};
 use ringlock_proto::operation::acquire::{Attempt, Grant, Refused};
-use ringlock_proto::operation::extend::{Extension, Renewal};
+use ringlock_proto::operation::extend::{ExtendOutcome, Renewal};
 use ringlock_proto::operation::machine::{Effects, Event, Machine, Step, vouches_for};
-use ringlock_proto::operation::release::{Farewell, Release};
-use ringlock_proto::quorum::{Placement, Seat};
+use ringlock_proto::operation::release::{Release, ReleaseOutcome};
+use ringlock_proto::quorum::{Placement, Voter};
 use ringlock_proto::time::Instant;
 
 use crate::client::{Alarm, Client, Fleet};
@@ -27,7 +27,7 @@ pub(crate) enum Running {
 
 enum Outcome {
     Attempt(Result<Grant, Refused>),
-    Renewal(Extension),
+    Renewal(ExtendOutcome),
     Release,
 }
 
@@ -61,7 +61,7 @@ impl Running {
                 as_outcome(machine.on(now, confirmed_at, event), Outcome::Renewal)
             }
             Self::Release(machine) => {
-                let outcome = |_: Farewell| Outcome::Release;
+                let outcome = |_: ReleaseOutcome| Outcome::Release;
                 as_outcome(machine.on(now, confirmed_at, event), outcome)
             }
         }
@@ -71,7 +71,7 @@ impl Running {
 /// The part of a machine that does not depend on its outcome type.
 trait Asks {
     fn places(&self) -> &Placement;
-    fn asks(&self, step: Step, seat: Seat) -> Request;
+    fn asks(&self, step: Step, seat: Voter) -> Request;
 }
 
 impl<M: Machine> Asks for M {
@@ -79,7 +79,7 @@ impl<M: Machine> Asks for M {
         self.placement()
     }
 
-    fn asks(&self, step: Step, seat: Seat) -> Request {
+    fn asks(&self, step: Step, seat: Voter) -> Request {
         self.request(step, seat)
     }
 }
@@ -221,9 +221,9 @@ impl Client {
         let stale = match &answer {
             Ok(Reply::Stale(serving)) => Some(*serving),
             Ok(Reply::Status(status)) => match status.standing() {
-                Standing::Serving(serving) if serving == view => None,
-                Standing::Serving(serving) => Some(Some(serving)),
-                Standing::Absent | Standing::Quarantined => Some(None),
+                NodeState::Serving(serving) if serving == view => None,
+                NodeState::Serving(serving) => Some(Some(serving)),
+                NodeState::Absent | NodeState::Quarantined => Some(None),
             },
             _ => None,
         };

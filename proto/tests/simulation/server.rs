@@ -7,7 +7,7 @@ use ringlock_proto::lease::{Key, Token};
 use ringlock_proto::membership::topology::{Node, Topology};
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::lock_table::LockTable;
-use ringlock_proto::node::message::{NodeStatus, Reply, Request, Standing, ViewId};
+use ringlock_proto::node::message::{NodeState, NodeStatus, Reply, Request, ViewId};
 use ringlock_proto::quorum::{Placement, majority};
 use ringlock_proto::time::Instant;
 use ringlock_ring::NodeIndex;
@@ -62,8 +62,8 @@ impl Server {
     /// The view that it actually serves.
     pub(crate) fn served(&self) -> Option<ViewId> {
         match self.status.standing() {
-            Standing::Serving(view) => Some(view),
-            Standing::Absent | Standing::Quarantined => None,
+            NodeState::Serving(view) => Some(view),
+            NodeState::Absent | NodeState::Quarantined => None,
         }
     }
 }

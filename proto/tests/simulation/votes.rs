@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rand::RngExt;
-use ringlock_proto::membership::paxos::{Call, Decision, Motion, Ruling};
+use ringlock_proto::membership::paxos::{BallotOutcome, Call, Decision, Proposal};
 use ringlock_proto::membership::transition::{Transition, adopt};
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::message::{Answer, Ballot, Request};
@@ -24,7 +24,7 @@ impl Coordinator {
         };
         let current = transition.view();
         let view = core.skipped(view);
-        let motion = Motion {
+        let motion = Proposal {
             view: view.id(),
             document: Arc::clone(view.document()),
         };
@@ -68,17 +68,17 @@ impl Coordinator {
         }
         match call.ruling {
             None => {}
-            Some(Ruling::Decided(motion)) => self.decided(core, &motion),
-            Some(Ruling::Outbid(ballot)) => {
+            Some(BallotOutcome::Decided(motion)) => self.decided(core, &motion),
+            Some(BallotOutcome::Preempted(ballot)) => {
                 self.ballot = ballot.round + 1;
                 self.pause_for(core, LOOK_AGAIN / 3);
             }
-            Some(Ruling::Overtaken(_)) => self.look(core),
-            Some(Ruling::TooFew { .. }) => self.pause_for(core, LOOK_AGAIN),
+            Some(BallotOutcome::Overtaken(_)) => self.look(core),
+            Some(BallotOutcome::TooFew { .. }) => self.pause_for(core, LOOK_AGAIN),
         }
     }
 
-    fn decided(&mut self, core: &mut Core, motion: &Motion) {
+    fn decided(&mut self, core: &mut Core, motion: &Proposal) {
         let view = core.read(motion.view, &motion.document).unwrap();
         core.note(Deed::Decided(motion.view));
         core.wishes.push(Wish::Decided(self.host));

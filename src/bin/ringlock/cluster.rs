@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use ringlock::node::redis::inspect::{Facts, Look, Server};
 use ringlock::proto::membership::new_start::{Prospect, prospect};
 use ringlock::proto::membership::view::View;
-use ringlock::proto::node::message::{NodeStatus, Standing};
+use ringlock::proto::node::message::{NodeState, NodeStatus};
 use ringlock::proto::time::outwait;
 use ringlock::{Config, NodeConfig, NodeError, NodeErrorKind, ViewId};
 use serde::Serialize;
@@ -163,7 +163,7 @@ impl Seen<'_> {
     /// The view that it serves, if the server may hold locks.
     pub(crate) fn serving(&self) -> Option<ViewId> {
         match self.status.standing() {
-            Standing::Serving(view) if self.facts.check().is_ok() => Some(view),
+            NodeState::Serving(view) if self.facts.check().is_ok() => Some(view),
             _ => None,
         }
     }
@@ -311,8 +311,8 @@ impl Survey<'_> {
         let seen = self.sightings.iter().filter_map(|s| s.seen.as_ref().ok());
         // A server that must not hold locks may still serve a view.
         let views = seen.filter_map(|seen| match seen.status.standing() {
-            Standing::Serving(view) => Some(view),
-            Standing::Absent | Standing::Quarantined => None,
+            NodeState::Serving(view) => Some(view),
+            NodeState::Absent | NodeState::Quarantined => None,
         });
         let views: BTreeSet<ViewId> = views.collect();
         if !views.is_empty() {
@@ -361,11 +361,11 @@ fn state(
     let known = newest.map(|(view, _)| view.id());
     let is_out = newest.is_some_and(|(_, is_out)| is_out);
     let (state, reason) = match seen.status.standing() {
-        Standing::Serving(view) if is_out && Some(view) == known => (
+        NodeState::Serving(view) if is_out && Some(view) == known => (
             State::Retired,
             "it has left the cluster and knows it: it may be switched off, and taken out of the configuration".into(),
         ),
-        Standing::Serving(view) if is_out => (
+        NodeState::Serving(view) if is_out => (
             State::Retired,
             format!("it is no member of the cluster, and serves view {view}: empty it before it is used for anything else"),
         ),
@@ -373,16 +373,16 @@ fn state(
             State::Retired,
             "it is no member of the cluster: `ringlock plan add` makes it one".into(),
         ),
-        Standing::Serving(view) if Some(view) == known => return (State::Serving, None),
-        Standing::Serving(view) => (
+        NodeState::Serving(view) if Some(view) == known => return (State::Serving, None),
+        NodeState::Serving(view) => (
             State::Behind,
             format!("it serves view {view}; the next router that connects hands it the newest"),
         ),
-        Standing::Quarantined => (State::Quarantined, quarantined(newest.map(|(view, _)| view).filter(|_| can_vote))),
-        Standing::Absent if seen.status.nonce.is_none() => {
+        NodeState::Quarantined => (State::Quarantined, quarantined(newest.map(|(view, _)| view).filter(|_| can_vote))),
+        NodeState::Absent if seen.status.nonce.is_none() => {
             (State::Absent, "it has no state: it is new, or lost it".into())
         }
-        Standing::Absent => (
+        NodeState::Absent => (
             State::Absent,
             "it restarted, or was replaced, since it was let in: what it held may be gone, and it grants nothing".into(),
         ),

@@ -5,7 +5,7 @@ use ringlock::node::redis::inspect::{Entry, Found};
 use ringlock::proto::lease::COUNTER_BITS;
 use ringlock::proto::membership::view::View;
 use ringlock::proto::node::message::Slot;
-use ringlock::proto::quorum::{Placement, Seat, Seats};
+use ringlock::proto::quorum::{Placement, Voter, VoterSet};
 use ringlock::{Key, NodeError};
 use ringlock_ring::NodeIndex;
 use serde::Serialize;
@@ -208,7 +208,7 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     /// The seats whose nodes were sighted and are wanted.
-    pub(crate) fn seats(&self, is_wanted: impl Fn(usize) -> bool) -> Seats {
+    pub(crate) fn seats(&self, is_wanted: impl Fn(usize) -> bool) -> VoterSet {
         let seats = self.placement.seats().iter();
         seats
             .filter(|&seat| self.index(seat).is_some_and(&is_wanted))
@@ -216,7 +216,7 @@ impl Place<'_> {
     }
 
     /// The sighting of the node on `seat`.
-    fn index(&self, seat: Seat) -> Option<usize> {
+    fn index(&self, seat: Voter) -> Option<usize> {
         let name = &self.view.member(self.placement.node(seat)).name;
         let mut sightings = self.survey.sightings.iter();
         sightings.position(|sighting| sighting.node.name == *name)
@@ -232,7 +232,7 @@ impl Place<'_> {
 
     /// How many of each group's nodes are on these seats: one group or, while
     /// a change is under way, the old and the new.
-    pub(crate) fn votes(&self, seats: Seats) -> Vec<Votes> {
+    pub(crate) fn votes(&self, seats: VoterSet) -> Vec<Votes> {
         let groups = self.placement.groups();
         let votes = groups.map(|group| Votes {
             on: seats.intersection(group).len(),

@@ -31,7 +31,7 @@ use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{MAX_REPLY, Replies, Value, reply_len};
 use crate::node::redis::tracking::hints::{Hints, NOTE_LIFE};
-use crate::node::{Interest, Sight, Watch, Watchlist};
+use crate::node::{Interest, Watch, WatchEvent, Watchers};
 use crate::proto::lease::Key;
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 use crate::proto::time::Instant;
@@ -62,7 +62,7 @@ pub(crate) struct Tracker {
     connect_timeout: Duration,
     /// The prefix of the names of notes.
     note_prefix: Vec<u8>,
-    watchlist: Arc<Watchlist>,
+    watchlist: Arc<Watchers>,
     state: Mutex<State>,
     changed: Notify,
     origin: Origin,
@@ -184,7 +184,7 @@ impl Tracker {
         state.is_closed = true;
         state.wanted.clear();
         drop(state);
-        self.watchlist.tell_all(Sight::Lost);
+        self.watchlist.tell_all(WatchEvent::Lost);
     }
 
     /// Connects when there is a command to send, again after each connection,
@@ -258,7 +258,7 @@ impl Tracker {
         } else {
             events::tracking_lost(&self.address, error);
         }
-        self.watchlist.tell_all(Sight::Lost);
+        self.watchlist.tell_all(WatchEvent::Lost);
     }
 
     fn late(&self) -> NodeError {
@@ -278,7 +278,7 @@ impl Tracker {
         } else if let Some(key) = key(&self.key_prefix)
             && hints(&|hints| hints.changed(&key, now))
         {
-            self.watchlist.tell(&key, Sight::Changed);
+            self.watchlist.tell(&key, WatchEvent::Changed);
         }
     }
 }
@@ -435,9 +435,9 @@ impl<'a> Session<'a> {
             (Ask::Watch(key, is_again), Some(Value::Nil)) => {
                 state.lock().hints.free(&key);
                 let sight = if is_again {
-                    Sight::Changed
+                    WatchEvent::Changed
                 } else {
-                    Sight::Free
+                    WatchEvent::Free
                 };
                 watchlist.tell(&key, sight);
             }
@@ -446,7 +446,7 @@ impl<'a> Session<'a> {
                 state.lock().hints.held(&key, stored, clock::now());
             }
             (Ask::Watch(key, _), Some(Value::Error(line))) if ErrorReply::of(line).is_no_lock() => {
-                watchlist.tell(&key, Sight::Lost);
+                watchlist.tell(&key, WatchEvent::Lost);
             }
             // A user without permission for notes announces nothing and learns
             // nothing.
@@ -474,7 +474,7 @@ impl<'a> Session<'a> {
                 .for_each(|name| self.tracker.invalidate(name, now)),
             _ => {
                 self.tracker.state.lock().hints.forget();
-                self.tracker.watchlist.tell_all(Sight::Changed);
+                self.tracker.watchlist.tell_all(WatchEvent::Changed);
             }
         }
     }

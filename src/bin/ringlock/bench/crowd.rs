@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::Fault;
 use super::checker::{Faults, Tenure, check_history};
-use super::load::{Farewell, Locker, hold};
+use super::load::{Locker, ReleaseOutcome, hold};
 use super::rounds::median;
 
 /// The work of the waiters of one process.
@@ -55,7 +55,7 @@ async fn wait<L: Locker>(locker: &L, index: usize, crowd: Crowd) -> Result<Vec<T
         let fence = L::fence(&lease);
         hold(crowd.hold).await;
         let to = now();
-        let was_late = locker.release(lease).await? == Farewell::Late;
+        let was_late = locker.release(lease).await? == ReleaseOutcome::Late;
         own.push(Tenure {
             holder: (crowd.first + index) as u64,
             asked,

@@ -29,12 +29,15 @@ pub(crate) trait Locker: Clone + Send + Sync + 'static {
         None
     }
 
-    fn release(&self, lease: Self::Lease) -> impl Future<Output = Result<Farewell, Fault>> + Send;
+    fn release(
+        &self,
+        lease: Self::Lease,
+    ) -> impl Future<Output = Result<ReleaseOutcome, Fault>> + Send;
 }
 
 /// The result of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Farewell {
+pub(crate) enum ReleaseOutcome {
     InTime,
     Late,
     /// The contender's release does not report whether it was in time.
@@ -301,7 +304,7 @@ impl<L: Locker> Visitor<L> {
         self.checker.enter(key, holder, L::fence(&lease));
         hold(self.hold).await;
         self.checker.leave(key, holder);
-        if self.locker.release(lease).await? == Farewell::Late {
+        if self.locker.release(lease).await? == ReleaseOutcome::Late {
             self.checker.late(key);
         }
         Ok(acquired)
@@ -351,7 +354,7 @@ mod tests {
         /// Added to the fence at each grant.
         step: i64,
         fence: Arc<AtomicU64>,
-        farewell: Farewell,
+        farewell: ReleaseOutcome,
     }
 
     impl Locker for Careless {
@@ -365,13 +368,13 @@ mod tests {
             Some(*lease)
         }
 
-        async fn release(&self, _: u64) -> Result<Farewell, Fault> {
+        async fn release(&self, _: u64) -> Result<ReleaseOutcome, Fault> {
             tokio::task::yield_now().await;
             Ok(self.farewell)
         }
     }
 
-    fn play(tasks: usize, step: i64, farewell: Farewell, pace: Pace) -> (Turn, Faults) {
+    fn play(tasks: usize, step: i64, farewell: ReleaseOutcome, pace: Pace) -> (Turn, Faults) {
         let locker = Careless {
             step,
             fence: Arc::new(AtomicU64::new(1 << 32)),
@@ -393,33 +396,33 @@ mod tests {
 
     #[test]
     fn an_honest_locker_is_clean() {
-        let (turn, faults) = play(1, 1, Farewell::InTime, Pace::Closed);
+        let (turn, faults) = play(1, 1, ReleaseOutcome::InTime, Pace::Closed);
         assert!(turn.pairs_per_second() > 0.0);
         assert!(faults.is_clean(), "{faults:?}");
     }
 
     #[test]
     fn two_holders_at_once_are_seen() {
-        let (_, faults) = play(2, 1, Farewell::InTime, Pace::Closed);
+        let (_, faults) = play(2, 1, ReleaseOutcome::InTime, Pace::Closed);
         assert!(faults.overlaps > 0);
     }
 
     #[test]
     fn fences_that_go_back_are_seen() {
-        let (_, faults) = play(1, -1, Farewell::InTime, Pace::Closed);
+        let (_, faults) = play(1, -1, ReleaseOutcome::InTime, Pace::Closed);
         assert!(faults.reversals > 0 && faults.overlaps == 0);
     }
 
     #[test]
     fn late_releases_are_seen() {
-        let (_, faults) = play(1, 1, Farewell::Late, Pace::Closed);
+        let (_, faults) = play(1, 1, ReleaseOutcome::Late, Pace::Closed);
         assert!(faults.late_releases > 0);
     }
 
     #[test]
     fn an_open_loop_carries_out_what_was_due() {
         // 20 pairs fall due within 10 ms, and each takes one task 50 us.
-        let (turn, faults) = play(1, 1, Farewell::InTime, Pace::Open(2000.0));
+        let (turn, faults) = play(1, 1, ReleaseOutcome::InTime, Pace::Open(2000.0));
         assert_eq!((turn.samples.len(), turn.failures), (20, 0));
         assert!(faults.is_clean(), "{faults:?}");
     }

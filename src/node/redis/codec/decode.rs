@@ -405,7 +405,7 @@ fn accepted(reply: &[u8], incarnation: &[u8]) -> Answer {
 
 fn outbid(ballot: &[u8], what: &str) -> Answer {
     let ballot = read_text(ballot).ok_or_else(|| misfit(what))?;
-    Ok(Reply::Outbid(ballot))
+    Ok(Reply::Preempted(ballot))
 }
 
 /// What a node reports that it has accepted. The outer `None`: the reply is
@@ -620,7 +620,7 @@ mod tests {
         let (outbid, status) = (bulks(&[&BALLOT.to_string()]), VIEW.to_string());
         let status = list(&[&status, "n", ""]);
         for answered in [after_prepare, after_accept] {
-            assert_eq!(answered(&outbid), Ok(Reply::Outbid(BALLOT)));
+            assert_eq!(answered(&outbid), Ok(Reply::Preempted(BALLOT)));
             assert_eq!(answered(&status), refused);
         }
     }

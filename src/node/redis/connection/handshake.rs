@@ -20,7 +20,7 @@ use crate::node::redis::options::{Encoding, RedisOptions};
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::error_reply::{ErrorReply, unexpected};
 use crate::node::redis::resp::parser::{Replies, Value};
-use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus, Request, Standing};
+use crate::proto::node::message::{NodeError, NodeErrorKind, NodeState, NodeStatus, Request};
 use crate::proto::time::Instant;
 use crate::telemetry::events;
 
@@ -81,7 +81,7 @@ pub(crate) async fn connect(
     }
     let clock = exchange.read_clock().await?;
     let mut status = exchange.status(&dialect).await?;
-    if options.durable && status.standing() == Standing::Absent {
+    if options.durable && status.standing() == NodeState::Absent {
         exchange.restamp(&dialect, &status, &identity).await?;
         status = exchange.status(&dialect).await?;
     }

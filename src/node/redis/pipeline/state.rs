@@ -170,7 +170,7 @@ impl Pipeline {
 
     /// No lock lasts longer from now on. The limit never decreases, because
     /// longer locks from before may still exist.
-    pub(crate) fn heed_longest_ttl(&self, ttl: Duration) {
+    pub(crate) fn set_longest_ttl(&self, ttl: Duration) {
         let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         self.longest_ttl.fetch_max(millis, Ordering::Relaxed);
     }

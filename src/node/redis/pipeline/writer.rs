@@ -16,7 +16,7 @@ use crate::node::redis::pipeline::congestion::Window;
 use crate::node::redis::pipeline::identity_check::{Check, Checks};
 use crate::node::redis::pipeline::queue::Queue;
 use crate::node::redis::pipeline::{identity_check, script_reload};
-use crate::proto::node::message::{NodeStatus, Reply, Standing};
+use crate::proto::node::message::{NodeState, NodeStatus, Reply};
 use crate::proto::time::Instant;
 use crate::telemetry::metrics::Spread;
 
@@ -260,5 +260,5 @@ impl Writer {
 
 /// The state on the server is another incarnation's: it grants nothing.
 pub(crate) fn is_absent(status: &NodeStatus) -> bool {
-    status.nonce.is_some() && status.standing() == Standing::Absent
+    status.nonce.is_some() && status.standing() == NodeState::Absent
 }

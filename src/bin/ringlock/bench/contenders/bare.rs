@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use super::{TTL_MS, token};
 use crate::bench::Fault;
 use crate::bench::keys::KeySpace;
-use crate::bench::load::{Farewell, Locker};
+use crate::bench::load::{Locker, ReleaseOutcome};
 
 const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
 
@@ -82,7 +82,7 @@ impl Locker for Bare {
         }
     }
 
-    async fn release(&self, lease: Lease) -> Result<Farewell, Fault> {
+    async fn release(&self, lease: Lease) -> Result<ReleaseOutcome, Fault> {
         let deleted: u64 = redis::cmd("EVALSHA")
             .arg(&*self.release)
             .arg(1)
@@ -91,8 +91,8 @@ impl Locker for Bare {
             .query_async(&mut self.connection(lease.key))
             .await?;
         Ok(match deleted {
-            1 => Farewell::InTime,
-            _ => Farewell::Late,
+            1 => ReleaseOutcome::InTime,
+            _ => ReleaseOutcome::Late,
         })
     }
 }

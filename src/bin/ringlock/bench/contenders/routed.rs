@@ -8,7 +8,7 @@ use ringlock::{Guard, Init, Released, Router};
 use super::TTL_MS;
 use crate::bench::Fault;
 use crate::bench::keys::KeySpace;
-use crate::bench::load::{Farewell, Locker};
+use crate::bench::load::{Locker, ReleaseOutcome};
 
 /// A router, used through its public interface.
 #[derive(Clone)]
@@ -77,10 +77,10 @@ impl Locker for Routed {
         Some(lease.fence().get())
     }
 
-    async fn release(&self, lease: Guard) -> Result<Farewell, Fault> {
+    async fn release(&self, lease: Guard) -> Result<ReleaseOutcome, Fault> {
         Ok(match lease.release().await? {
-            Released::InTime => Farewell::InTime,
-            Released::TooLate => Farewell::Late,
+            Released::InTime => ReleaseOutcome::InTime,
+            Released::TooLate => ReleaseOutcome::Late,
             Released::Unknown => return Err("a release was not answered".into()),
         })
     }

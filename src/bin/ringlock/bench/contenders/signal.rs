@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 
 use super::{TTL_MS, token};
 use crate::bench::Fault;
-use crate::bench::load::{Farewell, Locker};
+use crate::bench::load::{Locker, ReleaseOutcome};
 
 /// The UNLOCK script of python-redis-lock, verbatim except for the layout.
 const RELEASE: &str = "
@@ -95,7 +95,7 @@ impl Locker for SignalList {
         }
     }
 
-    async fn release(&self, lease: Lease) -> Result<Farewell, Fault> {
+    async fn release(&self, lease: Lease) -> Result<ReleaseOutcome, Fault> {
         let refused: u64 = redis::cmd("EVALSHA")
             .arg(&*self.release)
             .arg(2)
@@ -106,8 +106,8 @@ impl Locker for SignalList {
             .query_async(&mut self.connections[lease.task].clone())
             .await?;
         Ok(match refused {
-            0 => Farewell::InTime,
-            _ => Farewell::Late,
+            0 => ReleaseOutcome::InTime,
+            _ => ReleaseOutcome::Late,
         })
     }
 }

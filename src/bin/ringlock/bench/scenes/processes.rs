@@ -10,7 +10,7 @@ use crate::bench::checker::Tenure;
 use crate::bench::contenders::routed::Routed;
 use crate::bench::crowd::{Census, now};
 use crate::bench::keys::KeySpace;
-use crate::bench::load::{Farewell, Locker};
+use crate::bench::load::{Locker, ReleaseOutcome};
 use crate::bench::monitor::Monitor;
 use crate::bench::report::goal::{Bound, Goal};
 use crate::bench::rounds::{nanos, ratios};
@@ -121,7 +121,7 @@ async fn polls(run: &mut Run, parent: &Routed, workers: &mut [Worker]) -> Result
     tokio::time::sleep(watched).await;
     let sent = monitor.stop()?;
     let to = now();
-    let was_late = parent.release(lease).await? == Farewell::Late;
+    let was_late = parent.release(lease).await? == ReleaseOutcome::Late;
     let mut history = histories(workers)?;
     history.push(Tenure {
         holder: u64::MAX,
