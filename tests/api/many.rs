@@ -121,7 +121,7 @@ async fn a_node_that_hangs_holds_up_its_own_keys_alone() {
     let is_stuck = |key: &str| &*router.route(key).unwrap().owner == "b";
     let stuck = keys.iter().filter(|key| is_stuck(key)).count();
     assert!(stuck > 1_024, "{stuck}");
-    let mut outcomes = router.acquire_many(&keys).wait(ms(300)).outcomes();
+    let mut outcomes = router.acquire_many(&keys).wait(ms(2_000)).outcomes();
     let mut guards = Vec::new();
     let mut failures = 0;
     while let Some((key, result)) = outcomes.next().await {
