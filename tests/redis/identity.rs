@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::common::edition::Edition;
 use crate::common::node::{GRACE, VIEW, acquire, ask, now, release, serving};
 use crate::common::{KEY, RedisServer, eventually, ms, name};
+use futures_util::future::join_all;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::node::message::{Answer, Ballot, NodeErrorKind, NodeState, Reply, Request};
 use ringlock::{Init, Router};
@@ -318,11 +319,12 @@ async fn nobody_gains(edition: Edition, upset: Upset, told: Told, is_busy: bool)
 
 #[tokio::test]
 async fn a_server_that_became_another_grants_nothing_to_idle_connections() {
-    for edition in Edition::ALL {
+    let each = Edition::ALL.map(async |edition| {
         for upset in Upset::ALL {
             nobody_gains(edition, upset, Told::Yes, false).await;
         }
-    }
+    });
+    join_all(each).await;
 }
 
 /// Without a pause: a push is processed ahead of the next reply.
@@ -338,7 +340,8 @@ async fn replaced_data_is_noticed_ahead_of_the_next_grant() {
 /// Without pushes, every reply waits for a check behind it.
 #[tokio::test]
 async fn a_user_who_is_told_nothing_gets_no_more() {
-    for edition in Edition::ALL {
+    // Most of it is waiting for resyncs.
+    let each = Edition::ALL.map(async |edition| {
         for upset in Upset::ALL {
             nobody_gains(edition, upset, Told::Denied, false).await;
             // A connection that writes rules out a partial resync.
@@ -346,7 +349,8 @@ async fn a_user_who_is_told_nothing_gets_no_more() {
                 nobody_gains(edition, upset, Told::Denied, true).await;
             }
         }
-    }
+    });
+    join_all(each).await;
 }
 
 /// The same scenario, as a router sees it.
