@@ -1,4 +1,4 @@
-//! How long it takes to find a key's owner, and its five replicas, beside the field's crates.
+//! How long it takes to find a key's owner, and its five replicas, next to the crates of the field.
 //!
 //! `cargo bench -p ringlock-ring` first prints the ratios to `pingora-ketama`: all contenders take
 //! turns within each round, so that what slows the machine slows them all, and a ratio is the
@@ -204,7 +204,7 @@ fn replicas(sets: &ReplicaSets, key: &[u8]) -> [NodeIndex; REPLICAS] {
     sets.of(key).try_into().unwrap()
 }
 
-/// The first distinct addresses from pingora's iterator, told apart the fastest way there is: each
+/// The first distinct addresses from pingora's iterator, distinguished in the fastest way: each
 /// node's has one place.
 fn pingora_replicas<'r>(ring: &'r Continuum, key: &[u8]) -> [Option<&'r SocketAddr>; REPLICAS] {
     let mut set = [None::<&SocketAddr>; REPLICAS];

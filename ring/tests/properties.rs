@@ -92,7 +92,7 @@ fn ring(format: Format, vnodes: u32, members: &[Member]) -> Ring {
         .unwrap()
 }
 
-/// Every point, the positions beside it, both ends of the ring, and some more.
+/// Every point, its neighbouring positions, both ends of the ring, and some more.
 fn telling_positions(points: impl IntoIterator<Item = u64>, more: &[u64]) -> Vec<u64> {
     let around = points
         .into_iter()

@@ -1,4 +1,4 @@
-//! The ring once more, as simply as can be: what the fast one must answer.
+//! The ring once more, in the simplest form: the answers that the fast one must give.
 
 use std::collections::BTreeSet;
 
