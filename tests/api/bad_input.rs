@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::common::edition::Edition;
 use crate::common::fake::{Answers, Fake};
 use crate::common::node::{
-    GRACE, Inbox, VIEW, acquire, adopt, ask, now, quarantine, release, serving,
+    GRACE, Inbox, VIEW, acquire, adopt, ask, extend, now, quarantine, release, serving,
 };
 use crate::common::{ARMS, Arm, Cluster, RedisServer, TestNode, seed};
 use rand::rngs::StdRng;
@@ -493,7 +493,11 @@ async fn rights_within_scripts() {
     let url = format!("redis://locker:{SECRET}@127.0.0.1:{port}");
     for encoding in [Encoding::Script, Encoding::Transaction] {
         let node = RedisNode::new(&url, RedisOptions::default().encoding(encoding)).unwrap();
-        for request in [acquire("free", 1), extend("k", 1), release("k", 1)] {
+        for request in [
+            acquire("free", 1),
+            extend("k", 1, Absent::Heal),
+            release("k", 1),
+        ] {
             assert_told!(
                 ask(&node, request, GRACE).await.unwrap_err(),
                 error if error.kind() == NodeErrorKind::Denied,
@@ -635,29 +639,6 @@ async fn a_primary_that_is_demoted() {
     );
 }
 
-fn extend(key: &str, token: u128) -> Request {
-    let Request::Acquire {
-        view,
-        key,
-        token,
-        ttl,
-        slot,
-        floor,
-    } = acquire(key, token)
-    else {
-        unreachable!("it is one");
-    };
-    Request::Extend {
-        view,
-        key,
-        token,
-        ttl,
-        slot,
-        floor,
-        absent: Absent::Heal,
-    }
-}
-
 const BALLOT: Ballot = Ballot {
     round: 1,
     proposer: 1,
@@ -751,7 +732,7 @@ async fn replies_that_do_not_fit() {
         for misfit in misfits {
             for request in [
                 acquire("k", 1),
-                extend("k", 1),
+                extend("k", 1, Absent::Heal),
                 Request::Status,
                 quarantine(),
                 adopt(),
@@ -809,7 +790,7 @@ async fn answers_nonsense(server: &RedisServer, rng: &mut StdRng) {
             let key = rng.random_range(0..9).to_string();
             let requests = [
                 acquire(&key, 1),
-                extend(&key, 1),
+                extend(&key, 1, Absent::Heal),
                 release(&key, 1),
                 Request::Status,
                 adopt(),

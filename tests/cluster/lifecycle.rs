@@ -3,17 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::{ARMS, Arm, Cluster, KEY, RedisServer, TestNode, ms, name};
+use crate::common::{ARMS, Arm, Cluster, KEY, RedisServer, TestNode, ms, name, node};
 use parking_lot::Mutex;
-use ringlock::node::redis::{RedisNode, RedisOptions};
-use ringlock::node::{Node, ReplyTo, Sink};
 use ringlock::proto::membership::view::View;
-use ringlock::proto::node::message::{Answer, NodeState, NodeStatus, Nonce, Reply, Request};
+use ringlock::proto::node::message::{NodeState, NodeStatus, Nonce, Reply, Request};
 use ringlock::{
     Cause, Config, Error, Fence, Guard, Init, NodeConfig, OnMismatch, Router, RouterBuilder, ViewId,
 };
-use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -23,44 +19,18 @@ const PROMPTLY: Duration = Duration::from_secs(10);
 /// A short longest ttl: a first start waits for it.
 const MAX_TTL: Duration = Duration::from_millis(300);
 
-struct Mailbox(Mutex<Option<oneshot::Sender<Answer>>>);
-
-impl Sink for Mailbox {
-    fn accept(self: Arc<Self>, _: u32, answer: Answer) {
-        if let Some(sender) = self.0.lock().take() {
-            let _ = sender.send(answer);
-        }
-    }
-}
-
 /// Sends a request to a node directly, without a router.
 async fn ask(node: &TestNode, request: Request) -> Reply {
-    let (sender, answer) = oneshot::channel();
-    let reply = ReplyTo::new(Arc::new(Mailbox(Mutex::new(Some(sender)))), 0);
-    let time = clock_gettime(ClockId::Boottime);
-    let now = ringlock::Instant::from_nanos(time.tv_sec as u64 * 1_000_000_000);
-    let deadline = now + PROMPTLY;
-    match node {
-        TestNode::Memory(node) => node.submit(request, deadline, reply),
-        TestNode::Redis(server) => RedisNode::new(&server.url(), RedisOptions::default())
-            .unwrap()
-            .submit(request, deadline, reply),
-    }
-    answer.await.unwrap().unwrap()
+    let answer = node::ask(&*node::direct(node), request, PROMPTLY).await;
+    answer.unwrap()
 }
 
 async fn status(node: &TestNode) -> NodeStatus {
-    match ask(node, Request::Status).await {
-        Reply::Status(status) => status,
-        other => panic!("{other:?}"),
-    }
+    node::status(&*node::direct(node)).await
 }
 
 async fn serving(node: &TestNode) -> Option<ViewId> {
-    match status(node).await.standing() {
-        NodeState::Serving(view) => Some(view),
-        NodeState::Absent | NodeState::Quarantined => None,
-    }
+    status(node).await.served()
 }
 
 async fn document(node: &TestNode) -> Option<Arc<str>> {
@@ -397,13 +367,7 @@ async fn a_newer_view_is_followed_and_a_lower_never() {
 
             // As if an old backup had been restored on every node.
             for node in &cluster.nodes {
-                let status = status(node).await;
-                let request = Request::Quarantine {
-                    expected_nonce: status.nonce,
-                    expected_view: status.serving,
-                    nonce: "from a backup".into(),
-                };
-                assert_eq!(ask(node, request).await, Reply::Done);
+                node::quarantine_as(&*node::direct(node), "from a backup").await;
             }
             let lower = next_view_of(&old, 3);
             for node in &cluster.nodes {

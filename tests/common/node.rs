@@ -7,7 +7,9 @@ use parking_lot::Mutex;
 use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::node::{Node, ReplyTo, Sink};
 use ringlock::proto::lease::{Key, Token, Ttl};
-use ringlock::proto::node::message::{Answer, Reply, Request, Slot, ViewId};
+use ringlock::proto::node::message::{Absent, Answer, NodeStatus, Reply, Request, Slot, ViewId};
+
+use super::TestNode;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
@@ -23,6 +25,35 @@ pub async fn ask(node: &dyn Node, request: Request, limit: Duration) -> Answer {
     let inbox = Inbox::new(1);
     node.submit(request, now() + limit, inbox.slot(0));
     inbox.all(limit).await.remove(0)
+}
+
+/// The node itself, to send it requests without a router.
+pub fn direct(node: &TestNode) -> Box<dyn Node> {
+    match node {
+        TestNode::Memory(node) => Box::new(node.clone()),
+        TestNode::Redis(server) => {
+            let node = RedisNode::new(&server.url(), RedisOptions::default());
+            Box::new(node.expect("a node"))
+        }
+    }
+}
+
+pub async fn status(node: &dyn Node) -> NodeStatus {
+    match ask(node, Request::Status, GRACE).await {
+        Ok(Reply::Status(status)) => status,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Quarantines a node in any state under this nonce.
+pub async fn quarantine_as(node: &dyn Node, nonce: &str) {
+    let status = status(node).await;
+    let quarantine = Request::Quarantine {
+        expected_nonce: status.nonce,
+        expected_view: status.serving,
+        nonce: nonce.into(),
+    };
+    assert_eq!(ask(node, quarantine, GRACE).await, Ok(Reply::Done));
 }
 
 /// How late after its deadline an answer may arrive: the machine may be busy.
@@ -70,6 +101,20 @@ pub fn acquire(key: &str, token: u128) -> Request {
         ttl: Ttl::new(minute, minute).expect("a ttl"),
         slot: Slot::SINGLE,
         floor: 0,
+    }
+}
+
+/// Extends what [`acquire`] was granted, for a minute.
+pub fn extend(key: &str, token: u128, absent: Absent) -> Request {
+    let minute = Duration::from_secs(60);
+    Request::Extend {
+        view: VIEW,
+        key: Key::new(key).expect("a key"),
+        token: Token::new(token, None),
+        ttl: Ttl::new(minute, minute).expect("a ttl"),
+        slot: Slot::SINGLE,
+        floor: 0,
+        absent,
     }
 }
 

@@ -103,27 +103,35 @@ struct Looker {
 /// A connection to a server.
 struct Inside {
     socket: PathBuf,
+    run_id: String,
     connection: Connection,
 }
 
 impl Inside {
     fn connect(socket: PathBuf) -> RedisResult<Self> {
-        let connection = connect(&socket)?;
-        Ok(Self { socket, connection })
+        let mut connection = connect(&socket)?;
+        let run_id = fact(&mut connection, "server", "run_id")?;
+        Ok(Self {
+            socket,
+            run_id,
+            connection,
+        })
     }
 
-    /// The current incarnation of the server: the replication id of a running
-    /// server changes with its first replica, even where that replica's
-    /// promotion fails.
+    /// The server's incarnation now. The replication id of a running server changes
+    /// with its first replica, also if that replica's promotion fails.
     fn incarnation(&mut self) -> RedisResult<String> {
-        let info: String = cmd("INFO").query(&mut self.connection)?;
-        let fact = |name: &str| {
-            let mut lines = info.lines();
-            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        };
-        let facts = ["run_id", "master_replid"].map(|name| fact(name).unwrap_or_default());
-        Ok(facts.join("/"))
+        let history = fact(&mut self.connection, "replication", "master_replid")?;
+        Ok(format!("{}/{history}", self.run_id))
     }
+}
+
+/// One fact of a section of INFO; empty if it is not there.
+fn fact(connection: &mut Connection, section: &str, name: &str) -> RedisResult<String> {
+    let info: String = cmd("INFO").arg(section).query(connection)?;
+    let mut lines = info.lines();
+    let fact = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Ok(fact.unwrap_or_default().to_owned())
 }
 
 impl Looker {

@@ -1,13 +1,10 @@
 //! Continuing without the majority.
 
-use ringlock::node::Node;
-use ringlock::node::redis::{RedisNode, RedisOptions};
-use ringlock::proto::node::message::{Reply, Request};
 use ringlock::rebalancer::RebalanceError;
 use ringlock::{Change, Rebalancer, Router};
 
-use crate::common::node::{GRACE, ask};
-use crate::common::{ARMS, Arm, Cluster, TestNode, ms, name};
+use crate::common::node::{direct, quarantine_as};
+use crate::common::{ARMS, Arm, Cluster, ms, name};
 use crate::rebalancing::{MAX_TTL, VIEW_LEASE, apply, builder, connect, epoch, key_of, newcomer};
 
 fn one_replica() -> [Change; 1] {
@@ -124,7 +121,8 @@ fn by_a_router_that_slept_through_another_force() {
             let fence = guard.fence();
             guard.release().await.unwrap();
             assert!(router.shutdown().await);
-            quarantine(&cluster.nodes[2]).await;
+            // By a process that then dies.
+            quarantine_as(&*direct(&cluster.nodes[2]), "of-the-dead").await;
             fence
         });
         asleep.block_on(async {
@@ -142,26 +140,6 @@ fn by_a_router_that_slept_through_another_force() {
             );
         });
     }
-}
-
-/// Quarantines a node like a process that then dies.
-async fn quarantine(node: &TestNode) {
-    let node: Box<dyn Node> = match node {
-        TestNode::Memory(node) => Box::new(node.clone()),
-        TestNode::Redis(server) => {
-            Box::new(RedisNode::new(&server.url(), RedisOptions::default()).unwrap())
-        }
-    };
-    let status = match ask(&*node, Request::Status, GRACE).await {
-        Ok(Reply::Status(status)) => status,
-        other => panic!("{other:?}"),
-    };
-    let quarantine = Request::Quarantine {
-        expected_nonce: status.nonce,
-        expected_view: status.serving,
-        nonce: "of-the-dead".into(),
-    };
-    assert_eq!(ask(&*node, quarantine, GRACE).await, Ok(Reply::Done));
 }
 
 /// A router must not leave behind a node that it does not know.

@@ -12,32 +12,9 @@ use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::node::message::{Absent, Reply, Request};
 
 use crate::common::edition::Edition;
-use crate::common::node::{GRACE, Inbox, acquire, ask, now, release, serving};
+use crate::common::node::{GRACE, Inbox, acquire, ask, extend, now, release, serving};
 use crate::common::{RedisServer, ms, seed};
 use crate::hostile::liar::Liar;
-
-fn extend(key: &str, token: u128) -> Request {
-    let Request::Acquire {
-        view,
-        key,
-        token,
-        ttl,
-        slot,
-        floor,
-    } = acquire(key, token)
-    else {
-        unreachable!("it is one");
-    };
-    Request::Extend {
-        view,
-        key,
-        token,
-        ttl,
-        slot,
-        floor,
-        absent: Absent::Keep,
-    }
-}
 
 fn drop_next(liar: &Liar) {
     let mut is_left_out = false;
@@ -189,7 +166,7 @@ async fn twisted(
             rng.random_range(1..3),
         );
         let request = match rng.random_range(0..8) {
-            0 => extend(&key, token),
+            0 => extend(&key, token, Absent::Keep),
             1 => Request::Status,
             2 => release(&format!("{key}/other"), token),
             _ => acquire(&key, token),
