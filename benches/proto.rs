@@ -24,7 +24,7 @@ use ringlock::proto::membership::topology::{Node, Topology};
 use ringlock::proto::membership::view::View;
 use ringlock::proto::node::lock_table::LockTable;
 use ringlock::proto::node::message::{Nonce, Reply, Request};
-use ringlock::proto::operation::acquire::{Attempt, Claim};
+use ringlock::proto::operation::acquire::{AcquireParams, Attempt};
 use ringlock::proto::operation::machine::{Event, Machine, Step};
 use ringlock::proto::time::Instant;
 use ringlock_ring::NodeIndex;
@@ -89,8 +89,8 @@ fn keys() -> Vec<Key> {
     (0..KEYS).map(key).collect()
 }
 
-fn claim(view: &View, key: &Key, serial: u128) -> Claim {
-    Claim {
+fn params(view: &View, key: &Key, serial: u128) -> AcquireParams {
+    AcquireParams {
         view: view.id(),
         view_lease: TTL,
         key: key.clone(),
@@ -103,13 +103,17 @@ fn claim(view: &View, key: &Key, serial: u128) -> Claim {
 
 /// Starts an attempt and feeds it `answer` of every node in turn; it must be
 /// granted, at this count.
-fn grant(claim: Claim, counter: u64, mut answer: impl FnMut(NodeIndex, &Request) -> Reply) {
-    let mut attempt = Attempt::new(claim);
+fn grant(
+    params: AcquireParams,
+    counter: u64,
+    mut answer: impl FnMut(NodeIndex, &Request) -> Reply,
+) {
+    let mut attempt = Attempt::new(params);
     let probes = Vec::new();
     let effects = attempt.on(NOW, NOW, Event::Start { probes });
     assert!(effects.send.is_some());
     let placement = *attempt.placement();
-    let Some(owner) = placement.seats().take_first() else {
+    let Some(owner) = placement.voters().take_first() else {
         return;
     };
     let request = attempt.request(Step::Main, owner);
@@ -136,8 +140,8 @@ fn attempts(criterion: &mut Criterion) {
         group.bench_function(format!("{replicas} replicas, answers given"), |bencher| {
             bencher.iter(|| {
                 serial += 1;
-                let claim = claim(&view, black_box(&key), serial);
-                grant(claim, 7, |_, _| Reply::Granted { counter: 7 });
+                let params = params(&view, black_box(&key), serial);
+                grant(params, 7, |_, _| Reply::Granted { counter: 7 });
             });
         });
     }
@@ -155,12 +159,12 @@ fn pairs(criterion: &mut Criterion) {
         group.bench_function(format!("{replicas} replicas"), |bencher| {
             bencher.iter(|| {
                 serial += 1;
-                let claim = claim(&view, &key, u128::from(serial));
+                let params = params(&view, &key, u128::from(serial));
                 let release = Request::Release {
                     key: key.clone(),
-                    token: claim.token.clone(),
+                    token: params.token.clone(),
                 };
-                grant(claim, serial, |node, request| {
+                grant(params, serial, |node, request| {
                     tables[node.get()].apply(NOW, request)
                 });
                 for table in &mut tables {
@@ -179,13 +183,13 @@ fn table(criterion: &mut Criterion) {
         .iter()
         .enumerate()
         .map(|(serial, key)| {
-            let claim = claim(&view, key, serial as u128);
+            let params = params(&view, key, serial as u128);
             let release = Request::Release {
                 key: key.clone(),
-                token: claim.token.clone(),
+                token: params.token.clone(),
             };
-            let owner = claim.placement.seats().take_first().unwrap();
-            (Attempt::new(claim).request(Step::Main, owner), release)
+            let owner = params.placement.voters().take_first().unwrap();
+            (Attempt::new(params).request(Step::Main, owner), release)
         })
         .collect();
     let (mut next, mut counter) = (0, 0);

@@ -108,8 +108,8 @@ impl Plan {
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = { runtime }.worker_threads(2).enable_all().build().unwrap();
-    if let Ok(told) = std::env::var(WORKER) {
-        runtime.block_on(work(&told));
+    if let Ok(reported) = std::env::var(WORKER) {
+        runtime.block_on(work(&reported));
         return ExitCode::SUCCESS;
     }
     let plan = Plan::of_arguments();
@@ -192,8 +192,8 @@ impl fmt::Display for Tenure {
 
 /// A worker process: holds its leases and lets its tasks run until the order to
 /// rest, and then reports everything that it held.
-async fn work(told: &str) {
-    let words: Vec<&str> = told.split(' ').collect();
+async fn work(reported: &str) {
+    let words: Vec<&str> = reported.split(' ').collect();
     let number = |index: usize| words[index].parse::<usize>().unwrap();
     let plan = Plan {
         replicas: number(1),
@@ -318,7 +318,7 @@ struct Worker {
 
 impl Worker {
     fn start(plan: &Plan, index: usize, urls: &[String]) -> Self {
-        let told = [
+        let reported = [
             index,
             plan.replicas,
             plan.max_ttl.as_millis() as usize,
@@ -326,9 +326,12 @@ impl Worker {
             plan.leases / WORKERS,
             plan.tasks / WORKERS,
         ];
-        let told = told.iter().map(ToString::to_string).chain(urls.to_vec());
+        let reported = reported
+            .iter()
+            .map(ToString::to_string)
+            .chain(urls.to_vec());
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .env(WORKER, told.collect::<Vec<_>>().join(" "))
+            .env(WORKER, reported.collect::<Vec<_>>().join(" "))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -20,7 +20,7 @@ use crate::lease::manager::LeaseManager;
 use crate::lease::scoped::WithError;
 use crate::proto::lease::{Key, KeyError, MAX_LABEL_BYTES};
 use crate::proto::time::Instant;
-use crate::runtime::task::AtHome;
+use crate::runtime::task::SameProcess;
 use crate::telemetry::events;
 
 /// An acquire that has not started. Set what differs from the defaults, then await
@@ -255,7 +255,7 @@ impl IntoFuture for Acquire {
 /// The same as for the acquire that it was made from.
 #[must_use = "an acquire does nothing until it is awaited"]
 #[derive(Debug)]
-pub struct Acquiring<T>(AtHome<Result<T, Error>>);
+pub struct Acquiring<T>(SameProcess<Result<T, Error>>);
 
 impl<T> Acquiring<T> {
     pub(crate) fn new(
@@ -263,7 +263,7 @@ impl<T> Acquiring<T> {
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Self {
         let origin = &leases.lifecycle().origin;
-        Self(AtHome::new(origin, work, || Err(Error::Forked)))
+        Self(SameProcess::new(origin, work, || Err(Error::Forked)))
     }
 
     /// Its size on the heap, in bytes: there may be very many waiters.

@@ -699,7 +699,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cause_is_a_source_and_told_once() {
+    fn every_cause_is_a_source_and_reported_once() {
         let mut checked = 0;
         for (error, has_source) in all() {
             check(&error, has_source);
@@ -723,7 +723,7 @@ mod tests {
     }
 
     #[test]
-    fn what_timed_out_tells_why_when_asked_for_all() {
+    fn what_timed_out_reports_why_when_asked_for_all() {
         let timed_out = all()
             .into_iter()
             .find(|(error, _)| matches!(error, Error::TimedOut { .. }));

@@ -158,7 +158,7 @@ pub enum RebalanceError {
     },
     /// The change was taken back while it was carried out. Nothing of it is left,
     /// and it is not started again.
-    #[error("the change was taken back{}: view {view} is in force; plan anew if it is still wanted", By(by.as_deref()))]
+    #[error("the change was taken back{}: view {view} is in force; plan anew if it is still wanted", Author(by.as_deref()))]
     Aborted {
         /// The view that shows it.
         view: ViewId,
@@ -262,8 +262,8 @@ impl Rebalancer {
         &self,
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<Plan, RebalanceError> {
-        let fleet = self.refreshed().await?;
-        let view = &fleet.view;
+        let view_nodes = self.refreshed().await?;
+        let view = &view_nodes.view;
         if view.next().is_some() {
             return Err(RebalanceError::UnderWay { view: view.id() });
         }
@@ -274,15 +274,15 @@ impl Rebalancer {
                 introduced.push(self.leases.membership.registry().introduce(&node)?);
             }
             let address = |name: &str| {
-                let peer = introduced.iter().find(|peer| &*peer.name == name);
-                peer.map_or_else(String::new, |peer| peer.node.address())
+                let handle = introduced.iter().find(|handle| &*handle.name == name);
+                handle.map_or_else(String::new, |handle| handle.node.address())
             };
             change.apply(&mut to, address)?;
         }
         let mut plan = Plan::new(view, to)?;
         let mut known = Vec::new();
-        for peer in &introduced {
-            known.push(self.check(&fleet, peer, &known, &mut plan).await?);
+        for handle in &introduced {
+            known.push(self.check(&view_nodes, handle, &known, &mut plan).await?);
         }
         Ok(plan)
     }
@@ -292,59 +292,60 @@ impl Rebalancer {
     /// node's own report.
     async fn check<'p>(
         &self,
-        fleet: &ViewNodes,
-        peer: &'p NodeHandle,
+        view_nodes: &ViewNodes,
+        handle: &'p NodeHandle,
         known: &[(&'p NodeHandle, NodeStatus)],
         plan: &mut Plan,
     ) -> Result<(&'p NodeHandle, NodeStatus), RebalanceError> {
         let refuse = |reason: String| {
-            let name = peer.name.to_string();
+            let name = handle.name.to_string();
             Err(RebalanceError::Newcomer { name, reason })
         };
         let deadline = clock::now() + STEP_TIMEOUT;
-        let status = match node::call(&*peer.node, Request::Status, deadline).await {
+        let status = match node::call(&*handle.node, Request::Status, deadline).await {
             Ok(Reply::Status(status)) => status,
             Ok(_) => return refuse("it answers what it must not".into()),
             Err(error) => return refuse(error.to_string()),
         };
-        let member = fleet.view.index_of(&peer.name);
+        let member = view_nodes.view.index_of(&handle.name);
         if let Some(member) = member {
-            let is_same = status.nonce.as_ref() == Some(fleet.view.nonce(member));
+            let is_same = status.nonce.as_ref() == Some(view_nodes.view.nonce(member));
             if is_same && matches!(status.standing(), NodeState::Serving(_)) {
-                return Ok((peer, status));
+                return Ok((handle, status));
             }
             return refuse(
                 "there is another server, or one without its data: replace the node".into(),
             );
         }
-        let survey = ClusterSnapshot::of_most(fleet.peers()).await;
-        let introduced = known.iter().map(|(peer, status)| (*peer, status));
-        let twin = survey
+        let snapshot = ClusterSnapshot::of_most(view_nodes.handles()).await;
+        let introduced = known.iter().map(|(handle, status)| (*handle, status));
+        let twin = snapshot
             .answers()
             .chain(introduced)
             .find(|(_, other)| other.incarnation == status.incarnation);
         if let Some((twin, _)) = twin {
             return refuse(format!("it is the same server as {}", twin.name));
         }
-        match self.foreign(peer, &status).await {
+        match self.foreign(handle, &status).await {
             Some(view) => refuse(format!(
                 "it is a member of another cluster (view {view}): empty it first, or give this cluster a namespace of its own"
             )),
             None => {
                 if let Some(view) = status.serving {
-                    plan.retired.insert(peer.name.to_string(), view.to_string());
+                    plan.retired
+                        .insert(handle.name.to_string(), view.to_string());
                 }
-                Ok((peer, status))
+                Ok((handle, status))
             }
         }
     }
 
     /// The view of which a node is a member. A node that serves a view without
     /// being named in it was retired.
-    async fn foreign(&self, peer: &NodeHandle, status: &NodeStatus) -> Option<ViewId> {
+    async fn foreign(&self, handle: &NodeHandle, status: &NodeStatus) -> Option<ViewId> {
         let serving = status.serving?;
         let deadline = clock::now() + STEP_TIMEOUT;
-        let answer = node::call(&*peer.node, Request::Document, deadline).await;
+        let answer = node::call(&*handle.node, Request::Document, deadline).await;
         let is_named = match answer {
             Ok(Reply::Document(Some(document))) => match View::read(serving, &document) {
                 Ok(view) => view
@@ -379,8 +380,8 @@ impl Rebalancer {
         plan: &Plan,
         progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
-        let fleet = self.refreshed().await?;
-        let view = &fleet.view;
+        let view_nodes = self.refreshed().await?;
+        let view = &view_nodes.view;
         let is_begun = *view.topology() == plan.from && view.next() == Some(&plan.to);
         if view.id() != plan.parent && !is_begun {
             return Err(RebalanceError::Outdated {
@@ -395,7 +396,7 @@ impl Rebalancer {
         let retired = plan.retired.iter();
         let retired = retired.filter_map(|(name, view)| Some((name.clone(), view.parse().ok()?)));
         let fenced = self.fenced.union(&plan.fenced).cloned().collect();
-        let course = Executor::new(self, &fleet, goal, fenced, retired.collect());
+        let course = Executor::new(self, &view_nodes, goal, fenced, retired.collect());
         course.run(progress).await
     }
 
@@ -408,14 +409,14 @@ impl Rebalancer {
     /// # Cancel safety
     /// Like [`apply`](Self::apply).
     pub async fn resume(&self, progress: impl FnMut(&Progress)) -> Result<Report, RebalanceError> {
-        let fleet = self.refreshed().await?;
-        let view = &fleet.view;
+        let view_nodes = self.refreshed().await?;
+        let view = &view_nodes.view;
         let Some(to) = view.next().cloned() else {
             return Err(RebalanceError::NothingUnderWay { view: view.id() });
         };
         let from = view.topology().clone();
         let goal = Goal::Reach { from, to };
-        Executor::new(self, &fleet, goal, self.fenced.clone(), Vec::new())
+        Executor::new(self, &view_nodes, goal, self.fenced.clone(), Vec::new())
             .run(progress)
             .await
     }
@@ -432,15 +433,21 @@ impl Rebalancer {
     /// # Cancel safety
     /// Like [`apply`](Self::apply).
     pub async fn abort(&self, progress: impl FnMut(&Progress)) -> Result<Report, RebalanceError> {
-        let fleet = self.refreshed().await?;
-        if fleet.view.next().is_none() {
-            let view = fleet.view.id();
+        let view_nodes = self.refreshed().await?;
+        if view_nodes.view.next().is_none() {
+            let view = view_nodes.view.id();
             return Err(RebalanceError::NothingUnderWay { view });
         }
         let _note = abort_note::Note::leave(&self.leases).await;
-        Executor::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
-            .run(progress)
-            .await
+        Executor::new(
+            self,
+            &view_nodes,
+            Goal::Abort,
+            Default::default(),
+            Vec::new(),
+        )
+        .run(progress)
+        .await
     }
 
     /// Takes back a change that is half done, like [`abort`](Self::abort). If there
@@ -458,20 +465,26 @@ impl Rebalancer {
         &self,
         progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
-        let fleet = self.refreshed().await?;
+        let view_nodes = self.refreshed().await?;
         let _note = abort_note::Note::leave(&self.leases).await;
-        Executor::new(self, &fleet, Goal::Abort, Default::default(), Vec::new())
-            .outdating()
-            .run(progress)
-            .await
+        Executor::new(
+            self,
+            &view_nodes,
+            Goal::Abort,
+            Default::default(),
+            Vec::new(),
+        )
+        .outdating()
+        .run(progress)
+        .await
     }
 
     /// The nodes of the newest view that any of them knows.
     async fn refreshed(&self) -> Result<Arc<ViewNodes>, RebalanceError> {
         self.leases.lifecycle().check()?;
-        let fleet = self.leases.nodes();
+        let view_nodes = self.leases.nodes();
         let deadline = Some(clock::now() + 2 * STEP_TIMEOUT);
-        let look = fleet.lookout.look(deadline).await;
+        let look = view_nodes.refresh.look(deadline).await;
         if let Some(error) = look.and_then(|look| look.error) {
             return Err(error.into());
         }
@@ -492,9 +505,9 @@ fn answer(nodes: usize) -> &'static str {
 }
 
 /// The author of an action, if known.
-struct By<'a>(Option<&'a str>);
+struct Author<'a>(Option<&'a str>);
 
-impl fmt::Display for By<'_> {
+impl fmt::Display for Author<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |label| write!(f, " by {label}"))
     }

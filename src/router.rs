@@ -197,21 +197,21 @@ impl Router {
     pub fn route(&self, key: impl AsRef<[u8]>) -> Result<Route, Error> {
         self.leases.lifecycle().check_origin()?;
         let key = self.leases.check_key(key)?;
-        let fleet = self.leases.nodes();
-        let name = |node| Arc::clone(&fleet.peer(node).name);
-        let placement = fleet.view.place(&key);
+        let view_nodes = self.leases.nodes();
+        let name = |node| Arc::clone(&view_nodes.handle(node).name);
+        let placement = view_nodes.view.place(&key);
         let replicas: Vec<Arc<str>> = placement.nodes().iter().copied().map(name).collect();
         Ok(Route {
             owner: Arc::clone(&replicas[0]),
             quorum: majority(replicas.len()),
             replicas,
-            successors: fleet
+            successors: view_nodes
                 .view
                 .ring()
                 .successors(key.as_bytes())
                 .map(name)
                 .collect(),
-            view: fleet.view.id(),
+            view: view_nodes.view.id(),
         })
     }
 

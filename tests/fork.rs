@@ -184,12 +184,12 @@ fn no_two_processes_draw_one_token(stage: &Stage) {
         runtime.block_on(async {
             let router = connect(stage).await;
             let outcome = router.try_acquire("k").await;
-            let told = match &outcome {
+            let reported = match &outcome {
                 Ok(_) => "granted",
                 Err(error) if error.is_contention() => "held",
                 Err(error) => panic!("{name}: {error}"),
             };
-            std::fs::write(file(name), told).unwrap();
+            std::fs::write(file(name), reported).unwrap();
             // It holds the key until all have tried.
             let deadline = Instant::now() + LIMIT;
             while !is_there("done") {
@@ -198,7 +198,7 @@ fn no_two_processes_draw_one_token(stage: &Stage) {
             }
         });
     };
-    let told = |name: &str| {
+    let reported = |name: &str| {
         let deadline = Instant::now() + LIMIT;
         while !is_there(name) {
             assert!(Instant::now() < deadline, "{name} says nothing");
@@ -221,16 +221,16 @@ fn no_two_processes_draw_one_token(stage: &Stage) {
     let children = [0, 2].map(|index| {
         let child = fork(|| {
             let grandchild = fork(|| {
-                told(names[index]);
+                reported(names[index]);
                 work(names[index + 1]);
             });
             work(names[index]);
             assert_done(grandchild);
         });
-        told(names[index + 1]);
+        reported(names[index + 1]);
         child
     });
-    let outcomes = names.map(told);
+    let outcomes = names.map(reported);
     std::fs::write(file("done"), "").unwrap();
     children.into_iter().for_each(assert_done);
     let granted = outcomes.iter().filter(|outcome| *outcome == "granted");

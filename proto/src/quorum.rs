@@ -4,7 +4,7 @@ use std::fmt;
 
 use ringlock_ring::NodeIndex;
 
-use crate::node::message::Slot;
+use crate::node::message::FenceCounterId;
 
 /// Maximum number of replicas of a key.
 pub const MAX_REPLICAS: usize = 9;
@@ -37,16 +37,16 @@ impl VoterSet {
     /// No seat.
     pub const NONE: Self = Self(0);
 
-    /// The set with `seat` in it.
+    /// The set with `voter` in it.
     #[must_use]
-    pub const fn with(self, seat: Voter) -> Self {
-        Self(self.0 | 1 << seat.0)
+    pub const fn with(self, voter: Voter) -> Self {
+        Self(self.0 | 1 << voter.0)
     }
 
-    /// The set without `seat`.
+    /// The set without `voter`.
     #[must_use]
-    pub const fn without(self, seat: Voter) -> Self {
-        Self(self.0 & !(1 << seat.0))
+    pub const fn without(self, voter: Voter) -> Self {
+        Self(self.0 & !(1 << voter.0))
     }
 
     /// The seats of both.
@@ -67,9 +67,9 @@ impl VoterSet {
         Self(self.0 & !other.0)
     }
 
-    /// Whether `seat` is one of them.
-    pub const fn contains(self, seat: Voter) -> bool {
-        self.0 & 1 << seat.0 != 0
+    /// Whether `voter` is one of them.
+    pub const fn contains(self, voter: Voter) -> bool {
+        self.0 & 1 << voter.0 != 0
     }
 
     /// The number of seats.
@@ -116,8 +116,8 @@ impl VoterSet {
 }
 
 impl FromIterator<Voter> for VoterSet {
-    fn from_iter<I: IntoIterator<Item = Voter>>(seats: I) -> Self {
-        seats.into_iter().fold(Self::NONE, Self::with)
+    fn from_iter<I: IntoIterator<Item = Voter>>(voters: I) -> Self {
+        voters.into_iter().fold(Self::NONE, Self::with)
     }
 }
 
@@ -143,19 +143,19 @@ pub enum Verdict {
 /// sharded mode; there is no other difference between the modes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Placement {
-    slot: Slot,
+    slot: FenceCounterId,
     nodes: [NodeIndex; MAX_SEATS],
     groups: [VoterSet; 2],
 }
 
 impl Placement {
     /// One group: the owner, then its successors. At most [`MAX_REPLICAS`].
-    pub fn stable(slot: Slot, group: &[NodeIndex]) -> Self {
+    pub fn stable(slot: FenceCounterId, group: &[NodeIndex]) -> Self {
         Self::joint(slot, group, &[])
     }
 
     /// Two groups, old and new; equal sets are merged into one.
-    pub fn joint(slot: Slot, old: &[NodeIndex], new: &[NodeIndex]) -> Self {
+    pub fn joint(slot: FenceCounterId, old: &[NodeIndex], new: &[NodeIndex]) -> Self {
         let mut placement = Self {
             slot,
             nodes: [NodeIndex::new(0); MAX_SEATS],
@@ -164,15 +164,15 @@ impl Placement {
         let mut seated = 0;
         for (group, nodes) in [old, new].into_iter().enumerate() {
             for &node in nodes.iter().take(MAX_REPLICAS) {
-                let seat = placement.nodes[..seated]
+                let voter = placement.nodes[..seated]
                     .iter()
                     .position(|&other| other == node);
-                let seat = seat.unwrap_or_else(|| {
+                let voter = voter.unwrap_or_else(|| {
                     placement.nodes[seated] = node;
                     seated += 1;
                     seated - 1
                 });
-                placement.groups[group] = placement.groups[group].with(Voter(seat as u8));
+                placement.groups[group] = placement.groups[group].with(Voter(voter as u8));
             }
         }
         if placement.groups[0] == placement.groups[1] {
@@ -182,7 +182,7 @@ impl Placement {
     }
 
     /// The counter slot of the key.
-    pub const fn slot(&self) -> Slot {
+    pub const fn slot(&self) -> FenceCounterId {
         self.slot
     }
 
@@ -195,26 +195,26 @@ impl Placement {
     }
 
     /// Every seat.
-    pub const fn seats(&self) -> VoterSet {
+    pub const fn voters(&self) -> VoterSet {
         self.groups[0].union(self.groups[1])
     }
 
-    /// The node on `seat`.
-    pub const fn node(&self, seat: Voter) -> NodeIndex {
-        self.nodes[seat.get()]
+    /// The node on `voter`.
+    pub const fn node(&self, voter: Voter) -> NodeIndex {
+        self.nodes[voter.get()]
     }
 
     /// The nodes, the owner first.
     pub fn nodes(&self) -> &[NodeIndex] {
-        &self.nodes[..self.seats().len()]
+        &self.nodes[..self.voters().len()]
     }
 
     /// The seat of `node`.
-    pub fn seat(&self, node: NodeIndex) -> Option<Voter> {
+    pub fn voter(&self, node: NodeIndex) -> Option<Voter> {
         self.nodes()
             .iter()
             .position(|&other| other == node)
-            .map(|seat| Voter(seat as u8))
+            .map(|voter| Voter(voter as u8))
     }
 
     /// The verdict with `yes` for and `no` against.
@@ -249,7 +249,7 @@ impl fmt::Debug for Placement {
             list.entry(
                 &group
                     .iter()
-                    .map(|seat| self.node(seat).get())
+                    .map(|voter| self.node(voter).get())
                     .collect::<Vec<_>>(),
             );
         }
@@ -265,53 +265,64 @@ mod tests {
         indices.iter().copied().map(NodeIndex::new).collect()
     }
 
-    fn seats(placement: &Placement, indices: &[u16]) -> VoterSet {
+    fn voters(placement: &Placement, indices: &[u16]) -> VoterSet {
         nodes(indices)
             .into_iter()
-            .filter_map(|node| placement.seat(node))
+            .filter_map(|node| placement.voter(node))
             .collect()
     }
 
     #[test]
     fn three_of_five() {
-        let five = Placement::stable(Slot::SINGLE, &nodes(&[4, 2, 0, 1, 3]));
+        let five = Placement::stable(FenceCounterId::SINGLE, &nodes(&[4, 2, 0, 1, 3]));
         assert_eq!(
-            five.verdict(seats(&five, &[4, 2]), VoterSet::NONE),
+            five.verdict(voters(&five, &[4, 2]), VoterSet::NONE),
             Verdict::Pending
         );
         assert_eq!(
-            five.verdict(seats(&five, &[4, 2, 3]), seats(&five, &[0, 1])),
+            five.verdict(voters(&five, &[4, 2, 3]), voters(&five, &[0, 1])),
             Verdict::Won
         );
         assert_eq!(
-            five.verdict(seats(&five, &[4, 2]), seats(&five, &[0, 1, 3])),
+            five.verdict(voters(&five, &[4, 2]), voters(&five, &[0, 1, 3])),
             Verdict::Lost
         );
     }
 
     #[test]
     fn a_joint_placement_needs_both_majorities() {
-        let joint = Placement::joint(Slot::SINGLE, &nodes(&[0, 1, 2]), &nodes(&[0, 9, 1]));
+        let joint = Placement::joint(
+            FenceCounterId::SINGLE,
+            &nodes(&[0, 1, 2]),
+            &nodes(&[0, 9, 1]),
+        );
         assert_eq!(joint.nodes(), nodes(&[0, 1, 2, 9]));
-        assert!(!joint.has_quorum(seats(&joint, &[1, 2])));
-        assert!(joint.has_quorum(seats(&joint, &[0, 1])));
-        assert!(joint.has_quorum(seats(&joint, &[0, 2, 9])));
-        assert!(joint.is_blocked_by(seats(&joint, &[0, 9])));
-        assert!(!joint.is_blocked_by(seats(&joint, &[2, 9])));
+        assert!(!joint.has_quorum(voters(&joint, &[1, 2])));
+        assert!(joint.has_quorum(voters(&joint, &[0, 1])));
+        assert!(joint.has_quorum(voters(&joint, &[0, 2, 9])));
+        assert!(joint.is_blocked_by(voters(&joint, &[0, 9])));
+        assert!(!joint.is_blocked_by(voters(&joint, &[2, 9])));
     }
 
     #[test]
     fn equal_groups_merge_whatever_their_order() {
-        let merged = Placement::joint(Slot::SINGLE, &nodes(&[0, 1, 2]), &nodes(&[2, 0, 1]));
-        assert_eq!(merged, Placement::stable(Slot::SINGLE, &nodes(&[0, 1, 2])));
+        let merged = Placement::joint(
+            FenceCounterId::SINGLE,
+            &nodes(&[0, 1, 2]),
+            &nodes(&[2, 0, 1]),
+        );
+        assert_eq!(
+            merged,
+            Placement::stable(FenceCounterId::SINGLE, &nodes(&[0, 1, 2]))
+        );
     }
 
     #[test]
     fn the_largest_joint_placement_fits() {
         let old: Vec<u16> = (0..9).collect();
         let new: Vec<u16> = (9..18).collect();
-        let joint = Placement::joint(Slot::SINGLE, &nodes(&old), &nodes(&new));
-        assert_eq!(joint.seats().len(), 18);
-        assert!(joint.has_quorum(seats(&joint, &[0, 1, 2, 3, 4, 9, 10, 11, 12, 17])));
+        let joint = Placement::joint(FenceCounterId::SINGLE, &nodes(&old), &nodes(&new));
+        assert_eq!(joint.voters().len(), 18);
+        assert!(joint.has_quorum(voters(&joint, &[0, 1, 2, 3, 4, 9, 10, 11, 12, 17])));
     }
 }

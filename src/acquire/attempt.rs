@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use crate::acquire::Acquire;
 use crate::acquire::failure::FailedAttempt;
-use crate::acquire::retry::{Terms, give_way};
+use crate::acquire::retry::{Deadlines, give_way};
 use crate::clock;
 use crate::config::LEAST_HOLD;
 use crate::error::Error;
 use crate::lease::guard::{Granted, Guard};
-use crate::lease::local_queue::{Blocker, Met, Ticket};
+use crate::lease::local_queue::{Blocker, QueueHistory, Ticket};
 use crate::lease::operation::Operation;
 use crate::lease::state::{KeepAlive, LeaseState};
 use crate::proto::lease::{Key, Token, Ttl};
@@ -18,7 +18,7 @@ use crate::proto::operation::acquire::Attempt;
 use crate::proto::time::Instant;
 use crate::runtime::random;
 use crate::telemetry::events;
-use crate::telemetry::stats::Call;
+use crate::telemetry::stats::CallMetrics;
 
 /// The shortest time between two extends of one lease.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
@@ -36,29 +36,29 @@ const LOOKS: u32 = 2;
 
 impl Acquire {
     pub(crate) async fn run(self) -> Result<Guard, Error> {
-        let mut call = Call::begin(self.leases.counters());
+        let mut call = CallMetrics::begin(self.leases.counters());
         let life = self.leases.lifecycle().check();
         life.map_err(|error| call.failed(error))?;
         let key = self.key.clone();
         let key = key.map_err(|error| call.failed((*error).into()))?;
-        let terms = self.terms(self.started.unwrap_or_else(clock::now));
-        let terms = terms.map_err(|error| call.failed(error))?;
-        let mut turn = match self.turn(&key, terms.deadline).await {
-            Ok(turn) => turn,
-            Err(busy) => return Err(call.failed(self.give_up(0, terms.started, busy))),
+        let deadlines = self.deadlines(self.started.unwrap_or_else(clock::now));
+        let deadlines = deadlines.map_err(|error| call.failed(error))?;
+        let mut ticket = match self.ticket(&key, deadlines.deadline).await {
+            Ok(ticket) => ticket,
+            Err(busy) => return Err(call.failed(self.give_up(0, deadlines.started, busy))),
         };
-        if let Some(pause) = self.way_for_others(&key, turn.as_mut()) {
-            Box::pin(give_way(pause, terms.deadline)).await;
+        if let Some(pause) = self.yield_for_others(&key, ticket.as_mut()) {
+            Box::pin(give_way(pause, deadlines.deadline)).await;
         }
         let is_kept = self.keep_alive.is_some();
-        let guard = match self.attempt(&key, terms).await {
+        let guard = match self.attempt(&key, deadlines).await {
             Ok(won) => {
                 events::attempts(1);
                 Guard::new(won, self.leases)
             }
             Err(failed) => {
-                let last = self.waited_for(&key, turn.as_ref());
-                let persisting = self.persist(&key, terms, turn.as_mut(), failed, last);
+                let last = self.waited_for(&key, ticket.as_ref());
+                let persisting = self.persist(&key, deadlines, ticket.as_mut(), failed, last);
                 persisting.await.map_err(|error| call.failed(error))?
             }
         };
@@ -67,13 +67,13 @@ impl Acquire {
             let key = guard.key().clone();
             return Err(call.failed(Error::Lost { key, reason }));
         }
-        call.granted(|| guard.waited_since(terms.started));
-        guard.begin(turn);
+        call.granted(|| guard.waited_since(deadlines.started));
+        guard.begin(ticket);
         Ok(guard)
     }
 
     /// The limits of a call that started at `started`.
-    pub(crate) fn terms(&self, started: Instant) -> Result<Terms, Error> {
+    pub(crate) fn deadlines(&self, started: Instant) -> Result<Deadlines, Error> {
         let longest = self.leases.membership.max_ttl();
         // The cluster's longest ttl may be shorter now than when the router was
         // configured.
@@ -83,7 +83,7 @@ impl Acquire {
             return Err(Error::MaxHold { max_hold });
         }
         let node_timeout = self.leases.nodes().node_timeout(ttl);
-        Ok(Terms {
+        Ok(Deadlines {
             ttl,
             started,
             deadline: self.patience.deadline(started, node_timeout),
@@ -91,18 +91,18 @@ impl Acquire {
     }
 
     /// Retries until the lease is granted or the limits are reached. Callers behind
-    /// `turn` get the errors that it meets. `last` is the previous obstacle, if
+    /// `ticket` get the errors that it meets. `last` is the previous obstacle, if
     /// any.
     pub(crate) async fn contend(
         &self,
         key: &Key,
-        terms: Terms,
-        turn: Option<&mut Ticket<LeaseState>>,
+        deadlines: Deadlines,
+        ticket: Option<&mut Ticket<LeaseState>>,
         last: Option<Error>,
     ) -> Result<Guard, Error> {
-        match self.attempt(key, terms).await {
+        match self.attempt(key, deadlines).await {
             Ok(won) => Ok(self.guard(won)),
-            Err(failed) => self.persist(key, terms, turn, failed, last).await,
+            Err(failed) => self.persist(key, deadlines, ticket, failed, last).await,
         }
     }
 
@@ -110,64 +110,65 @@ impl Acquire {
     pub(crate) async fn persist(
         &self,
         key: &Key,
-        terms: Terms,
-        turn: Option<&mut Ticket<LeaseState>>,
+        deadlines: Deadlines,
+        ticket: Option<&mut Ticket<LeaseState>>,
         failed: Box<FailedAttempt>,
         last: Option<Error>,
     ) -> Result<Guard, Error> {
         // Boxed: a caller that gets a free key needs no room for it.
-        Box::pin(self.try_again(key, terms, turn, failed, last)).await
+        Box::pin(self.try_again(key, deadlines, ticket, failed, last)).await
     }
 
     async fn try_again(
         &self,
         key: &Key,
-        terms: Terms,
-        mut turn: Option<&mut Ticket<LeaseState>>,
+        deadlines: Deadlines,
+        mut ticket: Option<&mut Ticket<LeaseState>>,
         mut failed: Box<FailedAttempt>,
         mut last: Option<Error>,
     ) -> Result<Guard, Error> {
         let _waiting = self.leases.counters().waiting.enter();
-        let deadline = terms.deadline;
-        let mut pauses = self.patience.pauses();
+        let deadline = deadlines.deadline;
+        let mut pacer = self.patience.pacer();
         let mut attempts = 1;
         let mut restarts = 0;
         // A single attempt also restarts under a newer view, but not without limit.
-        let restart_by = deadline
-            .unwrap_or_else(|| terms.started + LOOKS * failed.fleet.node_timeout(terms.ttl));
+        let restart_by = deadline.unwrap_or_else(|| {
+            deadlines.started + LOOKS * failed.view_nodes.node_timeout(deadlines.ttl)
+        });
         loop {
             // Attempts find no nodes once the router has closed them.
             self.leases.lifecycle().check()?;
             let can_restart =
                 failed.is_outdated && restarts < MAX_RESTARTS && clock::now() < restart_by;
-            if can_restart && failed.fleet.catch_up(Some(restart_by)).await? {
+            if can_restart && failed.view_nodes.catch_up(Some(restart_by)).await? {
                 // Under another view it still counts as the same attempt.
                 restarts += 1;
             } else {
                 let error = match last.take() {
-                    Some(last) if failed.tells_less(terms) => last,
+                    Some(last) if failed.is_less_specific(deadlines) => last,
                     _ => failed.error,
                 };
-                if let Some(turn) = &mut turn {
-                    turn.failed(&error);
+                if let Some(ticket) = &mut ticket {
+                    ticket.failed(&error);
                 }
                 let limit = self.patience.most_attempts();
                 let is_exhausted = deadline.is_some_and(|deadline| clock::now() >= deadline)
                     || limit.is_some_and(|limit| attempts >= limit);
                 let goes_on = !is_exhausted && error.is_transient() && {
-                    let (fleet, rivals) = (&failed.fleet, &failed.rivals);
-                    pauses
-                        .wait(self.leases.lifecycle(), fleet, key, rivals, deadline)
+                    let (view_nodes, conflict) = (&failed.view_nodes, &failed.conflict);
+                    pacer
+                        .wait(self.leases.lifecycle(), view_nodes, key, conflict, deadline)
                         .await
                 };
                 if !goes_on {
                     events::attempts(attempts);
-                    return Err(self.give_up(attempts, terms.started, error));
+                    return Err(self.give_up(attempts, deadlines.started, error));
                 }
                 last = Some(error);
                 attempts += 1;
             }
-            failed = match self.attempt(key, terms).await {
+            failed = match self.attempt(key, deadlines).await {
                 Ok(won) => {
                     events::attempts(attempts);
                     return Ok(self.guard(won));
@@ -180,53 +181,59 @@ impl Acquire {
     /// What a caller that queued knows of the key, whatever the result of an
     /// attempt in the last moments. A caller without a turn that waits has waited
     /// until its deadline, behind a lease that was over by then.
-    pub(crate) fn waited_for(&self, key: &Key, turn: Option<&Ticket<LeaseState>>) -> Option<Error> {
-        match turn {
-            Some(turn) => turn.met().map(|met| self.tell(key, &met)),
+    pub(crate) fn waited_for(
+        &self,
+        key: &Key,
+        ticket: Option<&Ticket<LeaseState>>,
+    ) -> Option<Error> {
+        match ticket {
+            Some(ticket) => ticket.met().map(|met| self.error_of(key, &met)),
             None if self.patience.is_one_try() => None,
-            None => Some(self.tell(key, &Met::Held)),
+            None => Some(self.error_of(key, &QueueHistory::Held)),
         }
     }
 
     /// The error for a caller that timed out in the queue.
-    fn tell(&self, key: &Key, met: &Met) -> Error {
+    fn error_of(&self, key: &Key, met: &QueueHistory) -> Error {
         match met {
-            Met::Held => Error::Contended {
+            QueueHistory::Held => Error::Contended {
                 key: key.clone(),
                 holder: None,
                 remaining: None,
             },
-            Met::Failed(error) => match &**error {
+            QueueHistory::Failed(error) => match &**error {
                 // It concerns another key that the caller ahead also wants.
-                Error::Contended { key: other, .. } if other != key => self.tell(key, &Met::Held),
+                Error::Contended { key: other, .. } if other != key => {
+                    self.error_of(key, &QueueHistory::Held)
+                }
                 error => error.clone(),
             },
-            Met::Unanswered => {
-                let fleet = self.leases.nodes();
-                fleet.no_quorum(key, 0, &fleet.view.place(key), Vec::new())
+            QueueHistory::Unanswered => {
+                let view_nodes = self.leases.nodes();
+                view_nodes.no_quorum(key, 0, &view_nodes.view.place(key), Vec::new())
             }
         }
     }
 
     /// How long to leave the key to other processes, if this process has reached
     /// its limit of consecutive hand-overs.
-    pub(crate) fn way_for_others(
+    pub(crate) fn yield_for_others(
         &self,
         key: &Key,
-        turn: Option<&mut Ticket<LeaseState>>,
+        ticket: Option<&mut Ticket<LeaseState>>,
     ) -> Option<Duration> {
         let max_local_handoffs = self.leases.defaults.max_local_handoffs;
-        let turn = turn.filter(|turn| turn.streak.is_due(max_local_handoffs))?;
-        let pause = turn
+        let ticket = ticket.filter(|ticket| ticket.streak.is_due(max_local_handoffs))?;
+        let pause = ticket
             .streak
             .pause(&self.leases.nodes(), key, max_local_handoffs)?;
-        turn.pauses();
+        ticket.pacer();
         Some(pause)
     }
 
     /// The place in this process's queue. `None` for a single attempt while a
     /// caller ahead is still trying: it may try as well.
-    pub(crate) async fn turn(
+    pub(crate) async fn ticket(
         &self,
         key: &Key,
         deadline: Option<Instant>,
@@ -241,12 +248,12 @@ impl Acquire {
             self.leases.lifecycle().check()?;
         }
         match ahead {
-            Ok(turn) => Ok(Some(turn)),
+            Ok(ticket) => Ok(Some(ticket)),
             Err(Blocker::Contender(_)) if self.patience.is_one_try() => Ok(None),
-            Err(Blocker::Contender(met)) => Err(self.tell(key, &met)),
-            Err(Blocker::Holder(held)) if held.check(clock::now()).is_none() => {
-                let remaining = held.valid_until().saturating_since(clock::now());
-                let holder = Some(held.token.holder());
+            Err(Blocker::Contender(met)) => Err(self.error_of(key, &met)),
+            Err(Blocker::Holder(lease)) if lease.check(clock::now()).is_none() => {
+                let remaining = lease.valid_until().saturating_since(clock::now());
+                let holder = Some(lease.token.holder());
                 Err(Error::Contended {
                     key: key.clone(),
                     holder,
@@ -267,20 +274,20 @@ impl Acquire {
     pub(crate) async fn attempt(
         &self,
         key: &Key,
-        terms: Terms,
+        deadlines: Deadlines,
     ) -> Result<Granted, Box<FailedAttempt>> {
         let _permit = match &self.pace {
             Some(pace) => Box::pin(pace.acquire()).await.ok(),
             None => None,
         };
-        let held = self.candidate(key, terms.ttl);
-        let attempt = Operation::start(Attempt::new(held.claim()), &held, terms.answer_by());
+        let lease = self.candidate(key, deadlines.ttl);
+        let attempt = Operation::start(Attempt::new(lease.params()), &lease, deadlines.answer_by());
         // Two rounds, and the probes.
-        let limit = held.asked_at + ROUNDS * held.fleet.node_timeout(terms.ttl);
+        let limit = lease.asked_at + ROUNDS * lease.view_nodes.node_timeout(deadlines.ttl);
         let Some(outcome) = attempt.by(limit).await else {
-            return Err(Box::new(FailedAttempt::deserted(&held)));
+            return Err(Box::new(FailedAttempt::deserted(&lease)));
         };
-        let counters = &held.context.counters;
+        let counters = &lease.context.counters;
         match outcome {
             Ok(grant) => {
                 counters.granted.add_one();
@@ -288,10 +295,10 @@ impl Acquire {
                     counters.write_backs.add_one();
                 }
                 let fence = grant.fence;
-                Ok(Granted { held, fence })
+                Ok(Granted { lease, fence })
             }
             Err(refused) => {
-                let failed = Box::new(FailedAttempt::of(&held, refused));
+                let failed = Box::new(FailedAttempt::of(&lease, refused));
                 events::refused(key, &failed.error);
                 Err(failed)
             }
@@ -311,10 +318,18 @@ impl Acquire {
                 .unwrap_or(ttl.get() / 3),
             until: now + self.max_hold.unwrap_or(defaults.max_hold),
         });
-        let fleet = self.leases.nodes();
+        let view_nodes = self.leases.nodes();
         let context = &self.leases.context;
         context.counters.attempts.add_one();
-        LeaseState::new(Arc::clone(context), fleet, key, ttl, token, now, keep_alive)
+        LeaseState::new(
+            Arc::clone(context),
+            view_nodes,
+            key,
+            ttl,
+            token,
+            now,
+            keep_alive,
+        )
     }
 
     pub(crate) fn give_up(&self, attempts: u32, started: Instant, last: Error) -> Error {

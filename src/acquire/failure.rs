@@ -2,25 +2,25 @@
 
 use std::sync::Arc;
 
-use crate::acquire::retry::Terms;
-use crate::acquire::wait::Rivals;
+use crate::acquire::retry::Deadlines;
+use crate::acquire::wait::Conflict;
 use crate::cluster::nodes::ViewNodes;
 use crate::error::Error;
 use crate::lease::state::LeaseState;
 use crate::proto::lease::Holder;
-use crate::proto::node::message::{NodeErrorKind, Rival};
-use crate::proto::operation::acquire::{Refused, Shortfall};
+use crate::proto::node::message::{CurrentHolder, NodeErrorKind};
+use crate::proto::operation::acquire::{Denied, DenyReason};
 use crate::proto::operation::machine::Refusal;
 use crate::proto::time::Instant;
 
 /// An attempt that did not win.
 pub(crate) struct FailedAttempt {
     /// The nodes on which it was made.
-    pub(crate) fleet: Arc<ViewNodes>,
+    pub(crate) view_nodes: Arc<ViewNodes>,
     began: Instant,
     pub(crate) error: Error,
     /// The other holders that blocked it.
-    pub(crate) rivals: Rivals,
+    pub(crate) conflict: Conflict,
     /// Nodes serve another view, or none.
     pub(crate) is_outdated: bool,
     /// The nodes that did not grant it did not answer in time, and nothing else is
@@ -30,38 +30,38 @@ pub(crate) struct FailedAttempt {
 
 impl FailedAttempt {
     /// The nodes did not grant it.
-    pub(crate) fn of(held: &LeaseState, refused: Refused) -> Self {
-        let fleet = &held.fleet;
-        let refusals = &refused.refusals;
+    pub(crate) fn of(lease: &LeaseState, denied: Denied) -> Self {
+        let view_nodes = &lease.view_nodes;
+        let refusals = &denied.refusals;
         let is_outdated = refusals
             .iter()
-            .any(|(node, refusal)| refusal.is_stale() && !fleet.is_returning(*node));
+            .any(|(node, refusal)| refusal.is_stale() && !view_nodes.is_returning(*node));
         let is_silence = refusals.iter().all(|(_, refusal)| is_silence(refusal));
-        let rivals = Rivals::of(&held.placement, refused.granted, refusals);
-        let is_contended = is_contended(held, &refused);
-        count(held, is_contended);
+        let conflict = Conflict::of(&lease.placement, denied.granted, refusals);
+        let is_contended = is_contended(lease, &denied);
+        count(lease, is_contended);
         let error = match is_contended {
-            true => contended(held, &refused),
-            false => shortfall(held, refused),
+            true => contended(lease, &denied),
+            false => reason(lease, denied),
         };
         Self {
-            fleet: Arc::clone(fleet),
-            began: held.asked_at,
+            view_nodes: Arc::clone(view_nodes),
+            began: lease.asked_at,
             error,
-            rivals,
+            conflict,
             is_outdated,
             is_silence,
         }
     }
 
     /// The router's tasks have stopped: no answer will arrive, in time or late.
-    pub(crate) fn deserted(held: &LeaseState) -> Self {
-        count(held, false);
+    pub(crate) fn deserted(lease: &LeaseState) -> Self {
+        count(lease, false);
         Self {
-            fleet: Arc::clone(&held.fleet),
-            began: held.asked_at,
+            view_nodes: Arc::clone(&lease.view_nodes),
+            began: lease.asked_at,
             error: Error::Closed,
-            rivals: Rivals::of(&held.placement, 0, &[]),
+            conflict: Conflict::of(&lease.placement, 0, &[]),
             is_outdated: false,
             is_silence: false,
         }
@@ -70,9 +70,9 @@ impl FailedAttempt {
     /// Whether the only cause is that nodes did not answer in the rest of the wait.
     /// An attempt with its full time has a more useful error. So has an attempt
     /// that could not reach nodes.
-    pub(crate) fn tells_less(&self, terms: Terms) -> bool {
-        let needed = self.fleet.node_timeout(terms.ttl);
-        let is_cut_short = terms
+    pub(crate) fn is_less_specific(&self, deadlines: Deadlines) -> bool {
+        let needed = self.view_nodes.node_timeout(deadlines.ttl);
+        let is_cut_short = deadlines
             .answer_by()
             .is_some_and(|answer_by| self.began + needed > answer_by);
         is_cut_short && self.is_silence && !self.error.is_contention()
@@ -80,8 +80,8 @@ impl FailedAttempt {
 }
 
 /// The entries of other holders.
-fn rivals(refused: &Refused) -> impl Iterator<Item = Option<&Rival>> {
-    let refusals = refused.refusals.iter();
+fn conflict(denied: &Denied) -> impl Iterator<Item = Option<&CurrentHolder>> {
+    let refusals = denied.refusals.iter();
     refusals.filter_map(|(_, refusal)| match refusal {
         Refusal::Busy(rival) => Some(rival.as_ref()),
         _ => None,
@@ -90,20 +90,20 @@ fn rivals(refused: &Refused) -> impl Iterator<Item = Option<&Rival>> {
 
 /// Whether other holders are the cause. They are not where outages alone are
 /// enough to block a quorum.
-fn is_contended(held: &LeaseState, refused: &Refused) -> bool {
-    let refusals = refused.refusals.iter();
+fn is_contended(lease: &LeaseState, denied: &Denied) -> bool {
+    let refusals = denied.refusals.iter();
     let outages = refusals
         .filter(|(_, refusal)| !matches!(refusal, Refusal::Busy(_)))
-        .filter_map(|(node, _)| held.placement.seat(*node))
+        .filter_map(|(node, _)| lease.placement.voter(*node))
         .collect();
-    let is_outage = held.placement.is_blocked_by(outages) || rivals(refused).next().is_none();
-    refused.shortfall == Shortfall::Votes && !is_outage
+    let is_outage = lease.placement.is_blocked_by(outages) || conflict(denied).next().is_none();
+    denied.reason == DenyReason::Votes && !is_outage
 }
 
-fn count(held: &LeaseState, is_contended: bool) {
-    let counters = &held.context.counters;
+fn count(lease: &LeaseState, is_contended: bool) {
+    let counters = &lease.context.counters;
     if is_contended {
-        counters.hot.note(&held.key);
+        counters.hot.note(&lease.key);
         counters.contended.add_one();
     } else {
         counters.failed.add_one();
@@ -111,38 +111,38 @@ fn count(held: &LeaseState, is_contended: bool) {
 }
 
 /// Names the holder whose entry lasts longest.
-fn contended(held: &LeaseState, refused: &Refused) -> Error {
-    let lasts = |rival: &&Rival| {
+fn contended(lease: &LeaseState, denied: &Denied) -> Error {
+    let lasts = |rival: &&CurrentHolder| {
         let holder = rival.holder.as_ref();
         (holder.is_some_and(Holder::never_expires), rival.remaining)
     };
-    let strongest = rivals(refused).flatten().max_by_key(lasts);
+    let strongest = conflict(denied).flatten().max_by_key(lasts);
     Error::Contended {
-        key: held.key.clone(),
+        key: lease.key.clone(),
         holder: strongest.and_then(|rival| rival.holder.clone()),
         remaining: strongest.and_then(|rival| rival.remaining),
     }
 }
 
-fn shortfall(held: &LeaseState, refused: Refused) -> Error {
-    let (fleet, key) = (&held.fleet, held.key.clone());
-    let Refused {
-        shortfall,
+fn reason(lease: &LeaseState, denied: Denied) -> Error {
+    let (view_nodes, key) = (&lease.view_nodes, lease.key.clone());
+    let Denied {
+        reason,
         granted,
         refusals,
-    } = refused;
-    match shortfall {
-        Shortfall::Votes | Shortfall::Fence => {
-            fleet.no_quorum(&key, granted, &held.placement, refusals)
+    } = denied;
+    match reason {
+        DenyReason::Votes | DenyReason::Fence => {
+            view_nodes.no_quorum(&key, granted, &lease.placement, refusals)
         }
-        Shortfall::Expired => Error::TooSlow {
+        DenyReason::Expired => Error::TooSlow {
             key,
-            ttl: held.ttl.get(),
+            ttl: lease.ttl.get(),
         },
-        Shortfall::Unconfirmed => Error::Unconfirmed {
+        DenyReason::Unconfirmed => Error::Unconfirmed {
             key,
-            needed: fleet.view.majority(),
-            causes: fleet.causes(refusals),
+            needed: view_nodes.view.majority(),
+            causes: view_nodes.causes(refusals),
         },
     }
 }

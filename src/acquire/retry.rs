@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::acquire::wait::Pauses;
+use crate::acquire::wait::RetryPacer;
 use crate::clock;
 use crate::proto::backoff::Backoff;
 use crate::proto::lease::Ttl;
@@ -14,14 +14,14 @@ const LEAST_ATTEMPT: Duration = Duration::from_millis(50);
 
 /// The limits of all attempts of a call that has started.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
+pub(crate) struct Deadlines {
     pub(crate) ttl: Ttl,
     pub(crate) started: Instant,
     /// When to stop trying and waiting.
     pub(crate) deadline: Option<Instant>,
 }
 
-impl Terms {
+impl Deadlines {
     /// When to stop waiting for nodes, unless the node timeout comes first.
     pub(crate) fn answer_by(&self) -> Option<Instant> {
         let least = self.started + LEAST_ATTEMPT;
@@ -71,8 +71,8 @@ impl RetryPolicy {
 
     /// Attempts with a set number or a set delay follow that setting, even if the
     /// key could be watched.
-    pub(crate) fn pauses(&self) -> Pauses {
-        Pauses::new(self.retry_delay, self.attempts.is_some())
+    pub(crate) fn pacer(&self) -> RetryPacer {
+        RetryPacer::new(self.retry_delay, self.attempts.is_some())
     }
 }
 

@@ -40,7 +40,7 @@ fn is_overload(refusal: &Refusal) -> bool {
 
 /// The holders that blocked an attempt, and where.
 #[derive(Debug)]
-pub(crate) struct Rivals {
+pub(crate) struct Conflict {
     placement: Placement,
     /// Voters that are not known to be free.
     blocked: VoterSet,
@@ -57,27 +57,27 @@ pub(crate) struct Rivals {
     is_overload: bool,
 }
 
-impl Rivals {
+impl Conflict {
     /// The rivals in the refusals of an attempt that `granted` nodes had granted.
     pub(crate) fn of(
         placement: &Placement,
         granted: usize,
         refusals: &[(NodeIndex, Refusal)],
     ) -> Self {
-        let seats = |is_meant: fn(&Refusal) -> bool| -> VoterSet {
+        let voters = |is_meant: fn(&Refusal) -> bool| -> VoterSet {
             let meant = refusals.iter().filter(|(_, refusal)| is_meant(refusal));
             meant
-                .filter_map(|(node, _)| placement.seat(*node))
+                .filter_map(|(node, _)| placement.voter(*node))
                 .collect()
         };
-        let (refused, busy) = (seats(|_| true), seats(is_busy));
+        let (refused, busy) = (voters(|_| true), voters(is_busy));
         // A node that has not answered may be as busy as the others. So may the
         // nodes that granted the attempt, if some did not answer.
-        let have_all_answered = refused.len() + granted == placement.seats().len();
+        let have_all_answered = refused.len() + granted == placement.voters().len();
         let blocked = if have_all_answered {
             refused
         } else {
-            placement.seats()
+            placement.voters()
         };
         Self {
             placement: *placement,
@@ -98,24 +98,24 @@ impl Rivals {
 
     /// Watches every node that could be part of a winning majority: some may stay
     /// busy, with an entry that nobody releases. `None` if too few can be watched.
-    fn watch(&self, fleet: &ViewNodes, key: &Key) -> Option<Watching> {
+    fn watch(&self, view_nodes: &ViewNodes, key: &Key) -> Option<QuorumWatch> {
         // Overloaded or unreachable nodes get no further requests.
         let out_of_reach = self.blocked.minus(self.in_reach);
         if self.busy.is_empty() || self.placement.is_blocked_by(out_of_reach) {
             return None;
         }
-        let mut watching = Watching {
+        let mut watching = QuorumWatch {
             placement: self.placement,
             blocked: self.blocked,
             watches: Vec::new(),
             has_changed: false,
         };
         let mut rest = self.blocked;
-        for seat in self.in_reach.iter() {
-            let node = &fleet.peer(self.placement.node(seat)).node;
+        for voter in self.in_reach.iter() {
+            let node = &view_nodes.handle(self.placement.node(voter)).node;
             if let Some(watch) = node.watch(key) {
-                watching.watches.push((seat, watch));
-                rest = rest.without(seat);
+                watching.watches.push((voter, watch));
+                rest = rest.without(voter);
             }
         }
         let is_enough = !self.placement.is_blocked_by(rest);
@@ -123,18 +123,18 @@ impl Rivals {
     }
 
     /// Informs the holders that there is a waiter which watches nothing.
-    fn leave_notes(&self, fleet: &ViewNodes, key: &Key) {
-        for seat in self.busy.iter() {
-            fleet.peer(self.placement.node(seat)).node.want(key);
+    fn leave_notes(&self, view_nodes: &ViewNodes, key: &Key) {
+        for voter in self.busy.iter() {
+            view_nodes.handle(self.placement.node(voter)).node.want(key);
         }
     }
 
     /// Waits until the key may be free and was found free `looks` times in a row.
     async fn freed(
         &self,
-        fleet: &ViewNodes,
+        view_nodes: &ViewNodes,
         key: &Key,
-        mut watching: Watching,
+        mut watching: QuorumWatch,
         looks: u32,
     ) -> WatchEvent {
         let mut seen = WatchEvent::Free;
@@ -151,7 +151,7 @@ impl Rivals {
             if to_go == 0 {
                 return seen;
             }
-            watching = match self.watch(fleet, key) {
+            watching = match self.watch(view_nodes, key) {
                 Some(watching) => watching,
                 None => return WatchEvent::Lost,
             };
@@ -165,14 +165,14 @@ fn is_busy(refusal: &Refusal) -> bool {
 
 /// Watches on several nodes. Resolves when a majority may be free, or when the
 /// watches that are left can no longer show that.
-struct Watching {
+struct QuorumWatch {
     placement: Placement,
     blocked: VoterSet,
     watches: Vec<(Voter, Watch)>,
     has_changed: bool,
 }
 
-impl Future for Watching {
+impl Future for QuorumWatch {
     type Output = WatchEvent;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<WatchEvent> {
@@ -182,24 +182,24 @@ impl Future for Watching {
             watches,
             has_changed,
         } = &mut *self;
-        watches.retain_mut(|(seat, watch)| match Pin::new(watch).poll(context) {
+        watches.retain_mut(|(voter, watch)| match Pin::new(watch).poll(context) {
             Poll::Pending => true,
-            Poll::Ready(sight) => {
-                *has_changed |= sight == WatchEvent::Changed;
-                if sight != WatchEvent::Lost {
-                    *blocked = blocked.without(*seat);
+            Poll::Ready(event) => {
+                *has_changed |= event == WatchEvent::Changed;
+                if event != WatchEvent::Lost {
+                    *blocked = blocked.without(*voter);
                 }
                 false
             }
         });
-        let hope: VoterSet = watches.iter().map(|&(seat, _)| seat).collect();
+        let hope: VoterSet = watches.iter().map(|&(voter, _)| voter).collect();
         if !placement.is_blocked_by(*blocked) {
-            let sight = if *has_changed {
+            let event = if *has_changed {
                 WatchEvent::Changed
             } else {
                 WatchEvent::Free
             };
-            Poll::Ready(sight)
+            Poll::Ready(event)
         } else if placement.is_blocked_by(blocked.minus(hope)) {
             Poll::Ready(WatchEvent::Lost)
         } else {
@@ -210,22 +210,22 @@ impl Future for Watching {
 
 /// The pauses between the attempts of one acquire.
 #[derive(Debug, Default)]
-pub(crate) struct Pauses {
+pub(crate) struct RetryPacer {
     /// The longest pause, if the caller set one: then nothing is watched.
     retry_delay: Option<Duration>,
     /// Attempts are counted: then nothing is watched either.
     is_counted: bool,
     /// Consecutive attempts that no notification triggered.
-    untold: u32,
+    unreported: u32,
     /// Consecutive attempts that failed although the key looked free.
     in_vain: u32,
     /// What triggered the last attempt.
-    told: Option<WatchEvent>,
+    next_event: Option<WatchEvent>,
     /// The key changes hands elsewhere: it is read before the next attempt.
     looks_first: bool,
 }
 
-impl Pauses {
+impl RetryPacer {
     pub(crate) fn new(retry_delay: Option<Duration>, is_counted: bool) -> Self {
         Self {
             retry_delay,
@@ -234,50 +234,54 @@ impl Pauses {
         }
     }
 
-    /// Waits until another attempt may win, after one that `rivals` blocked.
+    /// Waits until another attempt may win, after one that `conflict` blocked.
     /// Returns false if that is not before `deadline`.
     pub(crate) async fn wait(
         &mut self,
         life: &Lifecycle,
-        fleet: &ViewNodes,
+        view_nodes: &ViewNodes,
         key: &Key,
-        rivals: &Rivals,
+        conflict: &Conflict,
         deadline: Option<Instant>,
     ) -> bool {
         // Under a newer view the key may belong to other nodes.
-        let mut left = std::pin::pin!(fleet.left.notified());
+        let mut left = std::pin::pin!(view_nodes.left.notified());
         left.as_mut().enable();
-        if fleet.newest().is_some() || life.check().is_err() {
+        if view_nodes.newest().is_some() || life.check().is_err() {
             return true;
         }
-        let free_at = rivals.free_in.map(|free_in| clock::now() + free_in + TICK);
+        let free_at = conflict
+            .free_in
+            .map(|free_in| clock::now() + free_in + TICK);
         let is_watched = self.retry_delay.is_none() && !self.is_counted;
-        if is_watched && let Some(watching) = rivals.watch(fleet, key) {
+        if is_watched && let Some(watching) = conflict.watch(view_nodes, key) {
             let looks = self.looks();
             let freed = async {
                 tokio::select! {
                     biased;
-                    sight = rivals.freed(fleet, key, watching, looks) => sight,
+                    event = conflict.freed(view_nodes, key, watching, looks) => event,
                     () = left.as_mut() => WatchEvent::Changed,
                 }
             };
-            let sight = self.told(rivals, freed, free_at, deadline).await;
-            if sight != Some(WatchEvent::Lost) {
+            let event = self.next_event(conflict, freed, free_at, deadline).await;
+            if event != Some(WatchEvent::Lost) {
                 return deadline.is_none_or(|deadline| clock::now() < deadline);
             }
         }
-        rivals.leave_notes(fleet, key);
-        self.untold += 1;
+        conflict.leave_notes(view_nodes, key);
+        self.unreported += 1;
         let retry_delay = self.retry_delay.map(|delay| delay.max(LEAST_RETRY_DELAY));
         let bounds = match retry_delay {
             Some(delay) => Backoff {
                 base: delay,
                 cap: delay,
             },
-            None if rivals.is_overload => Backoff::OVERLOAD,
+            None if conflict.is_overload => Backoff::OVERLOAD,
             None => Backoff::CONTENTION,
         };
-        let pause = bounds.wait(self.untold, rand::random()).max(LEAST_PAUSE);
+        let pause = bounds
+            .wait(self.unreported, rand::random())
+            .max(LEAST_PAUSE);
         let resume = clock::now() + pause;
         let resume = free_at.map_or(resume, |free_at| resume.min(free_at));
         if deadline.is_some_and(|deadline| resume >= deadline) {
@@ -293,7 +297,7 @@ impl Pauses {
 
     /// How often the key must be found free before it is believed.
     fn looks(&mut self) -> u32 {
-        self.looks_first |= self.told == Some(WatchEvent::Changed);
+        self.looks_first |= self.next_event == Some(WatchEvent::Changed);
         if self.looks_first {
             rand::random_range(1..=MOST_LOOKS)
         } else {
@@ -303,9 +307,9 @@ impl Pauses {
 
     /// Waits for a notification by `freed`, up to the end of the rival's lease and
     /// the deadline. `None`: nothing was seen until then.
-    async fn told(
+    async fn next_event(
         &mut self,
-        rivals: &Rivals,
+        conflict: &Conflict,
         freed: impl Future<Output = WatchEvent>,
         free_at: Option<Instant>,
         deadline: Option<Instant>,
@@ -317,18 +321,18 @@ impl Pauses {
         // Rivals that got some nodes each and gave them back are all notified at
         // once. A client that reads from another server than it writes to is
         // notified again and again.
-        let is_in_vain = rivals.was_split || self.told == Some(WatchEvent::Free);
+        let is_in_vain = conflict.was_split || self.next_event == Some(WatchEvent::Free);
         self.in_vain = if is_in_vain { self.in_vain + 1 } else { 0 };
         let not_before = match self.in_vain {
             0 => began,
             in_vain => began + Backoff::SPLIT.wait(in_vain, rand::random()),
         };
-        self.told = clock::within(Some(until), freed).await;
-        if self.told != Some(WatchEvent::Lost) {
-            self.untold = 0;
+        self.next_event = clock::within(Some(until), freed).await;
+        if self.next_event != Some(WatchEvent::Lost) {
+            self.unreported = 0;
             clock::sleep_until(not_before.min(until)).await;
         }
-        self.told
+        self.next_event
     }
 }
 
@@ -340,10 +344,10 @@ mod tests {
 
     use super::*;
     use crate::node::Watchers;
-    use crate::proto::node::message::{NodeError, NodeErrorKind, Rival, Slot};
+    use crate::proto::node::message::{CurrentHolder, FenceCounterId, NodeError, NodeErrorKind};
 
     fn busy(node: u16) -> (NodeIndex, Refusal) {
-        let rival = Rival {
+        let rival = CurrentHolder {
             holder: None,
             remaining: Some(Duration::from_millis(u64::from(node) + 5)),
         };
@@ -356,42 +360,42 @@ mod tests {
     }
 
     /// A key's watches after these answers, each on a separate list.
-    struct Eyes {
+    struct WatchedNodes {
         lists: Vec<(Voter, Arc<Watchers>)>,
-        watching: Watching,
+        watching: QuorumWatch,
         key: Key,
     }
 
-    impl Eyes {
+    impl WatchedNodes {
         fn open(nodes: u16, granted: usize, refusals: &[(NodeIndex, Refusal)]) -> Self {
             let nodes: Vec<NodeIndex> = (0..nodes).map(NodeIndex::new).collect();
-            let placement = Placement::stable(Slot::SINGLE, &nodes);
-            let rivals = Rivals::of(&placement, granted, refusals);
+            let placement = Placement::stable(FenceCounterId::SINGLE, &nodes);
+            let conflict = Conflict::of(&placement, granted, refusals);
             let key = Key::new("k").unwrap();
             let mut eyes = Self {
                 lists: Vec::new(),
-                watching: Watching {
+                watching: QuorumWatch {
                     placement,
-                    blocked: rivals.blocked,
+                    blocked: conflict.blocked,
                     watches: Vec::new(),
                     has_changed: false,
                 },
                 key,
             };
-            for seat in rivals.in_reach.iter() {
+            for voter in conflict.in_reach.iter() {
                 let list = Arc::new(Watchers::default());
                 let (watch, is_first) = list.add(&eyes.key).unwrap();
                 assert!(is_first);
-                eyes.watching.watches.push((seat, watch));
-                eyes.lists.push((seat, list));
+                eyes.watching.watches.push((voter, watch));
+                eyes.lists.push((voter, list));
             }
             eyes
         }
 
-        /// The state of the watches after node `node` reports `sight`.
-        fn tell(&mut self, node: usize, sight: WatchEvent) -> Poll<WatchEvent> {
-            let list = self.lists.iter().find(|(seat, _)| seat.get() == node);
-            list.unwrap().1.tell(&self.key, sight);
+        /// The state of the watches after node `node` reports `event`.
+        fn notify(&mut self, node: usize, event: WatchEvent) -> Poll<WatchEvent> {
+            let list = self.lists.iter().find(|(voter, _)| voter.get() == node);
+            list.unwrap().1.notify(&self.key, event);
             self.look()
         }
 
@@ -403,33 +407,33 @@ mod tests {
 
     #[test]
     fn a_single_node_is_enough_for_itself() {
-        for sight in [WatchEvent::Free, WatchEvent::Changed, WatchEvent::Lost] {
-            let mut eyes = Eyes::open(1, 0, &[busy(0)]);
+        for event in [WatchEvent::Free, WatchEvent::Changed, WatchEvent::Lost] {
+            let mut eyes = WatchedNodes::open(1, 0, &[busy(0)]);
             assert!(eyes.look().is_pending());
-            assert_eq!(eyes.tell(0, sight), Poll::Ready(sight));
+            assert_eq!(eyes.notify(0, event), Poll::Ready(event));
         }
     }
 
     #[test]
     fn a_majority_must_be_free() {
         // The third node has not answered: it may be held as well.
-        let mut eyes = Eyes::open(3, 0, &[busy(0), busy(2)]);
-        assert!(eyes.tell(0, WatchEvent::Free).is_pending());
+        let mut eyes = WatchedNodes::open(3, 0, &[busy(0), busy(2)]);
+        assert!(eyes.notify(0, WatchEvent::Free).is_pending());
         assert_eq!(
-            eyes.tell(2, WatchEvent::Changed),
+            eyes.notify(2, WatchEvent::Changed),
             Poll::Ready(WatchEvent::Changed)
         );
         // The second node is known to be free.
-        let mut eyes = Eyes::open(3, 1, &[busy(0), busy(2)]);
+        let mut eyes = WatchedNodes::open(3, 1, &[busy(0), busy(2)]);
         assert_eq!(
-            eyes.tell(2, WatchEvent::Free),
+            eyes.notify(2, WatchEvent::Free),
             Poll::Ready(WatchEvent::Free)
         );
         // The second node is known to be down.
-        let mut eyes = Eyes::open(3, 0, &[busy(0), down(1), busy(2)]);
-        assert!(eyes.tell(0, WatchEvent::Changed).is_pending());
+        let mut eyes = WatchedNodes::open(3, 0, &[busy(0), down(1), busy(2)]);
+        assert!(eyes.notify(0, WatchEvent::Changed).is_pending());
         assert_eq!(
-            eyes.tell(2, WatchEvent::Changed),
+            eyes.notify(2, WatchEvent::Changed),
             Poll::Ready(WatchEvent::Changed)
         );
     }
@@ -440,13 +444,13 @@ mod tests {
         for leftover in 0..3 {
             for silent in 0..3 {
                 let answers: Vec<_> = (0..3).filter(|&node| node != silent).map(busy).collect();
-                let mut eyes = Eyes::open(3, 0, &answers);
+                let mut eyes = WatchedNodes::open(3, 0, &answers);
                 let mut others = (0..3).filter(|&node| node != leftover);
                 assert!(
-                    eyes.tell(others.next().unwrap(), WatchEvent::Changed)
+                    eyes.notify(others.next().unwrap(), WatchEvent::Changed)
                         .is_pending()
                 );
-                let last = eyes.tell(others.next().unwrap(), WatchEvent::Changed);
+                let last = eyes.notify(others.next().unwrap(), WatchEvent::Changed);
                 assert_eq!(
                     last,
                     Poll::Ready(WatchEvent::Changed),
@@ -458,33 +462,33 @@ mod tests {
 
     #[test]
     fn what_can_no_more_become_free_is_given_up() {
-        let mut eyes = Eyes::open(3, 0, &[busy(0), down(1), busy(2)]);
+        let mut eyes = WatchedNodes::open(3, 0, &[busy(0), down(1), busy(2)]);
         assert_eq!(
-            eyes.tell(0, WatchEvent::Lost),
+            eyes.notify(0, WatchEvent::Lost),
             Poll::Ready(WatchEvent::Lost)
         );
         // The second has not answered: it may be free.
-        let mut eyes = Eyes::open(3, 0, &[busy(0), busy(2)]);
-        assert!(eyes.tell(0, WatchEvent::Lost).is_pending());
+        let mut eyes = WatchedNodes::open(3, 0, &[busy(0), busy(2)]);
+        assert!(eyes.notify(0, WatchEvent::Lost).is_pending());
         assert_eq!(
-            eyes.tell(1, WatchEvent::Lost),
+            eyes.notify(1, WatchEvent::Lost),
             Poll::Ready(WatchEvent::Lost)
         );
-        let mut eyes = Eyes::open(5, 0, &[busy(0), busy(1), busy(2), busy(3)]);
-        assert!(eyes.tell(0, WatchEvent::Lost).is_pending());
-        assert!(eyes.tell(1, WatchEvent::Free).is_pending());
-        assert!(eyes.tell(2, WatchEvent::Free).is_pending());
+        let mut eyes = WatchedNodes::open(5, 0, &[busy(0), busy(1), busy(2), busy(3)]);
+        assert!(eyes.notify(0, WatchEvent::Lost).is_pending());
+        assert!(eyes.notify(1, WatchEvent::Free).is_pending());
+        assert!(eyes.notify(2, WatchEvent::Free).is_pending());
         assert_eq!(
-            eyes.tell(3, WatchEvent::Free),
+            eyes.notify(3, WatchEvent::Free),
             Poll::Ready(WatchEvent::Free)
         );
     }
 
     #[test]
     fn the_first_entry_to_expire_counts() {
-        let placement = Placement::stable(Slot::SINGLE, &[1, 2, 3].map(NodeIndex::new));
-        let rivals = Rivals::of(&placement, 0, &[busy(3), busy(2), down(1)]);
-        assert_eq!(rivals.free_in, Some(Duration::from_millis(7)));
+        let placement = Placement::stable(FenceCounterId::SINGLE, &[1, 2, 3].map(NodeIndex::new));
+        let conflict = Conflict::of(&placement, 0, &[busy(3), busy(2), down(1)]);
+        assert_eq!(conflict.free_in, Some(Duration::from_millis(7)));
     }
 
     #[test]

@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use crate::clock;
-use crate::cluster::first_start::{ConnectProgress, LOOK_AGAIN, Listener, Outcome, Plan, Rival};
+use crate::cluster::first_start::{
+    ConnectProgress, LOOK_AGAIN, Listener, OtherStarter, Outcome, Plan,
+};
 use crate::cluster::nodes::NodeHandle;
 use crate::cluster::proposer;
 use crate::cluster::registry::NodeRegistry;
@@ -16,7 +18,7 @@ use crate::config::{Init, OnMismatch};
 use crate::error::{Cause, Error, NodeCause};
 use crate::node;
 use crate::proto::lease::EPOCH_LEAP;
-use crate::proto::membership::new_start::{Prospect, prospect};
+use crate::proto::membership::new_start::{VoteOutlook, vote_outlook};
 use crate::proto::membership::topology::Topology;
 use crate::proto::membership::topology_diff::differences;
 use crate::proto::membership::view::View;
@@ -25,7 +27,7 @@ use crate::proto::time::Instant;
 use crate::telemetry::events;
 
 /// How often the nodes that do not answer are reported.
-const TELL: Duration = Duration::from_millis(500);
+const REPORT: Duration = Duration::from_millis(500);
 
 /// How often a node may refuse to be initialised, or outbid, before this step gives
 /// up on it.
@@ -38,7 +40,7 @@ pub(crate) struct BootstrapOptions {
     pub(crate) init: Init,
     pub(crate) on_mismatch: OnMismatch,
     /// How long to wait for nodes that do not answer.
-    pub(crate) patience: Duration,
+    pub(crate) tolerance: Duration,
     /// The first epoch that is acceptable.
     pub(crate) least_epoch: u32,
     /// Receives what the start waits for.
@@ -65,74 +67,74 @@ impl BootstrapOptions {
 ///
 /// Cancel safe: any process may resume it at any point.
 pub(crate) async fn establish(
-    charter: &BootstrapOptions,
-    roster: &NodeRegistry,
+    options: &BootstrapOptions,
+    registry: &NodeRegistry,
     seeds: &[NodeHandle],
 ) -> Result<(View, Vec<NodeHandle>), Error> {
-    let mut patience = Patience::of(charter);
-    let mut rival = Rival::default();
+    let mut tolerance = Tolerance::of(options);
+    let mut rival = OtherStarter::default();
     loop {
-        let survey = ClusterSnapshot::of(seeds).await;
-        if survey.newest(charter.least_epoch).is_some() {
-            if let Some(found) = survey.newest_view(charter.least_epoch).await? {
-                compare(charter, &found)?;
-                let (view, peers) = latest(found, roster).await?;
-                if charter.init != Init::Never && is_to_start_anew(&view, &peers).await {
-                    match start_anew(charter, &view, &peers).await? {
-                        NewBeginning::Made(view, peers) => return Ok((view, peers)),
-                        NewBeginning::Needless => {
-                            patience = Patience::of(charter);
+        let snapshot = ClusterSnapshot::of(seeds).await;
+        if snapshot.newest(options.least_epoch).is_some() {
+            if let Some(found) = snapshot.newest_view(options.least_epoch).await? {
+                compare(options, &found)?;
+                let (view, handles) = latest(found, registry).await?;
+                if options.init != Init::Never && is_to_start_again(&view, &handles).await {
+                    match start_again(options, &view, &handles).await? {
+                        FirstStart::Made(view, handles) => return Ok((view, handles)),
+                        FirstStart::Needless => {
+                            tolerance = Tolerance::of(options);
                             clock::sleep_until(clock::now() + LOOK_AGAIN).await;
                             continue;
                         }
                         // An acquire returns the reason.
-                        NewBeginning::Doubtful => return Ok((view, peers)),
+                        FirstStart::Doubtful => return Ok((view, handles)),
                     }
                 }
                 // Nodes that are behind receive the view here. Nodes that lost
                 // their data are found soon.
-                proposer::spread(&view, &peers, None);
-                return Ok((view, peers));
+                proposer::spread(&view, &handles, None);
+                return Ok((view, handles));
             }
-        } else if let Some(statuses) = survey.check()?.complete() {
-            if charter.init == Init::Never {
+        } else if let Some(statuses) = snapshot.check()?.complete() {
+            if options.init == Init::Never {
                 return Err(uninitialised(
                     "no node has any state and init = \"never\": connect once with init = \"wait\" (or \"now\" if nothing was locked)",
                 ));
             }
-            let plan = charter.first_start();
+            let plan = options.first_start();
             if rival.precedence(&plan, seeds, &statuses).await.is_some() {
-                patience = Patience::of(charter);
+                tolerance = Tolerance::of(options);
             } else {
                 match plan.attempt(seeds, &statuses, &mut rival).await? {
                     Outcome::Started(view) => return Ok((view, seeds.to_vec())),
-                    Outcome::Disturbed => patience = Patience::of(charter),
-                    Outcome::Refused(cause) => patience.refused(cause)?,
+                    Outcome::Disturbed => tolerance = Tolerance::of(options),
+                    Outcome::Refused(cause) => tolerance.refused(cause)?,
                 }
             }
         } else {
-            patience.silent(&survey, charter);
+            tolerance.silent(&snapshot, options);
         }
-        if clock::now() >= patience.until {
-            return Err(patience.verdict(survey));
+        if clock::now() >= tolerance.until {
+            return Err(tolerance.verdict(snapshot));
         }
         clock::sleep_until(clock::now() + LOOK_AGAIN).await;
     }
 }
 
 /// How long to tolerate nodes that do not behave as required.
-struct Patience {
+struct Tolerance {
     until: Instant,
     /// When the nodes that do not answer were last reported.
-    told: Option<Instant>,
+    reported: Option<Instant>,
     refused: Option<NodeCause>,
 }
 
-impl Patience {
-    fn of(charter: &BootstrapOptions) -> Self {
+impl Tolerance {
+    fn of(options: &BootstrapOptions) -> Self {
         Self {
-            until: clock::now() + charter.patience,
-            told: None,
+            until: clock::now() + options.tolerance,
+            reported: None,
             refused: None,
         }
     }
@@ -148,20 +150,23 @@ impl Patience {
         Ok(())
     }
 
-    fn silent(&mut self, survey: &ClusterSnapshot<'_>, charter: &BootstrapOptions) {
+    fn silent(&mut self, snapshot: &ClusterSnapshot<'_>, options: &BootstrapOptions) {
         let now = clock::now();
-        if self.told.is_none_or(|told| now >= told + TELL) {
-            self.told = Some(now);
-            let causes = survey.silent().to_vec();
-            charter
+        if self
+            .reported
+            .is_none_or(|reported| now >= reported + REPORT)
+        {
+            self.reported = Some(now);
+            let causes = snapshot.silent().to_vec();
+            options
                 .listener
-                .tell(&ConnectProgress::Unreachable { causes });
+                .report(&ConnectProgress::Unreachable { causes });
         }
     }
 
-    fn verdict(self, survey: ClusterSnapshot<'_>) -> Error {
-        let answered = survey.answers().count();
-        match (survey.silent(), self.refused) {
+    fn verdict(self, snapshot: ClusterSnapshot<'_>) -> Error {
+        let answered = snapshot.answers().count();
+        match (snapshot.silent(), self.refused) {
             ([], Some(cause)) => Error::InitRefused(cause),
             ([], None) => uninitialised("another router is initialising it and has not finished"),
             (causes, _) => Error::Unreachable {
@@ -172,9 +177,9 @@ impl Patience {
     }
 }
 
-async fn is_to_start_anew(view: &View, peers: &[NodeHandle]) -> bool {
-    let survey = ClusterSnapshot::of_most(peers).await;
-    prospect(view, |name| survey.status(name)) == Prospect::StartsAnew
+async fn is_to_start_again(view: &View, handles: &[NodeHandle]) -> bool {
+    let snapshot = ClusterSnapshot::of_most(handles).await;
+    vote_outlook(view, |name| snapshot.status(name)) == VoteOutlook::StartsAnew
 }
 
 /// The result of starting a cluster again.
@@ -182,7 +187,7 @@ async fn is_to_start_anew(view: &View, peers: &[NodeHandle]) -> bool {
     clippy::large_enum_variant,
     reason = "there is one, for as long as a start takes"
 )]
-pub(crate) enum NewBeginning {
+pub(crate) enum FirstStart {
     /// The cluster is started.
     Made(View, Vec<NodeHandle>),
     /// Another process was quicker, a vote helps, or members no longer answer.
@@ -195,43 +200,43 @@ pub(crate) enum NewBeginning {
 /// helps.
 ///
 /// Cancel safe: any process may resume it at any point.
-pub(crate) async fn start_anew(
-    charter: &BootstrapOptions,
+pub(crate) async fn start_again(
+    options: &BootstrapOptions,
     view: &View,
-    peers: &[NodeHandle],
-) -> Result<NewBeginning, Error> {
+    handles: &[NodeHandle],
+) -> Result<FirstStart, Error> {
     let mut topology = view.topology().clone();
     // If the cluster does still run elsewhere, the empty name prevents clients from
     // taking this cluster for it.
     topology.cluster = String::new();
     // Of a joint view, only the members of the old topology.
-    let members = &peers[..view.deciders().len()];
+    let members = &handles[..view.deciders().len()];
     let plan = Plan {
         topology: &topology,
         least_epoch: view.id().epoch.saturating_add(EPOCH_LEAP),
-        longest_ttl: view.longest_ttl().max(charter.topology.max_ttl()),
+        longest_ttl: view.longest_ttl().max(options.topology.max_ttl()),
         view_lease: Duration::ZERO,
         is_sure: false,
-        listener: &charter.listener,
+        listener: &options.listener,
     };
-    let mut rival = Rival::default();
+    let mut rival = OtherStarter::default();
     let mut refusals = 0;
     loop {
-        let survey = ClusterSnapshot::of(peers).await;
-        let is_over = survey.newest(view.id().epoch.saturating_add(1)).is_some();
-        if is_over || prospect(view, |name| survey.status(name)) != Prospect::StartsAnew {
-            return Ok(NewBeginning::Needless);
+        let snapshot = ClusterSnapshot::of(handles).await;
+        let is_over = snapshot.newest(view.id().epoch.saturating_add(1)).is_some();
+        if is_over || vote_outlook(view, |name| snapshot.status(name)) != VoteOutlook::StartsAnew {
+            return Ok(FirstStart::Needless);
         }
-        let Some(mut statuses) = survey.check()?.complete() else {
-            return Ok(NewBeginning::Needless);
+        let Some(mut statuses) = snapshot.check()?.complete() else {
+            return Ok(FirstStart::Needless);
         };
         statuses.truncate(members.len());
         if rival.precedence(&plan, members, &statuses).await.is_none() {
-            if has_accepted_passage(view, members, &statuses).await {
-                return Ok(NewBeginning::Doubtful);
+            if has_accepted_change(view, members, &statuses).await {
+                return Ok(FirstStart::Doubtful);
             }
             match plan.attempt(members, &statuses, &mut rival).await? {
-                Outcome::Started(view) => return Ok(NewBeginning::Made(view, members.to_vec())),
+                Outcome::Started(view) => return Ok(FirstStart::Made(view, members.to_vec())),
                 Outcome::Disturbed => {}
                 Outcome::Refused(cause) => {
                     refusals += 1;
@@ -247,8 +252,8 @@ pub(crate) async fn start_anew(
 
 /// Whether a member that kept its data has accepted a change of membership. Members
 /// that have lost their data since may have decided that change.
-async fn has_accepted_passage(view: &View, peers: &[NodeHandle], statuses: &[NodeStatus]) -> bool {
-    for (peer, status) in peers.iter().zip(statuses) {
+async fn has_accepted_change(view: &View, handles: &[NodeHandle], statuses: &[NodeStatus]) -> bool {
+    for (handle, status) in handles.iter().zip(statuses) {
         if status.standing() != NodeState::Serving(view.id()) {
             continue;
         }
@@ -264,7 +269,7 @@ async fn has_accepted_passage(view: &View, peers: &[NodeHandle], statuses: &[Nod
                 ballot,
             };
             let deadline = clock::now() + STEP_TIMEOUT;
-            match node::call(&*peer.node, request, deadline).await {
+            match node::call(&*handle.node, request, deadline).await {
                 Ok(Reply::Promised(Some(accepted))) => {
                     let read = View::read(accepted.view, &accepted.document);
                     if read.is_ok_and(|next| next.next().is_some()) {
@@ -282,25 +287,25 @@ async fn has_accepted_passage(view: &View, peers: &[NodeHandle], statuses: &[Nod
 
 /// Follows `view` to the newest one that its members know: the nodes that were
 /// asked may have been retired since.
-async fn latest(mut view: View, roster: &NodeRegistry) -> Result<(View, Vec<NodeHandle>), Error> {
+async fn latest(mut view: View, registry: &NodeRegistry) -> Result<(View, Vec<NodeHandle>), Error> {
     loop {
-        let peers = roster.members(&view)?;
-        let survey = ClusterSnapshot::of_most(&peers).await;
-        match survey.check()?.successor(&view).await {
+        let handles = registry.members(&view)?;
+        let snapshot = ClusterSnapshot::of_most(&handles).await;
+        match snapshot.check()?.successor(&view).await {
             Some(newer) => view = newer,
             None => {
-                survey.check_form(Some(view.id()))?;
-                survey.recognise(&view)?;
-                return Ok((view, peers));
+                snapshot.check_form(Some(view.id()))?;
+                snapshot.recognise(&view)?;
+                return Ok((view, handles));
             }
         }
     }
 }
 
 /// What to do if the served topology differs from the configured one.
-fn compare(charter: &BootstrapOptions, view: &View) -> Result<(), Error> {
+fn compare(options: &BootstrapOptions, view: &View) -> Result<(), Error> {
     let served = view.next().unwrap_or(view.topology());
-    let configured = &charter.topology;
+    let configured = &options.topology;
     let found = differences(served, configured);
     let agrees = |topology: &Topology| topology.agrees_with(configured);
     if found.is_empty() && agrees(served)
@@ -309,7 +314,7 @@ fn compare(charter: &BootstrapOptions, view: &View) -> Result<(), Error> {
         return Ok(());
     }
     let differences = found.join("; ");
-    if charter.on_mismatch == OnMismatch::Refuse {
+    if options.on_mismatch == OnMismatch::Refuse {
         return Err(Error::TopologyMismatch {
             serving: view.id(),
             differences,

@@ -19,7 +19,7 @@ use crate::proto::membership::topology::Topology;
 use crate::proto::membership::transition::adopt;
 use crate::proto::membership::view::View;
 use crate::proto::node::message::{
-    Answer, NodeError, NodeErrorKind, NodeState, NodeStatus, Nonce, Past, Reply, Request,
+    Answer, NodeError, NodeErrorKind, NodeState, NodeStatus, Nonce, PriorState, Reply, Request,
 };
 use crate::proto::time::{Instant, drift, outwait};
 use crate::telemetry::events;
@@ -75,25 +75,25 @@ impl fmt::Display for ConnectProgress {
 }
 
 /// The callback that receives each stage.
-type Told = dyn Fn(&ConnectProgress) + Send + Sync;
+type ProgressCallback = dyn Fn(&ConnectProgress) + Send + Sync;
 
 /// Receives what the start waits for.
 #[derive(Clone, Default)]
-pub(crate) struct Listener(Option<Arc<Told>>);
+pub(crate) struct Listener(Option<Arc<ProgressCallback>>);
 
 impl Listener {
     pub(crate) fn new(hear: impl Fn(&ConnectProgress) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(hear)))
     }
 
-    pub(crate) fn tell(&self, progress: &ConnectProgress) {
+    pub(crate) fn report(&self, progress: &ConnectProgress) {
         if let Some(hear) = &self.0 {
             hear(progress);
         }
     }
 
     fn waits(&self, remaining: Duration) {
-        self.tell(&ConnectProgress::Waiting { remaining });
+        self.report(&ConnectProgress::Waiting { remaining });
     }
 }
 
@@ -135,23 +135,23 @@ pub(crate) enum Outcome {
 /// Another process that starts the cluster, as reported by the members. The process
 /// that has quarantined the first member has precedence.
 #[derive(Default)]
-pub(crate) struct Rival {
+pub(crate) struct OtherStarter {
     /// Its mark on the first member, and since when that is seen.
     seen: Option<(Nonce, Instant)>,
     /// Since when it is overdue.
     overdue: Option<Instant>,
     /// When the remaining time was last reported.
-    told: Option<Instant>,
+    reported: Option<Instant>,
     own: Option<Nonce>,
 }
 
-impl Rival {
+impl OtherStarter {
     /// How long to wait for the rival before the next check; `None`: go ahead. The
     /// time that it has waited also counts for another process that continues.
     pub(crate) async fn precedence(
         &mut self,
         plan: &Plan<'_>,
-        peers: &[NodeHandle],
+        handles: &[NodeHandle],
         statuses: &[NodeStatus],
     ) -> Option<Duration> {
         let now = clock::now();
@@ -171,10 +171,12 @@ impl Rival {
         let are_quarantined = statuses.iter().all(is_quarantined);
         let mut pasts = Vec::new();
         if are_quarantined {
-            pasts = ask_all(peers, |_| Request::Past).await;
+            pasts = ask_all(handles, |_| Request::PriorState).await;
         }
         let are_new = |pasts: &[Answer]| {
-            let is_new = |answer: &Answer| matches!(answer, Ok(Reply::Past(Past { epoch: 0, .. })));
+            let is_new = |answer: &Answer| {
+                matches!(answer, Ok(Reply::PriorState(PriorState { epoch: 0, .. })))
+            };
             pasts.iter().all(is_new)
         };
         // This also applies where this process is sure that nothing was locked: the
@@ -195,9 +197,9 @@ impl Rival {
         };
         if !left.is_zero() {
             self.overdue = None;
-            let is_told = self.told.is_some_and(|told| now < told + LOOK);
-            if waited.is_some() && !is_told {
-                self.told = Some(now);
+            let is_reported = self.reported.is_some_and(|reported| now < reported + LOOK);
+            if waited.is_some() && !is_reported {
+                self.reported = Some(now);
                 plan.listener.waits(left);
             }
             return Some(left.min(LOOK_AGAIN));
@@ -211,7 +213,7 @@ impl Rival {
 /// How long a member has been quarantined, by its own report.
 fn known_span(answer: &Answer) -> Option<Duration> {
     match answer {
-        Ok(Reply::Past(past)) => past.quarantined_for,
+        Ok(Reply::PriorState(past)) => past.quarantined_for,
         _ => None,
     }
 }
@@ -222,11 +224,11 @@ impl Plan<'_> {
     /// Cancel safe: any process may resume it at any point.
     pub(crate) async fn attempt(
         &self,
-        peers: &[NodeHandle],
+        handles: &[NodeHandle],
         statuses: &[NodeStatus],
-        rival: &mut Rival,
+        rival: &mut OtherStarter,
     ) -> Result<Outcome, Error> {
-        let nonces: Vec<Nonce> = peers.iter().map(|_| fresh_nonce()).collect();
+        let nonces: Vec<Nonce> = handles.iter().map(|_| fresh_nonce()).collect();
         rival.own = nonces.first().cloned();
         let mut start = NewStart::new(
             nonces,
@@ -234,43 +236,46 @@ impl Plan<'_> {
             self.least_epoch,
         );
         // One after the other: the first member is the referee.
-        for (index, (peer, status)) in peers.iter().zip(statuses).enumerate() {
+        for (index, (handle, status)) in handles.iter().zip(statuses).enumerate() {
             let deadline = clock::now() + STEP_TIMEOUT;
             let request = start.quarantine(index, status);
-            match node::call(&*peer.node, request, deadline).await {
+            match node::call(&*handle.node, request, deadline).await {
                 Ok(Reply::Done) => {}
                 Ok(_) => return Ok(Outcome::Disturbed),
-                Err(error) => return Ok(refused(peer, error)),
+                Err(error) => return Ok(refused(handle, error)),
             }
         }
-        let mut pasts: Vec<Past> = Vec::new();
-        for (peer, answer) in peers.iter().zip(ask_all(peers, |_| Request::Past).await) {
+        let mut pasts: Vec<PriorState> = Vec::new();
+        for (handle, answer) in handles
+            .iter()
+            .zip(ask_all(handles, |_| Request::PriorState).await)
+        {
             match answer {
-                Ok(Reply::Past(past)) => pasts.push(past),
+                Ok(Reply::PriorState(past)) => pasts.push(past),
                 Ok(_) => {
                     let error = NodeError::new(NodeErrorKind::Protocol, "no answer to PAST");
-                    return Ok(refused(peer, error));
+                    return Ok(refused(handle, error));
                 }
-                Err(error) => return Ok(refused(peer, error)),
+                Err(error) => return Ok(refused(handle, error)),
             }
         }
         let now = clock::now();
         start.heard(now, &pasts);
         // Nothing was locked before on in-memory nodes. Neither shortcut applies to
         // nodes that have served.
-        let is_embedded = peers.iter().all(|peer| peer.node.is_embedded());
+        let is_embedded = handles.iter().all(|handle| handle.node.is_embedded());
         let have_served = self.least_epoch > 1 || pasts.iter().any(|past| past.epoch > 0);
         if !have_served && (self.is_sure || is_embedded) {
             start.spare_the_wait(now);
         }
-        if !self.wait(peers, &start).await {
+        if !self.wait(handles, &start).await {
             return Ok(Outcome::Disturbed);
         }
-        self.hand_out(peers, &start).await
+        self.hand_out(handles, &start).await
     }
 
     /// Waits until the start is due, and checks that no member has changed.
-    async fn wait(&self, peers: &[NodeHandle], start: &NewStart) -> bool {
+    async fn wait(&self, handles: &[NodeHandle], start: &NewStart) -> bool {
         let left = start.due().saturating_since(clock::now());
         if !left.is_zero() {
             events::first_start_waits(left);
@@ -278,37 +283,37 @@ impl Plan<'_> {
         loop {
             let now = clock::now();
             if now >= start.due() {
-                return start.is_undisturbed(&ClusterSnapshot::of(peers).await.statuses);
+                return start.is_undisturbed(&ClusterSnapshot::of(handles).await.statuses);
             }
             self.listener.waits(start.due().saturating_since(now));
             clock::sleep_until(start.due().min(now + LOOK)).await;
             // A member that does not answer now may still answer later.
-            let survey = ClusterSnapshot::of_most(peers).await;
-            let is_silent = survey.statuses.iter().any(Option::is_none);
-            if !is_silent && !start.is_undisturbed(&survey.statuses) {
+            let snapshot = ClusterSnapshot::of_most(handles).await;
+            let is_silent = snapshot.statuses.iter().any(Option::is_none);
+            if !is_silent && !start.is_undisturbed(&snapshot.statuses) {
                 return false;
             }
         }
     }
 
-    async fn hand_out(&self, peers: &[NodeHandle], start: &NewStart) -> Result<Outcome, Error> {
-        let names = peers.iter().map(|peer| peer.name.to_string());
+    async fn hand_out(&self, handles: &[NodeHandle], start: &NewStart) -> Result<Outcome, Error> {
+        let names = handles.iter().map(|handle| handle.name.to_string());
         let nonces = names.zip(start.nonces().iter().cloned()).collect();
         let topology = self.topology.clone().named(&fresh_nonce());
         let view = View::stable(start.epoch(), topology, &nonces)?;
-        // The members of the view are in the order of their names; `peers` need not
+        // The members of the view are in the order of their names; `handles` need not
         // be.
-        let index = |peer: &NodeHandle| view.index_of(&peer.name).unwrap_or(NodeIndex::new(0));
-        let answers = ask_all(peers, |at| adopt(&view, index(&peers[at]))).await;
+        let index = |handle: &NodeHandle| view.index_of(&handle.name).unwrap_or(NodeIndex::new(0));
+        let answers = ask_all(handles, |at| adopt(&view, index(&handles[at]))).await;
         let done = |answer: &&Answer| **answer == Ok(Reply::Done);
         let adopted = answers.iter().filter(done).count();
-        events::first_start(view.id(), adopted, peers.len());
+        events::first_start(view.id(), adopted, handles.len());
         if adopted >= view.majority() {
             return Ok(Outcome::Started(view));
         }
-        let refusal = peers.iter().zip(answers).find_map(|(peer, answer)| {
+        let refusal = handles.iter().zip(answers).find_map(|(handle, answer)| {
             let error = answer.err().filter(is_refusal)?;
-            Some(refused(peer, error))
+            Some(refused(handle, error))
         });
         match refusal {
             // The others may serve the view already; another try would hide this
@@ -331,9 +336,9 @@ fn is_refusal(error: &NodeError) -> bool {
     )
 }
 
-fn refused(peer: &NodeHandle, error: NodeError) -> Outcome {
+fn refused(handle: &NodeHandle, error: NodeError) -> Outcome {
     Outcome::Refused(NodeCause {
-        node: Arc::clone(&peer.name),
+        node: Arc::clone(&handle.name),
         cause: Cause::Failed(error),
     })
 }

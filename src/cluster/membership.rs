@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use crate::cluster::nodes::{NodeHandle, ViewNodes};
 use crate::cluster::registry::NodeRegistry;
 use crate::proto::membership::view::View;
-use crate::runtime::origin::Origin;
+use crate::runtime::origin::ProcessOrigin;
 use crate::telemetry::events;
 use crate::telemetry::stats::Counters;
 
@@ -24,7 +24,7 @@ pub(crate) struct Membership {
     /// Called after each switch to a newer view.
     on_change: Box<dyn Fn() + Send + Sync>,
     reconciler: Mutex<Option<JoinHandle<()>>>,
-    origin: Origin,
+    origin: ProcessOrigin,
 }
 
 impl Membership {
@@ -44,7 +44,7 @@ impl Membership {
             counters,
             on_change: Box::new(on_change),
             reconciler: Mutex::default(),
-            origin: Origin::here(),
+            origin: ProcessOrigin::here(),
         })
     }
 
@@ -66,8 +66,8 @@ impl Membership {
         *self.reconciler.lock() = Some(reconciler);
     }
 
-    /// Switches to `view`, whose members are `peers`, if it is newer.
-    pub(crate) fn move_up(&self, view: View, peers: Vec<NodeHandle>) {
+    /// Switches to `view`, whose members are `handles`, if it is newer.
+    pub(crate) fn move_up(&self, view: View, handles: Vec<NodeHandle>) {
         let mut nodes = self.current.write();
         if nodes.view.id().epoch >= view.id().epoch {
             return;
@@ -76,7 +76,7 @@ impl Membership {
         let meter = &self.counters.meter;
         meter.moved(view.id(), view.next().is_some());
         self.registry.retire(&view);
-        *nodes = nodes.followed_by(Arc::new(view), peers);
+        *nodes = nodes.followed_by(Arc::new(view), handles);
         drop(nodes);
         (self.on_change)();
     }

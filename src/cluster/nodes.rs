@@ -38,7 +38,7 @@ pub(crate) struct NodeHandle {
 /// The nodes of one view, in the view's order.
 pub(crate) struct ViewNodes {
     pub(crate) view: Arc<View>,
-    peers: Vec<NodeHandle>,
+    handles: Vec<NodeHandle>,
     /// Send time of the newest request that each node answered under the view.
     seen_at: Vec<AtomicU64>,
     /// The last result of [`Self::confirmed_at`], a lower bound of the next.
@@ -51,33 +51,33 @@ pub(crate) struct ViewNodes {
     next: OnceLock<Arc<Self>>,
     /// Wakes the waiters of all keys under this view when there is a next view.
     pub(crate) left: Notify,
-    pub(crate) lookout: Arc<RefreshSignal>,
+    pub(crate) refresh: Arc<RefreshSignal>,
     /// As configured; `None`: derived from the ttl.
     node_timeout: Option<Duration>,
 }
 
 impl ViewNodes {
-    /// `peers` must be in the view's order.
+    /// `handles` must be in the view's order.
     pub(crate) fn new(
         view: Arc<View>,
-        peers: Vec<NodeHandle>,
-        lookout: Arc<RefreshSignal>,
+        handles: Vec<NodeHandle>,
+        refresh: Arc<RefreshSignal>,
     ) -> Self {
         let longest_ttl = view.longest_ttl();
-        for peer in &peers {
-            peer.node.set_longest_ttl(longest_ttl);
+        for handle in &handles {
+            handle.node.set_longest_ttl(longest_ttl);
         }
-        let seen_at = peers.iter().map(|_| AtomicU64::new(0)).collect();
+        let seen_at = handles.iter().map(|_| AtomicU64::new(0)).collect();
         Self {
             view,
-            peers,
+            handles,
             seen_at,
             confirmed_at: AtomicU64::new(0),
             returning: Mutex::default(),
             outlook: Mutex::default(),
             next: OnceLock::new(),
             left: Notify::new(),
-            lookout,
+            refresh,
             node_timeout: None,
         }
     }
@@ -91,9 +91,9 @@ impl ViewNodes {
     }
 
     /// The nodes of the same router under `view`, which follows this one's view.
-    pub(crate) fn followed_by(&self, view: Arc<View>, peers: Vec<NodeHandle>) -> Arc<Self> {
+    pub(crate) fn followed_by(&self, view: Arc<View>, handles: Vec<NodeHandle>) -> Arc<Self> {
         let next = self.next.get_or_init(|| {
-            let next = Self::new(view, peers, Arc::clone(&self.lookout));
+            let next = Self::new(view, handles, Arc::clone(&self.refresh));
             Arc::new(next.with_node_timeout(self.node_timeout))
         });
         self.left.notify_waiters();
@@ -118,19 +118,19 @@ impl ViewNodes {
         }
         let limit = clock::now() + LOOK_LIMIT;
         let deadline = deadline.map_or(limit, |deadline| deadline.min(limit));
-        let look = self.lookout.look(Some(deadline)).await.unwrap_or_default();
+        let look = self.refresh.look(Some(deadline)).await.unwrap_or_default();
         match look.error {
             Some(error) if self.newest().is_none() => Err(error),
             _ => Ok(look.has_helped || self.newest().is_some()),
         }
     }
 
-    pub(crate) fn peers(&self) -> &[NodeHandle] {
-        &self.peers
+    pub(crate) fn handles(&self) -> &[NodeHandle] {
+        &self.handles
     }
 
-    pub(crate) fn peer(&self, node: NodeIndex) -> &NodeHandle {
-        &self.peers[node.get()]
+    pub(crate) fn handle(&self, node: NodeIndex) -> &NodeHandle {
+        &self.handles[node.get()]
     }
 
     /// `node` has answered a request that was sent at `sent_at`, under exactly this
@@ -181,12 +181,12 @@ impl ViewNodes {
         if self.confirmed_at(fresh_since) >= fresh_since {
             return Vec::new();
         }
-        let nodes = (0..self.peers.len()).map(|node| NodeIndex::new(node as u16));
+        let nodes = (0..self.handles.len()).map(|node| NodeIndex::new(node as u16));
         let is_fresh = |node: NodeIndex| {
             self.seen_at[node.get()].load(Ordering::Relaxed) >= fresh_since.as_nanos()
         };
         nodes
-            .filter(|&node| placement.seat(node).is_none() && !is_fresh(node))
+            .filter(|&node| placement.voter(node).is_none() && !is_fresh(node))
             .collect()
     }
 
@@ -211,7 +211,7 @@ impl ViewNodes {
         refusals
             .into_iter()
             .map(|(node, refusal)| NodeCause {
-                node: Arc::clone(&self.peer(node).name),
+                node: Arc::clone(&self.handle(node).name),
                 cause: self.cause(node, refusal),
             })
             .collect()
@@ -223,7 +223,7 @@ impl ViewNodes {
             return cause;
         }
         if let Some(outlook) = &*self.outlook.lock() {
-            return Cause::KeptOut(outlook.told());
+            return Cause::KeptOut(outlook.with_remaining());
         }
         let returning = self.returning.lock();
         let back = returning.iter().find(|(other, _)| *other == node);
@@ -263,7 +263,7 @@ pub(crate) struct Outlook {
 }
 
 impl Outlook {
-    fn told(&self) -> KeptOut {
+    fn with_remaining(&self) -> KeptOut {
         match &self.why {
             KeptOut::StartsAnew { .. } => {
                 let left = self.due.map(|due| due.saturating_since(clock::now()));
@@ -279,7 +279,7 @@ impl fmt::Debug for ViewNodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ViewNodes")
             .field("view", &self.view)
-            .field("peers", &self.peers)
+            .field("peers", &self.handles)
             .finish()
     }
 }

@@ -14,7 +14,7 @@ use crate::cluster::snapshot::STEP_TIMEOUT;
 use crate::error::Error;
 use crate::node::{self, ReplyTo};
 use crate::proto::backoff::Backoff;
-use crate::proto::membership::paxos::{BallotOutcome, Decision, Proposal};
+use crate::proto::membership::paxos::{BallotOutcome, BallotRun, Proposal};
 use crate::proto::membership::transition::{adopt, adopt_under};
 use crate::proto::membership::view::View;
 use crate::proto::node::message::{Ballot, Nonce};
@@ -54,7 +54,7 @@ pub(crate) fn fresh_nonce() -> Nonce {
 /// Cancel safe: any process may resume what was started.
 pub(crate) async fn decide(
     view: &View,
-    peers: &[NodeHandle],
+    handles: &[NodeHandle],
     proposal: &View,
 ) -> Result<Vote, Error> {
     let motion = Proposal {
@@ -67,8 +67,8 @@ pub(crate) async fn decide(
             round,
             proposer: random::unique_id(),
         };
-        let decision = Decision::new(view.id(), view.deciders(), ballot, motion.clone());
-        match poll(decision, peers).await {
+        let decision = BallotRun::new(view.id(), view.deciders(), ballot, motion.clone());
+        match poll(decision, handles).await {
             BallotOutcome::Decided(motion) => {
                 let decided = View::read(motion.view, &motion.document)?;
                 return Ok(Vote::Decided(Box::new(decided)));
@@ -88,13 +88,13 @@ pub(crate) async fn decide(
 }
 
 /// Carries out one ballot.
-async fn poll(mut decision: Decision, peers: &[NodeHandle]) -> BallotOutcome {
+async fn poll(mut decision: BallotRun, handles: &[NodeHandle]) -> BallotOutcome {
     let mut call = decision.start();
     while let Some(request) = call.ask.take() {
         let deadline = clock::now() + STEP_TIMEOUT;
         let deciders: Vec<NodeIndex> = decision.deciders().collect();
         let ask = |from: NodeIndex| {
-            let (node, request) = (Arc::clone(&peers[from.get()].node), request.clone());
+            let (node, request) = (Arc::clone(&handles[from.get()].node), request.clone());
             async move { (from, node::call(&*node, request, deadline).await) }
         };
         let mut answers: FuturesUnordered<_> = deciders.into_iter().map(ask).collect();
@@ -117,23 +117,23 @@ async fn poll(mut decision: Decision, peers: &[NodeHandle]) -> BallotOutcome {
 
 /// Distributes a decided view to its members and to those of the view before.
 /// Members that the view does not name refer old clients to it.
-pub(crate) fn spread(view: &View, peers: &[NodeHandle], before: Option<(&View, &[NodeHandle])>) {
+pub(crate) fn spread(view: &View, handles: &[NodeHandle], before: Option<(&View, &[NodeHandle])>) {
     let node = |index: usize| NodeIndex::new(index as u16);
-    let mut letters = Vec::new();
-    for (index, peer) in peers.iter().enumerate() {
-        letters.push((peer.clone(), adopt(view, node(index))));
+    let mut requests = Vec::new();
+    for (index, handle) in handles.iter().enumerate() {
+        requests.push((handle.clone(), adopt(view, node(index))));
     }
-    if let Some((former, peers)) = before {
-        for (index, peer) in peers.iter().enumerate() {
-            if view.index_of(&peer.name).is_none() {
-                letters.push((peer.clone(), adopt_under(view, former.nonce(node(index)))));
+    if let Some((former, handles)) = before {
+        for (index, handle) in handles.iter().enumerate() {
+            if view.index_of(&handle.name).is_none() {
+                requests.push((handle.clone(), adopt_under(view, former.nonce(node(index)))));
             }
         }
     }
     // Nodes that it does not reach get the view from the next client that contacts
     // them.
     let deadline = clock::now() + STEP_TIMEOUT;
-    for (peer, request) in letters {
-        peer.node.submit(request, deadline, ReplyTo::nobody());
+    for (handle, request) in requests {
+        handle.node.submit(request, deadline, ReplyTo::nobody());
     }
 }

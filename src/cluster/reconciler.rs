@@ -12,7 +12,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::clock;
 use crate::cluster::bootstrap;
-use crate::cluster::bootstrap::{BootstrapOptions, NewBeginning};
+use crate::cluster::bootstrap::{BootstrapOptions, FirstStart};
 use crate::cluster::first_start::{ConnectProgress, Listener};
 use crate::cluster::membership::Membership;
 use crate::cluster::nodes::{NodeHandle, Outlook, ViewNodes};
@@ -20,10 +20,10 @@ use crate::cluster::proposer;
 use crate::cluster::proposer::Vote;
 use crate::cluster::refresh::RefreshSignal;
 use crate::cluster::registry::NodeRegistry;
-use crate::cluster::snapshot::{ClusterSnapshot, tell};
+use crate::cluster::snapshot::{ClusterSnapshot, send_all};
 use crate::config::Init;
 use crate::error::{Error, KeptOut};
-use crate::proto::membership::new_start::{Doubt, Prospect, prospect};
+use crate::proto::membership::new_start::{RestartObstacle, VoteOutlook, vote_outlook};
 use crate::proto::membership::transition::{Goal, Move, Transition};
 use crate::proto::membership::view::View;
 use crate::proto::node::message::{NodeState, Reply, Request, ViewId};
@@ -51,14 +51,14 @@ const STAND_BY: Duration = Duration::from_secs(1);
 
 /// The task's state.
 struct Reconciler {
-    lookout: Arc<RefreshSignal>,
-    roster: Arc<NodeRegistry>,
-    charter: BootstrapOptions,
+    refresh: Arc<RefreshSignal>,
+    registry: Arc<NodeRegistry>,
+    options: BootstrapOptions,
     membership: Weak<Membership>,
     /// When to readmit a node that is due, unless another router has done so.
     propose_at: Option<Instant>,
     /// Starts a cluster again after most members lost their data.
-    start: JoinSet<Result<NewBeginning, Error>>,
+    start: JoinSet<Result<FirstStart, Error>>,
     /// The next start is not before this time, because the last one failed.
     start_at: Instant,
     /// The view that may still be served elsewhere.
@@ -68,15 +68,15 @@ struct Reconciler {
 }
 
 /// Starts the task on the current runtime. It ends together with `membership`.
-pub(crate) fn start(membership: &Arc<Membership>, charter: BootstrapOptions) {
-    let watchman = Reconciler::new(membership, charter);
-    let lookout = Arc::clone(&watchman.lookout);
-    membership.own(task::spawn(watchman.run(), move || lookout.close()));
+pub(crate) fn start(membership: &Arc<Membership>, options: BootstrapOptions) {
+    let watchman = Reconciler::new(membership, options);
+    let refresh = Arc::clone(&watchman.refresh);
+    membership.own(task::spawn(watchman.run(), move || refresh.close()));
 }
 
 /// What to do after a check.
 #[derive(Default)]
-struct Sequel {
+struct NextStep {
     has_helped: bool,
     newer: Option<(View, Vec<NodeHandle>)>,
     /// When to check again, if that is sooner than usual.
@@ -84,11 +84,11 @@ struct Sequel {
 }
 
 impl Reconciler {
-    fn new(membership: &Arc<Membership>, charter: BootstrapOptions) -> Self {
+    fn new(membership: &Arc<Membership>, options: BootstrapOptions) -> Self {
         Self {
-            lookout: Arc::clone(&membership.current().lookout),
-            roster: Arc::clone(membership.registry()),
-            charter,
+            refresh: Arc::clone(&membership.current().refresh),
+            registry: Arc::clone(membership.registry()),
+            options,
             membership: Arc::downgrade(membership),
             propose_at: None,
             start: JoinSet::new(),
@@ -100,208 +100,236 @@ impl Reconciler {
 
     /// Checks whenever that is due or requested, until the router is gone.
     async fn run(mut self) {
-        let Some(fleet) = self.fleet() else { return };
-        let mut guide = Transition::new(Goal::Keep, Arc::clone(&fleet.view));
-        let mut due = idle_until(&fleet);
+        let Some(view_nodes) = self.view_nodes() else {
+            return;
+        };
+        let mut guide = Transition::new(Goal::Keep, Arc::clone(&view_nodes.view));
+        let mut due = idle_until(&view_nodes);
         let mut fruitless = 0;
-        drop(fleet);
+        drop(view_nodes);
         loop {
             let is_wanted = tokio::select! {
                 Some(started) = self.start.join_next() => {
                     self.started(started);
                     true
                 }
-                is_wanted = self.lookout.wanted(due) => is_wanted,
+                is_wanted = self.refresh.wanted(due) => is_wanted,
             };
-            let Some(fleet) = self.fleet() else { return };
-            let since = clock::now() - fleet.view.view_lease() / 2;
+            let Some(view_nodes) = self.view_nodes() else {
+                return;
+            };
+            let since = clock::now() - view_nodes.view.view_lease() / 2;
             let is_idle_look = !is_wanted && self.propose_at.is_none();
-            if is_idle_look && fleet.has_seen_all(since) && fleet.returning.lock().is_empty() {
-                fleet.peers().iter().for_each(|peer| peer.meter.serves());
-                due = idle_until(&fleet);
+            if is_idle_look
+                && view_nodes.has_seen_all(since)
+                && view_nodes.returning.lock().is_empty()
+            {
+                view_nodes
+                    .handles()
+                    .iter()
+                    .for_each(|handle| handle.meter.serves());
+                due = idle_until(&view_nodes);
                 continue;
             }
-            guide.moved(Arc::clone(&fleet.view));
-            self.lookout.begin();
+            guide.moved(Arc::clone(&view_nodes.view));
+            self.refresh.begin();
             let looked_at = clock::now();
-            let (sequel, error) = match self.look(&fleet, &mut guide).await {
+            let (sequel, error) = match self.look(&view_nodes, &mut guide).await {
                 Ok(sequel) => (sequel, None),
-                Err(error) => (Sequel::default(), Some(error)),
+                Err(error) => (NextStep::default(), Some(error)),
             };
             let is_fruitful = sequel.has_helped || sequel.newer.is_some();
             fruitless = match is_wanted && !is_fruitful {
                 true => SLOWEST.min(fruitless + 1),
                 false => 0,
             };
-            if let Some((view, peers)) = sequel.newer {
-                self.move_up(view, peers);
+            if let Some((view, handles)) = sequel.newer {
+                self.move_up(view, handles);
             }
-            let Some(fleet) = self.fleet() else { return };
-            due = sequel.due.unwrap_or(Instant::MAX).min(idle_until(&fleet));
-            self.lookout.finish(sequel.has_helped, error);
-            drop(fleet);
+            let Some(view_nodes) = self.view_nodes() else {
+                return;
+            };
+            due = sequel
+                .due
+                .unwrap_or(Instant::MAX)
+                .min(idle_until(&view_nodes));
+            self.refresh.finish(sequel.has_helped, error);
+            drop(view_nodes);
             clock::sleep_until(looked_at + PACE * (1 << fruitless)).await;
         }
     }
 
     /// Handles the end of a try to start the cluster again.
-    fn started(&mut self, started: Result<Result<NewBeginning, Error>, JoinError>) {
+    fn started(&mut self, started: Result<Result<FirstStart, Error>, JoinError>) {
         match started {
-            Ok(Ok(NewBeginning::Made(view, peers))) => self.move_up(view, peers),
-            Ok(Ok(NewBeginning::Doubtful)) => {
-                self.doubtful = self.fleet().map(|fleet| fleet.view.id());
+            Ok(Ok(FirstStart::Made(view, handles))) => self.move_up(view, handles),
+            Ok(Ok(FirstStart::Doubtful)) => {
+                self.doubtful = self.view_nodes().map(|view_nodes| view_nodes.view.id());
             }
             Ok(Err(error)) => {
                 events::first_start_failed(&error);
                 self.start_at = clock::now() + START_AGAIN;
             }
-            Ok(Ok(NewBeginning::Needless)) | Err(_) => {}
+            Ok(Ok(FirstStart::Needless)) | Err(_) => {}
         }
     }
 
-    fn move_up(&self, view: View, peers: Vec<NodeHandle>) {
+    fn move_up(&self, view: View, handles: Vec<NodeHandle>) {
         if let Some(membership) = self.membership.upgrade() {
-            membership.move_up(view, peers);
+            membership.move_up(view, handles);
         }
     }
 
-    fn fleet(&self) -> Option<Arc<ViewNodes>> {
+    fn view_nodes(&self) -> Option<Arc<ViewNodes>> {
         self.membership
             .upgrade()
             .map(|membership| membership.current())
     }
 
-    async fn look(&mut self, fleet: &ViewNodes, guide: &mut Transition) -> Result<Sequel, Error> {
-        let known = fleet.view.id();
-        let survey = ClusterSnapshot::of_most(fleet.peers()).await;
-        if let Some(newer) = survey.successor(&fleet.view).await {
+    async fn look(
+        &mut self,
+        view_nodes: &ViewNodes,
+        guide: &mut Transition,
+    ) -> Result<NextStep, Error> {
+        let known = view_nodes.view.id();
+        let snapshot = ClusterSnapshot::of_most(view_nodes.handles()).await;
+        if let Some(newer) = snapshot.successor(&view_nodes.view).await {
             return self.follow(newer);
         }
-        survey.check_form(Some(known))?;
-        if let Some((node, serving)) = survey.replaced(known) {
+        snapshot.check_form(Some(known))?;
+        if let Some((node, serving)) = snapshot.replaced(known) {
             return Err(Error::StaleView {
                 node,
                 serving,
                 known,
             });
         }
-        if survey.answers().count() < fleet.view.majority()
-            && let Some(newer) = self.ask_seeds(fleet).await
+        if snapshot.answers().count() < view_nodes.view.majority()
+            && let Some(newer) = self.ask_seeds(view_nodes).await
         {
             return self.follow(newer);
         }
-        self.note(fleet, guide, &survey);
-        match self.consider(fleet, &survey) {
+        self.note(view_nodes, guide, &snapshot);
+        match self.consider(view_nodes, &snapshot) {
             // The process that starts the cluster again needs every node to itself.
-            Prospect::StartsAnew if self.charter.init != Init::Never => Ok(Sequel {
+            VoteOutlook::StartsAnew if self.options.init != Init::Never => Ok(NextStep {
                 due: Some(clock::now() + LOST_LOOK),
-                ..Sequel::default()
+                ..NextStep::default()
             }),
-            _ => self.attend(fleet, guide).await,
+            _ => self.attend(view_nodes, guide).await,
         }
     }
 
-    fn follow(&self, view: View) -> Result<Sequel, Error> {
-        let peers = self.roster.members(&view)?;
-        Ok(Sequel {
-            newer: Some((view, peers)),
-            ..Sequel::default()
+    fn follow(&self, view: View) -> Result<NextStep, Error> {
+        let handles = self.registry.members(&view)?;
+        Ok(NextStep {
+            newer: Some((view, handles)),
+            ..NextStep::default()
         })
     }
 
     /// Handles the case that too few members answer: all may have been replaced
     /// since, and the configured nodes know the newer view.
-    async fn ask_seeds(&self, fleet: &ViewNodes) -> Option<View> {
-        let mut seeds = self.roster.seeds();
-        seeds.retain(|seed| fleet.view.index_of(&seed.name).is_none());
-        let survey = ClusterSnapshot::of_most(&seeds).await;
-        let newer = survey.successor(&fleet.view).await;
-        newer.filter(|view| view.cluster() == fleet.view.cluster())
+    async fn ask_seeds(&self, view_nodes: &ViewNodes) -> Option<View> {
+        let mut seeds = self.registry.seeds();
+        seeds.retain(|seed| view_nodes.view.index_of(&seed.name).is_none());
+        let snapshot = ClusterSnapshot::of_most(&seeds).await;
+        let newer = snapshot.successor(&view_nodes.view).await;
+        newer.filter(|view| view.cluster() == view_nodes.view.cluster())
     }
 
     /// Determines what happens to a cluster that cannot vote, and starts it again
     /// if that is due.
-    fn consider(&mut self, fleet: &ViewNodes, survey: &ClusterSnapshot<'_>) -> Prospect {
-        let prospect = prospect(&fleet.view, |name| survey.status(name));
-        let why = match &prospect {
-            Prospect::Votes => too_few_answer(fleet, survey),
-            Prospect::Awaits(nodes) => Some(KeptOut::Awaits {
+    fn consider(&mut self, view_nodes: &ViewNodes, snapshot: &ClusterSnapshot<'_>) -> VoteOutlook {
+        let vote_outlook = vote_outlook(&view_nodes.view, |name| snapshot.status(name));
+        let why = match &vote_outlook {
+            VoteOutlook::Votes => too_few_answer(view_nodes, snapshot),
+            VoteOutlook::Awaits(nodes) => Some(KeptOut::Awaits {
                 nodes: nodes.clone(),
             }),
-            Prospect::NeedsForce(doubt) => Some(KeptOut::NeedsForce {
+            VoteOutlook::NeedsForce(doubt) => Some(KeptOut::NeedsForce {
                 reason: doubt.to_string(),
             }),
-            Prospect::StartsAnew if self.charter.init == Init::Never => {
+            VoteOutlook::StartsAnew if self.options.init == Init::Never => {
                 Some(KeptOut::NeedsForce {
                     reason: "init = \"never\" (a router with init = \"wait\" starts the cluster anew unattended)".into(),
                 })
             }
-            Prospect::StartsAnew if self.doubtful == Some(fleet.view.id()) => {
+            VoteOutlook::StartsAnew if self.doubtful == Some(view_nodes.view.id()) => {
                 Some(KeptOut::NeedsForce {
-                    reason: Doubt::Passage.to_string(),
+                    reason: RestartObstacle::Passage.to_string(),
                 })
             }
-            Prospect::StartsAnew => {
-                self.start_again(fleet);
+            VoteOutlook::StartsAnew => {
+                self.start_again(view_nodes);
                 Some(KeptOut::StartsAnew { remaining: None })
             }
         };
         let due = *self.due.lock();
-        fleet.expect(why.map(|why| Outlook { why, due }));
-        prospect
+        view_nodes.expect(why.map(|why| Outlook { why, due }));
+        vote_outlook
     }
 
     /// Most nodes have lost their data, and all answer: the cluster gets a view
     /// again. Its epoch is above the one that this router knew, so that fences keep
     /// growing.
-    fn start_again(&mut self, fleet: &ViewNodes) {
+    fn start_again(&mut self, view_nodes: &ViewNodes) {
         if !self.start.is_empty() || clock::now() < self.start_at {
             return;
         }
-        events::majority_lost(fleet.view.id());
+        events::majority_lost(view_nodes.view.id());
         let due = Arc::clone(&self.due);
         let listener = Listener::new(move |progress| {
             if let ConnectProgress::Waiting { remaining } = progress {
                 *due.lock() = Some(clock::now() + *remaining);
             }
         });
-        let charter = BootstrapOptions {
+        let options = BootstrapOptions {
             listener,
-            ..self.charter.clone()
+            ..self.options.clone()
         };
-        let (view, peers) = (Arc::clone(&fleet.view), fleet.peers().to_vec());
+        let (view, handles) = (Arc::clone(&view_nodes.view), view_nodes.handles().to_vec());
         self.start
-            .spawn(async move { bootstrap::start_anew(&charter, &view, &peers).await });
+            .spawn(async move { bootstrap::start_again(&options, &view, &handles).await });
     }
 
     /// Records the nodes' answers.
-    fn note(&self, fleet: &ViewNodes, guide: &mut Transition, survey: &ClusterSnapshot<'_>) {
+    fn note(&self, view_nodes: &ViewNodes, guide: &mut Transition, snapshot: &ClusterSnapshot<'_>) {
         let now = clock::now();
-        for (index, (peer, status)) in fleet.peers().iter().zip(&survey.statuses).enumerate() {
+        for (index, (handle, status)) in view_nodes
+            .handles()
+            .iter()
+            .zip(&snapshot.statuses)
+            .enumerate()
+        {
             let serving = status.as_ref().map(|status| status.standing());
-            if serving == Some(NodeState::Serving(fleet.view.id())) {
-                fleet.saw(NodeIndex::new(index as u16), survey.asked_at);
+            if serving == Some(NodeState::Serving(view_nodes.view.id())) {
+                view_nodes.saw(NodeIndex::new(index as u16), snapshot.asked_at);
             }
-            peer.meter.seen(status.as_ref(), fleet.view.id());
-            guide.saw(now, &peer.name, status.clone());
+            handle.meter.seen(status.as_ref(), view_nodes.view.id());
+            guide.saw(now, &handle.name, status.clone());
         }
         let returning = guide.returning();
-        let back =
-            returning.filter_map(|(name, at)| Some((fleet.view.index_of(name)?, at + STAND_BY)));
-        *fleet.returning.lock() = back.collect();
+        let back = returning
+            .filter_map(|(name, at)| Some((view_nodes.view.index_of(name)?, at + STAND_BY)));
+        *view_nodes.returning.lock() = back.collect();
     }
 
     /// Does what keeps every member in its place.
-    async fn attend(&mut self, fleet: &ViewNodes, guide: &Transition) -> Result<Sequel, Error> {
+    async fn attend(
+        &mut self,
+        view_nodes: &ViewNodes,
+        guide: &Transition,
+    ) -> Result<NextStep, Error> {
         let now = clock::now();
         let step = guide.next(now, proposer::fresh_nonce)?;
         if !matches!(step, Move::Propose(_)) {
             self.propose_at = None;
         }
-        let mut sequel = Sequel::default();
+        let mut sequel = NextStep::default();
         match step {
-            Move::Tell(letters) => {
-                let help = help(fleet, letters).await;
+            Move::Send(requests) => {
+                let help = help(view_nodes, requests).await;
                 sequel.has_helped = help.is_adopted;
                 // Requests that no node accepted are retried at the next check.
                 sequel.due = help.is_taken.then(|| clock::now() + PACE);
@@ -314,7 +342,7 @@ impl Reconciler {
                     sequel.due = Some(propose_at);
                 } else {
                     self.propose_at = None;
-                    return self.readmit(fleet, *view).await;
+                    return self.readmit(view_nodes, *view).await;
                 }
             }
             Move::Blocked(_) | Move::Done | Move::Superseded => {}
@@ -322,23 +350,27 @@ impl Reconciler {
         Ok(sequel)
     }
 
-    async fn readmit(&self, fleet: &ViewNodes, view: View) -> Result<Sequel, Error> {
-        match proposer::decide(&fleet.view, fleet.peers(), &view).await? {
+    async fn readmit(&self, view_nodes: &ViewNodes, view: View) -> Result<NextStep, Error> {
+        match proposer::decide(&view_nodes.view, view_nodes.handles(), &view).await? {
             Vote::Decided(view) => {
                 events::readmitted(view.id());
                 let sequel = self.follow(*view)?;
-                if let Some((view, peers)) = &sequel.newer {
-                    proposer::spread(view, peers, Some((&fleet.view, fleet.peers())));
+                if let Some((view, handles)) = &sequel.newer {
+                    proposer::spread(
+                        view,
+                        handles,
+                        Some((&view_nodes.view, view_nodes.handles())),
+                    );
                 }
                 Ok(sequel)
             }
             Vote::Overtaken => {
-                self.lookout.wake();
-                Ok(Sequel::default())
+                self.refresh.wake();
+                Ok(NextStep::default())
             }
             Vote::TooFew { voted, .. } => {
-                events::not_readmitted(voted, majority(fleet.view.deciders().len()));
-                Ok(Sequel::default())
+                events::not_readmitted(voted, majority(view_nodes.view.deciders().len()));
+                Ok(NextStep::default())
             }
         }
     }
@@ -346,14 +378,14 @@ impl Reconciler {
 
 /// Returns the reason if nodes lost their data and the others could readmit them,
 /// but too few of the others answer.
-fn too_few_answer(fleet: &ViewNodes, survey: &ClusterSnapshot<'_>) -> Option<KeptOut> {
-    let deciders = fleet.view.deciders();
+fn too_few_answer(view_nodes: &ViewNodes, snapshot: &ClusterSnapshot<'_>) -> Option<KeptOut> {
+    let deciders = view_nodes.view.deciders();
     let needed = majority(deciders.len());
     let can_vote = |&node: &NodeIndex| {
-        let status = survey.status(&fleet.view.member(node).name);
+        let status = snapshot.status(&view_nodes.view.member(node).name);
         status.is_some_and(|status| {
             status.standing() != NodeState::Absent
-                && status.nonce.as_ref() == Some(fleet.view.nonce(node))
+                && status.nonce.as_ref() == Some(view_nodes.view.nonce(node))
         })
     };
     (deciders.filter(can_vote).count() < needed).then_some(KeptOut::TooFewAnswer)
@@ -361,14 +393,14 @@ fn too_few_answer(fleet: &ViewNodes, survey: &ClusterSnapshot<'_>) -> Option<Kep
 
 /// When to check without a request: before the confirmation of the view expires, at
 /// a random time that differs between routers.
-fn idle_until(fleet: &ViewNodes) -> Instant {
-    let half = fleet.view.view_lease() / 2;
+fn idle_until(view_nodes: &ViewNodes) -> Instant {
+    let half = view_nodes.view.view_lease() / 2;
     clock::now() + half - half.mul_f64(rand::random::<f64>() / 5.0)
 }
 
 /// The effect of the messages.
 #[derive(Default)]
-struct Help {
+struct DeliveryResult {
     /// A node executed its request.
     is_taken: bool,
     /// A node now serves the view because of it.
@@ -376,24 +408,24 @@ struct Help {
 }
 
 /// Sends the messages.
-async fn help(fleet: &ViewNodes, letters: Vec<(String, Request)>) -> Help {
+async fn help(view_nodes: &ViewNodes, requests: Vec<(String, Request)>) -> DeliveryResult {
     let mut adoptions = Vec::new();
     let mut addressed = Vec::new();
-    for (name, request) in letters {
-        let Some(node) = fleet.view.index_of(&name) else {
+    for (name, request) in requests {
+        let Some(node) = view_nodes.view.index_of(&name) else {
             continue;
         };
         let is_adoption = matches!(request, Request::Adopt { .. });
         if is_adoption {
-            events::behind(&name, fleet.view.id());
+            events::behind(&name, view_nodes.view.id());
         } else {
             events::quarantined(&name);
         }
         adoptions.push(is_adoption);
-        addressed.push((fleet.peer(node).clone(), request));
+        addressed.push((view_nodes.handle(node).clone(), request));
     }
-    let mut help = Help::default();
-    for (answer, is_adoption) in tell(addressed).await.into_iter().zip(adoptions) {
+    let mut help = DeliveryResult::default();
+    for (answer, is_adoption) in send_all(addressed).await.into_iter().zip(adoptions) {
         let is_done = answer == Ok(Reply::Done);
         help.is_taken |= is_done;
         help.is_adopted |= is_done && is_adoption;

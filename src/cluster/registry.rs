@@ -16,10 +16,10 @@ use crate::telemetry::metrics::NodeMeter;
 /// Nodes by name, and the configuration to make more.
 pub(crate) struct NodeRegistry {
     config: Config,
-    known: Mutex<BTreeMap<String, Known>>,
+    known: Mutex<BTreeMap<String, KnownNode>>,
 }
 
-struct Known {
+struct KnownNode {
     node: Arc<dyn Node>,
     meter: NodeMeter,
     /// The node's address in the newest view; `None` before a view has named it.
@@ -34,13 +34,13 @@ impl NodeRegistry {
         config: &Config,
         given: Vec<(String, Arc<dyn Node>)>,
     ) -> Result<Self, ConfigError> {
-        let known = |name: &str, node, is_given| Known {
+        let known = |name: &str, node, is_given| KnownNode {
             node,
             meter: NodeMeter::of(name),
             address: None,
             is_given,
         };
-        let mut nodes: BTreeMap<String, Known> = given
+        let mut nodes: BTreeMap<String, KnownNode> = given
             .into_iter()
             .map(|(name, node)| {
                 let known = known(&name, node, true);
@@ -65,7 +65,7 @@ impl NodeRegistry {
         let known = self.known.lock();
         let is_seed = |name: &String| self.config.named(name).is_some();
         let seeds = known.iter().filter(|(name, _)| is_seed(name));
-        seeds.map(|(name, known)| known.peer(name)).collect()
+        seeds.map(|(name, known)| known.handle(name)).collect()
     }
 
     /// The members of `view`, in its order. A member that the configuration names
@@ -86,26 +86,26 @@ impl NodeRegistry {
             let has_moved = known.address.as_ref().is_some_and(|old| old != address);
             known.address = Some(address.into());
             if known.is_given || !has_moved {
-                return Ok(known.peer(name));
+                return Ok(known.handle(name));
             }
         }
         let node = self.config.reach_at(name, address);
-        let known = Known {
+        let known = KnownNode {
             node: make(&self.config, &node)?,
             meter: NodeMeter::of(name),
             address: Some(address.into()),
             is_given: false,
         };
-        let peer = known.peer(name);
+        let handle = known.handle(name);
         nodes.insert(name.into(), known);
-        Ok(peer)
+        Ok(handle)
     }
 
     /// Adds a node that will become a member, reached by `url`.
     pub(crate) fn introduce(&self, node: &NodeConfig) -> Result<NodeHandle, ConfigError> {
         let mut nodes = self.known.lock();
         if let Some(known) = nodes.get(&node.name).filter(|known| known.is_given) {
-            return Ok(known.peer(&node.name));
+            return Ok(known.handle(&node.name));
         }
         let mut node = node.clone();
         if node.username.is_none() && node.password.is_none() {
@@ -115,15 +115,15 @@ impl NodeRegistry {
             (node.username, node.password) = (reached.username, reached.password);
         }
         let made = make(&self.config, &node)?;
-        let known = Known {
+        let known = KnownNode {
             address: Some(made.address()),
             node: made,
             meter: NodeMeter::of(&node.name),
             is_given: false,
         };
-        let peer = known.peer(&node.name);
+        let handle = known.handle(&node.name);
         nodes.insert(node.name.clone(), known);
-        Ok(peer)
+        Ok(handle)
     }
 
     /// Drops the nodes that neither `view` nor the configuration names. A node
@@ -147,8 +147,8 @@ impl NodeRegistry {
     }
 }
 
-impl Known {
-    fn peer(&self, name: &str) -> NodeHandle {
+impl KnownNode {
+    fn handle(&self, name: &str) -> NodeHandle {
         NodeHandle {
             name: name.into(),
             node: Arc::clone(&self.node),

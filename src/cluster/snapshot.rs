@@ -30,29 +30,31 @@ const GRACE: Duration = Duration::from_millis(250);
 
 /// Sends the same request to every peer, in parallel.
 pub(crate) async fn ask_all(
-    peers: &[NodeHandle],
+    handles: &[NodeHandle],
     request: impl Fn(usize) -> Request,
 ) -> Vec<Answer> {
-    let letters = peers.iter().enumerate();
-    tell(letters.map(|(index, peer)| (peer.clone(), request(index)))).await
+    let requests = handles.iter().enumerate();
+    send_all(requests.map(|(index, handle)| (handle.clone(), request(index)))).await
 }
 
 /// Sends each peer its request, in parallel. Returns the answers in the same order.
-pub(crate) async fn tell(letters: impl IntoIterator<Item = (NodeHandle, Request)>) -> Vec<Answer> {
-    gather(letters.into_iter().collect(), STEP_TIMEOUT).await
+pub(crate) async fn send_all(
+    requests: impl IntoIterator<Item = (NodeHandle, Request)>,
+) -> Vec<Answer> {
+    gather(requests.into_iter().collect(), STEP_TIMEOUT).await
 }
 
 /// Sends each peer its request. Once a majority has answered, the others have
 /// `grace` left to answer.
-async fn gather(letters: Vec<(NodeHandle, Request)>, grace: Duration) -> Vec<Answer> {
+async fn gather(requests: Vec<(NodeHandle, Request)>, grace: Duration) -> Vec<Answer> {
     let deadline = clock::now() + STEP_TIMEOUT;
     let silent = || Err(NodeError::new(NodeErrorKind::Timeout, "no answer yet"));
-    let mut answers: Vec<Answer> = letters.iter().map(|_| silent()).collect();
-    let enough = majority(letters.len());
-    let calls = letters.into_iter().enumerate();
+    let mut answers: Vec<Answer> = requests.iter().map(|_| silent()).collect();
+    let enough = majority(requests.len());
+    let calls = requests.into_iter().enumerate();
     let mut calls: FuturesUnordered<_> = calls
-        .map(|(index, (peer, request))| async move {
-            (index, node::call(&*peer.node, request, deadline).await)
+        .map(|(index, (handle, request))| async move {
+            (index, node::call(&*handle.node, request, deadline).await)
         })
         .collect();
     let (mut answered, mut until) = (0, deadline);
@@ -68,7 +70,7 @@ async fn gather(letters: Vec<(NodeHandle, Request)>, grace: Duration) -> Vec<Ans
 
 /// The reports of all nodes about themselves.
 pub(crate) struct ClusterSnapshot<'p> {
-    peers: &'p [NodeHandle],
+    handles: &'p [NodeHandle],
     /// When they were asked.
     pub(crate) asked_at: Instant,
     pub(crate) statuses: Vec<Option<NodeStatus>>,
@@ -79,41 +81,43 @@ pub(crate) struct ClusterSnapshot<'p> {
 
 impl<'p> ClusterSnapshot<'p> {
     /// Asks all nodes, and gives each the full time.
-    pub(crate) async fn of(peers: &'p [NodeHandle]) -> Self {
-        Self::within(peers, STEP_TIMEOUT).await
+    pub(crate) async fn of(handles: &'p [NodeHandle]) -> Self {
+        Self::within(handles, STEP_TIMEOUT).await
     }
 
     /// Asks all nodes, and waits for a majority.
-    pub(crate) async fn of_most(peers: &'p [NodeHandle]) -> Self {
-        Self::within(peers, GRACE).await
+    pub(crate) async fn of_most(handles: &'p [NodeHandle]) -> Self {
+        Self::within(handles, GRACE).await
     }
 
-    async fn within(peers: &'p [NodeHandle], grace: Duration) -> Self {
+    async fn within(handles: &'p [NodeHandle], grace: Duration) -> Self {
         let asked_at = clock::now();
-        let letters = peers.iter().map(|peer| (peer.clone(), Request::Status));
-        let answers = gather(letters.collect(), grace).await;
-        let mut survey = Self {
-            peers,
+        let requests = handles
+            .iter()
+            .map(|handle| (handle.clone(), Request::Status));
+        let answers = gather(requests.collect(), grace).await;
+        let mut snapshot = Self {
+            handles,
             asked_at,
             statuses: Vec::new(),
             silent: Vec::new(),
             unreadable: Mutex::default(),
         };
-        for (peer, answer) in peers.iter().zip(answers) {
+        for (handle, answer) in handles.iter().zip(answers) {
             let status = match answer {
                 Ok(Reply::Status(status)) => Some(status),
                 other => {
                     let misfit = || NodeError::new(NodeErrorKind::Protocol, "no status");
-                    survey.silent.push(NodeCause {
-                        node: Arc::clone(&peer.name),
+                    snapshot.silent.push(NodeCause {
+                        node: Arc::clone(&handle.name),
                         cause: Cause::Failed(other.err().unwrap_or_else(misfit)),
                     });
                     None
                 }
             };
-            survey.statuses.push(status);
+            snapshot.statuses.push(status);
         }
-        survey
+        snapshot
     }
 
     /// Refuses servers that must not be used, and one server under two names, which
@@ -130,15 +134,15 @@ impl<'p> ClusterSnapshot<'p> {
             return Err(Error::Node(cause.clone()));
         }
         let mut known: Vec<(&NodeHandle, &NodeStatus)> = Vec::new();
-        for (peer, status) in self.answers() {
+        for (handle, status) in self.answers() {
             let is_twin = |(_, other): &&(_, &NodeStatus)| other.incarnation == status.incarnation;
             if let Some((first, _)) = known.iter().find(is_twin) {
                 return Err(Error::SameServer {
                     first: Arc::clone(&first.name),
-                    second: Arc::clone(&peer.name),
+                    second: Arc::clone(&handle.name),
                 });
             }
-            known.push((peer, status));
+            known.push((handle, status));
         }
         Ok(self)
     }
@@ -146,13 +150,13 @@ impl<'p> ClusterSnapshot<'p> {
     /// Refuses a server that serves `view` as another member than the expected one:
     /// it would grant what the expected member may have granted.
     pub(crate) fn recognise(&self, view: &View) -> Result<&Self, Error> {
-        let is_other = |(peer, status): &(&NodeHandle, &NodeStatus)| {
-            let listed = view.index_of(&peer.name).map(|node| view.nonce(node));
+        let is_other = |(handle, status): &(&NodeHandle, &NodeStatus)| {
+            let listed = view.index_of(&handle.name).map(|node| view.nonce(node));
             status.served() == Some(view.id()) && status.nonce.as_ref() != listed
         };
         match self.answers().find(is_other) {
-            Some((peer, _)) => Err(Error::Node(NodeCause {
-                node: Arc::clone(&peer.name),
+            Some((handle, _)) => Err(Error::Node(NodeCause {
+                node: Arc::clone(&handle.name),
                 cause: Cause::Failed(NodeError::another_member()),
             })),
             None => Ok(self),
@@ -161,8 +165,8 @@ impl<'p> ClusterSnapshot<'p> {
 
     /// The nodes that answered, with their answers.
     pub(crate) fn answers(&self) -> impl Iterator<Item = (&'p NodeHandle, &NodeStatus)> {
-        let pairs = self.peers.iter().zip(&self.statuses);
-        pairs.filter_map(|(peer, status)| Some((peer, status.as_ref()?)))
+        let pairs = self.handles.iter().zip(&self.statuses);
+        pairs.filter_map(|(handle, status)| Some((handle, status.as_ref()?)))
     }
 
     /// The newest view that any node serves.
@@ -175,16 +179,19 @@ impl<'p> ClusterSnapshot<'p> {
     /// none serves `known`. Only two first starts can create two views of one
     /// epoch.
     pub(crate) fn replaced(&self, known: ViewId) -> Option<(Arc<str>, ViewId)> {
-        let served = || self.answers().map(|(peer, status)| (peer, status.served()));
+        let served = || {
+            self.answers()
+                .map(|(handle, status)| (handle, status.served()))
+        };
         if served().any(|(_, view)| view == Some(known)) {
             return None;
         }
         let others: Vec<_> = served()
-            .filter_map(|(peer, view)| Some((peer, view?)))
+            .filter_map(|(handle, view)| Some((handle, view?)))
             .filter(|(_, view)| view.epoch == known.epoch)
             .collect();
-        let (peer, view) = others.first()?;
-        (others.len() >= majority(self.peers.len())).then(|| (Arc::clone(&peer.name), *view))
+        let (handle, view) = others.first()?;
+        (others.len() >= majority(self.handles.len())).then(|| (Arc::clone(&handle.name), *view))
     }
 
     /// The status of every node, if all answered.
@@ -200,7 +207,7 @@ impl<'p> ClusterSnapshot<'p> {
     /// The status that the node of this name reported.
     pub(crate) fn status(&self, name: &str) -> Option<&NodeStatus> {
         let mut answers = self.answers();
-        answers.find_map(|(peer, status)| (&*peer.name == name).then_some(status))
+        answers.find_map(|(handle, status)| (&*handle.name == name).then_some(status))
     }
 
     /// Every view that is served, the newest first.
@@ -226,12 +233,12 @@ impl<'p> ClusterSnapshot<'p> {
                 continue;
             };
             // Every node whose nonce matches the view serves it, or is about to.
-            let belongs = |(peer, status): &(&NodeHandle, &NodeStatus)| {
-                let listed = view.index_of(&peer.name).map(|node| view.nonce(node));
+            let belongs = |(handle, status): &(&NodeHandle, &NodeStatus)| {
+                let listed = view.index_of(&handle.name).map(|node| view.nonce(node));
                 status.standing() != NodeState::Absent && status.nonce.as_ref() == listed
             };
             let belonging = self.answers().filter(belongs).count();
-            if view.cluster() == known.cluster() || belonging >= majority(self.peers.len()) {
+            if view.cluster() == known.cluster() || belonging >= majority(self.handles.len()) {
                 return Some(view);
             }
             events::foreign(id);
@@ -258,7 +265,7 @@ impl<'p> ClusterSnapshot<'p> {
                     let serving = |id| {
                         let mut answers = self.answers();
                         let found = answers.find(|(_, status)| status.served() == Some(id));
-                        found.map_or_else(|| "?".into(), |(peer, _)| Arc::clone(&peer.name))
+                        found.map_or_else(|| "?".into(), |(handle, _)| Arc::clone(&handle.name))
                     };
                     return Err(Error::TwoClusters {
                         first: serving(newest.id()),
@@ -288,18 +295,18 @@ impl<'p> ClusterSnapshot<'p> {
     /// returned it; check again.
     async fn fetch(&self, view: ViewId) -> Option<View> {
         let deadline = clock::now() + STEP_TIMEOUT;
-        for (peer, status) in self.answers() {
+        for (handle, status) in self.answers() {
             if status.served() != Some(view) {
                 continue;
             }
-            let answer = node::call(&*peer.node, Request::Document, deadline).await;
+            let answer = node::call(&*handle.node, Request::Document, deadline).await;
             let Ok(Reply::Document(Some(document))) = answer else {
                 continue;
             };
             match View::read(view, &document) {
                 Ok(read) => return Some(read),
                 Err(error) => {
-                    events::unreadable(&peer.name, &error);
+                    events::unreadable(&handle.name, &error);
                     if matches!(error, TopologyError::Form { .. }) {
                         *self.unreadable.lock() = Some((view, error));
                     }

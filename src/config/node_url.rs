@@ -544,8 +544,8 @@ mod tests {
             ("redis+sentinel://1,2,3,4,5,6,7,8,9,0/m", "9 are enough"),
         ] {
             let problem = NodeUrl::parse(url).err().unwrap_or_else(|| panic!("{url}"));
-            let is_told = problem.contains(expected) && !problem.contains("s3cret");
-            assert!(is_told, "{url}: {problem}");
+            let is_reported = problem.contains(expected) && !problem.contains("s3cret");
+            assert!(is_reported, "{url}: {problem}");
         }
     }
 

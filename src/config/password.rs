@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_read_anew_and_without_their_line_end() {
+    fn files_are_read_again_and_without_their_line_end() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("password");
         let password = Password::file(&path);

@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn every_difference_is_told() {
+    fn every_difference_is_reported() {
         let other = "[ring]\nformat = \"md5\"\nvnodes = 9\n[router]\nreplicas = 3\nview_lease = \"1s\"\n\
             [[node]]\nname = \"a\"\nurl = \"memory://\"\nhost = \"h\"\n\
             [[node]]\nname = \"c\"\nurl = \"memory://\"\n\
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_prefix_and_another_database_are_told() {
+    fn another_key_prefix_and_another_database_are_reported() {
         let cluster = |prefix: &str, address: &str| {
             let text = format!(
                 "[router]\nkey_prefix = {prefix:?}\n[[node]]\nname = \"a\"\nurl = \"memory://\"\n"
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_passage_is_told_in_its_own_words() {
+    fn a_change_is_reported_in_its_own_words() {
         let old = config(SERVED).layout();
         let mut new = old.clone();
         new.replicas = 3;

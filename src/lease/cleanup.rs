@@ -45,7 +45,7 @@ impl LeaseState {
         if has_lapsed_now {
             self.release();
             // After the releases: the next turn's requests queue up behind them.
-            self.pass_turn();
+            self.pass_ticket();
         }
         Some(loss)
     }
@@ -92,21 +92,21 @@ impl LeaseState {
     /// Sends a RELEASE to every node that may have an entry and that the release of
     /// [`standing`](Self::standing) does not reach.
     pub(crate) fn release_elsewhere(self: &Arc<Self>, standing: Option<&Position>) {
-        let (fleet, placement) = match standing {
-            Some(stance) => (&stance.fleet, &stance.placement),
-            None => (&self.fleet, &self.placement),
+        let (view_nodes, placement) = match standing {
+            Some(position) => (&position.view_nodes, &position.placement),
+            None => (&self.view_nodes, &self.placement),
         };
         self.release_unless(|node| {
             let mut members = placement.nodes().iter();
-            members.any(|&member| Arc::ptr_eq(&fleet.peer(member).node, node))
+            members.any(|&member| Arc::ptr_eq(&view_nodes.handle(member).node, node))
         });
     }
 
     fn release_unless(self: &Arc<Self>, is_reached: impl Fn(&Arc<dyn Node>) -> bool) {
         let (has_left, elsewhere) = self.entries(clock::now());
-        for seat in self.placement.seats().iter().filter(|_| !has_left) {
-            let member = self.placement.node(seat);
-            if !is_reached(&self.fleet.peer(member).node) {
+        for voter in self.placement.voters().iter().filter(|_| !has_left) {
+            let member = self.placement.node(voter);
+            if !is_reached(&self.view_nodes.handle(member).node) {
                 self.release_at(ReleaseTarget::Member(member));
             }
         }
@@ -143,13 +143,13 @@ struct LapseWatch(Arc<LeaseState>);
 
 impl LapseWatch {
     /// Beyond [`MAX_LAPSE_WATCHES`] watches, the entry's ttl frees the key.
-    fn start(held: &Arc<LeaseState>) {
-        let watches = &held.context.lapse_watches;
+    fn start(lease: &Arc<LeaseState>) {
+        let watches = &lease.context.lapse_watches;
         let is_full = watches.fetch_add(1, Ordering::Relaxed) >= MAX_LAPSE_WATCHES;
-        let watch = Self(Arc::clone(held));
+        let watch = Self(Arc::clone(lease));
         if !is_full {
-            let scheduler = &held.context.scheduler;
-            scheduler.schedule(Arc::new(watch), held.valid_until());
+            let scheduler = &lease.context.scheduler;
+            scheduler.schedule(Arc::new(watch), lease.valid_until());
         }
     }
 }
@@ -174,8 +174,8 @@ impl Due for LapseWatch {
 /// A RELEASE that one node has not answered yet.
 #[derive(Debug)]
 struct PendingRelease {
-    _owed: Outstanding,
-    held: Arc<LeaseState>,
+    _outstanding: Outstanding,
+    lease: Arc<LeaseState>,
     target: ReleaseTarget,
     attempts: AtomicUsize,
     /// When the entry expires without a release.
@@ -183,11 +183,11 @@ struct PendingRelease {
 }
 
 impl PendingRelease {
-    fn new(held: &Arc<LeaseState>, target: ReleaseTarget) -> Arc<Self> {
-        let until = clock::now() + held.fleet.view.longest_ttl();
+    fn new(lease: &Arc<LeaseState>, target: ReleaseTarget) -> Arc<Self> {
+        let until = clock::now() + lease.view_nodes.view.longest_ttl();
         Arc::new(Self {
-            _owed: Outstanding::by(&held.context.scheduler),
-            held: Arc::clone(held),
+            _outstanding: Outstanding::by(&lease.context.scheduler),
+            lease: Arc::clone(lease),
             target,
             attempts: AtomicUsize::new(0),
             until,
@@ -196,18 +196,18 @@ impl PendingRelease {
 
     /// Sends it now.
     fn send(self: Arc<Self>) {
-        let (fleet, target) = (Arc::clone(&self.held.fleet), self.target.clone());
+        let (view_nodes, target) = (Arc::clone(&self.lease.view_nodes), self.target.clone());
         let request = Request::Release {
-            key: self.held.key.clone(),
-            token: self.held.token.clone(),
+            key: self.lease.key.clone(),
+            token: self.lease.token.clone(),
         };
-        let deadline = fleet.deadline(self.held.ttl, clock::now(), None);
+        let deadline = view_nodes.deadline(self.lease.ttl, clock::now(), None);
         let reply = ReplyTo::new(self as Arc<dyn Sink>, 0);
         match target {
             ReleaseTarget::Member(node) => {
-                let peer = fleet.peer(node);
-                peer.meter.asked(&request);
-                peer.node.submit(request, deadline, reply);
+                let handle = view_nodes.handle(node);
+                handle.meter.asked(&request);
+                handle.node.submit(request, deadline, reply);
             }
             ReleaseTarget::Node(node) => node.submit(request, deadline, reply),
         }
@@ -215,7 +215,7 @@ impl PendingRelease {
 
     /// Schedules the next try for when the node may be back.
     fn defer(self: Arc<Self>) {
-        let scheduler = &self.held.context.scheduler;
+        let scheduler = &self.lease.context.scheduler;
         self.attempts.fetch_add(1, Ordering::Relaxed);
         let now = clock::now();
         let is_worth_it = now < self.until && scheduler.outstanding() <= MAX_DEFERRED;
@@ -228,8 +228,8 @@ impl PendingRelease {
     }
 
     fn count_failure(&self) {
-        events::release_given_up(&self.held.key);
-        self.held.context.counters.release_failures.add_one();
+        events::release_given_up(&self.lease.key);
+        self.lease.context.counters.release_failures.add_one();
     }
 
     fn next_wait(&self) -> std::time::Duration {
@@ -246,7 +246,7 @@ impl Due for PendingRelease {
 
     /// The release is not repeated.
     fn give_up(&self) {
-        self.held.context.scheduler.forsake();
+        self.lease.context.scheduler.forsake();
         self.count_failure();
     }
 }
@@ -254,7 +254,11 @@ impl Due for PendingRelease {
 impl Sink for PendingRelease {
     fn accept(self: Arc<Self>, _: u32, answer: Answer) {
         if let ReleaseTarget::Member(node) = &self.target {
-            self.held.fleet.peer(*node).meter.answered(&answer, None);
+            self.lease
+                .view_nodes
+                .handle(*node)
+                .meter
+                .answered(&answer, None);
         }
         if answer.is_err() {
             self.defer();

@@ -17,7 +17,7 @@ use crate::proto::operation::machine::Refusal;
 use crate::proto::operation::release::{Release, ReleaseOutcome};
 use crate::proto::time::Instant;
 use crate::runtime::lifecycle::Lifecycle;
-use crate::runtime::task::AtHome;
+use crate::runtime::task::SameProcess;
 use crate::telemetry::events;
 
 /// A lease on a key, from the moment it is granted.
@@ -33,7 +33,7 @@ use crate::telemetry::events;
 /// its key waits like any other.
 #[must_use = "a guard that is dropped releases its lease"]
 pub struct Guard {
-    held: Arc<LeaseState>,
+    lease: Arc<LeaseState>,
     fence: Fence,
     is_released: bool,
     /// The router lives as long as its leases.
@@ -43,7 +43,7 @@ pub struct Guard {
 /// An attempt that won.
 #[derive(Debug)]
 pub(crate) struct Granted {
-    pub(crate) held: Arc<LeaseState>,
+    pub(crate) lease: Arc<LeaseState>,
     pub(crate) fence: Fence,
 }
 
@@ -67,7 +67,7 @@ pub enum Released {
 impl Guard {
     pub(crate) fn new(won: Granted, manager: Arc<LeaseManager>) -> Self {
         Self {
-            held: won.held,
+            lease: won.lease,
             fence: won.fence,
             is_released: false,
             _manager: manager,
@@ -76,25 +76,25 @@ impl Guard {
 
     /// Hands the lease to its caller. From now on it is kept alive, if that was
     /// requested, and other callers of this process queue behind it.
-    pub(crate) fn begin(&self, turn: Option<Ticket<LeaseState>>) {
-        events::granted(&self.held.key, self.fence, self.held.ttl.get());
-        if let Some(mut turn) = turn {
-            turn.streak.count(self.held.trip());
-            self.held.keep_turn(turn);
+    pub(crate) fn begin(&self, ticket: Option<Ticket<LeaseState>>) {
+        events::granted(&self.lease.key, self.fence, self.lease.ttl.get());
+        if let Some(mut ticket) = ticket {
+            ticket.streak.count(self.lease.trip());
+            self.lease.keep_ticket(ticket);
         }
-        if self.held.keep_alive.is_some() {
-            self.held.keep();
+        if self.lease.keep_alive.is_some() {
+            self.lease.keep();
         }
     }
 
     /// The time from `started` to the grant.
     pub(crate) fn waited_since(&self, started: Instant) -> Duration {
-        self.held.granted_at().saturating_since(started)
+        self.lease.granted_at().saturating_since(started)
     }
 
     /// The locked key.
     pub fn key(&self) -> &Key {
-        &self.held.key
+        &self.lease.key
     }
 
     /// The number that grows with every grant of the key.
@@ -107,7 +107,7 @@ impl Guard {
     pub fn valid_until(&self) -> Instant {
         match self.is_elsewhere() {
             true => Instant::default(),
-            false => self.held.valid_until(),
+            false => self.lease.valid_until(),
         }
     }
 
@@ -117,9 +117,9 @@ impl Guard {
             return Duration::ZERO;
         }
         let now = clock::now();
-        match self.held.check(now) {
+        match self.lease.check(now) {
             Some(_) => Duration::ZERO,
-            None => self.held.valid_until().saturating_since(now),
+            None => self.lease.valid_until().saturating_since(now),
         }
     }
 
@@ -127,7 +127,7 @@ impl Guard {
     pub fn loss(&self) -> Option<Loss> {
         match self.is_elsewhere() {
             true => Some(Loss::Forked),
-            false => self.held.check(clock::now()),
+            false => self.lease.check(clock::now()),
         }
     }
 
@@ -138,7 +138,7 @@ impl Guard {
     }
 
     fn life(&self) -> &Lifecycle {
-        &self.held.context.lifecycle
+        &self.lease.context.lifecycle
     }
 
     /// Waits until the lease is over, and returns the reason.
@@ -154,9 +154,9 @@ impl Guard {
     /// # Cancel safety
     /// Cancel safe.
     pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static {
-        let held = Arc::clone(&self.held);
-        let ended = async move { held.ended().await };
-        AtHome::new(&self.life().origin, ended, || Loss::Forked)
+        let lease = Arc::clone(&self.lease);
+        let ended = async move { lease.ended().await };
+        SameProcess::new(&self.life().origin, ended, || Loss::Forked)
     }
 
     /// Extends the lease by its ttl, from now.
@@ -169,7 +169,7 @@ impl Guard {
     /// # Cancel safety
     /// A dropped call may or may not extend; it never shortens or releases.
     pub async fn extend(&self) -> Result<(), Error> {
-        self.extend_to(self.held.ttl.get()).await
+        self.extend_to(self.lease.ttl.get()).await
     }
 
     /// Extends the lease so that its entries have at least `ttl` left. A ttl
@@ -182,18 +182,18 @@ impl Guard {
     /// Like [`extend`](Self::extend).
     pub async fn extend_to(&self, ttl: Duration) -> Result<(), Error> {
         self.life().check_tasks()?;
-        let held = &self.held;
+        let lease = &self.lease;
         let lost = |reason| {
-            let key = held.key.clone();
+            let key = lease.key.clone();
             Err(Error::Lost { key, reason })
         };
-        let fleet = held.fleet.newest().unwrap_or(&held.fleet);
-        let ttl = Ttl::new(ttl, fleet.view.max_ttl())?;
+        let view_nodes = lease.view_nodes.newest().unwrap_or(&lease.view_nodes);
+        let ttl = Ttl::new(ttl, view_nodes.view.max_ttl())?;
         let mut restarts = 0;
         loop {
-            let extend = held.renew(ttl)?;
-            let (fleet, placement) = extend.place();
-            let limit = held.valid_until() + held.fleet.node_timeout(held.ttl);
+            let extend = lease.renew(ttl)?;
+            let (view_nodes, placement) = extend.place();
+            let limit = lease.valid_until() + lease.view_nodes.node_timeout(lease.ttl);
             let Some(extended) = extend.by(limit).await else {
                 return Err(Error::Closed);
             };
@@ -205,18 +205,18 @@ impl Guard {
             let (kept, refusals) = match extended {
                 ExtendOutcome::Extended(_) => return Ok(()),
                 ExtendOutcome::Lost { .. } => {
-                    return lost(held.check(clock::now()).unwrap_or(Loss::Gone));
+                    return lost(lease.check(clock::now()).unwrap_or(Loss::Gone));
                 }
                 ExtendOutcome::Unchanged { kept, refusals } => (kept, refusals),
             };
-            if let Some(reason) = held.check(clock::now()) {
+            if let Some(reason) = lease.check(clock::now()) {
                 return lost(reason);
             }
             let is_stale = |(_, refusal): &(_, Refusal)| refusal.is_stale();
             restarts += 1;
             let is_behind = refusals.iter().any(is_stale) && restarts <= EXTEND_RESTARTS;
-            if !(is_behind && fleet.catch_up(Some(held.valid_until())).await?) {
-                return Err(fleet.no_quorum(&held.key, kept, &placement, refusals));
+            if !(is_behind && view_nodes.catch_up(Some(lease.valid_until())).await?) {
+                return Err(view_nodes.no_quorum(&lease.key, kept, &placement, refusals));
             }
         }
     }
@@ -240,27 +240,27 @@ impl Guard {
     /// Like `release`, and returns the reason if the lease was over before.
     pub(crate) async fn give_back(mut self) -> Result<(Released, Option<Loss>), Error> {
         self.life().check_origin()?;
-        let held = Arc::clone(&self.held);
+        let lease = Arc::clone(&self.lease);
         self.is_released = true;
         // By the local clock, whatever the nodes still have.
         let now = clock::now();
-        let loss = held.check(now);
-        held.end(Loss::Released, now);
-        held.count_release(loss.is_some());
-        events::released(&held.key, self.fence);
-        let (stance, placement) = held.standing();
-        let machine = Release::new(held.key.clone(), held.token.clone(), placement, now);
-        let running = Operation::start_from(machine, &held, stance.clone(), None);
-        held.release_elsewhere(stance.as_deref());
-        held.pass_turn();
-        let limit = now + 2 * held.fleet.node_timeout(held.ttl);
-        let farewell = running.by(limit).await;
-        let loss = match farewell.unwrap_or_else(Release::unanswered) {
+        let loss = lease.check(now);
+        lease.end(Loss::Released, now);
+        lease.count_release(loss.is_some());
+        events::released(&lease.key, self.fence);
+        let (position, placement) = lease.standing();
+        let machine = Release::new(lease.key.clone(), lease.token.clone(), placement, now);
+        let running = Operation::start_from(machine, &lease, position.clone(), None);
+        lease.release_elsewhere(position.as_deref());
+        lease.pass_ticket();
+        let limit = now + 2 * lease.view_nodes.node_timeout(lease.ttl);
+        let released = running.by(limit).await;
+        let loss = match released.unwrap_or_else(Release::unanswered) {
             _ if loss.is_some() => loss,
             ReleaseOutcome::Released => return Ok((Released::InTime, None)),
             ReleaseOutcome::TooLate { is_taken } => {
-                held.context.counters.gone.add_one();
-                events::released_too_late(&held.key, self.fence);
+                lease.context.counters.gone.add_one();
+                events::released_too_late(&lease.key, self.fence);
                 Some(if is_taken {
                     Loss::TakenOver
                 } else {
@@ -268,9 +268,11 @@ impl Guard {
                 })
             }
             ReleaseOutcome::Unknown { refusals } => {
-                let fleet = stance.as_ref().map_or(&held.fleet, |stance| &stance.fleet);
-                let causes = fleet.causes(refusals);
-                events::release_unanswered(&held.key, self.fence, &Causes(&causes));
+                let view_nodes = position
+                    .as_ref()
+                    .map_or(&lease.view_nodes, |position| &position.view_nodes);
+                let causes = view_nodes.causes(refusals);
+                events::release_unanswered(&lease.key, self.fence, &Causes(&causes));
                 return Ok((Released::Unknown, None));
             }
         };
@@ -283,23 +285,23 @@ impl Drop for Guard {
         if self.is_elsewhere() {
             // The lease and its router belong to the parent process; this is a
             // copy.
-            std::mem::forget((Arc::clone(&self.held), Arc::clone(&self._manager)));
+            std::mem::forget((Arc::clone(&self.lease), Arc::clone(&self._manager)));
             return;
         }
         if self.is_released {
             return;
         }
         let now = clock::now();
-        let was_lost = self.held.check(now).is_some();
-        self.held.end(Loss::Released, now);
-        self.held.count_release(was_lost);
-        events::released(&self.held.key, self.fence);
+        let was_lost = self.lease.check(now).is_some();
+        self.lease.end(Loss::Released, now);
+        self.lease.count_release(was_lost);
+        events::released(&self.lease.key, self.fence);
         // A lost lease was released when the loss was found.
         if !was_lost {
-            self.held.release();
+            self.lease.release();
         }
         // After the releases: the next turn's requests queue up behind them.
-        self.held.pass_turn();
+        self.lease.pass_ticket();
     }
 }
 

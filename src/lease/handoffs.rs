@@ -34,14 +34,14 @@ pub(crate) const MOST_LOOKS: u32 = 3;
 
 /// The shortest time that other processes get for an attempt when this one gives
 /// way.
-const LEAST_WAY: Duration = Duration::from_micros(200);
+const MIN_YIELD: Duration = Duration::from_micros(200);
 
 /// The longest such time.
-const LONGEST_WAY: Duration = Duration::from_millis(500);
+const MAX_YIELD: Duration = Duration::from_millis(500);
 
 /// Round trips that other processes need to be notified that a key is free, to read
 /// whether it still is, and to attempt it.
-const TRIPS_OF_WAY: u32 = 1 + MOST_LOOKS;
+const YIELD_ROUND_TRIPS: u32 = 1 + MOST_LOOKS;
 
 /// Grants of one key to one process, with no chance for others in between.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,24 +71,24 @@ impl Handoffs {
     /// known to wait. Zero counts as one.
     pub(crate) fn pause(
         &mut self,
-        fleet: &ViewNodes,
+        view_nodes: &ViewNodes,
         key: &Key,
         max_local_handoffs: u32,
     ) -> Option<Duration> {
         let most = max_local_handoffs.max(1);
         let doublings = self.pauses.min(MOST_DOUBLINGS);
         let twice = (2 * doublings).min(MOST_DOUBLINGS);
-        let way = way(Duration::from_micros(self.trip.into()));
-        let pause = match interest(fleet, key) {
+        let yield_time = yield_time(Duration::from_micros(self.trip.into()));
+        let pause = match interest(view_nodes, key) {
             Interest::Nobody => {
                 // The next check comes after as many grants.
                 (self.grants, self.pauses) = (0, 0);
                 return None;
             }
             // Twice as long, so that the others need not be fast to be in time.
-            Interest::Somebody => (2 * way * (1 << twice)).min(LONGEST_WAY),
+            Interest::Somebody => (2 * yield_time * (1 << twice)).min(MAX_YIELD),
             Interest::Unknown if u32::from(self.grants) < most << doublings => return None,
-            Interest::Unknown => way,
+            Interest::Unknown => yield_time,
         };
         self.grants = 0;
         self.pauses = self.pauses.saturating_add(1);
@@ -98,17 +98,17 @@ impl Handoffs {
 
 /// How long to leave a key to other waiters; `trip` is how long this process's last
 /// attempt took.
-fn way(trip: Duration) -> Duration {
-    (TRIPS_OF_WAY * trip).clamp(LEAST_WAY, LONGEST_WAY)
+fn yield_time(trip: Duration) -> Duration {
+    (YIELD_ROUND_TRIPS * trip).clamp(MIN_YIELD, MAX_YIELD)
 }
 
 /// Whether other processes wait for `key`, as far as its nodes know. A waiter has
 /// left a note with a majority, unless nodes were out of reach.
-fn interest(fleet: &ViewNodes, key: &Key) -> Interest {
-    let placement = fleet.view.place(key);
+fn interest(view_nodes: &ViewNodes, key: &Key) -> Interest {
+    let placement = view_nodes.view.place(key);
     let mut without = VoterSet::NONE;
     for seat in placement.seats().iter() {
-        match fleet.peer(placement.node(seat)).node.interest(key) {
+        match view_nodes.handle(placement.node(seat)).node.interest(key) {
             Interest::Somebody => return Interest::Somebody,
             Interest::Nobody => without = without.with(seat),
             Interest::Unknown => {}
@@ -162,7 +162,7 @@ impl RecentHandoffs {
         if streak.grants == 0 && streak.pauses == 0 {
             return;
         }
-        let until = clock::now() + way(Duration::from_micros(streak.trip.into()));
+        let until = clock::now() + yield_time(Duration::from_micros(streak.trip.into()));
         let set = self.set(hash);
         let index = set.iter().position(|slot| slot.hash == hash);
         let oldest = || (0..WAYS).min_by_key(|&index| set[index].until);
@@ -225,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_was_free_for_a_while_begins_anew() {
+    fn a_key_that_was_free_for_a_while_begins_again() {
         let mut streaks = RecentHandoffs::default();
         let short = Handoffs {
             trip: 0,
             ..streak(2)
         };
         streaks.keep(1, short);
-        std::thread::sleep(way(Duration::ZERO));
+        std::thread::sleep(yield_time(Duration::ZERO));
         assert_eq!(streaks.resume(1).grants, 0);
     }
 }

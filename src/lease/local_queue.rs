@@ -116,22 +116,22 @@ impl Hasher for GivenHash {
 #[derive(Debug)]
 struct Queue<H: Expires> {
     /// Number of the current turn.
-    turn: u64,
+    ticket: u64,
     /// The holder of the current turn, once it holds the key.
     holder: Weak<H>,
     /// The last turn in which the key was held; 0: none.
     held_in: u64,
     /// The errors of the attempts made since then, and their turn.
-    met: Option<(u64, Arc<Plight>)>,
+    met: Option<(u64, Arc<LastFailure>)>,
     line: Option<Box<Waiters<H>>>,
 }
 
 /// The error of a contender's last attempt, for those behind it. A call for many
 /// keys has one for all of its turns.
 #[derive(Debug, Default)]
-pub(crate) struct Plight(Mutex<Option<Arc<Error>>>);
+pub(crate) struct LastFailure(Mutex<Option<Arc<Error>>>);
 
-impl Plight {
+impl LastFailure {
     /// Sets what the contender has met; `None`: none of its attempts was answered
     /// yet.
     pub(crate) fn set(&self, error: Option<Error>) {
@@ -182,7 +182,7 @@ const NONE: u64 = u64::MAX;
 
 /// What a caller knows of a key for which it queued.
 #[derive(Clone, Debug)]
-pub(crate) enum Met {
+pub(crate) enum QueueHistory {
     /// This process held the key during the wait.
     Held,
     /// An attempt of this process failed, and none has succeeded since.
@@ -196,7 +196,7 @@ pub(crate) enum Blocker<H> {
     /// A lease of this process.
     Holder(Arc<H>),
     /// A caller of this process that is still trying.
-    Contender(Met),
+    Contender(QueueHistory),
 }
 
 impl<H: Expires> LocalQueue<H> {
@@ -231,15 +231,15 @@ impl<H: Expires> LocalQueue<H> {
         let Shard { queues, streaks } = &mut *shard;
         match queues.entry(place.clone()) {
             Entry::Vacant(vacant) => {
-                let mut turn = self.turn(place);
-                turn.streak = streaks.resume(turn.place.hash);
-                vacant.insert(Queue::of(&turn));
-                Ok(turn)
+                let mut ticket = self.ticket(place);
+                ticket.streak = streaks.resume(ticket.place.hash);
+                vacant.insert(Queue::of(&ticket));
+                Ok(ticket)
             }
             Entry::Occupied(queue) => {
                 self.counters.hot.note(key);
                 let queue = queue.get();
-                Err(queue.ahead(queue.turn))
+                Err(queue.ahead(queue.ticket))
             }
         }
     }
@@ -258,14 +258,14 @@ impl<H: Expires> LocalQueue<H> {
             let Shard { queues, streaks } = &mut *shard;
             match queues.entry(place.clone()) {
                 Entry::Vacant(vacant) => {
-                    let mut turn = self.turn(place);
-                    turn.streak = streaks.resume(turn.place.hash);
-                    vacant.insert(Queue::of(&turn));
-                    return Ok(turn);
+                    let mut ticket = self.ticket(place);
+                    ticket.streak = streaks.resume(ticket.place.hash);
+                    vacant.insert(Queue::of(&ticket));
+                    return Ok(ticket);
                 }
                 Entry::Occupied(queue) if self.is_closed.load(Ordering::Acquire) => {
                     let queue = queue.get();
-                    return Err(queue.ahead(queue.turn));
+                    return Err(queue.ahead(queue.ticket));
                 }
                 Entry::Occupied(mut queue) => queue.get_mut().line_up(),
             }
@@ -274,17 +274,17 @@ impl<H: Expires> LocalQueue<H> {
         let _waiting = self.counters.waiting.enter();
         // One `select!` and no nested future: there may be very many waiters.
         loop {
-            let lapse = self.holder(&place).map(|held| held.valid_until());
+            let lapse = self.holder(&place).map(|holder| holder.valid_until());
             let wake = lapse.into_iter().chain(deadline).min();
             tokio::select! {
                 biased;
-                turn = &mut receiver => {
+                ticket = &mut receiver => {
                     // A sender is only dropped together with the gate, or by
                     // `close`.
-                    let turn: Result<Ticket<H>, _> = turn.map_err(|_| self.ahead(&place, since));
-                    return turn.map(|mut turn| {
-                        turn.since = since;
-                        turn
+                    let ticket: Result<Ticket<H>, _> = ticket.map_err(|_| self.ahead(&place, since));
+                    return ticket.map(|mut ticket| {
+                        ticket.since = since;
+                        ticket
                     });
                 }
                 // There is a new lease.
@@ -321,17 +321,19 @@ impl<H: Expires> LocalQueue<H> {
     fn ahead(&self, place: &Place, since: u64) -> Blocker<H> {
         let shard = self.shard(place).lock();
         let queue = shard.queues.get(place);
-        queue.map_or(Blocker::Contender(Met::Held), |queue| queue.ahead(since))
+        queue.map_or(Blocker::Contender(QueueHistory::Held), |queue| {
+            queue.ahead(since)
+        })
     }
 
     /// What a caller met that has queued since turn `since`.
-    fn met(&self, place: &Place, since: u64) -> Met {
+    fn met(&self, place: &Place, since: u64) -> QueueHistory {
         let shard = self.shard(place).lock();
         let queue = shard.queues.get(place);
-        queue.map_or(Met::Held, |queue| queue.met(since))
+        queue.map_or(QueueHistory::Held, |queue| queue.met(since))
     }
 
-    fn turn(self: &Arc<Self>, place: Place) -> Ticket<H> {
+    fn ticket(self: &Arc<Self>, place: Place) -> Ticket<H> {
         let number = self.turns.fetch_add(1, Ordering::Relaxed);
         Ticket {
             gate: Arc::clone(self),
@@ -355,13 +357,13 @@ impl<H: Expires> LocalQueue<H> {
             shard
                 .queues
                 .get(place)
-                .map(|queue| (queue.turn, queue.holder.upgrade()))
+                .map(|queue| (queue.ticket, queue.holder.upgrade()))
         };
         // Outside the lock: the last handle to a lease gives its turn back.
-        if let Some((turn, Some(held))) = present
-            && held.is_over(clock::now())
+        if let Some((ticket, Some(holder))) = present
+            && holder.is_over(clock::now())
         {
-            self.pass_on(place, turn, Handoffs::default());
+            self.pass_on(place, ticket, Handoffs::default());
         }
     }
 
@@ -372,7 +374,7 @@ impl<H: Expires> LocalQueue<H> {
         loop {
             let mut shard = self.shard(place).lock();
             let queue = shard.queues.get_mut(place);
-            let Some(queue) = queue.filter(|queue| queue.turn == ended) else {
+            let Some(queue) = queue.filter(|queue| queue.ticket == ended) else {
                 return;
             };
             let waiters = queue.line.as_mut().map(|line| &mut line.waiters);
@@ -381,12 +383,12 @@ impl<H: Expires> LocalQueue<H> {
                 shard.streaks.keep(place.hash, streak);
                 return;
             };
-            let mut turn = self.turn(place.clone());
-            turn.streak = streak;
-            queue.turn = turn.number;
+            let mut ticket = self.ticket(place.clone());
+            ticket.streak = streak;
+            queue.ticket = ticket.number;
             queue.holder = Weak::new();
             drop(shard);
-            match next.send(turn) {
+            match next.send(ticket) {
                 Ok(()) => return,
                 Err(mut refused) => ended = std::mem::replace(&mut refused.number, NONE),
             }
@@ -395,9 +397,9 @@ impl<H: Expires> LocalQueue<H> {
 }
 
 impl<H: Expires> Queue<H> {
-    fn of(turn: &Ticket<H>) -> Self {
+    fn of(ticket: &Ticket<H>) -> Self {
         Self {
-            turn: turn.number,
+            ticket: ticket.number,
             holder: Weak::new(),
             held_in: 0,
             met: None,
@@ -412,11 +414,11 @@ impl<H: Expires> Queue<H> {
     }
 
     /// What such a caller met: the latest that is known.
-    fn met(&self, since: u64) -> Met {
-        match self.met.as_ref().and_then(|(_, plight)| plight.get()) {
-            Some(error) => Met::Failed(error),
-            None if self.held_in >= since => Met::Held,
-            None => Met::Unanswered,
+    fn met(&self, since: u64) -> QueueHistory {
+        match self.met.as_ref().and_then(|(_, failure)| failure.get()) {
+            Some(error) => QueueHistory::Failed(error),
+            None if self.held_in >= since => QueueHistory::Held,
+            None => QueueHistory::Unanswered,
         }
     }
 
@@ -435,14 +437,14 @@ impl<H: Expires> Queue<H> {
         }
         let (sender, receiver) = oneshot::channel();
         line.waiters.push_back(sender);
-        (receiver, Watch(Arc::clone(&line.watch)), self.turn)
+        (receiver, Watch(Arc::clone(&line.watch)), self.ticket)
     }
 }
 
 impl<H: Expires> Ticket<H> {
     /// What its owner met while it queued, as far as that is the latest known about
     /// the key; `None`: the owner did not queue.
-    pub(crate) fn met(&self) -> Option<Met> {
+    pub(crate) fn met(&self) -> Option<QueueHistory> {
         (self.since != NONE).then(|| self.gate.met(&self.place, self.since))
     }
 
@@ -450,40 +452,40 @@ impl<H: Expires> Ticket<H> {
     /// and callers in the queue get the error if they time out.
     pub(crate) fn failed(&mut self, error: &Error) {
         self.streak = Handoffs::default();
-        self.on_queue(|queue, turn| {
-            if !matches!(&queue.met, Some((owner, _)) if *owner == turn) {
+        self.on_queue(|queue, ticket| {
+            if !matches!(&queue.met, Some((owner, _)) if *owner == ticket) {
                 queue.met = None;
             }
-            let (_, plight) = queue.met.get_or_insert_with(|| (turn, Arc::default()));
-            plight.set(Some(error.clone()));
+            let (_, failure) = queue.met.get_or_insert_with(|| (ticket, Arc::default()));
+            failure.set(Some(error.clone()));
         });
     }
 
     /// Records that its owner leaves the key to other processes before it tries:
     /// for callers in the queue the key counts as held.
     pub(crate) fn pauses(&self) {
-        self.on_queue(|queue, turn| queue.held_in = turn);
+        self.on_queue(|queue, ticket| queue.held_in = ticket);
     }
 
-    /// From now on `plight` holds what its owner meets.
-    pub(crate) fn share(&self, plight: Arc<Plight>) {
-        self.on_queue(|queue, turn| queue.met = Some((turn, plight)));
+    /// From now on `failure` holds what its owner meets.
+    pub(crate) fn share(&self, failure: Arc<LastFailure>) {
+        self.on_queue(|queue, ticket| queue.met = Some((ticket, failure)));
     }
 
     /// Changes the queue, if this is still the current turn.
     fn on_queue(&self, change: impl FnOnce(&mut Queue<H>, u64)) {
         let mut shard = self.gate.shard(&self.place).lock();
         let queue = shard.queues.get_mut(&self.place);
-        if let Some(queue) = queue.filter(|queue| queue.turn == self.number) {
+        if let Some(queue) = queue.filter(|queue| queue.ticket == self.number) {
             change(queue, self.number);
         }
     }
 
     /// The turn's owner now holds the key.
-    pub(crate) fn hold(&self, held: &Arc<H>) {
-        self.on_queue(|queue, turn| {
-            queue.holder = Arc::downgrade(held);
-            queue.held_in = turn;
+    pub(crate) fn hold(&self, holder: &Arc<H>) {
+        self.on_queue(|queue, ticket| {
+            queue.holder = Arc::downgrade(holder);
+            queue.held_in = ticket;
             queue.met = None;
             if let Some(line) = &queue.line {
                 line.watch.notify_one();

@@ -13,8 +13,8 @@ use crate::lease::scheduler::Outstanding;
 use crate::lease::state::LeaseState;
 use crate::proto::lease_record::known::Known;
 use crate::proto::node::message::{Answer, Reply};
-use crate::proto::operation::acquire::{Attempt, Refused, Shortfall};
-use crate::proto::operation::extend::{ExtendOutcome, Renewal};
+use crate::proto::operation::acquire::{Attempt, Denied, DenyReason};
+use crate::proto::operation::extend::{Extend, ExtendOutcome};
 use crate::proto::operation::machine::{Machine, Step};
 use crate::proto::operation::release::{Release, ReleaseOutcome};
 use crate::proto::quorum::VoterSet;
@@ -23,39 +23,41 @@ use crate::proto::time::Instant;
 /// A lease, and the view of one of its operations.
 #[derive(Debug)]
 pub(crate) struct OperationContext {
-    pub(crate) held: Arc<LeaseState>,
+    pub(crate) lease: Arc<LeaseState>,
     /// `None`: the view under which the lease was granted.
-    pub(crate) stance: Option<Arc<Position>>,
+    pub(crate) position: Option<Arc<Position>>,
 }
 
 impl OperationContext {
     /// The context of an operation in the view under which the lease is granted.
-    pub(crate) fn of(held: &Arc<LeaseState>) -> Self {
+    pub(crate) fn of(lease: &Arc<LeaseState>) -> Self {
         Self {
-            held: Arc::clone(held),
-            stance: None,
+            lease: Arc::clone(lease),
+            position: None,
         }
     }
 
-    pub(crate) fn fleet(&self) -> &Arc<ViewNodes> {
-        match &self.stance {
-            Some(stance) => &stance.fleet,
-            None => &self.held.fleet,
+    pub(crate) fn view_nodes(&self) -> &Arc<ViewNodes> {
+        match &self.position {
+            Some(position) => &position.view_nodes,
+            None => &self.lease.view_nodes,
         }
     }
 
     pub(crate) fn target(&self, node: NodeIndex) -> ReleaseTarget {
-        match &self.stance {
-            Some(stance) => ReleaseTarget::Node(Arc::clone(&stance.fleet.peer(node).node)),
+        match &self.position {
+            Some(position) => {
+                ReleaseTarget::Node(Arc::clone(&position.view_nodes.handle(node).node))
+            }
             None => ReleaseTarget::Member(node),
         }
     }
 
     /// Records in the ledger of its view what an answer shows about the entries.
     pub(crate) fn acknowledge(&self, has: Known, lacks: VoterSet) {
-        let ledger = match &self.stance {
-            Some(stance) => stance.ledger(),
-            None => self.held.ledger(),
+        let ledger = match &self.position {
+            Some(position) => position.ledger(),
+            None => self.lease.ledger(),
         };
         ledger.take_in(has, lacks);
     }
@@ -64,7 +66,7 @@ impl OperationContext {
 /// A machine together with the effect of its outcome on the lease.
 pub(crate) trait LeaseMachine: Machine<Outcome: Send> + Send + 'static {
     /// Records the outcome, with or without a waiting caller.
-    fn settle(site: &OperationContext, outcome: &Self::Outcome, now: Instant);
+    fn settle(ctx: &OperationContext, outcome: &Self::Outcome, now: Instant);
 
     /// Whether its steps depend on the time.
     const MINDS_TIME: bool = true;
@@ -84,45 +86,45 @@ pub(crate) trait LeaseMachine: Machine<Outcome: Send> + Send + 'static {
     fn abandoned(_held: &Arc<LeaseState>) {}
 
     /// What a shutdown waits for, until every node has answered.
-    fn owed(_held: &Arc<LeaseState>) -> Option<Outstanding> {
+    fn outstanding(_held: &Arc<LeaseState>) -> Option<Outstanding> {
         None
     }
 }
 
 impl LeaseMachine for Attempt {
-    fn settle(site: &OperationContext, outcome: &Self::Outcome, now: Instant) {
+    fn settle(ctx: &OperationContext, outcome: &Self::Outcome, now: Instant) {
         if let Ok(grant) = outcome {
-            site.held.grant(grant, now);
+            ctx.lease.grant(grant, now);
         }
     }
 
     fn unanswered() -> Self::Outcome {
-        Err(Refused {
-            shortfall: Shortfall::Votes,
+        Err(Denied {
+            reason: DenyReason::Votes,
             granted: 0,
             refusals: Vec::new(),
         })
     }
 
-    fn answered(site: &OperationContext, from: NodeIndex, step: Step, answer: &Answer) {
+    fn answered(ctx: &OperationContext, from: NodeIndex, step: Step, answer: &Answer) {
         let may_be_there = match answer {
             Ok(Reply::Granted { .. }) => true,
             Err(error) => step == Step::Main && !error.is_unsent(),
             Ok(_) => false,
         };
         if may_be_there {
-            site.held.may_be_at(|| site.target(from), clock::now());
+            ctx.lease.may_be_at(|| ctx.target(from), clock::now());
         }
     }
 
-    fn abandoned(held: &Arc<LeaseState>) {
-        held.end(Loss::Released, clock::now());
+    fn abandoned(lease: &Arc<LeaseState>) {
+        lease.end(Loss::Released, clock::now());
     }
 }
 
-impl LeaseMachine for Renewal {
-    fn settle(site: &OperationContext, outcome: &ExtendOutcome, now: Instant) {
-        site.held.renewed(site.stance.as_ref(), outcome, now);
+impl LeaseMachine for Extend {
+    fn settle(ctx: &OperationContext, outcome: &ExtendOutcome, now: Instant) {
+        ctx.lease.renewed(ctx.position.as_ref(), outcome, now);
     }
 
     fn unanswered() -> ExtendOutcome {
@@ -138,14 +140,14 @@ impl LeaseMachine for Renewal {
     /// A heal is sent when answers show that the entry is absent, which may be
     /// after the release. If the heal gets no answer, it may have created the
     /// entry.
-    fn answered(site: &OperationContext, from: NodeIndex, step: Step, answer: &Answer) {
+    fn answered(ctx: &OperationContext, from: NodeIndex, step: Step, answer: &Answer) {
         let may_be_there = match answer {
             Ok(Reply::Kept { .. } | Reply::Made { .. }) => true,
             Err(error) => step == Step::Heal && !error.is_unsent(),
             Ok(_) => false,
         };
-        if may_be_there && site.held.check(clock::now()).is_some() {
-            site.held.release_at(site.target(from));
+        if may_be_there && ctx.lease.check(clock::now()).is_some() {
+            ctx.lease.release_at(ctx.target(from));
         }
     }
 
@@ -153,8 +155,8 @@ impl LeaseMachine for Renewal {
         matches!(outcome, ExtendOutcome::Lost { .. })
     }
 
-    fn owed(held: &Arc<LeaseState>) -> Option<Outstanding> {
-        Some(Outstanding::by(&held.context.scheduler))
+    fn outstanding(lease: &Arc<LeaseState>) -> Option<Outstanding> {
+        Some(Outstanding::by(&lease.context.scheduler))
     }
 }
 
@@ -169,13 +171,13 @@ impl LeaseMachine for Release {
         }
     }
 
-    fn answered(site: &OperationContext, from: NodeIndex, _: Step, answer: &Answer) {
+    fn answered(ctx: &OperationContext, from: NodeIndex, _: Step, answer: &Answer) {
         if answer.is_err() {
-            site.held.release_later(site.target(from));
+            ctx.lease.release_later(ctx.target(from));
         }
     }
 
-    fn owed(held: &Arc<LeaseState>) -> Option<Outstanding> {
-        Some(Outstanding::by(&held.context.scheduler))
+    fn outstanding(lease: &Arc<LeaseState>) -> Option<Outstanding> {
+        Some(Outstanding::by(&lease.context.scheduler))
     }
 }

@@ -28,11 +28,11 @@ use crate::telemetry::metrics;
 
 /// One operation in flight.
 pub(crate) struct Operation<M: LeaseMachine> {
-    site: OperationContext,
+    ctx: OperationContext,
     t0: Instant,
     limit: Option<Instant>,
     core: Mutex<OperationState<M>>,
-    _owed: Option<Outstanding>,
+    _outstanding: Option<Outstanding>,
 }
 
 struct OperationState<M: LeaseMachine> {
@@ -74,7 +74,7 @@ impl Outgoing {
             release,
             is_end,
         } = self;
-        let ask = |step| move |seat| OutgoingItem::Ask(seat, step);
+        let ask = |step| move |voter| OutgoingItem::Ask(voter, step);
         main.take_first()
             .map(ask(Step::Main))
             .or_else(|| write_back.take_first().map(ask(Step::WriteBack)))
@@ -86,33 +86,33 @@ impl Outgoing {
 }
 
 impl<M: LeaseMachine> Operation<M> {
-    /// Starts an operation of `held`. It waits for no node past `limit`.
+    /// Starts an operation of `lease`. It waits for no node past `limit`.
     pub(crate) fn start(
         machine: M,
-        held: &Arc<LeaseState>,
+        lease: &Arc<LeaseState>,
         limit: Option<Instant>,
     ) -> OperationFuture<M> {
-        Self::start_at(machine, OperationContext::of(held), limit)
+        Self::start_at(machine, OperationContext::of(lease), limit)
     }
 
-    /// Starts an operation under the view of `stance`; `None` is the view of the
+    /// Starts an operation under the view of `position`; `None` is the view of the
     /// grant.
     pub(crate) fn start_from(
         machine: M,
-        held: &Arc<LeaseState>,
-        stance: Option<Arc<Position>>,
+        lease: &Arc<LeaseState>,
+        position: Option<Arc<Position>>,
         limit: Option<Instant>,
     ) -> OperationFuture<M> {
-        let held = Arc::clone(held);
-        Self::start_at(machine, OperationContext { held, stance }, limit)
+        let lease = Arc::clone(lease);
+        Self::start_at(machine, OperationContext { lease, position }, limit)
     }
 
-    fn start_at(machine: M, site: OperationContext, limit: Option<Instant>) -> OperationFuture<M> {
+    fn start_at(machine: M, ctx: OperationContext, limit: Option<Instant>) -> OperationFuture<M> {
         let t0 = machine.started_at();
-        let probes = site.fleet().probes(machine.placement(), t0);
-        let owed = M::owed(&site.held);
+        let probes = ctx.view_nodes().probes(machine.placement(), t0);
+        let outstanding = M::outstanding(&ctx.lease);
         let operation = Arc::new(Self {
-            site,
+            ctx,
             t0,
             limit,
             core: Mutex::new(OperationState {
@@ -122,7 +122,7 @@ impl<M: LeaseMachine> Operation<M> {
                 outcome: None,
                 waker: None,
             }),
-            _owed: owed,
+            _outstanding: outstanding,
         });
         // The operation starts at `t0`.
         operation.feed(t0, Event::Start { probes });
@@ -135,26 +135,26 @@ impl<M: LeaseMachine> Operation<M> {
     /// Whether a node that serves `serving` is behind the newest known view: it has
     /// received that view since, or will.
     fn is_past(&self, serving: Option<ViewId>) -> bool {
-        let own = self.fleet().view.id().epoch;
+        let own = self.view_nodes().view.id().epoch;
         let newest = self
-            .fleet()
+            .view_nodes()
             .newest()
-            .map_or(own, |fleet| fleet.view.id().epoch);
+            .map_or(own, |view_nodes| view_nodes.view.id().epoch);
         newest > own && serving.is_some_and(|view| view.epoch <= newest)
     }
 
-    fn fleet(&self) -> &Arc<ViewNodes> {
-        self.site.fleet()
+    fn view_nodes(&self) -> &Arc<ViewNodes> {
+        self.ctx.view_nodes()
     }
 
     fn life(&self) -> &Lifecycle {
-        &self.site.held.context.lifecycle
+        &self.ctx.lease.context.lifecycle
     }
 
     fn feed(self: &Arc<Self>, now: Instant, event: Event) {
-        let lease = self.fleet().view.view_lease();
+        let lease = self.view_nodes().view.view_lease();
         let confirmed_at = self
-            .fleet()
+            .view_nodes()
             .confirmed_at(self.t0 - lease + std::time::Duration::from_nanos(1));
         let mut core = self.core.lock();
         let effects = core.machine.on(now, confirmed_at, event);
@@ -174,19 +174,19 @@ impl<M: LeaseMachine> Operation<M> {
             disowned,
             outcome,
         } = effects;
-        self.site.acknowledge(Known { seen, vouching }, disowned);
+        self.ctx.acknowledge(Known { seen, vouching }, disowned);
         let outbox = &mut core.outbox;
         match send {
-            Some((Step::WriteBack, seats)) => outbox.write_back = outbox.write_back.union(seats),
-            Some((Step::Heal, seats)) => outbox.heal = outbox.heal.union(seats),
-            Some((_, seats)) => outbox.main = outbox.main.union(seats),
+            Some((Step::WriteBack, voters)) => outbox.write_back = outbox.write_back.union(voters),
+            Some((Step::Heal, voters)) => outbox.heal = outbox.heal.union(voters),
+            Some((_, voters)) => outbox.main = outbox.main.union(voters),
             None => {}
         }
         outbox.probe.extend(probe);
         outbox.release = outbox.release.union(release);
         let Some(outcome) = outcome else { return };
         outbox.is_end |= M::ends_lease(&outcome);
-        M::settle(&self.site, &outcome, now);
+        M::settle(&self.ctx, &outcome, now);
         core.outcome = Some(outcome);
     }
 
@@ -212,19 +212,19 @@ impl<M: LeaseMachine> Operation<M> {
                 break;
             };
             let (node, step, request) = match parcel {
-                OutgoingItem::Ask(seat, step) => {
-                    let node = machine.placement().node(seat);
-                    (node, step, machine.request(step, seat))
+                OutgoingItem::Ask(voter, step) => {
+                    let node = machine.placement().node(voter);
+                    (node, step, machine.request(step, voter))
                 }
                 OutgoingItem::Probe(node) => (node, Step::Probe, Request::Status),
                 OutgoingItem::ReleaseAll => {
-                    MutexGuard::unlocked(&mut core, || self.site.held.release());
+                    MutexGuard::unlocked(&mut core, || self.ctx.lease.release());
                     continue;
                 }
-                OutgoingItem::Release(seat) => {
-                    let node = machine.placement().node(seat);
+                OutgoingItem::Release(voter) => {
+                    let node = machine.placement().node(voter);
                     MutexGuard::unlocked(&mut core, || {
-                        self.site.held.release_at(self.site.target(node));
+                        self.ctx.lease.release_at(self.ctx.target(node));
                     });
                     continue;
                 }
@@ -236,28 +236,30 @@ impl<M: LeaseMachine> Operation<M> {
     }
 
     fn ask(self: &Arc<Self>, node: NodeIndex, step: Step, request: Request, now: Instant) {
-        let deadline = self.fleet().deadline(self.site.held.ttl, now, self.limit);
+        let deadline = self
+            .view_nodes()
+            .deadline(self.ctx.lease.ttl, now, self.limit);
         let sink = Arc::clone(self) as Arc<dyn Sink>;
         let reply = ReplyTo::new(sink, ticket(node, step, now > self.t0));
-        let peer = self.fleet().peer(node);
-        peer.meter.asked(&request);
-        peer.node.submit(request, deadline, reply);
+        let handle = self.view_nodes().handle(node);
+        handle.meter.asked(&request);
+        handle.node.submit(request, deadline, reply);
     }
 }
 
 impl<M: LeaseMachine> Sink for Operation<M> {
     fn accept(self: Arc<Self>, ticket: u32, answer: Answer) {
         let (from, step) = (NodeIndex::new((ticket >> 8) as u16), step(ticket));
-        if vouches_for(&answer, self.fleet().view.id()) {
-            self.fleet().saw(from, self.t0);
+        if vouches_for(&answer, self.view_nodes().view.id()) {
+            self.view_nodes().saw(from, self.t0);
         }
         if let Ok(Reply::Stale(serving)) = &answer
             && !self.is_past(*serving)
-            && !self.fleet().is_returning(from)
+            && !self.view_nodes().is_returning(from)
         {
-            self.fleet().lookout.wake();
+            self.view_nodes().refresh.wake();
         }
-        M::answered(&self.site, from, step, &answer);
+        M::answered(&self.ctx, from, step, &answer);
         let now = if M::MINDS_TIME || metrics::ARE_ON {
             clock::now()
         } else {
@@ -266,7 +268,7 @@ impl<M: LeaseMachine> Sink for Operation<M> {
         // The send time of later requests is not kept.
         let was_first = ticket & LATER == 0;
         let took = was_first.then(|| now.saturating_since(self.t0));
-        self.fleet().peer(from).meter.answered(&answer, took);
+        self.view_nodes().handle(from).meter.answered(&answer, took);
         self.feed(now, Event::Answered { from, step, answer });
     }
 }
@@ -298,7 +300,7 @@ impl<M: LeaseMachine> OperationFuture<M> {
     /// The nodes that it contacts, and which of them must agree.
     pub(crate) fn place(&self) -> (Arc<ViewNodes>, Placement) {
         let placement = *self.operation.core.lock().machine.placement();
-        (Arc::clone(self.operation.fleet()), placement)
+        (Arc::clone(self.operation.view_nodes()), placement)
     }
 
     /// The outcome. A caller on another runtime than the node's tasks waits until
@@ -344,7 +346,7 @@ impl<M: LeaseMachine> Drop for OperationFuture<M> {
             return;
         }
         if !self.is_over {
-            M::abandoned(&self.operation.site.held);
+            M::abandoned(&self.operation.ctx.lease);
             self.operation.feed(clock::now(), Event::Abandoned);
         }
     }

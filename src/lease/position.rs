@@ -50,7 +50,7 @@ fn bits(known: Known) -> u64 {
 
 /// A lease's position in a view after the one that granted it.
 pub(crate) struct Position {
-    pub(crate) fleet: Arc<ViewNodes>,
+    pub(crate) view_nodes: Arc<ViewNodes>,
     pub(crate) placement: Placement,
     /// How many of the placement's groups the last success had.
     established: AtomicUsize,
@@ -58,12 +58,12 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    fn new(fleet: Arc<ViewNodes>, footing: CarriedPlacement) -> Arc<Self> {
+    fn new(view_nodes: Arc<ViewNodes>, carried: CarriedPlacement) -> Arc<Self> {
         Arc::new(Self {
-            fleet,
-            placement: footing.placement,
-            established: AtomicUsize::new(footing.established),
-            ledger: Ledger::of(footing.known),
+            view_nodes,
+            placement: carried.placement,
+            established: AtomicUsize::new(carried.established),
+            ledger: Ledger::of(carried.known),
         })
     }
 
@@ -77,7 +77,7 @@ impl Position {
 
     fn nodes(&self) -> impl Iterator<Item = Arc<dyn Node>> + '_ {
         let nodes = self.placement.nodes().iter();
-        nodes.map(|&node| Arc::clone(&self.fleet.peer(node).node))
+        nodes.map(|&node| Arc::clone(&self.view_nodes.handle(node).node))
     }
 }
 
@@ -105,42 +105,45 @@ impl Relocation {
         self.trial.as_ref().or(self.base.as_ref())
     }
 
-    /// Continues in the view of `fleet`, from the last success at `granted` unless
+    /// Continues in the view of `view_nodes`, from the last success at `granted` unless
     /// there was one since. Nodes that are left behind may have entries until
     /// `until`.
     pub(crate) fn follow(
         &mut self,
-        fleet: Arc<ViewNodes>,
+        view_nodes: Arc<ViewNodes>,
         granted: &LastSuccess<'_>,
         key: &Key,
         until: Instant,
     ) {
         let base = self.base.as_ref().map(|base| LastSuccess {
-            view: &base.fleet.view,
+            view: &base.view_nodes.view,
             placement: base.placement,
             known: base.ledger.read(),
         });
-        let mut footing = base.as_ref().unwrap_or(granted).carry(&fleet.view, key);
+        let mut carried = base
+            .as_ref()
+            .unwrap_or(granted)
+            .carry(&view_nodes.view, key);
         if let Some(trial) = self.trial.take() {
             // For the nodes that it asked, the trial has the latest state.
-            let now = |seats| {
-                let from = (&*trial.fleet.view, &trial.placement);
-                transfer(from.0, from.1, seats, &fleet.view, &footing.placement)
+            let now = |voters| {
+                let from = (&*trial.view_nodes.view, &trial.placement);
+                transfer(from.0, from.1, voters, &view_nodes.view, &carried.placement)
             };
-            let asked = now(trial.placement.seats());
-            let unasked = footing.known.minus(asked);
-            footing.known = unasked.union(trial.ledger.read().map(now));
+            let asked = now(trial.placement.voters());
+            let unasked = carried.known.minus(asked);
+            carried.known = unasked.union(trial.ledger.read().map(now));
             self.leave(&trial, until);
         }
-        self.trial = Some(Position::new(fleet, footing));
+        self.trial = Some(Position::new(view_nodes, carried));
     }
 
-    /// Records a successful extend at `stance`; false if that is not the newest.
-    pub(crate) fn settle(&mut self, stance: &Arc<Position>, until: Instant) -> bool {
+    /// Records a successful extend at `position`; false if that is not the newest.
+    pub(crate) fn settle(&mut self, position: &Arc<Position>, until: Instant) -> bool {
         if !self
             .trial
             .as_ref()
-            .is_some_and(|trial| Arc::ptr_eq(trial, stance))
+            .is_some_and(|trial| Arc::ptr_eq(trial, position))
         {
             return false;
         }
@@ -148,8 +151,8 @@ impl Relocation {
             Some(base) => self.leave(&base, until),
             None => self.granted_until = Some(until),
         }
-        let groups = stance.placement.groups().count();
-        stance.established.store(groups, Ordering::Relaxed);
+        let groups = position.placement.groups().count();
+        position.established.store(groups, Ordering::Relaxed);
         self.base = self.trial.take();
         true
     }
@@ -172,8 +175,8 @@ impl Relocation {
         }
     }
 
-    fn leave(&mut self, stance: &Position, until: Instant) {
-        self.leave_nodes(stance.nodes(), until);
+    fn leave(&mut self, position: &Position, until: Instant) {
+        self.leave_nodes(position.nodes(), until);
     }
 
     /// Forgets the nodes that can no longer have an entry.
@@ -185,7 +188,7 @@ impl Relocation {
     /// node that may have an entry.
     pub(crate) fn entries(&self, now: Instant) -> (bool, Vec<Arc<dyn Node>>) {
         let stances = self.base.iter().chain(&self.trial);
-        let mut nodes: Vec<_> = stances.flat_map(|stance| stance.nodes()).collect();
+        let mut nodes: Vec<_> = stances.flat_map(|position| position.nodes()).collect();
         let elsewhere = self.elsewhere.iter().filter(|(_, until)| *until > now);
         nodes.extend(elsewhere.map(|(node, _)| Arc::clone(node)));
         nodes.sort_by_key(|node| Arc::as_ptr(node).cast::<()>());
@@ -197,7 +200,7 @@ impl Relocation {
 impl fmt::Debug for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Position")
-            .field("view", &self.fleet.view)
+            .field("view", &self.view_nodes.view)
             .field("placement", &self.placement)
             .finish_non_exhaustive()
     }

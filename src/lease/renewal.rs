@@ -9,7 +9,7 @@ use crate::lease::operation::{Operation, OperationFuture};
 use crate::lease::scheduler::Due;
 use crate::lease::state::{ExtensionBase, LeaseState};
 use crate::proto::lease::Ttl;
-use crate::proto::operation::extend::{ExtendParams, Renewal};
+use crate::proto::operation::extend::{Extend, ExtendParams};
 use crate::proto::time::Instant;
 
 impl LeaseState {
@@ -21,13 +21,13 @@ impl LeaseState {
     }
 
     /// Starts an extend to `ttl`; the state records its success or failure.
-    pub(crate) fn renew(self: &Arc<Self>, ttl: Ttl) -> Result<OperationFuture<Renewal>, Error> {
+    pub(crate) fn renew(self: &Arc<Self>, ttl: Ttl) -> Result<OperationFuture<Extend>, Error> {
         let t0 = clock::now();
         let over = self.check(t0);
         let ExtensionBase {
             fence,
             valid_until,
-            stance,
+            position,
         } = self.follow(t0);
         let (Some(fence), None) = (fence, over) else {
             let reason = over.unwrap_or(Loss::Expired);
@@ -36,33 +36,35 @@ impl LeaseState {
                 reason,
             });
         };
-        let fleet = stance.as_ref().map_or(&self.fleet, |stance| &stance.fleet);
-        let terms = ExtendParams {
-            view: fleet.view.id(),
-            view_lease: fleet.view.view_lease(),
+        let view_nodes = position
+            .as_ref()
+            .map_or(&self.view_nodes, |position| &position.view_nodes);
+        let params = ExtendParams {
+            view: view_nodes.view.id(),
+            view_lease: view_nodes.view.view_lease(),
             key: self.key.clone(),
             token: self.token.clone(),
             fence,
-            ttl: ttl.at_most(fleet.view.max_ttl()),
-            placement: stance
+            ttl: ttl.at_most(view_nodes.view.max_ttl()),
+            placement: position
                 .as_ref()
-                .map_or(self.placement, |stance| stance.placement),
-            established: stance.as_ref().map_or_else(
+                .map_or(self.placement, |position| position.placement),
+            established: position.as_ref().map_or_else(
                 || self.placement.groups().count(),
-                |stance| stance.established(),
+                |position| position.established(),
             ),
-            known: stance
+            known: position
                 .as_ref()
-                .map_or(self.ledger(), |stance| stance.ledger())
+                .map_or(self.ledger(), |position| position.ledger())
                 .read(),
             valid_until,
             t0,
         };
-        let machine = Renewal::new(terms);
+        let machine = Extend::new(params);
         Ok(Operation::start_from(
             machine,
             self,
-            stance,
+            position,
             Some(valid_until),
         ))
     }
@@ -75,7 +77,7 @@ impl Due for LeaseState {
         if self.check(now).is_some() {
             return None;
         }
-        let retry = self.fleet.node_timeout(self.ttl);
+        let retry = self.view_nodes.node_timeout(self.ttl);
         if self.take_due_renewal(now, now + retry) {
             // If the lease is over by now, the next run finds that.
             drop(self.renew(self.ttl));

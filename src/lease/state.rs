@@ -15,7 +15,7 @@ use crate::lease::position::{Ledger, Position, Relocation};
 use crate::node::Node;
 use crate::proto::lease::{Fence, Key, Token, Ttl};
 use crate::proto::lease_record::carry::LastSuccess;
-use crate::proto::operation::acquire::{Claim, Grant};
+use crate::proto::operation::acquire::{AcquireParams, Grant};
 use crate::proto::operation::extend::ExtendOutcome;
 use crate::proto::operation::machine::Refusal;
 use crate::proto::quorum::Placement;
@@ -38,7 +38,7 @@ pub(crate) struct KeepAlive {
 #[derive(Debug)]
 pub(crate) struct LeaseState {
     pub(crate) context: Arc<LeaseContext>,
-    pub(crate) fleet: Arc<ViewNodes>,
+    pub(crate) view_nodes: Arc<ViewNodes>,
     pub(crate) key: Key,
     pub(crate) token: Token,
     pub(crate) ttl: Ttl,
@@ -63,7 +63,7 @@ struct State {
     renew_at: Instant,
     /// The last extend failed because it needs a newer view.
     awaits_view: bool,
-    turn: Option<Ticket<LeaseState>>,
+    ticket: Option<Ticket<LeaseState>>,
     /// Its positions in later views.
     moved: Option<Box<Relocation>>,
 }
@@ -73,14 +73,14 @@ pub(crate) struct ExtensionBase {
     pub(crate) fence: Option<Fence>,
     pub(crate) valid_until: Instant,
     /// Where to extend it; `None`: where it was granted.
-    pub(crate) stance: Option<Arc<Position>>,
+    pub(crate) position: Option<Arc<Position>>,
 }
 
 impl LeaseState {
     /// A lease that is not granted yet.
     pub(crate) fn new(
         context: Arc<LeaseContext>,
-        fleet: Arc<ViewNodes>,
+        view_nodes: Arc<ViewNodes>,
         key: &Key,
         ttl: Ttl,
         token: Token,
@@ -88,11 +88,11 @@ impl LeaseState {
         keep_alive: Option<KeepAlive>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            placement: fleet.view.place(key),
+            placement: view_nodes.view.place(key),
             // The view may have changed since the call started.
-            ttl: ttl.at_most(fleet.view.max_ttl()),
+            ttl: ttl.at_most(view_nodes.view.max_ttl()),
             context,
-            fleet,
+            view_nodes,
             key: key.clone(),
             token,
             keep_alive,
@@ -105,7 +105,7 @@ impl LeaseState {
                 ended: None,
                 renew_at: Instant::default(),
                 awaits_view: false,
-                turn: None,
+                ticket: None,
                 moved: None,
             }),
             ended: OnceLock::new(),
@@ -113,10 +113,10 @@ impl LeaseState {
     }
 
     /// The claim of its attempt.
-    pub(crate) fn claim(&self) -> Claim {
-        Claim {
-            view: self.fleet.view.id(),
-            view_lease: self.fleet.view.view_lease(),
+    pub(crate) fn params(&self) -> AcquireParams {
+        AcquireParams {
+            view: self.view_nodes.view.id(),
+            view_lease: self.view_nodes.view.view_lease(),
             key: self.key.clone(),
             token: self.token.clone(),
             ttl: self.ttl,
@@ -144,9 +144,9 @@ impl LeaseState {
     }
 
     /// Keeps the place in the process's queue while the lease lasts.
-    pub(crate) fn keep_turn(self: &Arc<Self>, turn: Ticket<Self>) {
-        turn.hold(self);
-        self.state.lock().turn = Some(turn);
+    pub(crate) fn keep_ticket(self: &Arc<Self>, ticket: Ticket<Self>) {
+        ticket.hold(self);
+        self.state.lock().ticket = Some(ticket);
     }
 
     /// When its attempt won.
@@ -255,19 +255,19 @@ impl LeaseState {
     }
 
     /// Passes the turn to the next waiter of this process.
-    pub(crate) fn pass_turn(&self) {
-        let turn = self.state.lock().turn.take();
-        drop(turn);
+    pub(crate) fn pass_ticket(&self) {
+        let ticket = self.state.lock().ticket.take();
+        drop(ticket);
     }
 
     /// The starting point of an extend at `now`.
     pub(crate) fn follow(&self, now: Instant) -> ExtensionBase {
         let mut state = self.state.lock();
-        let stance = self.newest_stance(&mut state, now);
+        let position = self.newest_stance(&mut state, now);
         ExtensionBase {
             fence: state.fence,
             valid_until: state.valid_until,
-            stance,
+            position,
         }
     }
 
@@ -275,14 +275,18 @@ impl LeaseState {
     /// its grant.
     fn newest_stance(&self, state: &mut State, now: Instant) -> Option<Arc<Position>> {
         let known = state.moved.as_ref().and_then(|moved| moved.newest());
-        let fleet = known.map_or(&self.fleet, |stance| &stance.fleet);
-        if let Some(newest) = fleet.newest().map(Arc::clone) {
+        let view_nodes = known.map_or(&self.view_nodes, |position| &position.view_nodes);
+        if let Some(newest) = view_nodes.newest().map(Arc::clone) {
             let granted = LastSuccess {
-                view: &self.fleet.view,
+                view: &self.view_nodes.view,
                 placement: self.placement,
                 known: self.ledger.read(),
             };
-            let until = now + newest.view.longest_ttl().max(self.fleet.view.longest_ttl());
+            let until = now
+                + newest
+                    .view
+                    .longest_ttl()
+                    .max(self.view_nodes.view.longest_ttl());
             let moved = state.moved.get_or_insert_default();
             moved.forget(now);
             moved.follow(newest, &granted, &self.key, until);
@@ -306,7 +310,7 @@ impl LeaseState {
     /// Records an extend's outcome.
     pub(crate) fn renewed(
         &self,
-        stance: Option<&Arc<Position>>,
+        position: Option<&Arc<Position>>,
         extension: &ExtendOutcome,
         now: Instant,
     ) {
@@ -316,14 +320,14 @@ impl LeaseState {
                 counters.extended.add_one();
                 let mut state = self.state.lock();
                 state.awaits_view = false;
-                let limit = now + self.fleet.view.longest_ttl();
-                if let (Some(stance), Some(moved)) = (stance, &mut state.moved) {
-                    moved.settle(stance, limit);
+                let limit = now + self.view_nodes.view.longest_ttl();
+                if let (Some(position), Some(moved)) = (position, &mut state.moved) {
+                    moved.settle(position, limit);
                 }
                 if state.ended.is_none() {
                     state.valid_until = state.valid_until.max(*until);
                     if let Some(keep_alive) = &self.keep_alive {
-                        let max_ttl = stance.map(|stance| stance.fleet.view.max_ttl());
+                        let max_ttl = position.map(|position| position.view_nodes.view.max_ttl());
                         let most = max_ttl.map_or(Duration::MAX, |max_ttl| max_ttl / 3);
                         state.renew_at = next_renewal(now, keep_alive.interval.min(most));
                     }
@@ -346,7 +350,7 @@ impl LeaseState {
                     let fence = self.state.lock().fence;
                     self.lost(loss, fence);
                     // Waiters need not wait until the guard is dropped.
-                    self.pass_turn();
+                    self.pass_ticket();
                 }
             }
         }

@@ -101,19 +101,19 @@ impl Watchers {
         Some((watch, is_first))
     }
 
-    /// Resolves every watch on `key` with `sight`, and removes them.
-    pub fn tell(&self, key: &Key, sight: WatchEvent) {
+    /// Resolves every watch on `key` with `event`, and removes them.
+    pub fn notify(&self, key: &Key, event: WatchEvent) {
         let watchers = self.state.lock().watchers.remove(key);
         for (_, watcher) in watchers.into_iter().flatten() {
-            let _ = watcher.send(sight);
+            let _ = watcher.send(event);
         }
     }
 
     /// Resolves every watch on any key, and removes them.
-    pub fn tell_all(&self, sight: WatchEvent) {
+    pub fn notify_all(&self, event: WatchEvent) {
         let watchers = std::mem::take(&mut self.state.lock().watchers);
         for (_, watcher) in watchers.into_values().flatten() {
-            let _ = watcher.send(sight);
+            let _ = watcher.send(event);
         }
     }
 

@@ -88,7 +88,7 @@ impl MemoryNode {
     /// Takes the node down: every request fails at once. Its data stays.
     pub fn stop(&self) {
         self.set(Condition::Down);
-        self.watchlist.tell_all(WatchEvent::Lost);
+        self.watchlist.notify_all(WatchEvent::Lost);
     }
 
     /// Brings the node back up, with the data that it had, as if only the
@@ -96,7 +96,7 @@ impl MemoryNode {
     pub fn start(&self) {
         self.set(Condition::Up);
         // The watches missed what was freed while the node hung.
-        self.watchlist.tell_all(WatchEvent::Lost);
+        self.watchlist.notify_all(WatchEvent::Lost);
     }
 
     /// Lets requests reach the node and be carried out, but sends no answers.
@@ -110,7 +110,7 @@ impl MemoryNode {
         state.table = LockTable::new(incarnation());
         state.condition = Condition::Up;
         drop(state);
-        self.watchlist.tell_all(WatchEvent::Lost);
+        self.watchlist.notify_all(WatchEvent::Lost);
     }
 
     /// Restarts the node with its data, as a server that recovered from its
@@ -120,7 +120,7 @@ impl MemoryNode {
         state.table.restart(incarnation());
         state.condition = Condition::Up;
         drop(state);
-        self.watchlist.tell_all(WatchEvent::Lost);
+        self.watchlist.notify_all(WatchEvent::Lost);
     }
 
     /// Delays every answer by `delay`.
@@ -140,7 +140,7 @@ impl MemoryNode {
         let is_up = state.condition == Condition::Up;
         drop(state);
         if is_up {
-            self.watchlist.tell(key, WatchEvent::Changed);
+            self.watchlist.notify(key, WatchEvent::Changed);
         }
     }
 
@@ -189,7 +189,7 @@ impl Node for MemoryNode {
         if condition == Condition::Up
             && let (Request::Release { key, .. }, Reply::Released) = (&request, &answer)
         {
-            self.watchlist.tell(key, WatchEvent::Changed);
+            self.watchlist.notify(key, WatchEvent::Changed);
         }
         let arrives = now + delay;
         let is_lost = condition == Condition::Hung || arrives > deadline;
@@ -216,7 +216,7 @@ impl Node for MemoryNode {
         let is_held = state.table.is_held(key, now);
         drop(state);
         if !is_held {
-            self.watchlist.tell(key, WatchEvent::Free);
+            self.watchlist.notify(key, WatchEvent::Free);
         }
         Some(watch)
     }

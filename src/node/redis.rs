@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use self::codec::request::Pending;
+use self::codec::request::PendingRequest;
 use self::connection::address::Address;
 use self::pipeline::state::Pipeline;
 use self::tracking::Tracker;
@@ -25,7 +25,7 @@ use crate::proto::lease::Key;
 use crate::proto::node::message::Request;
 use crate::proto::time::Instant;
 use crate::runtime::task;
-use crate::telemetry::metrics::LaneMeter;
+use crate::telemetry::metrics::PipelineMeter;
 
 mod codec;
 mod connection;
@@ -64,11 +64,11 @@ impl RedisNode {
 
     /// A node that is reported as `name`.
     fn start(name: &str, address: Arc<Address>, options: RedisOptions) -> Self {
-        let pipeline = Arc::new(Pipeline::new(LaneMeter::of(name), options.literal));
+        let pipeline = Arc::new(Pipeline::new(PipelineMeter::of(name), options.literal));
         let tracker = Tracker::new(Arc::clone(&address), &options);
         let tracking = Arc::clone(&tracker);
         task::spawn(Arc::clone(&tracker).run(), move || tracking.end());
-        let driver = pipeline::connection_task::Driver::new(
+        let driver = pipeline::connection_task::ConnectionTask::new(
             name,
             Arc::clone(&address),
             options,
@@ -97,7 +97,7 @@ impl RedisNode {
 
 impl Node for RedisNode {
     fn submit(&self, request: Request, deadline: Instant, reply: ReplyTo) {
-        self.pipeline.submit(Pending {
+        self.pipeline.submit(PendingRequest {
             request,
             deadline,
             reply,

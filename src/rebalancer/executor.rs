@@ -9,7 +9,7 @@ use crate::clock;
 use crate::cluster::nodes::{NodeHandle, ViewNodes};
 use crate::cluster::proposer;
 use crate::cluster::proposer::{Vote, fresh_nonce};
-use crate::cluster::snapshot::{ClusterSnapshot, tell};
+use crate::cluster::snapshot::{ClusterSnapshot, send_all};
 use crate::error::NodeCause;
 use crate::node::ReplyTo;
 use crate::proto::membership::transition::{
@@ -33,7 +33,7 @@ pub(crate) struct Executor<'a> {
     transition: Transition,
     goal: Goal,
     /// All nodes that were contacted, by name.
-    peers: BTreeMap<String, NodeHandle>,
+    handles: BTreeMap<String, NodeHandle>,
     /// Members of earlier views that later views do not name, with the nonces for
     /// notifying them.
     former: BTreeMap<String, Nonce>,
@@ -48,29 +48,29 @@ pub(crate) struct Executor<'a> {
 }
 
 /// What follows a step.
-enum After {
-    Look(Duration),
+enum NextAction {
+    Observe(Duration),
     Over,
 }
 
 impl<'a> Executor<'a> {
     pub(crate) fn new(
         rebalancer: &'a Rebalancer,
-        fleet: &ViewNodes,
+        view_nodes: &ViewNodes,
         goal: Goal,
         fenced: BTreeSet<String>,
         retired: Vec<(String, ViewId)>,
     ) -> Self {
         Self {
             rebalancer,
-            transition: Transition::new(goal.clone(), Arc::clone(&fleet.view))
+            transition: Transition::new(goal.clone(), Arc::clone(&view_nodes.view))
                 .with_fenced(fenced)
                 .with_retired(retired),
             goal,
-            peers: BTreeMap::new(),
+            handles: BTreeMap::new(),
             former: BTreeMap::new(),
             begun: clock::now(),
-            from: Arc::clone(&fleet.view),
+            from: Arc::clone(&view_nodes.view),
             blocked_since: None,
             awaited: BTreeSet::new(),
             is_outdating: false,
@@ -107,8 +107,8 @@ impl<'a> Executor<'a> {
             let step = self.transition.next(now, fresh_nonce)?;
             progress(&self.progress(now, &step));
             match self.carry_out(step).await? {
-                After::Look(pause) => clock::sleep_until(clock::now() + pause).await,
-                After::Over => return Ok(self.report().await),
+                NextAction::Observe(pause) => clock::sleep_until(clock::now() + pause).await,
+                NextAction::Over => return Ok(self.report().await),
             }
         }
     }
@@ -142,22 +142,22 @@ impl<'a> Executor<'a> {
     /// Checks all nodes, and follows the cluster to a newer view. After that, or if
     /// it cannot be followed yet, another check is needed.
     async fn look(&mut self) -> Result<Option<Duration>, RebalanceError> {
-        let peers = self.everybody()?;
-        let survey = ClusterSnapshot::of_most(&peers).await;
-        if let Some(view) = survey.successor(self.transition.view()).await {
+        let handles = self.everybody()?;
+        let snapshot = ClusterSnapshot::of_most(&handles).await;
+        if let Some(view) = snapshot.successor(self.transition.view()).await {
             self.follow(view)?;
             return Ok(Some(Duration::ZERO));
         }
         let now = clock::now();
-        for (peer, status) in peers.iter().zip(&survey.statuses) {
-            self.transition.saw(now, &peer.name, status.clone());
+        for (handle, status) in handles.iter().zip(&snapshot.statuses) {
+            self.transition.saw(now, &handle.name, status.clone());
         }
         Ok(None)
     }
 
     /// The members, and the nodes that the goal names.
     fn everybody(&mut self) -> Result<Vec<NodeHandle>, RebalanceError> {
-        let roster = self.rebalancer.leases.membership.registry();
+        let registry = self.rebalancer.leases.membership.registry();
         let view = Arc::clone(self.transition.view());
         let goal = match &self.goal {
             Goal::Reach { to, .. } => to.nodes.as_slice(),
@@ -168,9 +168,9 @@ impl<'a> Executor<'a> {
             .filter(|node| view.index_of(&node.name).is_none());
         let mut everybody = Vec::new();
         for node in view.members().chain(newcomers) {
-            let peer = roster.member(&node.name, &node.address)?;
-            self.peers.insert(node.name.clone(), peer.clone());
-            everybody.push(peer);
+            let handle = registry.member(&node.name, &node.address)?;
+            self.handles.insert(node.name.clone(), handle.clone());
+            everybody.push(handle);
         }
         Ok(everybody)
     }
@@ -183,11 +183,11 @@ impl<'a> Executor<'a> {
             }
         }
         self.former.retain(|name, _| view.index_of(name).is_none());
-        let peers = membership.registry().members(&view)?;
-        proposer::spread(&view, &peers, None);
+        let handles = membership.registry().members(&view)?;
+        proposer::spread(&view, &handles, None);
         self.teach(&view);
         self.transition.moved(Arc::new(view.clone()));
-        membership.move_up(view, peers);
+        membership.move_up(view, handles);
         Ok(())
     }
 
@@ -195,9 +195,9 @@ impl<'a> Executor<'a> {
     fn teach(&self, view: &View) {
         let deadline = clock::now() + LOOK_AGAIN;
         for (name, request) in self.lessons(view) {
-            if let Some(peer) = self.peers.get(&name) {
+            if let Some(handle) = self.handles.get(&name) {
                 let nobody = ReplyTo::nobody();
-                peer.node.submit(request, deadline, nobody);
+                handle.node.submit(request, deadline, nobody);
             }
         }
     }
@@ -207,52 +207,52 @@ impl<'a> Executor<'a> {
         self.former.iter().map(lesson).collect()
     }
 
-    async fn carry_out(&mut self, step: Move) -> Result<After, RebalanceError> {
+    async fn carry_out(&mut self, step: Move) -> Result<NextAction, RebalanceError> {
         match step {
-            Move::Tell(letters) => {
+            Move::Send(requests) => {
                 let behind = |(name, _): &(String, _)| (name.clone(), Obstacle::Behind);
-                let nodes = letters.iter().map(behind).collect();
-                let send = |(name, request)| Some((self.peers.get(&name)?.clone(), request));
-                let answers = tell(letters.into_iter().filter_map(send)).await;
+                let nodes = requests.iter().map(behind).collect();
+                let send = |(name, request)| Some((self.handles.get(&name)?.clone(), request));
+                let answers = send_all(requests.into_iter().filter_map(send)).await;
                 if answers.contains(&Ok(Reply::Done)) {
-                    return Ok(After::Look(LOOK_SOON));
+                    return Ok(NextAction::Observe(LOOK_SOON));
                 }
                 self.persist(RebalanceError::Blocked { nodes })
-                    .map(After::Look)
+                    .map(NextAction::Observe)
             }
             Move::Wait { until, .. } => {
                 self.blocked_since = None;
                 let left = until.saturating_since(clock::now());
-                Ok(After::Look(left.min(LOOK_AGAIN)))
+                Ok(NextAction::Observe(left.min(LOOK_AGAIN)))
             }
             Move::Propose(view) => self.propose(*view).await,
             Move::Blocked(nodes) => self
                 .persist(RebalanceError::Blocked { nodes })
-                .map(After::Look),
+                .map(NextAction::Observe),
             Move::Done => match self.missing() {
-                nodes if nodes.is_empty() => Ok(After::Over),
+                nodes if nodes.is_empty() => Ok(NextAction::Over),
                 nodes => self
                     .persist(RebalanceError::Blocked { nodes })
-                    .map(After::Look),
+                    .map(NextAction::Observe),
             },
             Move::Superseded => Err(self.stopped().await),
         }
     }
 
-    async fn propose(&mut self, proposal: View) -> Result<After, RebalanceError> {
+    async fn propose(&mut self, proposal: View) -> Result<NextAction, RebalanceError> {
         let view = Arc::clone(self.transition.view());
         let membership = &self.rebalancer.leases.membership;
-        let peers = membership.registry().members(&view)?;
-        match proposer::decide(&view, &peers, &proposal).await? {
+        let handles = membership.registry().members(&view)?;
+        match proposer::decide(&view, &handles, &proposal).await? {
             Vote::Decided(view) => {
                 self.blocked_since = None;
                 self.follow(*view)?;
-                Ok(After::Look(LOOK_SOON))
+                Ok(NextAction::Observe(LOOK_SOON))
             }
-            Vote::Overtaken => Ok(After::Look(LOOK_SOON)),
+            Vote::Overtaken => Ok(NextAction::Observe(LOOK_SOON)),
             Vote::TooFew { voted, refusals } => {
                 let causes = refusals.into_iter().map(|(node, refusal)| NodeCause {
-                    node: Arc::clone(&peers[node.get()].name),
+                    node: Arc::clone(&handles[node.get()].name),
                     cause: refusal.into(),
                 });
                 self.persist(RebalanceError::TooFewVotes {
@@ -260,7 +260,7 @@ impl<'a> Executor<'a> {
                     needed: majority(view.deciders().len()),
                     causes: causes.collect(),
                 })
-                .map(After::Look)
+                .map(NextAction::Observe)
             }
         }
     }
@@ -317,8 +317,8 @@ impl<'a> Executor<'a> {
         let view = self.transition.view();
         let lessons = self.lessons(view);
         let names: Vec<String> = lessons.iter().map(|(name, _)| name.clone()).collect();
-        let send = |(name, request)| Some((self.peers.get(&name)?.clone(), request));
-        let answers = tell(lessons.into_iter().filter_map(send)).await;
+        let send = |(name, request)| Some((self.handles.get(&name)?.clone(), request));
+        let answers = send_all(lessons.into_iter().filter_map(send)).await;
         let knows = answers.into_iter().map(|answer| answer == Ok(Reply::Done));
         Report {
             from: self.from.id(),

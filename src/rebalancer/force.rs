@@ -11,7 +11,7 @@ use super::{Change, Moves, Phase, Progress, RebalanceError, Rebalancer, Report, 
 use crate::clock;
 use crate::cluster::nodes::NodeHandle;
 use crate::cluster::proposer::fresh_nonce;
-use crate::cluster::snapshot::{ClusterSnapshot, ask_all, tell};
+use crate::cluster::snapshot::{ClusterSnapshot, ask_all, send_all};
 use crate::proto::lease::EPOCH_LEAP;
 use crate::proto::membership::topology::Topology;
 use crate::proto::membership::transition::{Obstacle, adopt, quarantine};
@@ -22,7 +22,7 @@ use crate::proto::time::{Instant, outwait};
 use crate::telemetry::events;
 
 /// How often the remaining time is reported.
-const TELL: Duration = Duration::from_millis(500);
+const REPORT: Duration = Duration::from_millis(500);
 
 /// The risks that the caller accepts, in addition to the promise of
 /// [`Rebalancer::force`].
@@ -51,7 +51,7 @@ pub struct ForceOutlook {
 }
 
 /// The findings before anything is changed.
-struct Ground {
+struct Assessment {
     before: Arc<View>,
     topology: Topology,
     nonces: Nonces,
@@ -95,20 +95,20 @@ impl Rebalancer {
         abandoned: impl IntoIterator<Item = String>,
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<ForceOutlook, RebalanceError> {
-        let ground = self.ground(abandoned, changes).await?;
-        let Ground {
+        let assessment = self.assessment(abandoned, changes).await?;
+        let Assessment {
             before,
             topology,
             left,
             ..
-        } = &ground;
+        } = &assessment;
         let from = before.next().unwrap_or(before.topology());
         Ok(ForceOutlook {
             view: before.id(),
-            stopped: left.iter().map(|peer| peer.name.to_string()).collect(),
+            stopped: left.iter().map(|handle| handle.name.to_string()).collect(),
             moves: plan::moves(from, topology)?,
-            wait: ground.wait,
-            abandoned: ground.abandoned.into_iter().collect(),
+            wait: assessment.wait,
+            abandoned: assessment.abandoned.into_iter().collect(),
         })
     }
 
@@ -147,7 +147,7 @@ impl Rebalancer {
     ) -> Result<Report, RebalanceError> {
         let (begun, membership) = (clock::now(), &self.leases.membership);
         self.leases.lifecycle().check()?;
-        let Ground {
+        let Assessment {
             before,
             topology,
             nonces,
@@ -155,23 +155,23 @@ impl Rebalancer {
             answering,
             abandoned,
             wait,
-        } = self.ground(abandoned, changes).await?;
+        } = self.assessment(abandoned, changes).await?;
         let highest = stop_all(&left, &before, &nonces).await?;
         stop_abandoned(&answering).await;
         events::forced(&abandoned);
         let until = clock::now() + wait;
         while clock::now() < until {
             let now = clock::now();
-            progress(&told(before.id(), begun, now, until));
-            clock::sleep_until(until.min(now + TELL)).await;
+            progress(&progress_of(before.id(), begun, now, until));
+            clock::sleep_until(until.min(now + REPORT)).await;
         }
-        let is_own = |(peer, status): &(&NodeHandle, &NodeStatus)| {
-            let own = nonces.get(&*peer.name);
+        let is_own = |(handle, status): &(&NodeHandle, &NodeStatus)| {
+            let own = nonces.get(&*handle.name);
             own.is_none()
                 || status.standing() == NodeState::Quarantined && status.nonce.as_ref() == own
         };
-        let survey = ClusterSnapshot::of(&left).await;
-        if survey.answers().filter(is_own).count() < left.len() {
+        let snapshot = ClusterSnapshot::of(&left).await;
+        if snapshot.answers().filter(is_own).count() < left.len() {
             return Err(RebalanceError::Superseded { view: before.id() });
         }
         let view = View::stable(highest + EPOCH_LEAP, topology, &nonces)?;
@@ -179,7 +179,7 @@ impl Rebalancer {
         let answers = ask_all(&members, |index| adopt(&view, NodeIndex::new(index as u16))).await;
         // If one of them serves the view, the others learn it.
         if !answers.contains(&Ok(Reply::Done)) {
-            let behind = |peer: &NodeHandle| (peer.name.to_string(), Obstacle::Behind);
+            let behind = |handle: &NodeHandle| (handle.name.to_string(), Obstacle::Behind);
             let nodes = members.iter().map(behind).collect();
             return Err(RebalanceError::Blocked { nodes });
         }
@@ -193,41 +193,49 @@ impl Rebalancer {
     }
 
     /// Checks every member, and refuses a case that must not be forced.
-    async fn ground(
+    async fn assessment(
         &self,
         abandoned: impl IntoIterator<Item = String>,
         changes: impl IntoIterator<Item = Change>,
-    ) -> Result<Ground, RebalanceError> {
+    ) -> Result<Assessment, RebalanceError> {
         // The refresh may fail because too few nodes are left.
         let _ = self.refreshed().await;
-        let fleet = self.leases.nodes();
-        let before = Arc::clone(&fleet.view);
+        let view_nodes = self.leases.nodes();
+        let before = Arc::clone(&view_nodes.view);
         let abandoned: BTreeSet<String> = abandoned.into_iter().collect();
         let topology = remainder(&before, &abandoned, changes)?;
         // Finds contradictions before anything is changed.
         let names = topology.nodes.iter().map(|node| node.name.clone());
         let nonces: Nonces = names.map(|name| (name, fresh_nonce())).collect();
         View::stable(1, topology.clone(), &nonces)?;
-        let survey = ClusterSnapshot::of(fleet.peers()).await;
-        let answering = survey.answers().map(|(peer, _)| peer);
+        let snapshot = ClusterSnapshot::of(view_nodes.handles()).await;
+        let answering = snapshot.answers().map(|(handle, _)| handle);
         let answering: Vec<NodeHandle> = answering
-            .filter(|peer| abandoned.contains(&*peer.name))
+            .filter(|handle| abandoned.contains(&*handle.name))
             .cloned()
             .collect();
         if !answering.is_empty() && !self.risks.answering {
-            let nodes = answering.iter().map(|peer| peer.name.to_string());
+            let nodes = answering.iter().map(|handle| handle.name.to_string());
             return Err(RebalanceError::StillAnswering {
                 nodes: nodes.collect(),
             });
         }
-        let (voters, needed) = (voters(&before, &survey), majority(before.deciders().len()));
+        let (voters, needed) = (
+            voters(&before, &snapshot),
+            majority(before.deciders().len()),
+        );
         if voters >= needed && !self.risks.vote {
             return Err(RebalanceError::VotePossible { voters, needed });
         }
-        let is_left = |peer: &&NodeHandle| !abandoned.contains(&*peer.name);
-        let left = fleet.peers().iter().filter(is_left).cloned().collect();
+        let is_left = |handle: &&NodeHandle| !abandoned.contains(&*handle.name);
+        let left = view_nodes
+            .handles()
+            .iter()
+            .filter(is_left)
+            .cloned()
+            .collect();
         let span = before.longest_ttl().max(topology.max_ttl()) + before.longest_view_lease();
-        Ok(Ground {
+        Ok(Assessment {
             before,
             topology,
             nonces,
@@ -241,11 +249,11 @@ impl Rebalancer {
 
 /// How many nodes could decide the next view: those that keep their promises, even
 /// if they are behind.
-fn voters(view: &View, survey: &ClusterSnapshot<'_>) -> usize {
+fn voters(view: &View, snapshot: &ClusterSnapshot<'_>) -> usize {
     let can_vote = |node: &NodeIndex| {
         let name = &view.member(*node).name;
-        survey.answers().any(|(peer, status)| {
-            *peer.name == **name
+        snapshot.answers().any(|(handle, status)| {
+            *handle.name == **name
                 && status.nonce.as_ref() == Some(view.nonce(*node))
                 && status.standing() != NodeState::Absent
         })
@@ -255,12 +263,12 @@ fn voters(view: &View, survey: &ClusterSnapshot<'_>) -> usize {
 
 /// Makes abandoned nodes that answer stop serving, as far as they comply.
 async fn stop_abandoned(answering: &[NodeHandle]) {
-    let survey = ClusterSnapshot::of(answering).await;
-    let stop = |(peer, status): (&NodeHandle, &NodeStatus)| {
-        (peer.clone(), quarantine(status, fresh_nonce()))
+    let snapshot = ClusterSnapshot::of(answering).await;
+    let stop = |(handle, status): (&NodeHandle, &NodeStatus)| {
+        (handle.clone(), quarantine(status, fresh_nonce()))
     };
     // The caller has accepted that a node does not stop.
-    let _ = tell(survey.answers().map(stop)).await;
+    let _ = send_all(snapshot.answers().map(stop)).await;
 }
 
 /// The topology without the nodes that are given up.
@@ -291,26 +299,28 @@ async fn stop_all(
     before: &View,
     nonces: &Nonces,
 ) -> Result<u32, RebalanceError> {
-    let survey = ClusterSnapshot::of(left).await;
-    let silent = left.iter().zip(&survey.statuses);
+    let snapshot = ClusterSnapshot::of(left).await;
+    let silent = left.iter().zip(&snapshot.statuses);
     let silent = silent.filter(|(_, status)| status.is_none());
     let nodes: Vec<_> = silent
-        .map(|(peer, _)| (peer.name.to_string(), Obstacle::Silent))
+        .map(|(handle, _)| (handle.name.to_string(), Obstacle::Silent))
         .collect();
     if !nodes.is_empty() {
         return Err(RebalanceError::Blocked { nodes });
     }
-    if let Some(view) = survey.newest(before.id().epoch + 1) {
+    if let Some(view) = snapshot.newest(before.id().epoch + 1) {
         return Err(RebalanceError::Superseded { view });
     }
-    let epochs = survey.answers().filter_map(|(_, status)| status.serving);
+    let epochs = snapshot.answers().filter_map(|(_, status)| status.serving);
     let highest = epochs.map(|view| view.epoch).max().unwrap_or(0);
-    let letters = survey.answers().map(|(peer, status)| {
+    let requests = snapshot.answers().map(|(handle, status)| {
         // Nodes that the topology no longer names stop serving, too.
-        let nonce = nonces.get(&*peer.name).map_or_else(fresh_nonce, Arc::clone);
-        (peer.clone(), quarantine(status, nonce))
+        let nonce = nonces
+            .get(&*handle.name)
+            .map_or_else(fresh_nonce, Arc::clone);
+        (handle.clone(), quarantine(status, nonce))
     });
-    let answers = tell(letters).await;
+    let answers = send_all(requests).await;
     if answers.iter().any(|answer| *answer != Ok(Reply::Done)) {
         return Err(RebalanceError::Superseded { view: before.id() });
     }
@@ -318,10 +328,13 @@ async fn stop_all(
     // serves nothing, and remembers epochs that this process may not know of.
     let mut highest = highest.max(before.id().epoch);
     let mut silent = Vec::new();
-    for (peer, answer) in left.iter().zip(ask_all(left, |_| Request::Past).await) {
+    for (handle, answer) in left
+        .iter()
+        .zip(ask_all(left, |_| Request::PriorState).await)
+    {
         match answer {
-            Ok(Reply::Past(past)) => highest = highest.max(past.epoch),
-            _ => silent.push((peer.name.to_string(), Obstacle::Silent)),
+            Ok(Reply::PriorState(past)) => highest = highest.max(past.epoch),
+            _ => silent.push((handle.name.to_string(), Obstacle::Silent)),
         }
     }
     match silent.is_empty() {
@@ -330,7 +343,7 @@ async fn stop_all(
     }
 }
 
-fn told(view: ViewId, begun: Instant, now: Instant, until: Instant) -> Progress {
+fn progress_of(view: ViewId, begun: Instant, now: Instant, until: Instant) -> Progress {
     Progress {
         phase: Phase::Quarantine,
         view,

@@ -28,13 +28,13 @@ impl Rebalancer {
         nodes: impl IntoIterator<Item = String>,
         progress: impl FnMut(&Progress),
     ) -> Result<Report, RebalanceError> {
-        let fleet = self.refreshed().await?;
+        let view_nodes = self.refreshed().await?;
         let nodes: BTreeSet<String> = nodes.into_iter().collect();
-        let is_unknown = |name: &&String| fleet.view.index_of(name).is_none();
+        let is_unknown = |name: &&String| view_nodes.view.index_of(name).is_none();
         if let Some(name) = nodes.iter().find(is_unknown) {
             return Err(RebalanceError::UnknownNode { name: name.clone() });
         }
-        Executor::new(self, &fleet, Goal::Keep, BTreeSet::new(), Vec::new())
+        Executor::new(self, &view_nodes, Goal::Keep, BTreeSet::new(), Vec::new())
             .awaiting(nodes)
             .run(progress)
             .await

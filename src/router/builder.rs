@@ -166,14 +166,14 @@ impl RouterBuilder {
             .into());
         }
         config.check()?;
-        let roster = NodeRegistry::new(&config, given)?;
-        let addresses: BTreeMap<_, _> = roster
+        let registry = NodeRegistry::new(&config, given)?;
+        let addresses: BTreeMap<_, _> = registry
             .seeds()
             .into_iter()
-            .map(|peer| (peer.name, peer.node.address()))
+            .map(|handle| (handle.name, handle.node.address()))
             .collect();
         let address = |node: &NodeConfig| addresses.get(&*node.name).cloned().unwrap_or_default();
-        let charter = BootstrapOptions {
+        let options = BootstrapOptions {
             topology: config.topology(address),
             init: config.router.init,
             on_mismatch: config.router.on_mismatch,
@@ -181,21 +181,21 @@ impl RouterBuilder {
             least_epoch: 1,
             listener,
         };
-        establish(&config, charter, Arc::new(roster)).await
+        establish(&config, options, Arc::new(registry)).await
     }
 }
 
 /// Finds the view that the cluster serves, and starts the router's tasks.
 async fn establish(
     config: &Config,
-    charter: BootstrapOptions,
-    roster: Arc<NodeRegistry>,
+    options: BootstrapOptions,
+    registry: Arc<NodeRegistry>,
 ) -> Result<Router, Error> {
     // Until a router owns the nodes, they are closed on every way out.
-    let closing = Closing(Some(Arc::clone(&roster)));
-    let (view, peers) = bootstrap::establish(&charter, &roster, &roster.seeds()).await?;
+    let closing = Closing(Some(Arc::clone(&registry)));
+    let (view, handles) = bootstrap::establish(&options, &registry, &registry.seeds()).await?;
     let context = Arc::new(LeaseContext::default());
-    let nodes = ViewNodes::new(Arc::new(view), peers, Arc::new(RefreshSignal::default()))
+    let nodes = ViewNodes::new(Arc::new(view), handles, Arc::new(RefreshSignal::default()))
         .with_node_timeout(config.router.node_timeout);
     let label = match &config.router.label {
         Some(label) => clean_label(label),
@@ -204,7 +204,7 @@ async fn establish(
     closing.keep();
     let scheduler = Arc::clone(&context.scheduler);
     let counters = Arc::clone(&context.counters);
-    let membership = Membership::new(nodes, roster, counters, move || scheduler.hurry());
+    let membership = Membership::new(nodes, registry, counters, move || scheduler.hurry());
     let defaults = Defaults {
         ttl: config.router.ttl,
         wait: config.router.wait,
@@ -214,7 +214,7 @@ async fn establish(
     };
     let reserved = config.router.reserved_keys();
     let leases = LeaseManager::start(Arc::clone(&membership), context, defaults, reserved);
-    reconciler::start(&membership, charter);
+    reconciler::start(&membership, options);
     Ok(Router { leases })
 }
 
@@ -229,8 +229,8 @@ impl Closing {
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        if let Some(roster) = &self.0 {
-            roster.close();
+        if let Some(registry) = &self.0 {
+            registry.close();
         }
     }
 }

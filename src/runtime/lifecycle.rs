@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use tokio::runtime::{Handle, Id};
 
 use crate::error::Error;
-use crate::runtime::origin::Origin;
+use crate::runtime::origin::ProcessOrigin;
 
 /// The router is open.
 const OPEN: u8 = 0;
@@ -20,7 +20,7 @@ const DEAD: u8 = 2;
 /// The state that a router's handles and leases share.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
-    pub(crate) origin: Origin,
+    pub(crate) origin: ProcessOrigin,
     /// The runtime of its tasks.
     runtime: Option<Id>,
     /// Only increases.
@@ -31,7 +31,7 @@ impl Default for Lifecycle {
     /// A lifecycle that starts in this process and runtime.
     fn default() -> Self {
         Self {
-            origin: Origin::here(),
+            origin: ProcessOrigin::here(),
             runtime: Handle::try_current().ok().map(|runtime| runtime.id()),
             state: AtomicU8::new(OPEN),
         }

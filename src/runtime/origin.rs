@@ -8,7 +8,7 @@
 /// a new namespace. A child made by the raw system call, without the C library, is
 /// not detected.
 #[derive(Clone, Debug)]
-pub(crate) struct Origin(Mark);
+pub(crate) struct ProcessOrigin(Mark);
 
 #[derive(Clone, Debug)]
 enum Mark {
@@ -17,7 +17,7 @@ enum Mark {
     Number(u32),
 }
 
-impl Origin {
+impl ProcessOrigin {
     /// This process.
     pub(crate) fn here() -> Self {
         Self(match forkguard::atfork::Guard::try_new() {
@@ -36,7 +36,7 @@ impl Origin {
     }
 }
 
-impl Default for Origin {
+impl Default for ProcessOrigin {
     fn default() -> Self {
         Self::here()
     }

@@ -23,7 +23,7 @@ pub(crate) fn unique() -> u128 {
     let mut bytes = [0; 16];
     match SysRng.try_fill_bytes(&mut bytes) {
         Ok(()) => u128::from_ne_bytes(bytes),
-        Err(_) => told_apart(rand::random()),
+        Err(_) => distinguished(rand::random()),
     }
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn unique_id() -> u64 {
 /// The fallback if the kernel returns nothing (a sandbox may forbid the call): a
 /// value that a copy of this process would also draw, mixed with data that differs
 /// between the copies.
-fn told_apart(drawn: u128) -> u128 {
+fn distinguished(drawn: u128) -> u128 {
     let mut text = drawn.to_ne_bytes().to_vec();
     text.extend(std::process::id().to_ne_bytes());
     text.extend(clock::now().as_nanos().to_ne_bytes());
@@ -58,9 +58,9 @@ mod tests {
 
     #[test]
     fn without_the_kernel_two_draws_of_one_generator_differ_by_the_time() {
-        let first = told_apart(7);
+        let first = distinguished(7);
         let second = loop {
-            let next = told_apart(7);
+            let next = distinguished(7);
             if next != first {
                 break next;
             }

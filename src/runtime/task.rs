@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::task::JoinHandle;
 
-use crate::runtime::origin::Origin;
+use crate::runtime::origin::ProcessOrigin;
 
 /// Spawns `work` on the current runtime, and calls `over` once it has ended: done,
 /// aborted, panicked, or dropped with its runtime.
@@ -20,14 +20,14 @@ pub(crate) fn spawn(
     over: impl FnOnce() + Send + 'static,
 ) -> JoinHandle<()> {
     tokio::spawn(Task {
-        origin: Origin::here(),
+        origin: ProcessOrigin::here(),
         work: Some(Box::pin(work)),
         over: Some(Box::new(over)),
     })
 }
 
 struct Task {
-    origin: Origin,
+    origin: ProcessOrigin,
     work: Option<Boxed<()>>,
     over: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -65,15 +65,15 @@ impl Drop for Task {
 /// A future of the process that made it. In a forked child it returns `elsewhere`
 /// at once: the event that it waits for happens in the parent, and the locks that
 /// it takes may be held by threads that the child does not have.
-pub(crate) struct AtHome<T> {
-    origin: Origin,
+pub(crate) struct SameProcess<T> {
+    origin: ProcessOrigin,
     work: Option<Boxed<T>>,
     elsewhere: fn() -> T,
 }
 
-impl<T> AtHome<T> {
+impl<T> SameProcess<T> {
     pub(crate) fn new(
-        origin: &Origin,
+        origin: &ProcessOrigin,
         work: impl Future<Output = T> + Send + 'static,
         elsewhere: fn() -> T,
     ) -> Self {
@@ -89,7 +89,7 @@ impl<T> AtHome<T> {
     }
 }
 
-impl<T> Future for AtHome<T> {
+impl<T> Future for SameProcess<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
@@ -103,7 +103,7 @@ impl<T> Future for AtHome<T> {
     }
 }
 
-impl<T> Drop for AtHome<T> {
+impl<T> Drop for SameProcess<T> {
     fn drop(&mut self) {
         if self.origin.is_elsewhere() {
             std::mem::forget(self.work.take());
@@ -111,7 +111,7 @@ impl<T> Drop for AtHome<T> {
     }
 }
 
-impl<T> fmt::Debug for AtHome<T> {
+impl<T> fmt::Debug for SameProcess<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AtHome").finish_non_exhaustive()
     }
@@ -128,7 +128,7 @@ mod tests {
 
     /// Waiters for a task are notified of every kind of end.
     #[test]
-    fn the_end_of_a_task_is_told_once() {
+    fn the_end_of_a_task_is_reported_once() {
         type Work = fn() -> Boxed<()>;
         let ways: [(&str, Work, bool); 4] = [
             ("done", || Box::pin(std::future::ready(())), false),
@@ -145,12 +145,12 @@ mod tests {
             ),
         ];
         for (way, work, is_aborted) in ways {
-            let told = Arc::new(AtomicUsize::new(0));
+            let reported = Arc::new(AtomicUsize::new(0));
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let over = Arc::clone(&told);
+                let over = Arc::clone(&reported);
                 let task = spawn(work(), move || {
                     over.fetch_add(1, Ordering::Relaxed);
                 });
@@ -160,7 +160,7 @@ mod tests {
                 }
             });
             drop(runtime);
-            assert_eq!(told.load(Ordering::Relaxed), 1, "{way}");
+            assert_eq!(reported.load(Ordering::Relaxed), 1, "{way}");
         }
     }
 }

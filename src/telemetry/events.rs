@@ -296,7 +296,7 @@ mod tests {
         let rows = chapter
             .lines()
             .filter_map(|line| line.strip_prefix("//! | `ringlock::"));
-        let told: BTreeSet<String> = rows
+        let reported: BTreeSet<String> = rows
             .map(|row| row.split('`').step_by(2).take(2).collect())
             .collect();
         let own = include_str!("events.rs")
@@ -317,6 +317,6 @@ mod tests {
             made.insert(format!("{target}{}", name.unwrap_or_default()));
         }
         assert!(made.len() > 20, "{made:?}");
-        assert_eq!(told, made);
+        assert_eq!(reported, made);
     }
 }

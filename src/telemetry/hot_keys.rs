@@ -179,11 +179,14 @@ mod tests {
             hot.note(&key(name));
         }
         let list = hot.list();
-        let told: Vec<_> = list
+        let reported: Vec<_> = list
             .iter()
             .map(|hot| (hot.key.to_string(), hot.times))
             .collect();
-        assert_eq!(told, [("b".into(), 3), ("c".into(), 2), ("a".into(), 1)]);
+        assert_eq!(
+            reported,
+            [("b".into(), 3), ("c".into(), 2), ("a".into(), 1)]
+        );
         assert!(list.iter().all(|hot| hot.excess == 0));
     }
 }

@@ -135,11 +135,11 @@ mod tests {
     #[test]
     fn the_guide_has_every_metric_and_no_other() {
         let rows: Vec<String> = ALL.iter().map(row).collect();
-        let told: Vec<&str> = CHAPTER
+        let reported: Vec<&str> = CHAPTER
             .lines()
             .filter(|line| line.starts_with("//! | `ringlock_"))
             .collect();
-        assert_eq!(told, rows, "the rows should be\n{}", rows.join("\n"));
+        assert_eq!(reported, rows, "the rows should be\n{}", rows.join("\n"));
     }
 
     #[test]

@@ -338,7 +338,7 @@ impl fmt::Debug for NodeMeter {
 /// The metrics of the connection to a server.
 #[cfg(feature = "redis")]
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LaneMeter {
+pub(crate) struct PipelineMeter {
     pub(crate) connected: Level,
     pub(crate) lost: Count,
     pub(crate) batch: Spread,
@@ -346,7 +346,7 @@ pub(crate) struct LaneMeter {
 }
 
 #[cfg(feature = "redis")]
-impl LaneMeter {
+impl PipelineMeter {
     /// The meter of the node of this name.
     pub(crate) fn of(node: &str) -> Self {
         let labels = [("node", node)];

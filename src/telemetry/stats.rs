@@ -63,8 +63,8 @@ pub(crate) struct Counters {
     /// Of the releases in time, those whose entries the nodes no longer had.
     pub(crate) gone: Counter,
     pub(crate) release_failures: Counter,
-    pub(crate) held: Stock,
-    pub(crate) waiting: Stock,
+    pub(crate) held: LiveCount,
+    pub(crate) waiting: LiveCount,
     pub(crate) hot: HotKeys,
     pub(crate) meter: RouterMeter,
 }
@@ -93,8 +93,8 @@ impl Default for Counters {
             released_too_late: releases("too_late"),
             gone: Counter::of(&metric_names::GONE, &[]),
             release_failures: Counter::of(&metric_names::GIVEN_UP, &[]),
-            held: Stock::of(&metric_names::HELD),
-            waiting: Stock::of(&metric_names::WAITING),
+            held: LiveCount::of(&metric_names::HELD),
+            waiting: LiveCount::of(&metric_names::WAITING),
             hot: HotKeys::default(),
             meter,
         }
@@ -142,14 +142,14 @@ impl Counters {
 /// A call in progress. It is counted when it is dropped; as abandoned, unless its
 /// result was recorded.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub(crate) struct CallMetrics {
     #[cfg(feature = "metrics")]
     counters: Arc<Counters>,
     #[cfg(feature = "metrics")]
     outcome: Outcome,
 }
 
-impl Call {
+impl CallMetrics {
     pub(crate) fn begin(counters: &Arc<Counters>) -> Self {
         #[cfg(not(feature = "metrics"))]
         let _ = counters;
@@ -183,7 +183,7 @@ impl Call {
 }
 
 #[cfg(feature = "metrics")]
-impl Drop for Call {
+impl Drop for CallMetrics {
     fn drop(&mut self) {
         self.counters.meter.ended(self.outcome);
     }
@@ -228,13 +228,13 @@ impl Counter {
 
 /// The current number of things that arrive and leave.
 #[derive(Debug, Default)]
-pub(crate) struct Stock {
+pub(crate) struct LiveCount {
     came: Counter,
     went: Counter,
     metric: Level,
 }
 
-impl Stock {
+impl LiveCount {
     fn of(metric: &Metric) -> Self {
         Self {
             metric: Level::of(metric, &[]),
@@ -253,9 +253,9 @@ impl Stock {
     }
 
     /// Counts one until the presence is dropped.
-    pub(crate) fn enter(&self) -> Presence<'_> {
+    pub(crate) fn enter(&self) -> LiveGuard<'_> {
         self.came();
-        Presence(self)
+        LiveGuard(self)
     }
 
     fn level(&self) -> u64 {
@@ -266,11 +266,11 @@ impl Stock {
     }
 }
 
-/// One item of a [`Stock`].
+/// One item of a [`LiveCount`].
 #[derive(Debug)]
-pub(crate) struct Presence<'a>(&'a Stock);
+pub(crate) struct LiveGuard<'a>(&'a LiveCount);
 
-impl Drop for Presence<'_> {
+impl Drop for LiveGuard<'_> {
     fn drop(&mut self) {
         self.0.went();
     }

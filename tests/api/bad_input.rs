@@ -17,7 +17,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
-use ringlock::proto::node::message::{Absent, Ballot, NodeError, NodeState, Reply, Request};
+use ringlock::proto::node::message::{Ballot, IfMissing, NodeError, NodeState, Reply, Request};
 use ringlock::{
     Cause, Config, ConfigError, Error, Format, Init, KeyError, MemoryNode, NodeConfig,
     NodeErrorKind, OnMismatch, Released, RingError, Router, RouterBuilder, TopologyError, TtlError,
@@ -36,17 +36,17 @@ async fn prompt<T>(what: impl IntoFuture<Output = T>) -> T {
 
 /// An error's text; asserts that no form of the error contains the secret.
 #[track_caller]
-fn told(error: &(impl Debug + std::fmt::Display)) -> String {
+fn reported(error: &(impl Debug + std::fmt::Display)) -> String {
     let (text, debug) = (format!("{error:#}"), format!("{error:?}"));
     assert!(!text.contains(SECRET) && !debug.contains(SECRET), "{debug}");
     text
 }
 
 /// Asserts the error's variant, and that its text contains these parts.
-macro_rules! assert_told {
+macro_rules! assert_reported {
     ($error:expr, $variant:pat $(if $guard:expr)?, [$($part:expr),+ $(,)?]) => {{
         let error = $error;
-        let text = told(&error);
+        let text = reported(&error);
         assert!(matches!(&error, $variant $(if $guard)?), "{error:?}");
         for part in [$($part),+] {
             assert!(text.contains(part), "{part:?} is not in: {text}");
@@ -72,17 +72,17 @@ async fn keys() {
         let cluster = Cluster::start(arm, 1);
         let router = cluster.router(1).await;
         let refused = async |key: &[u8]| prompt(router.try_acquire(key)).await.unwrap_err();
-        assert_told!(
+        assert_reported!(
             refused(b"").await,
             Error::Key(KeyError::Empty),
             ["empty", "name the thing to lock"]
         );
-        assert_told!(
+        assert_reported!(
             refused(&[b'x'; 1025]).await,
             Error::Key(KeyError::TooLong { len: 1025 }),
             ["1025", "1024", "digest"]
         );
-        assert_told!(router.route("").unwrap_err(), Error::Key(_), ["empty"]);
+        assert_reported!(router.route("").unwrap_err(), Error::Key(_), ["empty"]);
         drop(prompt(router.try_acquire([b'x'; 1024])).await.unwrap());
 
         let bare = cluster
@@ -91,7 +91,7 @@ async fn keys() {
         let router = prompt(bare.connect()).await.unwrap();
         for key in ["ringlock!", "ringlock!m", "ringlock!\u{fc}"] {
             let refused = prompt(router.try_acquire(key)).await.unwrap_err();
-            assert_told!(
+            assert_reported!(
                 refused,
                 Error::Key(KeyError::Reserved { .. }),
                 [
@@ -118,14 +118,14 @@ async fn ttls() {
         };
         for millis in [0, 1, 12] {
             let ttl = format!("{millis}ms").replace("0ms", "0ns");
-            assert_told!(
+            assert_reported!(
                 refused(millis).await,
                 Error::Ttl(TtlError::TooShort { .. }),
                 [&*ttl, "too short", "13ms"]
             );
         }
         for millis in [30_001, u64::MAX] {
-            assert_told!(
+            assert_reported!(
                 refused(millis).await,
                 Error::Ttl(TtlError::TooLong { .. }),
                 ["max_ttl = 30s", "shorten it"]
@@ -135,11 +135,11 @@ async fn ttls() {
         let (valid_until, hour) = (guard.valid_until(), Duration::from_secs(3600));
         for ttl in [Duration::ZERO, hour, Duration::MAX] {
             let refused = prompt(guard.extend_to(ttl)).await.unwrap_err();
-            assert_told!(refused, Error::Ttl(_), ["ttl"]);
+            assert_reported!(refused, Error::Ttl(_), ["ttl"]);
         }
         assert_eq!((guard.valid_until(), guard.loss()), (valid_until, None));
         let attempted = builder().memory_node(MemoryNode::new("a")).ttl(hour);
-        assert_told!(
+        assert_reported!(
             prompt(attempted.connect()).await.unwrap_err(),
             Error::Config(ConfigError::Ttl(TtlError::TooLong { .. })),
             ["router.ttl", "max_ttl"]
@@ -156,7 +156,7 @@ fn memory(nodes: usize) -> RouterBuilder {
 async fn topologies() {
     use Error::Config as Refused;
     use TopologyError::{EvenReplicas, Ring, TooManyReplicas};
-    assert_told!(
+    assert_reported!(
         refused(memory(0)).await,
         Refused(ConfigError::Setting {
             setting: "node",
@@ -164,29 +164,29 @@ async fn topologies() {
         }),
         ["at least one", "[[node]]"]
     );
-    assert_told!(
+    assert_reported!(
         refused(memory(2).node("a", "memory://other")).await,
         Refused(ConfigError::Topology(Ring(RingError::DuplicateName { .. }))),
         ["\"a\"", "a name of its own"]
     );
     for (replicas, advice) in [(0, "use 1"), (2, "use 1"), (4, "use 3")] {
-        assert_told!(
+        assert_reported!(
             refused(memory(5).replicas(replicas)).await,
             Refused(ConfigError::Topology(EvenReplicas { .. })),
             [&*format!("replicas = {replicas}"), "odd", advice]
         );
     }
-    assert_told!(
+    assert_reported!(
         refused(memory(3).override_replicas("billing/", 2)).await,
         Refused(ConfigError::Topology(EvenReplicas { .. })),
         ["replicas = 2"]
     );
-    assert_told!(
+    assert_reported!(
         refused(memory(15).replicas(11)).await,
         Refused(ConfigError::Topology(TooManyReplicas { replicas: 11 })),
         ["replicas = 11", "use 3 or 5"]
     );
-    assert_told!(
+    assert_reported!(
         refused(memory(3).replicas(5)).await,
         Refused(ConfigError::Topology(Ring(
             RingError::NotEnoughMembers { .. }
@@ -207,7 +207,7 @@ async fn topologies() {
             .map(node)
             .fold(builder().replicas(3), RouterBuilder::node_config)
     };
-    assert_told!(
+    assert_reported!(
         refused(with(&labelled("h#", ""), 4)).await,
         Refused(ConfigError::Topology(Ring(
             RingError::NotEnoughHosts { .. }
@@ -219,7 +219,7 @@ async fn topologies() {
         node.host = None;
         node
     };
-    assert_told!(
+    assert_reported!(
         refused(with(&two_zones, 4)).await,
         Refused(ConfigError::Topology(Ring(RingError::ZoneRule { .. }))),
         ["of 3 replicas", "one zone", "another zone"]
@@ -230,32 +230,32 @@ async fn topologies() {
 fn configuration_files() {
     let parse = |text: &str| text.parse::<Config>().unwrap_err();
     let node = "[[node]]\nname = \"a\"\n";
-    assert_told!(
+    assert_reported!(
         parse(&format!(
             "{node}url = \"redis://:{SECRET}@h\"\nwieght = 2\n"
         )),
         ConfigError::Syntax { line: 4, .. },
         ["line 4", "`wieght`", "`weight`"]
     );
-    assert_told!(
+    assert_reported!(
         parse("[router]\nreplicas = 3\n\n[rooter]\n"),
         ConfigError::Syntax { line: 4, .. },
         ["line 4", "`rooter`"]
     );
     for (value, line) in [("\"ten\"", 3), ("\"10\"", 3), ("10", 3), ("\"-1s\"", 3)] {
         let text = format!("[router]\nwait = \"1s\"\nttl = {value}\n");
-        assert_told!(
+        assert_reported!(
             parse(&text),
             ConfigError::Syntax { line: at, .. } if *at == line,
             ["line 3", value.trim_matches('"')]
         );
     }
-    assert_told!(
+    assert_reported!(
         parse("[ring]\nvnodes = 160\nformat = \"sha1\"\n"),
         ConfigError::Syntax { line: 3, .. },
         ["line 3", "\"sha1\"", "xxh3"]
     );
-    assert_told!(
+    assert_reported!(
         parse("[router\n"),
         ConfigError::Syntax { line: 1, .. },
         ["line 1"]
@@ -264,13 +264,13 @@ fn configuration_files() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ringlock.toml");
     let place = path.display().to_string();
-    assert_told!(
+    assert_reported!(
         Config::load(&path).unwrap_err(),
         ConfigError::File { .. },
         [&*place]
     );
     std::fs::write(&path, "[router]\nttl = \"soon\"\n").unwrap();
-    assert_told!(
+    assert_reported!(
         Config::load(&path).unwrap_err(),
         ConfigError::Syntax { path: Some(at), line: 2, .. } if *at == path,
         [&*place, "line 2", "\"soon\"", "\"10s\""]
@@ -280,7 +280,7 @@ fn configuration_files() {
 #[tokio::test]
 async fn settings_and_urls() {
     let connect = async |url: &str| refused(builder().node("main", url)).await;
-    assert_told!(
+    assert_reported!(
         connect(&format!("redis://:{SECRET}@${{RINGLOCK_NOT_SET}}")).await,
         Error::Config(ConfigError::Url { .. }),
         ["node main", "RINGLOCK_NOT_SET", "not set"]
@@ -288,19 +288,19 @@ async fn settings_and_urls() {
     let unknown = format!("http://:{SECRET}@h");
     let portless = format!("redis://:{SECRET}@h:port");
     for url in ["localhost:6379", &unknown, &portless, ""] {
-        assert_told!(
+        assert_reported!(
             connect(url).await,
             Error::Config(ConfigError::Url { .. }),
             ["node main", "redis://"]
         );
     }
-    assert_told!(
+    assert_reported!(
         connect(&format!("redis://:{SECRET}@${{BRACE")).await,
         Error::Config(ConfigError::Url { .. }),
         ["node main", "${NAME}"]
     );
     let namespace = |config: &mut Config| config.router.namespace = "a b".into();
-    assert_told!(
+    assert_reported!(
         refused(memory(1).configure(namespace)).await,
         Error::Config(ConfigError::Setting {
             setting: "router.namespace",
@@ -322,7 +322,7 @@ async fn one_server_under_two_names() {
         (unix.clone(), format!("{unix}?db=1")),
     ];
     for (first, second) in pairs {
-        assert_told!(
+        assert_reported!(
             refused(builder().node("left", &first).node("right", &second)).await,
             Error::SameServer { first, second } if &**first == "left" && &**second == "right",
             ["left and right", "one server", "a server of its own"]
@@ -353,7 +353,7 @@ async fn a_node_that_cannot_be_reached() {
         (builder().memory_node(stopped), "stopped"),
     ];
     for (builder, why) in unreachable {
-        assert_told!(
+        assert_reported!(
             refused(builder.node("a", server.url())).await,
             Error::Unreachable { answered: 1, .. },
             ["b: ", "a first start needs all of them", why]
@@ -377,7 +377,7 @@ async fn a_running_cluster_with_a_node_that_cannot_be_reached() {
         let short = router.try_acquire("k").ttl(Duration::from_secs(1));
         let error = prompt(short).await.unwrap_err();
         assert!(!error.is_contention(), "{error}");
-        assert_told!(
+        assert_reported!(
             error,
             Error::NoQuorum { .. },
             ["k: no quorum of 2", "b: ", "c: "]
@@ -401,7 +401,7 @@ async fn credentials() {
         format!("redis://127.0.0.1:{open_port}/9999"),
     ];
     for url in wrong {
-        assert_told!(
+        assert_reported!(
             refused(builder().node("main", &url)).await,
             Error::Node(at) if is_failed(&at.cause, NodeErrorKind::Denied),
             ["node main", "url"]
@@ -419,7 +419,7 @@ async fn a_server_that_quotes_the_password() {
     let (_server, port) = RedisServer::start_on_tcp(&["--rename-command", "AUTH", ""]);
     for user in ["", "someone"] {
         let url = format!("redis://{user}:{SECRET}@127.0.0.1:{port}");
-        assert_told!(
+        assert_reported!(
             refused(builder().node("main", &url)).await,
             Error::Node(at) if is_failed(&at.cause, NodeErrorKind::Denied),
             ["node main", "url"]
@@ -432,7 +432,7 @@ async fn a_server_that_quotes_the_password() {
         .replace("redis://", &format!("redis://:{SECRET}@"));
     let node = RedisNode::new(&url, RedisOptions::default()).unwrap();
     assert!(!format!("{node:?} {}", node.address()).contains(SECRET));
-    told(&ask(&node, Request::Status, PATIENCE).await.unwrap_err());
+    reported(&ask(&node, Request::Status, PATIENCE).await.unwrap_err());
 }
 
 /// Each user lacks something: a command at connect, a command within a script,
@@ -472,7 +472,7 @@ async fn rights() {
             _ => false,
         };
         assert!(is_denied && !error.is_contention(), "{rights:?}: {error:?}");
-        let text = told(&error);
+        let text = reported(&error);
         assert!(
             text.contains("main") && text.contains("the server's ACL forbids"),
             "{rights:?}: {text}"
@@ -495,10 +495,10 @@ async fn rights_within_scripts() {
         let node = RedisNode::new(&url, RedisOptions::default().encoding(encoding)).unwrap();
         for request in [
             acquire("free", 1),
-            extend("k", 1, Absent::Heal),
+            extend("k", 1, IfMissing::Recreate),
             release("k", 1),
         ] {
-            assert_told!(
+            assert_reported!(
                 ask(&node, request, GRACE).await.unwrap_err(),
                 error if error.kind() == NodeErrorKind::Denied,
                 ["the server's ACL forbids"]
@@ -526,7 +526,7 @@ async fn something_else_at_the_lock_key() {
         on_all(&["RPUSH", "ringlock:k", "not a lock"]);
         let error = prompt(router.try_acquire("k")).await.unwrap_err();
         assert!(!error.is_contention(), "{error}");
-        assert_told!(
+        assert_reported!(
             error,
             Error::NoQuorum { causes, .. }
                 if causes.iter().all(|at| is_failed(&at.cause, NodeErrorKind::WrongType)),
@@ -536,7 +536,7 @@ async fn something_else_at_the_lock_key() {
         let guard = prompt(router.try_acquire("k")).await.unwrap();
         on_all(&["DEL", "ringlock:k"]);
         on_all(&["RPUSH", "ringlock:k", "not a lock"]);
-        assert_told!(
+        assert_reported!(
             prompt(guard.extend()).await.unwrap_err(),
             Error::NoQuorum { causes, .. }
                 if causes.iter().all(|at| is_failed(&at.cause, NodeErrorKind::WrongType)),
@@ -578,7 +578,7 @@ async fn servers_that_must_not_hold_locks() {
         ),
     ];
     for (server, parts) in cases {
-        assert_told!(
+        assert_reported!(
             refused(builder().node("main", server.url())).await,
             error if unsuitable(error),
             ["node main", parts[0], parts[1]]
@@ -596,7 +596,7 @@ async fn a_server_that_is_too_old() {
                 run_id:0123\r\nmaster_replid:4567\r\nmaxmemory_policy:noeviction\r\n";
     let reply = format!("${}\r\n{info}\r\n", info.len()).repeat(ASKED);
     let fake = Fake::answering(Answers::Bytes(reply.into_bytes())).await;
-    assert_told!(
+    assert_reported!(
         refused(builder().node("main", fake.url())).await,
         error if unsuitable(error),
         ["node main", "6.0", "6.2 or newer"]
@@ -618,7 +618,7 @@ async fn a_primary_that_is_demoted() {
             .unwrap();
     };
     replicaof(["127.0.0.1", "1"]);
-    assert_told!(
+    assert_reported!(
         ask(&node, acquire("k2", 1), GRACE).await.unwrap_err(),
         error if error.kind() == NodeErrorKind::Unsuitable,
         ["is a replica", "name the primary"]
@@ -696,7 +696,7 @@ async fn servers_that_are_none() {
         let error = ask(&node, Request::Status, PATIENCE).await.unwrap_err();
         assert_alive(&error);
         assert_eq!(error.kind(), kind, "{error}");
-        assert_told!(
+        assert_reported!(
             refused(builder().node("main", fake.url())).await,
             Error::Unreachable { answered: 0, .. },
             ["no node", "main: "]
@@ -732,7 +732,7 @@ async fn replies_that_do_not_fit() {
         for misfit in misfits {
             for request in [
                 acquire("k", 1),
-                extend("k", 1, Absent::Heal),
+                extend("k", 1, IfMissing::Recreate),
                 Request::Status,
                 quarantine(),
                 adopt(),
@@ -790,7 +790,7 @@ async fn answers_nonsense(server: &RedisServer, rng: &mut StdRng) {
             let key = rng.random_range(0..9).to_string();
             let requests = [
                 acquire(&key, 1),
-                extend(&key, 1, Absent::Heal),
+                extend(&key, 1, IfMissing::Recreate),
                 release(&key, 1),
                 Request::Status,
                 adopt(),
@@ -899,7 +899,7 @@ async fn routers_that_are_configured_differently() {
             ),
         ];
         for (builder, difference) in cases {
-            assert_told!(
+            assert_reported!(
                 refused(builder).await,
                 Error::TopologyMismatch { .. },
                 [difference, "configured alike"]

@@ -160,8 +160,8 @@ async fn every_setting_of_a_call_at_its_ends() {
                     match setting.held[index] {
                         Some(expected) => {
                             let held = in_time(what, calls(&router, setting, value)).await;
-                            let are_told = held.iter().all(fits(expected));
-                            assert!(are_told, "{what:?}, held: {held:?}");
+                            let are_reported = held.iter().all(fits(expected));
+                            assert!(are_reported, "{what:?}, held: {held:?}");
                         }
                         None => {
                             let waiting = calls(&router, setting, value);
@@ -214,8 +214,8 @@ async fn no_wait_is_a_single_try() {
                     ];
                     let is_late = wait == NANO && started.elapsed() >= LEAST_ATTEMPT;
                     for error in errors {
-                        let told = outcome::<()>(Err(error.clone()));
-                        let fits = told == Outcome::Contended || is_late;
+                        let reported = outcome::<()>(Err(error.clone()));
+                        let fits = reported == Outcome::Contended || is_late;
                         assert!(fits, "{arm:?} n={replicas} {wait:?}: {error}");
                     }
                 }

@@ -75,7 +75,7 @@ fn the_dashboard_asks_for_what_is_documented_and_shows_all_of_it() {
 }
 
 #[test]
-fn labels_that_are_gone_by_are_documented() {
+fn labels_that_are_passed_are_documented() {
     let dashboard: Value =
         serde_json::from_str(include_str!("../../dashboards/ringlock.json")).unwrap();
     let documented = documented();

@@ -15,14 +15,14 @@ use crate::common::{RedisServer, ms, name};
 
 /// An event, or a span with its fields at its close.
 #[derive(Clone, Debug)]
-struct Told {
+struct Reported {
     target: String,
     level: Level,
     fields: BTreeMap<String, String>,
     is_span: bool,
 }
 
-impl Told {
+impl Reported {
     fn of(metadata: &Metadata<'_>) -> Self {
         Self {
             target: metadata.target().into(),
@@ -37,7 +37,7 @@ impl Told {
     }
 }
 
-impl Visit for Told {
+impl Visit for Reported {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.fields
             .insert(field.name().into(), format!("{value:?}"));
@@ -51,9 +51,9 @@ impl Visit for Told {
 /// Records the events and spans of ringlock.
 #[derive(Clone, Default)]
 struct Listener {
-    told: Arc<Mutex<Vec<Told>>>,
+    reported: Arc<Mutex<Vec<Reported>>>,
     /// Each with its number of handles.
-    spans: Arc<Mutex<BTreeMap<u64, (Told, usize)>>>,
+    spans: Arc<Mutex<BTreeMap<u64, (Reported, usize)>>>,
     next: Arc<AtomicU64>,
     /// The entered spans, on the only thread.
     entered: Arc<Mutex<Vec<(Id, &'static Metadata<'static>)>>>,
@@ -61,27 +61,31 @@ struct Listener {
 }
 
 impl Listener {
-    fn of(&self, target: &str, event: &str) -> Vec<Told> {
-        let all = self.told.lock().unwrap();
-        let is_it = |told: &&Told| told.target == target && told.event() == Some(event);
+    fn of(&self, target: &str, event: &str) -> Vec<Reported> {
+        let all = self.reported.lock().unwrap();
+        let is_it =
+            |reported: &&Reported| reported.target == target && reported.event() == Some(event);
         all.iter().filter(is_it).cloned().collect()
     }
 
     #[track_caller]
-    fn one(&self, target: &str, event: &str) -> Told {
+    fn one(&self, target: &str, event: &str) -> Reported {
         let mut found = self.of(target, event);
         assert_eq!(
             found.len(),
             1,
             "{target} {event} in {:#?}",
-            self.told.lock().unwrap()
+            self.reported.lock().unwrap()
         );
         found.remove(0)
     }
 
-    fn spans(&self) -> Vec<Told> {
-        let all = self.told.lock().unwrap();
-        all.iter().filter(|told| told.is_span).cloned().collect()
+    fn spans(&self) -> Vec<Reported> {
+        let all = self.reported.lock().unwrap();
+        all.iter()
+            .filter(|reported| reported.is_span)
+            .cloned()
+            .collect()
     }
 }
 
@@ -91,26 +95,26 @@ impl Subscriber for Listener {
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
-        let mut told = Told::of(attributes.metadata());
-        attributes.record(&mut told);
+        let mut reported = Reported::of(attributes.metadata());
+        attributes.record(&mut reported);
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        self.spans.lock().unwrap().insert(id, (told, 1));
+        self.spans.lock().unwrap().insert(id, (reported, 1));
         self.known.lock().unwrap().insert(id, attributes.metadata());
         Id::from_u64(id)
     }
 
     fn record(&self, span: &Id, values: &Record<'_>) {
-        if let Some((told, _)) = self.spans.lock().unwrap().get_mut(&span.into_u64()) {
-            values.record(told);
+        if let Some((reported, _)) = self.spans.lock().unwrap().get_mut(&span.into_u64()) {
+            values.record(reported);
         }
     }
 
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        let mut told = Told::of(event.metadata());
-        event.record(&mut told);
-        self.told.lock().unwrap().push(told);
+        let mut reported = Reported::of(event.metadata());
+        event.record(&mut reported);
+        self.reported.lock().unwrap().push(reported);
     }
 
     fn enter(&self, id: &Id) {
@@ -145,15 +149,15 @@ impl Subscriber for Listener {
         if *handles > 0 {
             return false;
         }
-        let (told, _) = spans.remove(&id.into_u64()).unwrap();
-        self.told.lock().unwrap().push(told);
+        let (reported, _) = spans.remove(&id.into_u64()).unwrap();
+        self.reported.lock().unwrap().push(reported);
         true
     }
 }
 
 /// Runs `scene` on this thread alone with a listener, then compares all
 /// recorded events with the guide.
-fn told(scene: impl AsyncFnOnce(&Listener)) -> Listener {
+fn reported(scene: impl AsyncFnOnce(&Listener)) -> Listener {
     let listener = Listener::default();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build().unwrap();
@@ -161,18 +165,20 @@ fn told(scene: impl AsyncFnOnce(&Listener)) -> Listener {
     tracing::subscriber::with_default(listener.clone(), || runtime.block_on(scene(&listener)));
     drop(runtime);
     let documented = documented();
-    for told in listener
-        .told
+    for reported in listener
+        .reported
         .lock()
         .unwrap()
         .iter()
-        .filter(|told| !told.is_span)
+        .filter(|reported| !reported.is_span)
     {
-        let event = told.event().unwrap_or_else(|| panic!("no name: {told:?}"));
-        let row = documented.get(&(told.target.clone(), event.into()));
-        let (level, fields) = row.unwrap_or_else(|| panic!("not documented: {told:?}"));
-        assert_eq!(told.level.as_str(), level, "{told:?}");
-        let own = told
+        let event = reported
+            .event()
+            .unwrap_or_else(|| panic!("no name: {reported:?}"));
+        let row = documented.get(&(reported.target.clone(), event.into()));
+        let (level, fields) = row.unwrap_or_else(|| panic!("not documented: {reported:?}"));
+        assert_eq!(reported.level.as_str(), level, "{reported:?}");
+        let own = reported
             .fields
             .keys()
             .filter(|field| !["event", "message"].contains(&field.as_str()));
@@ -180,13 +186,13 @@ fn told(scene: impl AsyncFnOnce(&Listener)) -> Listener {
         let own: BTreeSet<String> = own.cloned().collect();
         assert!(
             own.is_subset(fields),
-            "{told:?} has other fields than {fields:?}"
+            "{reported:?} has other fields than {fields:?}"
         );
         let missing: Vec<_> = fields
             .difference(&own)
             .filter(|field| *field != "fence")
             .collect();
-        assert!(missing.is_empty(), "{told:?} lacks {missing:?}");
+        assert!(missing.is_empty(), "{reported:?} lacks {missing:?}");
     }
     listener
 }
@@ -222,8 +228,8 @@ const SLY: &[u8] = b"orders/\x1b[2J\n42";
 const SLY_SHOWN: &str = "orders/\\x1b[2J\\n42";
 
 #[test]
-fn a_lease_is_told_from_its_grant_to_its_end() {
-    let listener = told(async |_| {
+fn a_lease_is_reported_from_its_grant_to_its_end() {
+    let listener = reported(async |_| {
         let node = MemoryNode::new("a");
         let router = in_memory(std::slice::from_ref(&node), 1)
             .connect()
@@ -279,11 +285,11 @@ fn a_lease_is_told_from_its_grant_to_its_end() {
 }
 
 #[test]
-fn nothing_is_told_at_info_while_nothing_happens() {
-    let listener = told(async |listener| {
+fn nothing_is_reported_at_info_while_nothing_happens() {
+    let listener = reported(async |listener| {
         let nodes: Vec<MemoryNode> = (0..3).map(|index| MemoryNode::new(name(index))).collect();
         let router = in_memory(&nodes, 3).connect().await.unwrap();
-        listener.told.lock().unwrap().clear();
+        listener.reported.lock().unwrap().clear();
         for _ in 0..100 {
             router
                 .acquire("k")
@@ -303,21 +309,21 @@ fn nothing_is_told_at_info_while_nothing_happens() {
             .unwrap();
         router.shutdown().await;
     });
-    let all = listener.told.lock().unwrap();
+    let all = listener.reported.lock().unwrap();
     assert!(all.len() > 100);
     let loud: Vec<_> = all
         .iter()
-        .filter(|told| told.level <= Level::INFO)
+        .filter(|reported| reported.level <= Level::INFO)
         .collect();
     assert!(loud.is_empty(), "{loud:?}");
-    let spans = all.iter().filter(|told| told.is_span);
+    let spans = all.iter().filter(|reported| reported.is_span);
     let many = spans.filter(|span| span.fields["keys"] == "2").count();
     assert_eq!(many, 1);
 }
 
 #[test]
-fn a_server_is_told_of_from_its_connection_to_its_loss() {
-    let listener = told(async |listener| {
+fn a_server_is_reported_from_its_connection_to_its_loss() {
+    let listener = reported(async |listener| {
         let mut server = RedisServer::start();
         let router = Router::builder()
             .node("a", server.url())
@@ -325,12 +331,12 @@ fn a_server_is_told_of_from_its_connection_to_its_loss() {
             .ttl(ms(500));
         let router = router.connect().await.unwrap();
         server.kill();
-        let told = async {
+        let reported = async {
             while listener.of("ringlock::node", "still_out").is_empty() {
                 tokio::time::sleep(ms(5)).await;
             }
         };
-        tokio::time::timeout(crate::common::PROMPTLY, told)
+        tokio::time::timeout(crate::common::PROMPTLY, reported)
             .await
             .unwrap();
         drop(router);
@@ -346,8 +352,8 @@ fn a_server_is_told_of_from_its_connection_to_its_loss() {
 }
 
 #[test]
-fn a_server_that_cannot_be_used_is_told_of_once() {
-    let listener = told(async |_| {
+fn a_server_that_cannot_be_used_is_reported_once() {
+    let listener = reported(async |_| {
         let server = RedisServer::start_with(&["--requirepass", "s3cret"]);
         let url = server.url();
         let wrong = format!("{url}?pass=wr0ng");
@@ -355,15 +361,18 @@ fn a_server_that_cannot_be_used_is_told_of_once() {
         let short = |config: &mut ringlock::Config| config.router.connect_timeout = ms(500);
         router.configure(short).connect().await.unwrap_err();
     });
-    let told = listener.one("ringlock::node", "unsuitable");
-    assert!(told.fields["error"].contains("credentials"), "{told:?}");
-    let all = format!("{:?}", listener.told.lock().unwrap());
+    let reported = listener.one("ringlock::node", "unsuitable");
+    assert!(
+        reported.fields["error"].contains("credentials"),
+        "{reported:?}"
+    );
+    let all = format!("{:?}", listener.reported.lock().unwrap());
     assert!(!all.contains("wr0ng") && !all.contains("s3cret"), "{all}");
 }
 
 #[test]
-fn a_node_that_lost_its_data_is_told_of_until_it_is_back() {
-    let listener = told(async |_| {
+fn a_node_that_lost_its_data_is_reported_until_it_is_back() {
+    let listener = reported(async |_| {
         let nodes: Vec<MemoryNode> = (0..3).map(|index| MemoryNode::new(name(index))).collect();
         let short = |config: &mut ringlock::Config| {
             config.router.max_ttl = ms(500);

@@ -167,13 +167,13 @@ impl Process {
 /// [`grow_in_the_order_of_grants`]: it locks and unlocks.
 #[tokio::test]
 async fn a_child() {
-    let Ok(told) = std::env::var(CHILD) else {
+    let Ok(reported) = std::env::var(CHILD) else {
         return;
     };
-    let mut told = told.split(' ');
-    let replicas = told.next().unwrap().parse().unwrap();
+    let mut reported = reported.split(' ');
+    let replicas = reported.next().unwrap().parse().unwrap();
     let builder = Router::builder().init(Init::Now).replicas(replicas);
-    let nodes = told.enumerate();
+    let nodes = reported.enumerate();
     let builder = nodes.fold(builder, |builder, (index, url)| {
         builder.node(name(index), url)
     });

@@ -238,8 +238,8 @@ async fn a_lease_that_another_took_over_is_lost_at_the_next_extend() {
                 }
                 let loss = timeout(PROMPTLY, watching).await.unwrap().unwrap();
                 // An extend of the keeper may find the key free in between.
-                let is_told = loss == Loss::TakenOver || is_kept && loss == Loss::Gone;
-                assert!(is_told, "{arm:?} n={replicas}: {loss:?}");
+                let is_reported = loss == Loss::TakenOver || is_kept && loss == Loss::Gone;
+                assert!(is_reported, "{arm:?} n={replicas}: {loss:?}");
                 assert_eq!(guard.remaining(), Duration::ZERO);
                 assert!(taken.fence() > guard.fence());
                 assert_eq!(guard.release().await.unwrap(), Released::TooLate);
@@ -348,7 +348,7 @@ async fn an_extend_during_an_outage_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_release_tells_whether_it_came_in_time() {
+async fn a_release_reports_whether_it_came_in_time() {
     for arm in ARMS {
         for replicas in [1, 3] {
             let cluster = Cluster::start(arm, replicas);
@@ -417,7 +417,7 @@ async fn the_last_handle_takes_the_tasks_with_it_and_still_releases() {
 }
 
 #[tokio::test]
-async fn scoped_work_is_told_when_its_lease_was_lost() {
+async fn scoped_work_learns_when_its_lease_was_lost() {
     for arm in ARMS {
         let cluster = Cluster::start(arm, 3);
         let router = cluster.router(3).await;
@@ -731,7 +731,7 @@ async fn replicas_are_healed_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn an_entry_without_expiry_is_mended_or_told_as_what_it_is() {
+async fn an_entry_without_expiry_is_mended_or_reported_as_what_it_is() {
     for edition in Edition::ALL {
         let server = RedisServer::start_edition(edition, &["--save", "", "--appendonly", "no"]);
         let mut client = server.client();

@@ -326,12 +326,12 @@ fn a_server_has_its_batches_and_connections_counted() {
         assert_eq!(of_a("ringlock_node_connected"), 1.0);
 
         server.kill();
-        let told = async {
+        let reported = async {
             while of_a("ringlock_node_connections_lost_total") < 1.0 {
                 tokio::time::sleep(ms(5)).await;
             }
         };
-        tokio::time::timeout(crate::common::PROMPTLY, told)
+        tokio::time::timeout(crate::common::PROMPTLY, reported)
             .await
             .unwrap();
         assert_eq!(of_a("ringlock_node_connected"), 0.0);

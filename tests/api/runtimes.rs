@@ -164,7 +164,7 @@ fn a_router_whose_runtime_has_ended_says_so() {
                 timeout(PROMPTLY, kept.release()).await.expect(of),
             ] {
                 // An in-memory node has no connection to lose.
-                let is_told = match arm {
+                let is_reported = match arm {
                     Arm::Memory => {
                         [Released::InTime, Released::TooLate].contains(&released.unwrap())
                     }
@@ -172,7 +172,7 @@ fn a_router_whose_runtime_has_ended_says_so() {
                         [Released::Unknown, Released::TooLate].contains(&released.unwrap())
                     }
                 };
-                assert!(is_told, "{of}");
+                assert!(is_reported, "{of}");
             }
             let drained = timeout(PROMPTLY, router.drained()).await.expect(of);
             assert_eq!(drained, arm == Arm::Memory, "{of}");
@@ -184,7 +184,7 @@ fn a_router_whose_runtime_has_ended_says_so() {
 
 /// The runtime is alive, but nothing drives it: no reply is read.
 #[test]
-fn a_router_whose_runtime_stands_still_is_not_waited_for() {
+fn no_call_waits_for_a_stopped_runtime() {
     for replicas in [1, 3] {
         let cluster = Cluster::start(Arm::Redis, 3);
         let (home, guest) = (one_thread(), one_thread());
@@ -260,7 +260,7 @@ fn shutdown_closes_every_handle_and_no_lease() {
 
 /// The work is done and reported as done, whatever happens to the lease.
 #[tokio::test]
-async fn work_is_told_apart_from_its_release() {
+async fn work_is_reported_apart_from_its_release() {
     for arm in ARMS {
         for replicas in [1, 3] {
             let of = &*format!("{arm:?} n={replicas}");
@@ -284,7 +284,7 @@ async fn work_is_told_apart_from_its_release() {
                 7
             });
             let gone = gone.await.unwrap_err();
-            let is_told = matches!(
+            let is_reported = matches!(
                 &gone,
                 WithError::Lost {
                     output: 7,
@@ -292,7 +292,7 @@ async fn work_is_told_apart_from_its_release() {
                     ..
                 }
             );
-            assert!(is_told, "{of}: {gone:?}");
+            assert!(is_reported, "{of}: {gone:?}");
             assert!(gone.to_string().contains("is done"), "{of}: {gone}");
             assert!(matches!(
                 Error::from(gone),

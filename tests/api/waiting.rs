@@ -381,7 +381,7 @@ fn take_majority_down(cluster: &Cluster, router: &Router, is_first: bool) -> Vec
 }
 
 #[tokio::test]
-async fn an_outage_is_told_as_an_outage() {
+async fn an_outage_is_reported_as_an_outage() {
     for arm in ARMS {
         for replicas in [1, 3, 5] {
             let cluster = Cluster::start(arm, replicas);
@@ -428,7 +428,7 @@ async fn an_outage_is_told_as_an_outage() {
 /// With a holder on the nodes that are up, an outage of the others is reported
 /// as one, whichever nodes answer first.
 #[tokio::test]
-async fn an_outage_is_never_told_as_contention() {
+async fn an_outage_is_never_reported_as_contention() {
     for arm in ARMS {
         for (replicas, is_first) in [(3, true), (3, false), (5, true), (5, false)] {
             let cluster = Cluster::start(arm, replicas);
@@ -446,7 +446,7 @@ async fn an_outage_is_never_told_as_contention() {
 }
 
 #[tokio::test]
-async fn contention_beside_a_minority_outage_is_contention() {
+async fn contention_during_a_minority_outage_is_contention() {
     for arm in ARMS {
         for down in 0..3 {
             let cluster = Cluster::start(arm, 3);
@@ -508,7 +508,7 @@ async fn a_guard_that_is_dropped_ends_its_lease_for_watchers() {
 }
 
 #[tokio::test]
-async fn who_stood_in_line_until_the_end_is_told_that_the_key_was_held() {
+async fn a_caller_that_queued_until_the_end_learns_that_the_key_was_held() {
     let cluster = Cluster::start(Arm::Memory, 1);
     let router = cluster.router(1).await;
     let guard = router.acquire(KEY).await.unwrap();
@@ -527,7 +527,7 @@ async fn who_stood_in_line_until_the_end_is_told_that_the_key_was_held() {
 }
 
 #[tokio::test]
-async fn keys_that_are_fought_over_are_told() {
+async fn contended_keys_are_reported() {
     for arm in ARMS {
         let cluster = Cluster::start(arm, 3);
         let (router, rival) = (cluster.router(3).await, cluster.router(3).await);
@@ -542,14 +542,14 @@ async fn keys_that_are_fought_over_are_told() {
         let waiting = timeout(ms(20), router.acquire(KEY).into_future());
         waiting.await.unwrap_err();
         drop(guard);
-        let told = |router: &Router| {
+        let reported = |router: &Router| {
             let hot = router.hot_keys();
             assert_eq!(hot.len(), 1, "{hot:?}");
             assert_eq!((hot[0].key.as_bytes(), hot[0].excess), (KEY.as_bytes(), 0));
             hot[0].times
         };
         // In line behind its own holder; and at the nodes, without success.
-        assert_eq!((told(&router), told(&rival)), (6, 1));
+        assert_eq!((reported(&router), reported(&rival)), (6, 1));
     }
 }
 
@@ -583,7 +583,7 @@ async fn a_lost_lease_gives_its_turn_to_the_next() {
 
 /// The last error of a caller that timed out; asserts that it made no attempt
 /// of its own.
-fn told_in_line(error: Error) -> Error {
+fn reported_in_line(error: Error) -> Error {
     let text = error.to_string();
     assert!(!text.contains("0 attempts"), "{text}");
     match error {
@@ -600,12 +600,12 @@ async fn give_up_in_line(router: &Router, key: &str, wait: Duration) -> Vec<Erro
     let all = router.acquire_all([key]).wait(wait).await.unwrap_err();
     let mut many = router.acquire_many([key]).wait(wait).await;
     let many = many.pop().unwrap().1.unwrap_err();
-    [one, all, many].map(told_in_line).into()
+    [one, all, many].map(reported_in_line).into()
 }
 
 /// A caller that times out in line gets the outage that its sibling met.
 #[tokio::test]
-async fn an_outage_that_a_sibling_met_is_told_to_those_behind_it() {
+async fn an_outage_that_a_sibling_met_is_reported_to_those_behind_it() {
     for arm in ARMS {
         for replicas in [1, 3] {
             let cluster = Cluster::start(arm, 3);
@@ -647,7 +647,7 @@ async fn an_outage_that_a_sibling_met_is_told_to_those_behind_it() {
 
 /// The sibling has had no answer yet: the error must not report a holder.
 #[tokio::test]
-async fn silence_is_not_told_as_contention() {
+async fn silence_is_not_reported_as_contention() {
     for replicas in [1, 3] {
         let cluster = Cluster::start(Arm::Memory, 3);
         let router = cluster.router(replicas).await;
@@ -666,7 +666,7 @@ async fn silence_is_not_told_as_contention() {
 
 /// The sibling waits for another process: the error names that holder too.
 #[tokio::test]
-async fn a_holder_that_a_sibling_met_is_told_to_those_behind_it() {
+async fn a_holder_that_a_sibling_met_is_reported_to_those_behind_it() {
     for arm in ARMS {
         for replicas in [1, 3] {
             let cluster = Cluster::start(arm, 3);
@@ -710,7 +710,7 @@ async fn a_holder_that_a_sibling_met_is_told_to_those_behind_it() {
 
 /// An attempt that the wait cuts short does not hide an outage that is certain.
 #[tokio::test]
-async fn a_node_out_of_reach_is_told_however_short_the_wait() {
+async fn a_node_out_of_reach_is_reported_however_short_the_wait() {
     let cluster = Cluster::start(Arm::Memory, 1);
     let router = cluster.router(1).await;
     let other = cluster.router(1).await;

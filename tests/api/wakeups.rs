@@ -183,7 +183,7 @@ async fn a_leftover_on_a_minority_delays_no_wake_up() {
 /// The server remembers fewer keys than are waited for, and invalidates those
 /// that it forgets as if they had changed.
 #[tokio::test]
-async fn wake_ups_in_vain_do_not_cause_each_other() {
+async fn needless_wake_ups_do_not_cause_each_other() {
     const WAITERS: usize = 200;
     const SPAN: Duration = Duration::from_secs(2);
     let cluster = Cluster::start(Arm::Redis, 1);

@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::bed::{Bed, Job, OTHER, TOKEN, TTL, WAIT, until};
 use crate::common::ms;
+use crate::testbed::{Job, OTHER, TOKEN, TTL, Testbed, WAIT, until};
 use serde_json::Value;
 
 #[test]
 fn exec_ends_as_its_command_does() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    let run = bed.run(&[
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    let run = testbed.run(&[
         "exec",
         "k",
         "--ttl",
@@ -24,12 +24,12 @@ fn exec_ends_as_its_command_does() {
         "echo $RINGLOCK_KEY; exit 9",
     ]);
     assert_eq!((run.code, &*run.stdout), (9, "k\n"), "{run:?}");
-    let run = bed.run(&["exec", "k", "--ttl", TTL, "--", "sh", "-c", "kill -9 $$"]);
+    let run = testbed.run(&["exec", "k", "--ttl", TTL, "--", "sh", "-c", "kill -9 $$"]);
     assert_eq!(run.code, 128 + 9, "{run:?}");
-    assert_eq!(bed.get(0, "k"), None, "it was released each time");
+    assert_eq!(testbed.get(0, "k"), None, "it was released each time");
 
     let script = "echo to be seen; exit 4";
-    let run = bed.run(&[
+    let run = testbed.run(&[
         "exec", "k", "--ttl", TTL, "--json", "--", "sh", "-c", script,
     ]);
     let json = run.json();
@@ -42,7 +42,7 @@ fn exec_ends_as_its_command_does() {
         (&Value::Null, &Value::Null)
     );
     assert!(run.stderr.contains("to be seen"), "{run:?}");
-    let next = bed.run(&[
+    let next = testbed.run(&[
         "exec",
         "k",
         "--ttl",
@@ -58,12 +58,12 @@ fn exec_ends_as_its_command_does() {
 
 #[test]
 fn exec_keeps_the_lock_and_others_out() {
-    let bed = Bed::new(3, 3);
-    bed.init();
-    let job = Job::start(&bed, &["k", "--ttl", "3s"], "echo ready; cat");
-    let first = bed.get(0, "k").expect("an entry");
+    let testbed = Testbed::new(3, 3);
+    testbed.init();
+    let job = Job::start(&testbed, &["k", "--ttl", "3s"], "echo ready; cat");
+    let first = testbed.get(0, "k").expect("an entry");
     let begun = Instant::now();
-    let run = bed.run(&[
+    let run = testbed.run(&[
         "exec", "k", "--ttl", TTL, "--wait", "0s", "--json", "--", "true",
     ]);
     assert_eq!(
@@ -72,35 +72,36 @@ fn exec_keeps_the_lock_and_others_out() {
         "{run:?}"
     );
     // Longer than the ttl: it is kept alive.
-    let run = bed.run(&["exec", "k", "--ttl", TTL, "--wait", "4s", "--", "true"]);
+    let run = testbed.run(&["exec", "k", "--ttl", TTL, "--wait", "4s", "--", "true"]);
     assert_eq!(run.code, 6, "{run:?}");
     assert!(
         begun.elapsed() > ms(4000) && run.stderr.contains("held by"),
         "{run:?}"
     );
-    assert_eq!(bed.get(0, "k"), Some(first));
+    assert_eq!(testbed.get(0, "k"), Some(first));
     assert_eq!(job.end(true).code, 0);
     assert_eq!(
-        bed.run(&["exec", "k", "--ttl", TTL, "--wait", "0s", "--", "true"])
+        testbed
+            .run(&["exec", "k", "--ttl", TTL, "--wait", "0s", "--", "true"])
             .code,
         0
     );
 }
 
 #[test]
-fn exec_tells_an_outage_apart_from_a_busy_lock() {
-    let mut bed = Bed::new(1, 1);
-    bed.init();
-    bed.servers[0].kill();
-    let run = bed.run(&["exec", "k", "--wait", "200ms", "--", "true"]);
+fn exec_distinguishes_an_outage_from_a_busy_lock() {
+    let mut testbed = Testbed::new(1, 1);
+    testbed.init();
+    testbed.servers[0].kill();
+    let run = testbed.run(&["exec", "k", "--wait", "200ms", "--", "true"]);
     assert_eq!(run.code, 3, "{run:?}");
     assert!(run.stderr.contains("next: "), "{run:?}");
 }
 
 #[test]
 fn exec_passes_signals_on() {
-    let bed = Bed::new(1, 1);
-    bed.init();
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
     for (signal, name) in [
         (Signal::TERM, "TERM"),
         (Signal::INT, "INT"),
@@ -110,29 +111,33 @@ fn exec_passes_signals_on() {
         (Signal::USR2, "USR2"),
     ] {
         let script = format!("trap 'echo got {name}; exit 5' {name}; echo ready; {WAIT}");
-        let job = Job::start(&bed, &["k", "--ttl", TTL], &script);
+        let job = Job::start(&testbed, &["k", "--ttl", TTL], &script);
         job.signal(signal);
         let run = job.end(false);
         assert_eq!((run.code, run.stdout), (5, format!("got {name}\n")));
-        assert_eq!(bed.get(0, "k"), None);
+        assert_eq!(testbed.get(0, "k"), None);
     }
     // A command without a handler ends, with its child processes.
-    let job = Job::start(&bed, &["k", "--ttl", TTL], "sleep 60 & echo ready; wait");
+    let job = Job::start(
+        &testbed,
+        &["k", "--ttl", TTL],
+        "sleep 60 & echo ready; wait",
+    );
     job.signal(Signal::TERM);
     assert_eq!(job.end(false).code, 128 + 15);
     // A command that ignores the signal is killed after the grace period, with
     // its child processes.
     let script = "trap '' TERM; sleep 60 & echo ready; wait; wait";
-    let job = Job::start(&bed, &["k", "--ttl", TTL, "--grace", "0.1"], script);
+    let job = Job::start(&testbed, &["k", "--ttl", TTL, "--grace", "0.1"], script);
     job.signal(Signal::TERM);
     assert_eq!(job.end(false).code, 128 + 9);
-    assert_eq!(bed.get(0, "k"), None, "it was released");
+    assert_eq!(testbed.get(0, "k"), None, "it was released");
 }
 
 #[test]
 fn what_is_ignored_at_the_start_stays_ignored() {
-    let bed = Bed::new(1, 1);
-    bed.init();
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
     for (signal, name) in [
         (Signal::HUP, "HUP"),
         (Signal::INT, "INT"),
@@ -147,7 +152,7 @@ fn what_is_ignored_at_the_start_stays_ignored() {
             format!("trap '' {name}; exec {ringlock} exec k --ttl {TTL} -- sh -c '{command}'");
         let mut shell = std::process::Command::new("sh");
         shell.args(["-c", &script]);
-        let job = Job::of(&bed, shell);
+        let job = Job::of(&testbed, shell);
         assert_eq!(job.first, "ready", "{name}");
         job.signal(signal);
         let run = job.end(true);
@@ -163,35 +168,36 @@ fn what_is_ignored_at_the_start_stays_ignored() {
         "--",
     ]);
     nohup.args(["sh", "-c", "echo ready; cat; exit 4"]);
-    let job = Job::of(&bed, nohup);
+    let job = Job::of(&testbed, nohup);
     job.signal(Signal::HUP);
     assert_eq!(job.end(true).code, 4);
 }
 
 #[test]
 fn exec_starts_no_cluster_unasked() {
-    let bed = Bed::new(3, 3);
-    let run = bed.run(&["exec", "k", "--", "true"]);
+    let testbed = Testbed::new(3, 3);
+    let run = testbed.run(&["exec", "k", "--", "true"]);
     assert_eq!(run.code, 3, "{run:?}");
     assert!(run.stderr.contains("`ringlock init`"), "{run:?}");
-    for server in &bed.servers {
+    for server in &testbed.servers {
         let size: u64 = redis::cmd("DBSIZE").query(&mut server.client()).unwrap();
         assert_eq!(size, 0, "it has written");
     }
     assert_eq!(
-        bed.run(&["exec", "k", "--init", "--ttl", TTL, "--", "true"])
+        testbed
+            .run(&["exec", "k", "--init", "--ttl", TTL, "--", "true"])
             .code,
         0
     );
-    let run = bed.run(&["exec", "k", "--ttl", TTL, "--", "true"]);
+    let run = testbed.run(&["exec", "k", "--ttl", TTL, "--", "true"]);
     assert_eq!(run.code, 0, "{run:?}");
 }
 
 /// Runs `exec k` with each of these arguments, and asserts its exit code.
 #[track_caller]
-fn check(bed: &Bed, cases: &[(&[&str], i32)]) {
+fn check(testbed: &Testbed, cases: &[(&[&str], i32)]) {
     for (arguments, code) in cases {
-        let run = bed.run(&[&["exec", "k", "--ttl", TTL], *arguments].concat());
+        let run = testbed.run(&[&["exec", "k", "--ttl", TTL], *arguments].concat());
         assert_eq!(run.code, *code, "{arguments:?}: {run:?}");
         if code == &126 || code == &127 {
             let program = arguments.last().unwrap();
@@ -201,8 +207,8 @@ fn check(bed: &Bed, cases: &[(&[&str], i32)]) {
 }
 
 /// A file of the bed, with this text and mode.
-fn file(bed: &Bed, name: &str, text: &str, mode: u32) -> String {
-    let path = bed.folder.path().join(name);
+fn file(testbed: &Testbed, name: &str, text: &str, mode: u32) -> String {
+    let path = testbed.folder.path().join(name);
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
     path.to_str().unwrap().to_owned()
@@ -210,15 +216,15 @@ fn file(bed: &Bed, name: &str, text: &str, mode: u32) -> String {
 
 #[test]
 fn exit_codes_are_those_of_the_shell() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    let plain = &*file(&bed, "plain", "", 0o644);
-    let orphan = &*file(&bed, "orphan", "#!/nowhere/interpreter\n", 0o755);
-    let script = &*file(&bed, "script", "exit 5\n", 0o755);
-    let folder = bed.folder.path().to_str().unwrap();
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    let plain = &*file(&testbed, "plain", "", 0o644);
+    let orphan = &*file(&testbed, "orphan", "#!/nowhere/interpreter\n", 0o755);
+    let script = &*file(&testbed, "script", "exit 5\n", 0o755);
+    let folder = testbed.folder.path().to_str().unwrap();
     let own = "test \"$*\" = \"--json -n -- x\"";
     check(
-        &bed,
+        &testbed,
         &[
             (&["--", "sh", "-c", "exit 255"], 255),
             (&["--", "sh", "-c", "kill -TERM $$"], 143),
@@ -234,17 +240,17 @@ fn exit_codes_are_those_of_the_shell() {
             (&["--", "sh", "-c", own, "sh", "--json", "-n", "--", "x"], 0),
         ],
     );
-    assert_eq!(bed.get(0, "k"), None, "it was released each time");
+    assert_eq!(testbed.get(0, "k"), None, "it was released each time");
 }
 
 #[test]
 fn options_and_exit_codes_are_those_of_flock() {
-    let mut bed = Bed::new(1, 1);
-    bed.init();
-    let plain = &*file(&bed, "plain", "", 0o644);
+    let mut testbed = Testbed::new(1, 1);
+    testbed.init();
+    let plain = &*file(&testbed, "plain", "", 0o644);
     let sleep = ["--max-hold", "0.1", "--lost-exit-code", "98"];
     check(
-        &bed,
+        &testbed,
         &[
             (&["-n", "--", "true"], 0),
             (&["-w", "0.5", "--", "true"], 0),
@@ -254,9 +260,9 @@ fn options_and_exit_codes_are_those_of_flock() {
             (&[&sleep[..], &["--", "sleep", "60"]].concat(), 98),
         ],
     );
-    bed.set(0, "k", TOKEN, 60_000);
+    testbed.set(0, "k", TOKEN, 60_000);
     check(
-        &bed,
+        &testbed,
         &[
             (&["-n", "--", "true"], 6),
             (&["--nb", "-E", "42", "--", "true"], 42),
@@ -270,28 +276,28 @@ fn options_and_exit_codes_are_those_of_flock() {
             (&["-w", "600", "--", plain], 126),
         ],
     );
-    let run = bed.run(&[
+    let run = testbed.run(&[
         "exec", "k", "--ttl", TTL, "-n", "-E", "42", "--json", "--", "true",
     ]);
     assert_eq!(run.error()["exit_code"], 42, "{run:?}");
-    assert_eq!(bed.get(0, "k").as_deref(), Some(TOKEN));
+    assert_eq!(testbed.get(0, "k").as_deref(), Some(TOKEN));
 
-    bed.servers[0].kill();
+    testbed.servers[0].kill();
     let outage = ["-w", "0.2", "-E", "42", "--failed-exit-code", "99"];
-    check(&bed, &[(&[&outage[..], &["--", "true"]].concat(), 99)]);
+    check(&testbed, &[(&[&outage[..], &["--", "true"]].concat(), 99)]);
 }
 
 #[test]
 fn a_closed_input_is_an_empty_one() {
-    let bed = Bed::new(1, 1);
-    bed.init();
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
     let mut shell = std::process::Command::new("sh");
     let ringlock = env!("CARGO_BIN_EXE_ringlock");
     shell.args([
         "-c",
         &format!("exec {ringlock} exec k --ttl {TTL} -- cat <&-"),
     ]);
-    shell.env("RINGLOCK_CONFIG", bed.file());
+    shell.env("RINGLOCK_CONFIG", testbed.file());
     let output = shell.output().unwrap();
     assert!(
         output.status.success() && output.stdout.is_empty(),
@@ -301,12 +307,12 @@ fn a_closed_input_is_an_empty_one() {
 
 #[test]
 fn exec_that_is_interrupted_while_it_waits_leaves_nothing() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    bed.set(0, "k", TOKEN, 60_000);
-    let mut command = bed.command(&["exec", "k", "--wait", "1m", "--", "true"]);
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    testbed.set(0, "k", TOKEN, 60_000);
+    let mut command = testbed.command(&["exec", "k", "--wait", "1m", "--", "true"]);
     let mut child = command.spawn().unwrap();
-    let mut client = bed.servers[0].client();
+    let mut client = testbed.servers[0].client();
     // It has tried, and watches the key.
     until("it waits", || {
         let info: String = redis::cmd("CLIENT").arg("LIST").query(&mut client).unwrap();
@@ -314,30 +320,30 @@ fn exec_that_is_interrupted_while_it_waits_leaves_nothing() {
     });
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(128 + 2));
-    assert_eq!(bed.get(0, "k").as_deref(), Some(TOKEN));
+    assert_eq!(testbed.get(0, "k").as_deref(), Some(TOKEN));
 }
 
 #[test]
 fn exec_ends_its_command_when_the_lock_is_lost() {
-    let bed = Bed::new(1, 1);
-    bed.init();
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
     let script = format!("trap 'echo got USR1; exit 0' USR1; echo ready; {WAIT}");
-    let job = Job::start(&bed, &["k", "--ttl", TTL, "--signal", "USR1"], &script);
-    assert_eq!(bed.run(&["release", "k", "--force"]).code, 0);
+    let job = Job::start(&testbed, &["k", "--ttl", TTL, "--signal", "USR1"], &script);
+    assert_eq!(testbed.run(&["release", "k", "--force"]).code, 0);
     let run = job.end(false);
     assert_eq!((run.code, &*run.stdout), (7, "got USR1\n"), "{run:?}");
     assert!(run.stderr.contains("lost"), "{run:?}");
 
     // A command that does not end by itself is killed.
     let job = Job::start(
-        &bed,
+        &testbed,
         &["k", "--ttl", TTL, "--grace", "50ms"],
         "trap '' TERM; echo ready; cat",
     );
-    assert_eq!(bed.run(&["release", "k", "--force"]).code, 0);
+    assert_eq!(testbed.run(&["release", "k", "--force"]).code, 0);
     assert_eq!(job.end(false).code, 7);
 
-    let run = bed.run(&[
+    let run = testbed.run(&[
         "exec",
         "k",
         "--max-hold",
@@ -360,12 +366,12 @@ fn exec_ends_its_command_when_the_lock_is_lost() {
 }
 
 #[test]
-fn exec_tells_a_loss_that_shows_only_at_the_end() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    let job = Job::start(&bed, &["k", "--ttl", "30s"], "echo ready; cat");
+fn exec_reports_a_loss_that_shows_only_at_the_end() {
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    let job = Job::start(&testbed, &["k", "--ttl", "30s"], "echo ready; cat");
     // Long before the next extend.
-    bed.set(0, "k", OTHER, 60_000);
+    testbed.set(0, "k", OTHER, 60_000);
     assert_eq!(job.end(true).code, 7);
-    assert_eq!(bed.get(0, "k").as_deref(), Some(OTHER));
+    assert_eq!(testbed.get(0, "k").as_deref(), Some(OTHER));
 }

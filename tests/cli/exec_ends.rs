@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
-use crate::bed::{Bed, Job, until};
+use crate::testbed::{Job, Testbed, until};
 
 /// The ttl of a lock that is left to expire.
 const TTL: &str = "3s";
@@ -41,12 +41,12 @@ fn clock() -> Duration {
 }
 
 /// A job in which the command and a process that it started both beat.
-fn start(bed: &Bed, options: &[&str]) -> (Job, PathBuf) {
-    let file = bed.folder.path().join("beats");
+fn start(testbed: &Testbed, options: &[&str]) -> (Job, PathBuf) {
+    let file = testbed.folder.path().join("beats");
     std::fs::remove_file(&file).ok();
     let one = beats(&file);
     let script = format!("sh -c '{one}' & echo ready; {one}");
-    let job = Job::start(bed, &[&["k", "--ttl", TTL], options].concat(), &script);
+    let job = Job::start(testbed, &[&["k", "--ttl", TTL], options].concat(), &script);
     until("both run", || file.exists() && read(&file).0.len() == 2);
     (job, file)
 }
@@ -69,8 +69,8 @@ fn supervisor(job: &Job) -> Pid {
 }
 
 /// Runs the next holder; returns when it had the lock.
-fn next_holder(bed: &Bed) -> Duration {
-    let run = bed.run(&["exec", "k", "--ttl", TTL, "-w", "20", "--", "date", "+%s%N"]);
+fn next_holder(testbed: &Testbed) -> Duration {
+    let run = testbed.run(&["exec", "k", "--ttl", TTL, "-w", "20", "--", "date", "+%s%N"]);
     assert_eq!(run.code, 0, "{run:?}");
     Duration::from_nanos(run.stdout.trim().parse().unwrap())
 }
@@ -78,14 +78,14 @@ fn next_holder(bed: &Bed) -> Duration {
 #[test]
 fn a_command_does_not_outlive_exec() {
     for (nodes, replicas) in [(1, 1), (3, 3)] {
-        let bed = Bed::new(nodes, replicas);
-        bed.init();
+        let testbed = Testbed::new(nodes, replicas);
+        testbed.init();
         for round in 0..2 {
-            let (mut job, file) = start(&bed, &[]);
+            let (mut job, file) = start(&testbed, &[]);
             let killed = clock();
             job.child.kill().unwrap();
             job.child.wait().unwrap();
-            let granted = next_holder(&bed);
+            let granted = next_holder(&testbed);
             let (pids, last) = read(&file);
             println!(
                 "round {round} of {nodes}: the last beat {:?} after the kill, the next grant {:?} after it",
@@ -101,15 +101,15 @@ fn a_command_does_not_outlive_exec() {
 
 #[test]
 fn a_command_does_not_outlive_its_supervisor() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    let (job, file) = start(&bed, &[]);
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    let (job, file) = start(&testbed, &[]);
     let killed = clock();
     kill_process(supervisor(&job), Signal::KILL).unwrap();
     let run = job.end(false);
     assert_eq!(run.code, 3, "{run:?}");
     assert!(run.stderr.contains("supervisor"), "{run:?}");
-    assert_eq!(bed.get(0, "k"), None, "it was released");
+    assert_eq!(testbed.get(0, "k"), None, "it was released");
     let (pids, last) = read(&file);
     assert!(last.saturating_sub(killed) < BOUND);
     assert!(pids.iter().all(|pid| is_dead(*pid)), "{pids:?}");
@@ -117,11 +117,11 @@ fn a_command_does_not_outlive_its_supervisor() {
 
 #[test]
 fn a_command_does_not_outlive_both() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    let file = bed.folder.path().join("beats");
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    let file = testbed.folder.path().join("beats");
     let mut job = Job::start(
-        &bed,
+        &testbed,
         &["k", "--ttl", TTL],
         &format!("echo ready; {}", beats(&file)),
     );
@@ -133,7 +133,7 @@ fn a_command_does_not_outlive_both() {
     job.child.kill().unwrap();
     kill_process(supervisor, Signal::KILL).unwrap();
     job.child.wait().unwrap();
-    let granted = next_holder(&bed);
+    let granted = next_holder(&testbed);
     let (pids, last) = read(&file);
     assert!(last < granted && last.saturating_sub(killed) < BOUND);
     assert!(is_dead(pids[0]));
@@ -141,11 +141,11 @@ fn a_command_does_not_outlive_both() {
 
 #[test]
 fn a_command_does_not_outlive_the_lease_of_an_exec_that_is_stopped() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    let (job, file) = start(&bed, &["--grace", "0"]);
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    let (job, file) = start(&testbed, &["--grace", "0"]);
     job.signal(Signal::STOP);
-    let granted = next_holder(&bed);
+    let granted = next_holder(&testbed);
     let (pids, last) = read(&file);
     println!(
         "the last beat {:?} before the next grant",
@@ -161,17 +161,17 @@ fn a_command_does_not_outlive_the_lease_of_an_exec_that_is_stopped() {
 
 #[test]
 fn what_a_command_started_ends_with_it_when_the_lock_is_lost() {
-    let bed = Bed::new(1, 1);
-    bed.init();
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
     // `timeout` creates its own process group, which the signal to the
     // command's group does not reach; the last one ignores the signal.
-    let file = bed.folder.path().join("beats");
+    let file = testbed.folder.path().join("beats");
     let one = beats(&file);
     let script =
         format!("timeout 60 sh -c '{one}' & sh -c 'trap \"\" TERM; {one}' & echo ready; wait");
-    let job = Job::start(&bed, &["k", "--ttl", TTL, "--grace", "0.2"], &script);
+    let job = Job::start(&testbed, &["k", "--ttl", TTL, "--grace", "0.2"], &script);
     until("both run", || file.exists() && read(&file).0.len() == 2);
-    assert_eq!(bed.run(&["release", "k", "--force"]).code, 0);
+    assert_eq!(testbed.run(&["release", "k", "--force"]).code, 0);
     assert_eq!(job.end(false).code, 7);
     let (pids, _) = read(&file);
     assert!(pids.iter().all(|pid| is_dead(*pid)), "{pids:?}");
@@ -179,9 +179,9 @@ fn what_a_command_started_ends_with_it_when_the_lock_is_lost() {
 
 #[test]
 fn what_a_command_leaves_running_is_left_alone() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    let run = bed.run(&[
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    let run = testbed.run(&[
         "exec",
         "k",
         "--ttl",
@@ -195,5 +195,5 @@ fn what_a_command_leaves_running_is_left_alone() {
     let pid = Pid::from_raw(run.stdout.trim().parse().unwrap()).unwrap();
     assert!(!is_dead(pid));
     kill_process(pid, Signal::KILL).unwrap();
-    assert_eq!(bed.get(0, "k"), None);
+    assert_eq!(testbed.get(0, "k"), None);
 }

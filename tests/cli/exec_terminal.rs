@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, test_kill_process};
 
-use crate::bed::{Bed, until};
 use crate::common::PROMPTLY;
+use crate::testbed::{Testbed, until};
 
 /// Runs a program on its own terminal and forwards the bytes.
 const CARRIER: &str = "import pty, sys; pty.spawn(sys.argv[1:])";
@@ -22,7 +22,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn open(bed: &Bed) -> Self {
+    fn open(testbed: &Testbed) -> Self {
         let mut child = Command::new("python3")
             .args([
                 "-c",
@@ -33,10 +33,10 @@ impl Terminal {
                 "--noediting",
                 "-i",
             ])
-            .env("RINGLOCK_CONFIG", bed.file())
+            .env("RINGLOCK_CONFIG", testbed.file())
             .env("R", env!("CARGO_BIN_EXE_ringlock"))
             .env("PS1", "")
-            .current_dir(bed.folder.path())
+            .current_dir(testbed.folder.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -121,9 +121,9 @@ fn pid(text: &str) -> Pid {
 
 #[test]
 fn a_command_reads_the_terminal_whatever_its_input_is() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    let mut terminal = Terminal::open(&bed);
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    let mut terminal = Terminal::open(&testbed);
     for (before, after) in [
         ("echo piped |", ""),
         ("", "</dev/null"),
@@ -141,15 +141,15 @@ fn a_command_reads_the_terminal_whatever_its_input_is() {
 
 #[test]
 fn the_keys_of_the_terminal_reach_the_command() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    let mut terminal = Terminal::open(&bed);
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    let mut terminal = Terminal::open(&testbed);
     for (key, code) in [(b"\x03", 128 + 2), (b"\x1c", 128 + 3)] {
         terminal.enter("$R exec k --ttl 20s -- sh -c 'echo run-$((1+1)); exec sleep 60'");
         terminal.expect("run-2");
         terminal.keys(key);
         assert_eq!(terminal.code(), code);
-        assert_eq!(bed.get(0, "k"), None);
+        assert_eq!(testbed.get(0, "k"), None);
     }
     // If the command handles them, it goes on, and so does exec.
     terminal.enter("$R exec k --ttl 20s -- sh -c 'trap \"echo caught-\\$((1+1))\" INT; echo run-$((1+1)); until [ \"$x\" = two ]; do read x; done; exit 9'");
@@ -162,16 +162,17 @@ fn the_keys_of_the_terminal_reach_the_command() {
 
 #[test]
 fn a_job_is_stopped_and_goes_on() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    let mut terminal = Terminal::open(&bed);
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    let mut terminal = Terminal::open(&testbed);
     terminal
         .enter("$R exec k --ttl 20s -- sh -c 'echo run-$((1+1)); read x; echo got-$x-; exit 5'");
     terminal.expect("run-2");
     terminal.keys(b"\x1a");
     terminal.expect("Stopped");
     assert_eq!(
-        bed.run(&["exec", "k", "--ttl", "20s", "-n", "--", "true"])
+        testbed
+            .run(&["exec", "k", "--ttl", "20s", "-n", "--", "true"])
             .code,
         6,
         "it is kept"
@@ -183,15 +184,15 @@ fn a_job_is_stopped_and_goes_on() {
     terminal.enter("typed");
     terminal.expect("got-typed-");
     assert_eq!(terminal.code(), 5);
-    assert_eq!(bed.get(0, "k"), None);
+    assert_eq!(testbed.get(0, "k"), None);
 }
 
 #[test]
 fn a_job_that_was_stopped_past_its_lease_does_nothing_more() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    let mut terminal = Terminal::open(&bed);
-    let file = bed.folder.path().join("beats");
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    let mut terminal = Terminal::open(&testbed);
+    let file = testbed.folder.path().join("beats");
     terminal.enter(
         "$R exec k --ttl 3s --grace 60 -- sh -c 'echo run-$((1+1)); while :; do echo beat >>beats; done'",
     );
@@ -200,7 +201,7 @@ fn a_job_that_was_stopped_past_its_lease_does_nothing_more() {
     terminal.keys(b"\x1a");
     terminal.expect("Stopped");
     // The ttl is three seconds.
-    let run = bed.run(&["exec", "k", "--ttl", "3s", "-w", "40", "--", "true"]);
+    let run = testbed.run(&["exec", "k", "--ttl", "3s", "-w", "40", "--", "true"]);
     assert_eq!(run.code, 0, "{run:?}");
     let before = std::fs::metadata(&file).unwrap().len();
     terminal.enter("fg");
@@ -212,9 +213,9 @@ fn a_job_that_was_stopped_past_its_lease_does_nothing_more() {
 
 #[test]
 fn nothing_is_left_of_a_job_whose_exec_is_killed() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    let mut terminal = Terminal::open(&bed);
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    let mut terminal = Terminal::open(&testbed);
     // The child is in the process group of the shell's job. The reader at the
     // end of the line is in it as well, and is spared.
     terminal.enter(
@@ -227,7 +228,7 @@ fn nothing_is_left_of_a_job_whose_exec_is_killed() {
         let path = entry.ok()?.path();
         let line = std::fs::read(path.join("cmdline")).ok()?;
         let file = std::fs::read(path.join("environ")).ok()?;
-        let own = bed.file();
+        let own = testbed.file();
         let own = own.to_str()?.as_bytes();
         let is_exec = line.split(|byte| *byte == 0).nth(1) == Some(b"exec");
         let is_own = file.windows(own.len()).any(|part| part == own);
@@ -241,6 +242,6 @@ fn nothing_is_left_of_a_job_whose_exec_is_killed() {
     rustix::process::kill_process(exec, rustix::process::Signal::KILL).unwrap();
     terminal.expect("over-2");
     until("they are dead", || is_dead(command) && is_dead(child));
-    let run = bed.run(&["exec", "k", "--ttl", "3s", "-w", "40", "--", "true"]);
+    let run = testbed.run(&["exec", "k", "--ttl", "3s", "-w", "40", "--", "true"]);
     assert_eq!(run.code, 0, "{run:?}");
 }

@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use ringlock::{Config, Router};
 use serde_json::Value;
 
-use crate::bed::{Bed, Job, names, until};
 use crate::common::ms;
+use crate::testbed::{Job, Testbed, names, until};
 
 /// Two routers that take one key from each other, until this is dropped.
 struct Fight {
@@ -17,8 +17,8 @@ struct Fight {
 }
 
 impl Fight {
-    fn over(key: &'static str, bed: &Bed) -> Self {
-        let config = Config::load(bed.file()).unwrap();
+    fn over(key: &'static str, testbed: &Testbed) -> Self {
+        let config = Config::load(testbed.file()).unwrap();
         let is_over = Arc::new(AtomicBool::new(false));
         let grants = Arc::new(AtomicU64::new(0));
         let (ended, granted) = (Arc::clone(&is_over), Arc::clone(&grants));
@@ -58,11 +58,11 @@ fn nodes(json: &Value) -> &Vec<Value> {
 
 #[test]
 fn a_hot_key_and_its_node_are_found() {
-    let bed = Bed::new(3, 1);
-    bed.init();
-    let owner = bed.run(&["route", "orders/42", "--json"]).json();
-    let fight = Fight::over("orders/42", &bed);
-    let (human, json) = bed.both(&["status", "--hot", "--for", "2s"], 0);
+    let testbed = Testbed::new(3, 1);
+    testbed.init();
+    let owner = testbed.run(&["route", "orders/42", "--json"]).json();
+    let fight = Fight::over("orders/42", &testbed);
+    let (human, json) = testbed.both(&["status", "--hot", "--for", "2s"], 0);
     drop(fight);
     for node in nodes(&json) {
         let is_owner = node["node"] == owner["owner"];
@@ -94,11 +94,11 @@ fn a_hot_key_and_its_node_are_found() {
 }
 
 #[test]
-fn of_replicas_the_arc_is_told() {
-    let bed = Bed::new(3, 3);
-    bed.init();
-    let fight = Fight::over("orders/42", &bed);
-    let (human, json) = bed.both(&["status", "--hot", "--for", "1s"], 0);
+fn of_replicas_the_arc_is_reported() {
+    let testbed = Testbed::new(3, 3);
+    testbed.init();
+    let fight = Fight::over("orders/42", &testbed);
+    let (human, json) = testbed.both(&["status", "--hot", "--for", "1s"], 0);
     drop(fight);
     for node in nodes(&json) {
         assert_eq!(node["is_hot"], false, "all have the same share: {json:#}");
@@ -115,10 +115,10 @@ fn of_replicas_the_arc_is_told() {
 }
 
 #[test]
-fn what_is_merely_held_is_told_as_that_and_nothing_else_is_made_up() {
-    let bed = Bed::new(3, 1);
-    bed.init();
-    let (human, json) = bed.both(&["status", "--hot", "--for", "300ms"], 0);
+fn what_is_merely_held_is_reported_as_that_and_nothing_else_is_made_up() {
+    let testbed = Testbed::new(3, 1);
+    testbed.init();
+    let (human, json) = testbed.both(&["status", "--hot", "--for", "300ms"], 0);
     assert!(human.contains("no key was seen"), "{human}");
     assert_eq!(json["hot"]["keys"], Value::Array(Vec::new()));
     assert_eq!(
@@ -127,11 +127,14 @@ fn what_is_merely_held_is_told_as_that_and_nothing_else_is_made_up() {
         "of nothing there is no share"
     );
     assert_eq!(nodes(&json)[0]["attempts_per_second"], 0.0);
-    assert_eq!(bed.run(&["status", "--json"]).json()["hot"], Value::Null);
+    assert_eq!(
+        testbed.run(&["status", "--json"]).json()["hot"],
+        Value::Null
+    );
 
-    let job = Job::start(&bed, &["k\n"], "echo held; cat");
+    let job = Job::start(&testbed, &["k\n"], "echo held; cat");
     assert_eq!(job.first, "held");
-    let (human, json) = bed.both(&["status", "--hot", "--for", "600ms"], 0);
+    let (human, json) = testbed.both(&["status", "--hot", "--for", "600ms"], 0);
     let key = &json["hot"]["keys"][0];
     assert_eq!(
         (&key["key"], &key["changes"]),
@@ -146,10 +149,10 @@ fn what_is_merely_held_is_told_as_that_and_nothing_else_is_made_up() {
 
 #[test]
 fn a_node_that_is_out_is_left_out() {
-    let mut bed = Bed::new(3, 1);
-    bed.init();
-    bed.servers[1].kill();
-    let (_, json) = bed.both(&["status", "--hot", "--for", "300ms"], 4);
+    let mut testbed = Testbed::new(3, 1);
+    testbed.init();
+    testbed.servers[1].kill();
+    let (_, json) = testbed.both(&["status", "--hot", "--for", "300ms"], 4);
     let out = &nodes(&json)[1];
     assert_eq!(
         (&out["node"], &out["attempts_per_second"]),
@@ -160,13 +163,13 @@ fn a_node_that_is_out_is_left_out() {
 
 #[test]
 fn how_long_to_look_is_bounded() {
-    let bed = Bed::of(Vec::new(), 1);
+    let testbed = Testbed::of(Vec::new(), 1);
     for arguments in [
         &["--for", "5s"][..],
         &["--hot", "--for", "1h"],
         &["--hot", "--for", "1ms"],
     ] {
-        let run = bed.run(&[&["status"], arguments].concat());
+        let run = testbed.run(&[&["status"], arguments].concat());
         assert_eq!(run.code, 2, "{run:?}");
     }
 }

@@ -5,27 +5,27 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde_json::Value;
 
-use crate::bed::{Bed, Job, OTHER, TOKEN, names, until};
 use crate::common::ms;
 use crate::common::proxy::Proxy;
+use crate::testbed::{Job, OTHER, TOKEN, Testbed, names, until};
 
 #[test]
-fn locks_are_told_with_holder_and_fence() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    let (human, json) = bed.both(&["locks"], 0);
+fn locks_are_reported_with_holder_and_fence() {
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    let (human, json) = testbed.both(&["locks"], 0);
     assert!(human.contains("nothing is locked"), "{human}");
     assert_eq!(json["locks"], Value::Array(Vec::new()));
 
-    let job = Job::start(&bed, &["k"], "echo $RINGLOCK_FENCE; cat");
+    let job = Job::start(&testbed, &["k"], "echo $RINGLOCK_FENCE; cat");
     let fence: u64 = job.first.parse().expect("a fence");
-    bed.set(0, "stranger", "some uuid", 60_000);
+    testbed.set(0, "stranger", "some uuid", 60_000);
     redis::cmd("SET")
         .arg("ringlock:eternal")
         .arg(TOKEN)
-        .exec(&mut bed.servers[0].client())
+        .exec(&mut testbed.servers[0].client())
         .unwrap();
-    let (human, json) = bed.both(&["locks"], 0);
+    let (human, json) = testbed.both(&["locks"], 0);
     let locks = json["locks"].as_array().unwrap();
     let keys: Vec<&str> = locks
         .iter()
@@ -71,37 +71,37 @@ fn locks_are_told_with_holder_and_fence() {
 
 #[test]
 fn the_highest_fence_of_a_key_is_its_own_nodes() {
-    let bed = Bed::new(2, 1);
-    bed.init();
-    let owner = |key: &str| bed.run(&["route", key, "--json"]).json()["owner"].clone();
+    let testbed = Testbed::new(2, 1);
+    testbed.init();
+    let owner = |key: &str| testbed.run(&["route", key, "--json"]).json()["owner"].clone();
     let other = (0..).map(|index| format!("o/{index}"));
     let other = other
         .into_iter()
         .find(|key| owner(key) != owner("k"))
         .unwrap();
     for _ in 0..5 {
-        assert_eq!(bed.run(&["exec", &other, "--", "true"]).code, 0);
+        assert_eq!(testbed.run(&["exec", &other, "--", "true"]).code, 0);
     }
-    let job = Job::start(&bed, &["k"], "echo $RINGLOCK_FENCE; cat");
-    let (_, json) = bed.both(&["locks"], 0);
-    let told = json["locks"][0]["fence_at_most"].to_string();
-    assert_eq!(told, job.first, "the other node has counted further");
+    let job = Job::start(&testbed, &["k"], "echo $RINGLOCK_FENCE; cat");
+    let (_, json) = testbed.both(&["locks"], 0);
+    let reported = json["locks"][0]["fence_at_most"].to_string();
+    assert_eq!(reported, job.first, "the other node has counted further");
     assert_eq!(job.end(true).code, 0);
 }
 
 #[test]
 fn locks_are_chosen_by_key_and_prefix_and_cut_short() {
-    let bed = Bed::new(2, 1);
-    bed.init();
+    let testbed = Testbed::new(2, 1);
+    testbed.init();
     for index in 0..50 {
-        bed.set(index % 2, format!("x/{index:02}"), TOKEN, 60_000);
+        testbed.set(index % 2, format!("x/{index:02}"), TOKEN, 60_000);
     }
     for key in ["y*", "y1", "y[1]"] {
-        bed.set(0, key, TOKEN, 60_000);
+        testbed.set(0, key, TOKEN, 60_000);
     }
-    bed.set(1, b"z\xff\n", TOKEN, 60_000);
-    let told = |arguments: &[&str]| {
-        let (human, json) = bed.both(&[&["locks"], arguments].concat(), 0);
+    testbed.set(1, b"z\xff\n", TOKEN, 60_000);
+    let reported = |arguments: &[&str]| {
+        let (human, json) = testbed.both(&[&["locks"], arguments].concat(), 0);
         let locks = json["locks"].as_array().unwrap().clone();
         let keys: Vec<String> = locks
             .iter()
@@ -111,19 +111,25 @@ fn locks_are_chosen_by_key_and_prefix_and_cut_short() {
         assert_eq!(human.contains("cut short"), is_cut, "{human}");
         (keys, is_cut)
     };
-    assert_eq!(told(&["--prefix", "x/"]).0.len(), 50);
-    assert_eq!(told(&["--prefix", "y*"]), (vec!["y*".to_owned()], false));
-    assert_eq!(told(&["--prefix", "y["]), (vec!["y[1]".to_owned()], false));
-    assert_eq!(told(&["--key", "y1"]), (vec!["y1".to_owned()], false));
-    assert_eq!(told(&["--key", "nothing"]), (Vec::new(), false));
+    assert_eq!(reported(&["--prefix", "x/"]).0.len(), 50);
     assert_eq!(
-        told(&["--prefix", "z"]),
+        reported(&["--prefix", "y*"]),
+        (vec!["y*".to_owned()], false)
+    );
+    assert_eq!(
+        reported(&["--prefix", "y["]),
+        (vec!["y[1]".to_owned()], false)
+    );
+    assert_eq!(reported(&["--key", "y1"]), (vec!["y1".to_owned()], false));
+    assert_eq!(reported(&["--key", "nothing"]), (Vec::new(), false));
+    assert_eq!(
+        reported(&["--prefix", "z"]),
         (vec!["z\u{fffd}\\n".to_owned()], false)
     );
-    assert_eq!(told(&["--limit", "54"]).0.len(), 54);
-    let (keys, is_cut) = told(&["--limit", "10"]);
+    assert_eq!(reported(&["--limit", "54"]).0.len(), 54);
+    let (keys, is_cut) = reported(&["--limit", "10"]);
     assert_eq!((keys.len(), is_cut), (10, true));
-    let raw = bed.run(&[
+    let raw = testbed.run(&[
         OsStr::new("locks"),
         OsStr::new("--key"),
         OsStr::from_bytes(b"z\xff\n"),
@@ -133,14 +139,14 @@ fn locks_are_chosen_by_key_and_prefix_and_cut_short() {
 
 #[test]
 fn locks_of_a_quorum_are_counted_by_token() {
-    let mut bed = Bed::new(3, 3);
-    bed.init();
-    let job = Job::start(&bed, &["k"], "echo $RINGLOCK_FENCE; cat");
+    let mut testbed = Testbed::new(3, 3);
+    testbed.init();
+    let job = Job::start(&testbed, &["k"], "echo $RINGLOCK_FENCE; cat");
     let fence: u64 = job.first.parse().expect("a fence");
     for (node, token) in [(0, TOKEN), (1, OTHER), (2, TOKEN)] {
-        bed.set(node, "split", token, 60_000);
+        testbed.set(node, "split", token, 60_000);
     }
-    let (human, json) = bed.both(&["locks"], 0);
+    let (human, json) = testbed.both(&["locks"], 0);
     let locks = json["locks"].as_array().unwrap();
     assert_eq!(locks.len(), 3, "{json}");
     assert!(
@@ -157,63 +163,63 @@ fn locks_of_a_quorum_are_counted_by_token() {
     assert_eq!(job.end(true).code, 0);
 
     // One node is not enough to determine fences.
-    bed.servers[0].kill();
-    let (human, json) = bed.both(&["locks", "--key", "split"], 4);
+    testbed.servers[0].kill();
+    let (human, json) = testbed.both(&["locks", "--key", "split"], 4);
     assert_eq!(json["unasked"][0]["node"], "a");
     assert!(human.contains("node a is left out"), "{human}");
     assert!(
         json["locks"][0]["fence_at_most"].is_u64(),
         "two of three know: {json}"
     );
-    bed.servers[1].kill();
-    let (_, json) = bed.both(&["locks", "--key", "split"], 4);
+    testbed.servers[1].kill();
+    let (_, json) = testbed.both(&["locks", "--key", "split"], 4);
     assert_eq!(json["locks"][0]["fence_at_most"], Value::Null, "{json}");
-    bed.servers[2].kill();
-    let run = bed.run(&["locks"]);
+    testbed.servers[2].kill();
+    let run = testbed.run(&["locks"]);
     assert_eq!(run.code, 3, "{run:?}");
     assert!(run.stderr.contains("doctor"), "{run:?}");
 }
 
 #[test]
 fn release_wants_to_be_forced() {
-    let bed = Bed::new(3, 3);
-    bed.init();
+    let testbed = Testbed::new(3, 3);
+    testbed.init();
     for node in 0..3 {
-        bed.set(node, "k", if node == 1 { OTHER } else { TOKEN }, 60_000);
+        testbed.set(node, "k", if node == 1 { OTHER } else { TOKEN }, 60_000);
     }
-    let run = bed.run(&["release", "k"]);
+    let run = testbed.run(&["release", "k"]);
     assert_eq!(run.code, 2, "{run:?}");
     for part in ["web-1:42", "web-2:43", "fence", "--force"] {
         assert!(run.stderr.contains(part), "{part}: {run:?}");
     }
-    assert!(bed.get(0, "k").is_some());
+    assert!(testbed.get(0, "k").is_some());
 
-    let run = bed.run(&["release", "k", "--force", "--json"]);
+    let run = testbed.run(&["release", "k", "--force", "--json"]);
     assert_eq!(run.code, 0, "{run:?}");
     let json = run.json();
     assert_eq!(json["is_released"], true);
     for node in json["nodes"].as_array().unwrap() {
         assert_eq!(node["outcome"], "released", "{json}");
     }
-    assert_eq!((0..3).find_map(|node| bed.get(node, "k")), None);
-    let (human, json) = bed.both(&["release", "k", "--force"], 0);
+    assert_eq!((0..3).find_map(|node| testbed.get(node, "k")), None);
+    let (human, json) = testbed.both(&["release", "k", "--force"], 0);
     assert!(human.contains("was not held"), "{human}");
     assert_eq!(json["nodes"][0]["outcome"], "free");
 }
 
 #[test]
 fn release_leaves_a_newer_lease_alone() {
-    let bed = Bed::new(1, 1);
-    bed.init();
-    bed.set(0, "k", TOKEN, 60_000);
-    let proxy = Proxy::start(bed.servers[0].socket(), ms(150));
-    bed.configure(&[proxy.url()], 1, "");
-    let mut client = bed.servers[0].client();
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
+    testbed.set(0, "k", TOKEN, 60_000);
+    let proxy = Proxy::start(testbed.servers[0].socket(), ms(150));
+    testbed.configure(&[proxy.url()], 1, "");
+    let mut client = testbed.servers[0].client();
     redis::cmd("CONFIG")
         .arg("RESETSTAT")
         .exec(&mut client)
         .unwrap();
-    let mut command = bed.command(&["release", "k", "--force", "--json"]);
+    let mut command = testbed.command(&["release", "k", "--force", "--json"]);
     let running = command.spawn().unwrap();
     // The reply to its read is still in flight.
     until("the entry was read", || {
@@ -223,28 +229,28 @@ fn release_leaves_a_newer_lease_alone() {
             .unwrap();
         info.contains("cmdstat_getrange:")
     });
-    bed.set(0, "k", OTHER, 60_000);
+    testbed.set(0, "k", OTHER, 60_000);
     let output = running.wait_with_output().unwrap();
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["held"][0]["holder"], "web-1:42", "{json}");
     assert_eq!(json["nodes"][0]["outcome"], "newer", "{json}");
-    assert_eq!(bed.get(0, "k").as_deref(), Some(OTHER));
+    assert_eq!(testbed.get(0, "k").as_deref(), Some(OTHER));
     assert_eq!(output.status.code(), Some(0));
 }
 
 #[test]
-fn release_tells_when_too_few_nodes_were_reached() {
-    let mut bed = Bed::new(3, 3);
-    bed.init();
+fn release_reports_when_too_few_nodes_were_reached() {
+    let mut testbed = Testbed::new(3, 3);
+    testbed.init();
     for node in 0..3 {
-        bed.set(node, "k", TOKEN, 60_000);
+        testbed.set(node, "k", TOKEN, 60_000);
     }
-    bed.servers[0].kill();
-    let run = bed.run(&["release", "k", "--force", "--json"]);
+    testbed.servers[0].kill();
+    let run = testbed.run(&["release", "k", "--force", "--json"]);
     assert_eq!(run.code, 0, "two of three are a quorum: {run:?}");
     assert_eq!(run.json()["nodes"][0]["outcome"], "failed");
-    bed.servers[1].kill();
-    let run = bed.run(&["release", "k", "--force", "--json"]);
+    testbed.servers[1].kill();
+    let run = testbed.run(&["release", "k", "--force", "--json"]);
     assert_eq!(
         (run.code, &run.error()["exit_code"]),
         (3, &3.into()),
@@ -255,17 +261,17 @@ fn release_tells_when_too_few_nodes_were_reached() {
 
 #[test]
 fn release_spares_the_clusters_own_state() {
-    let bed = Bed::new(1, 1);
-    bed.configure(&bed.urls(), 1, "key_prefix = \"\"");
-    bed.init();
-    let run = bed.run(&["release", "ringlock!id", "--force"]);
+    let testbed = Testbed::new(1, 1);
+    testbed.configure(&testbed.urls(), 1, "key_prefix = \"\"");
+    testbed.init();
+    let run = testbed.run(&["release", "ringlock!id", "--force"]);
     let mut get = redis::cmd("GET");
     let id: Option<String> = get
         .arg("ringlock!id")
-        .query(&mut bed.servers[0].client())
+        .query(&mut testbed.servers[0].client())
         .unwrap();
     assert!(id.is_some(), "{run:?}");
-    let (_, json) = bed.both(&["locks"], 0);
+    let (_, json) = testbed.both(&["locks"], 0);
     assert_eq!(
         json["locks"],
         Value::Array(Vec::new()),
@@ -274,61 +280,61 @@ fn release_spares_the_clusters_own_state() {
 }
 
 #[test]
-fn what_is_no_lock_is_told_and_left_alone() {
-    let bed = Bed::new(1, 1);
-    bed.init();
+fn what_is_no_lock_is_reported_and_left_alone() {
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
     redis::cmd("RPUSH")
         .arg("ringlock:k")
         .arg("x")
-        .exec(&mut bed.servers[0].client())
+        .exec(&mut testbed.servers[0].client())
         .unwrap();
-    let (human, json) = bed.both(&["locks", "--key", "k"], 0);
+    let (human, json) = testbed.both(&["locks", "--key", "k"], 0);
     assert!(human.contains("k on a is no lock"), "{human}");
     assert_eq!(json["no_locks"][0]["on"], "a", "{json}");
-    let run = bed.run(&["release", "k", "--force"]);
+    let run = testbed.run(&["release", "k", "--force"]);
     assert_eq!(run.code, 3, "{run:?}");
     assert!(run.stdout.contains("no lock"), "{run:?}");
     assert!(run.stderr.contains("DEL"), "{run:?}");
     let kind: String = redis::cmd("TYPE")
         .arg("ringlock:k")
-        .query(&mut bed.servers[0].client())
+        .query(&mut testbed.servers[0].client())
         .unwrap();
     assert_eq!(kind, "list");
 }
 
 #[test]
 fn an_entry_without_expiry_can_be_released() {
-    let bed = Bed::new(1, 1);
-    bed.init();
+    let testbed = Testbed::new(1, 1);
+    testbed.init();
     for value in [TOKEN, "a stranger's"] {
         redis::cmd("SET")
             .arg("ringlock:k")
             .arg(value)
-            .exec(&mut bed.servers[0].client())
+            .exec(&mut testbed.servers[0].client())
             .unwrap();
-        let run = bed.run(&["release", "k"]);
+        let run = testbed.run(&["release", "k"]);
         assert_eq!(run.code, 2, "{run:?}");
         assert!(run.stderr.contains("for ever (no expiry)"), "{run:?}");
-        let run = bed.run(&["release", "k", "--force"]);
+        let run = testbed.run(&["release", "k", "--force"]);
         assert_eq!(run.code, 0, "{run:?}");
-        assert_eq!(bed.get(0, "k"), None);
+        assert_eq!(testbed.get(0, "k"), None);
     }
 }
 
 /// The holder's lease is kept alive continuously, and must not return.
 #[test]
 fn what_is_released_by_force_stays_free() {
-    let bed = Bed::new(3, 3);
-    bed.init();
-    let job = Job::start(&bed, &["k"], "echo held; cat");
-    let run = bed.run(&["release", "k", "--force"]);
+    let testbed = Testbed::new(3, 3);
+    testbed.init();
+    let job = Job::start(&testbed, &["k"], "echo held; cat");
+    let run = testbed.run(&["release", "k", "--force"]);
     assert_eq!(run.code, 0, "{run:?}");
     let begun = std::time::Instant::now();
     // Another holder takes the key and releases it.
-    assert_eq!(bed.run(&["exec", "k", "--", "true"]).code, 0);
+    assert_eq!(testbed.run(&["exec", "k", "--", "true"]).code, 0);
     let run = job.end(false);
     println!("the holder has ended after {:?}", begun.elapsed());
     assert_eq!(run.code, 7, "{run:?}");
     assert!(run.stderr.contains("lost"), "{run:?}");
-    assert_eq!((0..3).find_map(|node| bed.get(node, "k")), None);
+    assert_eq!((0..3).find_map(|node| testbed.get(node, "k")), None);
 }

@@ -4,22 +4,22 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::bed::{Bed, Job, names, until};
 use crate::common::RedisServer;
+use crate::testbed::{Job, Testbed, names, until};
 
 #[test]
 fn a_wrong_command_line_or_configuration_is_usage() {
-    let bed = Bed::new(1, 1);
+    let testbed = Testbed::new(1, 1);
     for arguments in [
         &["lokcs"][..],
         &["route"],
         &["exec", "k"],
         &["locks", "--limit", "0"],
     ] {
-        let run = bed.run(arguments);
+        let run = testbed.run(arguments);
         assert_eq!((run.code, &*run.stdout), (2, ""), "{run:?}");
         assert!(run.stderr.contains("Usage") || run.stderr.contains("--help"));
-        let run = bed.run(&[&["--json"], arguments].concat());
+        let run = testbed.run(&[&["--json"], arguments].concat());
         assert_eq!(
             (run.code, &run.error()["exit_code"]),
             (2, &2.into()),
@@ -27,27 +27,27 @@ fn a_wrong_command_line_or_configuration_is_usage() {
         );
     }
     for key in ["", &"x".repeat(1025)] {
-        let run = bed.run(&["release", key]);
+        let run = testbed.run(&["release", key]);
         assert_eq!(run.code, 2, "{run:?}");
         assert!(run.stderr.contains("lock key"), "{run:?}");
     }
-    let run = bed.run(&["exec", "k", "--init", "--ttl", "1h", "--", "true"]);
+    let run = testbed.run(&["exec", "k", "--init", "--ttl", "1h", "--", "true"]);
     assert_eq!(run.code, 2, "{run:?}");
     assert!(run.stderr.contains("max_ttl"), "{run:?}");
 
-    let run = bed.run(&["status", "--config", "/nowhere/ringlock.toml", "--json"]);
+    let run = testbed.run(&["status", "--config", "/nowhere/ringlock.toml", "--json"]);
     assert_eq!(run.code, 2, "{run:?}");
     assert!(run.error()["next"].as_str().unwrap().contains("--config"));
-    std::fs::write(bed.file(), "[router]\nreplica = 3\n").unwrap();
-    let run = bed.run(&["status"]);
+    std::fs::write(testbed.file(), "[router]\nreplica = 3\n").unwrap();
+    let run = testbed.run(&["status"]);
     assert_eq!(run.code, 2, "{run:?}");
     assert!(run.stderr.contains("line 2"), "{run:?}");
 }
 
 #[test]
 fn the_help_has_the_exit_codes() {
-    let bed = Bed::of(Vec::new(), 1);
-    let run = bed.run(&["--help"]);
+    let testbed = Testbed::of(Vec::new(), 1);
+    let run = testbed.run(&["--help"]);
     assert_eq!((run.code, &*run.stderr), (0, ""), "{run:?}");
     for code in (0..=7).chain([126, 127, 130]) {
         assert!(run.stdout.contains(&format!("\n  {code}  ")), "{code}");
@@ -57,44 +57,44 @@ fn the_help_has_the_exit_codes() {
         "exec", "status", "doctor", "bench",
     ] {
         assert!(run.stdout.contains(&format!("\n  {command} ")), "{command}");
-        assert_eq!(bed.run(&[command, "--help"]).code, 0);
+        assert_eq!(testbed.run(&[command, "--help"]).code, 0);
     }
 }
 
 #[test]
 fn nodes_in_memory_are_not_looked_into() {
-    let bed = Bed::of(Vec::new(), 1);
-    bed.configure(&["memory://".into()], 1, "");
+    let testbed = Testbed::of(Vec::new(), 1);
+    testbed.configure(&["memory://".into()], 1, "");
     for arguments in [
         &["status"][..],
         &["locks"],
         &["release", "k"],
         &["exec", "k", "--", "true"],
     ] {
-        let run = bed.run(arguments);
+        let run = testbed.run(arguments);
         assert_eq!(run.code, 3, "{run:?}");
         assert!(run.stderr.contains("nothing to look into"), "{run:?}");
     }
-    assert_eq!(bed.run(&["route", "k"]).code, 0);
-    assert_eq!(bed.run(&["ring"]).code, 0);
-    assert_eq!(bed.run(&["doctor"]).code, 4);
+    assert_eq!(testbed.run(&["route", "k"]).code, 0);
+    assert_eq!(testbed.run(&["ring"]).code, 0);
+    assert_eq!(testbed.run(&["doctor"]).code, 4);
 }
 
 #[test]
-fn route_tells_where_a_key_lives_and_starts_nothing() {
-    let bed = Bed::new(3, 3);
-    let run = bed.run(&["route", "k", "--json"]);
+fn route_reports_where_a_key_lives_and_starts_nothing() {
+    let testbed = Testbed::new(3, 3);
+    let run = testbed.run(&["route", "k", "--json"]);
     assert_eq!(
         (run.code, &run.error()["exit_code"]),
         (3, &3.into()),
         "{run:?}"
     );
-    for server in &bed.servers {
+    for server in &testbed.servers {
         let size: u64 = redis::cmd("DBSIZE").query(&mut server.client()).unwrap();
         assert_eq!(size, 0, "a look has written");
     }
-    bed.init();
-    let (human, json) = bed.both(&["route", "orders/42"], 0);
+    testbed.init();
+    let (human, json) = testbed.both(&["route", "orders/42"], 0);
     assert!(
         human.contains("orders/42") && human.contains("2 of 3"),
         "{human}"
@@ -108,16 +108,16 @@ fn route_tells_where_a_key_lives_and_starts_nothing() {
 }
 
 #[test]
-fn ring_tells_the_shares_and_draws_them() {
-    let bed = Bed::new(3, 3);
-    let (_, json) = bed.both(&["ring"], 0);
+fn ring_reports_the_shares_and_draws_them() {
+    let testbed = Testbed::new(3, 3);
+    let (_, json) = testbed.both(&["ring"], 0);
     assert_eq!(
         (&json["source"], &json["view"]),
         (&"configured".into(), &Value::Null)
     );
-    bed.init();
-    let plot = bed.folder.path().join("ring.svg");
-    let (human, json) = bed.both(&["ring", "--plot", plot.to_str().unwrap()], 0);
+    testbed.init();
+    let plot = testbed.folder.path().join("ring.svg");
+    let (human, json) = testbed.both(&["ring", "--plot", plot.to_str().unwrap()], 0);
     assert!(human.contains("480 points"), "{human}");
     assert_eq!(
         (&json["source"], &json["points"]),
@@ -137,27 +137,30 @@ fn ring_tells_the_shares_and_draws_them() {
     let largest = nodes
         .iter()
         .map(|node| node["owner"].as_f64().unwrap() * 3.0);
-    let told = json["owner_max_over_mean"].as_f64().unwrap();
-    assert!((largest.fold(0.0, f64::max) - told).abs() < 1e-9, "{json}");
+    let reported = json["owner_max_over_mean"].as_f64().unwrap();
+    assert!(
+        (largest.fold(0.0, f64::max) - reported).abs() < 1e-9,
+        "{json}"
+    );
 
     let svg = std::fs::read_to_string(&plot).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("<path") && svg.contains(">a "));
-    let run = bed.run(&["ring", "--plot", "/nowhere/ring.svg"]);
+    let run = testbed.run(&["ring", "--plot", "/nowhere/ring.svg"]);
     assert_eq!(run.code, 3, "{run:?}");
     assert!(run.stderr.contains("/nowhere/ring.svg"), "{run:?}");
 }
 
 #[test]
-fn status_tells_each_nodes_state() {
-    let mut bed = Bed::new(3, 3);
-    let (human, json) = bed.both(&["status"], 4);
+fn status_reports_each_nodes_state() {
+    let mut testbed = Testbed::new(3, 3);
+    let (human, json) = testbed.both(&["status"], 4);
     assert!(human.contains("no view is served"), "{human}");
     assert_eq!(
         (&json["view"], &json["nodes"][0]["state"]),
         (&Value::Null, &"absent".into())
     );
-    bed.init();
-    let (human, json) = bed.both(&["status"], 0);
+    testbed.init();
+    let (human, json) = testbed.both(&["status"], 0);
     assert!(
         human.contains("serving") && human.contains("noeviction"),
         "{human}"
@@ -181,9 +184,9 @@ fn status_tells_each_nodes_state() {
         assert!(node["used_memory_bytes"].as_u64().unwrap() > 0);
         assert_eq!(node["dbsize"], 3, "id, member and counters");
     }
-    bed.servers[0].restart();
-    bed.servers[1].kill();
-    let (human, json) = bed.both(&["status"], 4);
+    testbed.servers[0].restart();
+    testbed.servers[1].kill();
+    let (human, json) = testbed.both(&["status"], 4);
     let states = ["absent", "unreachable", "serving"];
     for (node, state) in json["nodes"].as_array().unwrap().iter().zip(states) {
         assert_eq!(node["state"], state, "{json}");
@@ -193,17 +196,17 @@ fn status_tells_each_nodes_state() {
 }
 
 #[test]
-fn status_tells_when_a_node_is_back() {
-    let mut bed = Bed::new(3, 3);
-    bed.init();
-    bed.servers[0].restart();
+fn status_reports_when_a_node_is_back() {
+    let mut testbed = Testbed::new(3, 3);
+    testbed.init();
+    testbed.servers[0].restart();
     // Its router marks the node, and lets it in again after max_ttl.
-    let job = Job::start(&bed, &["k"], "echo ready; cat");
+    let job = Job::start(&testbed, &["k"], "echo ready; cat");
     until("the node is marked", || {
-        let json = bed.run(&["status", "--json"]).json();
+        let json = testbed.run(&["status", "--json"]).json();
         json["nodes"][0]["state"] == "quarantined"
     });
-    let (human, _) = bed.both(&["status"], 4);
+    let (human, _) = testbed.both(&["status"], 4);
     assert!(
         human.contains("it is back in 31.") && human.contains("at most"),
         "{human}"
@@ -212,11 +215,11 @@ fn status_tells_when_a_node_is_back() {
 }
 
 #[test]
-fn status_tells_members_that_are_not_configured() {
-    let bed = Bed::new(2, 1);
-    bed.init();
-    bed.configure(&bed.urls()[..1], 1, "");
-    let (human, json) = bed.both(&["status"], 4);
+fn status_reports_members_that_are_not_configured() {
+    let testbed = Testbed::new(2, 1);
+    testbed.init();
+    testbed.configure(&testbed.urls()[..1], 1, "");
+    let (human, json) = testbed.both(&["status"], 4);
     assert_eq!(names(&json["unconfigured"]), ["b"]);
     assert!(human.contains("node b is in the view and not"), "{human}");
 }
@@ -235,15 +238,15 @@ fn found<'a>(json: &'a Value, verdict: &str) -> Vec<(&'a str, Option<&'a str>)> 
 
 #[test]
 fn doctor_finds_nothing_where_all_is_well() {
-    let bed = Bed::new(2, 1);
-    let (human, json) = bed.both(&["doctor"], 0);
+    let testbed = Testbed::new(2, 1);
+    let (human, json) = testbed.both(&["doctor"], 0);
     assert_eq!(
         found(&json, "warn"),
         [("view", None)],
         "none is served yet: {human}"
     );
-    bed.init();
-    let (human, json) = bed.both(&["doctor"], 0);
+    testbed.init();
+    let (human, json) = testbed.both(&["doctor"], 0);
     assert_eq!(json["verdict"], "ok", "{human}");
     let ok: Vec<&str> = found(&json, "ok")
         .into_iter()
@@ -278,8 +281,8 @@ fn doctor_finds_nothing_where_all_is_well() {
 fn doctor_tries_a_write() {
     let start = |arguments: &[&str]| RedisServer::start_with(arguments);
     let servers = vec![start(&[]), start(&["--min-replicas-to-write", "1"])];
-    let bed = Bed::of(servers, 1);
-    let (human, json) = bed.both(&["doctor"], 4);
+    let testbed = Testbed::of(servers, 1);
+    let (human, json) = testbed.both(&["doctor"], 4);
     let failed = found(&json, "fail");
     assert!(failed.contains(&("writes", Some("b"))), "{human}");
     assert!(human.contains("NOREPLICAS"), "{human}");
@@ -287,7 +290,7 @@ fn doctor_tries_a_write() {
         found(&json, "ok").contains(&("writes", Some("a"))),
         "{human}"
     );
-    for server in &bed.servers {
+    for server in &testbed.servers {
         let keys: Vec<String> = redis::cmd("KEYS")
             .arg("*")
             .query(&mut server.client())
@@ -307,13 +310,13 @@ fn doctor_finds_servers_that_must_not_hold_locks() {
         start(&[]),
         start(&[]),
     ];
-    let mut bed = Bed::of(servers, 1);
-    let mut urls = bed.urls();
+    let mut testbed = Testbed::of(servers, 1);
+    let mut urls = testbed.urls();
     urls[2] = format!("{}?pass=wr0ng", urls[2]);
     urls.push(urls[4].clone());
-    bed.configure(&urls, 1, "");
-    bed.servers[3].kill();
-    let (human, json) = bed.both(&["doctor"], 4);
+    testbed.configure(&urls, 1, "");
+    testbed.servers[3].kill();
+    let (human, json) = testbed.both(&["doctor"], 4);
     let expected = [
         ("maxmemory-policy", Some("a")),
         ("role", Some("b")),
@@ -327,7 +330,7 @@ fn doctor_finds_servers_that_must_not_hold_locks() {
         "{human}"
     );
     assert!(!human.contains("wr0ng") && !json.to_string().contains("wr0ng"));
-    let (_, json) = bed.both(&["status"], 4);
+    let (_, json) = testbed.both(&["status"], 4);
     let states: Vec<&str> = json["nodes"]
         .as_array()
         .unwrap()
@@ -347,10 +350,10 @@ fn doctor_finds_servers_that_must_not_hold_locks() {
 
 #[test]
 fn doctor_finds_what_configuration_and_cluster_do_not_share() {
-    let bed = Bed::new(3, 1);
-    bed.init();
-    bed.configure(&bed.urls()[..2], 1, "max_ttl = \"20s\"");
-    let (human, json) = bed.both(&["doctor"], 4);
+    let testbed = Testbed::new(3, 1);
+    testbed.init();
+    testbed.configure(&testbed.urls()[..2], 1, "max_ttl = \"20s\"");
+    let (human, json) = testbed.both(&["doctor"], 4);
     assert_eq!(
         found(&json, "fail"),
         [("topology", None), ("topology", None)],
@@ -366,12 +369,12 @@ fn doctor_finds_what_configuration_and_cluster_do_not_share() {
     );
 
     for (more, replicas, check) in [("max_ttl = \"500ms\"", 1, "ttl"), ("", 2, "replicas")] {
-        bed.configure(&bed.urls(), replicas, more);
-        let (human, json) = bed.both(&["doctor"], 4);
+        testbed.configure(&testbed.urls(), replicas, more);
+        let (human, json) = testbed.both(&["doctor"], 4);
         assert!(found(&json, "fail").contains(&(check, None)), "{human}");
     }
-    std::fs::write(bed.file(), "nonsense").unwrap();
-    let (_, json) = bed.both(&["doctor"], 4);
+    std::fs::write(testbed.file(), "nonsense").unwrap();
+    let (_, json) = testbed.both(&["doctor"], 4);
     assert_eq!(found(&json, "fail"), [("configuration", None)]);
 }
 
@@ -383,11 +386,11 @@ fn doctor_does_not_take_durability_on_trust() {
         RedisServer::start_with(&[&append[..], &["everysec"]].concat()),
         RedisServer::start_with(&[&append[..], &["always"]].concat()),
     ];
-    let bed = Bed::of(servers, 1);
-    let mut text = std::fs::read_to_string(bed.file()).unwrap();
+    let testbed = Testbed::of(servers, 1);
+    let mut text = std::fs::read_to_string(testbed.file()).unwrap();
     text = text.replace("[[node]]", "[[node]]\ndurable = true");
-    std::fs::write(bed.file(), text).unwrap();
-    let (human, json) = bed.both(&["doctor"], 4);
+    std::fs::write(testbed.file(), text).unwrap();
+    let (human, json) = testbed.both(&["doctor"], 4);
     let expected = [("durable", Some("a")), ("durable", Some("b"))];
     assert_eq!(found(&json, "fail"), expected, "{human}");
     assert!(
@@ -398,16 +401,16 @@ fn doctor_does_not_take_durability_on_trust() {
 
 #[test]
 fn a_silent_server_holds_nobody_up() {
-    let bed = Bed::new(3, 3);
-    bed.init();
-    bed.servers[1].freeze();
+    let testbed = Testbed::new(3, 3);
+    testbed.init();
+    testbed.servers[1].freeze();
     let begun = Instant::now();
-    let (_, json) = bed.both(&["status"], 4);
+    let (_, json) = testbed.both(&["status"], 4);
     assert_eq!(json["nodes"][1]["state"], "unreachable", "{json}");
     assert!(
         begun.elapsed() < Duration::from_secs(10),
         "{:?}",
         begun.elapsed()
     );
-    bed.servers[1].thaw();
+    testbed.servers[1].thaw();
 }

@@ -12,7 +12,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod bed;
 mod exec;
 mod exec_ends;
 mod exec_terminal;
@@ -23,3 +22,4 @@ mod look;
 mod membership;
 mod planning;
 mod rights;
+mod testbed;

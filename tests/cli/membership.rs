@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::bed::{Bed, Job, Run, TOKEN, names, until};
+use crate::testbed::{Job, Run, TOKEN, Testbed, names, until};
 
 /// Settings with which a change takes little more than a second.
 pub(crate) const SHORT: &str = "max_ttl = \"1s\"\nview_lease = \"300ms\"";
@@ -15,14 +15,14 @@ pub(crate) const SHORT: &str = "max_ttl = \"1s\"\nview_lease = \"300ms\"";
 /// The first line of an apply once the joint view is in force.
 pub(crate) const JOINT: &str = "both replica sets agree";
 
-impl Bed {
+impl Testbed {
     /// Servers of which the first `members` are a cluster.
     pub(crate) fn short(servers: usize, members: usize, replicas: usize) -> Self {
-        let bed = Self::new(servers, replicas);
-        bed.configure(&bed.urls()[..members], replicas, SHORT);
-        let run = bed.run(&["init", "--now"]);
+        let testbed = Self::new(servers, replicas);
+        testbed.configure(&testbed.urls()[..members], replicas, SHORT);
+        let run = testbed.run(&["init", "--now"]);
         assert_eq!(run.code, 0, "{run:?}");
-        bed
+        testbed
     }
 
     /// A shell that has the program under its name.
@@ -133,21 +133,21 @@ pub(crate) fn states(json: &Value) -> Vec<(&str, &str)> {
 
 #[test]
 fn a_cluster_is_initialised_once() {
-    let bed = Bed::new(2, 1);
-    bed.configure(&bed.urls(), 1, SHORT);
+    let testbed = Testbed::new(2, 1);
+    testbed.configure(&testbed.urls(), 1, SHORT);
     let begun = Instant::now();
-    let run = bed.run(&["init"]);
+    let run = testbed.run(&["init"]);
     assert_eq!(run.code, 0, "{run:?}");
     assert!(begun.elapsed() >= Duration::from_secs(1), "it waits");
     assert!(run.stderr.contains("has expired"), "{run:?}");
-    assert_eq!(bed.run(&["status"]).code, 0);
+    assert_eq!(testbed.run(&["status"]).code, 0);
 
     // A second run succeeds and reports that.
-    let (human, json) = bed.both(&["init", "--now"], 0);
+    let (human, json) = testbed.both(&["init", "--now"], 0);
     assert!(human.contains("initialised already"), "{human}");
     assert_eq!(json["epoch"], 1);
-    bed.configure(&bed.urls()[..1], 1, SHORT);
-    let run = bed.run(&["init"]);
+    testbed.configure(&testbed.urls()[..1], 1, SHORT);
+    let run = testbed.run(&["init"]);
     assert_eq!(run.code, 3, "{run:?}");
     assert!(run.stderr.contains("node b is served and not configured"));
     assert!(run.stderr.contains("ringlock plan"), "{run:?}");
@@ -155,25 +155,25 @@ fn a_cluster_is_initialised_once() {
 
 #[test]
 fn a_first_start_may_be_interrupted() {
-    let bed = Bed::new(1, 1);
-    let run = bed.interrupt(&["init"], "has expired");
+    let testbed = Testbed::new(1, 1);
+    let run = testbed.interrupt(&["init"], "has expired");
     assert_eq!(run.code, 130, "{run:?}");
     assert!(run.stderr.contains("no view yet"), "{run:?}");
-    assert_eq!(bed.run(&["init", "--now"]).code, 0);
+    assert_eq!(testbed.run(&["init", "--now"]).code, 0);
 }
 
 #[test]
 fn a_cluster_is_not_initialised_without_all_nodes() {
-    let mut bed = Bed::new(2, 1);
-    bed.configure(&bed.urls(), 1, SHORT);
-    bed.servers[1].kill();
+    let mut testbed = Testbed::new(2, 1);
+    testbed.configure(&testbed.urls(), 1, SHORT);
+    testbed.servers[1].kill();
     let begun = Instant::now();
     for command in [
         &["init", "--now"][..],
         &["plan", "remove", "b"],
         &["resume"],
     ] {
-        let run = bed.run(command);
+        let run = testbed.run(command);
         assert_eq!(run.code, 3, "{run:?}");
         assert!(run.stderr.contains("next: "), "{run:?}");
     }
@@ -182,35 +182,35 @@ fn a_cluster_is_not_initialised_without_all_nodes() {
 
 #[test]
 fn a_node_joins_and_a_dead_one_is_replaced() {
-    let mut bed = Bed::short(5, 3, 3);
-    let job = Job::start(&bed, &["k"], "echo $RINGLOCK_FENCE; cat");
-    let (d, e) = (bed.servers[3].url(), bed.servers[4].url());
-    let run = bed.shell(&format!("ringlock plan add d --url {d} > plan.json"));
+    let mut testbed = Testbed::short(5, 3, 3);
+    let job = Job::start(&testbed, &["k"], "echo $RINGLOCK_FENCE; cat");
+    let (d, e) = (testbed.servers[3].url(), testbed.servers[4].url());
+    let run = testbed.shell(&format!("ringlock plan add d --url {d} > plan.json"));
     assert_eq!((run.code, &*run.stdout), (0, ""), "{run:?}");
-    for told in [
+    for reported in [
         "joining    d",
         "held locks  ",
         "of 1 scanned",
         "it holds nothing",
     ] {
-        assert!(run.stderr.contains(told), "{told}: {}", run.stderr);
+        assert!(run.stderr.contains(reported), "{reported}: {}", run.stderr);
     }
-    let run = bed.shell("ringlock apply plan.json");
+    let run = testbed.shell("ringlock apply plan.json");
     assert_eq!(run.code, 0, "{run:?}");
     assert!(run.stderr.contains(JOINT), "{run:?}");
     assert!(run.stdout.contains("is in force"), "{run:?}");
-    let (human, json) = bed.both(&["status"], 4);
+    let (human, json) = testbed.both(&["status"], 4);
     assert_eq!(names(&json["unconfigured"]), ["d"]);
     assert_eq!(states(&json)[3], ("d", "serving"), "{human}");
-    bed.configure(&bed.urls()[..4], 3, SHORT);
-    assert_eq!(bed.run(&["status"]).code, 0);
+    testbed.configure(&testbed.urls()[..4], 3, SHORT);
+    assert_eq!(testbed.run(&["status"]).code, 0);
 
-    bed.servers[2].kill();
-    assert_eq!(bed.run(&["status"]).code, 4);
+    testbed.servers[2].kill();
+    assert_eq!(testbed.run(&["status"]).code, 4);
     let script = format!("ringlock plan replace c --by g --url {e} --fenced c --json > plan.json");
-    let run = bed.shell(&script);
+    let run = testbed.shell(&script);
     assert_eq!((run.code, &*run.stderr), (0, ""), "{run:?}");
-    let run = bed.shell("cat plan.json | ringlock apply - --json");
+    let run = testbed.shell("cat plan.json | ringlock apply - --json");
     assert_eq!((run.code, &*run.stderr), (0, ""), "{run:?}");
     let retired = &run.json()["retired"];
     assert_eq!(retired[0]["node"], "c");
@@ -218,11 +218,11 @@ fn a_node_joins_and_a_dead_one_is_replaced() {
     assert_eq!(job.end(true).code, 0, "the lease was carried over");
 
     // It comes back empty, and is not a member.
-    bed.servers[2].spawn();
-    let (human, json) = bed.both(&["status"], 4);
+    testbed.servers[2].spawn();
+    let (human, json) = testbed.both(&["status"], 4);
     assert_eq!(states(&json)[2], ("c", "retired"), "{human}");
-    assert_eq!(bed.run(&["locks"]).code, 0);
-    let (human, _) = bed.both(&["doctor"], 4);
+    assert_eq!(testbed.run(&["locks"]).code, 0);
+    let (human, _) = testbed.both(&["doctor"], 4);
     assert!(
         human.contains("node g is served and not configured"),
         "{human}"
@@ -231,52 +231,56 @@ fn a_node_joins_and_a_dead_one_is_replaced() {
 
 #[test]
 fn an_interrupted_change_is_resumed_or_aborted() {
-    let bed = Bed::short(4, 3, 3);
-    let d = bed.servers[3].url();
+    let testbed = Testbed::short(4, 3, 3);
+    let d = testbed.servers[3].url();
     for (command, has_d) in [("abort", false), ("resume", true)] {
         let add = ["add", "d", "--url", &d];
-        let told = bed.run(&[&["plan"], &add[..]].concat()).stderr;
-        assert_eq!(told.contains("it has left a cluster"), has_d, "{told}");
-        let file = bed.plan(&add);
-        let run = bed.interrupt(&["apply", &file], JOINT);
+        let reported = testbed.run(&[&["plan"], &add[..]].concat()).stderr;
+        assert_eq!(
+            reported.contains("it has left a cluster"),
+            has_d,
+            "{reported}"
+        );
+        let file = testbed.plan(&add);
+        let run = testbed.interrupt(&["apply", &file], JOINT);
         assert_eq!(run.code, 130, "{run:?}");
         for way in ["resume", "abort"] {
             assert!(run.stderr.contains(way), "{run:?}");
         }
-        let (human, json) = bed.both(&["status"], 4);
+        let (human, json) = testbed.both(&["status"], 4);
         assert!(human.contains("a change is under way") && human.contains("node d joins"));
         assert_eq!(names(&json["joint"]["joining"]), ["d"]);
         assert_eq!(json["joint"]["since"], json["epoch"]);
         assert_eq!(states(&json)[3], ("d", "serving"), "{human}");
-        votes_are_counted_by_group(&bed);
-        let run = bed.run(&["plan", "remove", "a"]);
+        votes_are_counted_by_group(&testbed);
+        let run = testbed.run(&["plan", "remove", "a"]);
         assert_eq!(run.code, 3, "{run:?}");
 
-        let run = bed.run(&[command, "--json"]);
+        let run = testbed.run(&[command, "--json"]);
         assert_eq!(run.code, 0, "{run:?}");
         let retired = run.json()["retired"].as_array().unwrap().len();
         assert_eq!(retired, usize::from(!has_d), "{run:?}");
-        let json = bed.run(&["status", "--json"]).json();
+        let json = testbed.run(&["status", "--json"]).json();
         assert_eq!(json["joint"], Value::Null);
         let members: Vec<_> = states(&json)
             .iter()
             .map(|(name, _)| name.to_string())
             .collect();
         assert_eq!(members.contains(&"d".into()), has_d, "{json}");
-        let (human, json) = bed.both(&[command], 0);
+        let (human, json) = testbed.both(&[command], 0);
         assert!(human.contains("nothing is under way"), "{human}");
         assert_eq!(json["from"], json["to"]);
     }
 }
 
 /// The nodes `a`, `b`, `c` are in force and `d` joins them; three replicas.
-fn votes_are_counted_by_group(bed: &Bed) {
+fn votes_are_counted_by_group(testbed: &Testbed) {
     for key in 0..40 {
         for node in 0..1 + key % 3 {
-            bed.set(node, format!("g/{key}"), TOKEN, 60_000);
+            testbed.set(node, format!("g/{key}"), TOKEN, 60_000);
         }
     }
-    let (human, json) = bed.both(&["locks", "--prefix", "g/"], 0);
+    let (human, json) = testbed.both(&["locks", "--prefix", "g/"], 0);
     let mut seen = std::collections::BTreeSet::new();
     for lock in json["locks"].as_array().unwrap() {
         let votes = lock["votes"].as_array().unwrap();
@@ -303,18 +307,20 @@ fn votes_are_counted_by_group(bed: &Bed) {
     );
     for key in 0..40 {
         assert_eq!(
-            bed.run(&["release", &format!("g/{key}"), "--force"]).code,
+            testbed
+                .run(&["release", &format!("g/{key}"), "--force"])
+                .code,
             0
         );
     }
 }
 
 #[test]
-fn who_stands_in_the_way_is_told() {
-    let mut bed = Bed::short(4, 3, 1);
-    let file = bed.plan(&["add", "d", "--url", &bed.servers[3].url()]);
-    bed.servers[3].kill();
-    let run = bed.run(&["apply", &file, "--patience", "100ms"]);
+fn a_blocking_node_is_reported() {
+    let mut testbed = Testbed::short(4, 3, 1);
+    let file = testbed.plan(&["add", "d", "--url", &testbed.servers[3].url()]);
+    testbed.servers[3].kill();
+    let run = testbed.run(&["apply", &file, "--patience", "100ms"]);
     assert_eq!(run.code, 3, "{run:?}");
     assert!(run.stderr.contains("d does not answer"), "{run:?}");
     assert!(run.stderr.contains("next: "), "{run:?}");
@@ -322,9 +328,9 @@ fn who_stands_in_the_way_is_told() {
 
 #[test]
 fn most_nodes_are_given_up_on_a_promise_alone() {
-    let mut bed = Bed::short(3, 3, 3);
-    bed.servers[1].kill();
-    bed.servers[2].kill();
+    let mut testbed = Testbed::short(3, 3, 3);
+    testbed.servers[1].kill();
+    testbed.servers[2].kill();
     let force = [
         "force",
         "--abandon",
@@ -334,50 +340,50 @@ fn most_nodes_are_given_up_on_a_promise_alone() {
         "--replicas",
         "1",
     ];
-    let run = bed.run(&force);
+    let run = testbed.run(&force);
     assert_eq!(run.code, 2, "{run:?}");
-    for told in ["b, c", "two holders", "--i-promise-they-never-return"] {
-        assert!(run.stderr.contains(told), "{told}: {run:?}");
+    for reported in ["b, c", "two holders", "--i-promise-they-never-return"] {
+        assert!(run.stderr.contains(reported), "{reported}: {run:?}");
     }
-    assert_eq!(bed.epoch(), 1);
-    let run = bed.run(&[&force[..], &["--i-promise-they-never-return"]].concat());
+    assert_eq!(testbed.epoch(), 1);
+    let run = testbed.run(&[&force[..], &["--i-promise-they-never-return"]].concat());
     assert_eq!(run.code, 0, "{run:?}");
-    for told in [
+    for reported in [
         "no key can be locked before 2",
         "max_ttl and view_lease",
         "replicas 3 -> 1",
     ] {
-        assert!(run.stderr.contains(told), "{told}: {run:?}");
+        assert!(run.stderr.contains(reported), "{reported}: {run:?}");
     }
-    assert!(bed.epoch() > 1);
-    bed.configure(&bed.urls()[..1], 1, SHORT);
-    assert_eq!(bed.run(&["status"]).code, 0);
-    assert_eq!(bed.run(&["exec", "k", "--", "true"]).code, 0);
+    assert!(testbed.epoch() > 1);
+    testbed.configure(&testbed.urls()[..1], 1, SHORT);
+    assert_eq!(testbed.run(&["status"]).code, 0);
+    assert_eq!(testbed.run(&["exec", "k", "--", "true"]).code, 0);
 }
 
 #[test]
 fn a_node_that_leaves_knows_it() {
-    let bed = Bed::short(3, 3, 1);
-    let file = bed.plan(&["remove", "c"]);
-    let run = bed.run(&["apply", &file]);
+    let testbed = Testbed::short(3, 3, 1);
+    let file = testbed.plan(&["remove", "c"]);
+    let run = testbed.run(&["apply", &file]);
     assert_eq!(run.code, 0, "{run:?}");
-    let told = "node c has left and knows it: it may be switched off";
-    assert!(run.stdout.contains(told), "{run:?}");
-    let (human, json) = bed.both(&["status"], 4);
+    let reported = "node c has left and knows it: it may be switched off";
+    assert!(run.stdout.contains(reported), "{run:?}");
+    let (human, json) = testbed.both(&["status"], 4);
     assert_eq!(states(&json)[2], ("c", "retired"), "{human}");
     assert!(human.contains("it may be switched off"), "{human}");
-    bed.configure(&bed.urls()[..2], 1, SHORT);
-    assert_eq!(bed.run(&["status"]).code, 0);
+    testbed.configure(&testbed.urls()[..2], 1, SHORT);
+    assert_eq!(testbed.run(&["status"]).code, 0);
 }
 
 /// The upgrade of the runbook: restart one, and wait for the status.
 #[test]
 fn a_restarted_node_is_back_when_the_status_says_so() {
-    let mut bed = Bed::short(3, 3, 3);
-    let job = Job::start(&bed, &["k"], "echo ready; cat");
-    bed.servers[1].restart();
-    assert_eq!(bed.run(&["status"]).code, 4);
-    until("it is let in again", || bed.run(&["status"]).code == 0);
-    assert!(bed.epoch() > 1);
+    let mut testbed = Testbed::short(3, 3, 3);
+    let job = Job::start(&testbed, &["k"], "echo ready; cat");
+    testbed.servers[1].restart();
+    assert_eq!(testbed.run(&["status"]).code, 4);
+    until("it is let in again", || testbed.run(&["status"]).code == 0);
+    assert!(testbed.epoch() > 1);
     assert_eq!(job.end(true).code, 0, "the lease is kept meanwhile");
 }

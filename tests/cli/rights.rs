@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use crate::bed::{Bed, TOKEN};
 use crate::common::{RedisServer, least_user, operators_rights};
+use crate::testbed::{TOKEN, Testbed};
 
 /// The guide's user with the operators' rights can inspect everything, and
 /// every right is necessary.
@@ -13,21 +13,21 @@ fn as_the_guide_has_them() {
     let mut arguments = vec!["--appendonly", "yes", "--appendfsync", "always"];
     arguments.extend(user.iter().map(String::as_str));
     let (server, port) = RedisServer::start_on_tcp(&arguments);
-    let bed = Bed::of(vec![server], 1);
-    bed.configure(
+    let testbed = Testbed::of(vec![server], 1);
+    testbed.configure(
         &[format!("redis://ringlock:s3cret@127.0.0.1:{port}")],
         1,
         "",
     );
     let mut file = std::fs::OpenOptions::new()
         .append(true)
-        .open(bed.file())
+        .open(testbed.file())
         .unwrap();
     writeln!(file, "durable = true").unwrap();
-    let server = &bed.servers[0];
-    bed.init();
+    let server = &testbed.servers[0];
+    testbed.init();
     let look = || {
-        bed.set(0, "k", TOKEN, 60_000);
+        testbed.set(0, "k", TOKEN, 60_000);
         let commands: [&[&str]; 5] = [
             &["status"],
             &["doctor"],
@@ -35,7 +35,7 @@ fn as_the_guide_has_them() {
             &["locks", "--key", "k"],
             &["release", "k", "--force"],
         ];
-        commands.map(|command| bed.run(command).code)
+        commands.map(|command| testbed.run(command).code)
     };
     let rights = operators_rights();
     server.set_user(

@@ -432,7 +432,7 @@ fn refusing(cluster: &Cluster) -> RouterBuilder {
 }
 
 #[tokio::test]
-async fn a_router_configured_differently_refuses_where_it_is_told_to() {
+async fn a_router_configured_differently_refuses_where_configured_to() {
     type Change = fn(RouterBuilder) -> RouterBuilder;
     let changes: [(&str, Change); 6] = [
         ("router.replicas is 3 as served and 1 as configured", |b| {
@@ -780,9 +780,9 @@ async fn a_first_start_goes_on_over_restarts_of_who_began_it() {
     for arm in ARMS {
         let cluster = Cluster::start(arm, 3);
         let started = Instant::now();
-        let told: Arc<Mutex<Vec<Duration>>> = Arc::default();
+        let reported: Arc<Mutex<Vec<Duration>>> = Arc::default();
         let attempt = || {
-            let told = Arc::clone(&told);
+            let reported = Arc::clone(&reported);
             // In-memory nodes do not require a wait.
             let (builder, least) = match arm {
                 Arm::Redis => (cluster.builder(), WAIT),
@@ -793,7 +793,7 @@ async fn a_first_start_goes_on_over_restarts_of_who_began_it() {
                 .configure(|config| config.router.max_ttl = WAIT)
                 .on_progress(move |progress| {
                     if let ringlock::ConnectProgress::Waiting { remaining } = progress {
-                        told.lock().push(*remaining);
+                        reported.lock().push(*remaining);
                     }
                 });
             (timeout(ms(900), builder.connect()), least)
@@ -811,9 +811,9 @@ async fn a_first_start_goes_on_over_restarts_of_who_began_it() {
         drop(router.try_acquire(KEY).await.unwrap());
         if let Arm::Redis = arm {
             assert!(attempts > 1);
-            let told = told.lock();
-            let (first, last) = (told[0], told[told.len() - 1]);
-            assert!(first <= 2 * WAIT && last < first, "{told:?}");
+            let reported = reported.lock();
+            let (first, last) = (reported[0], reported[reported.len() - 1]);
+            assert!(first <= 2 * WAIT && last < first, "{reported:?}");
         }
     }
 }
@@ -824,8 +824,8 @@ async fn a_total_outage_is_not_a_new_cluster() {
         let cluster = Cluster::start(arm, 3);
         drop(cluster.router(3).await);
         cluster.nodes.iter().for_each(TestNode::stop);
-        let told: Arc<Mutex<String>> = Arc::default();
-        let hear = Arc::clone(&told);
+        let reported: Arc<Mutex<String>> = Arc::default();
+        let hear = Arc::clone(&reported);
         let connect = cluster.builder().on_progress(move |progress| {
             *hear.lock() = progress.to_string();
         });
@@ -844,7 +844,7 @@ async fn a_total_outage_is_not_a_new_cluster() {
         assert!(!text.contains("initialised"), "{text}");
         for part in ["a: ", "b: ", "c: "] {
             assert!(text.contains(part), "{text}");
-            assert!(told.lock().contains(part), "{}", told.lock());
+            assert!(reported.lock().contains(part), "{}", reported.lock());
         }
         cluster.nodes.iter().for_each(TestNode::start);
         drop(cluster.router(3).await.acquire(KEY).await.unwrap());
@@ -853,7 +853,7 @@ async fn a_total_outage_is_not_a_new_cluster() {
 
 /// The error of a node that cannot be initialised contains the server's reason.
 #[tokio::test]
-async fn a_node_that_refuses_its_first_view_is_told_with_its_reason() {
+async fn a_node_that_refuses_its_first_view_is_reported_with_its_reason() {
     for edition in crate::common::edition::Edition::ALL {
         let lonely = ["--min-replicas-to-write", "1"];
         let fine = RedisServer::start_edition(edition, &[]);
@@ -878,8 +878,8 @@ async fn a_node_that_refuses_its_first_view_is_told_with_its_reason() {
                 "{edition:?}: {error:?}"
             );
             assert!(text.contains("node b"), "{edition:?}: {text}");
-            let is_told = reasons.iter().any(|reason| text.contains(reason));
-            assert!(is_told, "{edition:?}: {text}");
+            let is_reported = reasons.iter().any(|reason| text.contains(reason));
+            assert!(is_reported, "{edition:?}: {text}");
         }
     }
 }

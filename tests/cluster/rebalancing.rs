@@ -2,13 +2,13 @@
 
 mod changes;
 mod coordinators;
-mod crew;
+mod crashing_router;
 mod followers;
 mod force;
 mod losses;
+mod paused_process;
 mod plans;
-mod sleeper;
-mod spy;
+mod workload;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -86,11 +86,11 @@ impl Drop for Fake {
 
 /// Ends when either side hangs up: the other side notices that itself.
 async fn serve(mut client: TcpStream, mut real: Option<UnixStream>, answers: &Mutex<Answers>) {
-    let (mut asked, mut told) = ([0; 16 * 1024], [0; 16 * 1024]);
+    let (mut asked, mut reported) = ([0; 16 * 1024], [0; 16 * 1024]);
     loop {
         let from_real = async {
             match &mut real {
-                Some(real) => real.read(&mut told).await.unwrap_or(0),
+                Some(real) => real.read(&mut reported).await.unwrap_or(0),
                 None => std::future::pending().await,
             }
         };
@@ -112,7 +112,7 @@ async fn serve(mut client: TcpStream, mut real: Option<UnixStream>, answers: &Mu
                 if client.write_all(&bytes).await.is_err() || is_last { return }
             }
             read = from_real => {
-                if read == 0 || client.write_all(&told[..read]).await.is_err() { return }
+                if read == 0 || client.write_all(&reported[..read]).await.is_err() { return }
             }
         }
     }

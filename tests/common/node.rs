@@ -7,7 +7,9 @@ use parking_lot::Mutex;
 use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::node::{Node, ReplyTo, Sink};
 use ringlock::proto::lease::{Key, Token, Ttl};
-use ringlock::proto::node::message::{Absent, Answer, NodeStatus, Reply, Request, Slot, ViewId};
+use ringlock::proto::node::message::{
+    Answer, FenceCounterId, IfMissing, NodeStatus, Reply, Request, ViewId,
+};
 
 use super::TestNode;
 use rustix::time::{ClockId, clock_gettime};
@@ -99,22 +101,22 @@ pub fn acquire(key: &str, token: u128) -> Request {
         key: Key::new(key).expect("a key"),
         token: Token::new(token, None),
         ttl: Ttl::new(minute, minute).expect("a ttl"),
-        slot: Slot::SINGLE,
+        slot: FenceCounterId::SINGLE,
         floor: 0,
     }
 }
 
 /// Extends what [`acquire`] was granted, for a minute.
-pub fn extend(key: &str, token: u128, absent: Absent) -> Request {
+pub fn extend(key: &str, token: u128, if_missing: IfMissing) -> Request {
     let minute = Duration::from_secs(60);
     Request::Extend {
         view: VIEW,
         key: Key::new(key).expect("a key"),
         token: Token::new(token, None),
         ttl: Ttl::new(minute, minute).expect("a ttl"),
-        slot: Slot::SINGLE,
+        slot: FenceCounterId::SINGLE,
         floor: 0,
-        absent,
+        if_missing,
     }
 }
 

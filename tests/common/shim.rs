@@ -30,17 +30,17 @@ pub fn compile(directory: &Path) -> Option<PathBuf> {
 #[derive(Debug)]
 pub struct Shim {
     library: PathBuf,
-    told: PathBuf,
+    reported: PathBuf,
     step_millis: i64,
 }
 
 impl Shim {
     /// With the compiled `library`, and a separate settings file for each server.
-    pub fn new(library: PathBuf, told: PathBuf) -> Self {
-        std::fs::write(&told, [0; 16]).expect("a file");
+    pub fn new(library: PathBuf, reported: PathBuf) -> Self {
+        std::fs::write(&reported, [0; 16]).expect("a file");
         Self {
             library,
-            told,
+            reported,
             step_millis: 0,
         }
     }
@@ -49,23 +49,23 @@ impl Shim {
     pub fn environment(&self) -> Vec<(String, PathBuf)> {
         vec![
             ("LD_PRELOAD".into(), self.library.clone()),
-            ("RINGLOCK_SHIM".into(), self.told.clone()),
+            ("RINGLOCK_SHIM".into(), self.reported.clone()),
         ]
     }
 
     /// Steps the wall clock by this much further, or back.
     pub fn step(&mut self, millis: i64) {
         self.step_millis += millis;
-        self.tell(0, self.step_millis);
+        self.report(0, self.step_millis);
     }
 
     /// Makes every write to a file fail, or stops that.
     pub fn fill_disk(&self, is_full: bool) {
-        self.tell(8, is_full.into());
+        self.report(8, is_full.into());
     }
 
-    fn tell(&self, at: u64, number: i64) {
-        let file = OpenOptions::new().write(true).open(&self.told);
+    fn report(&self, at: u64, number: i64) {
+        let file = OpenOptions::new().write(true).open(&self.reported);
         file.expect("the file")
             .write_all_at(&number.to_ne_bytes(), at)
             .expect("a write");

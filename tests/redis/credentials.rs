@@ -114,12 +114,15 @@ async fn a_password_changes_under_a_lease() {
     for password in ["second", "third"] {
         // The file is late.
         vault.change(password);
-        let told = is_denied(&guard).await;
+        let reported = is_denied(&guard).await;
         let path = vault.file().display().to_string();
-        assert!(told.contains("WRONGPASS") && told.contains(&path), "{told}");
         assert!(
-            !told.contains("second") && !told.contains("third"),
-            "{told}"
+            reported.contains("WRONGPASS") && reported.contains(&path),
+            "{reported}"
+        );
+        assert!(
+            !reported.contains("second") && !reported.contains("third"),
+            "{reported}"
         );
         vault.write(password);
         extends_again(&guard).await;
@@ -149,15 +152,15 @@ async fn a_password_comes_from_code() {
     let guard = lasting(&router.unwrap(), KEY).await;
     *current.lock() = Err("the vault is closed");
     vault.change("second");
-    let told = is_denied(&guard).await;
-    assert!(told.contains("the vault is closed"), "{told}");
+    let reported = is_denied(&guard).await;
+    assert!(reported.contains("the vault is closed"), "{reported}");
     *current.lock() = Ok("second".to_owned());
     extends_again(&guard).await;
     assert_eq!(guard.release().await.unwrap(), Released::InTime);
 }
 
 #[tokio::test]
-async fn files_that_cannot_be_read_are_told_of() {
+async fn files_that_cannot_be_read_are_reported() {
     let vault = Vault::start();
     let refused = async || match vault.builder().connect().await.unwrap_err() {
         Error::Node(at) => match at.cause {
@@ -168,24 +171,30 @@ async fn files_that_cannot_be_read_are_told_of() {
     };
     let path = vault.file().display().to_string();
     vault.write("wrong");
-    let told = refused().await;
+    let reported = refused().await;
     assert!(
-        told.contains("check username") && told.contains(&path),
-        "{told}"
+        reported.contains("check username") && reported.contains(&path),
+        "{reported}"
     );
     vault.write("");
-    let told = refused().await;
-    assert!(told.contains(&path) && told.contains("empty"), "{told}");
-    std::fs::remove_file(vault.file()).unwrap();
-    let told = refused().await;
+    let reported = refused().await;
     assert!(
-        told.contains(&path) && told.contains("No such file"),
-        "{told}"
+        reported.contains(&path) && reported.contains("empty"),
+        "{reported}"
+    );
+    std::fs::remove_file(vault.file()).unwrap();
+    let reported = refused().await;
+    assert!(
+        reported.contains(&path) && reported.contains("No such file"),
+        "{reported}"
     );
     // Stands for an unreadable file: root can read every file.
     std::fs::create_dir(vault.file()).unwrap();
-    let told = refused().await;
-    assert!(told.contains(&path) && told.contains("directory"), "{told}");
+    let reported = refused().await;
+    assert!(
+        reported.contains(&path) && reported.contains("directory"),
+        "{reported}"
+    );
 }
 
 #[tokio::test]

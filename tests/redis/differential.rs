@@ -37,8 +37,8 @@ use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::lease::{COUNTER_LIMIT, Key, Token, Ttl};
 use ringlock::proto::node::lock_table::LockTable;
 use ringlock::proto::node::message::{
-    Absent, Accepted, Answer, Ballot, Incarnation, NodeState, NodeStatus, Nonce, Reply, Request,
-    Slot, ViewId,
+    Accepted, Answer, Ballot, FenceCounterId, IfMissing, Incarnation, NodeState, NodeStatus, Nonce,
+    Reply, Request, ViewId,
 };
 
 /// No request may time out: that would be a difference.
@@ -123,13 +123,13 @@ impl Dice {
         }
     }
 
-    fn slot(&mut self, key: u8) -> Slot {
+    fn slot(&mut self, key: u8) -> FenceCounterId {
         let part = if self.slot_per_key {
             u16::from(key)
         } else {
             self.rng.random_range(0..2)
         };
-        Slot {
+        FenceCounterId {
             replicas: 1,
             arc: 9,
             part,
@@ -172,11 +172,11 @@ impl Dice {
                 ttl,
                 slot,
                 floor,
-                absent: self.pick(&[Absent::Heal, Absent::Keep]),
+                if_missing: self.pick(&[IfMissing::Recreate, IfMissing::Report]),
             },
             60..78 => Request::Release { key, token },
             78..80 => Request::Status,
-            80..81 => Request::Past,
+            80..81 => Request::PriorState,
             81..83 => Request::Document,
             83..85 => {
                 let as_it_is = self.rng.random_bool(0.5);
@@ -361,7 +361,7 @@ impl Pair {
     }
 
     /// Takes a count from the table, and all below `floor`.
-    fn take_count(&mut self, serving: ViewId, slot: Slot, floor: u64) {
+    fn take_count(&mut self, serving: ViewId, slot: FenceCounterId, floor: u64) {
         let scratch = Key::new("scratch").unwrap();
         let burn = Request::Acquire {
             view: serving,
@@ -433,8 +433,8 @@ impl Pair {
         let matters = |(request, _): &&(Request, Reply)| {
             request.key().is_none() || last.key().is_none() || request.key() == last.key()
         };
-        let told = self.history[..=number].iter().filter(matters);
-        let lines: Vec<_> = told
+        let reported = self.history[..=number].iter().filter(matters);
+        let lines: Vec<_> = reported
             .map(|(asked, reply)| format!("{asked:?}: {reply:?}"))
             .collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
@@ -551,7 +551,7 @@ impl Pair {
 fn without_remaining(mut answer: Answer) -> (Option<Duration>, Answer) {
     let remaining = match &mut answer {
         Ok(Reply::Busy(rival) | Reply::Lost(Some(rival))) => rival.remaining.take(),
-        Ok(Reply::Past(past)) => past.quarantined_for.take(),
+        Ok(Reply::PriorState(past)) => past.quarantined_for.take(),
         _ => None,
     };
     (remaining, answer)
@@ -688,7 +688,7 @@ fn past(table: &LockTable, status: &NodeStatus) -> (Option<String>, Option<&'sta
     if let Some(stamped) = &status.stamped {
         table.restart(Arc::clone(stamped));
     }
-    let Reply::Past(past) = table.apply(now(), &Request::Past) else {
+    let Reply::PriorState(past) = table.apply(now(), &Request::PriorState) else {
         unreachable!("PAST is answered by a past");
     };
     let highest = (past.epoch > 0).then(|| past.epoch.to_string());
@@ -881,8 +881,8 @@ async fn a_takeover_keeps_the_time_in_quarantine() {
             };
             assert_eq!(ask(&node, request, DEADLINE).await, Ok(Reply::Done));
         };
-        let span = async || match ask(&node, Request::Past, DEADLINE).await {
-            Ok(Reply::Past(past)) => (past.epoch, past.quarantined_for),
+        let span = async || match ask(&node, Request::PriorState, DEADLINE).await {
+            Ok(Reply::PriorState(past)) => (past.epoch, past.quarantined_for),
             other => panic!("{edition:?}: {other:?}"),
         };
         let mut since = |new: Option<u64>| -> Option<u64> {

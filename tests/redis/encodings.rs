@@ -75,7 +75,7 @@ fn keys(server: &RedisServer) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_release_by_command_tells_what_is_there() {
+async fn a_release_by_command_reports_what_is_there() {
     let (server, node) = newest().await;
     ask(&node, acquire("mine", 1), LONG).await.unwrap();
     ask(&node, acquire("theirs", 2), LONG).await.unwrap();
@@ -162,7 +162,7 @@ async fn keys_of_different_ttls_are_set_one_by_one() {
 }
 
 #[tokio::test]
-async fn counters_of_quorums_take_no_count_in_vain() {
+async fn counters_of_quorums_waste_no_count() {
     let (server, node) = newest().await;
     calls(&server, "msetex");
     let of_quorum = |name| {

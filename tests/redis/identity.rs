@@ -180,7 +180,7 @@ async fn evict(server: &RedisServer, policy: &str) {
 
 /// Whether the server pushes changes of its data.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Told {
+enum Reported {
     Yes,
     Denied,
 }
@@ -264,11 +264,11 @@ fn prepare() -> Request {
 
 /// A held lock is not granted again, to any caller and however often it is
 /// requested, and the node finds that the server has lost its data.
-async fn nobody_gains(edition: Edition, upset: Upset, told: Told, is_busy: bool) {
-    let tag = format!("{edition:?} {upset:?} {told:?} busy {is_busy}");
+async fn nobody_gains(edition: Edition, upset: Upset, reported: Reported, is_busy: bool) {
+    let tag = format!("{edition:?} {upset:?} {reported:?} busy {is_busy}");
     let pair = Pair::start(edition, upset).await;
     let server = &pair.primary;
-    if told == Told::Denied {
+    if reported == Reported::Denied {
         run(server, &["ACL", "SETUSER", "default", "-client"]);
     }
     drop(serving(&server.url(), RedisOptions::default()).await);
@@ -288,7 +288,7 @@ async fn nobody_gains(edition: Edition, upset: Upset, told: Told, is_busy: bool)
     match hammer {
         Some(hammer) => hammer.end().await,
         None if holder(server).is_some() != (upset == RoleOnly) => panic!("{tag}: no upset"),
-        None if upset.is_pushed() || told == Told::Denied => {}
+        None if upset.is_pushed() || reported == Reported::Denied => {}
         None => tokio::time::sleep(UNSEEN).await,
     }
     let deadline = now() + GRACE;
@@ -302,8 +302,8 @@ async fn nobody_gains(edition: Edition, upset: Upset, told: Told, is_busy: bool)
                 Ok(Reply::Stale(None)) => break,
                 Err(error) => {
                     use NodeErrorKind::{LostData, Unreachable, Unsuitable};
-                    let is_told = matches!(error.kind(), LostData | Unreachable | Unsuitable);
-                    assert!(is_told, "{tag}: {error}");
+                    let is_reported = matches!(error.kind(), LostData | Unreachable | Unsuitable);
+                    assert!(is_reported, "{tag}: {error}");
                 }
                 other => panic!("{tag}: {other:?}"),
             }
@@ -321,7 +321,7 @@ async fn nobody_gains(edition: Edition, upset: Upset, told: Told, is_busy: bool)
 async fn a_server_that_became_another_grants_nothing_to_idle_connections() {
     let each = Edition::ALL.map(async |edition| {
         for upset in Upset::ALL {
-            nobody_gains(edition, upset, Told::Yes, false).await;
+            nobody_gains(edition, upset, Reported::Yes, false).await;
         }
     });
     join_all(each).await;
@@ -332,21 +332,21 @@ async fn a_server_that_became_another_grants_nothing_to_idle_connections() {
 async fn replaced_data_is_noticed_ahead_of_the_next_grant() {
     for edition in Edition::ALL {
         for upset in Upset::ALL.into_iter().filter(|upset| upset.is_pushed()) {
-            nobody_gains(edition, upset, Told::Yes, true).await;
+            nobody_gains(edition, upset, Reported::Yes, true).await;
         }
     }
 }
 
 /// Without pushes, every reply waits for a check behind it.
 #[tokio::test]
-async fn a_user_who_is_told_nothing_gets_no_more() {
+async fn a_user_who_learns_nothing_gets_no_more() {
     // Most of it is waiting for resyncs.
     let each = Edition::ALL.map(async |edition| {
         for upset in Upset::ALL {
-            nobody_gains(edition, upset, Told::Denied, false).await;
+            nobody_gains(edition, upset, Reported::Denied, false).await;
             // A connection that writes rules out a partial resync.
             if upset != PartialResync {
-                nobody_gains(edition, upset, Told::Denied, true).await;
+                nobody_gains(edition, upset, Reported::Denied, true).await;
             }
         }
     });
@@ -403,9 +403,9 @@ async fn a_lease_outlives_its_server_and_its_fence_is_not_given_again() {
 #[tokio::test]
 async fn a_server_that_stays_itself_goes_on() {
     for edition in Edition::ALL {
-        for told in [Told::Yes, Told::Denied] {
+        for reported in [Reported::Yes, Reported::Denied] {
             let (server, _) = RedisServer::start_edition_on_tcp(edition, &[]);
-            if told == Told::Denied {
+            if reported == Reported::Denied {
                 run(&server, &["ACL", "SETUSER", "default", "-client"]);
             }
             drop(serving(&server.url(), RedisOptions::default()).await);
@@ -415,7 +415,7 @@ async fn a_server_that_stays_itself_goes_on() {
             let url = format!("{}?db=9", server.url());
             let mut elsewhere = redis::Client::open(url).unwrap().get_connection().unwrap();
             for round in 0..40 {
-                let tag = format!("{edition:?} {told:?} {round}");
+                let tag = format!("{edition:?} {reported:?} {round}");
                 redis::cmd("FLUSHDB").exec(&mut elsewhere).expect("FLUSHDB");
                 if round % 8 == 0 {
                     run(&server, &["CONFIG", "RESETSTAT"]);
@@ -438,7 +438,7 @@ async fn a_server_that_stays_itself_goes_on() {
 
 /// While a server is not permitted to hold locks, its error states why.
 #[tokio::test]
-async fn a_policy_or_role_that_changes_is_told_with_what_to_do() {
+async fn a_policy_or_role_that_changes_is_reported_with_what_to_do() {
     for edition in Edition::ALL {
         let (server, _) = RedisServer::start_edition_on_tcp(edition, &[]);
         drop(serving(&server.url(), RedisOptions::default()).await);
@@ -519,10 +519,10 @@ async fn durable_servers_are_no_exception() {
 
 /// How often a command was called.
 fn calls(server: &RedisServer, command: &str) -> u64 {
-    let told = fact(server, "commandstats", &format!("cmdstat_{command}"));
-    let calls = told
+    let reported = fact(server, "commandstats", &format!("cmdstat_{command}"));
+    let calls = reported
         .strip_prefix("calls=")
-        .and_then(|told| told.split(',').next());
+        .and_then(|reported| reported.split(',').next());
     calls
         .and_then(|calls| calls.parse().ok())
         .expect("a number")
@@ -532,9 +532,9 @@ fn calls(server: &RedisServer, command: &str) -> u64 {
 /// without, two commands, or three, follow each batch.
 #[tokio::test]
 async fn what_checks_cost() {
-    for told in [Told::Yes, Told::Denied] {
+    for reported in [Reported::Yes, Reported::Denied] {
         let server = RedisServer::start();
-        if told == Told::Denied {
+        if reported == Reported::Denied {
             run(&server, &["ACL", "SETUSER", "default", "-client"]);
         }
         let node = serving(&server.url(), RedisOptions::default()).await;
@@ -550,12 +550,12 @@ async fn what_checks_cost() {
         let checks = calls(&server, "info") - before - 1;
         let spans = begun.elapsed().as_millis() as u64 / 50 + 1;
         println!(
-            "{told:?}: {pairs} pairs, {checks} INFO in {:?}",
+            "{reported:?}: {pairs} pairs, {checks} INFO in {:?}",
             begun.elapsed()
         );
-        match told {
-            Told::Yes => assert!((1..=3 * spans).contains(&checks), "{checks} in {spans}"),
-            Told::Denied => assert!(
+        match reported {
+            Reported::Yes => assert!((1..=3 * spans).contains(&checks), "{checks} in {spans}"),
+            Reported::Denied => assert!(
                 (2 * pairs..=2 * pairs + spans).contains(&checks),
                 "{checks} for {pairs} pairs"
             ),

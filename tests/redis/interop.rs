@@ -106,8 +106,11 @@ fn assert_foreign(refused: &Error) {
         "{holder:?}"
     );
     assert!(!remaining.is_zero() && *remaining <= TTL, "{remaining:?}");
-    let told = format!("{refused:#}");
-    assert!(told.contains("a client other than ringlock"), "{told}");
+    let reported = format!("{refused:#}");
+    assert!(
+        reported.contains("a client other than ringlock"),
+        "{reported}"
+    );
 }
 
 /// Random calls of both clients on few keys, against a list of the holders.

@@ -12,7 +12,7 @@ use crate::common::node::{GRACE, Inbox, VIEW, acquire, ask, now, release, servin
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::lease::{Key, Token, Ttl};
-use ringlock::proto::node::message::{Absent, Answer, Ballot, Reply, Request, Slot};
+use ringlock::proto::node::message::{Answer, Ballot, FenceCounterId, IfMissing, Reply, Request};
 use ringlock::{Init, NodeError, NodeErrorKind, Released, Router};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -24,9 +24,9 @@ fn extend(key: &str, token: u128) -> Request {
         key: Key::new(key).unwrap(),
         token: Token::new(token, None),
         ttl: Ttl::new(2 * LONG, 2 * LONG).unwrap(),
-        slot: Slot::SINGLE,
+        slot: FenceCounterId::SINGLE,
         floor: 0,
-        absent: Absent::Heal,
+        if_missing: IfMissing::Recreate,
     }
 }
 
@@ -202,7 +202,7 @@ async fn asked_until(
     }
 }
 
-fn assert_told(at: &str, answer: Answer, case: &Case) -> NodeError {
+fn assert_reported(at: &str, answer: Answer, case: &Case) -> NodeError {
     let error = answer.expect_err(at);
     let text = error.to_string();
     assert!(
@@ -213,7 +213,7 @@ fn assert_told(at: &str, answer: Answer, case: &Case) -> NodeError {
 }
 
 #[tokio::test]
-async fn refusals_are_told_by_what_they_mean() {
+async fn refusals_are_reported_by_what_they_mean() {
     for edition in Edition::ALL {
         for case in cases() {
             for encoding in ENCODINGS {
@@ -227,7 +227,7 @@ async fn refusals_are_told_by_what_they_mean() {
                 let requests = [acquire("free", 3), extend("held", 1), release("kept", 2)];
                 for (request, is_refused) in requests.into_iter().zip(case.refused) {
                     if is_refused {
-                        let error = assert_told(&at, ask(&node, request, LONG).await, &case);
+                        let error = assert_reported(&at, ask(&node, request, LONG).await, &case);
                         let is_transient =
                             !matches!(case.kind, NodeErrorKind::Denied | NodeErrorKind::Unsuitable);
                         assert_eq!(error.kind().is_transient(), is_transient, "{at}");

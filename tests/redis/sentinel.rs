@@ -367,21 +367,21 @@ fn kind(error: &Error) -> Option<NodeErrorKind> {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_told() {
+async fn what_is_wrong_is_reported() {
     let mut watched = Watched::start(1);
-    let told = |error: &Error, parts: &[&str]| {
+    let reported = |error: &Error, parts: &[&str]| {
         let text = format!("{error:#}");
         assert!(parts.iter().all(|part| text.contains(part)), "{text}");
     };
     let error = refused(&watched.url_of("nobody")).await;
     assert_eq!(kind(&error), Some(NodeErrorKind::Unsuitable));
-    told(&error, &["knows no service \"nobody\"", "correct the url"]);
+    reported(&error, &["knows no service \"nobody\"", "correct the url"]);
 
     let url = watched.url();
     let (bare, _) = url.split_once('?').unwrap();
     let error = refused(bare).await;
     assert_eq!(kind(&error), Some(NodeErrorKind::Denied));
-    told(&error, &["sentinel_password"]);
+    reported(&error, &["sentinel_password"]);
 
     let error = refused(&url.replace(SENTINEL_PASSWORD, "wrong")).await;
     assert_eq!(kind(&error), Some(NodeErrorKind::Denied));
@@ -392,12 +392,12 @@ async fn what_is_wrong_is_told() {
     );
     let error = refused(&plain).await;
     assert_eq!(kind(&error), Some(NodeErrorKind::Unsuitable));
-    told(&error, &["redis+sentinel://"]);
+    reported(&error, &["redis+sentinel://"]);
 
     let (_server, port) = RedisServer::start_on_tcp(&[]);
     let error = refused(&format!("redis+sentinel://127.0.0.1:{port}/main")).await;
     assert_eq!(kind(&error), Some(NodeErrorKind::Unsuitable));
-    told(&error, &["is no sentinel", "redis://"]);
+    reported(&error, &["is no sentinel", "redis://"]);
 
     // The second of two sentinels knows the service.
     let live = url.replace("127.0.0.1:", "127.0.0.1:1,127.0.0.1:");
@@ -410,5 +410,5 @@ async fn what_is_wrong_is_told() {
     watched.sentinels.clear();
     let error = refused(&url).await;
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
-    told(&error, &["no sentinel tells where main is", "cannot reach"]);
+    reported(&error, &["no sentinel tells where main is", "cannot reach"]);
 }

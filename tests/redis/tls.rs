@@ -131,7 +131,7 @@ async fn refused(builder: RouterBuilder) -> NodeError {
     error
 }
 
-fn assert_told(error: &NodeError, kind: NodeErrorKind, parts: &[&str]) {
+fn assert_reported(error: &NodeError, kind: NodeErrorKind, parts: &[&str]) {
     let text = format!("{error:#}");
     let has_all = parts.iter().all(|part| text.contains(part));
     assert!(
@@ -191,17 +191,17 @@ async fn certificates_of_servers_that_will_not_do() {
     let (_server, port) = authority.server(LOOPBACK, Term::Running);
     let error = refused(other.trusted(builder("localhost", &[port]))).await;
     let parts = ["rediss://localhost:", "UnknownIssuer", "tls.ca"];
-    assert_told(&error, NodeErrorKind::Unsuitable, &parts);
+    assert_reported(&error, NodeErrorKind::Unsuitable, &parts);
 
     let (_server, port) = authority.server(&["db.example"], Term::Running);
     let error = refused(authority.trusted(builder("localhost", &[port]))).await;
     let parts = ["rediss://localhost:", "db.example", "in the url"];
-    assert_told(&error, NodeErrorKind::Unsuitable, &parts);
+    assert_reported(&error, NodeErrorKind::Unsuitable, &parts);
 
     let (_server, port) = authority.server(LOOPBACK, Term::Over);
     let error = refused(authority.trusted(builder("localhost", &[port]))).await;
     let parts = ["rediss://localhost:", "has expired: renew it"];
-    assert_told(&error, NodeErrorKind::Unreachable, &parts);
+    assert_reported(&error, NodeErrorKind::Unreachable, &parts);
 }
 
 #[tokio::test]
@@ -212,15 +212,15 @@ async fn certificates_of_clients_that_will_not_do() {
         |builder: RouterBuilder| builder.configure(|config| config.tls.ca = Some(authority.ca()));
     let parts = ["rediss://localhost:", "tls.certificate", "tls.key"];
     let none = refused(trusting(builder("localhost", &[port]))).await;
-    assert_told(&none, NodeErrorKind::Denied, &parts);
+    assert_reported(&none, NodeErrorKind::Denied, &parts);
     let foreign = refused(trusting(other.trusted(builder("localhost", &[port])))).await;
-    assert_told(&foreign, NodeErrorKind::Denied, &parts);
+    assert_reported(&foreign, NodeErrorKind::Denied, &parts);
     let (certificate, key) = authority.sign("late", &["client"], Term::Over);
     let expired = trusting(builder("localhost", &[port])).configure(|config| {
         config.tls.certificate = Some(certificate);
         config.tls.key = Some(key);
     });
-    assert_told(&refused(expired).await, NodeErrorKind::Denied, &parts);
+    assert_reported(&refused(expired).await, NodeErrorKind::Denied, &parts);
 }
 
 #[tokio::test]
@@ -233,14 +233,14 @@ async fn files_that_will_not_do() {
     };
     let missing = authority.directory.path().join("missing.pem");
     let error = refused(with(missing)).await;
-    assert_told(&error, NodeErrorKind::Unreachable, &["missing.pem"]);
+    assert_reported(&error, NodeErrorKind::Unreachable, &["missing.pem"]);
     let empty = authority.directory.path().join("empty.pem");
     std::fs::write(&empty, "").unwrap();
     let error = refused(with(empty)).await;
-    assert_told(&error, NodeErrorKind::Unreachable, &["tls.ca"]);
+    assert_reported(&error, NodeErrorKind::Unreachable, &["tls.ca"]);
     let half = authority.trusted(builder("localhost", &[port]));
     let error = refused(half.configure(|config| config.tls.key = None)).await;
-    assert_told(
+    assert_reported(
         &error,
         NodeErrorKind::Unreachable,
         &["both certificate and key"],
@@ -248,7 +248,7 @@ async fn files_that_will_not_do() {
 }
 
 #[tokio::test]
-async fn tls_and_none_do_not_mix() {
+async fn tls_and_plain_text_do_not_mix() {
     let authority = Authority::new();
     let (_server, tls) = authority.server(LOOPBACK, Term::Running);
     let plain = Router::builder().init(Init::Now);
@@ -334,7 +334,7 @@ async fn a_certificate_that_is_its_own_authority() {
     router.shutdown().await;
 
     let error = refused(trusting(authority.ca(), port)).await;
-    assert_told(
+    assert_reported(
         &error,
         NodeErrorKind::Unsuitable,
         &["authority's own", "tls.ca"],
@@ -343,7 +343,7 @@ async fn a_certificate_that_is_its_own_authority() {
     make("elsewhere", &["db.example"], Term::Running);
     let (_server, port) = start("elsewhere");
     let error = refused(trusting(path("elsewhere.pem"), port)).await;
-    assert_told(
+    assert_reported(
         &error,
         NodeErrorKind::Unsuitable,
         &["db.example", "in the url"],
@@ -352,7 +352,7 @@ async fn a_certificate_that_is_its_own_authority() {
     make("late", LOOPBACK, Term::Over);
     let (_server, port) = start("late");
     let error = refused(trusting(path("late.pem"), port)).await;
-    assert_told(&error, NodeErrorKind::Unreachable, &["has expired"]);
+    assert_reported(&error, NodeErrorKind::Unreachable, &["has expired"]);
 }
 
 /// Made by `openssl x509 -req` without extensions, for a hundred years.
@@ -367,7 +367,7 @@ async fn a_certificate_of_the_first_version() {
     let builder = builder("localhost", &[port]);
     let error = refused(builder.configure(|config| config.tls.ca = Some(certificate))).await;
     let parts = ["X.509 version 1", "subjectAltName"];
-    assert_told(&error, NodeErrorKind::Unsuitable, &parts);
+    assert_reported(&error, NodeErrorKind::Unsuitable, &parts);
 }
 
 /// A server with this certificate that requires none of its clients.

@@ -620,17 +620,17 @@ async fn a_server_that_comes_back_empty_grants_nothing() {
                 continue;
             }
             let error = refused_without_view(&router, key).await;
-            let told = format!("{error:#}");
-            let is_named = told.contains(&format!("{lost}: "));
+            let reported = format!("{error:#}");
+            let is_named = reported.contains(&format!("{lost}: "));
             assert!(
-                is_named && told.contains("lost its data"),
-                "{arm:?}: {told}"
+                is_named && reported.contains("lost its data"),
+                "{arm:?}: {reported}"
             );
             // At first that the node is not quarantined yet, then how long the
             // quarantine lasts.
             let advice = ["ringlock status", "let in again"];
-            let is_advised = advice.iter().any(|part| told.contains(part));
-            assert!(is_advised, "says what to do: {told}");
+            let is_advised = advice.iter().any(|part| reported.contains(part));
+            assert!(is_advised, "says what to do: {reported}");
             assert!(cluster.nodes.iter().all(|node| node.locked().is_empty()));
         }
     }

@@ -15,7 +15,7 @@ use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::proto::lease::{Key, Token, Ttl};
 use ringlock::proto::membership::topology::{Node, Override, Topology};
 use ringlock::proto::membership::view::{Nonces, View};
-use ringlock::proto::node::message::{Ballot, Reply, Request, Slot, ViewId};
+use ringlock::proto::node::message::{Ballot, FenceCounterId, Reply, Request, ViewId};
 use ringlock::{Change, Config, Error, Fence, Format, Init, NodeConfig, OnMismatch, Plan, Router};
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
@@ -163,7 +163,7 @@ fn values() {
         "fence of epoch 3, counter 41": fence.get(),
         "view": view.id().to_string(),
         "ballot": BALLOT.to_string(),
-        "slot": Slot { replicas: 3, arc: 5, part: 2 }.to_string(),
+        "slot": FenceCounterId { replicas: 3, arc: 5, part: 2 }.to_string(),
         "places": places,
     });
     is_as_recorded(
@@ -294,13 +294,13 @@ async fn initialised(server: &RedisServer, name: &str) -> RedisNode {
             nonce: nonces[name].clone(),
         };
         done(&node, adopt).await;
-        counted(&node, "before", Slot::SINGLE, COUNTER).await;
+        counted(&node, "before", FenceCounterId::SINGLE, COUNTER).await;
     }
     node
 }
 
 /// Takes a key with this count, and releases it.
-async fn counted(node: &RedisNode, key: &str, slot: Slot, counter: u64) {
+async fn counted(node: &RedisNode, key: &str, slot: FenceCounterId, counter: u64) {
     let key = Key::new(key).unwrap();
     taken(node, &key, slot, counter).await;
     let release = Request::Release {
@@ -310,7 +310,7 @@ async fn counted(node: &RedisNode, key: &str, slot: Slot, counter: u64) {
     assert_eq!(ask(node, release, GRACE).await, Ok(Reply::Released));
 }
 
-async fn taken(node: &RedisNode, key: &Key, slot: Slot, counter: u64) {
+async fn taken(node: &RedisNode, key: &Key, slot: FenceCounterId, counter: u64) {
     let minute = Duration::from_secs(60);
     let acquire = Request::Acquire {
         view: stable().id(),
@@ -338,13 +338,13 @@ async fn state() {
         let server = RedisServer::start();
         let node = initialised(&server, name).await;
         if name == owner {
-            taken(&node, &locked(), Slot::SINGLE, COUNTER + 1).await;
+            taken(&node, &locked(), FenceCounterId::SINGLE, COUNTER + 1).await;
         }
         all.insert(name, dump(&server));
     }
     let server = RedisServer::start();
     let voter = initialised(&server, "a").await;
-    let slot = Slot {
+    let slot = FenceCounterId {
         replicas: 3,
         arc: 5,
         part: 2,
@@ -502,7 +502,7 @@ fn upgrade(servers: &[RedisServer]) -> ViewId {
 }
 
 #[tokio::test]
-async fn a_view_of_a_later_version_is_told_by_its_form() {
+async fn a_view_of_a_later_version_is_reported_by_its_form() {
     let servers = rebuilt();
     let router = connect(&servers).await.unwrap();
     let guard = router.acquire("held").await.unwrap();
@@ -543,7 +543,7 @@ async fn a_view_of_a_later_version_is_told_by_its_form() {
 }
 
 #[test]
-fn a_plan_of_a_later_version_is_told_by_its_form() {
+fn a_plan_of_a_later_version_is_reported_by_its_form() {
     let text =
         recorded("plan.json").replacen("\"ringlock_plan\": 1", "\"ringlock_plan\": 2, \"x\": 1", 1);
     let error = Plan::from_json(&text).unwrap_err().to_string();

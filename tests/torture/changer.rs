@@ -9,9 +9,9 @@ use rand::{RngExt, SeedableRng};
 use ringlock::rebalancer::RebalanceError;
 use ringlock::{Change, Router};
 
-use crate::history::Deed;
+use crate::history::Action;
 use crate::log::Log;
-use crate::process::{Told, node};
+use crate::process::{Reported, node};
 
 /// How long nodes may block a change: as long as faults last.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,15 +19,15 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// The fewest members, so that one absent member is a minority.
 const FEWEST: usize = 5;
 
-pub(crate) async fn change(told: Told, log: Arc<Log>, is_over: Arc<AtomicBool>) {
-    let mut random = StdRng::seed_from_u64(told.seed);
-    let Some(router) = told.connect(&is_over).await else {
+pub(crate) async fn change(reported: Reported, log: Arc<Log>, is_over: Arc<AtomicBool>) {
+    let mut random = StdRng::seed_from_u64(reported.seed);
+    let Some(router) = reported.connect(&is_over).await else {
         return;
     };
     while !is_over.load(Ordering::Relaxed) {
-        let (what, result) = once(&router, &told, &mut random).await;
+        let (what, result) = once(&router, &reported, &mut random).await;
         let error = result.err().map(|error| error.to_string());
-        log.write(Deed::Changed { what, error });
+        log.write(Action::Changed { what, error });
         let pause = Duration::from_millis(random.random_range(100..1_500));
         tokio::time::sleep(pause).await;
     }
@@ -36,7 +36,7 @@ pub(crate) async fn change(told: Told, log: Arc<Log>, is_over: Arc<AtomicBool>) 
 
 async fn once(
     router: &Router,
-    told: &Told,
+    reported: &Reported,
     random: &mut StdRng,
 ) -> (String, Result<(), RebalanceError>) {
     let rebalancer = router.rebalancer().patience(PATIENCE);
@@ -48,7 +48,7 @@ async fn once(
         let result = rebalancer.abort(|_| {}).await;
         return ("abort".into(), result.map(drop));
     }
-    let change = draw(router, told, random);
+    let change = draw(router, reported, random);
     let what = format!("{change:?}");
     let plan = match rebalancer.plan([change]).await {
         Ok(plan) => plan,
@@ -58,15 +58,15 @@ async fn once(
     (what, result.map(drop))
 }
 
-fn draw(router: &Router, told: &Told, random: &mut StdRng) -> Change {
+fn draw(router: &Router, reported: &Reported, random: &mut StdRng) -> Change {
     let view = router.view();
     let is_member = |name: &str| view.members().any(|member| member.name == name);
-    let members: Vec<_> = told
+    let members: Vec<_> = reported
         .servers
         .iter()
         .filter(|(name, _)| is_member(name))
         .collect();
-    let spares: Vec<_> = told
+    let spares: Vec<_> = reported
         .servers
         .iter()
         .filter(|(name, _)| !is_member(name))

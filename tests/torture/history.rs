@@ -22,17 +22,17 @@ pub(crate) type Ask = u64;
 /// A record: when, by which process, what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// Read when the deed was done; where it matters, [`Deed`] states on which
+    /// Read when the deed was done; where it matters, [`Action`] states on which
     /// side of the call.
     pub(crate) at: Time,
     /// The worker process; 0 is the one that runs the torture.
     pub(crate) by: u32,
-    pub(crate) deed: Deed,
+    pub(crate) action: Action,
 }
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) enum Deed {
+pub(crate) enum Action {
     // Workers: the outcome of a request.
     /// About to request a key; read before the call. `wait` zero: one attempt.
     Asked {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::common;
-use crate::history::{Deed, Record, Time};
+use crate::history::{Action, Record, Time};
 
 /// The clock of the history.
 pub(crate) fn now() -> Time {
@@ -32,14 +32,14 @@ impl Log {
         })
     }
 
-    pub(crate) fn write(&self, deed: Deed) {
-        self.write_at(now(), deed);
+    pub(crate) fn write(&self, action: Action) {
+        self.write_at(now(), action);
     }
 
     /// In one system call, so that a line is written completely or not at all.
-    pub(crate) fn write_at(&self, at: Time, deed: Deed) {
+    pub(crate) fn write_at(&self, at: Time, action: Action) {
         let by = self.by;
-        let mut line = serde_json::to_vec(&Record { at, by, deed }).expect("plain data");
+        let mut line = serde_json::to_vec(&Record { at, by, action }).expect("plain data");
         line.push(b'\n');
         (&self.file).write_all(&line).expect("the disk");
     }

@@ -9,31 +9,31 @@
     reason = "a test that cannot go on fails"
 )]
 
-mod bed;
 mod changer;
+mod checker;
 #[path = "../common/mod.rs"]
 mod common;
-mod desk;
-mod faults;
-mod hand;
+mod fault_injector;
+mod fault_schedule;
+mod fenced_store;
 mod history;
-mod judge;
 mod log;
-mod looker;
+mod observer;
 mod process;
+mod processes;
 mod proxy;
-mod register;
-mod run;
+mod recorder;
 mod server;
 mod settings;
-mod staff;
-mod strike;
+mod supervisor;
+mod testbed;
 mod worker;
+mod workload;
 
 /// One run, with the settings from the environment.
 #[test]
 fn one_run() {
-    run::run(&settings::Settings::read());
+    supervisor::run(&settings::Settings::read());
 }
 
 /// Not a test by itself, but every process that [`one_run`] starts.

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use ringlock::{Init, NodeConfig, Router, RouterBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::history::{Deed, MS};
+use crate::history::{Action, MS};
 use crate::log::{Log, now};
 use crate::server::signal;
 use crate::settings::{MAX_TTL, VIEW_LEASE, is_durable};
 use crate::{changer, worker};
 
-const TOLD: &str = "TORTURE_PROCESS";
+const REPORTED: &str = "TORTURE_PROCESS";
 
 /// A runtime or a process that missed beats for this long has stalled.
 const BEAT: Duration = Duration::from_millis(10);
@@ -34,7 +34,7 @@ pub(crate) enum Role {
 
 /// The settings of a process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Told {
+pub(crate) struct Reported {
     pub(crate) role: Role,
     pub(crate) number: u32,
     pub(crate) seed: u64,
@@ -49,7 +49,7 @@ pub(crate) struct Told {
     pub(crate) servers: Vec<(String, String)>,
 }
 
-impl Told {
+impl Reported {
     /// A router of the cluster, for any process.
     pub(crate) fn builder(&self) -> RouterBuilder {
         let builder = Router::builder().replicas(self.replicas).init(Init::Never);
@@ -93,19 +93,22 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn start(told: &Told) -> Self {
-        let path = told.directory.join(format!("{}.out", told.number));
+    pub(crate) fn start(reported: &Reported) -> Self {
+        let path = reported.directory.join(format!("{}.out", reported.number));
         let out = std::fs::File::create(path).expect("a file");
         let mut child = Command::new(std::env::current_exe().expect("this very program"))
             .args(["the_process", "--exact", "--nocapture"])
-            .env(TOLD, serde_json::to_string(told).expect("plain data"))
+            .env(
+                REPORTED,
+                serde_json::to_string(reported).expect("plain data"),
+            )
             .stdin(Stdio::piped())
             .stdout(out.try_clone().expect("a handle"))
             .stderr(out)
             .spawn()
             .expect("this very program");
         Self {
-            number: told.number,
+            number: reported.number,
             stdin: child.stdin.take(),
             child,
         }
@@ -158,11 +161,11 @@ impl Drop for Process {
 
 /// The whole life of such a process; does nothing in any other process.
 pub(crate) fn live() {
-    let Ok(told) = std::env::var(TOLD) else {
+    let Ok(reported) = std::env::var(REPORTED) else {
         return;
     };
-    let told: Told = serde_json::from_str(&told).expect("what it is told");
-    let log = Log::create(&told.directory, told.number);
+    let reported: Reported = serde_json::from_str(&reported).expect("what it is told");
+    let log = Log::create(&reported.directory, reported.number);
     let is_over = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&is_over);
     std::thread::spawn(move || {
@@ -176,9 +179,9 @@ pub(crate) fn live() {
         .enable_all()
         .build()
         .expect("a runtime");
-    match told.role {
-        Role::Worker => runtime.block_on(worker::work(told, log, is_over)),
-        Role::Changer => runtime.block_on(changer::change(told, log, is_over)),
+    match reported.role {
+        Role::Worker => runtime.block_on(worker::work(reported, log, is_over)),
+        Role::Changer => runtime.block_on(changer::change(reported, log, is_over)),
     }
 }
 
@@ -208,7 +211,7 @@ impl Heart {
         let (from, at) = (self.last, now());
         self.last = at;
         if at > from + MISSED {
-            self.log.write_at(at, Deed::Stalled { from });
+            self.log.write_at(at, Action::Stalled { from });
         }
     }
 }
@@ -223,7 +226,7 @@ pub(crate) async fn beat(log: Arc<Log>, router: Router) {
         let newest = router.view().id().epoch;
         if newest != epoch {
             epoch = newest;
-            log.write(Deed::Moved { epoch });
+            log.write(Action::Moved { epoch });
         }
     }
 }

@@ -77,9 +77,9 @@ impl Proxy {
     /// Listens on `socket`; must be called within a runtime.
     pub(crate) fn start(socket: PathBuf, target: Target) -> Self {
         let mode = Mode::Pass;
-        let (state, told) = watch::channel(State { mode, cuts: 0 });
+        let (state, reported) = watch::channel(State { mode, cuts: 0 });
         let listener = UnixListener::bind(&socket).expect("a socket");
-        tokio::spawn(listen(listener, socket.clone(), target, told));
+        tokio::spawn(listen(listener, socket.clone(), target, reported));
         Self { socket, state }
     }
 

@@ -101,23 +101,23 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn read() -> Self {
-        let told = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-        let minutes = told("TORTURE_MINUTES").map_or(1.0, |text| {
+        let reported = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let minutes = reported("TORTURE_MINUTES").map_or(1.0, |text| {
             text.parse().expect("TORTURE_MINUTES is a number")
         });
-        let preset = told("TORTURE_PRESET").unwrap_or_else(|| "ci".into());
+        let preset = reported("TORTURE_PRESET").unwrap_or_else(|| "ci".into());
         let named = PRESETS.iter().find(|(name, _)| *name == preset);
         let names = PRESETS.map(|(name, _)| name).join(", ");
         let settings = Self {
-            seed: told("TORTURE_SEED").map_or_else(rand::random, |text| {
+            seed: reported("TORTURE_SEED").map_or_else(rand::random, |text| {
                 text.parse().expect("TORTURE_SEED is a number")
             }),
             preset: named
                 .unwrap_or_else(|| panic!("TORTURE_PRESET is one of {names}"))
                 .1,
             length: Duration::from_secs_f64(60.0 * minutes),
-            out: told("TORTURE_OUT").map(Into::into),
-            is_again: told("TORTURE_AGAIN").is_some(),
+            out: reported("TORTURE_OUT").map(Into::into),
+            is_again: reported("TORTURE_AGAIN").is_some(),
         };
         println!(
             "to repeat it: scripts/torture.sh --seed {} --minutes {minutes} --preset {preset}",

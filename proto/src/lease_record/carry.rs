@@ -51,32 +51,32 @@ impl LastSuccess<'_> {
             established: established.count(),
             known: self
                 .known
-                .map(|seats| transfer(self.view, &self.placement, seats, to, &placement)),
+                .map(|voters| transfer(self.view, &self.placement, voters, to, &placement)),
         }
     }
 }
 
-/// The seats of `at` in `to` for the nodes of `seats`, for those that are still
+/// The seats of `at` in `to` for the nodes of `voters`, for those that are still
 /// the same nodes.
 pub fn transfer(
     from: &View,
     placement: &Placement,
-    seats: VoterSet,
+    voters: VoterSet,
     to: &View,
     at: &Placement,
 ) -> VoterSet {
-    let same = |seat| {
-        let node = placement.node(seat);
+    let same = |voter| {
+        let node = placement.node(voter);
         let there = to.index_of(&from.member(node).name)?;
         Arc::eq(to.nonce(there), from.nonce(node))
-            .then(|| at.seat(there))
+            .then(|| at.voter(there))
             .flatten()
     };
-    seats.iter().filter_map(same).collect()
+    voters.iter().filter_map(same).collect()
 }
 
 fn names<'v>(view: &'v View, placement: &Placement, group: VoterSet) -> Vec<&'v str> {
-    let name = |seat| view.member(placement.node(seat)).name.as_str();
+    let name = |voter| view.member(placement.node(voter)).name.as_str();
     let mut names: Vec<&str> = group.iter().map(name).collect();
     names.sort_unstable();
     names
@@ -138,25 +138,25 @@ mod tests {
     /// A lease on `key` whose entry these nodes hold.
     fn held<'v>(view: &'v View, key: &Key, by: &[&str]) -> LastSuccess<'v> {
         let placement = view.place(key);
-        let seat = |&name: &&str| placement.seat(view.index_of(name)?);
+        let voter = |&name: &&str| placement.voter(view.index_of(name)?);
         LastSuccess {
             view,
             placement,
-            known: Known::vouched(by.iter().filter_map(seat).collect()),
+            known: Known::vouched(by.iter().filter_map(voter).collect()),
         }
     }
 
     /// How many groups remain of such a lease, and which nodes' entries.
     fn carried(from: &View, by: &[&str], to: &View) -> (usize, String) {
         let key = key(0);
-        let footing = held(from, &key, by).carry(to, &key);
-        assert_eq!(footing.placement, to.place(&key));
-        (footing.established, holders(&footing, to))
+        let carried = held(from, &key, by).carry(to, &key);
+        assert_eq!(carried.placement, to.place(&key));
+        (carried.established, holders(&carried, to))
     }
 
-    fn holders(footing: &CarriedPlacement, view: &View) -> String {
-        assert_eq!(footing.known, Known::vouched(footing.known.seen));
-        names(view, &footing.placement, footing.known.seen).concat()
+    fn holders(carried: &CarriedPlacement, view: &View) -> String {
+        assert_eq!(carried.known, Known::vouched(carried.known.seen));
+        names(view, &carried.placement, carried.known.seen).concat()
     }
 
     #[test]
@@ -215,11 +215,11 @@ mod tests {
         let mut differently_ordered = 0;
         for key in (0..100).map(key) {
             let basis = held(&view, &key, &["b", "c"]);
-            let footing = basis.carry(&other, &key);
-            assert_eq!(footing.established, 1, "{key}");
-            assert_eq!(holders(&footing, &other), "bc", "{key}");
+            let carried = basis.carry(&other, &key);
+            assert_eq!(carried.established, 1, "{key}");
+            assert_eq!(holders(&carried, &other), "bc", "{key}");
             differently_ordered +=
-                usize::from(basis.placement.nodes() != footing.placement.nodes());
+                usize::from(basis.placement.nodes() != carried.placement.nodes());
         }
         assert!(differently_ordered > 10);
     }
@@ -235,7 +235,7 @@ mod tests {
         for key in (0..100).map(key) {
             let owner = |view: &View| {
                 let placement = view.place(&key);
-                names(view, &placement, placement.seats()).concat()
+                names(view, &placement, placement.voters()).concat()
             };
             let (old, new) = (owner(&before), owner(&after));
             moved[usize::from(old != new)] += 1;

@@ -33,10 +33,10 @@ impl Known {
     };
 
     /// These seats hold the entry, and all of them vouch.
-    pub const fn vouched(seats: VoterSet) -> Self {
+    pub const fn vouched(voters: VoterSet) -> Self {
         Self {
-            seen: seats,
-            vouching: seats,
+            seen: voters,
+            vouching: voters,
         }
     }
 
@@ -49,12 +49,12 @@ impl Known {
         }
     }
 
-    /// Without `seats`.
+    /// Without `voters`.
     #[must_use]
-    pub const fn minus(self, seats: VoterSet) -> Self {
+    pub const fn minus(self, voters: VoterSet) -> Self {
         Self {
-            seen: self.seen.minus(seats),
-            vouching: self.vouching.minus(seats),
+            seen: self.seen.minus(voters),
+            vouching: self.vouching.minus(voters),
         }
     }
 

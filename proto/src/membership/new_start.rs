@@ -27,14 +27,14 @@ use std::time::Duration;
 use crate::lease::EPOCH_LEAP;
 use crate::membership::requests::quarantine;
 use crate::membership::view::View;
-use crate::node::message::{NodeState, NodeStatus, Nonce, Past, Request};
+use crate::node::message::{NodeState, NodeStatus, Nonce, PriorState, Request};
 use crate::quorum::majority;
 use crate::time::{Instant, drift, outwait};
 
 /// Whether the members of a view can still decide which view follows, and what
 /// happens to the cluster where they cannot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Prospect {
+pub enum VoteOutlook {
     /// As far as is known, so few have lost their data that the others can vote
     /// them in again.
     Votes,
@@ -45,19 +45,19 @@ pub enum Prospect {
     Awaits(Vec<String>),
     /// Most have lost their data, and the cluster may continue elsewhere: an
     /// operator must decide.
-    NeedsForce(Doubt),
+    NeedsForce(RestartObstacle),
 }
 
 /// Why a cluster is not started again without an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Doubt {
+pub enum RestartObstacle {
     /// A change of membership is in progress: the new nodes may have taken over.
     Passage,
     /// This member serves a view under another nonce than the listed one.
     Foreign(String),
 }
 
-impl fmt::Display for Doubt {
+impl fmt::Display for RestartObstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Passage => f.write_str(
@@ -74,7 +74,10 @@ impl fmt::Display for Doubt {
 }
 
 /// The prospect of a cluster with `view`; `status` gives the state of its members.
-pub fn prospect<'s>(view: &View, status: impl Fn(&str) -> Option<&'s NodeStatus>) -> Prospect {
+pub fn vote_outlook<'s>(
+    view: &View,
+    status: impl Fn(&str) -> Option<&'s NodeStatus>,
+) -> VoteOutlook {
     let is_lost = |name: &str, nonce: &Nonce| {
         status(name).is_some_and(|status| {
             status.standing() == NodeState::Absent || status.nonce.as_ref() != Some(nonce)
@@ -85,7 +88,7 @@ pub fn prospect<'s>(view: &View, status: impl Fn(&str) -> Option<&'s NodeStatus>
     let total = deciders.len();
     let lost = deciders.filter(|&node| is_lost(&view.member(node).name, view.nonce(node)));
     if lost.count() <= total - needed {
-        return Prospect::Votes;
+        return VoteOutlook::Votes;
     }
     let names = || view.members().map(|node| node.name.as_str());
     let serves = |name: &&str| {
@@ -94,7 +97,7 @@ pub fn prospect<'s>(view: &View, status: impl Fn(&str) -> Option<&'s NodeStatus>
     };
     // Where no node serves a view, no cluster can continue elsewhere.
     if view.next().is_some() && names().any(|name| serves(&name)) {
-        return Prospect::NeedsForce(Doubt::Passage);
+        return VoteOutlook::NeedsForce(RestartObstacle::Passage);
     }
     // Where no member of the view is left, an older view still served is an old
     // backup; where some are left, it may be another cluster.
@@ -110,22 +113,22 @@ pub fn prospect<'s>(view: &View, status: impl Fn(&str) -> Option<&'s NodeStatus>
             && (is_any_left || served.epoch >= view.id().epoch)
     };
     if let Some(name) = names().find(is_foreign) {
-        return Prospect::NeedsForce(Doubt::Foreign(name.into()));
+        return VoteOutlook::NeedsForce(RestartObstacle::Foreign(name.into()));
     }
     let silent: Vec<String> = names()
         .filter(|name| status(name).is_none())
         .map(Into::into)
         .collect();
     match silent.is_empty() {
-        true => Prospect::StartsAnew,
-        false => Prospect::Awaits(silent),
+        true => VoteOutlook::StartsAnew,
+        false => VoteOutlook::Awaits(silent),
     }
 }
 
 /// One attempt to start a cluster, by one process.
 ///
 /// Every member is quarantined, one after the other, in the same order in every
-/// process; each is then asked for its [`Past`]; at [`due`](Self::due) each is
+/// process; each is then asked for its [`PriorState`]; at [`due`](Self::due) each is
 /// asked for its status; and if it [`is_undisturbed`](Self::is_undisturbed), a
 /// view of [`epoch`](Self::epoch) under [`nonces`](Self::nonces) is distributed.
 /// Any refusal ends the attempt.
@@ -166,8 +169,8 @@ impl NewStart {
 
     /// Processes what the members remember: all were asked after the last one was
     /// quarantined, and answered by `now`.
-    pub fn heard(&mut self, now: Instant, pasts: &[Past]) {
-        let waited = |past: &Past| {
+    pub fn heard(&mut self, now: Instant, pasts: &[PriorState]) {
+        let waited = |past: &PriorState| {
             let span = past.quarantined_for.unwrap_or_default();
             span.saturating_sub(drift(span))
         };
@@ -252,10 +255,10 @@ mod tests {
     /// under an`x`other, is `w`iped, has `r`estarted with its data, serves
     /// under another nonce a later view (`f`) or an ear`l`ier one, `-` does not
     /// answer.
-    fn seen(view: &View, letters: &str) -> BTreeMap<String, NodeStatus> {
-        let one = |(node, letter): (&crate::membership::topology::Node, char)| {
+    fn seen(view: &View, requests: &str) -> BTreeMap<String, NodeStatus> {
+        let one = |(node, request): (&crate::membership::topology::Node, char)| {
             let listed = format!("nonce of {}", node.name);
-            let status = match letter {
+            let status = match request {
                 's' => status(Some(&listed), Some(7)),
                 'o' => status(Some(&listed), Some(6)),
                 'h' => status(Some(&listed), None),
@@ -272,9 +275,9 @@ mod tests {
             };
             Some((node.name.clone(), status))
         };
-        assert_eq!(view.len(), letters.len());
+        assert_eq!(view.len(), requests.len());
         view.members()
-            .zip(letters.chars())
+            .zip(requests.chars())
             .filter_map(one)
             .collect()
     }
@@ -282,64 +285,64 @@ mod tests {
     #[test]
     fn what_becomes_of_a_cluster() {
         let awaits =
-            |names: &[&str]| Prospect::Awaits(names.iter().map(|name| (*name).into()).collect());
-        let foreign = |name: &str| Prospect::NeedsForce(Doubt::Foreign(name.into()));
-        let passage = || Prospect::NeedsForce(Doubt::Passage);
+            |names: &[&str]| VoteOutlook::Awaits(names.iter().map(|name| (*name).into()).collect());
+        let foreign = |name: &str| VoteOutlook::NeedsForce(RestartObstacle::Foreign(name.into()));
+        let passage = || VoteOutlook::NeedsForce(RestartObstacle::Passage);
         let (three, five) = (stable(&NAMES[..3]), stable(&NAMES));
         let one = stable(&NAMES[..1]);
         let moving = joint(&NAMES[..3], &NAMES[1..4]);
-        let cases: [(&View, &str, Prospect); 31] = [
-            (&one, "s", Prospect::Votes),
-            (&one, "-", Prospect::Votes),
-            (&one, "h", Prospect::Votes),
-            (&one, "w", Prospect::StartsAnew),
-            (&one, "x", Prospect::StartsAnew),
-            (&one, "r", Prospect::StartsAnew),
+        let cases: [(&View, &str, VoteOutlook); 31] = [
+            (&one, "s", VoteOutlook::Votes),
+            (&one, "-", VoteOutlook::Votes),
+            (&one, "h", VoteOutlook::Votes),
+            (&one, "w", VoteOutlook::StartsAnew),
+            (&one, "x", VoteOutlook::StartsAnew),
+            (&one, "r", VoteOutlook::StartsAnew),
             (&one, "f", foreign("a")),
-            (&three, "sss", Prospect::Votes),
-            (&three, "wss", Prospect::Votes),
+            (&three, "sss", VoteOutlook::Votes),
+            (&three, "wss", VoteOutlook::Votes),
             // A node that the others can help can vote.
-            (&three, "who", Prospect::Votes),
-            (&three, "w--", Prospect::Votes),
-            (&three, "wws", Prospect::StartsAnew),
-            (&three, "xro", Prospect::StartsAnew),
-            (&three, "wxh", Prospect::StartsAnew),
-            (&three, "www", Prospect::StartsAnew),
+            (&three, "who", VoteOutlook::Votes),
+            (&three, "w--", VoteOutlook::Votes),
+            (&three, "wws", VoteOutlook::StartsAnew),
+            (&three, "xro", VoteOutlook::StartsAnew),
+            (&three, "wxh", VoteOutlook::StartsAnew),
+            (&three, "www", VoteOutlook::StartsAnew),
             (&three, "ww-", awaits(&["c"])),
             (&three, "wwf", foreign("c")),
-            (&three, "lll", Prospect::StartsAnew),
-            (&three, "wll", Prospect::StartsAnew),
+            (&three, "lll", VoteOutlook::StartsAnew),
+            (&three, "wll", VoteOutlook::StartsAnew),
             (&three, "lls", foreign("a")),
             (&three, "llf", foreign("c")),
-            (&five, "wwsss", Prospect::Votes),
-            (&five, "ww--s", Prospect::Votes),
-            (&five, "wwxss", Prospect::StartsAnew),
+            (&five, "wwsss", VoteOutlook::Votes),
+            (&five, "ww--s", VoteOutlook::Votes),
+            (&five, "wwxss", VoteOutlook::StartsAnew),
             (&five, "wwx-s", awaits(&["d"])),
             (&five, "wwx--", awaits(&["d", "e"])),
             // a, b and c decide; d only joins.
-            (&moving, "sswx", Prospect::Votes),
+            (&moving, "sswx", VoteOutlook::Votes),
             (&moving, "wwss", passage()),
             (&moving, "wwws", passage()),
             (&moving, "www-", awaits(&["d"])),
-            (&moving, "wxrw", Prospect::StartsAnew),
+            (&moving, "wxrw", VoteOutlook::StartsAnew),
         ];
-        for (view, letters, expected) in cases {
-            let seen = seen(view, letters);
-            let found = prospect(view, |name| seen.get(name));
-            assert_eq!(found, expected, "{letters} of {}", view.len());
+        for (view, requests, expected) in cases {
+            let seen = seen(view, requests);
+            let found = vote_outlook(view, |name| seen.get(name));
+            assert_eq!(found, expected, "{requests} of {}", view.len());
         }
     }
 
     #[test]
     fn the_least_time_in_quarantine_counts() {
-        let past = |secs: Option<u64>| Past {
+        let past = |secs: Option<u64>| PriorState {
             epoch: 0,
             quarantined_for: secs.map(Duration::from_secs),
         };
         let span = Duration::from_secs(30);
         let lease = Duration::from_secs(5);
         let now = Instant::from_nanos(1_000_000_000_000);
-        let due = |pasts: &[Past]| {
+        let due = |pasts: &[PriorState]| {
             let nonces = vec!["n".into(); pasts.len()];
             let mut start = NewStart::new(nonces, (span, lease), 1);
             assert_eq!(start.due(), Instant::MAX, "nothing was heard");
@@ -355,7 +358,7 @@ mod tests {
         assert_eq!(due(&[past(Some(10)), past(Some(900))]), expected);
         assert_eq!(due(&[past(Some(40)), past(Some(900))]), Duration::ZERO);
         // Where any of them has served, others may still be relied upon for a while.
-        let served = Past {
+        let served = PriorState {
             epoch: 3,
             quarantined_for: None,
         };
@@ -365,11 +368,11 @@ mod tests {
     #[test]
     fn the_epoch_is_above_every_one_that_was_served() {
         let epoch = |least, epochs: &[u32]| {
-            let past = |&epoch: &u32| Past {
+            let past = |&epoch: &u32| PriorState {
                 epoch,
                 quarantined_for: None,
             };
-            let pasts: Vec<Past> = epochs.iter().map(past).collect();
+            let pasts: Vec<PriorState> = epochs.iter().map(past).collect();
             let mut start = NewStart::new(Vec::new(), Default::default(), least);
             start.heard(Instant::default(), &pasts);
             start.epoch()
@@ -382,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_touched_a_member_disturbs() {
+    fn a_client_that_touched_a_member_disturbs() {
         let start = NewStart::new(vec!["x".into(), "y".into()], Default::default(), 1);
         let own = |nonce| Some(status(Some(nonce), None));
         assert!(start.is_undisturbed(&[own("x"), own("y")]));

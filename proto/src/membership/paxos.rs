@@ -43,7 +43,7 @@ pub enum BallotOutcome {
 /// What the machine requests.
 #[must_use = "a request that is not sent is a vote lost"]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Call {
+pub struct Outgoing {
     /// The request to send to every decider.
     pub ask: Option<Request>,
     /// The outcome; reported once.
@@ -52,7 +52,7 @@ pub struct Call {
 
 /// The machine of one ballot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Decision {
+pub struct BallotRun {
     view: ViewId,
     deciders: BTreeSet<NodeIndex>,
     ballot: Ballot,
@@ -74,7 +74,7 @@ enum Stage {
     Over,
 }
 
-impl Decision {
+impl BallotRun {
     /// A vote of the nodes of `view` on `motion`; call [`start`](Self::start).
     pub fn new(
         view: ViewId,
@@ -103,8 +103,8 @@ impl Decision {
     }
 
     /// Begins.
-    pub fn start(&self) -> Call {
-        Call {
+    pub fn start(&self) -> Outgoing {
+        Outgoing {
             ask: Some(Request::Prepare {
                 view: self.view,
                 ballot: self.ballot,
@@ -114,9 +114,9 @@ impl Decision {
     }
 
     /// Processes the answer of a decider.
-    pub fn on(&mut self, from: NodeIndex, answer: Answer) -> Call {
+    pub fn on(&mut self, from: NodeIndex, answer: Answer) -> Outgoing {
         if self.stage == Stage::Over || !self.deciders.contains(&from) {
-            return Call::default();
+            return Outgoing::default();
         }
         match (self.stage, answer) {
             (Stage::Preparing, Ok(Reply::Promised(accepted))) => {
@@ -131,7 +131,7 @@ impl Decision {
                 self.yes.insert(from);
             }
             // An answer to PREPARE that arrives after a majority has promised.
-            (Stage::Accepting, Ok(Reply::Promised(_))) => return Call::default(),
+            (Stage::Accepting, Ok(Reply::Promised(_))) => return Outgoing::default(),
             (_, refusal) => self.refuse(from, refusal),
         }
         self.settle()
@@ -160,7 +160,7 @@ impl Decision {
         self.refusals.push((from, refusal));
     }
 
-    fn settle(&mut self) -> Call {
+    fn settle(&mut self) -> Outgoing {
         let needed = majority(self.deciders.len());
         if self.yes.len() >= needed {
             return match self.stage {
@@ -171,7 +171,7 @@ impl Decision {
             };
         }
         if self.deciders.len() - self.no.len() >= needed {
-            return Call::default();
+            return Outgoing::default();
         }
         let ruling = match (self.overtaken, self.outbid) {
             (Some(view), _) => BallotOutcome::Overtaken(view),
@@ -186,7 +186,7 @@ impl Decision {
 
     /// A majority has promised: the view that one of them accepted last may already
     /// be decided, so nothing else may be proposed.
-    fn propose(&mut self) -> Call {
+    fn propose(&mut self) -> Outgoing {
         self.stage = Stage::Accepting;
         // A node that has not promised may still accept.
         self.yes.clear();
@@ -195,7 +195,7 @@ impl Decision {
         if let Some(Accepted { view, document, .. }) = self.forced.take() {
             self.motion = Proposal { view, document };
         }
-        Call {
+        Outgoing {
             ask: Some(Request::Accept {
                 view: self.view,
                 ballot: self.ballot,
@@ -206,9 +206,9 @@ impl Decision {
         }
     }
 
-    fn close(&mut self, ruling: BallotOutcome) -> Call {
+    fn close(&mut self, ruling: BallotOutcome) -> Outgoing {
         self.stage = Stage::Over;
-        Call {
+        Outgoing {
             ask: None,
             ruling: Some(ruling),
         }
@@ -264,18 +264,18 @@ mod tests {
     }
 
     struct Script {
-        decision: Decision,
+        decision: BallotRun,
     }
 
     impl Script {
         /// The vote of this many nodes on motion 1.
         fn of(deciders: u16) -> Self {
             let deciders: Vec<_> = (0..deciders).map(NodeIndex::new).collect();
-            let decision = Decision::new(VIEW, deciders.clone(), BALLOT, motion(1));
+            let decision = BallotRun::new(VIEW, deciders.clone(), BALLOT, motion(1));
             assert_eq!(decision.deciders().collect::<Vec<_>>(), deciders);
             let (view, ballot) = (VIEW, BALLOT);
             let ask = Some(Request::Prepare { view, ballot });
-            assert_eq!(decision.start(), Call { ask, ruling: None });
+            assert_eq!(decision.start(), Outgoing { ask, ruling: None });
             Self { decision }
         }
 
@@ -289,14 +289,14 @@ mod tests {
             script
         }
 
-        fn hears(&mut self, from: u16, answer: Answer) -> Call {
+        fn hears(&mut self, from: u16, answer: Answer) -> Outgoing {
             self.decision.on(NodeIndex::new(from), answer)
         }
 
         /// This answer decides nothing yet.
         #[track_caller]
         fn waits_on(&mut self, from: u16, reply: Reply) {
-            assert_eq!(self.hears(from, Ok(reply)), Call::default());
+            assert_eq!(self.hears(from, Ok(reply)), Outgoing::default());
         }
 
         /// After this answer the motion of that digest is put to the vote.
@@ -310,7 +310,7 @@ mod tests {
                 document,
             });
             let call = self.hears(from, Ok(reply));
-            assert_eq!(call, Call { ask, ruling: None });
+            assert_eq!(call, Outgoing { ask, ruling: None });
         }
 
         /// This answer ends the vote.
@@ -407,10 +407,10 @@ mod tests {
     #[test]
     fn who_does_not_promise_may_yet_accept() {
         let mut script = Script::of(3);
-        assert_eq!(script.hears(2, silence()), Call::default());
+        assert_eq!(script.hears(2, silence()), Outgoing::default());
         script.waits_on(1, Reply::Promised(None));
         script.proposes(1, 0, Reply::Promised(None));
-        assert_eq!(script.hears(1, silence()), Call::default());
+        assert_eq!(script.hears(1, silence()), Outgoing::default());
         script.waits_on(2, Reply::Done);
         let ruling = script.rules(0, Ok(Reply::Done));
         assert_eq!(ruling, BallotOutcome::Decided(motion(1)));
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_outbid_learns_the_highest_ballot() {
+    fn a_preempted_proposer_learns_the_highest_ballot() {
         let mut script = Script::of(5);
         script.waits_on(0, Reply::Preempted(ballot(7)));
         script.waits_on(1, Reply::Preempted(ballot(9)));
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn with_too_few_it_is_told_who_said_what() {
+    fn with_too_few_it_is_reported_who_said_what() {
         let earlier = ViewId {
             epoch: 4,
             digest: 44,
@@ -498,9 +498,9 @@ mod tests {
     }
 
     #[test]
-    fn only_refusals_of_the_second_phase_are_told_of_it() {
+    fn only_refusals_of_the_second_phase_are_reported_for_it() {
         let mut script = Script::of(3);
-        assert_eq!(script.hears(2, silence()), Call::default());
+        assert_eq!(script.hears(2, silence()), Outgoing::default());
         script.waits_on(1, Reply::Promised(None));
         script.proposes(1, 0, Reply::Promised(None));
         script.waits_on(2, Reply::Done);

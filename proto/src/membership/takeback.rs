@@ -6,14 +6,14 @@ use crate::node::message::ViewId;
 
 /// Why a transition is not continued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Stop {
+pub(crate) enum TransitionStop {
     /// It was taken back, or its plan outdated, as this view shows.
     TakenBack(ViewId),
     /// It may have been taken back, by a view that was not seen.
     Unseen,
 }
 
-impl Stop {
+impl TransitionStop {
     /// Whether `newer` shows that the transition from one topology to another was
     /// taken back since the `known` view, or that it may have been. A transition
     /// that began and was taken back between two observations leaves no trace but

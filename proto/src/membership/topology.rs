@@ -311,10 +311,10 @@ impl Layout {
     }
 
     /// The position of `key`, and its number of replicas.
-    pub(crate) fn spot(&self, key: &Key) -> Spot {
+    pub(crate) fn position(&self, key: &Key) -> RingPosition {
         let replicas = self.topology.replicas_of(key.as_bytes());
         let position = self.ring.position(key.as_bytes());
-        Spot {
+        RingPosition {
             replicas,
             position,
             segment: self.ring.segment_at(position),
@@ -322,8 +322,8 @@ impl Layout {
     }
 
     /// The nodes that hold the keys at this spot, the owner first.
-    pub(crate) fn set(&self, spot: &Spot) -> &[NodeIndex] {
-        self.sets[&spot.replicas].of_segment(spot.segment)
+    pub(crate) fn set(&self, position: &RingPosition) -> &[NodeIndex] {
+        self.sets[&position.replicas].of_segment(position.segment)
     }
 
     /// The replica sets of every number of replicas.
@@ -334,7 +334,7 @@ impl Layout {
 
 /// The position of a key on a ring.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Spot {
+pub(crate) struct RingPosition {
     pub(crate) replicas: usize,
     pub(crate) position: u64,
     pub(crate) segment: Segment,
@@ -443,7 +443,7 @@ mod tests {
     use crate::membership::view::View;
 
     #[test]
-    fn the_prefix_of_keys_is_noted_beside_the_name() {
+    fn the_prefix_of_keys_is_noted_next_to_the_name() {
         let sample = || Topology {
             cluster: String::new(),
             ..Topology::sample(&["a"], 1)

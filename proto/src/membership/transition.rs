@@ -17,7 +17,7 @@ use ringlock_ring::NodeIndex;
 
 pub use crate::membership::obstacle::Obstacle;
 pub use crate::membership::requests::{adopt, adopt_under, quarantine};
-use crate::membership::takeback::Stop;
+use crate::membership::takeback::TransitionStop;
 use crate::membership::topology::{Topology, TopologyError};
 use crate::membership::view::{Nonces, View};
 use crate::node::message::{NodeState, NodeStatus, Nonce, Request, ViewId};
@@ -48,7 +48,7 @@ pub enum Goal {
 #[derive(Debug)]
 pub enum Move {
     /// Send these requests, then check again.
-    Tell(Vec<(String, Request)>),
+    Send(Vec<(String, Request)>),
     /// Put this view to the vote.
     Propose(Box<View>),
     /// Check again; there is nothing to do before `until`.
@@ -101,7 +101,7 @@ pub struct Transition {
     /// When so many of them knew it that the others can grant no lock on their own.
     cut_off_at: Option<Instant>,
     /// Why the transition to the goal is not continued.
-    stopped: Option<Stop>,
+    stopped: Option<TransitionStop>,
     /// The epoch whose plans must be prevented.
     outdates: Option<u32>,
 }
@@ -148,7 +148,7 @@ impl Transition {
     /// The view by which the transition to the goal was taken back. It is not
     /// started again.
     pub fn taken_back(&self) -> Option<ViewId> {
-        self.stopped.and_then(Stop::taken_back)
+        self.stopped.and_then(TransitionStop::taken_back)
     }
 
     /// The newest view that this coordinator knows to be decided.
@@ -169,7 +169,7 @@ impl Transition {
             return;
         }
         if let Goal::Reach { from, to } = &self.goal {
-            let stopped = || Stop::by(from, to, &self.view, &view);
+            let stopped = || TransitionStop::by(from, to, &self.view, &view);
             self.stopped = self.stopped.or_else(stopped);
         }
         let is_same_passage = view.next() == self.view.next() && view.since() == self.view.since();
@@ -182,30 +182,30 @@ impl Transition {
     /// A node answered STATUS, or gave no answer; received at `now`.
     pub fn saw(&mut self, now: Instant, name: &str, status: Option<NodeStatus>) {
         let listed = self.view.index_of(name).map(|node| self.view.nonce(node));
-        let sight = self.sights.entry(name.into()).or_default();
+        let observation = self.sights.entry(name.into()).or_default();
         if let Some(status) = &status {
             match (status.standing(), &status.nonce) {
-                (NodeState::Quarantined, Some(nonce)) => match &sight.quarantined {
+                (NodeState::Quarantined, Some(nonce)) => match &observation.quarantined {
                     Some((known, _)) if known == nonce => {}
-                    _ => sight.quarantined = Some((Arc::clone(nonce), now)),
+                    _ => observation.quarantined = Some((Arc::clone(nonce), now)),
                 },
                 (NodeState::Serving(view), nonce) if nonce.as_ref() == listed => {
-                    sight.quarantined = None;
-                    sight.reached = sight.reached.max(view.epoch);
+                    observation.quarantined = None;
+                    observation.reached = observation.reached.max(view.epoch);
                 }
-                _ => sight.quarantined = None,
+                _ => observation.quarantined = None,
             }
         }
-        sight.status = status;
-        self.note_passage(now);
+        observation.status = status;
+        self.note_change(now);
     }
 
-    fn note_passage(&mut self, now: Instant) {
+    fn note_change(&mut self, now: Instant) {
         let since = self.view.since();
         let is_reached = |node: NodeIndex| {
             let name = &self.view.member(node).name;
-            let sight = self.sights.get(name);
-            sight.is_some_and(|sight| sight.reached >= since)
+            let observation = self.sights.get(name);
+            observation.is_some_and(|observation| observation.reached >= since)
         };
         let deciders = self.view.deciders();
         let needed = majority(deciders.len());
@@ -247,9 +247,9 @@ impl Transition {
         if !self.is_on_track() {
             return Ok(Move::Superseded);
         }
-        let letters = self.letters(&mut fresh);
-        if !letters.is_empty() {
-            return Ok(Move::Tell(letters));
+        let requests = self.requests(&mut fresh);
+        if !requests.is_empty() {
+            return Ok(Move::Send(requests));
         }
         let waits = self.forgetful();
         let wait = outwait(self.longest_ttl());
@@ -325,8 +325,8 @@ impl Transition {
 
     /// Requests that give the view to members that are behind, and quarantine nodes
     /// without memory.
-    fn letters(&self, fresh: &mut impl FnMut() -> Nonce) -> Vec<(String, Request)> {
-        let mut letters = Vec::new();
+    fn requests(&self, fresh: &mut impl FnMut() -> Nonce) -> Vec<(String, Request)> {
+        let mut requests = Vec::new();
         for name in self.everybody() {
             let Some(status) = self.status(&name) else {
                 continue;
@@ -346,9 +346,9 @@ impl Transition {
                     .filter(|_| is_listed)
                     .map(|node| adopt(&self.view, node)),
             };
-            letters.extend(request.map(|request| (name, request)));
+            requests.extend(request.map(|request| (name, request)));
         }
-        letters
+        requests
     }
 
     fn status(&self, name: &str) -> Option<&NodeStatus> {
@@ -360,9 +360,9 @@ impl Transition {
     fn forgetful(&self) -> BTreeMap<String, (Nonce, Instant)> {
         let entry = |node: NodeIndex| {
             let name = &self.view.member(node).name;
-            let sight = self.sights.get(name)?;
-            sight.status.as_ref()?;
-            let (nonce, since) = sight.quarantined.clone()?;
+            let observation = self.sights.get(name)?;
+            observation.status.as_ref()?;
+            let (nonce, since) = observation.quarantined.clone()?;
             (nonce != *self.view.nonce(node)).then(|| (name.clone(), (nonce, since)))
         };
         let members = (0..self.view.len()).map(|node| NodeIndex::new(node as u16));
@@ -392,10 +392,10 @@ impl Transition {
         let mut obstacles = Vec::new();
         let mut latest = None;
         for name in self.newcomers() {
-            let sight = self.sights.get(&name).cloned().unwrap_or_default();
+            let observation = self.sights.get(&name).cloned().unwrap_or_default();
             match (
-                sight.status.map(|status| status.standing()),
-                sight.quarantined,
+                observation.status.map(|status| status.standing()),
+                observation.quarantined,
             ) {
                 (Some(NodeState::Quarantined), Some((nonce, since))) => {
                     latest = latest.max(Some(since));
@@ -637,9 +637,9 @@ mod tests {
         }
 
         #[track_caller]
-        fn tells(&self) -> Vec<(String, Request)> {
+        fn reports(&self) -> Vec<(String, Request)> {
             match self.next() {
-                Move::Tell(letters) => letters,
+                Move::Send(requests) => requests,
                 other => panic!("{other:?}"),
             }
         }
@@ -713,11 +713,11 @@ mod tests {
 
     /// The requests that give the view to these members.
     fn adoptions(view: &View, names: &[&str]) -> Vec<(String, Request)> {
-        let letter = |&name: &&str| {
+        let request = |&name: &&str| {
             let node = view.index_of(name).expect("a member");
             (name.into(), adopt(view, node))
         };
-        names.iter().map(letter).collect()
+        names.iter().map(request).collect()
     }
 
     #[test]
@@ -752,23 +752,23 @@ mod tests {
                 quarantine_of(Some("nonce of c"), Some(view_id(4)), "fresh 2"),
             ),
         ];
-        assert_eq!(script.tells(), expected);
+        assert_eq!(script.reports(), expected);
     }
 
     #[test]
-    fn who_is_behind_is_told_the_view() {
+    fn a_node_that_is_behind_receives_the_view() {
         let mut script = Script::of(Goal::Keep, stable(4, &OLD));
         script.sees("a", quarantined("nonce of a"));
         script.serves("b", 3);
         script.serves("c", 5);
         let expected = adoptions(script.coordinator.view(), &["a", "b"]);
-        assert_eq!(script.tells(), expected);
+        assert_eq!(script.reports(), expected);
         script.serve(&["a", "b"]);
         script.is_done();
     }
 
     #[test]
-    fn another_clusters_member_is_told_nothing() {
+    fn another_clusters_member_learns_nothing() {
         let mut script = Script::of(Goal::Keep, stable(4, &OLD));
         script.serve(&["a", "b"]);
         script.sees("c", serving("another nonce", view_id(3)));
@@ -776,7 +776,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_is_let_in_again_under_its_new_nonce_after_max_ttl() {
+    fn a_member_is_readmitted_under_its_new_nonce_after_max_ttl() {
         let mut script = Script::of(Goal::Keep, stable(4, &OLD));
         script.serve(&["a", "c"]);
         script.sees("b", quarantined("x"));
@@ -785,7 +785,7 @@ mod tests {
         let next = View::stable(5, topology(&OLD), &nonces).unwrap();
         assert_same(&script.proposes(), &next);
         script.moves_to(next.clone());
-        assert_eq!(script.tells(), adoptions(&next, &OLD));
+        assert_eq!(script.reports(), adoptions(&next, &OLD));
         script.serve(&OLD);
         script.is_done();
     }
@@ -819,8 +819,8 @@ mod tests {
             script.now = script.now + TTL;
             if is_seen {
                 script.sees("b", absent());
-                let letter = ("b".into(), quarantine_of(None, None, "fresh 1"));
-                assert_eq!(script.tells(), [letter]);
+                let request = ("b".into(), quarantine_of(None, None, "fresh 1"));
+                assert_eq!(script.reports(), [request]);
             }
             script.sees("b", quarantined(nonce));
             script.waits(script.now, TTL, Waiting::Quarantine);
@@ -847,7 +847,7 @@ mod tests {
     }
 
     #[test]
-    fn letting_in_again_goes_on_with_the_passage() {
+    fn letting_in_again_goes_on_with_the_change() {
         let mut script = Script::of(Goal::Keep, joint(5, &OLD, &NEW, 4));
         script.serve(&["a", "c", "d"]);
         script.sees("b", quarantined("x"));
@@ -866,8 +866,8 @@ mod tests {
         let mut script = Script::of(reach(&OLD, &NEW), stable(4, &OLD));
         script.serve(&OLD);
         script.sees("d", absent());
-        let letter = ("d".into(), quarantine_of(None, None, "fresh 1"));
-        assert_eq!(script.tells(), [letter]);
+        let request = ("d".into(), quarantine_of(None, None, "fresh 1"));
+        assert_eq!(script.reports(), [request]);
         script.sees("d", quarantined("fresh 1"));
         script.waits(script.now, TTL, Waiting::Quarantine);
         let nonces = nonces_but(&OLD, &[("d", "fresh 1")]);
@@ -915,7 +915,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retired_node_is_taken_in_anew() {
+    fn a_retired_node_is_admitted_again() {
         let coordinator = Transition::new(reach(&OLD, &NEW), Arc::new(stable(4, &OLD)))
             .with_retired([("d".into(), view_id(3)), ("b".into(), view_id(3))]);
         let mut script = Script::with(coordinator);
@@ -925,7 +925,7 @@ mod tests {
         script.sees("b", serving("old", view_id(3)));
         script.sees("d", serving("old", view_id(3)));
         let request = quarantine_of(Some("old"), Some(view_id(3)), "fresh 1");
-        assert_eq!(script.tells(), [("d".into(), request)]);
+        assert_eq!(script.reports(), [("d".into(), request)]);
         script.sees("d", quarantined("nonce of d"));
         script.waits(script.now, TTL, Waiting::Quarantine);
         assert_same(&script.proposes(), &joint(5, &OLD, &NEW, 5));
@@ -1065,7 +1065,7 @@ mod tests {
     }
 
     #[test]
-    fn another_clusters_member_has_not_heard_of_the_passage() {
+    fn another_clusters_member_has_not_heard_of_the_change() {
         let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
         script.serve(&["a", "d"]);
         let foreign = view_id(9);
@@ -1082,7 +1082,10 @@ mod tests {
         script.sees("d", serving("another nonce", view_id(9)));
         script.is_blocked_by(&[("d", Obstacle::Foreign(view_id(9)))]);
         script.sees("d", quarantined("nonce of d"));
-        assert_eq!(script.tells(), adoptions(script.coordinator.view(), &["d"]));
+        assert_eq!(
+            script.reports(),
+            adoptions(script.coordinator.view(), &["d"])
+        );
         script.serve(&["d"]);
         assert_same(&script.proposes(), &stable(6, &NEW));
     }
@@ -1103,7 +1106,7 @@ mod tests {
         script.now = script.now + 10 * TTL;
         let since = script.now;
         script.serves("b", 5);
-        assert_eq!(script.tells(), adoptions(&view, &["a", "b"]));
+        assert_eq!(script.reports(), adoptions(&view, &["a", "b"]));
         script.misses("a");
         script.now = script.now + Duration::from_secs(1);
         script.serve(&["b"]);
@@ -1112,20 +1115,20 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_that_is_lost_in_the_joint_phase_is_taken_in_again() {
+    fn a_newcomer_that_is_lost_in_the_joint_phase_is_admitted_again() {
         let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
         script.serve(&["a", "b", "c", "d"]);
         script.now = script.now + Duration::from_secs(1);
         script.sees("d", absent());
-        let letter = ("d".into(), quarantine_of(None, None, "fresh 1"));
-        assert_eq!(script.tells(), [letter]);
+        let request = ("d".into(), quarantine_of(None, None, "fresh 1"));
+        assert_eq!(script.reports(), [request]);
         script.sees("d", quarantined("x"));
         script.waits(script.now, TTL, Waiting::Quarantine);
         let nonces = nonces_but(&["a", "b", "c", "d"], &[("d", "x")]);
         let next = View::joint(6, topology(&OLD), topology(&NEW), 5, &nonces).unwrap();
         assert_same(&script.proposes(), &next);
         script.moves_to(next.clone());
-        assert_eq!(script.tells(), adoptions(&next, &["a", "b", "c", "d"]));
+        assert_eq!(script.reports(), adoptions(&next, &["a", "b", "c", "d"]));
         script.serve(&["a", "b", "c", "d"]);
         // It is the same transition: the time waited in between counts.
         let nonces = nonces_but(&NEW, &[("d", "x")]);
@@ -1252,7 +1255,10 @@ mod tests {
         script.serve(&["b", "c"]);
         script.is_done();
         script.serves("d", 5);
-        assert_eq!(script.tells(), adoptions(script.coordinator.view(), &["d"]));
+        assert_eq!(
+            script.reports(),
+            adoptions(script.coordinator.view(), &["d"])
+        );
         script.sees("d", serving("another nonce", view_id(9)));
         script.is_blocked_by(&[("d", Obstacle::Foreign(view_id(9)))]);
         script.sees("d", quarantined("x"));

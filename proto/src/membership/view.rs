@@ -13,8 +13,8 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::escape::shown;
 use crate::lease::{EPOCH_LIMIT, Key};
-use crate::membership::topology::{Layout, Node, Spot, Topology, TopologyError};
-use crate::node::message::{Nonce, Slot, ViewId};
+use crate::membership::topology::{Layout, Node, RingPosition, Topology, TopologyError};
+use crate::node::message::{FenceCounterId, Nonce, ViewId};
 use crate::quorum::{Placement, majority};
 
 /// Minimum number of fence counters over which the keys of one replica count are
@@ -54,7 +54,7 @@ struct Member {
 struct Next {
     layout: Layout,
     /// Its nodes, as members of the view.
-    seats: Vec<NodeIndex>,
+    voters: Vec<NodeIndex>,
     since: u32,
 }
 
@@ -65,7 +65,7 @@ struct Document<'a> {
     epoch: u32,
     stable: Cow<'a, Topology>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    joint: Option<Passage<'a>>,
+    joint: Option<ChangeRecord<'a>>,
     nonces: Cow<'a, Nonces>,
 }
 
@@ -77,7 +77,7 @@ struct Form {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Passage<'a> {
+struct ChangeRecord<'a> {
     to: Cow<'a, Topology>,
     since: u32,
 }
@@ -121,7 +121,7 @@ impl View {
             ringlock: DOCUMENT_FORM,
             epoch,
             stable: Cow::Owned(stable),
-            joint: joint.map(|(to, since)| Passage {
+            joint: joint.map(|(to, since)| ChangeRecord {
                 to: Cow::Owned(to),
                 since,
             }),
@@ -182,15 +182,15 @@ impl View {
         let next = match sheet.joint {
             Some(passage) if (1..=id.epoch).contains(&passage.since) => {
                 let layout = Layout::new(passage.to.into_owned())?;
-                let seats = layout
+                let voters = layout
                     .topology
                     .nodes
                     .iter()
-                    .map(|node| seat(&mut nodes, node));
-                let seats = seats.collect();
+                    .map(|node| voter(&mut nodes, node));
+                let voters = voters.collect();
                 Some(Next {
                     layout,
-                    seats,
+                    voters,
                     since: passage.since,
                 })
             }
@@ -298,7 +298,7 @@ impl View {
             && self
                 .next
                 .as_ref()
-                .is_none_or(|next| has_most(&mut next.seats.iter().copied(), next.seats.len()))
+                .is_none_or(|next| has_most(&mut next.voters.iter().copied(), next.voters.len()))
     }
 
     /// The latest instant, by `seen_at` in nanoseconds, at which a majority of each
@@ -310,7 +310,7 @@ impl View {
         };
         let old = most_since(&mut self.deciders().map(&seen_at).collect());
         let new = self.next.as_ref().map(|next| {
-            let mut seen = next.seats.iter().copied().map(&seen_at).collect();
+            let mut seen = next.voters.iter().copied().map(&seen_at).collect();
             most_since(&mut seen)
         });
         new.map_or(old, |new| new.min(old))
@@ -318,7 +318,7 @@ impl View {
 
     /// The size of the larger of its majorities.
     pub fn majority(&self) -> usize {
-        let new = self.next.as_ref().map_or(0, |next| next.seats.len());
+        let new = self.next.as_ref().map_or(0, |next| next.voters.len());
         majority(self.deciders().len().max(new))
     }
 
@@ -361,27 +361,27 @@ impl View {
     /// Replicas of each key, by the longest matching override; in a joint view by
     /// the old topology.
     pub fn replicas(&self, key: &Key) -> usize {
-        self.layout.spot(key).replicas
+        self.layout.position(key).replicas
     }
 
     /// The nodes that hold `key`.
     pub fn place(&self, key: &Key) -> Placement {
-        let spot = self.layout.spot(key);
-        let set = self.layout.set(&spot);
+        let position = self.layout.position(key);
+        let set = self.layout.set(&position);
         match &self.next {
-            None => Placement::stable(self.slot(&spot), set),
-            Some(next) => next.place(key, &spot, set, self.parts()),
+            None => Placement::stable(self.slot(&position), set),
+            Some(next) => next.place(key, &position, set, self.parts()),
         }
     }
 
-    fn slot(&self, spot: &Spot) -> Slot {
-        if spot.replicas == 1 {
-            return Slot::SINGLE;
+    fn slot(&self, position: &RingPosition) -> FenceCounterId {
+        if position.replicas == 1 {
+            return FenceCounterId::SINGLE;
         }
-        Slot {
-            replicas: spot.replicas as u8,
-            arc: spot.segment.get() as u32,
-            part: part_of(spot.position, self.parts()),
+        FenceCounterId {
+            replicas: position.replicas as u8,
+            arc: position.segment.get() as u32,
+            part: part_of(position.position, self.parts()),
         }
     }
 
@@ -403,33 +403,39 @@ impl View {
 impl Next {
     /// Keys that keep their only owner keep its single counter; keys of one arc of
     /// each ring share a replica set, and so a counter.
-    fn place(&self, key: &Key, old: &Spot, old_set: &[NodeIndex], parts: usize) -> Placement {
-        let new = self.layout.spot(key);
-        let seats: Vec<NodeIndex> = self
+    fn place(
+        &self,
+        key: &Key,
+        old: &RingPosition,
+        old_set: &[NodeIndex],
+        parts: usize,
+    ) -> Placement {
+        let new = self.layout.position(key);
+        let voters: Vec<NodeIndex> = self
             .layout
             .set(&new)
             .iter()
-            .map(|node| self.seats[node.get()])
+            .map(|node| self.voters[node.get()])
             .collect();
-        let slot = if old.replicas == 1 && seats == old_set {
-            Slot::SINGLE
+        let slot = if old.replicas == 1 && voters == old_set {
+            FenceCounterId::SINGLE
         } else {
             let mut pair = [0; 16];
             pair[..8].copy_from_slice(&(old.segment.get() as u64).to_le_bytes());
             pair[8..].copy_from_slice(&(new.segment.get() as u64).to_le_bytes());
-            Slot {
+            FenceCounterId {
                 replicas: (old.replicas << 4 | new.replicas) as u8,
                 arc: (xxh3_64(&pair) % JOINT_ARCS) as u32,
                 part: part_of(old.position, parts),
             }
         };
-        Placement::joint(slot, old_set, &seats)
+        Placement::joint(slot, old_set, &voters)
     }
 }
 
 /// The seat of `node` among the members. For a node of both topologies, the new
 /// one's address is used.
-fn seat(nodes: &mut Vec<Node>, node: &Node) -> NodeIndex {
+fn voter(nodes: &mut Vec<Node>, node: &Node) -> NodeIndex {
     let found = nodes.iter().position(|other| other.name == node.name);
     let index = found.unwrap_or(nodes.len());
     match found {
@@ -536,7 +542,7 @@ mod tests {
         let view = stable(&["a", "b", "c"], 1).unwrap();
         let place = |key| view.place(&Key::new(key).unwrap());
         assert_eq!(place("orders/1").nodes().len(), 1);
-        assert_eq!(place("orders/1").slot(), Slot::SINGLE);
+        assert_eq!(place("orders/1").slot(), FenceCounterId::SINGLE);
         assert_eq!(place("billing/1").nodes().len(), 3);
     }
 
@@ -589,8 +595,8 @@ mod tests {
             for key in 0..500 {
                 let key = Key::new(format!("key-{key}")).unwrap();
                 let joint = view.place(&key);
-                let group = |seats: crate::quorum::VoterSet| {
-                    let nodes: Vec<_> = seats.iter().map(|seat| joint.node(seat)).collect();
+                let group = |voters: crate::quorum::VoterSet| {
+                    let nodes: Vec<_> = voters.iter().map(|voter| joint.node(voter)).collect();
                     let mut names = names(&view, &nodes);
                     names.sort();
                     names
@@ -604,7 +610,10 @@ mod tests {
                 sets.dedup();
                 let groups: Vec<_> = joint.groups().map(group).collect();
                 assert_eq!(groups, sets, "{replicas} replicas of {key}");
-                assert_eq!(joint.nodes().len() == 1, joint.slot() == Slot::SINGLE);
+                assert_eq!(
+                    joint.nodes().len() == 1,
+                    joint.slot() == FenceCounterId::SINGLE
+                );
             }
         }
     }
@@ -681,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_of_another_form_is_told_by_its_form() {
+    fn a_document_of_another_form_is_reported_by_its_form() {
         let view = stable(&["a", "b", "c"], 1).unwrap();
         for (part, other) in [
             ("\"ringlock\":1", "\"ringlock\":2"),

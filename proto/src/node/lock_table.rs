@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::lease::{Key, Token, Ttl};
 use crate::node::message::{
-    Absent, Accepted, Ballot, Incarnation, NodeState, NodeStatus, Nonce, Past, Reply, Request,
-    Rival, Slot, ViewId,
+    Accepted, Ballot, CurrentHolder, FenceCounterId, IfMissing, Incarnation, NodeState, NodeStatus,
+    Nonce, PriorState, Reply, Request, ViewId,
 };
 use crate::time::Instant;
 
@@ -23,7 +23,7 @@ pub struct LockTable {
     incarnation: Incarnation,
     member: Option<Member>,
     serving: Option<ViewId>,
-    counters: BTreeMap<Slot, u64>,
+    counters: BTreeMap<FenceCounterId, u64>,
     entries: BTreeMap<Key, Entry>,
     sweep_at: usize,
 }
@@ -108,7 +108,7 @@ impl LockTable {
     }
 
     /// The counters of the slots that were used under the served view.
-    pub fn counters(&self) -> impl Iterator<Item = (Slot, u64)> + '_ {
+    pub fn counters(&self) -> impl Iterator<Item = (FenceCounterId, u64)> + '_ {
         self.counters.iter().map(|(&slot, &count)| (slot, count))
     }
 
@@ -138,14 +138,14 @@ impl LockTable {
                 ttl,
                 slot,
                 floor,
-                absent,
+                if_missing,
             } => self.guarded(*view, |table| {
-                table.extend(now, (key, token), *ttl, (*slot, *floor), *absent)
+                table.extend(now, (key, token), *ttl, (*slot, *floor), *if_missing)
             }),
             Request::Release { key, token } => self.release(now, key, token),
             Request::Status => Reply::Status(self.status()),
             Request::Document => Reply::Document(self.document()),
-            Request::Past => Reply::Past(self.past(now)),
+            Request::PriorState => Reply::PriorState(self.past(now)),
             Request::Quarantine {
                 expected_nonce,
                 expected_view,
@@ -183,7 +183,7 @@ impl LockTable {
         key: &Key,
         token: &Token,
         ttl: Ttl,
-        slot: Slot,
+        slot: FenceCounterId,
         floor: u64,
     ) -> Reply {
         let counter = self
@@ -210,19 +210,19 @@ impl LockTable {
         now: Instant,
         (key, token): (&Key, &Token),
         ttl: Ttl,
-        (slot, floor): (Slot, u64),
-        absent: Absent,
+        (slot, floor): (FenceCounterId, u64),
+        if_missing: IfMissing,
     ) -> Reply {
-        let made = match (self.entry(now, key), absent) {
+        let made = match (self.entry(now, key), if_missing) {
             (Some(entry), _) if entry.token != *token => {
                 return Reply::Lost(Some(entry.rival(now)));
             }
-            (None, Absent::Keep) => return Reply::Lost(None),
+            (None, IfMissing::Report) => return Reply::Lost(None),
             (Some(entry), _) => {
                 entry.raise(now, ttl);
                 false
             }
-            (None, Absent::Heal) => {
+            (None, IfMissing::Recreate) => {
                 self.insert(now, key, token, ttl);
                 true
             }
@@ -267,12 +267,12 @@ impl LockTable {
         Some(Arc::clone(document))
     }
 
-    fn past(&self, now: Instant) -> Past {
+    fn past(&self, now: Instant) -> PriorState {
         let since = match self.status().standing() {
             NodeState::Quarantined => self.member.as_ref().and_then(|member| member.since),
             NodeState::Absent | NodeState::Serving(_) => None,
         };
-        Past {
+        PriorState {
             epoch: self.member.as_ref().map_or(0, Member::epoch),
             quarantined_for: since.map(|since| now.saturating_since(since)),
         }
@@ -411,9 +411,9 @@ impl Entry {
         self.expires.is_none_or(|expires| expires > now)
     }
 
-    fn rival(&self, now: Instant) -> Rival {
+    fn rival(&self, now: Instant) -> CurrentHolder {
         let left = |expires: Instant| expires.saturating_since(now);
-        Rival::new(self.token.holder(), self.expires.map(left))
+        CurrentHolder::new(self.token.holder(), self.expires.map(left))
     }
 
     /// Raises the remaining life to `ttl`; never lowers it, so that a late or
@@ -501,21 +501,27 @@ mod tests {
                 key: key(),
                 token: token(of),
                 ttl: ttl(secs),
-                slot: Slot::SINGLE,
+                slot: FenceCounterId::SINGLE,
                 floor,
             },
         )
     }
 
-    fn extend(table: &mut LockTable, now: u64, of: u128, secs: u64, absent: Absent) -> Reply {
-        extend_from(table, now, (of, secs), absent, 0)
+    fn extend(
+        table: &mut LockTable,
+        now: u64,
+        of: u128,
+        secs: u64,
+        if_missing: IfMissing,
+    ) -> Reply {
+        extend_from(table, now, (of, secs), if_missing, 0)
     }
 
     fn extend_from(
         table: &mut LockTable,
         now: u64,
         (of, secs): (u128, u64),
-        absent: Absent,
+        if_missing: IfMissing,
         floor: u64,
     ) -> Reply {
         table.apply(
@@ -525,9 +531,9 @@ mod tests {
                 key: key(),
                 token: token(of),
                 ttl: ttl(secs),
-                slot: Slot::SINGLE,
+                slot: FenceCounterId::SINGLE,
                 floor,
-                absent,
+                if_missing,
             },
         )
     }
@@ -575,7 +581,7 @@ mod tests {
         );
         assert!(matches!(acquire(&mut table, 0, 2, TTL), Reply::Busy(_)));
         let counters: Vec<_> = table.counters().collect();
-        assert_eq!(counters, [(Slot::SINGLE, 9)]);
+        assert_eq!(counters, [(FenceCounterId::SINGLE, 9)]);
     }
 
     #[test]
@@ -585,12 +591,12 @@ mod tests {
         let entry = vec![(token(1), at(TTL))];
         let _ = acquire(&mut table, 1, 1, 2);
         assert_eq!(held(&table, 1), entry);
-        for absent in [Absent::Keep, Absent::Heal] {
-            let kept = extend(&mut table, 1, 1, 2, absent);
+        for if_missing in [IfMissing::Report, IfMissing::Recreate] {
+            let kept = extend(&mut table, 1, 1, 2, if_missing);
             assert!(matches!(kept, Reply::Kept { .. }));
             assert_eq!(held(&table, 1), entry);
         }
-        let _ = extend(&mut table, 1, 1, TTL, Absent::Keep);
+        let _ = extend(&mut table, 1, 1, TTL, IfMissing::Report);
         assert_eq!(held(&table, 1), [(token(1), at(TTL + 1))]);
     }
 
@@ -599,8 +605,8 @@ mod tests {
         type Ask = fn(&mut LockTable, u64) -> Reply;
         let asks: [Ask; 3] = [
             |table, now| acquire(table, now, 1, 2),
-            |table, now| extend(table, now, 1, 2, Absent::Keep),
-            |table, now| extend(table, now, 1, 2, Absent::Heal),
+            |table, now| extend(table, now, 1, 2, IfMissing::Report),
+            |table, now| extend(table, now, 1, 2, IfMissing::Recreate),
         ];
         for ask in asks {
             let mut table = serving();
@@ -618,12 +624,12 @@ mod tests {
     }
 
     #[test]
-    fn anothers_entry_without_expiry_is_told_as_such_and_left_alone() {
+    fn anothers_entry_without_expiry_is_reported_as_such_and_left_alone() {
         let mut table = serving();
         table.persist(at(0), &key(), &token(2));
         for reply in [
             acquire(&mut table, 1, 1, TTL),
-            extend(&mut table, 1, 1, TTL, Absent::Heal),
+            extend(&mut table, 1, 1, TTL, IfMissing::Recreate),
         ] {
             let (Reply::Busy(rival) | Reply::Lost(Some(rival))) = reply else {
                 panic!("{reply:?}")
@@ -639,20 +645,20 @@ mod tests {
     #[test]
     fn an_extend_finds_its_entry_or_heals_it_or_has_lost_it() {
         let mut table = serving();
-        let lost = extend(&mut table, 0, 1, TTL, Absent::Keep);
+        let lost = extend(&mut table, 0, 1, TTL, IfMissing::Report);
         assert_eq!(lost, Reply::Lost(None));
         assert!(held(&table, 0).is_empty());
-        let made = extend_from(&mut table, 0, (1, TTL), Absent::Heal, 4);
+        let made = extend_from(&mut table, 0, (1, TTL), IfMissing::Recreate, 4);
         assert_eq!(made, Reply::Made { counter: 4 });
-        let kept = extend_from(&mut table, 0, (1, TTL), Absent::Keep, 2);
+        let kept = extend_from(&mut table, 0, (1, TTL), IfMissing::Report, 2);
         assert_eq!(kept, Reply::Kept { counter: 4 });
-        for absent in [Absent::Keep, Absent::Heal] {
-            let lost = extend_from(&mut table, 1, (2, TTL), absent, 99);
+        for if_missing in [IfMissing::Report, IfMissing::Recreate] {
+            let lost = extend_from(&mut table, 1, (2, TTL), if_missing, 99);
             assert!(matches!(lost, Reply::Lost(Some(_))));
         }
         // A request that does not own the entry raises no counter either.
         let counters: Vec<_> = table.counters().collect();
-        assert_eq!(counters, [(Slot::SINGLE, 4)]);
+        assert_eq!(counters, [(FenceCounterId::SINGLE, 4)]);
         assert_eq!(held(&table, 0), [(token(1), at(TTL))]);
     }
 
@@ -674,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn another_view_is_told_what_is_served_and_nothing_is_done() {
+    fn another_view_learns_what_is_served_and_nothing_is_done() {
         let mut table = serving();
         let next = ViewId {
             epoch: 6,
@@ -684,8 +690,8 @@ mod tests {
         let before = table.clone();
         let stale = Reply::Stale(Some(next));
         assert_eq!(acquire(&mut table, 0, 1, TTL), stale);
-        for absent in [Absent::Keep, Absent::Heal] {
-            assert_eq!(extend(&mut table, 0, 1, TTL, absent), stale);
+        for if_missing in [IfMissing::Report, IfMissing::Recreate] {
+            assert_eq!(extend(&mut table, 0, 1, TTL, if_missing), stale);
         }
         assert_eq!(table, before);
     }
@@ -696,7 +702,7 @@ mod tests {
         assert_eq!(acquire(&mut table, 0, 1, TTL), Reply::Stale(None));
         let _ = quarantine(&mut table, "n");
         assert_eq!(acquire(&mut table, 0, 1, TTL), Reply::Stale(None));
-        let healed = extend(&mut table, 0, 1, TTL, Absent::Heal);
+        let healed = extend(&mut table, 0, 1, TTL, IfMissing::Recreate);
         assert_eq!(healed, Reply::Stale(None));
         assert!(held(&table, 0).is_empty());
     }
@@ -795,7 +801,7 @@ mod tests {
     }
 
     fn past(table: &mut LockTable, now: u64) -> (u32, Option<u64>) {
-        let Reply::Past(past) = table.apply(at(now), &Request::Past) else {
+        let Reply::PriorState(past) = table.apply(at(now), &Request::PriorState) else {
             panic!("PAST is answered by a past");
         };
         (past.epoch, past.quarantined_for.map(|span| span.as_secs()))
@@ -871,7 +877,7 @@ mod tests {
                 key: Key::new(format!("k{now}")).unwrap(),
                 token: token(1),
                 ttl: ttl(1),
-                slot: Slot::SINGLE,
+                slot: FenceCounterId::SINGLE,
                 floor: 0,
             };
             let _ = table.apply(at(now), &request);
@@ -883,7 +889,7 @@ mod tests {
     fn slots_count_apart() {
         let mut table = serving();
         let _ = acquire(&mut table, 0, 1, TTL);
-        let other = Slot {
+        let other = FenceCounterId {
             replicas: 3,
             arc: 1,
             part: 0,
@@ -935,7 +941,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_keeps_lower_ballots_out_and_tells_what_was_accepted() {
+    fn a_promise_keeps_lower_ballots_out_and_reports_what_was_accepted() {
         let mut table = serving();
         assert_eq!(prepare(&mut table, 2), Reply::Promised(None));
         assert_eq!(prepare(&mut table, 1), Reply::Preempted(ballot(2)));

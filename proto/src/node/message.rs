@@ -97,9 +97,9 @@ pub struct Accepted {
 ///
 /// Keys of one slot share a replica set, so that the counters of its members
 /// stay in step and a quorum agrees on a fence without a second round. Keys with
-/// a single owner do not need this: they all share [`Slot::SINGLE`].
+/// a single owner do not need this: they all share [`FenceCounterId::SINGLE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot {
+pub struct FenceCounterId {
     /// Replicas of the slot's keys; in a joint view the old number in the high
     /// half, the new one in the low.
     pub replicas: u8,
@@ -109,7 +109,7 @@ pub struct Slot {
     pub part: u16,
 }
 
-impl Slot {
+impl FenceCounterId {
     /// The slot of every key with a single owner.
     pub const SINGLE: Self = Self {
         replicas: 1,
@@ -118,7 +118,7 @@ impl Slot {
     };
 }
 
-impl fmt::Display for Slot {
+impl fmt::Display for FenceCounterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.replicas, self.arc, self.part)
     }
@@ -126,12 +126,12 @@ impl fmt::Display for Slot {
 
 /// What an EXTEND does where the key is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Absent {
+pub enum IfMissing {
     /// Create the entry again: a replica that missed it is healed.
-    Heal,
+    Recreate,
     /// Reply that it is lost: nothing yet proves that no other client held the
     /// key in the interval.
-    Keep,
+    Report,
 }
 
 /// Random mark of a node's stay in the cluster: drawn again whenever the node
@@ -156,7 +156,7 @@ pub enum Request {
         /// Life of the entry.
         ttl: Ttl,
         /// Counter that serves the key.
-        slot: Slot,
+        slot: FenceCounterId,
         /// Least counter to answer.
         floor: u64,
     },
@@ -171,11 +171,11 @@ pub enum Request {
         /// Least life left of the entry afterwards.
         ttl: Ttl,
         /// Counter that serves the key.
-        slot: Slot,
-        /// Least counter afterwards; with [`Absent::Keep`] the fence write-back.
+        slot: FenceCounterId,
+        /// Least counter afterwards; with [`IfMissing::Report`] the fence write-back.
         floor: u64,
         /// What to do where the key is free.
-        absent: Absent,
+        if_missing: IfMissing,
     },
     /// Delete `key` if `token` holds it, whatever view is served.
     Release {
@@ -189,7 +189,7 @@ pub enum Request {
     /// Return the document of the view that the node serves.
     Document,
     /// Return what the node remembers from before it was quarantined.
-    Past,
+    PriorState,
     /// Stop serving and take a new nonce, if nonce and view are as expected.
     Quarantine {
         /// The nonce that must be there now; `None`: no state at all.
@@ -250,7 +250,7 @@ impl Request {
 
 /// Another holder of the key, and how long its entry lasts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Rival {
+pub struct CurrentHolder {
     /// Holder of the key, if the node reported it.
     pub holder: Option<Holder>,
     /// Remaining life of the entry; `None` where it never expires (no client of
@@ -259,7 +259,7 @@ pub struct Rival {
     pub remaining: Option<Duration>,
 }
 
-impl Rival {
+impl CurrentHolder {
     /// A holder whose entry lasts for `remaining`; `None`: it never expires.
     pub fn new(holder: Holder, remaining: Option<Duration>) -> Self {
         let holder = match remaining {
@@ -282,7 +282,7 @@ pub enum Reply {
         counter: u64,
     },
     /// ACQUIRE: held by another client.
-    Busy(Rival),
+    Busy(CurrentHolder),
     /// EXTEND: the token still holds the entry.
     Kept {
         /// The slot's counter now.
@@ -294,7 +294,7 @@ pub enum Reply {
         counter: u64,
     },
     /// EXTEND: gone, or held by another client.
-    Lost(Option<Rival>),
+    Lost(Option<CurrentHolder>),
     /// RELEASE: deleted.
     Released,
     /// RELEASE: there was no entry.
@@ -308,7 +308,7 @@ pub enum Reply {
     /// DOCUMENT; `None` where no view is served.
     Document(Option<Arc<str>>),
     /// PAST.
-    Past(Past),
+    PriorState(PriorState),
     /// PREPARE: promised; with the view that the node accepted before, if any.
     Promised(Option<Accepted>),
     /// PREPARE, ACCEPT: this higher ballot was promised to another proposer.
@@ -335,7 +335,7 @@ pub struct NodeStatus {
 
 /// What a node remembers from before it was quarantined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Past {
+pub struct PriorState {
     /// The highest epoch that it has served; 0 where it remembers none.
     pub epoch: u32,
     /// How long it has been quarantined, by its own clock and across all nonces:

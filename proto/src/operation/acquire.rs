@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::lease::{COUNTER_LIMIT, Fence, Key, Token, Ttl};
 use crate::lease_record::known::Known;
-use crate::node::message::{Absent, Answer, Reply, Request, ViewId};
+use crate::node::message::{Answer, IfMissing, Reply, Request, ViewId};
 use crate::operation::machine::{Effects, Event, Machine, Refusal, Step};
 use crate::quorum::{MAX_REPLICAS, Placement, Voter, VoterSet};
 use crate::time::{Instant, valid_until};
@@ -13,7 +13,7 @@ use ringlock_ring::NodeIndex;
 
 /// The input of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Claim {
+pub struct AcquireParams {
     /// The view that chose the placement.
     pub view: ViewId,
     /// How long a confirmation of the view is valid.
@@ -45,7 +45,7 @@ pub struct Grant {
 
 /// Why an attempt failed, in addition to the nodes' answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Shortfall {
+pub enum DenyReason {
     /// No majority granted it.
     Votes,
     /// It took longer than the lease would have been valid.
@@ -58,9 +58,9 @@ pub enum Shortfall {
 
 /// A failed attempt. Everything it may have left on the nodes is being released.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Refused {
+pub struct Denied {
     /// The reason.
-    pub shortfall: Shortfall,
+    pub reason: DenyReason,
     /// Nodes that had granted it.
     pub granted: usize,
     /// The other nodes' answers so far.
@@ -70,14 +70,14 @@ pub struct Refused {
 /// The machine of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attempt {
-    claim: Claim,
+    params: AcquireParams,
     valid_until: Instant,
     stage: Stage,
     asked: VoterSet,
     /// The seats among the asked to which no request was sent.
     unsent: VoterSet,
     granted: VoterSet,
-    refused: VoterSet,
+    denied: VoterSet,
     /// The seats among the refused where another client holds the key.
     busy: VoterSet,
     /// It can no longer win and everything is being released; the outstanding
@@ -95,7 +95,7 @@ enum Stage {
     Open,
     /// Granted, with this count.
     Granted(u64),
-    Refused,
+    Denied,
 }
 
 /// Raises the low counters to one that a majority shares, so that the next grant
@@ -105,22 +105,22 @@ struct WriteBack {
     to: u64,
     asked: VoterSet,
     raised: VoterSet,
-    refused: VoterSet,
+    denied: VoterSet,
 }
 
-type AttemptEffects = Effects<Result<Grant, Refused>>;
+type AttemptEffects = Effects<Result<Grant, Denied>>;
 
 impl Attempt {
     /// An attempt that has not begun.
-    pub fn new(claim: Claim) -> Self {
+    pub fn new(params: AcquireParams) -> Self {
         Self {
-            valid_until: valid_until(claim.t0, claim.ttl.get()),
-            claim,
+            valid_until: valid_until(params.t0, params.ttl.get()),
+            params,
             stage: Stage::Open,
             asked: VoterSet::NONE,
             unsent: VoterSet::NONE,
             granted: VoterSet::NONE,
-            refused: VoterSet::NONE,
+            denied: VoterSet::NONE,
             busy: VoterSet::NONE,
             is_doomed: false,
             counters: [0; 2 * MAX_REPLICAS],
@@ -132,14 +132,14 @@ impl Attempt {
     }
 
     /// The input of the attempt.
-    pub fn claim(&self) -> &Claim {
-        &self.claim
+    pub fn params(&self) -> &AcquireParams {
+        &self.params
     }
 
     fn start(&mut self, probes: Vec<NodeIndex>) -> AttemptEffects {
         // In a joint view the old group comes first: a contender that has only the
         // new owner must not be able to break the holder's migration.
-        self.asked = self.claim.placement.groups().next().unwrap_or_default();
+        self.asked = self.params.placement.groups().next().unwrap_or_default();
         self.probes_out = probes.len();
         Effects {
             send: Some((Step::Main, self.asked)),
@@ -149,16 +149,16 @@ impl Attempt {
     }
 
     fn take(&mut self, from: NodeIndex, step: Step, answer: Answer) {
-        let seat = self.claim.placement.seat(from);
-        match (step, seat) {
-            (Step::Main, Some(seat)) => match answer {
+        let voter = self.params.placement.voter(from);
+        match (step, voter) {
+            (Step::Main, Some(voter)) => match answer {
                 Ok(Reply::Granted { counter }) if counter < COUNTER_LIMIT => {
-                    self.granted = self.granted.with(seat);
-                    self.counters[seat.get()] = counter;
+                    self.granted = self.granted.with(voter);
+                    self.counters[voter.get()] = counter;
                 }
-                other => self.take_refusal(from, seat, other),
+                other => self.take_refusal(from, voter, other),
             },
-            (Step::WriteBack, Some(seat)) => self.take_write_back(from, seat, answer),
+            (Step::WriteBack, Some(voter)) => self.take_write_back(from, voter, answer),
             (Step::Probe | Step::Heal, _) | (_, None) => {
                 self.probes_out = self.probes_out.saturating_sub(1)
             }
@@ -167,18 +167,18 @@ impl Attempt {
 
     /// A count is raised only where the attempt's own entry was found: no other
     /// client can have counted there in between, since every request is sent once.
-    fn take_write_back(&mut self, from: NodeIndex, seat: Voter, answer: Answer) {
+    fn take_write_back(&mut self, from: NodeIndex, voter: Voter, answer: Answer) {
         let Some(write_back) = &mut self.write_back else {
             return;
         };
         match answer {
-            Ok(Reply::Kept { .. }) => write_back.raised = write_back.raised.with(seat),
+            Ok(Reply::Kept { .. }) => write_back.raised = write_back.raised.with(voter),
             other => {
-                write_back.refused = write_back.refused.with(seat);
+                write_back.denied = write_back.denied.with(voter);
                 if matches!(other, Ok(Reply::Lost(_))) {
                     // What was granted there is gone.
-                    self.granted = self.granted.without(seat);
-                    self.take_refusal(from, seat, other);
+                    self.granted = self.granted.without(voter);
+                    self.take_refusal(from, voter, other);
                 } else {
                     self.refusals.push((from, Refusal::of(other)));
                 }
@@ -186,24 +186,24 @@ impl Attempt {
         }
     }
 
-    fn take_refusal(&mut self, from: NodeIndex, seat: Voter, answer: Answer) {
-        self.refused = self.refused.with(seat);
+    fn take_refusal(&mut self, from: NodeIndex, voter: Voter, answer: Answer) {
+        self.denied = self.denied.with(voter);
         if matches!(answer, Ok(Reply::Busy(_) | Reply::Lost(_))) {
-            self.busy = self.busy.with(seat);
+            self.busy = self.busy.with(voter);
         }
         if matches!(&answer, Err(error) if error.is_unsent()) {
-            self.unsent = self.unsent.with(seat);
+            self.unsent = self.unsent.with(voter);
         }
         self.refusals.push((from, Refusal::of(answer)));
     }
 
     fn settle(&mut self, now: Instant, confirmed_at: Instant) -> AttemptEffects {
-        let placement = self.claim.placement;
-        if placement.is_blocked_by(self.refused) {
+        let placement = self.params.placement;
+        if placement.is_blocked_by(self.denied) {
             return self.doom();
         }
         if now >= self.valid_until {
-            return self.refuse(Shortfall::Expired);
+            return self.refuse(DenyReason::Expired);
         }
         if !placement.has_quorum(self.granted) {
             return self.widen();
@@ -211,18 +211,18 @@ impl Attempt {
         let Some(counter) = self.agreed_counter() else {
             return self.bring_together();
         };
-        if self.claim.t0 >= confirmed_at + self.claim.view_lease {
+        if self.params.t0 >= confirmed_at + self.params.view_lease {
             let is_waiting = self.probes_out > 0 || !self.unanswered().is_empty();
             let wait = Effects::default();
             return if is_waiting {
                 wait
             } else {
-                self.refuse(Shortfall::Unconfirmed)
+                self.refuse(DenyReason::Unconfirmed)
             };
         }
-        match Fence::new(self.claim.view.epoch, counter) {
+        match Fence::new(self.params.view.epoch, counter) {
             Some(fence) => self.grant(fence),
-            None => self.refuse(Shortfall::Fence),
+            None => self.refuse(DenyReason::Fence),
         }
     }
 
@@ -230,12 +230,12 @@ impl Attempt {
     /// way, or only nodes that do not answer, or all have answered. An outage must
     /// not be reported as a busy key because one node answered sooner.
     fn doom(&mut self) -> AttemptEffects {
-        let placement = self.claim.placement;
+        let placement = self.params.placement;
         let is_clear = placement.is_blocked_by(self.busy)
-            || placement.is_blocked_by(self.refused.minus(self.busy))
+            || placement.is_blocked_by(self.denied.minus(self.busy))
             || self.unanswered().is_empty();
         if is_clear {
-            return self.refuse(Shortfall::Votes);
+            return self.refuse(DenyReason::Votes);
         }
         let release = self.owed_releases();
         self.is_doomed = true;
@@ -247,14 +247,14 @@ impl Attempt {
 
     /// Asks the new group of a joint placement once the old one has granted.
     fn widen(&mut self) -> AttemptEffects {
-        let placement = self.claim.placement;
+        let placement = self.params.placement;
         let old = placement.groups().next().unwrap_or_default();
-        let unasked = placement.seats().minus(self.asked);
+        let unasked = placement.voters().minus(self.asked);
         let is_old_won = self.granted.has_majority_of(old);
         if unasked.is_empty() || !is_old_won {
             return Effects::default();
         }
-        self.asked = placement.seats();
+        self.asked = placement.voters();
         self.floor = self.highest_counter();
         Effects {
             send: Some((Step::Main, unasked)),
@@ -269,15 +269,15 @@ impl Attempt {
     /// majorities the later one got a higher count. Nodes that answered any other
     /// count are not used.
     fn agreed_counter(&self) -> Option<u64> {
-        let by_grant = self.granted.iter().map(|seat| self.counters[seat.get()]);
+        let by_grant = self.granted.iter().map(|voter| self.counters[voter.get()]);
         let by_raise = self.write_back.map(|write_back| write_back.to);
         by_grant
             .chain(by_raise)
-            .find(|&counter| self.claim.placement.has_quorum(self.standing_at(counter)))
+            .find(|&counter| self.params.placement.has_quorum(self.standing_at(counter)))
     }
 
     fn standing_at(&self, counter: u64) -> VoterSet {
-        let granted_at = |&seat: &Voter| self.counters[seat.get()] == counter;
+        let granted_at = |&voter: &Voter| self.counters[voter.get()] == counter;
         let raised = match self.write_back {
             Some(write_back) if write_back.to == counter => write_back.raised,
             _ => VoterSet::NONE,
@@ -292,16 +292,16 @@ impl Attempt {
     /// Writes the highest count back to the nodes below it. Outstanding answers
     /// count too: whichever completes a majority first.
     fn bring_together(&mut self) -> AttemptEffects {
-        let placement = self.claim.placement;
+        let placement = self.params.placement;
         let highest = self.highest_counter();
         let write_back = self.write_back.get_or_insert(WriteBack {
             to: highest,
             asked: VoterSet::NONE,
             raised: VoterSet::NONE,
-            refused: VoterSet::NONE,
+            denied: VoterSet::NONE,
         });
-        let is_low = |&seat: &Voter| self.counters[seat.get()] < write_back.to;
-        let is_high = |&seat: &Voter| self.counters[seat.get()] > write_back.to;
+        let is_low = |&voter: &Voter| self.counters[voter.get()] < write_back.to;
+        let is_high = |&voter: &Voter| self.counters[voter.get()] > write_back.to;
         let low = self
             .granted
             .iter()
@@ -310,10 +310,10 @@ impl Attempt {
             .minus(write_back.asked);
         let high = self.granted.iter().filter(is_high).collect::<VoterSet>();
         write_back.asked = write_back.asked.union(low);
-        let useless = self.refused.union(write_back.refused).union(high);
+        let useless = self.denied.union(write_back.denied).union(high);
         let is_waiting = !self.unanswered().is_empty();
         if placement.is_blocked_by(useless) && !is_waiting {
-            return self.refuse(Shortfall::Fence);
+            return self.refuse(DenyReason::Fence);
         }
         let send = (!low.is_empty()).then_some((Step::WriteBack, low));
         Effects {
@@ -325,7 +325,7 @@ impl Attempt {
     fn highest_counter(&self) -> u64 {
         self.granted
             .iter()
-            .map(|seat| self.counters[seat.get()])
+            .map(|voter| self.counters[voter.get()])
             .max()
             .unwrap_or(0)
     }
@@ -340,13 +340,13 @@ impl Attempt {
     }
 
     fn unanswered(&self) -> VoterSet {
-        self.asked.minus(self.granted).minus(self.refused)
+        self.asked.minus(self.granted).minus(self.denied)
     }
 
     fn grant(&mut self, fence: Fence) -> AttemptEffects {
         let counter = fence.counter();
         self.stage = Stage::Granted(counter);
-        let vouches = |&seat: &Voter| vouches(self.counters[seat.get()], counter);
+        let vouches = |&voter: &Voter| vouches(self.counters[voter.get()], counter);
         let known = Known {
             seen: self.granted,
             vouching: self.granted.iter().filter(vouches).collect(),
@@ -367,10 +367,10 @@ impl Attempt {
         }
     }
 
-    fn refuse(&mut self, shortfall: Shortfall) -> AttemptEffects {
-        self.stage = Stage::Refused;
-        let refused = Refused {
-            shortfall,
+    fn refuse(&mut self, reason: DenyReason) -> AttemptEffects {
+        self.stage = Stage::Denied;
+        let denied = Denied {
+            reason,
             granted: self.granted.len(),
             refusals: std::mem::take(&mut self.refusals),
         };
@@ -378,7 +378,7 @@ impl Attempt {
         let release = self.owed_releases();
         Effects {
             release,
-            outcome: Some(Err(refused)),
+            outcome: Some(Err(denied)),
             ..Effects::default()
         }
     }
@@ -400,7 +400,7 @@ fn vouches(counter: u64, fence: u64) -> bool {
 }
 
 impl Machine for Attempt {
-    type Outcome = Result<Grant, Refused>;
+    type Outcome = Result<Grant, Denied>;
 
     fn on(&mut self, now: Instant, confirmed_at: Instant, event: Event) -> AttemptEffects {
         match (self.stage, event) {
@@ -410,7 +410,7 @@ impl Machine for Attempt {
                 self.settle(now, confirmed_at)
             }
             (Stage::Open | Stage::Granted(_), Event::Abandoned) => {
-                self.stage = Stage::Refused;
+                self.stage = Stage::Denied;
                 Effects {
                     release: self.asked,
                     ..Effects::default()
@@ -424,14 +424,14 @@ impl Machine for Attempt {
                     answer: Ok(Reply::Granted { counter }),
                 },
             ) => {
-                let seat: VoterSet = self.claim.placement.seat(from).into_iter().collect();
+                let voter: VoterSet = self.params.placement.voter(from).into_iter().collect();
                 let vouching = if vouches(counter, fence) {
-                    seat
+                    voter
                 } else {
                     VoterSet::NONE
                 };
                 Effects {
-                    acknowledged: seat,
+                    acknowledged: voter,
                     vouching,
                     ..Effects::default()
                 }
@@ -441,14 +441,14 @@ impl Machine for Attempt {
     }
 
     fn request(&self, step: Step, _: Voter) -> Request {
-        let Claim {
+        let AcquireParams {
             view,
             key,
             token,
             ttl,
             placement,
             ..
-        } = &self.claim;
+        } = &self.params;
         let (view, key, token, ttl) = (*view, key.clone(), token.clone(), *ttl);
         let slot = placement.slot();
         match step {
@@ -469,25 +469,27 @@ impl Machine for Attempt {
                     ttl,
                     slot,
                     floor,
-                    absent: Absent::Keep,
+                    if_missing: IfMissing::Report,
                 }
             }
         }
     }
 
     fn placement(&self) -> &Placement {
-        &self.claim.placement
+        &self.params.placement
     }
 
     fn started_at(&self) -> Instant {
-        self.claim.t0
+        self.params.t0
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::message::{NodeError, NodeErrorKind, NodeStatus, Rival, Slot};
+    use crate::node::message::{
+        CurrentHolder, FenceCounterId, NodeError, NodeErrorKind, NodeStatus,
+    };
 
     const VIEW: ViewId = ViewId {
         epoch: 3,
@@ -500,8 +502,8 @@ mod tests {
         indices.iter().copied().map(NodeIndex::new).collect()
     }
 
-    fn claim(placement: Placement) -> Claim {
-        Claim {
+    fn params(placement: Placement) -> AcquireParams {
+        AcquireParams {
             view: VIEW,
             view_lease: Duration::from_secs(5),
             key: Key::new("k").unwrap(),
@@ -527,11 +529,11 @@ mod tests {
 
         fn among(n: u16) -> Self {
             let group = nodes(&(0..n).collect::<Vec<_>>());
-            Self::on(Placement::stable(Slot::SINGLE, &group))
+            Self::on(Placement::stable(FenceCounterId::SINGLE, &group))
         }
 
         fn probing(placement: Placement, confirmed_at: Instant, probes: &[u16]) -> Self {
-            let mut attempt = Attempt::new(claim(placement));
+            let mut attempt = Attempt::new(params(placement));
             let probes = nodes(probes);
             let first = attempt.on(T0, confirmed_at, Event::Start { probes });
             Self {
@@ -566,21 +568,21 @@ mod tests {
         }
 
         fn request(&self, step: Step) -> Request {
-            let owner = self.seats(&[0]).take_first().unwrap();
+            let owner = self.voters(&[0]).take_first().unwrap();
             self.attempt.request(step, owner)
         }
 
-        fn seats(&self, of: &[u16]) -> VoterSet {
+        fn voters(&self, of: &[u16]) -> VoterSet {
             let placement = self.attempt.placement();
             nodes(of)
                 .into_iter()
-                .filter_map(|node| placement.seat(node))
+                .filter_map(|node| placement.voter(node))
                 .collect()
         }
     }
 
-    fn rival() -> Rival {
-        Rival {
+    fn rival() -> CurrentHolder {
+        CurrentHolder {
             holder: None,
             remaining: None,
         }
@@ -594,7 +596,7 @@ mod tests {
         effects.outcome.expect("an outcome").expect("a grant")
     }
 
-    fn refusal(effects: AttemptEffects) -> Refused {
+    fn refusal(effects: AttemptEffects) -> Denied {
         effects.outcome.expect("an outcome").expect_err("a refusal")
     }
 
@@ -610,17 +612,17 @@ mod tests {
         assert_eq!(effects.outcome, None);
         let effects = script.silent(1, Step::Main);
         assert!(matches!(effects.outcome, Some(Err(_))));
-        assert_eq!(effects.release, script.seats(&[1, 2]));
+        assert_eq!(effects.release, script.voters(&[1, 2]));
     }
 
     #[test]
     fn a_single_owner_grants_alone() {
         let mut script = Script::among(1);
-        assert_eq!(script.first.send, Some((Step::Main, script.seats(&[0]))));
+        assert_eq!(script.first.send, Some((Step::Main, script.voters(&[0]))));
         let grant = grant(script.granted(0, 9));
         assert_eq!((grant.fence, grant.wrote_back), (fence(9), false));
         assert_eq!(grant.valid_until, valid_until(T0, TTL));
-        assert_eq!(grant.known, Known::vouched(script.seats(&[0])));
+        assert_eq!(grant.known, Known::vouched(script.voters(&[0])));
     }
 
     #[test]
@@ -630,7 +632,7 @@ mod tests {
         assert!(nothing(&script.granted(0, 2)));
         let grant = grant(script.granted(2, 2));
         assert_eq!((grant.fence, grant.wrote_back), (fence(2), false));
-        assert_eq!(grant.known, Known::vouched(script.seats(&[0, 2, 4])));
+        assert_eq!(grant.known, Known::vouched(script.voters(&[0, 2, 4])));
     }
 
     #[test]
@@ -638,17 +640,17 @@ mod tests {
         let mut script = Script::among(3);
         assert!(nothing(&script.granted(0, 4)));
         let effects = script.granted(1, 9);
-        assert_eq!(effects.send, Some((Step::WriteBack, script.seats(&[0]))));
+        assert_eq!(effects.send, Some((Step::WriteBack, script.voters(&[0]))));
         assert_eq!(effects.outcome, None);
         match script.request(Step::WriteBack) {
             Request::Extend {
                 floor,
-                absent,
+                if_missing,
                 token,
                 ..
             } => assert_eq!(
-                (floor, absent, &token),
-                (9, Absent::Keep, &script.attempt.claim().token)
+                (floor, if_missing, &token),
+                (9, IfMissing::Report, &script.attempt.params().token)
             ),
             other => panic!("{other:?}"),
         }
@@ -664,7 +666,7 @@ mod tests {
         // Three that differ: a write-back is sent, but need not be waited for.
         assert_eq!(
             script.granted(2, 4).send,
-            Some((Step::WriteBack, script.seats(&[0, 2])))
+            Some((Step::WriteBack, script.voters(&[0, 2])))
         );
         let grant = grant(script.granted(3, 4));
         assert_eq!((grant.fence, grant.wrote_back), (fence(4), false));
@@ -678,7 +680,7 @@ mod tests {
         }
         assert!(script.granted(2, 5).send.is_some());
         let effects = script.granted(3, 6);
-        assert_eq!(effects.send, Some((Step::WriteBack, script.seats(&[3]))));
+        assert_eq!(effects.send, Some((Step::WriteBack, script.voters(&[3]))));
         assert!(nothing(&script.kept(0, 8)));
         assert_eq!(grant(script.kept(3, 8)).fence, fence(8));
     }
@@ -691,8 +693,8 @@ mod tests {
         let _ = script.silent(2, Step::Main);
         let lost = Ok(Reply::Lost(Some(rival())));
         let effects = script.hears(0, Step::WriteBack, lost);
-        assert_eq!(effects.release, script.seats(&[0, 1, 2]));
-        assert_eq!(refusal(effects).shortfall, Shortfall::Votes);
+        assert_eq!(effects.release, script.voters(&[0, 1, 2]));
+        assert_eq!(refusal(effects).reason, DenyReason::Votes);
     }
 
     #[test]
@@ -711,10 +713,10 @@ mod tests {
         assert!(nothing(&script.busy(0)));
         assert!(nothing(&script.busy(2)));
         let effects = script.busy(3);
-        assert_eq!(effects.release, script.seats(&[0, 1, 2, 3, 4]));
-        let refused = refusal(effects);
-        assert_eq!((refused.shortfall, refused.granted), (Shortfall::Votes, 1));
-        assert_eq!(refused.refusals.len(), 3);
+        assert_eq!(effects.release, script.voters(&[0, 1, 2, 3, 4]));
+        let denied = refusal(effects);
+        assert_eq!((denied.reason, denied.granted), (DenyReason::Votes, 1));
+        assert_eq!(denied.refusals.len(), 3);
         // Node 4 answers after the verdict; its RELEASE is already in flight.
         assert!(nothing(&script.granted(4, 1)));
     }
@@ -726,7 +728,7 @@ mod tests {
         let _ = script.busy(0);
         let _ = script.silent(2, Step::Main);
         let doomed = script.busy(3);
-        assert_eq!(doomed.release, script.seats(&[0, 1, 2, 3, 4]));
+        assert_eq!(doomed.release, script.voters(&[0, 1, 2, 3, 4]));
         assert_eq!(doomed.outcome, None);
         let decided = script.silent(4, Step::Main);
         assert!(decided.release.is_empty());
@@ -737,14 +739,14 @@ mod tests {
     fn abandoning_releases_whether_it_was_granted_or_not() {
         let mut open = Script::among(3);
         let effects = open.attempt.on(T0, T0, Event::Abandoned);
-        assert_eq!(effects.release, open.seats(&[0, 1, 2]));
+        assert_eq!(effects.release, open.voters(&[0, 1, 2]));
         assert!(nothing(&open.granted(0, 1)));
         assert!(nothing(&open.granted(1, 1)));
 
         let mut granted = Script::among(1);
         let _ = grant(granted.granted(0, 1));
         let effects = granted.attempt.on(T0, T0, Event::Abandoned);
-        assert_eq!(effects.release, granted.seats(&[0]));
+        assert_eq!(effects.release, granted.voters(&[0]));
         // The first release is enough.
         assert!(nothing(&granted.attempt.on(T0, T0, Event::Abandoned)));
     }
@@ -759,15 +761,15 @@ mod tests {
             if is_granted {
                 assert_eq!(grant(effects).fence, fence(1));
             } else {
-                assert_eq!(effects.release, script.seats(&[0]));
-                assert_eq!(refusal(effects).shortfall, Shortfall::Expired);
+                assert_eq!(effects.release, script.voters(&[0]));
+                assert_eq!(refusal(effects).reason, DenyReason::Expired);
             }
         }
     }
 
     #[test]
     fn an_unconfirmed_view_waits_for_its_probes_and_then_refuses() {
-        let single = Placement::stable(Slot::SINGLE, &nodes(&[0]));
+        let single = Placement::stable(FenceCounterId::SINGLE, &nodes(&[0]));
         let long_ago = T0 - Duration::from_secs(5);
         let mut script = Script::probing(single, long_ago, &[1, 2]);
         assert_eq!(script.first.probe, nodes(&[1, 2]));
@@ -775,13 +777,13 @@ mod tests {
         assert!(nothing(&script.silent(1, Step::Probe)));
         let status = Ok(Reply::Status(NodeStatus::default()));
         let effects = script.hears(2, Step::Probe, status);
-        assert_eq!(effects.release, script.seats(&[0]));
-        assert_eq!(refusal(effects).shortfall, Shortfall::Unconfirmed);
+        assert_eq!(effects.release, script.voters(&[0]));
+        assert_eq!(refusal(effects).reason, DenyReason::Unconfirmed);
     }
 
     #[test]
     fn a_probe_that_confirms_the_view_lets_the_grant_pass() {
-        let single = Placement::stable(Slot::SINGLE, &nodes(&[0]));
+        let single = Placement::stable(FenceCounterId::SINGLE, &nodes(&[0]));
         let mut script = Script::probing(single, Instant::default(), &[1, 2]);
         assert!(nothing(&script.granted(0, 1)));
         script.confirmed_at = T0;
@@ -796,7 +798,7 @@ mod tests {
             (T0 - lease, false),
             (T0 - lease + Duration::from_nanos(1), true),
         ] {
-            let single = Placement::stable(Slot::SINGLE, &nodes(&[0]));
+            let single = Placement::stable(FenceCounterId::SINGLE, &nodes(&[0]));
             let mut script = Script::probing(single, confirmed_at, &[]);
             let outcome = script.granted(0, 1).outcome.unwrap();
             assert_eq!(outcome.is_ok(), is_granted);
@@ -817,10 +819,10 @@ mod tests {
             Ok(Reply::Stale(Some(other)))
         )));
         let effects = script.hears(2, Step::Main, Ok(Reply::Stale(None)));
-        let refused = refusal(effects);
-        assert_eq!((refused.shortfall, refused.granted), (Shortfall::Votes, 1));
+        let denied = refusal(effects);
+        assert_eq!((denied.reason, denied.granted), (DenyReason::Votes, 1));
         assert_eq!(
-            refused.refusals,
+            denied.refusals,
             [
                 (NodeIndex::new(1), Refusal::Stale(Some(other))),
                 (NodeIndex::new(2), Refusal::Stale(None))
@@ -848,20 +850,24 @@ mod tests {
     fn a_counter_beyond_its_limit_is_refused() {
         let mut script = Script::among(1);
         let effects = script.granted(0, COUNTER_LIMIT);
-        assert_eq!(refusal(effects).shortfall, Shortfall::Votes);
+        assert_eq!(refusal(effects).reason, DenyReason::Votes);
     }
 
     #[test]
     fn a_joint_placement_asks_the_old_group_first_and_the_new_one_from_its_count() {
-        let placement = Placement::joint(Slot::SINGLE, &nodes(&[0, 1, 2]), &nodes(&[2, 3, 4]));
+        let placement = Placement::joint(
+            FenceCounterId::SINGLE,
+            &nodes(&[0, 1, 2]),
+            &nodes(&[2, 3, 4]),
+        );
         let mut script = Script::on(placement);
         assert_eq!(
             script.first.send,
-            Some((Step::Main, script.seats(&[0, 1, 2])))
+            Some((Step::Main, script.voters(&[0, 1, 2])))
         );
         assert!(nothing(&script.granted(0, 6)));
         let effects = script.granted(1, 6);
-        assert_eq!(effects.send, Some((Step::Main, script.seats(&[3, 4]))));
+        assert_eq!(effects.send, Some((Step::Main, script.voters(&[3, 4]))));
         assert!(matches!(
             script.request(Step::Main),
             Request::Acquire { floor: 6, .. }
@@ -873,21 +879,21 @@ mod tests {
 
     #[test]
     fn a_joint_placement_that_the_old_group_refuses_never_reaches_the_new_one() {
-        let placement = Placement::joint(Slot::SINGLE, &nodes(&[0]), &nodes(&[1]));
+        let placement = Placement::joint(FenceCounterId::SINGLE, &nodes(&[0]), &nodes(&[1]));
         let mut script = Script::on(placement);
         let effects = script.busy(0);
-        assert_eq!(effects.release, script.seats(&[0]));
-        assert_eq!(refusal(effects).shortfall, Shortfall::Votes);
+        assert_eq!(effects.release, script.voters(&[0]));
+        assert_eq!(refusal(effects).reason, DenyReason::Votes);
     }
 
     #[test]
     fn a_joint_placement_with_a_leading_new_owner_raises_the_old_one() {
-        let placement = Placement::joint(Slot::SINGLE, &nodes(&[0]), &nodes(&[1]));
+        let placement = Placement::joint(FenceCounterId::SINGLE, &nodes(&[0]), &nodes(&[1]));
         let mut script = Script::on(placement);
         let effects = script.granted(0, 3);
-        assert_eq!(effects.send, Some((Step::Main, script.seats(&[1]))));
+        assert_eq!(effects.send, Some((Step::Main, script.voters(&[1]))));
         let effects = script.granted(1, 5);
-        assert_eq!(effects.send, Some((Step::WriteBack, script.seats(&[0]))));
+        assert_eq!(effects.send, Some((Step::WriteBack, script.voters(&[0]))));
         assert_eq!(grant(script.kept(0, 5)).fence, fence(5));
     }
 
@@ -897,8 +903,8 @@ mod tests {
         let _ = script.granted(0, 1);
         let _ = grant(script.granted(1, 1));
         let effects = script.granted(2, 1);
-        assert_eq!(effects.acknowledged, script.seats(&[2]));
-        assert_eq!(effects.vouching, script.seats(&[2]));
+        assert_eq!(effects.acknowledged, script.voters(&[2]));
+        assert_eq!(effects.vouching, script.voters(&[2]));
         assert_eq!(effects.outcome, None);
         assert!(nothing(&script.busy(2)));
     }
@@ -912,13 +918,13 @@ mod tests {
         }
         let grant = grant(script.granted(3, 4));
         let known = Known {
-            seen: script.seats(&[0, 1, 2, 3]),
-            vouching: script.seats(&[0, 1, 3]),
+            seen: script.voters(&[0, 1, 2, 3]),
+            vouching: script.voters(&[0, 1, 3]),
         };
         assert_eq!((grant.fence, grant.known), (fence(4), known));
         // After it: another holder may have held the key there in between.
         let late = script.granted(4, 5);
-        assert_eq!(late.acknowledged, script.seats(&[4]));
+        assert_eq!(late.acknowledged, script.voters(&[4]));
         assert_eq!(late.vouching, VoterSet::NONE);
     }
 }

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use crate::lease::{Fence, Key, Token, Ttl};
 use crate::lease_record::known::Known;
-use crate::node::message::{Absent, Answer, Reply, Request, ViewId};
+use crate::node::message::{Answer, IfMissing, Reply, Request, ViewId};
 use crate::operation::machine::{Effects, Event, Machine, Refusal, Step};
 use crate::quorum::{Placement, Voter, VoterSet};
 use crate::time::{Instant, valid_until};
@@ -91,8 +91,8 @@ impl ExtendOutcome {
 
 /// The machine of one extend.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Renewal {
-    terms: ExtendParams,
+pub struct Extend {
+    params: ExtendParams,
     stage: Stage,
     /// A majority of every established group kept the entry and vouches.
     is_vouched_for: bool,
@@ -123,18 +123,18 @@ enum Stage {
 
 /// What one answer shows about its node's entry.
 #[derive(Default)]
-struct News {
+struct EntryState {
     has: VoterSet,
     lacks: VoterSet,
 }
 
-type RenewalEffects = Effects<ExtendOutcome>;
+type ExtendEffects = Effects<ExtendOutcome>;
 
-impl Renewal {
+impl Extend {
     /// An extend that has not begun.
-    pub fn new(terms: ExtendParams) -> Self {
+    pub fn new(params: ExtendParams) -> Self {
         Self {
-            terms,
+            params,
             stage: Stage::Open,
             is_vouched_for: false,
             kept: VoterSet::NONE,
@@ -152,33 +152,33 @@ impl Renewal {
     }
 
     /// The input of the extend.
-    pub fn terms(&self) -> &ExtendParams {
-        &self.terms
+    pub fn params(&self) -> &ExtendParams {
+        &self.params
     }
 
     /// The groups that the lease is based on.
     fn established(&self) -> impl Iterator<Item = VoterSet> + '_ {
-        self.terms.placement.groups().take(self.terms.established)
+        self.params.placement.groups().take(self.params.established)
     }
 
     /// The seats that are asked to keep the entry. A lease that is based on no
     /// group cannot be extended; its remaining entries are still kept.
     fn asked(&self) -> VoterSet {
-        if self.terms.established == 0 {
-            return self.terms.placement.seats();
+        if self.params.established == 0 {
+            return self.params.placement.voters();
         }
         self.established().fold(VoterSet::NONE, VoterSet::union)
     }
 
-    fn take(&mut self, from: NodeIndex, step: Step, answer: Answer) -> News {
-        let seat = self
-            .terms
+    fn take(&mut self, from: NodeIndex, step: Step, answer: Answer) -> EntryState {
+        let voter = self
+            .params
             .placement
-            .seat(from)
+            .voter(from)
             .filter(|_| step != Step::Probe);
-        let Some(here) = seat.map(|seat| VoterSet::NONE.with(seat)) else {
+        let Some(here) = voter.map(|voter| VoterSet::NONE.with(voter)) else {
             self.probes_out = self.probes_out.saturating_sub(1);
-            return News::default();
+            return EntryState::default();
         };
         let (has, lacks) = match &answer {
             Ok(Reply::Kept { .. } | Reply::Made { .. }) => (here, VoterSet::NONE),
@@ -198,44 +198,44 @@ impl Renewal {
         if has.is_empty() {
             self.refusals.push((from, Refusal::of(answer)));
         }
-        News { has, lacks }
+        EntryState { has, lacks }
     }
 
     /// Records which seats vouch, and heals the others; also after the outcome.
-    fn heal(&mut self, now: Instant, effects: &mut RenewalEffects) {
+    fn heal(&mut self, now: Instant, effects: &mut ExtendEffects) {
         let valid_until = match self.stage {
-            Stage::Open => self.terms.valid_until,
+            Stage::Open => self.params.valid_until,
             Stage::Over(until) => until,
             Stage::Lost => return,
         };
-        self.is_vouched_for |= now < self.terms.valid_until && self.is_continuous();
+        self.is_vouched_for |= now < self.params.valid_until && self.is_continuous();
         if !self.is_vouched_for {
             return;
         }
-        let promoted = self.kept.intersection(self.terms.known.seen);
+        let promoted = self.kept.intersection(self.params.known.seen);
         effects.vouching = promoted.minus(self.promoted);
         self.promoted = promoted;
         if now < valid_until {
-            let unasked = self.terms.placement.seats().minus(self.asked());
+            let unasked = self.params.placement.voters().minus(self.asked());
             let due = self.absent.union(unasked).minus(self.healed);
             self.healed = self.healed.union(due);
             effects.send = (!due.is_empty()).then_some((Step::Heal, due));
         }
     }
 
-    fn settle(&mut self, now: Instant, confirmed_at: Instant, effects: &mut RenewalEffects) {
-        let ExtendParams { placement, t0, .. } = self.terms;
+    fn settle(&mut self, now: Instant, confirmed_at: Instant, effects: &mut ExtendEffects) {
+        let ExtendParams { placement, t0, .. } = self.params;
         if self.is_lost() {
             self.stage = Stage::Lost;
             let refusals = std::mem::take(&mut self.refusals);
             effects.outcome = Some(ExtendOutcome::Lost { refusals });
             return;
         }
-        let is_in_time = now < self.terms.valid_until;
-        let is_confirmed = t0 < confirmed_at + self.terms.view_lease;
+        let is_in_time = now < self.params.valid_until;
+        let is_confirmed = t0 < confirmed_at + self.params.view_lease;
         let has_quorum = self.is_vouched_for && placement.has_quorum(self.kept.union(self.made));
         if is_in_time && is_confirmed && has_quorum {
-            let until = valid_until(t0, self.terms.ttl.get()).max(self.terms.valid_until);
+            let until = valid_until(t0, self.params.ttl.get()).max(self.params.valid_until);
             self.stage = Stage::Over(until);
             self.has_succeeded = true;
             effects.vouching = effects.vouching.union(self.newly_established());
@@ -245,7 +245,7 @@ impl Renewal {
         let is_answered = self.unanswered().is_empty();
         let is_over = is_answered && (self.probes_out == 0 || !has_quorum);
         if is_over || !is_in_time {
-            self.stage = Stage::Over(self.terms.valid_until);
+            self.stage = Stage::Over(self.params.valid_until);
             let kept = self.kept.union(self.made).len();
             let refusals = std::mem::take(&mut self.refusals);
             effects.outcome = Some(ExtendOutcome::Unchanged { kept, refusals });
@@ -255,9 +255,9 @@ impl Renewal {
     /// In every group that the lease was based on, a majority vouches that the
     /// entry was never gone.
     fn is_continuous(&self) -> bool {
-        let vouching = self.kept.intersection(self.terms.known.vouching);
+        let vouching = self.kept.intersection(self.params.known.vouching);
         let mut established = self.established();
-        self.terms.established > 0 && established.all(|group| vouching.has_majority_of(group))
+        self.params.established > 0 && established.all(|group| vouching.has_majority_of(group))
     }
 
     /// Some group that the lease was based on has no majority left that may have
@@ -275,22 +275,22 @@ impl Renewal {
 
     /// The groups that the lease is carried over to.
     fn added(&self) -> VoterSet {
-        let groups = self.terms.placement.groups().skip(self.terms.established);
+        let groups = self.params.placement.groups().skip(self.params.established);
         groups.fold(VoterSet::NONE, VoterSet::union)
     }
 
     fn unanswered(&self) -> VoterSet {
-        let told = self.kept.union(self.made).union(self.failed);
-        let told = told.union(self.absent).union(self.foreign);
-        let kept = self.asked().minus(told);
+        let reported = self.kept.union(self.made).union(self.failed);
+        let reported = reported.union(self.absent).union(self.foreign);
+        let kept = self.asked().minus(reported);
         kept.union(self.healed.minus(self.made).minus(self.unhealed))
     }
 }
 
-impl Machine for Renewal {
+impl Machine for Extend {
     type Outcome = ExtendOutcome;
 
-    fn on(&mut self, now: Instant, confirmed_at: Instant, event: Event) -> RenewalEffects {
+    fn on(&mut self, now: Instant, confirmed_at: Instant, event: Event) -> ExtendEffects {
         match event {
             Event::Start { probes } => {
                 self.probes_out = probes.len();
@@ -302,7 +302,7 @@ impl Machine for Renewal {
                 }
             }
             Event::Answered { from, step, answer } => {
-                let News { has, lacks } = self.take(from, step, answer);
+                let EntryState { has, lacks } = self.take(from, step, answer);
                 let mut effects = Effects {
                     acknowledged: has,
                     disowned: lacks,
@@ -333,7 +333,7 @@ impl Machine for Renewal {
             ttl,
             placement,
             ..
-        } = &self.terms;
+        } = &self.params;
         Request::Extend {
             view: *view,
             key: key.clone(),
@@ -345,27 +345,29 @@ impl Machine for Renewal {
             } else {
                 0
             },
-            absent: if step == Step::Heal {
-                Absent::Heal
+            if_missing: if step == Step::Heal {
+                IfMissing::Recreate
             } else {
-                Absent::Keep
+                IfMissing::Report
             },
         }
     }
 
     fn placement(&self) -> &Placement {
-        &self.terms.placement
+        &self.params.placement
     }
 
     fn started_at(&self) -> Instant {
-        self.terms.t0
+        self.params.t0
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::message::{NodeError, NodeErrorKind, NodeStatus, Rival, Slot};
+    use crate::node::message::{
+        CurrentHolder, FenceCounterId, NodeError, NodeErrorKind, NodeStatus,
+    };
 
     const VIEW: ViewId = ViewId {
         epoch: 3,
@@ -381,18 +383,18 @@ mod tests {
     }
 
     fn group(n: u16) -> Placement {
-        Placement::stable(Slot::SINGLE, &nodes(&(0..n).collect::<Vec<_>>()))
+        Placement::stable(FenceCounterId::SINGLE, &nodes(&(0..n).collect::<Vec<_>>()))
     }
 
-    fn seats(placement: &Placement, of: &[u16]) -> VoterSet {
+    fn voters(placement: &Placement, of: &[u16]) -> VoterSet {
         nodes(of)
             .into_iter()
-            .filter_map(|node| placement.seat(node))
+            .filter_map(|node| placement.voter(node))
             .collect()
     }
 
     /// Terms of a lease that these nodes vouch for.
-    fn terms(placement: Placement, acknowledged: &[u16]) -> ExtendParams {
+    fn params(placement: Placement, acknowledged: &[u16]) -> ExtendParams {
         ExtendParams {
             view: VIEW,
             view_lease: Duration::from_secs(5),
@@ -402,25 +404,25 @@ mod tests {
             ttl: Ttl::new(TTL, TTL).unwrap(),
             placement,
             established: 1,
-            known: Known::vouched(seats(&placement, acknowledged)),
+            known: Known::vouched(voters(&placement, acknowledged)),
             valid_until: OLD_END,
             t0: T0,
         }
     }
 
     struct Script {
-        renewal: Renewal,
+        renewal: Extend,
         now: Instant,
         confirmed_at: Instant,
     }
 
     impl Script {
-        fn on(terms: ExtendParams) -> Self {
-            Self::probing(terms, T0, &[])
+        fn on(params: ExtendParams) -> Self {
+            Self::probing(params, T0, &[])
         }
 
-        fn probing(terms: ExtendParams, confirmed_at: Instant, probes: &[u16]) -> Self {
-            let mut renewal = Renewal::new(terms);
+        fn probing(params: ExtendParams, confirmed_at: Instant, probes: &[u16]) -> Self {
+            let mut renewal = Extend::new(params);
             let probes = nodes(probes);
             let effects = renewal.on(T0, confirmed_at, Event::Start { probes });
             assert_eq!(effects.send, Some((Step::Main, renewal.asked())));
@@ -439,10 +441,10 @@ mod tests {
 
         fn hears_kept(&mut self, from: u16) -> Effects<ExtendOutcome> {
             let effects = self.hears(from, Step::Main, Ok(Reply::Kept { counter: 12 }));
-            let seat = self.seats(&[from]);
+            let voter = self.voters(&[from]);
             assert_eq!(
                 (effects.acknowledged, effects.disowned),
-                (seat, VoterSet::NONE)
+                (voter, VoterSet::NONE)
             );
             effects
         }
@@ -451,8 +453,8 @@ mod tests {
             self.hears_kept(from).outcome
         }
 
-        fn seats(&self, of: &[u16]) -> VoterSet {
-            seats(self.renewal.placement(), of)
+        fn voters(&self, of: &[u16]) -> VoterSet {
+            voters(self.renewal.placement(), of)
         }
 
         /// The seats that are healed because of `effects`; there must be at least one.
@@ -461,29 +463,36 @@ mod tests {
             assert_eq!(step, Step::Heal);
             let first = to.iter().next().expect("a seat");
             let request = self.renewal.request(step, first);
-            let Request::Extend { absent, floor, .. } = request else {
+            let Request::Extend {
+                if_missing, floor, ..
+            } = request
+            else {
                 panic!("{request:?}");
             };
-            assert_eq!((absent, floor), (Absent::Heal, 12));
+            assert_eq!((if_missing, floor), (IfMissing::Recreate, 12));
             to
         }
 
         fn made(&mut self, from: u16) -> Option<ExtendOutcome> {
             let effects = self.hears(from, Step::Heal, Ok(Reply::Made { counter: 12 }));
-            let seat = self.seats(&[from]);
+            let voter = self.voters(&[from]);
             assert_eq!(
                 (effects.acknowledged, effects.disowned),
-                (seat, VoterSet::NONE)
+                (voter, VoterSet::NONE)
             );
             effects.outcome
         }
 
-        fn hears_lost(&mut self, from: u16, rival: Option<Rival>) -> Effects<ExtendOutcome> {
+        fn hears_lost(
+            &mut self,
+            from: u16,
+            rival: Option<CurrentHolder>,
+        ) -> Effects<ExtendOutcome> {
             let effects = self.hears(from, Step::Main, Ok(Reply::Lost(rival)));
-            let seat = self.seats(&[from]);
+            let voter = self.voters(&[from]);
             assert_eq!(
                 (effects.acknowledged, effects.disowned),
-                (VoterSet::NONE, seat)
+                (VoterSet::NONE, voter)
             );
             effects
         }
@@ -495,7 +504,7 @@ mod tests {
         }
 
         fn lost(&mut self, from: u16) -> Option<ExtendOutcome> {
-            let rival = Rival {
+            let rival = CurrentHolder {
                 holder: None,
                 remaining: None,
             };
@@ -518,27 +527,27 @@ mod tests {
 
     #[test]
     fn a_majority_that_kept_the_entry_extends_the_lease_and_heals_the_rest() {
-        let mut script = Script::on(terms(group(3), &[0, 1]));
+        let mut script = Script::on(params(group(3), &[0, 1]));
         assert_eq!(script.kept(0), None);
         assert_eq!(script.kept(1), extended());
         // The third answers late: it is healed, with no second outcome.
         let late = script.hears_lost(2, None);
         assert_eq!(
             (script.healed(&late), late.outcome),
-            (script.seats(&[2]), None)
+            (script.voters(&[2]), None)
         );
         assert_eq!(script.made(2), None);
     }
 
     #[test]
     fn nothing_is_made_before_a_majority_vouches() {
-        let mut script = Script::on(terms(group(5), &[0, 1, 2, 3, 4]));
+        let mut script = Script::on(params(group(5), &[0, 1, 2, 3, 4]));
         assert_eq!(script.gone(3), None);
         assert_eq!(script.kept(0), None);
         assert_eq!(script.gone(4), None);
         assert_eq!(script.kept(1), None);
         let effects = script.hears_kept(2);
-        assert_eq!(script.healed(&effects), script.seats(&[3, 4]));
+        assert_eq!(script.healed(&effects), script.voters(&[3, 4]));
         assert_eq!(effects.outcome, extended());
         // It is asked once.
         assert_eq!(script.made(3), None);
@@ -552,13 +561,13 @@ mod tests {
         for known in [
             Known::vouched(VoterSet::NONE),
             Known {
-                seen: seats(&group(3), &[2]),
+                seen: voters(&group(3), &[2]),
                 vouching: VoterSet::NONE,
             },
         ] {
-            let mut terms = terms(group(3), &[0, 1]);
-            terms.known = terms.known.union(known);
-            let mut script = Script::on(terms);
+            let mut params = params(group(3), &[0, 1]);
+            params.known = params.known.union(known);
+            let mut script = Script::on(params);
             assert_eq!(script.kept(0), None);
             assert_eq!(script.hears_kept(2).vouching, VoterSet::NONE);
             assert!(is_unchanged(script.silent(1), 2));
@@ -568,13 +577,13 @@ mod tests {
     #[test]
     fn what_is_seen_a_second_time_vouches_once_a_majority_does() {
         let known = |seen: &[u16]| Known {
-            seen: seats(&group(5), seen),
-            vouching: seats(&group(5), &[0, 1, 2]),
+            seen: voters(&group(5), seen),
+            vouching: voters(&group(5), &[0, 1, 2]),
         };
         let on = |seen: &[u16]| {
-            let mut terms = terms(group(5), &[]);
-            terms.known = known(seen);
-            Script::on(terms)
+            let mut params = params(group(5), &[]);
+            params.known = known(seen);
+            Script::on(params)
         };
         let mut script = on(&[0, 1, 2, 3]);
         // Before the majority, with it, and after it.
@@ -582,14 +591,14 @@ mod tests {
         assert_eq!(script.hears_kept(0).vouching, VoterSet::NONE);
         assert_eq!(script.hears_kept(1).vouching, VoterSet::NONE);
         let effects = script.hears_kept(2);
-        assert_eq!(effects.vouching, script.seats(&[0, 1, 2, 3]));
+        assert_eq!(effects.vouching, script.voters(&[0, 1, 2, 3]));
         assert_eq!(effects.outcome, extended());
         assert_eq!(script.hears_kept(4).vouching, VoterSet::NONE);
         let mut script = on(&[0, 1, 2, 4]);
         for node in [0, 1, 2] {
             let _ = script.hears_kept(node);
         }
-        assert_eq!(script.hears_kept(4).vouching, script.seats(&[4]));
+        assert_eq!(script.hears_kept(4).vouching, script.voters(&[4]));
         // An entry that was just created was not seen before.
         let _ = script.hears_lost(3, None);
         let made = script.hears(3, Step::Heal, Ok(Reply::Made { counter: 12 }));
@@ -598,7 +607,7 @@ mod tests {
 
     #[test]
     fn forced_out_is_lost_at_once_and_nothing_is_made() {
-        let mut script = Script::on(terms(group(3), &[0, 1, 2]));
+        let mut script = Script::on(params(group(3), &[0, 1, 2]));
         assert_eq!(script.gone(2), None);
         let outcome = script.gone(0).expect("an outcome");
         assert!(!outcome.is_taken_over());
@@ -612,7 +621,7 @@ mod tests {
     fn a_minority_that_keeps_what_was_deleted_elsewhere_heals_nothing() {
         // One of three still has it, one is silent: whether there was another holder is
         // unknown.
-        let mut script = Script::on(terms(group(3), &[0, 1, 2]));
+        let mut script = Script::on(params(group(3), &[0, 1, 2]));
         assert_eq!(script.kept(0), None);
         assert_eq!(script.gone(1), None);
         assert!(is_unchanged(script.silent(2), 1));
@@ -620,7 +629,7 @@ mod tests {
 
     #[test]
     fn a_lease_that_is_over_is_not_healed() {
-        let mut script = Script::on(terms(group(3), &[0, 1, 2]));
+        let mut script = Script::on(params(group(3), &[0, 1, 2]));
         assert_eq!(script.kept(0), None);
         assert_eq!(script.kept(1), extended());
         script.now = valid_until(T0, TTL);
@@ -630,7 +639,7 @@ mod tests {
     #[test]
     fn what_arrives_after_the_old_validity_changes_nothing() {
         for (now, is_extended) in [(OLD_END - Duration::from_nanos(1), true), (OLD_END, false)] {
-            let mut script = Script::on(terms(group(1), &[0]));
+            let mut script = Script::on(params(group(1), &[0]));
             script.now = now;
             let outcome = script.kept(0);
             if is_extended {
@@ -643,15 +652,15 @@ mod tests {
 
     #[test]
     fn a_shorter_extend_never_shortens() {
-        let mut terms = terms(group(1), &[0]);
-        terms.ttl = Ttl::new(Duration::from_secs(1), TTL).unwrap();
-        let mut script = Script::on(terms);
+        let mut params = params(group(1), &[0]);
+        params.ttl = Ttl::new(Duration::from_secs(1), TTL).unwrap();
+        let mut script = Script::on(params);
         assert_eq!(script.kept(0), Some(ExtendOutcome::Extended(OLD_END)));
     }
 
     #[test]
     fn lost_from_a_blocking_set_is_reported_at_once() {
-        let mut script = Script::on(terms(group(5), &[0, 1, 2]));
+        let mut script = Script::on(params(group(5), &[0, 1, 2]));
         assert_eq!(script.gone(0), None);
         assert_eq!(script.kept(1), None);
         assert_eq!(script.lost(2), None);
@@ -665,7 +674,7 @@ mod tests {
 
     #[test]
     fn silence_is_no_loss() {
-        let mut script = Script::on(terms(group(3), &[0, 1, 2]));
+        let mut script = Script::on(params(group(3), &[0, 1, 2]));
         assert_eq!(script.silent(0), None);
         assert_eq!(script.silent(1), None);
         assert!(is_unchanged(script.kept(2), 1));
@@ -673,14 +682,14 @@ mod tests {
 
     #[test]
     fn a_single_owner_keeps_or_has_lost() {
-        let mut script = Script::on(terms(group(1), &[0]));
+        let mut script = Script::on(params(group(1), &[0]));
         assert!(matches!(script.gone(0), Some(ExtendOutcome::Lost { .. })));
-        let owner = seats(&group(1), &[0]).take_first().unwrap();
-        let request = Renewal::new(terms(group(1), &[0])).request(Step::Main, owner);
+        let owner = voters(&group(1), &[0]).take_first().unwrap();
+        let request = Extend::new(params(group(1), &[0])).request(Step::Main, owner);
         assert!(matches!(
             request,
             Request::Extend {
-                absent: Absent::Keep,
+                if_missing: IfMissing::Report,
                 floor: 12,
                 ..
             }
@@ -690,18 +699,18 @@ mod tests {
     #[test]
     fn from_one_owner_to_another() {
         // The old owner must have kept it before the new owner gets it.
-        let joint = Placement::joint(Slot::SINGLE, &nodes(&[0]), &nodes(&[1]));
-        let mut script = Script::on(terms(joint, &[0]));
+        let joint = Placement::joint(FenceCounterId::SINGLE, &nodes(&[0]), &nodes(&[1]));
+        let mut script = Script::on(params(joint, &[0]));
         let effects = script.hears_kept(0);
         assert_eq!(
             (script.healed(&effects), effects.outcome),
-            (script.seats(&[1]), None)
+            (script.voters(&[1]), None)
         );
         let made = script.hears(1, Step::Heal, Ok(Reply::Made { counter: 12 }));
         assert_eq!(made.outcome, extended());
-        assert_eq!(made.vouching, script.seats(&[1]));
+        assert_eq!(made.vouching, script.voters(&[1]));
         // From then on, both have to keep it.
-        let mut both = terms(joint, &[0, 1]);
+        let mut both = params(joint, &[0, 1]);
         both.established = 2;
         let mut script = Script::on(both);
         assert_eq!(script.kept(0), None);
@@ -710,39 +719,43 @@ mod tests {
 
     #[test]
     fn a_fence_of_another_epoch_is_no_floor() {
-        let mut terms = terms(group(3), &[0]);
-        terms.fence = Fence::new(VIEW.epoch - 1, 12).unwrap();
-        let owner = terms.placement.seat(NodeIndex::new(0)).unwrap();
-        let request = Renewal::new(terms).request(Step::Main, owner);
+        let mut params = params(group(3), &[0]);
+        params.fence = Fence::new(VIEW.epoch - 1, 12).unwrap();
+        let owner = params.placement.voter(NodeIndex::new(0)).unwrap();
+        let request = Extend::new(params).request(Step::Main, owner);
         assert!(matches!(request, Request::Extend { floor: 0, .. }));
     }
 
     #[test]
     fn a_new_group_is_made_once_the_old_one_has_kept() {
-        let joint = Placement::joint(Slot::SINGLE, &nodes(&[0, 1, 2]), &nodes(&[2, 3, 4]));
-        let mut script = Script::on(terms(joint, &[0, 1]));
+        let joint = Placement::joint(
+            FenceCounterId::SINGLE,
+            &nodes(&[0, 1, 2]),
+            &nodes(&[2, 3, 4]),
+        );
+        let mut script = Script::on(params(joint, &[0, 1]));
         assert_eq!(script.kept(2), None);
         assert_eq!(script.kept(0), None);
         let effects = script.hears_kept(1);
-        assert_eq!(script.healed(&effects), script.seats(&[3, 4]));
+        assert_eq!(script.healed(&effects), script.voters(&[3, 4]));
         assert_eq!(effects.outcome, None);
         let made = script.hears(3, Step::Heal, Ok(Reply::Made { counter: 12 }));
         assert_eq!(made.outcome, extended());
-        assert_eq!(made.vouching, script.seats(&[2, 3]));
+        assert_eq!(made.vouching, script.voters(&[2, 3]));
         // Created in the new group after the success: it vouches as well; otherwise the
         // loss of one of the others would end the lease.
         let late = script.hears(4, Step::Heal, Ok(Reply::Made { counter: 12 }));
-        assert_eq!(late.acknowledged, script.seats(&[4]));
-        let four = script.seats(&[4]);
+        assert_eq!(late.acknowledged, script.voters(&[4]));
+        let four = script.voters(&[4]);
         assert_eq!((late.vouching, late.outcome), (four, None));
     }
 
     #[test]
     fn a_new_group_that_others_block_does_not_end_the_lease() {
-        let joint = Placement::joint(Slot::SINGLE, &nodes(&[0]), &nodes(&[1]));
-        let mut script = Script::on(terms(joint, &[0]));
+        let joint = Placement::joint(FenceCounterId::SINGLE, &nodes(&[0]), &nodes(&[1]));
+        let mut script = Script::on(params(joint, &[0]));
         assert_eq!(script.kept(0), None);
-        let busy = Ok(Reply::Lost(Some(Rival {
+        let busy = Ok(Reply::Lost(Some(CurrentHolder {
             holder: None,
             remaining: None,
         })));
@@ -751,8 +764,12 @@ mod tests {
 
     #[test]
     fn every_group_that_the_lease_stood_on_must_have_kept() {
-        let joint = Placement::joint(Slot::SINGLE, &nodes(&[0, 1, 2]), &nodes(&[3, 4, 5]));
-        let mut both = terms(joint, &[0, 1]);
+        let joint = Placement::joint(
+            FenceCounterId::SINGLE,
+            &nodes(&[0, 1, 2]),
+            &nodes(&[3, 4, 5]),
+        );
+        let mut both = params(joint, &[0, 1]);
         both.established = 2;
         let mut script = Script::on(both);
         for node in [3, 4, 5, 0, 1] {
@@ -763,9 +780,9 @@ mod tests {
 
     #[test]
     fn a_lease_that_no_group_vouches_for_cannot_be_extended() {
-        let mut terms = terms(group(3), &[0, 1, 2]);
-        terms.established = 0;
-        let mut script = Script::on(terms);
+        let mut params = params(group(3), &[0, 1, 2]);
+        params.established = 0;
+        let mut script = Script::on(params);
         assert_eq!(script.kept(0), None);
         assert_eq!(script.kept(1), None);
         assert!(is_unchanged(script.kept(2), 3));
@@ -774,14 +791,14 @@ mod tests {
     #[test]
     fn an_unconfirmed_view_waits_for_its_probes() {
         let old = T0 - Duration::from_secs(5);
-        let mut script = Script::probing(terms(group(1), &[0]), old, &[1, 2]);
+        let mut script = Script::probing(params(group(1), &[0]), old, &[1, 2]);
         assert_eq!(script.kept(0), None);
         let status = || Ok(Reply::Status(NodeStatus::default()));
         assert_eq!(script.hears(1, Step::Probe, status()).outcome, None);
         let outcome = script.hears(2, Step::Probe, status()).outcome;
         assert!(is_unchanged(outcome, 1));
 
-        let mut script = Script::probing(terms(group(1), &[0]), old, &[1, 2]);
+        let mut script = Script::probing(params(group(1), &[0]), old, &[1, 2]);
         assert_eq!(script.kept(0), None);
         script.confirmed_at = T0;
         let outcome = script.hears(1, Step::Probe, status()).outcome;
@@ -790,7 +807,7 @@ mod tests {
 
     #[test]
     fn stale_replies_never_count() {
-        let mut script = Script::on(terms(group(3), &[0, 1, 2]));
+        let mut script = Script::on(params(group(3), &[0, 1, 2]));
         let stale = || Ok(Reply::Stale(None));
         assert_eq!(script.kept(0), None);
         assert_eq!(script.hears(1, Step::Main, stale()).outcome, None);

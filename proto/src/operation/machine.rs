@@ -3,7 +3,7 @@
 
 use ringlock_ring::NodeIndex;
 
-use crate::node::message::{Answer, NodeError, Reply, Request, Rival, ViewId};
+use crate::node::message::{Answer, CurrentHolder, NodeError, Reply, Request, ViewId};
 use crate::quorum::{Placement, Voter, VoterSet};
 use crate::time::Instant;
 
@@ -101,7 +101,7 @@ pub trait Machine {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
     /// Another client holds the key there.
-    Busy(Option<Rival>),
+    Busy(Option<CurrentHolder>),
     /// The node no longer has an entry of the lease.
     Gone,
     /// The node serves another view, or none.
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn only_an_answer_that_passed_the_view_check_vouches() {
-        let rival = Rival {
+        let rival = CurrentHolder {
             holder: None,
             remaining: None,
         };

@@ -64,7 +64,7 @@ impl Release {
             ReleaseOutcome::TooLate { is_taken }
         } else if self.placement.has_quorum(self.released) {
             ReleaseOutcome::Released
-        } else if answered != self.placement.seats() {
+        } else if answered != self.placement.voters() {
             return None;
         } else {
             ReleaseOutcome::Unknown {
@@ -82,21 +82,21 @@ impl Machine for Release {
     fn on(&mut self, _: Instant, _: Instant, event: Event) -> Effects<ReleaseOutcome> {
         match event {
             Event::Start { .. } => Effects {
-                send: Some((Step::Main, self.placement.seats())),
+                send: Some((Step::Main, self.placement.voters())),
                 ..Effects::default()
             },
             Event::Answered { from, answer, .. } => {
-                let Some(seat) = self.placement.seat(from) else {
+                let Some(voter) = self.placement.voter(from) else {
                     return Effects::default();
                 };
                 match answer {
-                    Ok(Reply::Released) => self.released = self.released.with(seat),
+                    Ok(Reply::Released) => self.released = self.released.with(voter),
                     Ok(reply @ (Reply::Missing | Reply::Foreign)) => {
-                        self.gone = self.gone.with(seat);
+                        self.gone = self.gone.with(voter);
                         self.is_taken |= reply == Reply::Foreign;
                     }
                     other => {
-                        self.failed = self.failed.with(seat);
+                        self.failed = self.failed.with(voter);
                         self.refusals.push((from, Refusal::of(other)));
                     }
                 }
@@ -130,18 +130,18 @@ impl Machine for Release {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::message::{NodeError, NodeErrorKind, Slot};
+    use crate::node::message::{FenceCounterId, NodeError, NodeErrorKind};
 
     fn started(n: u16) -> Release {
         let group: Vec<NodeIndex> = (0..n).map(NodeIndex::new).collect();
-        let placement = Placement::stable(Slot::SINGLE, &group);
+        let placement = Placement::stable(FenceCounterId::SINGLE, &group);
         let key = Key::new("k").unwrap();
         let t0 = Instant::default();
         let mut release = Release::new(key.clone(), Token::new(7, None), placement, t0);
         let effects = release.on(t0, t0, Event::Start { probes: Vec::new() });
-        assert_eq!(effects.send, Some((Step::Main, placement.seats())));
+        assert_eq!(effects.send, Some((Step::Main, placement.voters())));
         let token = Token::new(7, None);
-        let owner = placement.seat(NodeIndex::new(0)).unwrap();
+        let owner = placement.voter(NodeIndex::new(0)).unwrap();
         let request = release.request(Step::Main, owner);
         assert_eq!(request, Request::Release { key, token });
         release

@@ -7,8 +7,8 @@ use ringlock_proto::lease::Token;
 use ringlock_proto::lease_record::known::Known;
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::message::{Answer, NodeError, NodeErrorKind, Reply, Request};
-use ringlock_proto::operation::acquire::{Attempt, Claim};
-use ringlock_proto::operation::extend::{ExtendParams, Renewal};
+use ringlock_proto::operation::acquire::{AcquireParams, Attempt};
+use ringlock_proto::operation::extend::{Extend, ExtendParams};
 use ringlock_proto::operation::machine::{Event, Machine, Step, vouches_for};
 use ringlock_proto::operation::release::{Release, ReleaseOutcome};
 use ringlock_proto::quorum::Placement;
@@ -16,9 +16,9 @@ use ringlock_proto::time::Instant;
 
 use crate::cluster::{home, key, member};
 use crate::lease::Lease;
-use crate::meddle;
-use crate::outcomes::Desk;
-use crate::post::{Address, Body, Kind, Letter};
+use crate::mutations;
+use crate::network::{Address, Body, Kind, Message};
+use crate::outcomes::Context;
 use crate::properties::Seen;
 use crate::running::{Outcome, Running};
 use crate::scenario::{Loss, Mutant, Scenario, at, span, ttl};
@@ -78,8 +78,8 @@ impl Client {
         }
     }
 
-    pub(crate) fn acquire(&mut self, desk: &mut Desk<'_>) {
-        let scenario = &desk.model.scenario;
+    pub(crate) fn acquire(&mut self, context: &mut Context<'_>) {
+        let scenario = &context.model.scenario;
         self.attempts += 1;
         let fresh = if scenario.is(Mutant::TokenPerClient) {
             0
@@ -89,54 +89,54 @@ impl Client {
         let drawn_by = if scenario.is(Mutant::ForkedTokens) {
             0
         } else {
-            desk.who
+            context.who
         };
         let token = Token::new(drawn_by as u128 * 100 + u128::from(fresh), None);
         self.token = Some(token.clone());
         self.asked = 0;
-        let max_ttl = meddle::max_ttl(scenario, &self.view);
-        let running = Running::Attempt(Attempt::new(Claim {
+        let max_ttl = mutations::max_ttl(scenario, &self.view);
+        let running = Running::Attempt(Attempt::new(AcquireParams {
             view: self.view.id(),
             view_lease: self.view.view_lease(),
             key: key(),
             token,
             ttl: ttl(scenario.ttl, max_ttl),
-            placement: meddle::placement(scenario, &self.view),
-            t0: desk.now(),
+            placement: mutations::placement(scenario, &self.view),
+            t0: context.now(),
         }));
-        self.begin(desk, running);
+        self.begin(context, running);
     }
 
-    pub(crate) fn extend(&mut self, desk: &mut Desk<'_>, ticks: u8) {
+    pub(crate) fn extend(&mut self, context: &mut Context<'_>, ticks: u8) {
         let Some(lease) = &self.lease else { return };
-        let scenario = &desk.model.scenario;
+        let scenario = &context.model.scenario;
         self.extends += 1;
         let late = if scenario.is(Mutant::ExtendAfterLapse) {
             span(10)
         } else {
             span(0)
         };
-        let footing = lease.footing(&self.view);
-        let max_ttl = meddle::max_ttl(scenario, &self.view);
-        let running = Running::Renewal(Renewal::new(ExtendParams {
+        let carried = lease.carried(&self.view);
+        let max_ttl = mutations::max_ttl(scenario, &self.view);
+        let running = Running::Extend(Extend::new(ExtendParams {
             view: self.view.id(),
             view_lease: self.view.view_lease(),
             key: key(),
             token: lease.token.clone(),
             fence: lease.fence,
             ttl: ttl(ticks, max_ttl),
-            placement: footing.placement,
-            established: footing.established,
-            known: footing.known,
+            placement: carried.placement,
+            established: carried.established,
+            known: carried.known,
             valid_until: lease.valid_until + late,
-            t0: desk.now(),
+            t0: context.now(),
         }));
-        self.begin(desk, running);
+        self.begin(context, running);
     }
 
     /// Releases the lease. If the client waits for the answers, it learns whether
     /// the release was in time.
-    pub(crate) fn release(&mut self, desk: &mut Desk<'_>) {
+    pub(crate) fn release(&mut self, context: &mut Context<'_>) {
         let Some(lease) = self.lease.take() else {
             return;
         };
@@ -150,48 +150,48 @@ impl Client {
         let homes = placement.nodes().iter().map(|&node| home(&view, node));
         let known = homes.fold(0, |known, home| known | 1 << home);
         let elsewhere = self.asked & !known;
-        let machine = Release::new(key(), token.clone(), placement, desk.now());
+        let machine = Release::new(key(), token.clone(), placement, context.now());
         let serial = self.serial;
-        let farewell = (serial, Kind::ReleaseOutcome);
-        if desk.model.scenario.awaits_release {
-            self.begin_in(desk, Running::Release(machine), view);
+        let released = (serial, Kind::ReleaseOutcome);
+        if context.model.scenario.awaits_release {
+            self.begin_in(context, Running::Release(machine), view);
         } else {
-            for seat in placement.seats().iter() {
-                let to = home(&view, placement.node(seat));
-                let request = machine.request(Step::Main, seat);
-                self.post(desk, farewell, to, request);
+            for voter in placement.voters().iter() {
+                let to = home(&view, placement.node(voter));
+                let request = machine.request(Step::Main, voter);
+                self.send(context, released, to, request);
             }
             self.serial += 1;
         }
         // A lease that was carried over has left entries on its earlier nodes.
         for to in (0..self.seen_at.len()).filter(|to| elsewhere & 1 << to != 0) {
             let (key, token) = (key(), token.clone());
-            self.post(desk, farewell, to, Request::Release { key, token });
+            self.send(context, released, to, Request::Release { key, token });
         }
     }
 
-    pub(crate) fn abandon(&mut self, desk: &mut Desk<'_>) {
+    pub(crate) fn abandon(&mut self, context: &mut Context<'_>) {
         if let Some(op) = self.op.take() {
-            self.feed(desk, op, Event::Abandoned);
+            self.feed(context, op, Event::Abandoned);
         }
         self.op = None;
         self.token = None;
     }
 
     /// Every node that has not answered counts as silent.
-    pub(crate) fn give_up(&mut self, desk: &mut Desk<'_>) {
+    pub(crate) fn give_up(&mut self, context: &mut Context<'_>) {
         let waits = self.op.as_mut().map(|op| std::mem::take(&mut op.waits));
         for (from, kind) in waits.into_iter().flatten() {
             let error = NodeError::new(NodeErrorKind::Timeout, "no answer");
-            self.answered(desk, from, kind.step(), Err(error));
+            self.answered(context, from, kind.step(), Err(error));
         }
     }
 
-    pub(crate) fn hear(&mut self, desk: &mut Desk<'_>, address: Address, reply: &Reply) {
+    pub(crate) fn hear(&mut self, context: &mut Context<'_>, address: Address, reply: &Reply) {
         if let Reply::Stale(serving) = reply {
-            desk.model.see(Seen::Stale);
+            context.model.see(Seen::Stale);
             if let Some(id) = serving.filter(|id| id.epoch > self.view.id().epoch) {
-                self.learn(&desk.model.library.find(id));
+                self.learn(&context.model.library.find(id));
             }
         }
         let from = address.node;
@@ -207,15 +207,15 @@ impl Client {
                     let seen = &mut self.seen_at[from];
                     *seen = (*seen).max(Some(op.t0));
                 }
-                if desk.model.scenario.is(Mutant::DoubleVote)
+                if context.model.scenario.is(Mutant::DoubleVote)
                     && matches!(reply, Reply::Granted { .. })
                 {
-                    let twin = (from + 1) % desk.model.scenario.replicas;
-                    self.answered(desk, twin, Step::Main, answer.clone());
+                    let twin = (from + 1) % context.model.scenario.replicas;
+                    self.answered(context, twin, Step::Main, answer.clone());
                 }
-                self.answered(desk, from, address.kind.step(), answer);
+                self.answered(context, from, address.kind.step(), answer);
             }
-            _ => self.hear_late(desk, (from, address.kind.step()), answer),
+            _ => self.hear_late(context, (from, address.kind.step()), answer),
         }
     }
 
@@ -261,82 +261,82 @@ impl Client {
         }
     }
 
-    fn begin(&mut self, desk: &mut Desk<'_>, running: Running) {
+    fn begin(&mut self, context: &mut Context<'_>, running: Running) {
         let view = Arc::clone(&self.view);
-        self.begin_in(desk, running, view);
+        self.begin_in(context, running, view);
     }
 
-    fn begin_in(&mut self, desk: &mut Desk<'_>, running: Running, view: Arc<View>) {
-        let is_renewal = matches!(running, Running::Renewal(_));
-        let is_forced = desk.model.scenario.loss == Some(Loss::Forced);
-        let has_gap = (is_forced || desk.model.scenario.loss == Some(Loss::Vanish))
+    fn begin_in(&mut self, context: &mut Context<'_>, running: Running, view: Arc<View>) {
+        let is_renewal = matches!(running, Running::Extend(_));
+        let is_forced = context.model.scenario.loss == Some(Loss::Forced);
+        let has_gap = (is_forced || context.model.scenario.loss == Some(Loss::Vanish))
             && self.lease.as_ref().is_some_and(|lease| lease.has_gap);
-        let is_order_enough = desk.is_fence_ordered() && !(is_renewal && is_forced);
+        let is_order_enough = context.is_fence_ordered() && !(is_renewal && is_forced);
         let op = Op {
             serial: self.serial,
             running,
             view,
-            t0: desk.tick,
+            t0: context.tick,
             waits: Vec::new(),
             holders: Known::NONE,
             has_gap,
             before: if is_order_enough {
                 0
             } else {
-                desk.highest_fence()
+                context.highest_fence()
             },
         };
         self.serial += 1;
         let placement = op.running.placement();
-        let confirmed_until = self.confirmed_at(desk, &op) + op.view.view_lease();
-        let probes = if desk.now() < confirmed_until {
+        let confirmed_until = self.confirmed_at(context, &op) + op.view.view_lease();
+        let probes = if context.now() < confirmed_until {
             Vec::new()
         } else {
             let view = &op.view;
             let members = view.members().map(|node| view.index_of(&node.name));
             let others = members.flatten();
             others
-                .filter(|&node| placement.seat(node).is_none())
+                .filter(|&node| placement.voter(node).is_none())
                 .collect()
         };
-        self.feed(desk, op, Event::Start { probes });
+        self.feed(context, op, Event::Start { probes });
     }
 
-    fn answered(&mut self, desk: &mut Desk<'_>, from: usize, step: Step, answer: Answer) {
+    fn answered(&mut self, context: &mut Context<'_>, from: usize, step: Step, answer: Answer) {
         if let Some(op) = self.op.take() {
             let Some(from) = member(&op.view, from) else {
                 self.op = Some(op);
                 return;
             };
-            self.feed(desk, op, Event::Answered { from, step, answer });
+            self.feed(context, op, Event::Answered { from, step, answer });
         }
     }
 
-    fn feed(&mut self, desk: &mut Desk<'_>, mut op: Op, event: Event) {
-        let confirmed_at = self.confirmed_at(desk, &op);
-        let effects = op.running.on(desk.now(), confirmed_at, event);
+    fn feed(&mut self, context: &mut Context<'_>, mut op: Op, event: Event) {
+        let confirmed_at = self.confirmed_at(context, &op);
+        let effects = op.running.on(context.now(), confirmed_at, event);
         let placement = op.running.placement();
-        if let Some((step, seats)) = effects.send {
-            for seat in seats.iter() {
-                let to = home(&op.view, placement.node(seat));
+        if let Some((step, voters)) = effects.send {
+            for voter in voters.iter() {
+                let to = home(&op.view, placement.node(voter));
                 op.waits.push((to, step.into()));
                 self.asked |= 1 << to;
-                let request = op.running.request(step, seat);
-                self.post(desk, (op.serial, step.into()), to, request);
+                let request = op.running.request(step, voter);
+                self.send(context, (op.serial, step.into()), to, request);
             }
         }
-        let has = meddle::seen(&desk.model.scenario, &effects);
+        let has = mutations::seen(&context.model.scenario, &effects);
         for node in effects.probe {
             let to = home(&op.view, node);
             op.waits.push((to, Kind::Probe));
-            self.post(desk, (op.serial, Kind::Probe), to, Request::Status);
+            self.send(context, (op.serial, Kind::Probe), to, Request::Status);
         }
         if let (false, Some(token)) = (effects.release.is_empty(), self.token.clone()) {
-            for seat in effects.release.iter() {
+            for voter in effects.release.iter() {
                 let (key, token) = (key(), token.clone());
-                let to = home(&op.view, placement.node(seat));
+                let to = home(&op.view, placement.node(voter));
                 let request = Request::Release { key, token };
-                self.post(desk, (op.serial, Kind::ReleaseOutcome), to, request);
+                self.send(context, (op.serial, Kind::ReleaseOutcome), to, request);
             }
         }
         if let Some(lease) = &mut self.lease {
@@ -348,18 +348,18 @@ impl Client {
         op.waits.sort_unstable();
         match effects.outcome {
             None => self.op = Some(op),
-            Some(Outcome::Attempt(result)) => self.conclude(desk, op, result),
-            Some(Outcome::Renewal(extension)) => self.renewed(desk, op, &extension),
-            Some(Outcome::Release(farewell)) => desk.model.see(match farewell {
+            Some(Outcome::Attempt(result)) => self.conclude(context, op, result),
+            Some(Outcome::Extend(extension)) => self.renewed(context, op, &extension),
+            Some(Outcome::Release(released)) => context.model.see(match released {
                 ReleaseOutcome::Released => Seen::Released,
                 _ => Seen::ReleasedTooLate,
             }),
         }
     }
 
-    fn confirmed_at(&self, desk: &Desk<'_>, op: &Op) -> Instant {
-        if desk.model.scenario.is(Mutant::NoConfirmation) {
-            return desk.now();
+    fn confirmed_at(&self, context: &Context<'_>, op: &Op) -> Instant {
+        if context.model.scenario.is(Mutant::NoConfirmation) {
+            return context.now();
         }
         if is_confirmed_by_votes(&op.view, &op.running.placement()) {
             return at(op.t0);
@@ -370,15 +370,15 @@ impl Client {
         }))
     }
 
-    pub(crate) fn post(
+    pub(crate) fn send(
         &self,
-        desk: &mut Desk<'_>,
+        context: &mut Context<'_>,
         (serial, kind): (u8, Kind),
         to: usize,
         request: Request,
     ) {
         let address = Address {
-            client: desk.who,
+            client: context.who,
             node: to,
             attempt: self.attempts,
             serial,
@@ -387,7 +387,7 @@ impl Client {
             is_echo: false,
         };
         let body = Body::Ask(request);
-        desk.outbox.push(Letter {
+        context.outbox.push(Message {
             address,
             is_late: false,
             body,

@@ -1,4 +1,4 @@
-//! Coordinators: the driver around [`Transition`] and [`Decision`].
+//! Coordinators: the driver around [`Transition`] and [`BallotRun`].
 //!
 //! An observation is one atomic reading of every node; the resulting step may follow
 //! at any later time. Votes and quarantines are messages that arrive late or never,
@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringlock_proto::membership::paxos::{BallotOutcome, Call, Decision, Proposal};
+use ringlock_proto::membership::paxos::{BallotOutcome, BallotRun, Outgoing, Proposal};
 use ringlock_proto::membership::transition::{Goal, Move, Transition};
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::lock_table::LockTable;
@@ -17,11 +17,11 @@ use ringlock_proto::node::message::{
 };
 
 use crate::cluster::{home, home_of, member, name};
-use crate::meddle;
+use crate::cow::Shared;
+use crate::faults;
+use crate::mutations;
 use crate::properties::{Claim, Seen};
 use crate::scenario::{Aim, Mutant, at};
-use crate::shared::Shared;
-use crate::tamper;
 use crate::world::{Explored, World};
 
 /// How long prepared spares have been in quarantine.
@@ -45,7 +45,7 @@ pub(crate) struct Coordinator {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Vote {
-    decision: Decision,
+    decision: BallotRun,
     /// The view in force.
     view: Arc<View>,
     /// The view that was proposed.
@@ -122,9 +122,9 @@ fn transition(
         transition = transition.with_plans_outdated();
     }
     if model.scenario.is_prepared {
-        let long_ago = meddle::coordinator_clock(0) - LONG_AGO;
+        let long_ago = mutations::coordinator_clock(0) - LONG_AGO;
         for spare in model.scenario.nodes..world.nodes.len() {
-            let status = tamper::status(&world.nodes[spare]);
+            let status = faults::status(&world.nodes[spare]);
             transition.saw(long_ago, name(spare), Some(status));
         }
     }
@@ -134,7 +134,7 @@ fn transition(
 impl Explored {
     fn status(&self, world: &World, home: usize) -> Option<NodeStatus> {
         let is_hidden = self.scenario.hidden.contains(&home);
-        (!is_hidden).then(|| tamper::status(&world.nodes[home]))
+        (!is_hidden).then(|| faults::status(&world.nodes[home]))
     }
 
     /// A coordinator learns of a newer view. A mutant forgets that its transition was
@@ -143,14 +143,14 @@ impl Explored {
         let was_joint = coordinator.transition.view().next().is_some();
         coordinator.transition.moved(Arc::clone(&view));
         let is_stopped = coordinator.transition.taken_back().is_some();
-        if is_stopped && meddle::ignores_abort(&self.scenario, was_joint) {
+        if is_stopped && mutations::ignores_abort(&self.scenario, was_joint) {
             coordinator.transition = transition(self, world, (who, coordinator.reached), &view);
         }
     }
 
     /// Reads every node.
     pub(crate) fn look(&self, world: &mut World, who: usize) {
-        let now = meddle::coordinator_clock(world.tick);
+        let now = mutations::coordinator_clock(world.tick);
         let mut coordinator = (*world.coordinators[who]).clone();
         let mut everybody: Vec<usize> = Vec::new();
         // A newer view may have more nodes.
@@ -180,19 +180,19 @@ impl Explored {
         let scenario = &self.scenario;
         let mut coordinator = (*world.coordinators[who]).clone();
         coordinator.has_looked = false;
-        let now = meddle::clock(scenario, coordinator.transition.view(), world.tick);
+        let now = mutations::clock(scenario, coordinator.transition.view(), world.tick);
         let mut nonces = coordinator.nonces;
         let next = coordinator.transition.next(now, || {
             nonces += 1;
             format!("nonce-{who}-{nonces}").into()
         });
         match next.unwrap() {
-            Move::Tell(letters) => {
+            Move::Send(requests) => {
                 let view = coordinator.transition.view();
-                let orders = letters.into_iter().filter_map(|(name, request)| {
+                let orders = requests.into_iter().filter_map(|(name, request)| {
                     let is_quarantine = matches!(request, Request::Quarantine { .. });
                     let to = home_of(&name);
-                    is_quarantine.then(|| (to, meddle::quarantine(scenario, view, to, request)))
+                    is_quarantine.then(|| (to, mutations::quarantine(scenario, view, to, request)))
                 });
                 let orders: Vec<_> = orders.collect();
                 let is_on_its_way = |to: usize| {
@@ -221,7 +221,7 @@ impl Explored {
                 }
             }
             Move::Propose(view) if coordinator.ballots < scenario.ballots[who] => {
-                let motion = Arc::new(meddle::motion(scenario, *view));
+                let motion = Arc::new(mutations::motion(scenario, *view));
                 self.library.shelve(&motion);
                 self.call_vote(world, (who, coordinator), motion);
                 if scenario.is_vote_brief {
@@ -272,11 +272,11 @@ impl Explored {
             view: motion.id(),
             document: Arc::clone(motion.document()),
         };
-        let mut decision = Decision::new(view.id(), view.deciders(), ballot, paper);
+        let mut decision = BallotRun::new(view.id(), view.deciders(), ballot, paper);
         let mut call = decision.start();
         if self.scenario.is(Mutant::NoPrepare) {
             for node in view.deciders() {
-                let Call { ask, .. } = decision.on(node, Ok(Reply::Promised(None)));
+                let Outgoing { ask, .. } = decision.on(node, Ok(Reply::Promised(None)));
                 call.ask = ask.or(call.ask);
             }
         }
@@ -301,7 +301,7 @@ impl Explored {
         &self,
         world: &mut World,
         (who, mut coordinator): (usize, Coordinator),
-        call: Call,
+        call: Outgoing,
     ) {
         let serial = coordinator.ballots;
         if let (Some(request), Some(vote)) = (call.ask, &mut coordinator.vote) {
@@ -385,8 +385,8 @@ impl Explored {
                 world.decided.push(Arc::clone(view));
                 world.decided.sort_by_key(|view| view.id());
                 for &to in self.scenario.prompt {
-                    let status = tamper::status(&world.nodes[to]);
-                    if tamper::would_adopt(&self.scenario, &status, view, to) {
+                    let status = faults::status(&world.nodes[to]);
+                    if faults::would_adopt(&self.scenario, &status, view, to) {
                         self.spread(world, epoch, to);
                     }
                 }
@@ -405,12 +405,12 @@ impl Explored {
         } else {
             world.tick
         });
-        let is_turned = tamper::is_turned(scenario, &world.nodes[order.to]);
+        let is_turned = faults::is_turned(scenario, &world.nodes[order.to]);
         let reply = world.nodes[order.to].update(|table| {
-            let obey = |table: &mut LockTable| meddle::obey(scenario, table, now, &request);
+            let obey = |table: &mut LockTable| mutations::obey(scenario, table, now, &request);
             if is_turned {
-                let reply = tamper::as_before(table, obey);
-                tamper::believed(scenario, table, &request, reply)
+                let reply = faults::as_before(table, obey);
+                faults::believed(scenario, table, &request, reply)
             } else {
                 obey(table)
             }
@@ -463,7 +463,7 @@ impl Explored {
         {
             self.see(Seen::Readmitted);
         }
-        world.nodes[to].update(|table| tamper::adopt_as(&self.scenario, table, &view, node));
+        world.nodes[to].update(|table| faults::adopt_as(&self.scenario, table, &view, node));
     }
 }
 

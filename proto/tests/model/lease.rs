@@ -32,7 +32,7 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// What it is based on in `view`.
-    pub(crate) fn footing(&self, view: &View) -> CarriedPlacement {
+    pub(crate) fn carried(&self, view: &View) -> CarriedPlacement {
         let basis = LastSuccess {
             view: &self.view,
             placement: self.placement,
@@ -48,13 +48,13 @@ impl Lease {
         placement: &Placement,
         (has, lacks): (Known, VoterSet),
     ) {
-        let here = |seats| transfer(view, placement, seats, &self.view, &self.placement);
+        let here = |voters| transfer(view, placement, voters, &self.view, &self.placement);
         self.known = self.known.minus(here(lacks)).union(has.map(here));
     }
 
     /// Records a success in `view`, where these seats are known to hold its entry.
     pub(crate) fn settle_in(&mut self, view: Arc<View>, placement: Placement, holders: Known) {
-        let known = self.footing(&view).known.union(holders);
+        let known = self.carried(&view).known.union(holders);
         (self.view, self.placement, self.known) = (view, placement, known);
     }
 }

@@ -11,9 +11,9 @@
 //! * `cluster`, `lease`: nodes and views, and what a lease is based on in each
 //! * `coordinator`: the driver around the machines that change views
 //! * `starter`: the driver that starts a cluster again
-//! * `rescue`: whether a cluster can be brought to a stable state
-//! * `tamper`: nodes, and what mutants do to messages in flight
-//! * `meddle`: what mutants do to clients and coordinators
+//! * `recovery`: whether a cluster can be brought to a stable state
+//! * `faults`: nodes, and what mutants do to messages in flight
+//! * `mutations`: what mutants do to clients and coordinators
 //! * `properties`: the claims that must hold, and what must have been seen
 //! * `scenarios`, `changes`, `losses`: bounded worlds in which every claim holds
 //! * `wider`: the same within wider bounds, on demand
@@ -31,20 +31,20 @@ mod changes;
 mod client;
 mod cluster;
 mod coordinator;
+mod cow;
+mod faults;
 mod lease;
 mod losses;
-mod meddle;
 mod mutants;
+mod mutations;
+mod network;
 mod outcomes;
-mod post;
 mod properties;
-mod rescue;
+mod recovery;
 mod running;
 mod scenario;
 mod scenarios;
-mod shared;
 mod starter;
 mod steps;
-mod tamper;
 mod wider;
 mod world;

@@ -194,17 +194,22 @@ sights! {
 }
 
 impl Explored {
-    pub(crate) fn see(&self, sight: Seen) {
-        self.seen.fetch_or(1 << sight as u32, Ordering::Relaxed);
+    pub(crate) fn see(&self, observation: Seen) {
+        self.seen
+            .fetch_or(1 << observation as u32, Ordering::Relaxed);
     }
 
-    fn has_seen(&self, sight: Seen) -> bool {
-        self.seen.load(Ordering::Relaxed) & 1 << sight as u32 != 0
+    fn has_seen(&self, observation: Seen) -> bool {
+        self.seen.load(Ordering::Relaxed) & 1 << observation as u32 != 0
     }
 
     pub(crate) fn all_properties(&self) -> Vec<Property<Self>> {
         let claims = self.scenario.claims.iter().map(|claim| claim.property());
-        let sights = self.scenario.sights.iter().map(|sight| sight.property());
+        let sights = self
+            .scenario
+            .sights
+            .iter()
+            .map(|observation| observation.property());
         claims.chain(sights).collect()
     }
 }

@@ -1,8 +1,8 @@
 //! The machines of the three operations as one type.
 
 use ringlock_proto::node::message::Request;
-use ringlock_proto::operation::acquire::{Attempt, Grant, Refused};
-use ringlock_proto::operation::extend::{ExtendOutcome, Renewal};
+use ringlock_proto::operation::acquire::{Attempt, Denied, Grant};
+use ringlock_proto::operation::extend::{Extend, ExtendOutcome};
 use ringlock_proto::operation::machine::{Effects, Event, Machine, Step};
 use ringlock_proto::operation::release::{Release, ReleaseOutcome};
 use ringlock_proto::quorum::{Placement, Voter};
@@ -11,13 +11,13 @@ use ringlock_proto::time::Instant;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Running {
     Attempt(Attempt),
-    Renewal(Renewal),
+    Extend(Extend),
     Release(Release),
 }
 
 pub(crate) enum Outcome {
-    Attempt(Result<Grant, Refused>),
-    Renewal(ExtendOutcome),
+    Attempt(Result<Grant, Denied>),
+    Extend(ExtendOutcome),
     Release(ReleaseOutcome),
 }
 
@@ -44,9 +44,7 @@ impl Running {
             Self::Attempt(machine) => {
                 wrapped(machine.on(now, confirmed_at, event), Outcome::Attempt)
             }
-            Self::Renewal(machine) => {
-                wrapped(machine.on(now, confirmed_at, event), Outcome::Renewal)
-            }
+            Self::Extend(machine) => wrapped(machine.on(now, confirmed_at, event), Outcome::Extend),
             Self::Release(machine) => {
                 wrapped(machine.on(now, confirmed_at, event), Outcome::Release)
             }
@@ -56,7 +54,7 @@ impl Running {
     pub(crate) fn request(&self, step: Step, to: Voter) -> Request {
         match self {
             Self::Attempt(machine) => machine.request(step, to),
-            Self::Renewal(machine) => machine.request(step, to),
+            Self::Extend(machine) => machine.request(step, to),
             Self::Release(machine) => machine.request(step, to),
         }
     }
@@ -64,7 +62,7 @@ impl Running {
     pub(crate) fn placement(&self) -> Placement {
         match self {
             Self::Attempt(machine) => *machine.placement(),
-            Self::Renewal(machine) => *machine.placement(),
+            Self::Extend(machine) => *machine.placement(),
             Self::Release(machine) => *machine.placement(),
         }
     }

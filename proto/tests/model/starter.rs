@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlock_proto::lease::EPOCH_LEAP;
-use ringlock_proto::membership::new_start::{NewStart, Prospect, prospect};
+use ringlock_proto::membership::new_start::{NewStart, VoteOutlook, vote_outlook};
 use ringlock_proto::membership::view::{Nonces, View};
-use ringlock_proto::node::message::{NodeStatus, Past, Reply, Request};
+use ringlock_proto::node::message::{NodeStatus, PriorState, Reply, Request};
 use ringlock_proto::time::Instant;
 
 use crate::cluster::{home, member, name};
+use crate::cow::Shared;
+use crate::faults;
 use crate::properties::Seen;
 use crate::scenario::{Mutant, at};
-use crate::shared::Shared;
-use crate::tamper;
 use crate::world::{Explored, World};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -62,7 +62,7 @@ impl Starter {
 
 /// The newest view that a node serves, or the first where none serves one.
 fn newest(model: &Explored, world: &World) -> Arc<View> {
-    let served = world.nodes.iter().filter_map(|table| tamper::served(table));
+    let served = world.nodes.iter().filter_map(|table| faults::served(table));
     let newest = served.max();
     newest.map_or_else(|| Arc::clone(&model.first), |id| model.library.find(id))
 }
@@ -84,9 +84,9 @@ impl Explored {
 
     fn is_lost(&self, world: &World) -> bool {
         let view = newest(self, world);
-        let statuses: Vec<NodeStatus> = world.nodes.iter().map(|it| tamper::status(it)).collect();
+        let statuses: Vec<NodeStatus> = world.nodes.iter().map(|it| faults::status(it)).collect();
         let status = |name: &str| Some(&statuses[crate::cluster::home_of(name)]);
-        prospect(&view, status) == Prospect::StartsAnew
+        vote_outlook(&view, status) == VoteOutlook::StartsAnew
     }
 
     /// The starter's next step.
@@ -95,7 +95,7 @@ impl Explored {
         starter.stage = match starter.stage {
             Stage::Idle => {
                 starter.tries += 1;
-                let statuses: Vec<_> = world.nodes.iter().map(|it| tamper::status(it)).collect();
+                let statuses: Vec<_> = world.nodes.iter().map(|it| faults::status(it)).collect();
                 let tries = starter.tries;
                 let nonce = |node: usize| format!("start-{who}-{tries}-{node}").into();
                 let nonces = (0..statuses.len()).map(nonce).collect();
@@ -138,11 +138,13 @@ impl Explored {
         if stopped + 1 < statuses.len() {
             return Stage::Stopping(start, statuses, stopped + 1);
         }
-        let mut pasts: Vec<Past> = (world.nodes.iter())
-            .map(|table| match (**table).clone().apply(now, &Request::Past) {
-                Reply::Past(past) => past,
-                other => panic!("{other:?}"),
-            })
+        let mut pasts: Vec<PriorState> = (world.nodes.iter())
+            .map(
+                |table| match (**table).clone().apply(now, &Request::PriorState) {
+                    Reply::PriorState(past) => past,
+                    other => panic!("{other:?}"),
+                },
+            )
             .collect();
         if self.scenario.is(Mutant::LongestQuarantineCounts) {
             let longest = pasts.iter().map(|past| past.quarantined_for).max();
@@ -165,7 +167,7 @@ impl Explored {
 
     fn write(&self, world: &World, start: &NewStart) -> Stage {
         let statuses: Vec<_> = (world.nodes.iter())
-            .map(|table| Some(tamper::status(table)))
+            .map(|table| Some(faults::status(table)))
             .collect();
         if !start.is_undisturbed(&statuses) {
             self.see(Seen::Disturbed);
@@ -184,7 +186,7 @@ impl Explored {
     pub(crate) fn would_follow(&self, world: &World, who: usize, to: usize) -> bool {
         let written = world.starters[who].written();
         written.is_some_and(|view| {
-            tamper::would_adopt(&self.scenario, &tamper::status(&world.nodes[to]), view, to)
+            faults::would_adopt(&self.scenario, &faults::status(&world.nodes[to]), view, to)
         })
     }
 
@@ -197,6 +199,6 @@ impl Explored {
         self.decide(world, &view);
         let node = member(&view, to).unwrap();
         world.nodes[home(&view, node)]
-            .update(|table| tamper::adopt_as(&self.scenario, table, &view, node));
+            .update(|table| faults::adopt_as(&self.scenario, table, &view, node));
     }
 }

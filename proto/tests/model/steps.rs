@@ -5,12 +5,12 @@ use ringlock_proto::node::lock_table::LockTable;
 
 use crate::client::Client;
 use crate::cluster::{SECOND_NONCE, key};
-use crate::outcomes::Desk;
-use crate::post::{Address, Body, Kind, Letter};
+use crate::cow::Shared;
+use crate::faults;
+use crate::network::{Address, Body, Kind, Message};
+use crate::outcomes::Context;
 use crate::properties::{Claim, Seen};
 use crate::scenario::{Change, Loss, Mutant, Scenario, at};
-use crate::shared::Shared;
-use crate::tamper;
 use crate::world::{Act, Entries, Explored, World};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Act {
             self,
             Act::Spread(..)
                 | Act::Obey(_)
-                | Act::Look(_)
+                | Act::Observe(_)
                 | Act::Proceed(_)
                 | Act::Lose(..)
                 | Act::Start(_)
@@ -43,7 +43,7 @@ impl Explored {
             Act::Tick => self.tick(world),
             Act::Acquire(who) => self.turn(world, who, Client::acquire),
             Act::Extend(who, ticks) => {
-                self.turn(world, who, |client, desk| client.extend(desk, ticks));
+                self.turn(world, who, |client, context| client.extend(context, ticks));
             }
             Act::Release(who) => self.turn(world, who, Client::release),
             Act::Abandon(who) => self.turn(world, who, Client::abandon),
@@ -52,7 +52,7 @@ impl Explored {
                 let served = world
                     .nodes
                     .iter()
-                    .find_map(|table| tamper::served(table).filter(|served| served.epoch == epoch));
+                    .find_map(|table| faults::served(table).filter(|served| served.epoch == epoch));
                 let view = self.library.find(served?);
                 self.turn(world, who, |client, _| client.learn(&view));
             }
@@ -60,29 +60,29 @@ impl Explored {
             Act::Defer(address) => self.deliver(world, address, Answering::Later),
             Act::Drop(address) => {
                 world.drops += 1;
-                world.post.retain(|letter| letter.address != address);
+                world.post.retain(|message| message.address != address);
             }
             Act::Linger(address) => {
                 if let Some(index) = position(world, address) {
-                    world.post[index].update(|letter| letter.is_late = true);
+                    world.post[index].update(|message| message.is_late = true);
                 }
             }
             Act::Repeat(address) => {
                 world.repeats += 1;
                 if let Some(index) = position(world, address) {
-                    let mut letter = (*world.post[index]).clone();
-                    letter.address.is_echo = true;
-                    world.post.push(Shared::new(letter));
+                    let mut message = (*world.post[index]).clone();
+                    message.address.is_echo = true;
+                    world.post.push(Shared::new(message));
                 }
             }
             Act::Lose(to, entries) => self.lose(world, to, entries),
             Act::Quarantine => self.quarantine(world),
             Act::Adopt(to) => {
                 let view = self.second.as_ref()?;
-                world.nodes[to].update(|table| tamper::adopt(table, view, to));
+                world.nodes[to].update(|table| faults::adopt(table, view, to));
             }
             Act::Spread(epoch, to) => self.spread(world, epoch, to),
-            Act::Look(who) => {
+            Act::Observe(who) => {
                 self.look(world, who);
                 if self.scenario.is_eager {
                     // Even if nothing follows, the observation counts.
@@ -96,7 +96,7 @@ impl Explored {
             Act::Follow(who, to) => self.follow(world, who, to),
         }
         world.forget();
-        world.post.sort_unstable_by_key(|letter| letter.address);
+        world.post.sort_unstable_by_key(|message| message.address);
         world.orders.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         world.watch(self);
         world.check_freed(self);
@@ -120,8 +120,8 @@ impl Explored {
         }
     }
 
-    fn turn(&self, world: &mut World, who: usize, act: impl FnOnce(&mut Client, &mut Desk<'_>)) {
-        let mut desk = Desk {
+    fn turn(&self, world: &mut World, who: usize, act: impl FnOnce(&mut Client, &mut Context<'_>)) {
+        let mut context = Context {
             model: self,
             who,
             tick: world.tick,
@@ -130,8 +130,8 @@ impl Explored {
             broken: None,
         };
         let before = world.clients[who].token.clone();
-        world.clients[who].update(|client| act(client, &mut desk));
-        let Desk { outbox, broken, .. } = desk;
+        world.clients[who].update(|client| act(client, &mut context));
+        let Context { outbox, broken, .. } = context;
         world.post.extend(outbox.into_iter().map(Shared::new));
         world.broken = world.broken.or(broken);
         if let Some(token) = before
@@ -148,24 +148,24 @@ impl Explored {
         let Some(index) = position(world, address) else {
             return;
         };
-        let letter = world.post.remove(index);
-        if let Body::Tell(reply) = &letter.body {
-            self.turn(world, address.client, |client, desk| {
-                client.hear(desk, address, reply);
+        let message = world.post.remove(index);
+        if let Body::Send(reply) = &message.body {
+            self.turn(world, address.client, |client, context| {
+                client.hear(context, address, reply);
             });
             return;
         }
         if self.scenario.is_ordered && !self.scenario.is(Mutant::ReleaseOvertakes) {
-            let lost = |other: &Shared<Letter>| other.address.precedes(&address);
+            let lost = |other: &Shared<Message>| other.address.precedes(&address);
             world.post.retain(|other| !lost(other));
         }
-        if let Some(token) = letter.token()
-            && letter.releases(token, address.node)
+        if let Some(token) = message.token()
+            && message.releases(token, address.node)
             && world.is_coming(address.node, token)
         {
             world.accuse(Claim::NoOrphan, &self.scenario);
         }
-        let Some(reply) = tamper::carry_out(&self.scenario, world, &letter) else {
+        let Some(reply) = faults::carry_out(&self.scenario, world, &message) else {
             return;
         };
         if matches!(reply, ringlock_proto::node::message::Reply::Made { .. }) {
@@ -179,13 +179,13 @@ impl Explored {
             return;
         }
         match answering {
-            Answering::AtOnce => self.turn(world, address.client, |client, desk| {
-                client.hear(desk, address, &reply);
+            Answering::AtOnce => self.turn(world, address.client, |client, context| {
+                client.hear(context, address, &reply);
             }),
-            Answering::Later => world.post.push(Shared::new(Letter {
+            Answering::Later => world.post.push(Shared::new(Message {
                 address,
                 is_late: false,
-                body: Body::Tell(reply),
+                body: Body::Send(reply),
             })),
         }
     }
@@ -193,8 +193,8 @@ impl Explored {
     fn lose(&self, world: &mut World, to: usize, entries: Entries) {
         world.losses += 1;
         match self.scenario.loss {
-            Some(Loss::Wipe) => world.nodes[to] = tamper::wiped(self, to),
-            Some(Loss::Resync) => world.nodes[to] = tamper::resynced(self, to),
+            Some(Loss::Wipe) => world.nodes[to] = faults::wiped(self, to),
+            Some(Loss::Resync) => world.nodes[to] = faults::resynced(self, to),
             Some(Loss::Restart) => world.nodes[to].update(|table| {
                 if entries == Entries::Gone {
                     table.delete(&key());
@@ -223,14 +223,14 @@ impl Explored {
             if !is_force {
                 *table = Shared::new(LockTable::new("run-2"));
             }
-            table.update(|table| tamper::quarantine(table, SECOND_NONCE));
+            table.update(|table| faults::quarantine(table, SECOND_NONCE));
         }
     }
 }
 
 fn position(world: &World, address: Address) -> Option<usize> {
-    let mut letters = world.post.iter();
-    letters.position(|letter| letter.address == address)
+    let mut requests = world.post.iter();
+    requests.position(|message| message.address == address)
 }
 
 impl World {
@@ -247,35 +247,35 @@ impl World {
 
     /// Whether a request is in flight that would create an entry.
     fn is_coming(&self, node: usize, token: &Token) -> bool {
-        let mut letters = self.post.iter();
-        letters.any(|letter| letter.address.node == node && letter.makes(token))
+        let mut requests = self.post.iter();
+        requests.any(|message| message.address.node == node && message.makes(token))
     }
 
     /// Whether a node has or may get an entry that no request will delete.
     fn is_left_on(&self, node: usize, token: &Token) -> bool {
-        let mut letters = self.post.iter();
+        let mut requests = self.post.iter();
         (self.is_entry(node, token) || self.is_coming(node, token))
-            && !letters.any(|letter| letter.releases(token, node))
+            && !requests.any(|message| message.releases(token, node))
     }
 
     /// Drops what can no longer make a difference, so that states with the same
     /// behaviour are one.
     fn forget(&mut self) {
         let clients = &self.clients;
-        self.post.retain(|letter| {
-            let address = &letter.address;
+        self.post.retain(|message| {
+            let address = &message.address;
             let is_wanted = address.is_reply || address.kind == Kind::Probe;
             !is_wanted || clients[address.client].reads(address)
         });
         // Of a token that no client uses, only requests that create, raise or delete
         // an entry matter.
-        let is_inert = |letter: &Shared<Letter>| {
-            let Address { client, node, .. } = letter.address;
-            letter.token().is_some_and(|token| {
+        let is_inert = |message: &Shared<Message>| {
+            let Address { client, node, .. } = message.address;
+            message.token().is_some_and(|token| {
                 self.clients[client].token.as_ref() != Some(token)
                     && !self.is_entry(node, token)
                     && !self.is_coming(node, token)
-                    && !self.clients[client].reads(&letter.address)
+                    && !self.clients[client].reads(&message.address)
             })
         };
         let inert: Vec<bool> = self.post.iter().map(is_inert).collect();
@@ -284,13 +284,13 @@ impl World {
         let Self { clients, post, .. } = self;
         for (who, client) in clients.iter_mut().enumerate() {
             let is_awaited = |serial| {
-                post.iter().any(|letter| {
+                post.iter().any(|message| {
                     let Address {
                         client,
                         serial: own,
                         kind,
                         ..
-                    } = letter.address;
+                    } = message.address;
                     (client, own) == (who, serial) && matches!(kind, Kind::Main | Kind::Heal)
                 })
             };

@@ -14,13 +14,13 @@ use stateright::{Model, Property};
 use crate::client::{Client, is_confirmed_by_votes};
 use crate::cluster::{Library, given, home, key};
 use crate::coordinator::{Coordinator, Order};
-use crate::post::{Address, Kind, Letter};
+use crate::cow::Shared;
+use crate::faults;
+use crate::network::{Address, Kind, Message};
 use crate::properties::Claim;
 use crate::running::Running;
 use crate::scenario::{Aim, Change, Loss, Mutant, Scenario, at};
-use crate::shared::Shared;
 use crate::starter::Starter;
-use crate::tamper;
 
 /// A scenario under the checker.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub(crate) struct World {
     /// takes more than the key's replicas.
     pub(crate) stood: Vec<Option<u8>>,
     /// Messages in flight, by address.
-    pub(crate) post: Vec<Shared<Letter>>,
+    pub(crate) post: Vec<Shared<Message>>,
     /// Fences granted, or only the last.
     pub(crate) fences: Vec<u64>,
     pub(crate) repeats: u8,
@@ -102,7 +102,7 @@ pub(crate) enum Act {
     /// It adopts a decided view of this epoch.
     Spread(u32, usize),
     /// A coordinator observes every node.
-    Look(usize),
+    Observe(usize),
     /// It acts on what it saw.
     Proceed(usize),
     /// Its message arrives.
@@ -135,7 +135,7 @@ impl Model for Explored {
             if is_member || scenario.is_prepared {
                 let views = if is_member { &views[..] } else { &[] };
                 let count = scenario.counts.get(home).copied().unwrap_or(0);
-                tamper::first(scenario, views, home, count)
+                faults::first(scenario, views, home, count)
             } else {
                 LockTable::new("run-1")
             }
@@ -192,10 +192,10 @@ impl Model for Explored {
         let replies = world
             .post
             .iter()
-            .filter(|letter| letter.address.is_reply)
+            .filter(|message| message.address.is_reply)
             .count();
-        for letter in &world.post {
-            let address = letter.address;
+        for message in &world.post {
+            let address = message.address;
             if !self.is_renaming(world, &address) {
                 acts.push(Act::Deliver(address));
                 if !address.is_reply && !address.is_echo && replies < self.scenario.slow {
@@ -257,8 +257,8 @@ impl Explored {
         if world.drops < self.scenario.drops {
             acts.push(Act::Drop(address));
         }
-        let late = world.post.iter().filter(|letter| letter.is_late);
-        let mut ways: Vec<_> = late.map(|letter| letter.address.way()).collect();
+        let late = world.post.iter().filter(|message| message.is_late);
+        let mut ways: Vec<_> = late.map(|message| message.address.way()).collect();
         ways.dedup();
         if ways.contains(&address.way()) || ways.len() < self.scenario.late {
             acts.push(Act::Linger(address));
@@ -285,7 +285,7 @@ impl Explored {
         acts.extend(epochs.into_iter().map(|epoch| Act::Learn(who, epoch)));
         if let Some(lease) = &client.lease {
             acts.push(Act::Release(who));
-            if client.extends < scenario.extends[who] && lease.footing(&client.view).established > 0
+            if client.extends < scenario.extends[who] && lease.carried(&client.view).established > 0
             {
                 let ticks = scenario.extend_ttls.iter();
                 acts.extend(ticks.map(|&ticks| Act::Extend(who, ticks)));
@@ -336,7 +336,7 @@ impl Explored {
                     .is_some_and(|since| world.tick >= since + scenario.wait()),
             };
             let is_cut_off = matches!(scenario.change, Change::Force { .. }) && to == 0;
-            if is_due && !is_cut_off && !tamper::serves(table, 2) {
+            if is_due && !is_cut_off && !faults::serves(table, 2) {
                 acts.push(Act::Adopt(to));
             }
         }
@@ -353,7 +353,7 @@ impl Explored {
         for (who, coordinator) in world.coordinators.iter().enumerate() {
             let (may_look, may_act) = coordinator.may();
             if may_look {
-                acts.push(Act::Look(who));
+                acts.push(Act::Observe(who));
             }
             if may_act && !self.scenario.is_eager {
                 acts.push(Act::Proceed(who));
@@ -374,9 +374,9 @@ impl Explored {
         }
         let in_reach = |(to, _): &(usize, _)| !self.scenario.hidden.contains(to);
         for (to, table) in world.nodes.iter().enumerate().filter(in_reach) {
-            let status = tamper::status(table);
+            let status = faults::status(table);
             for view in &world.decided {
-                if tamper::would_adopt(&self.scenario, &status, view, to) {
+                if faults::would_adopt(&self.scenario, &status, view, to) {
                     acts.push(Act::Spread(view.id().epoch, to));
                 }
             }
@@ -410,8 +410,8 @@ impl Explored {
         };
         self.scenario.is_symmetric()
             && is_first(address)
-            && world.post.iter().any(|letter| {
-                let other = &letter.address;
+            && world.post.iter().any(|message| {
+                let other = &message.address;
                 is_first(other) && other.node < address.node
             })
     }
@@ -421,19 +421,22 @@ impl World {
     /// The first request of a token that its client no longer uses, for which it
     /// is still open whether it arrives now, later or never.
     fn undecided(&self) -> Option<Address> {
-        let is_open = |letter: &&Shared<Letter>| {
-            let used = &self.clients[letter.address.client].token;
-            !letter.is_late
-                && letter
+        let is_open = |message: &&Shared<Message>| {
+            let used = &self.clients[message.address.client].token;
+            !message.is_late
+                && message
                     .token()
                     .is_some_and(|token| used.as_ref() != Some(token))
         };
-        self.post.iter().find(is_open).map(|letter| letter.address)
+        self.post
+            .iter()
+            .find(is_open)
+            .map(|message| message.address)
     }
 
     /// The epochs that are served.
     fn served(&self) -> impl Iterator<Item = u32> {
-        let served = self.nodes.iter().map(|table| tamper::served(table));
+        let served = self.nodes.iter().map(|table| faults::served(table));
         served.flatten().map(|view| view.epoch)
     }
 
@@ -458,9 +461,9 @@ impl World {
             let views = self.decided.iter().chain(second).enumerate();
             let is_to_be_had = |(index, view): (usize, &Arc<View>)| {
                 let placement = view.place(&key());
-                let open = placement.seats().iter().filter(|&seat| {
-                    let home = home(view, placement.node(seat));
-                    is_free(home) && tamper::served(&self.nodes[home]) == Some(view.id())
+                let open = placement.voters().iter().filter(|&voter| {
+                    let home = home(view, placement.node(voter));
+                    is_free(home) && faults::served(&self.nodes[home]) == Some(view.id())
                 });
                 placement.has_quorum(open.collect()) && self.is_confirmable(index, view, &placement)
             };
@@ -502,7 +505,7 @@ impl World {
         }
         self.stood.resize(self.decided.len(), None);
         for (view, stood) in self.decided.iter().zip(&mut self.stood) {
-            let serves = |node| tamper::served(&self.nodes[home(view, node)]) == Some(view.id());
+            let serves = |node| faults::served(&self.nodes[home(view, node)]) == Some(view.id());
             if view.has_majority(serves) {
                 *stood = Some(self.tick);
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ringlock_proto::node::message::ViewId;
 
-use crate::history::{Deed, History, SECOND, Time};
+use crate::history::{Action, History, SECOND, Time};
 
 /// Time within which every change is over once no fault occurs anymore: a change in
 /// progress may have to wait for two quarantines and a transition.
@@ -46,7 +46,7 @@ pub(crate) enum Claim {
 /// A claim that was broken.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Violation {
-    pub(crate) claim: Claim,
+    pub(crate) params: Claim,
     pub(crate) at: Time,
     pub(crate) detail: String,
 }
@@ -85,8 +85,8 @@ struct Checker {
 /// Every claim that the history violates.
 pub(crate) fn check(history: &History) -> Vec<Violation> {
     let mut checker = Checker::default();
-    for (at, deed) in &history.records {
-        checker.take(*at, deed);
+    for (at, action) in &history.records {
+        checker.take(*at, action);
     }
     checker.compare_tenures();
     checker.look_at_the_end(history.keys);
@@ -95,13 +95,13 @@ pub(crate) fn check(history: &History) -> Vec<Violation> {
 }
 
 impl Checker {
-    fn broken(&mut self, claim: Claim, at: Time, detail: String) {
-        self.violations.push(Violation { claim, at, detail });
+    fn broken(&mut self, params: Claim, at: Time, detail: String) {
+        self.violations.push(Violation { params, at, detail });
     }
 
-    fn take(&mut self, at: Time, deed: &Deed) {
-        match *deed {
-            Deed::Began { lease, key } => {
+    fn take(&mut self, at: Time, action: &Action) {
+        match *action {
+            Action::Began { lease, key } => {
                 let tenure = Tenure {
                     key,
                     began: at,
@@ -109,7 +109,7 @@ impl Checker {
                 };
                 self.tenures.insert(lease, tenure);
             }
-            Deed::Granted {
+            Action::Granted {
                 lease,
                 fence,
                 until,
@@ -120,7 +120,7 @@ impl Checker {
                 }
                 self.prolong(at, lease, until, at < until, is_exclusive);
             }
-            Deed::Extended {
+            Action::Extended {
                 lease,
                 began,
                 until,
@@ -129,30 +129,30 @@ impl Checker {
                 let is_in_time = self.extended(at, lease, began);
                 self.prolong(at, lease, until, is_in_time, is_exclusive);
             }
-            Deed::Exposed { lease } => {
+            Action::Exposed { lease } => {
                 let tenure = self.tenures.get(&lease);
                 if tenure.is_some_and(|tenure| at < tenure.end()) {
                     self.exposed(at, lease);
                 }
             }
-            Deed::Forced { lease } => self.forced(at, lease),
-            Deed::Ended { lease } => {
+            Action::Forced { lease } => self.forced(at, lease),
+            Action::Ended { lease } => {
                 if let Some(tenure) = self.tenures.get_mut(&lease) {
                     tenure.ended.get_or_insert(at);
                 }
             }
-            Deed::Held { lease, node, nonce } => {
+            Action::Held { lease, node, nonce } => {
                 self.held.insert((lease, node, nonce));
             }
-            Deed::Relied { lease, node, nonce } => {
+            Action::Relied { lease, node, nonce } => {
                 if !self.held.contains(&(lease, node, nonce)) {
                     let detail = format!("lease {lease} relies on node {node}");
                     self.broken(Claim::Reliance, at, detail);
                 }
             }
-            Deed::Decided(view) => self.decided(at, view),
-            Deed::Moved { client, epoch } => self.moved(at, client, epoch),
-            Deed::Blocked {
+            Action::Decided(view) => self.decided(at, view),
+            Action::Moved { client, epoch } => self.moved(at, client, epoch),
+            Action::Blocked {
                 node,
                 until,
                 landed,
@@ -160,10 +160,10 @@ impl Checker {
                 let detail = format!("node {node} blocks up to {until}, not {landed}");
                 self.broken(Claim::Orphans, at, detail);
             }
-            Deed::Blocked { .. } => {}
-            Deed::Healed => self.healed = Some(at),
-            Deed::Settled => self.settled = self.settled.or(Some(at)),
-            Deed::Swept { key } => {
+            Action::Blocked { .. } => {}
+            Action::Healed => self.healed = Some(at),
+            Action::Settled => self.settled = self.settled.or(Some(at)),
+            Action::Swept { key } => {
                 self.swept.entry(key).or_insert(at);
             }
         }
@@ -233,9 +233,9 @@ impl Checker {
         let mut violations = Vec::new();
         for (key, mut list) in by_key {
             list.sort_unstable_by_key(|&(at, _, lease, _)| (at, lease));
-            let mut broken = |claim, at, a: u64, b: u64| {
+            let mut broken = |params, at, a: u64, b: u64| {
                 let detail = format!("leases {a} and {b} of key {key}");
-                violations.push(Violation { claim, at, detail });
+                violations.push(Violation { params, at, detail });
             };
             for (index, &(at, fence, lease, tenure)) in list.iter().enumerate() {
                 for &(before, lower, other, rival) in &list[..index] {
@@ -282,21 +282,21 @@ impl Checker {
 mod tests {
     use super::*;
 
-    fn claims(deeds: &[(Time, Deed)]) -> Vec<Claim> {
+    fn claims(deeds: &[(Time, Action)]) -> Vec<Claim> {
         let history = History {
             records: deeds.to_vec(),
             keys: 2,
         };
         let broken = check(&history).into_iter();
-        broken.map(|violation| violation.claim).collect()
+        broken.map(|violation| violation.params).collect()
     }
 
-    fn began(lease: u64, key: usize) -> Deed {
-        Deed::Began { lease, key }
+    fn began(lease: u64, key: usize) -> Action {
+        Action::Began { lease, key }
     }
 
-    fn granted(lease: u64, fence: u64, until: Time) -> Deed {
-        Deed::Granted {
+    fn granted(lease: u64, fence: u64, until: Time) -> Action {
+        Action::Granted {
             lease,
             fence,
             until,
@@ -304,8 +304,8 @@ mod tests {
         }
     }
 
-    fn extended(lease: u64, until: Time) -> Deed {
-        Deed::Extended {
+    fn extended(lease: u64, until: Time) -> Action {
+        Action::Extended {
             lease,
             began: until - 12,
             until,
@@ -320,7 +320,7 @@ mod tests {
             (1, granted(1, 5, 10)),
             (2, began(2, 0)),
             (8, extended(1, 20)),
-            (15, Deed::Ended { lease: 1 }),
+            (15, Action::Ended { lease: 1 }),
             (15, granted(2, 6, 30)),
             (16, began(3, 1)),
             (17, granted(3, 1, 30)),
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_lease_that_is_forced_out_may_overlap_and_must_not_come_back() {
-        let extended = |began| Deed::Extended {
+        let extended = |began| Action::Extended {
             lease: 1,
             began,
             until: 30,
@@ -357,10 +357,10 @@ mod tests {
         let mut deeds = vec![
             (0, began(1, 0)),
             (1, granted(1, 5, 20)),
-            (2, Deed::Forced { lease: 1 }),
+            (2, Action::Forced { lease: 1 }),
             (3, began(2, 0)),
             (5, granted(2, 6, 30)),
-            (6, Deed::Ended { lease: 2 }),
+            (6, Action::Ended { lease: 2 }),
         ];
         assert_eq!(claims(&deeds), []);
         // Begun before the other client was granted the key, and after.
@@ -377,7 +377,7 @@ mod tests {
             (1, granted(1, 5, 20)),
             (2, began(2, 0)),
             (9, granted(2, 6, 30)),
-            (10, Deed::Ended { lease: 1 }),
+            (10, Action::Ended { lease: 1 }),
         ];
         assert_eq!(claims(&deeds), [Claim::Exclusion]);
     }
@@ -410,13 +410,13 @@ mod tests {
         assert_eq!(claims(&deeds), [Claim::InTime]);
         deeds[2].0 = 9;
         assert_eq!(claims(&deeds), []);
-        deeds.insert(2, (8, Deed::Ended { lease: 1 }));
+        deeds.insert(2, (8, Action::Ended { lease: 1 }));
         assert_eq!(claims(&deeds), [Claim::InTime]);
     }
 
     #[test]
     fn a_gap_is_seen() {
-        let gap = Deed::Extended {
+        let gap = Action::Extended {
             lease: 1,
             began: 7,
             until: 20,
@@ -425,7 +425,7 @@ mod tests {
         let deeds = [(0, began(1, 0)), (1, granted(1, 5, 10)), (8, gap)];
         assert_eq!(claims(&deeds), [Claim::Continuity]);
 
-        let exposed = |at| (at, Deed::Exposed { lease: 1 });
+        let exposed = |at| (at, Action::Exposed { lease: 1 });
         let deeds = [(0, began(1, 0)), (1, granted(1, 5, 10)), exposed(9)];
         assert_eq!(claims(&deeds), [Claim::Continuity]);
         let deeds = [(0, began(1, 0)), (1, granted(1, 5, 10)), exposed(10)];
@@ -435,12 +435,12 @@ mod tests {
     #[test]
     fn a_node_of_another_memory_is_not_relied_upon() {
         let (lease, node) = (1, 0);
-        let held = Deed::Held {
+        let held = Action::Held {
             lease,
             node,
             nonce: 1,
         };
-        let relied = |nonce| Deed::Relied { lease, node, nonce };
+        let relied = |nonce| Action::Relied { lease, node, nonce };
         assert_eq!(claims(&[(0, held.clone()), (1, relied(1))]), []);
         let broken = [(0, held), (1, relied(2))];
         assert_eq!(claims(&broken), [Claim::Reliance]);
@@ -448,18 +448,18 @@ mod tests {
 
     #[test]
     fn views_are_one_per_number_and_rise() {
-        let view = |epoch, digest| Deed::Decided(ViewId { epoch, digest });
+        let view = |epoch, digest| Action::Decided(ViewId { epoch, digest });
         assert_eq!(claims(&[(0, view(1, 1)), (1, view(2, 2))]), []);
         let two = [(0, view(1, 1)), (1, view(1, 2))];
         assert_eq!(claims(&two), [Claim::OneDocument]);
-        let moved = |epoch| Deed::Moved { client: 0, epoch };
+        let moved = |epoch| Action::Moved { client: 0, epoch };
         assert_eq!(claims(&[(0, moved(2)), (1, moved(5))]), []);
         assert_eq!(claims(&[(0, moved(2)), (1, moved(1))]), [Claim::ViewsRise]);
     }
 
     #[test]
     fn an_orphan_that_outstays_its_ttl_is_seen() {
-        let blocked = |until| Deed::Blocked {
+        let blocked = |until| Action::Blocked {
             node: 0,
             until,
             landed: 7,
@@ -470,11 +470,11 @@ mod tests {
 
     #[test]
     fn what_never_ends_is_seen() {
-        let swept = |key| Deed::Swept { key };
+        let swept = |key| Action::Swept { key };
         let settled = SETTLED_WITHIN;
         let mut deeds = vec![
-            (0, Deed::Healed),
-            (settled, Deed::Settled),
+            (0, Action::Healed),
+            (settled, Action::Settled),
             (settled, swept(0)),
             (settled + SWEPT_WITHIN, swept(1)),
         ];

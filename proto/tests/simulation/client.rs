@@ -20,11 +20,11 @@ use ringlock_proto::quorum::Placement;
 use ringlock_proto::time::Instant;
 use ringlock_ring::NodeIndex;
 
-use crate::core::{Core, Wish};
-use crate::errands::Errand;
-use crate::history::{Deed, MS, Time};
+use crate::core::{Core, Task};
+use crate::history::{Action, MS, Time};
 use crate::leases::{Lease, State};
 use crate::mutants::Mutant;
+use crate::node_requests::NodeRequest;
 use crate::operations::{Operation, Running};
 use crate::server::index_of;
 
@@ -46,9 +46,9 @@ pub(crate) enum Alarm {
     /// The nodes of an operation have had enough time to answer.
     GiveUp(u64),
     /// The node of an errand has had enough time to answer.
-    Errand(u64),
+    NodeRequest(u64),
     /// A check of the cluster, if the client is unsure of it.
-    Look,
+    Observe,
     /// A coordinator has waited long enough for answers, or for its next step.
     Round(u64),
 }
@@ -76,13 +76,13 @@ pub(crate) struct Plan {
 
 /// The nodes of one view, and when each was last seen to serve it.
 #[derive(Debug)]
-pub(crate) struct Fleet {
+pub(crate) struct ViewNodes {
     pub(crate) view: Arc<View>,
     nodes: Vec<usize>,
     seen_at: RefCell<Vec<u64>>,
 }
 
-impl Fleet {
+impl ViewNodes {
     fn new(view: Arc<View>) -> Rc<Self> {
         let nodes: Vec<usize> = view.members().map(|node| index_of(&node.name)).collect();
         let seen_at = RefCell::new(vec![0; nodes.len()]);
@@ -121,7 +121,7 @@ impl Fleet {
         let seen = self.seen_at.borrow();
         let nodes = (0..self.nodes.len()).map(|node| NodeIndex::new(node as u16));
         nodes
-            .filter(|&node| placement.seat(node).is_none())
+            .filter(|&node| placement.voter(node).is_none())
             .filter(|&node| seen[node.get()] < fresh_since.as_nanos())
             .collect()
     }
@@ -130,10 +130,10 @@ impl Fleet {
 /// One router.
 pub(crate) struct Client {
     pub(crate) host: usize,
-    pub(crate) fleet: Option<Rc<Fleet>>,
+    pub(crate) view_nodes: Option<Rc<ViewNodes>>,
     pub(crate) leases: BTreeMap<u64, Lease>,
     pub(crate) operations: BTreeMap<u64, Operation>,
-    pub(crate) errands: BTreeMap<u64, Errand>,
+    pub(crate) node_requests: BTreeMap<u64, NodeRequest>,
     /// Keys to acquire one after the other, once each.
     pub(crate) sweep: Option<Vec<usize>>,
     /// It extends continuously, to the longest ttl, and never lacks confirmation.
@@ -154,10 +154,10 @@ impl Client {
     pub(crate) fn new(host: usize) -> Self {
         Self {
             host,
-            fleet: None,
+            view_nodes: None,
             leases: BTreeMap::new(),
             operations: BTreeMap::new(),
-            errands: BTreeMap::new(),
+            node_requests: BTreeMap::new(),
             sweep: None,
             is_eager: false,
             is_unsure: true,
@@ -190,8 +190,8 @@ impl Client {
             Alarm::Finish(lease) => self.finish(core, lease),
             Alarm::Lapse(lease) => self.lapse(core, lease),
             Alarm::GiveUp(operation) => self.give_up(core, operation),
-            Alarm::Errand(errand) => self.run_errand(core, errand),
-            Alarm::Look => self.look(core),
+            Alarm::NodeRequest(node_request) => self.run_node_request(core, node_request),
+            Alarm::Observe => self.look(core),
             Alarm::Round(_) => {}
         }
     }
@@ -227,10 +227,10 @@ impl Client {
         if core.is_healed {
             return;
         }
-        let Some(fleet) = &self.fleet else {
+        let Some(view_nodes) = &self.view_nodes else {
             return self.rest(core, 200);
         };
-        let max_ttl = fleet.view.max_ttl();
+        let max_ttl = view_nodes.view.max_ttl();
         let key = if core.chance(0.75) {
             core.random.random_range(0..HOT_KEYS)
         } else {
@@ -275,18 +275,21 @@ impl Client {
     /// Uses `view` from now on: attempts are made again, leases are carried over.
     pub(crate) fn move_up(&mut self, core: &mut Core, view: Arc<View>) {
         let epoch = view.id().epoch;
-        let known = self.fleet.as_ref().map_or(0, |fleet| fleet.view.id().epoch);
+        let known = self
+            .view_nodes
+            .as_ref()
+            .map_or(0, |view_nodes| view_nodes.view.id().epoch);
         if epoch <= known {
             return;
         }
         core.tally.moves += 1;
         let client = self.host;
-        core.note(Deed::Moved { client, epoch });
-        let fleet = Fleet::new(view);
-        self.fleet = Some(Rc::clone(&fleet));
+        core.note(Action::Moved { client, epoch });
+        let view_nodes = ViewNodes::new(view);
+        self.view_nodes = Some(Rc::clone(&view_nodes));
         for lease in self.leases.values_mut() {
             if lease.state == State::Held {
-                carry(core, lease, &fleet);
+                carry(core, lease, &view_nodes);
             }
         }
         let open: Vec<u64> = self
@@ -321,18 +324,21 @@ impl Client {
 
     /// A node serves another view than the client uses, or none.
     pub(crate) fn heard_stale(&mut self, core: &mut Core, node: usize, serving: Option<ViewId>) {
-        let own = self.fleet.as_ref().map(|fleet| fleet.view.id());
+        let own = self
+            .view_nodes
+            .as_ref()
+            .map(|view_nodes| view_nodes.view.id());
         match (serving, own) {
             (Some(view), _) if own.is_none_or(|own| own.epoch < view.epoch) => {
                 if self.asked.insert(view) {
-                    self.ask(core, node, Errand::Document(view), Request::Document);
+                    self.ask(core, node, NodeRequest::Document(view), Request::Document);
                 }
             }
             (Some(view), Some(own)) if own == view => {}
             (serving, Some(_)) => {
                 self.help(core, node);
                 if serving.is_none() {
-                    core.wishes.push(Wish::Readmit(self.host));
+                    core.tasks.push(Task::Readmit(self.host));
                 }
             }
             (_, None) => {}
@@ -358,18 +364,18 @@ impl Client {
             NodeState::Serving(view) => Some(view),
             NodeState::Absent | NodeState::Quarantined => None,
         };
-        if let Some(fleet) = self.fleet.clone()
-            && serving == Some(fleet.view.id())
-            && let Some(member) = fleet.member(node)
+        if let Some(view_nodes) = self.view_nodes.clone()
+            && serving == Some(view_nodes.view.id())
+            && let Some(member) = view_nodes.member(node)
         {
-            fleet.saw(member, sent_at);
+            view_nodes.saw(member, sent_at);
         }
         self.heard_stale(core, node, serving);
     }
 
     /// Gives the view to a node that is behind: the view is decided.
     fn help(&mut self, core: &mut Core, node: usize) {
-        let Some(fleet) = self.fleet.clone() else {
+        let Some(view_nodes) = self.view_nodes.clone() else {
             return;
         };
         let now = core.local(self.host);
@@ -377,9 +383,14 @@ impl Client {
         if now < last + HELP_EVERY {
             return;
         }
-        if let Some(member) = fleet.member(node) {
+        if let Some(member) = view_nodes.member(node) {
             self.helped.insert(node, now);
-            self.ask(core, node, Errand::Help, adopt(&fleet.view, member));
+            self.ask(
+                core,
+                node,
+                NodeRequest::Help,
+                adopt(&view_nodes.view, member),
+            );
         }
     }
 
@@ -390,15 +401,15 @@ impl Client {
 
     fn look(&mut self, core: &mut Core) {
         let is_eager = self.is_eager && !core.is_healed;
-        if std::mem::take(&mut self.is_unsure) || self.fleet.is_none() || is_eager {
+        if std::mem::take(&mut self.is_unsure) || self.view_nodes.is_none() || is_eager {
             self.asked.clear();
-            let nodes = match &self.fleet {
-                Some(fleet) => fleet.nodes.clone(),
+            let nodes = match &self.view_nodes {
+                Some(view_nodes) => view_nodes.nodes.clone(),
                 None => (0..core.servers.len()).collect(),
             };
             let now = core.local(self.host);
             for node in nodes {
-                self.ask(core, node, Errand::Status(now), Request::Status);
+                self.ask(core, node, NodeRequest::Status(now), Request::Status);
             }
         }
         let pause = if is_eager {
@@ -407,30 +418,30 @@ impl Client {
             core.between(200 * MS, 600 * MS)
         };
         let at = core.local(self.host) + Duration::from_nanos(pause);
-        core.wake(self.host, at, Alarm::Look);
+        core.wake(self.host, at, Alarm::Observe);
     }
 }
 
-fn carry(core: &Core, lease: &mut Lease, fleet: &Rc<Fleet>) {
-    let (old, footing) = (Rc::clone(&lease.fleet), lease.footing);
+fn carry(core: &Core, lease: &mut Lease, view_nodes: &Rc<ViewNodes>) {
+    let (old, carried) = (Rc::clone(&lease.view_nodes), lease.carried);
     let (last, placement) = &lease.base;
     let key = &core.keys[lease.plan.key];
     let is_last = Rc::ptr_eq(last, &old);
     let basis = LastSuccess {
         view: &last.view,
         placement: *placement,
-        known: if is_last { footing.known } else { Known::NONE },
+        known: if is_last { carried.known } else { Known::NONE },
     };
-    let mut carried = basis.carry(&fleet.view, key);
-    let (from, at) = (&footing.placement, &carried.placement);
+    let mut carried = basis.carry(&view_nodes.view, key);
+    let (from, at) = (&carried.placement, &carried.placement);
     if !is_last {
-        let here = |seats| transfer(&old.view, from, seats, &fleet.view, at);
-        carried.known = footing.known.map(here);
+        let here = |voters| transfer(&old.view, from, voters, &view_nodes.view, at);
+        carried.known = carried.known.map(here);
     }
     if core.is(Mutant::AnyNonce) {
-        let here = |seats| Core::by_name((&old.view, from, seats), (&fleet.view, at));
-        carried.known = footing.known.map(here);
+        let here = |voters| Core::by_name((&old.view, from, voters), (&view_nodes.view, at));
+        carried.known = carried.known.map(here);
     }
-    lease.footing = carried;
-    lease.fleet = Rc::clone(fleet);
+    lease.carried = carried;
+    lease.view_nodes = Rc::clone(view_nodes);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
-use ringlock_proto::membership::paxos::Decision;
+use ringlock_proto::membership::paxos::BallotRun;
 use ringlock_proto::membership::transition::{Goal, Move, Transition};
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::message::{
@@ -15,10 +15,10 @@ use ringlock_proto::node::message::{
 use ringlock_proto::operation::machine::Step;
 use ringlock_proto::time::Instant;
 
+use crate::admin;
 use crate::client::Alarm;
-use crate::core::{Core, Wish};
+use crate::core::{Core, Task};
 use crate::network::{Answered, Ticket};
-use crate::operators;
 use crate::report::Fault;
 use crate::server::index_of;
 
@@ -48,9 +48,9 @@ pub(crate) enum Stage {
     /// Reads a view that is new to it.
     Fetch(ViewId),
     /// Asks the nodes concerned for their status.
-    Look,
+    Observe,
     /// Sends the transition's requests.
-    Tell,
+    Send,
     Vote,
     Pause,
     /// Waits up to a known instant.
@@ -69,7 +69,7 @@ pub(crate) struct Coordinator {
     seen: BTreeMap<usize, NodeStatus>,
     goal: Option<Goal>,
     pub(crate) transition: Option<Transition>,
-    pub(crate) decision: Option<Decision>,
+    pub(crate) decision: Option<BallotRun>,
     pub(crate) ballot: u32,
 }
 
@@ -100,23 +100,23 @@ impl Coordinator {
 
     fn discover(&mut self, core: &mut Core) {
         self.seen.clear();
-        let letters = (0..core.servers.len()).map(|node| (node, Request::Status));
-        let letters = letters.collect();
-        self.ask(core, Stage::Discover, letters);
+        let requests = (0..core.servers.len()).map(|node| (node, Request::Status));
+        let requests = requests.collect();
+        self.ask(core, Stage::Discover, requests);
     }
 
-    pub(crate) fn ask(&mut self, core: &mut Core, stage: Stage, letters: Vec<(usize, Request)>) {
+    pub(crate) fn ask(&mut self, core: &mut Core, stage: Stage, requests: Vec<(usize, Request)>) {
         self.stage = stage;
         self.round = core.fresh();
-        self.waits = letters.iter().map(|(node, _)| *node).collect();
-        for (node, request) in letters {
+        self.waits = requests.iter().map(|(node, _)| *node).collect();
+        for (node, request) in requests {
             let ticket = Ticket {
                 operation: self.round,
                 step: Step::Main,
             };
             core.send(self.host, node, ticket, request);
         }
-        if stage == Stage::Tell {
+        if stage == Stage::Send {
             // The status requests follow the messages on the same connections.
             return self.look(core);
         }
@@ -160,7 +160,7 @@ impl Coordinator {
             (Stage::Discover, Reply::Status(status)) => {
                 self.seen.insert(node, status);
             }
-            (Stage::Look, Reply::Status(status)) => {
+            (Stage::Observe, Reply::Status(status)) => {
                 let now = core.local(self.host);
                 if let Some(transition) = &mut self.transition {
                     transition.saw(now, &core.servers[node].name, Some(status.clone()));
@@ -195,7 +195,7 @@ impl Coordinator {
                 }
                 return;
             }
-            Stage::Look => {
+            Stage::Observe => {
                 let now = core.local(self.host);
                 for node in silent {
                     self.seen.remove(&node);
@@ -211,10 +211,10 @@ impl Coordinator {
 
     fn round_over(&mut self, core: &mut Core) {
         match (self.stage, &self.transition) {
-            (Stage::Discover | Stage::Look, _) => match self.newer() {
+            (Stage::Discover | Stage::Observe, _) => match self.newer() {
                 Some((node, view)) => {
-                    let letters = vec![(node, Request::Document)];
-                    self.ask(core, Stage::Fetch(view), letters);
+                    let requests = vec![(node, Request::Document)];
+                    self.ask(core, Stage::Fetch(view), requests);
                 }
                 None if self.transition.is_some() => self.decide(core),
                 None => self.pause_for(core, LOOK_AGAIN),
@@ -262,7 +262,7 @@ impl Coordinator {
             (Intent::Abort, _) => Some(Goal::Abort),
             (Intent::Change | Intent::Settle, Some(to)) => Some(Goal::Reach { from, to }),
             (Intent::Change, None) => {
-                let to = operators::changed(core, &from)?;
+                let to = admin::changed(core, &from)?;
                 Some(Goal::Reach { from, to })
             }
         }
@@ -271,9 +271,9 @@ impl Coordinator {
     pub(crate) fn look(&mut self, core: &mut Core) {
         self.seen.clear();
         let names = self.transition.iter().flat_map(Transition::everybody);
-        let letters = names.map(|name| (index_of(&name), Request::Status));
-        let letters = letters.collect();
-        self.ask(core, Stage::Look, letters);
+        let requests = names.map(|name| (index_of(&name), Request::Status));
+        let requests = requests.collect();
+        self.ask(core, Stage::Observe, requests);
     }
 
     fn decide(&mut self, core: &mut Core) {
@@ -289,10 +289,10 @@ impl Coordinator {
         let step = transition.next(now, fresh);
         core.say(|| format!("coordinator {}: {step:?}", self.host));
         match step {
-            Ok(Move::Tell(letters)) => {
-                let letters = letters.into_iter();
-                let letters = letters.map(|(name, request)| (index_of(&name), request));
-                self.ask(core, Stage::Tell, letters.collect());
+            Ok(Move::Send(requests)) => {
+                let requests = requests.into_iter();
+                let requests = requests.map(|(name, request)| (index_of(&name), request));
+                self.ask(core, Stage::Send, requests.collect());
             }
             Ok(Move::Propose(view)) => self.propose(core, *view),
             Ok(Move::Wait { until, .. }) if until > now + LOOK_AGAIN => {
@@ -345,7 +345,7 @@ impl Coordinator {
         if dies {
             core.tally.fault(Fault::CoordinatorDeath);
             core.hosts[self.host].is_dead = true;
-            core.wishes.push(Wish::Gone);
+            core.tasks.push(Task::Gone);
             self.over();
         }
         dies

@@ -13,9 +13,9 @@ use ringlock_proto::node::message::ViewId;
 use ringlock_proto::time::Instant;
 
 use crate::client::Alarm;
-use crate::history::{Deed, History, MS, Time};
+use crate::history::{Action, History, MS, Time};
 use crate::mutants::Mutant;
-use crate::network::{Answered, Host, Letter, Partition, Weather};
+use crate::network::{Answered, Host, Message, Partition, Weather};
 use crate::report::Tally;
 use crate::server::Server;
 
@@ -62,7 +62,7 @@ impl Clock {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A request reaches its node.
-    Arrive(Box<Letter>),
+    Arrive(Box<Message>),
     /// An answer reaches its host.
     Answer(Box<Answered>),
     /// A host's timer fires.
@@ -109,7 +109,7 @@ impl Ord for Due {
 
 /// A request of a client or a coordinator that the world carries out.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Wish {
+pub(crate) enum Task {
     /// The client of this host has seen a node without memory.
     Readmit(usize),
     /// A client has just been granted a lease by this node.
@@ -131,7 +131,7 @@ pub(crate) struct Core {
     pub(crate) history: History,
     pub(crate) tally: Tally,
     pub(crate) mutant: Option<Mutant>,
-    pub(crate) wishes: Vec<Wish>,
+    pub(crate) tasks: Vec<Task>,
     pub(crate) is_healed: bool,
     /// Some node has begun to serve another view.
     pub(crate) is_served_anew: bool,
@@ -166,7 +166,7 @@ impl Core {
             history: History::default(),
             tally: Tally::default(),
             mutant,
-            wishes: Vec::new(),
+            tasks: Vec::new(),
             is_healed: false,
             is_served_anew: false,
             voting_until: 0,
@@ -205,9 +205,9 @@ impl Core {
         }
     }
 
-    pub(crate) fn note(&mut self, deed: Deed) {
-        self.say(|| format!("{deed:?}"));
-        self.history.note(self.now, deed);
+    pub(crate) fn note(&mut self, action: Action) {
+        self.say(|| format!("{action:?}"));
+        self.history.note(self.now, action);
     }
 
     pub(crate) fn at(&mut self, at: Time, event: Event) {
@@ -265,8 +265,8 @@ impl Core {
             .history
             .records
             .iter()
-            .filter_map(|(_, deed)| match deed {
-                Deed::Decided(view) => Some(*view),
+            .filter_map(|(_, action)| match action {
+                Action::Decided(view) => Some(*view),
                 _ => None,
             })
             .collect();

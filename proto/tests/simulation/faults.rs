@@ -7,7 +7,7 @@ use rand::seq::IndexedRandom;
 use ringlock_proto::membership::topology::Node;
 
 use crate::core::{Core, Event};
-use crate::history::{Deed, MS, SECOND, Time};
+use crate::history::{Action, MS, SECOND, Time};
 use crate::network::{Partition, Way};
 use crate::report::Fault;
 use crate::server::index_of;
@@ -70,7 +70,7 @@ impl World {
         };
         self.core
             .say(|| format!("lease {lease} is released by force"));
-        self.core.note(Deed::Forced { lease });
+        self.core.note(Action::Forced { lease });
         let most = if self.core.chance(0.5) {
             5 * MS
         } else {

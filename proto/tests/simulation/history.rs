@@ -13,7 +13,7 @@ pub(crate) const SECOND: Time = 1_000 * MS;
 
 /// One event.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Deed {
+pub(crate) enum Action {
     /// A client requests a lease on a key.
     Began { lease: u64, key: usize },
     /// It has the lease, up to `until` by its own clock.
@@ -65,13 +65,13 @@ pub(crate) enum Deed {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     /// Time and event.
-    pub(crate) records: Vec<(Time, Deed)>,
+    pub(crate) records: Vec<(Time, Action)>,
     /// Number of keys.
     pub(crate) keys: usize,
 }
 
 impl History {
-    pub(crate) fn note(&mut self, at: Time, deed: Deed) {
-        self.records.push((at, deed));
+    pub(crate) fn note(&mut self, at: Time, action: Action) {
+        self.records.push((at, action));
     }
 }

@@ -8,17 +8,17 @@ use ringlock_proto::backoff::Backoff;
 use ringlock_proto::lease::{Fence, Token, Ttl};
 use ringlock_proto::lease_record::carry::{CarriedPlacement, transfer};
 use ringlock_proto::lease_record::known::Known;
-use ringlock_proto::operation::acquire::{Attempt, Claim, Grant, Refused, Shortfall};
-use ringlock_proto::operation::extend::{ExtendOutcome, ExtendParams, Renewal};
+use ringlock_proto::operation::acquire::{AcquireParams, Attempt, Denied, DenyReason, Grant};
+use ringlock_proto::operation::extend::{Extend, ExtendOutcome, ExtendParams};
 use ringlock_proto::operation::machine::Refusal;
 use ringlock_proto::operation::release::Release;
 use ringlock_proto::quorum::{Placement, VoterSet};
 use ringlock_proto::time::Instant;
 
-use crate::client::{Alarm, Client, Ending, Fleet, Plan};
-use crate::core::{Core, Wish};
-use crate::errands::Owed;
-use crate::history::Deed;
+use crate::client::{Alarm, Client, Ending, Plan, ViewNodes};
+use crate::core::{Core, Task};
+use crate::history::Action;
+use crate::node_requests::Owed;
 use crate::operations::Running;
 use crate::server::number;
 
@@ -36,10 +36,10 @@ pub(crate) struct Lease {
     token: Token,
     pub(crate) ttl: Ttl,
     /// The view that it is in now, and what it is based on there.
-    pub(crate) fleet: Rc<Fleet>,
-    pub(crate) footing: CarriedPlacement,
+    pub(crate) view_nodes: Rc<ViewNodes>,
+    pub(crate) carried: CarriedPlacement,
     /// The view and the placement of its last quorum.
-    pub(crate) base: (Rc<Fleet>, Placement),
+    pub(crate) base: (Rc<ViewNodes>, Placement),
     pub(crate) state: State,
     fence: Option<Fence>,
     pub(crate) valid_until: Instant,
@@ -55,43 +55,49 @@ pub(crate) fn node_timeout(ttl: Ttl) -> Duration {
 
 impl Lease {
     /// Records which nodes have the entry and which lack it, as an operation under
-    /// `fleet` learned.
+    /// `view_nodes` learned.
     pub(crate) fn heard(
         &mut self,
-        fleet: &Rc<Fleet>,
+        view_nodes: &Rc<ViewNodes>,
         placement: &Placement,
         has: Known,
         lacks: VoterSet,
     ) {
-        let here = |seats| {
-            if Rc::ptr_eq(fleet, &self.fleet) {
-                return seats;
+        let here = |voters| {
+            if Rc::ptr_eq(view_nodes, &self.view_nodes) {
+                return voters;
             }
-            let at = &self.footing.placement;
-            transfer(&fleet.view, placement, seats, &self.fleet.view, at)
+            let at = &self.carried.placement;
+            transfer(
+                &view_nodes.view,
+                placement,
+                voters,
+                &self.view_nodes.view,
+                at,
+            )
         };
-        self.footing.known = self.footing.known.union(has.map(here)).minus(here(lacks));
+        self.carried.known = self.carried.known.union(has.map(here)).minus(here(lacks));
     }
 }
 
 impl Client {
     pub(crate) fn attempt(&mut self, core: &mut Core, mut plan: Plan) {
-        let Some(fleet) = self.fleet.clone() else {
+        let Some(view_nodes) = self.view_nodes.clone() else {
             let at = core.local(self.host) + Backoff::CONTENTION.cap;
             return core.wake(self.host, at, Alarm::Retry(plan));
         };
         core.tally.attempts += 1;
         plan.attempts += 1;
-        let max_ttl = fleet.view.max_ttl();
+        let max_ttl = view_nodes.view.max_ttl();
         let ttl = Ttl::new(plan.ttl.min(max_ttl), max_ttl).unwrap();
         let id = core.fresh();
         let token = Token::new(id.into(), None);
         let key = core.keys[plan.key].clone();
-        let placement = fleet.view.place(&key);
+        let placement = view_nodes.view.place(&key);
         let t0 = core.local(self.host);
-        let claim = Claim {
-            view: fleet.view.id(),
-            view_lease: fleet.view.view_lease(),
+        let params = AcquireParams {
+            view: view_nodes.view.id(),
+            view_lease: view_nodes.view.view_lease(),
             key,
             token: token.clone(),
             ttl,
@@ -102,13 +108,13 @@ impl Client {
             plan,
             token,
             ttl,
-            fleet: Rc::clone(&fleet),
-            footing: CarriedPlacement {
+            view_nodes: Rc::clone(&view_nodes),
+            carried: CarriedPlacement {
                 placement,
                 established: 0,
                 known: Known::NONE,
             },
-            base: (fleet, placement),
+            base: (view_nodes, placement),
             state: State::Asking,
             fence: None,
             valid_until: Instant::default(),
@@ -117,8 +123,8 @@ impl Client {
         };
         self.leases.insert(id, lease);
         let key = plan.key;
-        core.note(Deed::Began { lease: id, key });
-        self.begin(core, id, Running::Attempt(Box::new(Attempt::new(claim))));
+        core.note(Action::Began { lease: id, key });
+        self.begin(core, id, Running::Attempt(Box::new(Attempt::new(params))));
     }
 
     pub(crate) fn granted(&mut self, core: &mut Core, id: u64, grant: &Grant) {
@@ -130,17 +136,18 @@ impl Client {
         lease.state = State::Held;
         lease.fence = Some(grant.fence);
         lease.valid_until = grant.valid_until;
-        lease.footing.established = lease.footing.placement.groups().count();
+        lease.carried.established = lease.carried.placement.groups().count();
         let is_exclusive = core.is_exclusive(id, &core.keys[lease.plan.key]);
         let until = core.hosts[self.host].clock.when(grant.valid_until);
-        core.note(Deed::Granted {
+        core.note(Action::Granted {
             lease: id,
             fence: grant.fence.get(),
             until,
             is_exclusive,
         });
-        let owner = lease.footing.placement.nodes()[0];
-        core.wishes.push(Wish::Granted(lease.fleet.server(owner)));
+        let owner = lease.carried.placement.nodes()[0];
+        core.tasks
+            .push(Task::Granted(lease.view_nodes.server(owner)));
         let plan = lease.plan;
         if plan.keeps_alive {
             let first = lease.ttl.get() / 3;
@@ -153,19 +160,19 @@ impl Client {
         core.wake(self.host, grant.valid_until, Alarm::Lapse(id));
         if self.sweep.is_some() {
             core.swept += 1;
-            core.note(Deed::Swept { key: plan.key });
+            core.note(Action::Swept { key: plan.key });
             return self.finish(core, id);
         }
         core.wake(self.host, now + plan.hold, Alarm::Finish(id));
     }
 
-    pub(crate) fn refused(&mut self, core: &mut Core, id: u64, refused: &Refused) {
+    pub(crate) fn denied(&mut self, core: &mut Core, id: u64, denied: &Denied) {
         let Some(lease) = self.leases.get_mut(&id) else {
             return;
         };
         lease.state = State::Over;
         let plan = lease.plan;
-        let rivals = refused
+        let rivals = denied
             .refusals
             .iter()
             .filter_map(|(_, refusal)| match refusal {
@@ -174,7 +181,7 @@ impl Client {
             });
         let remaining = rivals.max();
         core.tally.contended += u64::from(remaining.is_some());
-        if refused.shortfall == Shortfall::Unconfirmed || remaining.is_none() {
+        if denied.reason == DenyReason::Unconfirmed || remaining.is_none() {
             self.doubt();
         }
         if plan.attempts >= plan.most_attempts || core.is_healed && self.sweep.is_none() {
@@ -202,37 +209,37 @@ impl Client {
             return;
         };
         core.tally.extends += 1;
-        let (view, footing) = (&lease.fleet.view, lease.footing);
+        let (view, carried) = (&lease.view_nodes.view, lease.carried);
         let max_ttl = view.max_ttl();
-        for seat in footing.known.seen.iter() {
-            let node = footing.placement.node(seat);
-            core.note(Deed::Relied {
+        for voter in carried.known.seen.iter() {
+            let node = carried.placement.node(voter);
+            core.note(Action::Relied {
                 lease: id,
-                node: lease.fleet.server(node),
+                node: lease.view_nodes.server(node),
                 nonce: number(view.nonce(node)),
             });
         }
-        let terms = ExtendParams {
+        let params = ExtendParams {
             view: view.id(),
             view_lease: view.view_lease(),
             key: core.keys[lease.plan.key].clone(),
             token: lease.token.clone(),
             fence,
             ttl: Ttl::new(ttl.min(max_ttl), max_ttl).unwrap(),
-            placement: footing.placement,
-            established: footing.established,
-            known: footing.known,
+            placement: carried.placement,
+            established: carried.established,
+            known: carried.known,
             valid_until: lease.valid_until,
             t0: now,
         };
-        self.begin(core, id, Running::Renewal(Box::new(Renewal::new(terms))));
+        self.begin(core, id, Running::Extend(Box::new(Extend::new(params))));
     }
 
     pub(crate) fn renewed(
         &mut self,
         core: &mut Core,
         id: u64,
-        fleet: &Rc<Fleet>,
+        view_nodes: &Rc<ViewNodes>,
         (placement, t0): (Placement, Instant),
         extension: &ExtendOutcome,
     ) {
@@ -247,15 +254,15 @@ impl Client {
             ExtendOutcome::Extended(until) => {
                 core.tally.extended += 1;
                 let granted = lease.fence.map(Fence::epoch);
-                core.tally.carried += u64::from(granted != Some(fleet.view.id().epoch));
+                core.tally.carried += u64::from(granted != Some(view_nodes.view.id().epoch));
                 lease.valid_until = lease.valid_until.max(*until);
-                lease.base = (Rc::clone(fleet), placement);
-                lease.footing.established = placement.groups().count();
+                lease.base = (Rc::clone(view_nodes), placement);
+                lease.carried.established = placement.groups().count();
                 lease.renew_at = now + lease.ttl.get() / 3;
                 let is_exclusive = core.is_exclusive(id, &core.keys[lease.plan.key]);
                 let clock = &core.hosts[self.host].clock;
                 let (began, until) = (clock.when(t0), clock.when(lease.valid_until));
-                core.note(Deed::Extended {
+                core.note(Action::Extended {
                     lease: id,
                     began,
                     until,
@@ -308,7 +315,7 @@ impl Client {
         if lease.state != State::Held || !lease.plan.fidgets {
             return;
         }
-        let most = lease.fleet.view.max_ttl().as_millis() as u64;
+        let most = lease.view_nodes.view.max_ttl().as_millis() as u64;
         let (least, most_pause) = if self.is_eager { (most, 60) } else { (60, 400) };
         let ttl = Duration::from_millis(core.between(least, most));
         self.extend(core, id, ttl);
@@ -333,13 +340,13 @@ impl Client {
             Ending::Drop => self.end(core, id),
             Ending::Release => {
                 let key = core.keys[lease.plan.key].clone();
-                let (token, placement) = (lease.token.clone(), lease.footing.placement);
-                let here = |seat| lease.fleet.server(placement.node(seat));
-                let there = placement.seats().iter().map(here).map(|node| 1 << node);
+                let (token, placement) = (lease.token.clone(), lease.carried.placement);
+                let here = |voter| lease.view_nodes.server(placement.node(voter));
+                let there = placement.voters().iter().map(here).map(|node| 1 << node);
                 let elsewhere = lease.sent & !there.fold(0, |all: u32, one: u32| all | one);
                 lease.state = State::Over;
                 core.tally.releases += 1;
-                core.note(Deed::Ended { lease: id });
+                core.note(Action::Ended { lease: id });
                 let now = core.local(self.host);
                 let release = Release::new(key, token, placement, now);
                 self.begin(core, id, Running::Release(Box::new(release)));
@@ -368,7 +375,7 @@ impl Client {
         };
         lease.state = State::Over;
         let sent = lease.sent;
-        core.note(Deed::Ended { lease: id });
+        core.note(Action::Ended { lease: id });
         self.release_from(core, id, sent);
         if !self.operations.values().any(|other| other.lease == id) {
             self.leases.remove(&id);
@@ -392,7 +399,7 @@ impl Client {
             node,
             key: core.keys[lease.plan.key].clone(),
             token: lease.token.clone(),
-            until: core.local(self.host) + lease.fleet.view.longest_ttl(),
+            until: core.local(self.host) + lease.view_nodes.view.longest_ttl(),
             tries: 0,
             is_out: false,
         };

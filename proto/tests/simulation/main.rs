@@ -5,8 +5,8 @@
 //!
 //! * `world`, `core`: a run, and its shared parts
 //! * `network`, `server`: connections and nodes
-//! * `client`, `leases`, `operations`, `errands`: a router and its driver around the machines
-//! * `coordinator`, `votes`, `operators`: changes, and their operators
+//! * `client`, `leases`, `operations`, `node_requests`: a router and its driver around the machines
+//! * `coordinator`, `votes`, `admin`: changes, and their operators
 //! * `faults`: the faults
 //! * `history`, `checker`: what happened, and whether the claims hold
 //! * `mutants`: one safeguard removed at a time; each must be caught
@@ -31,18 +31,18 @@
     reason = "a harness: it fails by panicking and prints what it did"
 )]
 
+mod admin;
 mod checker;
 mod client;
 mod coordinator;
 mod core;
-mod errands;
 mod faults;
 mod history;
 mod leases;
 mod mutants;
 mod network;
+mod node_requests;
 mod operations;
-mod operators;
 mod report;
 mod server;
 mod votes;

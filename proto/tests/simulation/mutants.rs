@@ -67,11 +67,11 @@ impl Core {
         from: (&View, &ringlock_proto::quorum::Placement, VoterSet),
         to: (&View, &ringlock_proto::quorum::Placement),
     ) -> VoterSet {
-        let (view, placement, seats) = from;
-        let same = |seat| {
-            let name = &view.member(placement.node(seat)).name;
-            to.1.seat(to.0.index_of(name)?)
+        let (view, placement, voters) = from;
+        let same = |voter| {
+            let name = &view.member(placement.node(voter)).name;
+            to.1.voter(to.0.index_of(name)?)
         };
-        seats.iter().filter_map(same).collect()
+        voters.iter().filter_map(same).collect()
     }
 }

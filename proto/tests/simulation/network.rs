@@ -25,7 +25,7 @@ pub(crate) struct Ticket {
 
 /// A request in flight.
 #[derive(Clone, Debug)]
-pub(crate) struct Letter {
+pub(crate) struct Message {
     pub(crate) host: usize,
     pub(crate) node: usize,
     connection: u32,
@@ -142,7 +142,7 @@ impl Core {
             self.tally.fault(Fault::Break);
             self.break_link(host, node);
         }
-        let letter = Letter {
+        let message = Message {
             host,
             node,
             connection: self.hosts[host].links[node].connection,
@@ -151,12 +151,12 @@ impl Core {
             request,
             is_stray: false,
         };
-        let is_repeatable = !matches!(letter.request, Request::Acquire { .. });
+        let is_repeatable = !matches!(message.request, Request::Acquire { .. });
         if is_repeatable && self.weather.repeats > 0.0 && self.chance(self.weather.repeats) {
             self.tally.fault(Fault::Repeat);
-            let again = Letter {
+            let again = Message {
                 is_stray: true,
-                ..letter.clone()
+                ..message.clone()
             };
             let late = self.between(MS, 2 * SECOND);
             self.after(late, Event::Arrive(Box::new(again)));
@@ -165,7 +165,7 @@ impl Core {
         let link = &mut self.hosts[host].links[node];
         link.requested = (link.requested + 1).max(self.now + delay);
         let at = link.requested;
-        self.at(at, Event::Arrive(Box::new(letter)));
+        self.at(at, Event::Arrive(Box::new(message)));
     }
 
     /// A connection breaks; the next one starts without its backlog.
@@ -200,19 +200,19 @@ impl Core {
     }
 
     /// A request reaches its node, or is stopped before it.
-    pub(crate) fn arrive(&mut self, mut letter: Box<Letter>) {
-        let Letter {
+    pub(crate) fn arrive(&mut self, mut message: Box<Message>) {
+        let Message {
             host,
             node,
             connection,
             ..
-        } = *letter;
+        } = *message;
         let server = &self.servers[node];
-        if server.boot != letter.boot {
+        if server.boot != message.boot {
             return;
         }
         if server.paused_until > self.now {
-            return self.at(server.paused_until, Event::Arrive(letter));
+            return self.at(server.paused_until, Event::Arrive(message));
         }
         if self.is_cut(host, node, Way::ToNodes) {
             self.tally.fault(Fault::Loss);
@@ -221,28 +221,28 @@ impl Core {
             }
             return;
         }
-        if connection != self.hosts[host].links[node].connection && !letter.is_stray {
+        if connection != self.hosts[host].links[node].connection && !message.is_stray {
             // A request that a broken connection had in flight.
-            letter.is_stray = true;
+            message.is_stray = true;
             match self.random.random_range(0..4) {
                 0 | 1 => return self.tally.fault(Fault::Loss),
                 2 => {
                     self.tally.fault(Fault::Late);
                     let late = self.between(MS, 5 * SECOND);
-                    return self.after(late, Event::Arrive(letter));
+                    return self.after(late, Event::Arrive(message));
                 }
                 _ => {}
             }
         }
-        let reply = self.carry_out(node, &letter.request);
+        let reply = self.carry_out(node, &message.request);
         self.say(|| {
-            let stray = if letter.is_stray { " (stray)" } else { "" };
+            let stray = if message.is_stray { " (stray)" } else { "" };
             format!(
                 "{host}->{node}{stray} {:?}\n              = {reply:?}",
-                letter.request
+                message.request
             )
         });
-        if letter.is_stray {
+        if message.is_stray {
             return;
         }
         let delay = self.delay();
@@ -253,7 +253,7 @@ impl Core {
             host,
             node,
             connection,
-            ticket: letter.ticket,
+            ticket: message.ticket,
             reply,
         };
         self.at(at, Event::Answer(Box::new(answered)));

@@ -5,14 +5,14 @@ use std::rc::Rc;
 
 use ringlock_proto::lease_record::known::Known;
 use ringlock_proto::node::message::{NodeError, NodeErrorKind, NodeState, Reply, Request};
-use ringlock_proto::operation::acquire::{Attempt, Grant, Refused};
-use ringlock_proto::operation::extend::{ExtendOutcome, Renewal};
+use ringlock_proto::operation::acquire::{Attempt, Denied, Grant};
+use ringlock_proto::operation::extend::{Extend, ExtendOutcome};
 use ringlock_proto::operation::machine::{Effects, Event, Machine, Step, vouches_for};
 use ringlock_proto::operation::release::{Release, ReleaseOutcome};
 use ringlock_proto::quorum::{Placement, Voter};
 use ringlock_proto::time::Instant;
 
-use crate::client::{Alarm, Client, Fleet};
+use crate::client::{Alarm, Client, ViewNodes};
 use crate::core::Core;
 use crate::leases::{State, node_timeout};
 use crate::network::{Answered, Ticket};
@@ -21,20 +21,20 @@ use crate::network::{Answered, Ticket};
 #[derive(Debug)]
 pub(crate) enum Running {
     Attempt(Box<Attempt>),
-    Renewal(Box<Renewal>),
+    Extend(Box<Extend>),
     Release(Box<Release>),
 }
 
 enum Outcome {
-    Attempt(Result<Grant, Refused>),
-    Renewal(ExtendOutcome),
+    Attempt(Result<Grant, Denied>),
+    Extend(ExtendOutcome),
     Release,
 }
 
 #[derive(Debug)]
 pub(crate) struct Operation {
     pub(crate) lease: u64,
-    fleet: Rc<Fleet>,
+    view_nodes: Rc<ViewNodes>,
     t0: Instant,
     pub(crate) running: Running,
     /// Nodes that have not answered yet, each with its deadline.
@@ -47,7 +47,7 @@ impl Running {
     fn machine(&self) -> &dyn Asks {
         match self {
             Self::Attempt(machine) => &**machine,
-            Self::Renewal(machine) => &**machine,
+            Self::Extend(machine) => &**machine,
             Self::Release(machine) => &**machine,
         }
     }
@@ -57,8 +57,8 @@ impl Running {
             Self::Attempt(machine) => {
                 as_outcome(machine.on(now, confirmed_at, event), Outcome::Attempt)
             }
-            Self::Renewal(machine) => {
-                as_outcome(machine.on(now, confirmed_at, event), Outcome::Renewal)
+            Self::Extend(machine) => {
+                as_outcome(machine.on(now, confirmed_at, event), Outcome::Extend)
             }
             Self::Release(machine) => {
                 let outcome = |_: ReleaseOutcome| Outcome::Release;
@@ -71,7 +71,7 @@ impl Running {
 /// The part of a machine that does not depend on its outcome type.
 trait Asks {
     fn places(&self) -> &Placement;
-    fn asks(&self, step: Step, seat: Voter) -> Request;
+    fn asks(&self, step: Step, voter: Voter) -> Request;
 }
 
 impl<M: Machine> Asks for M {
@@ -79,8 +79,8 @@ impl<M: Machine> Asks for M {
         self.placement()
     }
 
-    fn asks(&self, step: Step, seat: Voter) -> Request {
-        self.request(step, seat)
+    fn asks(&self, step: Step, voter: Voter) -> Request {
+        self.request(step, voter)
     }
 }
 
@@ -98,15 +98,15 @@ fn as_outcome<T>(effects: Effects<T>, outcome: impl FnOnce(T) -> Outcome) -> Eff
 
 impl Client {
     pub(crate) fn begin(&mut self, core: &mut Core, lease: u64, running: Running) {
-        let fleet = Rc::clone(&self.leases[&lease].fleet);
+        let view_nodes = Rc::clone(&self.leases[&lease].view_nodes);
         let t0 = core.local(self.host);
         let probes = match running {
             Running::Release(_) => Vec::new(),
-            _ => fleet.probes(running.machine().places(), t0),
+            _ => view_nodes.probes(running.machine().places(), t0),
         };
         let operation = Operation {
             lease,
-            fleet,
+            view_nodes,
             t0,
             running,
             waits: Vec::new(),
@@ -123,7 +123,7 @@ impl Client {
             return;
         };
         let now = core.local(self.host);
-        let confirmed_at = operation.fleet.confirmed_at();
+        let confirmed_at = operation.view_nodes.confirmed_at();
         let effects = operation.running.on(now, confirmed_at, event);
         let Some(lease) = self.leases.get_mut(&operation.lease) else {
             return;
@@ -135,21 +135,25 @@ impl Client {
             vouching: effects.vouching,
         };
         let lacks = effects.disowned;
-        lease.heard(&operation.fleet, &placement, has, lacks);
+        lease.heard(&operation.view_nodes, &placement, has, lacks);
         let deadline = now + node_timeout(lease.ttl);
         let before = operation.waits.len();
-        let mut letters = Vec::new();
-        if let Some((step, seats)) = effects.send {
-            for seat in seats.iter() {
-                let node = operation.fleet.server(placement.node(seat));
+        let mut requests = Vec::new();
+        if let Some((step, voters)) = effects.send {
+            for voter in voters.iter() {
+                let node = operation.view_nodes.server(placement.node(voter));
                 lease.sent |= 1 << node;
-                letters.push((node, step, machine.asks(step, seat)));
+                requests.push((node, step, machine.asks(step, voter)));
             }
         }
         for node in effects.probe {
-            letters.push((operation.fleet.server(node), Step::Probe, Request::Status));
+            requests.push((
+                operation.view_nodes.server(node),
+                Step::Probe,
+                Request::Status,
+            ));
         }
-        for (node, step, request) in letters {
+        for (node, step, request) in requests {
             operation.waits.push((node, step, deadline));
             let ticket = Ticket {
                 operation: id,
@@ -160,19 +164,19 @@ impl Client {
         if operation.waits.len() > before {
             core.wake(self.host, deadline, Alarm::GiveUp(id));
         }
-        let (about, fleet) = (operation.lease, Rc::clone(&operation.fleet));
+        let (about, view_nodes) = (operation.lease, Rc::clone(&operation.view_nodes));
         let t0 = operation.t0;
         let outcome = effects.outcome.filter(|_| !operation.is_over);
         operation.is_over |= outcome.is_some();
-        for seat in effects.release.iter() {
-            self.release_at(core, about, fleet.server(placement.node(seat)));
+        for voter in effects.release.iter() {
+            self.release_at(core, about, view_nodes.server(placement.node(voter)));
         }
         match outcome {
             None => {}
             Some(Outcome::Attempt(Ok(grant))) => self.granted(core, about, &grant),
-            Some(Outcome::Attempt(Err(refused))) => self.refused(core, about, &refused),
-            Some(Outcome::Renewal(extension)) => {
-                self.renewed(core, about, &fleet, (placement, t0), &extension);
+            Some(Outcome::Attempt(Err(denied))) => self.denied(core, about, &denied),
+            Some(Outcome::Extend(extension)) => {
+                self.renewed(core, about, &view_nodes, (placement, t0), &extension);
             }
             Some(Outcome::Release) => {}
         }
@@ -203,20 +207,20 @@ impl Client {
         } = answered.ticket;
         let node = answered.node;
         let Some(operation) = self.operations.get_mut(&id) else {
-            return self.hear_errand(core, answered);
+            return self.hear_node_request(core, answered);
         };
         let waited = operation
             .waits
             .iter()
             .position(|&(from, of, _)| (from, of) == (node, step));
-        let (Some(waited), Some(from)) = (waited, operation.fleet.member(node)) else {
+        let (Some(waited), Some(from)) = (waited, operation.view_nodes.member(node)) else {
             return;
         };
         operation.waits.swap_remove(waited);
-        let (about, view) = (operation.lease, operation.fleet.view.id());
+        let (about, view) = (operation.lease, operation.view_nodes.view.id());
         let answer = Ok(answered.reply);
         if vouches_for(&answer, view) {
-            operation.fleet.saw(from, operation.t0);
+            operation.view_nodes.saw(from, operation.t0);
         }
         let stale = match &answer {
             Ok(Reply::Stale(serving)) => Some(*serving),
@@ -227,7 +231,7 @@ impl Client {
             },
             _ => None,
         };
-        let is_renewal = matches!(operation.running, Running::Renewal(_));
+        let is_renewal = matches!(operation.running, Running::Extend(_));
         let is_there = matches!(answer, Ok(Reply::Kept { .. } | Reply::Made { .. }));
         let is_over = self.leases.get(&about).map(|lease| lease.state) == Some(State::Over);
         if is_renewal && is_there && is_over {
@@ -249,7 +253,7 @@ impl Client {
             let (node, step, _) = operation.waits.swap_remove(late);
             let is_release = matches!(operation.running, Running::Release(_));
             let about = operation.lease;
-            let Some(from) = operation.fleet.member(node) else {
+            let Some(from) = operation.view_nodes.member(node) else {
                 continue;
             };
             let error = NodeError::new(NodeErrorKind::Timeout, "no answer");

@@ -13,7 +13,7 @@ use ringlock_proto::time::Instant;
 use ringlock_ring::NodeIndex;
 
 use crate::core::{Clock, Core};
-use crate::history::{Deed, MS, Time};
+use crate::history::{Action, MS, Time};
 
 /// One server process and its disk.
 pub(crate) struct Server {
@@ -113,7 +113,7 @@ impl Core {
                 }
                 if let (true, Some(view)) = (after != before, after) {
                     self.is_served_anew = true;
-                    self.note(Deed::Decided(view));
+                    self.note(Action::Decided(view));
                 }
             }
             Request::Accept { next, .. } if reply == Reply::Done => {
@@ -147,7 +147,7 @@ impl Core {
                 let nonce = nonce.map_or(0, number);
                 if self.held.insert((lease, node, nonce)) {
                     self.history
-                        .note(self.now, Deed::Held { lease, node, nonce });
+                        .note(self.now, Action::Held { lease, node, nonce });
                 }
             }
             Reply::Busy(rival) => {
@@ -155,7 +155,7 @@ impl Core {
                 let landed = self.landed.get(&(node, key.clone()));
                 self.history.note(
                     self.now,
-                    Deed::Blocked {
+                    Action::Blocked {
                         node,
                         until: (now + left).as_nanos(),
                         landed: landed.map_or(0, |&(_, until)| until),
@@ -255,8 +255,8 @@ impl Core {
         serves: &impl Fn(NodeIndex) -> bool,
     ) -> bool {
         let placement: Placement = view.place(key);
-        let free = placement.seats().iter().filter(|&seat| {
-            let node = placement.node(seat);
+        let free = placement.voters().iter().filter(|&voter| {
+            let node = placement.node(voter);
             let index = index_of(&view.member(node).name);
             let server = &self.servers[index];
             let entry = self.landed.get(&(index, key.clone()));

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use rand::RngExt;
-use ringlock_proto::membership::paxos::{BallotOutcome, Call, Decision, Proposal};
+use ringlock_proto::membership::paxos::{BallotOutcome, BallotRun, Outgoing, Proposal};
 use ringlock_proto::membership::transition::{Transition, adopt};
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::message::{Answer, Ballot, Request};
 use ringlock_ring::NodeIndex;
 
 use crate::coordinator::{Coordinator, LOOK_AGAIN, Stage};
-use crate::core::{Core, Wish};
-use crate::history::{Deed, SECOND, Time};
+use crate::core::{Core, Task};
+use crate::history::{Action, SECOND, Time};
 use crate::server::index_of;
 
 /// Requests of a vote that arrive later than this count as lost.
@@ -35,7 +35,7 @@ impl Coordinator {
         if view.next().is_none() {
             core.voting_until = core.now + LONGEST_VOTE;
         }
-        let decision = Decision::new(current.id(), current.deciders(), ballot, motion);
+        let decision = BallotRun::new(current.id(), current.deciders(), ballot, motion);
         let call = decision.start();
         self.decision = Some(decision);
         self.vote = 0;
@@ -53,15 +53,15 @@ impl Coordinator {
         self.carry_on(core, call);
     }
 
-    fn carry_on(&mut self, core: &mut Core, call: Call) {
+    fn carry_on(&mut self, core: &mut Core, call: Outgoing) {
         if let (Some(request), Some(decision), Some(transition)) =
             (call.ask, &self.decision, &self.transition)
         {
             let view = transition.view();
             let server = |node: NodeIndex| index_of(&view.member(node).name);
-            let letters = decision.deciders().map(server);
-            let letters = letters.map(|node| (node, request.clone())).collect();
-            self.ask(core, Stage::Vote, letters);
+            let requests = decision.deciders().map(server);
+            let requests = requests.map(|node| (node, request.clone())).collect();
+            self.ask(core, Stage::Vote, requests);
             if self.vote == 0 {
                 self.vote = self.round;
             }
@@ -80,8 +80,8 @@ impl Coordinator {
 
     fn decided(&mut self, core: &mut Core, motion: &Proposal) {
         let view = core.read(motion.view, &motion.document).unwrap();
-        core.note(Deed::Decided(motion.view));
-        core.wishes.push(Wish::Decided(self.host));
+        core.note(Action::Decided(motion.view));
+        core.tasks.push(Task::Decided(self.host));
         self.ballot = 0;
         let Some(transition) = &mut self.transition else {
             return;
@@ -99,7 +99,7 @@ impl Coordinator {
         let mut names: Vec<&str> = all.map(|node| node.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        let letter = |name: &str| {
+        let message = |name: &str| {
             let request = match (view.index_of(name), old.index_of(name)) {
                 (Some(node), _) => adopt(&view, node),
                 // A retired node teaches clients that still use the old view.
@@ -112,7 +112,7 @@ impl Coordinator {
             };
             (index_of(name), request)
         };
-        let letters = names.into_iter().map(letter).collect();
-        self.ask(core, Stage::Tell, letters);
+        let requests = names.into_iter().map(message).collect();
+        self.ask(core, Stage::Send, requests);
     }
 }

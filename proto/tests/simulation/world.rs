@@ -6,13 +6,13 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 use ringlock_proto::node::message::Request;
 
+use crate::admin;
 use crate::client::{Alarm, Client};
 use crate::coordinator::{Coordinator, Intent};
-use crate::core::{Clock, Core, Event, Wish};
-use crate::history::{Deed, History, MS, SECOND, Time};
+use crate::core::{Clock, Core, Event, Task};
+use crate::history::{Action, History, MS, SECOND, Time};
 use crate::mutants::Mutant;
 use crate::network::{Answered, Role, Weather};
-use crate::operators;
 use crate::report::{Fault, Tally};
 use crate::server::{Server, index_of};
 
@@ -36,7 +36,7 @@ pub(crate) struct World {
 /// Runs one seed to its end.
 pub(crate) fn run(seed: u64, mutant: Option<Mutant>, is_traced: bool) -> (History, Tally) {
     let mut core = Core::new(seed, mutant, is_traced);
-    operators::found(&mut core);
+    admin::found(&mut core);
     let length = core.between(14 * SECOND, 26 * SECOND);
     let mut world = World {
         core,
@@ -67,7 +67,7 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Arrive(letter) => self.core.arrive(letter),
+            Event::Arrive(message) => self.core.arrive(message),
             Event::Answer(answered) => self.answer(answered),
             Event::Wake(host, alarm) => self.wake(host, alarm),
             Event::Fault if !self.core.is_healed => {
@@ -96,8 +96,8 @@ impl World {
         if std::mem::take(&mut self.core.is_served_anew) {
             self.look_at_leases();
         }
-        for wish in std::mem::take(&mut self.core.wishes) {
-            self.grant(wish);
+        for task in std::mem::take(&mut self.core.tasks) {
+            self.grant(task);
         }
     }
 
@@ -107,7 +107,7 @@ impl World {
         for client in &self.clients {
             for (lease, key) in client.valid(&self.core) {
                 if !self.core.is_exclusive(lease, &self.core.keys[key]) {
-                    self.core.note(Deed::Exposed { lease });
+                    self.core.note(Action::Exposed { lease });
                 }
             }
         }
@@ -173,22 +173,22 @@ impl World {
         self.coordinators.push(coordinator);
     }
 
-    fn grant(&mut self, wish: Wish) {
-        match wish {
-            Wish::Readmit(host) => {
+    fn grant(&mut self, task: Task) {
+        match task {
+            Task::Readmit(host) => {
                 let clock = self.core.hosts[host].clock;
                 let mut others = self.coordinators.iter();
                 if !others.any(|other| !other.is_over() && other.intent == Intent::Keep) {
                     self.coordinate(Intent::Keep, Some(clock));
                 }
             }
-            Wish::Decided(_) | Wish::Granted(_) if self.core.is_healed => {}
-            Wish::Granted(node) => {
+            Task::Decided(_) | Task::Granted(_) if self.core.is_healed => {}
+            Task::Granted(node) => {
                 if self.core.chance(0.005) {
                     self.core.lose(node);
                 }
             }
-            Wish::Decided(host) => {
+            Task::Decided(host) => {
                 let clients: Vec<usize> = self.clients.iter().map(|client| client.host).collect();
                 match self.core.random.random_range(0..10) {
                     0..4 => {
@@ -211,7 +211,7 @@ impl World {
                     6 => {
                         // Two nodes will soon be without memory.
                         for _ in 0..2 {
-                            let node = self.core.random.random_range(0..operators::SERVERS);
+                            let node = self.core.random.random_range(0..admin::SERVERS);
                             let soon = self.core.between(0, 3 * SECOND);
                             self.core.after(soon, Event::Lose(node));
                         }
@@ -219,7 +219,7 @@ impl World {
                     _ => {}
                 }
             }
-            Wish::Gone => {
+            Task::Gone => {
                 let intent = if self.core.chance(0.2) {
                     Intent::Abort
                 } else {
@@ -241,7 +241,7 @@ impl World {
         for host in &mut core.hosts {
             host.paused_until = 0;
         }
-        core.note(Deed::Healed);
+        core.note(Action::Healed);
         core.after(250 * MS, Event::Check);
     }
 
@@ -268,7 +268,7 @@ impl World {
             return self.coordinate(Intent::Settle, None);
         }
         self.is_settled = true;
-        self.core.note(Deed::Settled);
+        self.core.note(Action::Settled);
         let host = self.core.host(Role::Client(self.clients.len()), None);
         let mut sweeper = Client::new(host);
         sweeper.sweep = Some((0..self.core.keys.len()).collect());

@@ -12,19 +12,19 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use crate::acquire::failure::FailedAttempt;
 use crate::acquire::many::guard_set::{GuardSet, extend_each};
 use crate::acquire::many::{WINDOW, check_count};
-use crate::acquire::retry::Terms;
+use crate::acquire::retry::Deadlines;
 use crate::acquire::retry::give_way;
 use crate::acquire::{Acquire, Acquiring};
 use crate::clock;
 use crate::error::Error;
 use crate::lease::guard::Guard;
-use crate::lease::local_queue::{Plight, Ticket};
+use crate::lease::local_queue::{LastFailure, Ticket};
 use crate::lease::manager::LeaseManager;
 use crate::lease::scoped::WithError;
 use crate::lease::state::LeaseState;
 use crate::proto::lease::Key;
 use crate::telemetry::events;
-use crate::telemetry::stats::Call;
+use crate::telemetry::stats::CallMetrics;
 
 /// The number of attempts with which a round after a busy key starts. Where many
 /// keys are busy, most of what is taken after the next busy key is given back.
@@ -150,15 +150,15 @@ impl AcquireAll {
     }
 
     async fn run(self) -> Result<GuardSet, Error> {
-        let mut call = Call::begin(self.each.leases.counters());
+        let mut call = CallMetrics::begin(self.each.leases.counters());
         let life = self.each.leases.lifecycle().check();
         life.map_err(|error| call.failed(error))?;
         let keys = self.keys.map_err(|error| call.failed(error))?;
-        let terms = self.each.terms(clock::now());
-        let contest = Contest {
-            terms: terms.map_err(|error| call.failed(error))?,
+        let deadlines = self.each.deadlines(clock::now());
+        let contest = SetContest {
+            deadlines: deadlines.map_err(|error| call.failed(error))?,
             each: self.each,
-            plight: Arc::default(),
+            failure: Arc::default(),
         };
         loop {
             // Declared first, dropped last: the next caller's requests queue up
@@ -170,11 +170,11 @@ impl AcquireAll {
             // for in order. The wait bounds the loop.
             let won = contest.win(&keys, &mut turns).await;
             if let Some(guards) = won.map_err(|error| call.failed(error))? {
-                call.granted(|| clock::now().saturating_since(contest.terms.started));
+                call.granted(|| clock::now().saturating_since(contest.deadlines.started));
                 guards
                     .iter()
                     .zip(turns)
-                    .for_each(|(guard, turn)| guard.begin(turn));
+                    .for_each(|(guard, ticket)| guard.begin(ticket));
                 return Ok(GuardSet::new(guards));
             }
             if contest.each.patience.is_one_try() {
@@ -210,43 +210,45 @@ fn in_order(mut keys: Vec<Key>) -> Result<Vec<Key>, Error> {
 }
 
 /// How callers contend for a set of keys.
-struct Contest {
+struct SetContest {
     each: Acquire,
-    terms: Terms,
+    deadlines: Deadlines,
     /// The errors that it has met, for the callers behind it in any of the keys'
     /// queues.
-    plight: Arc<Plight>,
+    failure: Arc<LastFailure>,
 }
 
-impl Contest {
+impl SetContest {
     /// Takes the places in this process's queues, one after the other.
     async fn turns(&self, keys: &[Key]) -> Result<Vec<Option<Ticket<LeaseState>>>, Error> {
         // While it queues, callers behind it wait for the same holder.
-        self.plight.set(Some(Error::Contended {
+        self.failure.set(Some(Error::Contended {
             key: keys[0].clone(),
             holder: None,
             remaining: None,
         }));
         let mut turns = Vec::with_capacity(keys.len());
         for key in keys {
-            let turn = self.each.turn(key, self.terms.deadline).await;
-            let turn = turn.map_err(|busy| self.each.give_up(0, self.terms.started, busy))?;
-            if let Some(turn) = &turn {
-                turn.share(Arc::clone(&self.plight));
+            let ticket = self.each.ticket(key, self.deadlines.deadline).await;
+            let ticket =
+                ticket.map_err(|busy| self.each.give_up(0, self.deadlines.started, busy))?;
+            if let Some(ticket) = &ticket {
+                ticket.share(Arc::clone(&self.failure));
             }
-            turns.push(turn);
+            turns.push(ticket);
         }
-        self.plight.set(None);
+        self.failure.set(None);
         Ok(turns)
     }
 
     /// Leaves the keys to other processes if this process has reached its limit of
     /// consecutive hand-overs for one of them.
     async fn give_way(&self, keys: &[Key], turns: &mut [Option<Ticket<LeaseState>>]) {
-        let pauses = keys.iter().zip(turns);
-        let pauses = pauses.filter_map(|(key, turn)| self.each.way_for_others(key, turn.as_mut()));
-        if let Some(pause) = pauses.max() {
-            give_way(pause, self.terms.deadline).await;
+        let pacer = keys.iter().zip(turns);
+        let pacer =
+            pacer.filter_map(|(key, ticket)| self.each.yield_for_others(key, ticket.as_mut()));
+        if let Some(pause) = pacer.max() {
+            give_way(pause, self.deadlines.deadline).await;
         }
     }
 
@@ -254,9 +256,9 @@ impl Contest {
     fn too_slow(&self, keys: &[Key]) -> Error {
         let error = Error::TooSlow {
             key: keys[0].clone(),
-            ttl: self.terms.ttl.get(),
+            ttl: self.deadlines.ttl.get(),
         };
-        self.each.give_up(1, self.terms.started, error)
+        self.each.give_up(1, self.deadlines.started, error)
     }
 
     /// Locks all keys; `None` if a lease was lost before the last was granted.
@@ -279,19 +281,20 @@ impl Contest {
             };
             // The key whose queue used up the time.
             let mut lines = keys.iter().zip(&*turns);
-            let in_line = || lines.find_map(|(key, turn)| self.each.waited_for(key, turn.as_ref()));
-            let told = failed.as_ref().map(|failed| &failed.error);
-            let last = told.filter(|error| error.is_contention()).cloned();
+            let in_line =
+                || lines.find_map(|(key, ticket)| self.each.waited_for(key, ticket.as_ref()));
+            let reported = failed.as_ref().map(|failed| &failed.error);
+            let last = reported.filter(|error| error.is_contention()).cloned();
             let last = last.or_else(in_line);
-            self.plight.set(told.cloned());
-            let turn = turns[guards.len()].as_mut();
-            let (each, terms) = (&self.each, self.terms);
+            self.failure.set(reported.cloned());
+            let ticket = turns[guards.len()].as_mut();
+            let (each, deadlines) = (&self.each, self.deadlines);
             let contending = async {
                 match failed {
                     Some(failed) if each.patience.is_one_try() => {
-                        each.persist(busy, terms, turn, failed, last).await
+                        each.persist(busy, deadlines, ticket, failed, last).await
                     }
-                    _ => each.contend(busy, terms, turn, last).await,
+                    _ => each.contend(busy, deadlines, ticket, last).await,
                 }
             };
             let Some(guard) = self.keeping(&guards, contending).await else {
@@ -308,11 +311,11 @@ impl Contest {
             }
             let resume = clock::now() + self.node_timeout();
             if self
-                .terms
+                .deadlines
                 .deadline
                 .is_some_and(|deadline| resume >= deadline)
             {
-                return Err(self.each.give_up(1, self.terms.started, error));
+                return Err(self.each.give_up(1, self.deadlines.started, error));
             }
             clock::sleep_until(resume).await;
         }
@@ -334,7 +337,7 @@ impl Contest {
         while granted < end {
             let most = end.min(begun + width - under_way.len());
             under_way.extend((begun..most).map(|index| async move {
-                let attempt = self.each.attempt(&keys[index], self.terms);
+                let attempt = self.each.attempt(&keys[index], self.deadlines);
                 (index, attempt.await.map(|won| self.each.guard(won)))
             }));
             begun = begun.max(most);
@@ -390,11 +393,11 @@ impl Contest {
 
     /// How long nodes may take for one of the leases.
     fn node_timeout(&self) -> Duration {
-        self.each.leases.nodes().node_timeout(self.terms.ttl)
+        self.each.leases.nodes().node_timeout(self.deadlines.ttl)
     }
 
     /// The remaining time that a lease needs before its guard is handed out.
     fn fresh(&self) -> Duration {
-        self.terms.ttl.get() * 2 / 3
+        self.deadlines.ttl.get() * 2 / 3
     }
 }

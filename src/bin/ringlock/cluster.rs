@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use ringlock::node::redis::inspect::{Facts, Look, Server};
-use ringlock::proto::membership::new_start::{Prospect, prospect};
+use ringlock::node::redis::inspect::{Facts, Inspector, Server};
+use ringlock::proto::membership::new_start::{VoteOutlook, vote_outlook};
 use ringlock::proto::membership::view::View;
 use ringlock::proto::node::message::{NodeState, NodeStatus};
 use ringlock::proto::time::outwait;
@@ -81,32 +81,43 @@ impl Cluster {
 
     /// Inspects every server, all at once; then those that the newest view
     /// names in addition.
-    pub(crate) async fn survey(&self) -> Result<Survey<'_>, Failure> {
-        let mut sightings = look_into_all(&self.configured).await;
+    pub(crate) async fn snapshot(&self) -> Result<ClusterSnapshot<'_>, Failure> {
+        let mut server_reports = inspect_all(&self.configured).await;
         for others in &self.others {
-            let view = newest(&sightings);
-            let missing = self.missing(view.as_ref(), &sightings)?;
+            let view = newest(&server_reports);
+            let missing = self.missing(view.as_ref(), &server_reports)?;
             if missing.is_empty() {
                 break;
             }
-            sightings.extend(look_into_all(others.get_or_init(|| missing)).await);
-            sightings.sort_by(|a, b| a.node.name.as_bytes().cmp(b.node.name.as_bytes()));
+            server_reports.extend(inspect_all(others.get_or_init(|| missing)).await);
+            server_reports.sort_by(|a, b| a.node.name.as_bytes().cmp(b.node.name.as_bytes()));
         }
-        let view = newest(&sightings);
-        Ok(Survey { sightings, view })
+        let view = newest(&server_reports);
+        Ok(ClusterSnapshot {
+            server_reports,
+            view,
+        })
     }
 
     /// Inspects only these servers, as if they served no view.
-    pub(crate) async fn strangers(&self) -> Survey<'_> {
-        Survey {
-            sightings: look_into_all(&self.configured).await,
+    pub(crate) async fn strangers(&self) -> ClusterSnapshot<'_> {
+        ClusterSnapshot {
+            server_reports: inspect_all(&self.configured).await,
             view: None,
         }
     }
 
-    fn missing(&self, view: Option<&View>, known: &[Sighting<'_>]) -> Result<Vec<Node>, Failure> {
+    fn missing(
+        &self,
+        view: Option<&View>,
+        known: &[ServerReport<'_>],
+    ) -> Result<Vec<Node>, Failure> {
         let members = view.into_iter().flat_map(View::members);
-        let is_known = |name: &str| known.iter().any(|sighting| sighting.node.name == name);
+        let is_known = |name: &str| {
+            known
+                .iter()
+                .any(|server_report| server_report.node.name == name)
+        };
         members
             .filter(|member| !is_known(&member.name))
             .map(|member| {
@@ -117,15 +128,15 @@ impl Cluster {
     }
 }
 
-async fn look_into_all(nodes: &[Node]) -> Vec<Sighting<'_>> {
-    let looks = nodes.iter().map(async |node| Sighting {
+async fn inspect_all(nodes: &[Node]) -> Vec<ServerReport<'_>> {
+    let looks = nodes.iter().map(async |node| ServerReport {
         node,
-        seen: look_into(&node.server).await,
+        seen: inspect(&node.server).await,
     });
     join_all(looks).await
 }
 
-async fn look_into(server: &Server) -> Result<Seen<'_>, NodeError> {
+async fn inspect(server: &Server) -> Result<Seen<'_>, NodeError> {
     let mut look = server.open().await?;
     let facts = look.facts().await?;
     let (status, document) = look.status(&facts).await?;
@@ -139,12 +150,12 @@ async fn look_into(server: &Server) -> Result<Seen<'_>, NodeError> {
 
 /// One server, as it was found.
 #[derive(Debug)]
-pub(crate) struct Sighting<'a> {
+pub(crate) struct ServerReport<'a> {
     pub(crate) node: &'a Node,
     pub(crate) seen: Result<Seen<'a>, NodeError>,
 }
 
-impl Sighting<'_> {
+impl ServerReport<'_> {
     fn run_id(&self) -> Option<&str> {
         self.seen.as_ref().ok()?.facts.info("run_id")
     }
@@ -153,7 +164,7 @@ impl Sighting<'_> {
 /// What a server reported, and the connection that it was read from.
 #[derive(Debug)]
 pub(crate) struct Seen<'a> {
-    pub(crate) look: Look<'a>,
+    pub(crate) look: Inspector<'a>,
     pub(crate) facts: Facts,
     pub(crate) status: NodeStatus,
     document: Option<Arc<str>>,
@@ -171,15 +182,15 @@ impl Seen<'_> {
 
 /// All servers, and the newest view that is served among them.
 #[derive(Debug)]
-pub(crate) struct Survey<'a> {
-    pub(crate) sightings: Vec<Sighting<'a>>,
+pub(crate) struct ClusterSnapshot<'a> {
+    pub(crate) server_reports: Vec<ServerReport<'a>>,
     pub(crate) view: Option<View>,
 }
 
 /// What is known of the view in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "view")]
-pub(crate) enum Knowledge {
+pub(crate) enum ViewState {
     /// It is served and was read.
     Served,
     /// Every server was asked, and serves none.
@@ -233,58 +244,66 @@ impl State {
     }
 }
 
-impl Survey<'_> {
+impl ClusterSnapshot<'_> {
     /// The state of each node in the order of the sightings, with the reason
     /// where there is one.
     pub(crate) fn states(&self) -> Vec<(State, Option<String>)> {
-        let votes = |view| prospect(view, |name| self.status(name)) == Prospect::Votes;
+        let votes = |view| vote_outlook(view, |name| self.status(name)) == VoteOutlook::EntryCount;
         let can_vote = self.view.as_ref().is_some_and(votes);
-        let states = self.sightings.iter().enumerate().map(|(index, sighting)| {
-            match (&sighting.seen, self.twin(index)) {
-                (_, Some(twin)) => {
-                    let reason = format!(
-                        "it is the same server as node {}: give each node a server of its own",
-                        twin.node.name
-                    );
-                    (State::Unsuitable, Some(reason))
-                }
-                (Ok(seen), None) => {
-                    let is_out = !self.is_member(&sighting.node.name);
-                    let newest = self.view.as_ref().map(|view| (view, is_out));
-                    state(seen, newest, can_vote)
-                }
-                (Err(error), None) => {
-                    let state = match error.kind() {
-                        NodeErrorKind::Denied => State::Denied,
-                        NodeErrorKind::Unsuitable => State::Unsuitable,
-                        _ => State::Unreachable,
-                    };
-                    (state, Some(error.to_string()))
-                }
-            }
-        });
+        let states = self
+            .server_reports
+            .iter()
+            .enumerate()
+            .map(
+                |(index, server_report)| match (&server_report.seen, self.twin(index)) {
+                    (_, Some(twin)) => {
+                        let reason = format!(
+                            "it is the same server as node {}: give each node a server of its own",
+                            twin.node.name
+                        );
+                        (State::Unsuitable, Some(reason))
+                    }
+                    (Ok(seen), None) => {
+                        let is_out = !self.is_member(&server_report.node.name);
+                        let newest = self.view.as_ref().map(|view| (view, is_out));
+                        state(seen, newest, can_vote)
+                    }
+                    (Err(error), None) => {
+                        let state = match error.kind() {
+                            NodeErrorKind::Denied => State::Denied,
+                            NodeErrorKind::Unsuitable => State::Unsuitable,
+                            _ => State::Unreachable,
+                        };
+                        (state, Some(error.to_string()))
+                    }
+                },
+            );
         states.collect()
     }
 
     /// The status that the node of this name reported.
     pub(crate) fn status(&self, name: &str) -> Option<&NodeStatus> {
-        let mut sightings = self.sightings.iter();
-        let sighting = sightings.find(|sighting| sighting.node.name == name)?;
-        sighting.seen.as_ref().ok().map(|seen| &seen.status)
+        let mut server_reports = self.server_reports.iter();
+        let server_report = server_reports.find(|server_report| server_report.node.name == name)?;
+        server_report.seen.as_ref().ok().map(|seen| &seen.status)
     }
 
     /// An earlier node that is the same server.
-    pub(crate) fn twin(&self, index: usize) -> Option<&Sighting<'_>> {
-        let own = self.sightings[index].run_id()?;
-        let mut earlier = self.sightings[..index].iter();
+    pub(crate) fn twin(&self, index: usize) -> Option<&ServerReport<'_>> {
+        let own = self.server_reports[index].run_id()?;
+        let mut earlier = self.server_reports[..index].iter();
         earlier.find(|other| other.run_id() == Some(own))
     }
 
-    /// A node of another name that is the same server as `sighting`.
-    pub(crate) fn same_server(&self, sighting: &Sighting<'_>) -> Option<&Sighting<'_>> {
-        let own = sighting.run_id()?;
-        let mut others = self.sightings.iter();
-        others.find(|other| other.node.name != sighting.node.name && other.run_id() == Some(own))
+    /// A node of another name that is the same server as `server_report`.
+    pub(crate) fn same_server(
+        &self,
+        server_report: &ServerReport<'_>,
+    ) -> Option<&ServerReport<'_>> {
+        let own = server_report.run_id()?;
+        let mut others = self.server_reports.iter();
+        others
+            .find(|other| other.node.name != server_report.node.name && other.run_id() == Some(own))
     }
 
     /// Whether the node is a member of the view; true for any node if there is
@@ -296,19 +315,22 @@ impl Survey<'_> {
 
     /// Removes the nodes that are not members of the view: they hold no locks.
     pub(crate) fn leave_retired(&mut self) {
-        let sightings = std::mem::take(&mut self.sightings);
-        let (members, _): (Vec<_>, Vec<_>) = sightings
+        let server_reports = std::mem::take(&mut self.server_reports);
+        let (members, _): (Vec<_>, Vec<_>) = server_reports
             .into_iter()
-            .partition(|sighting| self.is_member(&sighting.node.name));
-        self.sightings = members;
+            .partition(|server_report| self.is_member(&server_report.node.name));
+        self.server_reports = members;
     }
 
     /// What is known of the view in force.
-    pub(crate) fn knowledge(&self) -> Knowledge {
+    pub(crate) fn knowledge(&self) -> ViewState {
         if self.view.is_some() {
-            return Knowledge::Served;
+            return ViewState::Served;
         }
-        let seen = self.sightings.iter().filter_map(|s| s.seen.as_ref().ok());
+        let seen = self
+            .server_reports
+            .iter()
+            .filter_map(|s| s.seen.as_ref().ok());
         // A server that must not hold locks may still serve a view.
         let views = seen.filter_map(|seen| match seen.status.standing() {
             NodeState::Serving(view) => Some(view),
@@ -317,31 +339,37 @@ impl Survey<'_> {
         let views: BTreeSet<ViewId> = views.collect();
         if !views.is_empty() {
             let views = views.iter().map(ToString::to_string).collect();
-            return Knowledge::Unreadable { views };
+            return ViewState::Unreadable { views };
         }
-        let silent = self.sightings.iter().filter(|s| s.seen.is_err());
+        let silent = self.server_reports.iter().filter(|s| s.seen.is_err());
         let silent: Vec<String> = silent.map(|s| s.node.name.clone()).collect();
         match silent.is_empty() {
-            true => Knowledge::None,
-            false => Knowledge::Unknown { silent },
+            true => ViewState::None,
+            false => ViewState::Unknown { silent },
         }
     }
 
     /// Members of the view that the configuration does not name.
     pub(crate) fn unconfigured(&self) -> Vec<String> {
-        let others = self.sightings.iter();
-        let others = others.filter(|sighting| !sighting.node.is_configured);
-        others.map(|sighting| sighting.node.name.clone()).collect()
+        let others = self.server_reports.iter();
+        let others = others.filter(|server_report| !server_report.node.is_configured);
+        others
+            .map(|server_report| server_report.node.name.clone())
+            .collect()
     }
 
     /// An error if no server could be asked at all.
     pub(crate) fn check_any(&self) -> Result<(), Failure> {
-        if self.sightings.iter().any(|sighting| sighting.seen.is_ok()) {
+        if self
+            .server_reports
+            .iter()
+            .any(|server_report| server_report.seen.is_ok())
+        {
             return Ok(());
         }
-        let errors = self.sightings.iter().filter_map(|sighting| {
-            let error = sighting.seen.as_ref().err()?;
-            Some(format!("node {}: {error}", sighting.node.name))
+        let errors = self.server_reports.iter().filter_map(|server_report| {
+            let error = server_report.seen.as_ref().err()?;
+            Some(format!("node {}: {error}", server_report.node.name))
         });
         let message = errors.collect::<Vec<_>>().join("; ");
         Err(Failure::new(Exit::Failed, message).next("check each with `ringlock doctor`"))
@@ -407,8 +435,8 @@ fn quarantined(view: Option<&View>) -> String {
 }
 
 /// The newest view that a server serves and whose document is readable.
-fn newest(sightings: &[Sighting<'_>]) -> Option<View> {
-    let seen = sightings.iter().filter_map(|s| s.seen.as_ref().ok());
+fn newest(server_reports: &[ServerReport<'_>]) -> Option<View> {
+    let seen = server_reports.iter().filter_map(|s| s.seen.as_ref().ok());
     let views = seen.filter_map(|seen| {
         let document = seen.document.as_ref()?;
         View::read(seen.serving()?, document).ok()

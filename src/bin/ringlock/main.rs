@@ -1,13 +1,13 @@
 //! The program `ringlock`.
 
 mod bench;
+mod change_run;
+mod checklist;
 mod cluster;
 mod commands;
-mod conduct;
 mod connection;
-mod findings;
-mod holdings;
 mod interrupts;
+mod locks_view;
 mod output;
 mod progress;
 

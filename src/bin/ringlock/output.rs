@@ -184,7 +184,7 @@ pub(crate) struct Output {
 }
 
 #[derive(Serialize)]
-struct Told<'a> {
+struct ErrorReport<'a> {
     error: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<&'a str>,
@@ -194,7 +194,7 @@ struct Told<'a> {
 impl Output {
     /// Reports a result: as one JSON document, or as the text that `human`
     /// returns.
-    pub(crate) fn tell<T: Serialize>(
+    pub(crate) fn report<T: Serialize>(
         self,
         result: &T,
         human: impl FnOnce(&T) -> String,
@@ -204,16 +204,16 @@ impl Output {
                 .map_err(|error| Failure::new(Exit::Failed, format!("{error:#}")))?,
             false => human(result),
         };
-        self.tell_text(&text)
+        self.print_text(&text)
     }
 
     /// Prints a result that is a text already.
-    pub(crate) fn tell_text(self, text: &str) -> Result<(), Failure> {
+    pub(crate) fn print_text(self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
             // The reader closed the pipe: it has read enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            told => Ok(told?),
+            reported => Ok(reported?),
         }
     }
 
@@ -235,12 +235,12 @@ impl Output {
             code,
         } = failure;
         let exit_code = code.unwrap_or(*exit as u8);
-        let told = Told {
+        let reported = ErrorReport {
             error: message,
             next: next.as_deref(),
             exit_code,
         };
-        let text = match serde_json::to_string(&told) {
+        let text = match serde_json::to_string(&reported) {
             Ok(json) if self.is_json => json,
             _ => {
                 let next = next.iter().map(|next| format!("\n  next: {next}"));

@@ -11,21 +11,21 @@ use crate::output::{Output, span};
 
 /// Reports progress.
 #[derive(Debug)]
-pub(crate) struct Teller {
+pub(crate) struct ProgressReporter {
     output: Output,
     bar: Option<ProgressBar>,
     /// The last report, and how long was left when it began.
-    told: String,
+    reported: String,
     whole: Duration,
 }
 
-impl Teller {
+impl ProgressReporter {
     pub(crate) fn new(output: Output) -> Self {
         let bar = (io::stderr().is_terminal() && !output.is_json).then(bar);
         Self {
             output,
             bar,
-            told: String::new(),
+            reported: String::new(),
             whole: Duration::ZERO,
         }
     }
@@ -39,13 +39,13 @@ impl Teller {
             phase => phase.to_string(),
         };
         let what = format!("epoch {}: {phase}", progress.view.epoch);
-        self.tell(&what, progress.remaining);
+        self.report(&what, progress.remaining);
     }
 
     /// The same, for the wait for nodes that lost their data.
     pub(crate) fn readmission(&mut self, progress: &Progress) {
         match progress.phase {
-            Phase::Quarantine => self.tell(
+            Phase::Quarantine => self.report(
                 "nodes that lost their data wait until old locks have expired",
                 progress.remaining,
             ),
@@ -54,10 +54,10 @@ impl Teller {
     }
 
     /// Reports what is going on, and how long it takes at least.
-    pub(crate) fn tell(&mut self, what: &str, left: Option<Duration>) {
-        let is_new = what != self.told;
+    pub(crate) fn report(&mut self, what: &str, left: Option<Duration>) {
+        let is_new = what != self.reported;
         if is_new {
-            self.told = what.into();
+            self.reported = what.into();
             self.whole = left.unwrap_or_default();
         }
         let left = left.unwrap_or_default();
@@ -79,7 +79,7 @@ impl Teller {
     }
 }
 
-impl Drop for Teller {
+impl Drop for ProgressReporter {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -87,10 +87,10 @@ fn outcome<'a>(kinds: &[u8], said: impl Iterator<Item = &'a [u8]>) -> Vec<(u32, 
         )
     };
     let mut in_flight = VecDeque::new();
-    for (mark, &kind) in kinds.iter().enumerate() {
+    for (nonce_echo, &kind) in kinds.iter().enumerate() {
         let count = 1 + usize::from(kind >> 7);
         let mut group = group(kind & 127, &keys[..count], &mut sink);
-        group.mark = mark as u32 + 1;
+        group.nonce_echo = nonce_echo as u32 + 1;
         dialect.encode(&mut group, &mut Vec::new());
         in_flight.push_back(group);
     }
@@ -173,7 +173,7 @@ fn is_fit_to_show(message: &str) {
     assert!(!message.chars().any(char::is_control), "{message:?}");
 }
 
-/// What a server reports about itself, by INFO and to `Look`.
+/// What a server reports about itself, by INFO and to `Inspector`.
 pub(crate) fn facts(bytes: &mut Bytes<'_>) {
     let said = bytes.rest();
     let mut identity = Identity::default();

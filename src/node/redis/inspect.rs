@@ -18,7 +18,9 @@ use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::escape::shown;
 use crate::proto::lease::{Holder, Key};
-use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus, Reply, Slot, ViewId};
+use crate::proto::node::message::{
+    FenceCounterId, NodeError, NodeErrorKind, NodeStatus, Reply, ViewId,
+};
 
 mod facts;
 mod pulse;
@@ -56,12 +58,12 @@ const LONGEST_VALUE: usize = 512;
 ///
 /// Every call may be dropped. After a call that was dropped or that failed, the
 /// connection is gone, and every further call fails.
-pub struct Look<'a> {
+pub struct Inspector<'a> {
     server: &'a Server,
     exchange: Option<Exchange<'a>>,
 }
 
-impl Look<'_> {
+impl Inspector<'_> {
     /// What the server reports about itself.
     ///
     /// # Errors
@@ -210,7 +212,7 @@ impl Look<'_> {
     pub async fn counters(
         &mut self,
         view: ViewId,
-        slots: &[Slot],
+        slots: &[FenceCounterId],
     ) -> Result<Option<Vec<u64>>, NodeError> {
         let (id, counters) = (self.server.state("id"), self.server.state("c"));
         let mut all = Vec::new();
@@ -254,7 +256,7 @@ impl Look<'_> {
         let mut values = Replies::of(&answer);
         let mut released = || {
             values.list(2)?;
-            values.bulk().filter(|&mark| mark == MARK)?;
+            values.bulk().filter(|&nonce_echo| nonce_echo == MARK)?;
             values.list(1)?;
             values.int()
         };
@@ -358,7 +360,7 @@ impl Look<'_> {
     }
 }
 
-impl fmt::Debug for Look<'_> {
+impl fmt::Debug for Inspector<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Look").field(self.server).finish()
     }

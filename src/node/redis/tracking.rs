@@ -35,7 +35,7 @@ use crate::node::{Interest, Watch, WatchEvent, Watchers};
 use crate::proto::lease::Key;
 use crate::proto::node::message::{NodeError, NodeErrorKind};
 use crate::proto::time::Instant;
-use crate::runtime::origin::Origin;
+use crate::runtime::origin::ProcessOrigin;
 use crate::telemetry::events;
 
 /// How long an answer may take, and how long connecting may take before the
@@ -65,7 +65,7 @@ pub(crate) struct Tracker {
     watchlist: Arc<Watchers>,
     state: Mutex<State>,
     changed: Notify,
-    origin: Origin,
+    origin: ProcessOrigin,
 }
 
 #[derive(Default)]
@@ -76,7 +76,7 @@ struct State {
     /// Nothing can be watched before this time.
     blind_until: Instant,
     /// It has been reported that the server does not track.
-    is_refusal_told: bool,
+    is_refusal_reported: bool,
     is_closed: bool,
 }
 
@@ -121,7 +121,7 @@ impl Tracker {
             watchlist: Arc::default(),
             state: Mutex::default(),
             changed: Notify::new(),
-            origin: Origin::here(),
+            origin: ProcessOrigin::here(),
         })
     }
 
@@ -184,7 +184,7 @@ impl Tracker {
         state.is_closed = true;
         state.wanted.clear();
         drop(state);
-        self.watchlist.tell_all(WatchEvent::Lost);
+        self.watchlist.notify_all(WatchEvent::Lost);
     }
 
     /// Connects when there is a command to send, again after each connection,
@@ -193,7 +193,7 @@ impl Tracker {
         while self.is_wanted().await {
             let ended = match self.connect().await {
                 Ok(session) => {
-                    self.state.lock().is_refusal_told = false;
+                    self.state.lock().is_refusal_reported = false;
                     session.listen().await
                 }
                 Err(error) => Err(error),
@@ -207,9 +207,9 @@ impl Tracker {
 
     /// Connects. While that takes long, the watches are resolved as lost, again
     /// and again.
-    async fn connect(&self) -> Result<Session<'_>, NodeError> {
+    async fn connect(&self) -> Result<TrackingConnection<'_>, NodeError> {
         let attempt = Attempt::begin(self.connect_timeout);
-        let connecting = Session::open(self, &attempt);
+        let connecting = TrackingConnection::open(self, &attempt);
         tokio::pin!(connecting);
         loop {
             let now = clock::now();
@@ -250,15 +250,15 @@ impl Tracker {
         // The queued commands are dropped, and earlier answers no longer hold.
         state.wanted.clear();
         state.hints.forget();
-        let is_news = !is_failure && !state.is_refusal_told;
-        state.is_refusal_told |= is_news;
+        let is_news = !is_failure && !state.is_refusal_reported;
+        state.is_refusal_reported |= is_news;
         drop(state);
         if is_news {
             events::untracked(&self.address, error);
         } else {
             events::tracking_lost(&self.address, error);
         }
-        self.watchlist.tell_all(WatchEvent::Lost);
+        self.watchlist.notify_all(WatchEvent::Lost);
     }
 
     fn late(&self) -> NodeError {
@@ -278,13 +278,13 @@ impl Tracker {
         } else if let Some(key) = key(&self.key_prefix)
             && hints(&|hints| hints.changed(&key, now))
         {
-            self.watchlist.tell(&key, WatchEvent::Changed);
+            self.watchlist.notify(&key, WatchEvent::Changed);
         }
     }
 }
 
 /// One tracking connection.
-struct Session<'a> {
+struct TrackingConnection<'a> {
     tracker: &'a Tracker,
     stream: Stream,
     /// What has been read and not been processed.
@@ -294,7 +294,7 @@ struct Session<'a> {
     idle_at: Instant,
 }
 
-impl<'a> Session<'a> {
+impl<'a> TrackingConnection<'a> {
     async fn open(tracker: &'a Tracker, attempt: &Attempt) -> Result<Self, NodeError> {
         let mut exchange = Exchange::open(&tracker.address, attempt).await?;
         attempt.comes_to("it does not say whether it tracks keys");
@@ -434,19 +434,19 @@ impl<'a> Session<'a> {
         match (ask, first) {
             (Ask::Watch(key, is_again), Some(Value::Nil)) => {
                 state.lock().hints.free(&key);
-                let sight = if is_again {
+                let event = if is_again {
                     WatchEvent::Changed
                 } else {
                     WatchEvent::Free
                 };
-                watchlist.tell(&key, sight);
+                watchlist.notify(&key, event);
             }
             // From here on the server pushes the end of the entry.
             (Ask::Watch(key, _), Some(Value::Bulk(stored))) => {
                 state.lock().hints.held(&key, stored, clock::now());
             }
             (Ask::Watch(key, _), Some(Value::Error(line))) if ErrorReply::of(line).is_no_lock() => {
-                watchlist.tell(&key, WatchEvent::Lost);
+                watchlist.notify(&key, WatchEvent::Lost);
             }
             // A user without permission for notes announces nothing and learns
             // nothing.
@@ -474,7 +474,7 @@ impl<'a> Session<'a> {
                 .for_each(|name| self.tracker.invalidate(name, now)),
             _ => {
                 self.tracker.state.lock().hints.forget();
-                self.tracker.watchlist.tell_all(WatchEvent::Changed);
+                self.tracker.watchlist.notify_all(WatchEvent::Changed);
             }
         }
     }

@@ -6,7 +6,7 @@ use ringlock::{Change, Guard, NodeConfig, Router};
 
 use crate::common::node::now;
 use crate::common::{Arm, Cluster, RedisServer, TestNode, eventually, ms, name, seed};
-use crate::rebalancing::crew::{Crew, Tenure};
+use crate::rebalancing::workload::{Crew, Tenure};
 use crate::rebalancing::{apply, newcomer, spares};
 
 /// Long enough that no lease lapses because the machine is busy.
@@ -107,7 +107,7 @@ async fn every_change_under_load(arm: Arm, replicas: usize) {
         let acquire = routers[key % 2].acquire(format!("held-{key}")).ttl(ttl);
         held.push((acquire.keep_alive().await.unwrap(), now().as_nanos()));
     }
-    let crew = Crew::start(&routers, 12, TTL, seed);
+    let workload = Crew::start(&routers, 12, TTL, seed);
     for (index, (what, change)) in every_change(&cluster, port, replicas)
         .into_iter()
         .enumerate()
@@ -121,7 +121,7 @@ async fn every_change_under_load(arm: Arm, replicas: usize) {
         });
         assert_eq!(lost.collect::<Vec<_>>(), Vec::<String>::new(), "{what}");
     }
-    let mut work = crew.stop().await;
+    let mut work = workload.stop().await;
     for (guard, from) in held {
         let (key, fence) = (guard.key().to_string(), guard.fence());
         work.history.push(Tenure::of(&guard, from));

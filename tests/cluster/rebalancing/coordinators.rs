@@ -13,7 +13,7 @@ use ringlock::rebalancer::{Phase, RebalanceError, Report};
 use ringlock::{Change, Init, MemoryNode, NodeConfig, Plan, Router};
 
 use crate::common::{ms, name, seed};
-use crate::rebalancing::spy::{Fate, Record, Spy};
+use crate::rebalancing::crashing_router::{Fate, Record, Spy};
 
 /// As short as possible: there are very many changes.
 const MAX_TTL: Duration = Duration::from_millis(100);
@@ -42,7 +42,7 @@ impl Scene {
 
     /// A router in a process with this fate.
     async fn router(&self, fate: &Arc<Fate>) -> Router {
-        let spy = |node: &MemoryNode| {
+        let crashing_router = |node: &MemoryNode| {
             let (fate, record) = (Arc::clone(fate), Arc::clone(&self.record));
             let node = node.clone();
             Arc::new(Spy { node, fate, record }) as Arc<dyn Node>
@@ -51,9 +51,9 @@ impl Scene {
         let nodes = self.nodes.iter().enumerate();
         let builder = nodes.fold(builder, |builder, (index, node)| {
             if index < MEMBERS {
-                builder.custom_node(name(index), spy(node))
+                builder.custom_node(name(index), crashing_router(node))
             } else {
-                builder.spare_node(name(index), spy(node))
+                builder.spare_node(name(index), crashing_router(node))
             }
         });
         let builder = builder.configure(|config| {
@@ -313,7 +313,7 @@ enum TakesBack {
 }
 
 #[tokio::test]
-async fn an_abort_wins_over_whoever_is_at_it() {
+async fn an_abort_wins_over_a_running_change() {
     use Begins::{Apply, Resume};
     use TakesBack::{Abort, OutdatePlans, Two};
     let cases = [
@@ -334,8 +334,8 @@ async fn an_abort_wins_over_whoever_is_at_it() {
         assert_eq!(*view, report.to, "{context}");
         assert_eq!(highest, *epochs, "it was not begun again: {context}");
         let own = format!(":{}", std::process::id());
-        let is_told = by.as_ref().is_some_and(|label| label.ends_with(&own));
-        assert!(is_told, "{context}: {error}");
+        let is_reported = by.as_ref().is_some_and(|label| label.ends_with(&own));
+        assert!(is_reported, "{context}: {error}");
     });
     join_all(cases).await;
 }
@@ -433,11 +433,11 @@ async fn race(seed: u64) {
     let made = results.iter().filter(|result| result.is_ok()).count();
     assert_eq!(made, if is_same { 2 } else { 1 }, "{results:?} {context}");
     for error in results.iter().filter_map(|result| result.as_ref().err()) {
-        let is_told = matches!(
+        let is_reported = matches!(
             error,
             RebalanceError::Superseded { .. } | RebalanceError::Outdated { .. }
         );
-        assert!(is_told, "{error} {context}");
+        assert!(is_reported, "{error} {context}");
     }
     let winner = results.iter().position(Result::is_ok).unwrap();
     let mut wanted: Vec<String> = plans[winner]

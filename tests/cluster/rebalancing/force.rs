@@ -56,17 +56,17 @@ async fn two_of_three_are_dead() {
 
             foresees(&rebalancer).await;
             assert_eq!(epoch(&router), view.epoch, "nothing is touched");
-            let mut told = Vec::new();
+            let mut reported = Vec::new();
             let abandoned = [name(0), name(1)];
             let report = rebalancer
                 .force(abandoned, one_replica(), |progress| {
-                    told.push(progress.remaining);
+                    reported.push(progress.remaining);
                 })
                 .await
                 .unwrap();
             println!("{report:?}");
             assert!(report.elapsed >= MAX_TTL + VIEW_LEASE);
-            assert!(told.iter().all(Option::is_some) && !told.is_empty());
+            assert!(reported.iter().all(Option::is_some) && !reported.is_empty());
             assert!(report.to.epoch >= view.epoch + 1024);
             assert_eq!(report.retired, [(name(0), false), (name(1), false)]);
             let works = async |router: &Router| {
@@ -108,7 +108,7 @@ fn by_a_router_that_slept_through_another_force() {
     let (asleep, awake) = (current_thread(), current_thread());
     for arm in ARMS {
         let cluster = Cluster::start(arm, 3);
-        let sleeper = asleep.block_on(connect(&cluster, 3, 1));
+        let paused_process = asleep.block_on(connect(&cluster, 3, 1));
         let fence = awake.block_on(async {
             let router = connect(&cluster, 3, 1).await;
             (0..2).for_each(|dead| cluster.nodes[dead].stop());
@@ -126,13 +126,15 @@ fn by_a_router_that_slept_through_another_force() {
             fence
         });
         asleep.block_on(async {
-            let rebalancer = sleeper.rebalancer().force_although_a_vote_is_possible();
+            let rebalancer = paused_process
+                .rebalancer()
+                .force_although_a_vote_is_possible();
             let report = rebalancer
                 .force([name(0), name(1)], [], |_| {})
                 .await
                 .unwrap();
             println!("{arm:?} {report:?}");
-            let guard = sleeper.acquire("k").await.unwrap();
+            let guard = paused_process.acquire("k").await.unwrap();
             assert!(
                 guard.fence() > fence,
                 "{arm:?} {} after {fence}",
@@ -223,7 +225,7 @@ async fn it_refuses_what_needs_no_force() {
                 let forced = rebalancer.force(names.clone(), one_replica(), |_| {});
                 let error = forced.await.unwrap_err();
                 assert_eq!(outlook, error.to_string());
-                let is_told = match &error {
+                let is_reported = match &error {
                     RebalanceError::VotePossible { voters, needed } => {
                         refusal == "vote" && (*voters, *needed) == (2, 2)
                     }
@@ -232,7 +234,7 @@ async fn it_refuses_what_needs_no_force() {
                     }
                     _ => false,
                 };
-                assert!(is_told, "{context}: {error}");
+                assert!(is_reported, "{context}: {error}");
             }
             if plights == [Well; 3] {
                 // With one override the other refusal appears; nothing is
@@ -240,8 +242,8 @@ async fn it_refuses_what_needs_no_force() {
                 let forced = words(false, true);
                 let forced = forced.force(names, one_replica(), |_| {}).await;
                 let error = forced.unwrap_err();
-                let is_told = matches!(error, RebalanceError::VotePossible { voters: 3, .. });
-                assert!(is_told, "{context}: {error}");
+                let is_reported = matches!(error, RebalanceError::VotePossible { voters: 3, .. });
+                assert!(is_reported, "{context}: {error}");
                 assert_eq!(router.route("k").unwrap().view, view, "{context}");
                 let guard = router.acquire("k").await.unwrap();
                 guard.release().await.unwrap();

@@ -6,7 +6,7 @@ use ringlock::rebalancer::Phase;
 use ringlock::{Cause, Change, Error, Router};
 
 use crate::common::{ARMS, Arm, Cluster, MARGIN, eventually, ms, name, seed};
-use crate::rebalancing::crew::{Crew, fault};
+use crate::rebalancing::workload::{Crew, fault};
 use crate::rebalancing::{MAX_TTL, VIEW_LEASE, apply, builder, connect, epoch, key_of, newcomer};
 
 /// How long a node stays away: quarantine, standby, and an allowance for a busy
@@ -26,7 +26,7 @@ async fn a_quorum_does_not_mind() {
         let seed = seed();
         let mut cluster = Cluster::start(arm, 3);
         let routers = [connect(&cluster, 3, 3).await, connect(&cluster, 3, 3).await];
-        let crew = Crew::start(&routers, 8, MAX_TTL, seed);
+        let workload = Crew::start(&routers, 8, MAX_TTL, seed);
         let mut held = Vec::new();
         for key in 0..20 {
             let guard = routers[key % 2].acquire(format!("held-{key}"));
@@ -43,7 +43,7 @@ async fn a_quorum_does_not_mind() {
             tokio::time::sleep(ms(2)).await;
         }
         println!("{arm:?}: {tries} single attempts");
-        crew.stop().await.check(50);
+        workload.stop().await.check(50);
         for guard in &held {
             assert_eq!(guard.loss(), None, "{}", guard.key());
         }
@@ -64,7 +64,7 @@ async fn a_sharded_owner_is_away_for_a_while() {
         let (fence, valid_until) = (before.fence(), before.valid_until());
         let wiped = Instant::now();
         cluster.nodes[1].wipe();
-        let mut told = None;
+        let mut reported = None;
         let guard = loop {
             assert!(wiped.elapsed() < RETURN, "{arm:?}: it is not let in again");
             // Keys of other nodes are not affected.
@@ -73,13 +73,13 @@ async fn a_sharded_owner_is_away_for_a_while() {
                 Ok(guard) => break guard,
                 Err(error) => {
                     if let [Cause::Quarantined { remaining }] = causes(&error)[..] {
-                        told.get_or_insert((format!("{error:#}"), Instant::now() + remaining));
+                        reported.get_or_insert((format!("{error:#}"), Instant::now() + remaining));
                     }
                 }
             }
             tokio::time::sleep(ms(5)).await;
         };
-        let (text, at) = told.expect("the error tells until when");
+        let (text, at) = reported.expect("the error tells until when");
         println!("{arm:?}: {text}; back after {:?}", wiped.elapsed());
         assert!(text.contains("let in again in"), "{text}");
         assert!(Instant::now() < at + MARGIN, "later than was told");
@@ -130,7 +130,7 @@ async fn everything_is_lost() {
 }
 
 /// The coordinator meets a node that restarts empty halfway.
-async fn restart_during_the_passage(arm: Arm, replicas: usize, lost: usize) {
+async fn restart_during_the_change(arm: Arm, replicas: usize, lost: usize) {
     let seed = seed();
     println!("{arm:?} n={replicas}, node {} restarts", name(lost));
     let mut cluster = Cluster::start(arm, 4);
@@ -138,7 +138,7 @@ async fn restart_during_the_passage(arm: Arm, replicas: usize, lost: usize) {
         connect(&cluster, 3, replicas).await,
         connect(&cluster, 3, replicas).await,
     ];
-    let crew = Crew::start(&routers, 8, MAX_TTL, seed);
+    let workload = Crew::start(&routers, 8, MAX_TTL, seed);
     let mut held = Vec::new();
     for key in 0..20 {
         let guard = routers[key % 2].acquire(format!("held-{key}"));
@@ -168,7 +168,7 @@ async fn restart_during_the_passage(arm: Arm, replicas: usize, lost: usize) {
         route.view.epoch >= report.to.epoch
     })
     .await;
-    let mut work = crew.stop().await;
+    let mut work = workload.stop().await;
     assert_eq!(fault(&mut work.history), None);
     if replicas > 1 {
         work.check(20);
@@ -185,26 +185,26 @@ async fn restart_during_the_passage(arm: Arm, replicas: usize, lost: usize) {
 }
 
 #[tokio::test]
-async fn a_new_node_restarts_during_the_passage() {
+async fn a_new_node_restarts_during_the_change() {
     for replicas in [1, 3] {
-        restart_during_the_passage(Arm::Redis, replicas, 3).await;
-        restart_during_the_passage(Arm::Memory, replicas, 3).await;
+        restart_during_the_change(Arm::Redis, replicas, 3).await;
+        restart_during_the_change(Arm::Memory, replicas, 3).await;
     }
 }
 
 #[tokio::test]
-async fn an_old_node_restarts_during_the_passage() {
+async fn an_old_node_restarts_during_the_change() {
     for replicas in [1, 3] {
-        restart_during_the_passage(Arm::Redis, replicas, 1).await;
-        restart_during_the_passage(Arm::Memory, replicas, 1).await;
+        restart_during_the_change(Arm::Redis, replicas, 1).await;
+        restart_during_the_change(Arm::Memory, replicas, 1).await;
     }
 }
 
 /// The node that leaves restarts, halfway.
 #[tokio::test]
-async fn a_leaver_restarts_during_the_passage() {
+async fn a_leaver_restarts_during_the_change() {
     for replicas in [1, 3] {
-        restart_during_the_passage(Arm::Memory, replicas, 0).await;
+        restart_during_the_change(Arm::Memory, replicas, 0).await;
     }
 }
 

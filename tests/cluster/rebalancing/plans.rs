@@ -213,7 +213,7 @@ async fn a_plan_as_text() {
 }
 
 #[tokio::test]
-async fn a_plan_tells_what_it_moves() {
+async fn a_plan_reports_what_it_moves() {
     let cluster = Cluster::start(Arm::Memory, 6);
     let router = connect(&cluster, 5, 1).await;
     let rebalancer = router.rebalancer();
@@ -236,10 +236,10 @@ async fn a_plan_tells_what_it_moves() {
     rebalancer.apply(&plan, |_| {}).await.unwrap();
     for (key, (before, moved)) in before.iter().zip(&moved).enumerate() {
         let after = router.route(format!("{key}")).unwrap().owner;
-        let told = moved
+        let reported = moved
             .as_ref()
             .map(|(old, new)| (old[0].as_str(), new[0].as_str()));
         let truth = (*before != after).then_some((&**before, &*after));
-        assert_eq!(told, truth, "{key}");
+        assert_eq!(reported, truth, "{key}");
     }
 }

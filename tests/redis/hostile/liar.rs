@@ -97,16 +97,16 @@ async fn serve(mut client: TcpStream, shared: Arc<Shared>) {
     let mut target = shared.target.subscribe();
     let path = target.borrow_and_update().clone();
     let mut real = UnixStream::connect(path).await.expect("the server");
-    let (mut asked, mut told, mut pending) = ([0; 16 * 1024], [0; 16 * 1024], Vec::new());
+    let (mut asked, mut reported, mut pending) = ([0; 16 * 1024], [0; 16 * 1024], Vec::new());
     loop {
         tokio::select! {
             read = client.read(&mut asked) => match read {
                 Ok(read @ 1..) if real.write_all(&asked[..read]).await.is_ok() => {}
                 _ => return,
             },
-            read = real.read(&mut told) => {
+            read = real.read(&mut reported) => {
                 let Ok(read @ 1..) = read else { return };
-                pending.extend_from_slice(&told[..read]);
+                pending.extend_from_slice(&reported[..read]);
                 let mut said = Vec::new();
                 while let Some(len) = reply_len(&pending) {
                     let reply: Vec<u8> = pending.drain(..len).collect();

@@ -25,7 +25,7 @@ fn run(server: &RedisServer, command: &[&str]) {
 /// The error's text, which must be short and escaped; the error is not
 /// contention.
 #[track_caller]
-fn told(error: &Error) -> String {
+fn reported(error: &Error) -> String {
     let text = format!("{error:#}");
     assert!(!error.is_contention(), "{text}");
     assert!(
@@ -64,22 +64,22 @@ async fn at_ringlocks_own_names() {
                 // would cost another read.
                 Ok(guard) if name == "ringlock!m" => assert!(guard.fence() > fence),
                 Ok(guard) => panic!("{command:?}: {guard:?}"),
-                Err(error) => drop(told(&error)),
+                Err(error) => drop(reported(&error)),
             }
         }
         // A new connection reports it too.
         match builder(&server).connect().await {
             Ok(router) => match router.try_acquire("k").await {
                 Ok(guard) => panic!("{command:?}: {guard:?}"),
-                Err(error) => drop(told(&error)),
+                Err(error) => drop(reported(&error)),
             },
-            Err(error) => drop(told(&error)),
+            Err(error) => drop(reported(&error)),
         }
     }
 }
 
 #[tokio::test]
-async fn damaged_state_is_told_as_such() {
+async fn damaged_state_is_reported_as_such() {
     for (name, command) in [
         ("ringlock!c", ["SET", "ringlock!c", "a text"]),
         ("ringlock!id", ["RPUSH", "ringlock!id", "a list"]),
@@ -90,7 +90,7 @@ async fn damaged_state_is_told_as_such() {
         run(&server, &["DEL", name]);
         run(&server, &command);
         let error = router.try_acquire("k").await.unwrap_err();
-        let text = told(&error);
+        let text = reported(&error);
         assert!(
             text.contains("ringlock's own state") && text.contains("delete all of it"),
             "{text}"
@@ -125,7 +125,7 @@ async fn counters_without_room() {
     for count in ["17592186044415", "9007199254740993", "9223372036854775806"] {
         run(&server, &["HSET", "ringlock!c", "1/0/0", count]);
         let error = router.try_acquire("k").await.unwrap_err();
-        told(&error);
+        reported(&error);
     }
     run(&server, &["HSET", "ringlock!c", "1/0/0", "17592186044413"]);
     // For a connection that saw the higher counter, a lower one is a loss of
@@ -166,7 +166,7 @@ async fn at_a_locks_name() {
             .exec(&mut client)
             .unwrap();
         let error = router.try_acquire(key).await.unwrap_err();
-        assert!(told(&error).contains("no lock"), "{error}");
+        assert!(reported(&error).contains("no lock"), "{error}");
     }
     shown_by_the_program(&server);
 }

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use ringlock::NodeErrorKind;
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
-use ringlock::proto::node::message::{Absent, Reply, Request};
+use ringlock::proto::node::message::{IfMissing, Reply, Request};
 
 use crate::common::edition::Edition;
 use crate::common::node::{GRACE, Inbox, acquire, ask, extend, now, release, serving};
@@ -166,7 +166,7 @@ async fn twisted(
             rng.random_range(1..3),
         );
         let request = match rng.random_range(0..8) {
-            0 => extend(&key, token, Absent::Keep),
+            0 => extend(&key, token, IfMissing::Report),
             1 => Request::Status,
             2 => release(&format!("{key}/other"), token),
             _ => acquire(&key, token),

@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_tells_no_password() {
+    fn a_report_reports_no_password() {
         let line = "bench --nodes redis://u:p@a:1/2,rediss://:p@b,redis://c --out x@y";
         let clean = "bench --nodes redis://a:1/2,rediss://b,redis://c --out x@y";
         assert_eq!(without_logins(line), clean);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use ringlock::Config;
 
-use crate::conduct::{self, Patience};
+use crate::change_run::{self, Patience};
 use crate::output::{Failure, Output};
 
 /// Takes back an unfinished change, whichever client began it; this needs no
@@ -30,7 +30,7 @@ pub(crate) async fn run(
     config: Config,
     output: Output,
 ) -> Result<ExitCode, Failure> {
-    conduct::run(
+    change_run::run(
         config,
         output,
         options.patience,

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use ringlock::{Config, Plan};
 
-use crate::conduct::{self, Patience};
+use crate::change_run::{self, Patience};
 use crate::output::{Exit, Failure, Output};
 
 /// The longest plan that is read: enough for some ten thousand nodes.
@@ -33,7 +33,7 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let plan = Plan::from_json(&read(&options.plan)?)?;
-    conduct::run(
+    change_run::run(
         config,
         output,
         options.patience,

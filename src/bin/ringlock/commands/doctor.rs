@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use ringlock::{Config, ConfigError};
 
+use crate::checklist::{Report, Verdict};
 use crate::cluster::Cluster;
-use crate::findings::{Report, Verdict};
 use crate::output::{Exit, Failure, Output};
 
 pub(crate) async fn run(path: &Path, output: Output) -> Result<ExitCode, Failure> {
@@ -19,7 +19,7 @@ pub(crate) async fn run(path: &Path, output: Output) -> Result<ExitCode, Failure
             Err(failure) => report.nodes(failure),
         }
     }
-    output.tell(&report, ToString::to_string)?;
+    output.report(&report, ToString::to_string)?;
     Ok(match report.verdict {
         Verdict::Fail => Exit::Degraded.into(),
         _ => ExitCode::SUCCESS,
@@ -27,10 +27,10 @@ pub(crate) async fn run(path: &Path, output: Output) -> Result<ExitCode, Failure
 }
 
 async fn servers(config: &Config, cluster: &Cluster, report: &mut Report) {
-    match cluster.survey().await {
-        Ok(mut survey) => {
-            checks::servers(&mut survey, report).await;
-            checks::together(config, &survey, report);
+    match cluster.snapshot().await {
+        Ok(mut snapshot) => {
+            checks::servers(&mut snapshot, report).await;
+            checks::together(config, &snapshot, report);
         }
         Err(failure) => report.nodes(failure),
     }

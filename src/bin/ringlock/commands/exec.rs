@@ -232,7 +232,7 @@ fn report(
         exit_code,
     };
     if output.is_json {
-        output.tell(&ended, |_| String::new())?;
+        output.report(&ended, |_| String::new())?;
     }
     match &ended.lost {
         Some(lost) => {

@@ -7,7 +7,7 @@ use clap::Args;
 use ringlock::rebalancer::ForceOutlook;
 use ringlock::{Change, Config};
 
-use crate::conduct::{self, Patience};
+use crate::change_run::{self, Patience};
 use crate::output::{Exit, Failure, Output, span};
 
 /// Dangerous: continues without nodes that are lost permanently, where too few
@@ -63,7 +63,7 @@ pub(crate) async fn run(
         prefix: None,
         replicas: Some(replicas),
     });
-    conduct::run(
+    change_run::run(
         config,
         output,
         Patience::default(),
@@ -78,7 +78,7 @@ pub(crate) async fn run(
             let outlook = rebalancer
                 .force_outlook(options.abandon.clone(), replicas.clone())
                 .await?;
-            output.note(&told(&outlook, SystemTime::now()));
+            output.note(&reported(&outlook, SystemTime::now()));
             rebalancer
                 .force(options.abandon.clone(), replicas, watch)
                 .await
@@ -88,7 +88,7 @@ pub(crate) async fn run(
 }
 
 /// Until when nothing can be locked, and what is different afterwards.
-fn told(outlook: &ForceOutlook, now: SystemTime) -> String {
+fn reported(outlook: &ForceOutlook, now: SystemTime) -> String {
     let until = humantime::format_rfc3339_seconds(now + outlook.wait);
     let mut text = format!(
         "going on without {}: no key can be locked before {until}, in {} (max_ttl and view_lease), \

@@ -12,7 +12,7 @@ use crate::cluster::Cluster;
 use crate::connection::{impatiently, refuse_memory};
 use crate::interrupts::Interrupts;
 use crate::output::{Exit, Failure, Output};
-use crate::progress::Teller;
+use crate::progress::ProgressReporter;
 
 /// Gives a new cluster its first view, as configured.
 ///
@@ -49,7 +49,7 @@ pub(crate) async fn run(
     let mut interrupts = Interrupts::listen()?;
     refuse_memory(&config)?;
     if let Some(served) = served(&config).await? {
-        output.tell(&served, |served| {
+        output.report(&served, |served| {
             format!(
                 "the cluster is initialised already: view {} is in force, as it is configured",
                 served.view
@@ -62,10 +62,10 @@ pub(crate) async fn run(
         false => Init::Wait,
     };
     impatiently(&mut config);
-    let teller = Mutex::new(Teller::new(output));
+    let reporter = Mutex::new(ProgressReporter::new(output));
     let builder = RouterBuilder::from(config).on_progress(move |progress| {
-        if let Ok(mut teller) = teller.lock() {
-            tell(&mut teller, progress);
+        if let Ok(mut reporter) = reporter.lock() {
+            report(&mut reporter, progress);
         }
     });
     let router = tokio::select! {
@@ -77,7 +77,7 @@ pub(crate) async fn run(
         }
     };
     let begun = Begun::of(&router.view());
-    output.tell(&begun, |begun| {
+    output.report(&begun, |begun| {
         format!(
             "view {} is in force on {}",
             begun.view,
@@ -91,7 +91,7 @@ pub(crate) async fn run(
 /// done; any other view is an error.
 async fn served(config: &Config) -> Result<Option<Begun>, Failure> {
     let cluster = Cluster::new(config)?;
-    let Some(view) = cluster.survey().await?.view else {
+    let Some(view) = cluster.snapshot().await?.view else {
         return Ok(None);
     };
     let differences = config.differences(view.next().unwrap_or(view.topology()));
@@ -107,12 +107,12 @@ async fn served(config: &Config) -> Result<Option<Begun>, Failure> {
         .next("change what is served with `ringlock plan`, or correct the configuration"))
 }
 
-fn tell(teller: &mut Teller, progress: &ConnectProgress) {
+fn report(reporter: &mut ProgressReporter, progress: &ConnectProgress) {
     match progress {
-        ConnectProgress::Waiting { remaining } => teller.tell(
+        ConnectProgress::Waiting { remaining } => reporter.report(
             "waiting until whatever was locked before has expired",
             Some(*remaining),
         ),
-        other => teller.tell(&other.to_string(), None),
+        other => reporter.report(&other.to_string(), None),
     }
 }

@@ -9,8 +9,8 @@ use clap::Args;
 use ringlock::{Config, Key};
 use serde::Serialize;
 
-use crate::cluster::{Cluster, Survey};
-use crate::holdings::{Holding, Holdings, Unasked, Votes};
+use crate::cluster::{Cluster, ClusterSnapshot};
+use crate::locks_view::{EntryCount, LockView, LocksView, Skipped};
 use crate::output::{Exit, Failure, Output, or_dash, printable, span, table};
 
 /// Lists which keys are locked, by which holder, and for how long at most.
@@ -39,7 +39,8 @@ struct Locks {
     no_locks: Vec<NoLock>,
     /// Some nodes have, or may have, more keys than are listed.
     is_cut_short: bool,
-    unasked: Vec<Unasked>,
+    #[serde(rename = "unasked")]
+    skipped: Vec<Skipped>,
     view: Option<String>,
 }
 
@@ -68,7 +69,7 @@ pub(crate) struct Lock {
     pub(crate) on_replicas: Option<usize>,
     /// The same by groups: one or, while a change is under way, two, each of
     /// which must have a quorum.
-    pub(crate) votes: Option<Vec<Votes>>,
+    pub(crate) votes: Option<Vec<EntryCount>>,
     /// Whether that is enough for a lease.
     pub(crate) is_quorum: Option<bool>,
     /// No fence above this one was granted for the key so far.
@@ -81,36 +82,36 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let cluster = Cluster::new(config)?;
-    let mut survey = cluster.survey().await?;
-    survey.check_any()?;
-    survey.leave_retired();
-    let (keys, is_cut_short, mut unasked) = match &options.key {
+    let mut snapshot = cluster.snapshot().await?;
+    snapshot.check_any()?;
+    snapshot.leave_retired();
+    let (keys, is_cut_short, mut skipped) = match &options.key {
         Some(key) => {
             let key = Key::new(key.as_bytes()).map_err(ringlock::Error::from)?;
             (vec![key], false, Vec::new())
         }
-        None => scan(&mut survey, options).await,
+        None => scan(&mut snapshot, options).await,
     };
-    let found = survey.find(&keys).await;
-    let locks = describe(&mut survey, &found).await;
-    for missing in found.unasked {
-        if !unasked.iter().any(|known| known.node == missing.node) {
-            unasked.push(missing);
+    let found = snapshot.find(&keys).await;
+    let locks = describe(&mut snapshot, &found).await;
+    for missing in found.skipped {
+        if !skipped.iter().any(|known| known.node == missing.node) {
+            skipped.push(missing);
         }
     }
     let no_locks = found.no_locks.iter().map(|(key, index)| NoLock {
         key: printable(key.as_bytes()),
-        on: survey.sightings[*index].node.name.clone(),
+        on: snapshot.server_reports[*index].node.name.clone(),
     });
     let locks = Locks {
         locks,
         no_locks: no_locks.collect(),
         is_cut_short,
-        unasked,
-        view: survey.view.as_ref().map(|view| view.id().to_string()),
+        skipped,
+        view: snapshot.view.as_ref().map(|view| view.id().to_string()),
     };
-    output.tell(&locks, human)?;
-    Ok(match locks.unasked.is_empty() {
+    output.report(&locks, human)?;
+    Ok(match locks.skipped.is_empty() {
         true => ExitCode::SUCCESS,
         false => Exit::Degraded.into(),
     })
@@ -122,15 +123,18 @@ pub(crate) const NO_LOCK: &str =
 
 /// The keys to list, whether there may be more, and the nodes that were not
 /// asked.
-async fn scan(survey: &mut Survey<'_>, options: &Options) -> (Vec<Key>, bool, Vec<Unasked>) {
-    let mut unasked = survey.leave_unfit();
+async fn scan(
+    snapshot: &mut ClusterSnapshot<'_>,
+    options: &Options,
+) -> (Vec<Key>, bool, Vec<Skipped>) {
+    let mut skipped = snapshot.leave_unfit();
     let prefix = options
         .prefix
         .as_deref()
         .map_or(&[][..], OsStrExt::as_bytes);
     let limit = options.limit as usize;
-    let scans = survey.ask_all(async |sighting| {
-        let seen = sighting.seen.as_mut().ok()?;
+    let scans = snapshot.ask_all(async |server_report| {
+        let seen = server_report.seen.as_mut().ok()?;
         Some(seen.look.scan(prefix, limit).await)
     });
     let scans = scans.await;
@@ -142,29 +146,29 @@ async fn scan(survey: &mut Survey<'_>, options: &Options) -> (Vec<Key>, bool, Ve
                 keys.extend(scan.keys);
                 is_cut |= scan.is_cut;
             }
-            Some(Err(error)) => unasked.push(survey.drop_out(index, error)),
+            Some(Err(error)) => skipped.push(snapshot.drop_out(index, error)),
             None => {}
         }
     }
     is_cut |= keys.len() > limit;
-    (keys.into_iter().take(limit).collect(), is_cut, unasked)
+    (keys.into_iter().take(limit).collect(), is_cut, skipped)
 }
 
 /// The locks that were found, as they are reported.
-pub(crate) async fn describe(survey: &mut Survey<'_>, found: &Holdings) -> Vec<Lock> {
+pub(crate) async fn describe(snapshot: &mut ClusterSnapshot<'_>, found: &LocksView) -> Vec<Lock> {
     let held: Vec<Key> = found.all.iter().map(|h| h.key.clone()).collect();
-    let fences = survey.fences_at_most(&held).await;
+    let fences = snapshot.fences_at_most(&held).await;
     let locks = found.all.iter().zip(fences);
-    let locks = locks.map(|(holding, fence)| lock(survey, holding, fence));
+    let locks = locks.map(|(holding, fence)| lock(snapshot, holding, fence));
     locks.collect()
 }
 
-fn lock(survey: &Survey<'_>, holding: &Holding, fence: Option<u64>) -> Lock {
+fn lock(snapshot: &ClusterSnapshot<'_>, holding: &LockView, fence: Option<u64>) -> Lock {
     let holder = holding.entry.holder();
-    let place = survey.place(&holding.key);
-    let seats = place
+    let place = snapshot.place(&holding.key);
+    let voters = place
         .as_ref()
-        .map(|place| place.seats(|index| holding.on.contains(&index)));
+        .map(|place| place.voters(|index| holding.on.contains(&index)));
     let remaining = holding.entry.remaining();
     Lock {
         key: printable(holding.key.as_bytes()),
@@ -174,16 +178,16 @@ fn lock(survey: &Survey<'_>, holding: &Holding, fence: Option<u64>) -> Lock {
         on: holding
             .on
             .iter()
-            .map(|&index| survey.sightings[index].node.name.clone())
+            .map(|&index| snapshot.server_reports[index].node.name.clone())
             .collect(),
         replicas: place.as_ref().map(|place| place.names()),
-        on_replicas: seats.map(|seats| seats.len()),
-        votes: seats
+        on_replicas: voters.map(|voters| voters.len()),
+        votes: voters
             .zip(place.as_ref())
-            .map(|(seats, place)| place.votes(seats)),
-        is_quorum: seats
+            .map(|(voters, place)| place.votes(voters)),
+        is_quorum: voters
             .zip(place.as_ref())
-            .map(|(seats, place)| place.placement.has_quorum(seats)),
+            .map(|(voters, place)| place.placement.has_quorum(voters)),
         // Other programs count no fences.
         fence_at_most: fence.filter(|_| !holder.is_foreign()),
     }
@@ -208,7 +212,7 @@ impl Lock {
     }
 
     fn votes(&self) -> String {
-        let one = |votes: &Votes| {
+        let one = |votes: &EntryCount| {
             let quorum = if votes.is_quorum {
                 "quorum"
             } else {
@@ -263,7 +267,7 @@ fn human(locks: &Locks) -> String {
     if locks.is_cut_short {
         text += "\ncut short: there may be more; name a --prefix, or raise --limit";
     }
-    for Unasked { node, reason } in &locks.unasked {
+    for Skipped { node, reason } in &locks.skipped {
         text += &format!("\nnode {node} is left out: {reason}");
     }
     text

@@ -13,9 +13,9 @@ use clap::{Args, Parser};
 use ringlock::{Config, Plan};
 
 use self::changes::{Line, Wanted};
+use crate::checklist::Verdict;
 use crate::cluster::Cluster;
 use crate::connection::connect;
-use crate::findings::Verdict;
 use crate::output::{Exit, Failure, Output};
 
 /// Separates two changes of one plan.
@@ -69,7 +69,7 @@ pub(crate) async fn run(
         .collect();
     let newcomers = Cluster::of(&config, &introduced)?;
     let cluster = Cluster::new(&config)?;
-    let mut members = cluster.survey().await?;
+    let mut members = cluster.snapshot().await?;
     members.leave_retired();
     let findings = preflight::newcomers(&newcomers, &members, &view).await?;
     if let Some(check) = findings.checks.iter().find(|c| c.verdict == Verdict::Fail) {
@@ -139,7 +139,7 @@ fn check_fenced(fenced: &[String], plan: &Plan) -> Result<(), Failure> {
 
 fn write(plan: &Plan, out: Option<&PathBuf>, output: Output) -> Result<(), Failure> {
     let Some(path) = out else {
-        return output.tell_text(&plan.to_json());
+        return output.print_text(&plan.to_json());
     };
     std::fs::write(path, plan.to_json() + "\n").map_err(|error| {
         let message = format!("{}: {error}", path.display());

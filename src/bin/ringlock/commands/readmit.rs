@@ -7,12 +7,12 @@ use ringlock::Config;
 use ringlock::rebalancer::{Progress, RebalanceError};
 use serde::Serialize;
 
+use crate::change_run::{Patience, stuck};
 use crate::cluster::{Cluster, State};
-use crate::conduct::{Patience, stuck};
 use crate::connection::{connect, refuse_memory};
 use crate::interrupts::Interrupts;
 use crate::output::{Exit, Failure, Output};
-use crate::progress::Teller;
+use crate::progress::ProgressReporter;
 
 /// Readmits nodes that lost their data, where no router runs long enough.
 ///
@@ -59,17 +59,17 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<ExitCode, Failure> {
     refuse_memory(&config)?;
-    let mut told = look(options, &config).await?;
-    if options.wait && !told.out.is_empty() {
-        let before = told.out;
+    let mut reported = look(options, &config).await?;
+    if options.wait && !reported.out.is_empty() {
+        let before = reported.out;
         wait(options, config.clone(), output).await?;
-        told = look(options, &config).await?;
+        reported = look(options, &config).await?;
         let before = before.into_iter().map(|out| out.node);
-        let is_back = |name: &String| told.out.iter().all(|out| out.node != *name);
-        told.readmitted = before.filter(is_back).collect();
+        let is_back = |name: &String| reported.out.iter().all(|out| out.node != *name);
+        reported.readmitted = before.filter(is_back).collect();
     }
-    output.tell(&told, human)?;
-    Ok(match told.out.is_empty() {
+    output.report(&reported, human)?;
+    Ok(match reported.out.is_empty() {
         true => ExitCode::SUCCESS,
         false => Exit::Degraded.into(),
     })
@@ -78,21 +78,21 @@ pub(crate) async fn run(
 /// Lists which of the nodes do not serve.
 async fn look(options: &Options, config: &Config) -> Result<Readmitted, Failure> {
     let cluster = Cluster::new(config)?;
-    let survey = cluster.survey().await?;
-    survey.check_any()?;
-    let Some(view) = &survey.view else {
+    let snapshot = cluster.snapshot().await?;
+    snapshot.check_any()?;
+    let Some(view) = &snapshot.view else {
         let message = "no view is known: there is nothing that a node could be let in to";
         return Err(Failure::new(Exit::Failed, message)
             .next("see what each node says with `ringlock status`"));
     };
-    if let Some(name) = options.nodes.iter().find(|name| !survey.is_member(name)) {
+    if let Some(name) = options.nodes.iter().find(|name| !snapshot.is_member(name)) {
         return Err(RebalanceError::UnknownNode { name: name.clone() }.into());
     }
-    let sightings = survey.sightings.iter().zip(survey.states());
-    let out = sightings.filter_map(|(sighting, (state, reason))| {
-        let node = sighting.node.name.clone();
+    let server_reports = snapshot.server_reports.iter().zip(snapshot.states());
+    let out = server_reports.filter_map(|(server_report, (state, reason))| {
+        let node = server_report.node.name.clone();
         let is_meant = match options.nodes.as_slice() {
-            [] => survey.is_member(&node),
+            [] => snapshot.is_member(&node),
             named => named.contains(&node),
         };
         (is_meant && state != State::Serving).then_some(Out {
@@ -111,11 +111,11 @@ async fn look(options: &Options, config: &Config) -> Result<Readmitted, Failure>
 /// Waits until the nodes serve.
 async fn wait(options: &Options, config: Config, output: Output) -> Result<(), Failure> {
     let mut interrupts = Interrupts::listen()?;
-    let mut teller = Teller::new(output);
+    let mut reporter = ProgressReporter::new(output);
     let readmit = async {
         let router = connect(config).await?;
         let rebalancer = options.patience.of(router.rebalancer());
-        let watch = |progress: &Progress| teller.readmission(progress);
+        let watch = |progress: &Progress| reporter.readmission(progress);
         let done = rebalancer.readmit(options.nodes.clone(), watch).await;
         done.map_err(|error| stuck(error, &router))
     };
@@ -128,12 +128,12 @@ async fn wait(options: &Options, config: Config, output: Output) -> Result<(), F
     }
 }
 
-fn human(told: &Readmitted) -> String {
+fn human(reported: &Readmitted) -> String {
     let mut lines = Vec::new();
-    for name in &told.readmitted {
+    for name in &reported.readmitted {
         lines.push(format!("node {name} is let in again"));
     }
-    for out in &told.out {
+    for out in &reported.out {
         let reason = out.reason.as_deref().unwrap_or("it does not serve");
         lines.push(format!(
             "node {} is {}: {reason}",
@@ -141,8 +141,8 @@ fn human(told: &Readmitted) -> String {
             out.state.word()
         ));
     }
-    if told.out.is_empty() {
-        lines.push(format!("every node serves view {}", told.view));
+    if reported.out.is_empty() {
+        lines.push(format!("every node serves view {}", reported.view));
     }
     lines.join("\n")
 }

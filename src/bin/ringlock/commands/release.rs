@@ -11,8 +11,8 @@ use ringlock::{Config, Key, NodeError};
 use serde::Serialize;
 
 use super::locks::{self, Lock};
-use crate::cluster::{Cluster, Survey};
-use crate::holdings::{Holding, Unasked};
+use crate::cluster::{Cluster, ClusterSnapshot};
+use crate::locks_view::{LockView, Skipped};
 use crate::output::{Exit, Failure, Output, or_dash, printable, table};
 
 /// Takes a lock from its holder.
@@ -92,27 +92,27 @@ pub(crate) async fn run(
 ) -> Result<ExitCode, Failure> {
     let key = Key::new(options.key.as_bytes()).map_err(ringlock::Error::from)?;
     let cluster = Cluster::new(config)?;
-    let mut survey = cluster.survey().await?;
-    survey.check_any()?;
-    survey.leave_retired();
-    let found = survey.find(std::slice::from_ref(&key)).await;
-    let entries = entries(&survey, &found.all);
-    let held = locks::describe(&mut survey, &found).await;
+    let mut snapshot = cluster.snapshot().await?;
+    snapshot.check_any()?;
+    snapshot.leave_retired();
+    let found = snapshot.find(std::slice::from_ref(&key)).await;
+    let entries = entries(&snapshot, &found.all);
+    let held = locks::describe(&mut snapshot, &found).await;
     if !options.force && !held.is_empty() {
         return Err(refusal(&key, &held));
     }
-    let mut nodes = take(&mut survey, &key, &entries, &found.unasked).await;
+    let mut nodes = take(&mut snapshot, &key, &entries, &found.skipped).await;
     for &(_, index) in &found.no_locks {
         nodes[index].outcome = Outcome::NoLock;
         nodes[index].reason = Some(locks::NO_LOCK.into());
     }
-    let is_held_again = take_again(&mut survey, &key, &found.all).await;
+    let is_held_again = take_again(&mut snapshot, &key, &found.all).await;
     let is_done = |index: usize| {
         let is_in_the_way = matches!(nodes[index].outcome, Outcome::Failed | Outcome::NoLock);
         !is_in_the_way && !is_held_again.contains(&index)
     };
-    let is_released = match survey.place(&key) {
-        Some(place) => place.placement.has_quorum(place.seats(is_done)),
+    let is_released = match snapshot.place(&key) {
+        Some(place) => place.placement.has_quorum(place.voters(is_done)),
         None => (0..nodes.len()).all(is_done),
     };
     let released = Released {
@@ -121,7 +121,7 @@ pub(crate) async fn run(
         nodes,
         is_released,
     };
-    output.tell(&released, human)?;
+    output.report(&released, human)?;
     if is_released {
         return Ok(ExitCode::SUCCESS);
     }
@@ -148,46 +148,52 @@ pub(crate) async fn run(
 /// The nodes are reached one after the other. A holder that extends its lease
 /// during this finds its entry on a majority, and recreates it on the node that
 /// was reached first.
-async fn take_again(survey: &mut Survey<'_>, key: &Key, taken: &[Holding]) -> Vec<usize> {
-    let is_taken = |holding: &Holding| {
+async fn take_again(
+    snapshot: &mut ClusterSnapshot<'_>,
+    key: &Key,
+    taken: &[LockView],
+) -> Vec<usize> {
+    let is_taken = |holding: &LockView| {
         let mut taken = taken.iter();
         taken.any(|known| known.entry.is_of_lease(&holding.entry))
     };
     for look in 1.. {
-        let mut again = survey.find(std::slice::from_ref(key)).await.all;
+        let mut again = snapshot.find(std::slice::from_ref(key)).await.all;
         again.retain(is_taken);
         if again.is_empty() || look > MOST_LOOKS {
             return again.into_iter().flat_map(|holding| holding.on).collect();
         }
-        let entries = entries(survey, &again);
-        let _ = take(survey, key, &entries, &[]).await;
+        let entries = entries(snapshot, &again);
+        let _ = take(snapshot, key, &entries, &[]).await;
     }
     Vec::new()
 }
 
 /// The entry to take, for each sighting.
-fn entries(survey: &Survey<'_>, held: &[Holding]) -> Vec<Option<Entry>> {
+fn entries(snapshot: &ClusterSnapshot<'_>, held: &[LockView]) -> Vec<Option<Entry>> {
     let of = |index: usize| {
         let holding = held.iter().find(|holding| holding.on.contains(&index))?;
         Some(holding.entry.clone())
     };
-    (0..survey.sightings.len()).map(of).collect()
+    (0..snapshot.server_reports.len()).map(of).collect()
 }
 
 async fn take(
-    survey: &mut Survey<'_>,
+    snapshot: &mut ClusterSnapshot<'_>,
     key: &Key,
     entries: &[Option<Entry>],
-    unasked: &[Unasked],
+    skipped: &[Skipped],
 ) -> Vec<Node> {
-    let names: Vec<String> = survey
-        .sightings
+    let names: Vec<String> = snapshot
+        .server_reports
         .iter()
-        .map(|sighting| sighting.node.name.clone())
+        .map(|server_report| server_report.node.name.clone())
         .collect();
-    let answers = survey.ask_all(async |sighting| {
-        let index = names.iter().position(|name| *name == sighting.node.name)?;
-        let seen = sighting.seen.as_mut().ok()?;
+    let answers = snapshot.ask_all(async |server_report| {
+        let index = names
+            .iter()
+            .position(|name| *name == server_report.node.name)?;
+        let seen = server_report.seen.as_mut().ok()?;
         Some(match &entries[index] {
             Some(entry) => seen.look.release(key, entry).await.map(Some),
             None => Ok(None),
@@ -196,11 +202,11 @@ async fn take(
     let answers = answers.await.into_iter();
     let nodes = names.iter().zip(answers).map(|(name, answer)| {
         let (outcome, reason) = outcome(answer);
-        let known = unasked.iter().find(|unasked| unasked.node == *name);
+        let known = skipped.iter().find(|skipped| skipped.node == *name);
         Node {
             node: name.clone(),
             outcome,
-            reason: reason.or(known.map(|unasked| unasked.reason.clone())),
+            reason: reason.or(known.map(|skipped| skipped.reason.clone())),
         }
     });
     nodes.collect()

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use ringlock::Config;
 
-use crate::conduct::{self, Patience};
+use crate::change_run::{self, Patience};
 use crate::output::{Failure, Output};
 
 /// Completes an unfinished change, whichever client began it.
@@ -24,7 +24,7 @@ pub(crate) async fn run(
     config: Config,
     output: Output,
 ) -> Result<ExitCode, Failure> {
-    conduct::run(
+    change_run::run(
         config,
         output,
         options.patience,

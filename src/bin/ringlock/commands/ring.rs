@@ -56,7 +56,7 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let served = match Cluster::new(config) {
-        Ok(cluster) => cluster.survey().await?.view,
+        Ok(cluster) => cluster.snapshot().await?.view,
         // Nodes in memory serve no other process.
         Err(_) => None,
     };
@@ -82,7 +82,7 @@ pub(crate) async fn run(
             Failure { message, ..failure }.next("name a file that can be written with --plot")
         })?;
     }
-    output.tell(&shares, human)?;
+    output.report(&shares, human)?;
     Ok(ExitCode::SUCCESS)
 }
 

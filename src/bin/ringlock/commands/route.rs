@@ -61,7 +61,7 @@ pub(crate) async fn run(
         view: route.view.to_string(),
         epoch: route.view.epoch,
     };
-    output.tell(&route, human)?;
+    output.report(&route, human)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,7 +9,7 @@ use ringlock::proto::membership::topology::Topology;
 use ringlock::proto::membership::view::View;
 use serde::Serialize;
 
-use crate::cluster::{Cluster, Knowledge, Seen, State};
+use crate::cluster::{Cluster, Seen, State, ViewState};
 use crate::output::{Exit, Failure, Output, or_dash, table};
 
 mod hot;
@@ -46,7 +46,7 @@ struct Status {
     view: Option<String>,
     epoch: Option<u32>,
     /// What is known of that view.
-    knowledge: Knowledge,
+    knowledge: ViewState,
     is_degraded: bool,
     nodes: Vec<Node>,
     /// Members of the view that the configuration does not name.
@@ -118,27 +118,27 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let cluster = Cluster::new(config)?;
-    let mut survey = cluster.survey().await?;
-    let sightings = survey.sightings.iter().zip(survey.states());
-    let nodes = sightings.map(|(sighting, (state, reason))| Node {
-        node: sighting.node.name.clone(),
-        address: sighting.node.server.address(),
+    let mut snapshot = cluster.snapshot().await?;
+    let server_reports = snapshot.server_reports.iter().zip(snapshot.states());
+    let nodes = server_reports.map(|(server_report, (state, reason))| Node {
+        node: server_report.node.name.clone(),
+        address: server_report.node.server.address(),
         state,
         reason,
-        facts: sighting.seen.as_ref().ok().map(facts),
+        facts: server_report.seen.as_ref().ok().map(facts),
     });
     let nodes: Vec<Node> = nodes.collect();
-    let unconfigured = survey.unconfigured();
-    let joint = survey.view.as_ref().and_then(Joint::of);
-    let view = survey.view.as_ref().map(|view| view.id());
+    let unconfigured = snapshot.unconfigured();
+    let joint = snapshot.view.as_ref().and_then(Joint::of);
+    let view = snapshot.view.as_ref().map(|view| view.id());
     let hot = match options.hot {
-        true => Some(hot::look(&mut survey, options.time).await),
+        true => Some(hot::look(&mut snapshot, options.time).await),
         false => None,
     };
     let status = Status {
         view: view.map(|view| view.to_string()),
         epoch: view.map(|view| view.epoch),
-        knowledge: survey.knowledge(),
+        knowledge: snapshot.knowledge(),
         is_degraded: nodes.iter().any(|node| node.state != State::Serving)
             || !unconfigured.is_empty()
             || joint.is_some(),
@@ -147,7 +147,7 @@ pub(crate) async fn run(
         joint,
         hot,
     };
-    output.tell(&status, human)?;
+    output.report(&status, human)?;
     Ok(match status.is_degraded {
         true => Exit::Degraded.into(),
         false => ExitCode::SUCCESS,
@@ -231,17 +231,17 @@ fn human(status: &Status) -> String {
 }
 
 /// Why no view is shown.
-fn without_view(knowledge: &Knowledge) -> String {
+fn without_view(knowledge: &ViewState) -> String {
     match knowledge {
-        Knowledge::Unreadable { views } => format!(
+        ViewState::Unreadable { views } => format!(
             "view {} is served, but in no form that this program reads, or by servers that must not hold locks: see `ringlock doctor`",
             views.join(", ")
         ),
-        Knowledge::Unknown { silent } => format!(
+        ViewState::Unknown { silent } => format!(
             "no view is known: {} could not be asked, and nobody else serves one",
             silent.join(", ")
         ),
-        Knowledge::Served | Knowledge::None => {
+        ViewState::Served | ViewState::None => {
             "no view is served: `ringlock init` sets one in force, or the first router to connect"
                 .into()
         }

@@ -5,7 +5,7 @@ use crate::node::redis::codec::scripts::Scripts;
 
 /// What requests can be encoded with on one connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Abilities {
+pub(crate) struct Capabilities {
     /// `SET … NX GET`.
     pub(crate) transaction: bool,
     /// `MSETEX`.
@@ -13,7 +13,7 @@ pub(crate) struct Abilities {
     pub(crate) delete_if: Option<DeleteIf>,
 }
 
-impl Abilities {
+impl Capabilities {
     /// Keeps only what every user of ringlock must be allowed.
     pub(crate) fn forget_commands(&mut self) {
         self.together = false;
@@ -38,7 +38,7 @@ pub(crate) struct Dialect {
     pub(crate) member: Vec<u8>,
     pub(crate) counters: Vec<u8>,
     pub(crate) scripts: Scripts,
-    pub(crate) abilities: Abilities,
+    pub(crate) capabilities: Capabilities,
     pub(crate) incarnation: Vec<u8>,
     /// See `RedisOptions::literal`.
     pub(crate) literal: bool,

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::node::redis::codec::capabilities::{Abilities, DeleteIf};
-use crate::node::redis::codec::request::Pending;
+use crate::node::redis::codec::capabilities::{Capabilities, DeleteIf};
+use crate::node::redis::codec::request::PendingRequest;
 use crate::node::redis::codec::scripts::{Script, unpacked};
 use crate::node::redis::resp::error_reply::ErrorReply;
 use crate::node::redis::resp::parser::{MAX_REPLY, Malformed, reply_len};
 use crate::proto::lease::Holder;
-use crate::proto::node::message::{NodeError, Request, Slot, ViewId};
+use crate::proto::node::message::{FenceCounterId, NodeError, Request, ViewId};
 use crate::proto::time::Instant;
 
 /// A connection that has owed an answer for this long is given up.
@@ -18,7 +18,7 @@ const STALL_LIMIT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(crate) struct CommandGroup {
     pub(crate) kind: GroupKind,
-    pub(crate) requests: Vec<Pending>,
+    pub(crate) requests: Vec<PendingRequest>,
     /// Replies that the server still owes for it.
     pub(crate) replies_due: usize,
     /// One of them was an error.
@@ -30,7 +30,7 @@ pub(crate) struct CommandGroup {
     /// What scripts repeat in their reply, so that no other reply passes for
     /// it: if one reply goes missing, each that follows matches a wrong
     /// request.
-    pub(crate) mark: u32,
+    pub(crate) nonce_echo: u32,
     /// Its script was sent with its text: see `script_reload`.
     pub(crate) has_text: bool,
     due: Instant,
@@ -42,9 +42,9 @@ pub(crate) struct CommandGroup {
 pub(crate) enum GroupKind {
     /// ACQUIRE as a transaction; how many consecutive requests count in which
     /// slot.
-    AcquireTransaction(ViewId, Vec<(Slot, u64)>),
+    AcquireTransaction(ViewId, Vec<(FenceCounterId, u64)>),
     /// The same with one command that sets all keys or none.
-    AcquireTogether(ViewId, Vec<(Slot, u64)>),
+    AcquireTogether(ViewId, Vec<(FenceCounterId, u64)>),
     /// ACQUIRE as a script.
     AcquireScript(ViewId),
     /// EXTEND as a script.
@@ -71,15 +71,15 @@ pub(crate) enum GroupKind {
 }
 
 impl GroupKind {
-    pub(crate) fn of(request: &Request, abilities: Abilities) -> Self {
+    pub(crate) fn of(request: &Request, capabilities: Capabilities) -> Self {
         match request {
             // A transaction has no form for a floor.
-            Request::Acquire { view, floor: 0, .. } if abilities.transaction => {
+            Request::Acquire { view, floor: 0, .. } if capabilities.transaction => {
                 Self::AcquireTransaction(*view, Vec::new())
             }
             Request::Acquire { view, .. } => Self::AcquireScript(*view),
             Request::Extend { view, .. } => Self::Extend(*view),
-            Request::Release { .. } => abilities
+            Request::Release { .. } => capabilities
                 .delete_if
                 .map_or(Self::ReleaseScript, Self::ReleaseCommands),
             _ => Self::Control,
@@ -107,7 +107,7 @@ impl GroupKind {
 }
 
 impl CommandGroup {
-    pub(crate) fn new(kind: GroupKind, requests: Vec<Pending>, sent_at: Instant) -> Self {
+    pub(crate) fn new(kind: GroupKind, requests: Vec<PendingRequest>, sent_at: Instant) -> Self {
         let deadlines = requests.iter().map(|pending| pending.deadline);
         let given_up = sent_at + STALL_LIMIT;
         Self {
@@ -119,13 +119,13 @@ impl CommandGroup {
             given_up,
             sent_at,
             ends_batch: false,
-            mark: 0,
+            nonce_echo: 0,
             has_text: false,
         }
     }
 
     /// Adds a request that is asked in the same way.
-    pub(crate) fn push(&mut self, pending: Pending) {
+    pub(crate) fn push(&mut self, pending: PendingRequest) {
         self.due = self.due.min(pending.deadline);
         self.requests.push(pending);
     }
@@ -160,7 +160,7 @@ impl CommandGroup {
     /// several nodes count, each must count alike: counts that one of them uses
     /// up without a grant would cost as many grants a second round.
     pub(crate) fn can_be_joined(&self) -> bool {
-        let lone = |pending: &Pending| match pending.request {
+        let lone = |pending: &PendingRequest| match pending.request {
             Request::Acquire { ttl, slot, .. } if slot.replicas == 1 => Some(ttl),
             _ => None,
         };

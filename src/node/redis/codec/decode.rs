@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
-use crate::node::redis::codec::request::Pending;
+use crate::node::redis::codec::request::PendingRequest;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{Replies, Value, read_text};
 use crate::proto::lease::{Holder, Token};
 use crate::proto::node::message::{
-    Accepted, Answer, NodeError, NodeStatus, Past, Reply, Request, Rival, Slot, ViewId,
+    Accepted, Answer, CurrentHolder, FenceCounterId, NodeError, NodeStatus, PriorState, Reply,
+    Request, ViewId,
 };
 
 /// The most bytes of a nonce or an incarnation: about twice what ours have.
@@ -38,15 +39,15 @@ use ReplyAction::Answer as Is;
 
 /// The answer of a script, which follows its mark; an error has no mark.
 /// `None`: it is the answer to something else.
-fn marked(replies: &[u8], mark: u32) -> Option<&[u8]> {
+fn marked(replies: &[u8], nonce_echo: u32) -> Option<&[u8]> {
     let mut values = Replies::of(replies);
     values.list(2)?;
-    let is_ours = values.bulk()? == itoa::Buffer::new().format(mark).as_bytes();
+    let is_ours = values.bulk()? == itoa::Buffer::new().format(nonce_echo).as_bytes();
     is_ours.then(|| values.rest())
 }
 
 /// The same error for all requests.
-fn for_all(requests: &[Pending], error: &NodeError) -> Vec<ReplyAction> {
+fn for_all(requests: &[PendingRequest], error: &NodeError) -> Vec<ReplyAction> {
     let refused = requests.iter().map(|_| Is(Err(error.clone())));
     refused.collect()
 }
@@ -73,7 +74,11 @@ pub(crate) fn decode(group: &CommandGroup, replies: &[u8]) -> Result<Vec<ReplyAc
     }
     let values = Replies::of(replies);
     let scripted = |read: fn(&mut Replies<'_>) -> Option<Answer>| {
-        batch(requests, Replies::of(marked(replies, group.mark)?), read)
+        batch(
+            requests,
+            Replies::of(marked(replies, group.nonce_echo)?),
+            read,
+        )
     };
     let (what, read) = match &group.kind {
         GroupKind::AcquireTransaction(view, slots) => (
@@ -100,7 +105,7 @@ pub(crate) fn decode(group: &CommandGroup, replies: &[u8]) -> Result<Vec<ReplyAc
 
 /// One reply per request, or one text: the view that is served instead.
 fn batch(
-    requests: &[Pending],
+    requests: &[PendingRequest],
     mut values: Replies<'_>,
     read: fn(&mut Replies<'_>) -> Option<Answer>,
 ) -> Option<Vec<ReplyAction>> {
@@ -121,9 +126,9 @@ fn batch(
 /// EXEC: what each SET found, or whether all keys could be set; each slot's
 /// count; the view served.
 fn transaction(
-    requests: &[Pending],
+    requests: &[PendingRequest],
     view: ViewId,
-    slots: &[(Slot, u64)],
+    slots: &[(FenceCounterId, u64)],
     are_together: bool,
     mut values: Replies<'_>,
 ) -> Option<Vec<ReplyAction>> {
@@ -184,7 +189,7 @@ fn transaction(
 }
 
 /// A command on ringlock's own state failed.
-fn damaged(requests: &[Pending], line: &[u8]) -> Vec<ReplyAction> {
+fn damaged(requests: &[PendingRequest], line: &[u8]) -> Vec<ReplyAction> {
     for_all(requests, &ErrorReply::of(line).explain_state())
 }
 
@@ -247,8 +252,8 @@ fn released(values: &mut Replies<'_>) -> Option<Answer> {
 
 /// The replies of commands that each delete one key if it holds the request's
 /// token.
-fn deleted(requests: &[Pending], mut values: Replies<'_>) -> Option<Vec<ReplyAction>> {
-    let read = |pending: &Pending| {
+fn deleted(requests: &[PendingRequest], mut values: Replies<'_>) -> Option<Vec<ReplyAction>> {
+    let read = |pending: &PendingRequest| {
         Some(match values.next()? {
             Value::Int(1) => Is(Ok(Reply::Released)),
             Value::Int(0) if pending.reply.is_nobody() => Is(Ok(Reply::Missing)),
@@ -276,9 +281,9 @@ pub(crate) fn not_released(token: &Token, found: Option<Value<'_>>) -> Answer {
     }
 }
 
-fn rival(values: &mut Replies<'_>) -> Option<Rival> {
+fn rival(values: &mut Replies<'_>) -> Option<CurrentHolder> {
     let left = remaining(values.int()?);
-    Some(Rival::new(Holder::of_stored(values.bulk()?), left))
+    Some(CurrentHolder::new(Holder::of_stored(values.bulk()?), left))
 }
 
 /// The reply of PTTL: −1 never expires, −2 is already gone.
@@ -305,7 +310,7 @@ fn served(text: &[u8]) -> Option<Option<ViewId>> {
 pub(crate) fn control(
     request: &Request,
     replies: &[u8],
-    mark: u32,
+    nonce_echo: u32,
     incarnation: &[u8],
 ) -> Result<Answer, NodeError> {
     if let Some(Value::Error(line)) = Replies::of(replies).next() {
@@ -314,10 +319,12 @@ pub(crate) fn control(
     if *request == Request::Document {
         return document(replies).map(Ok);
     }
-    let reply = marked(replies, mark).ok_or_else(|| misfit("a request"))?;
+    let reply = marked(replies, nonce_echo).ok_or_else(|| misfit("a request"))?;
     let answer = match request {
         Request::Status => status(reply, incarnation).map(Reply::Status),
-        Request::Past => past(reply).map(Reply::Past).ok_or_else(|| misfit("PAST")),
+        Request::PriorState => past(reply)
+            .map(Reply::PriorState)
+            .ok_or_else(|| misfit("PAST")),
         Request::Prepare { .. } => prepared(reply, incarnation),
         Request::Accept { .. } => accepted(reply, incarnation),
         _ => compared_and_set(reply, incarnation),
@@ -328,10 +335,10 @@ pub(crate) fn control(
 /// The answer to STATUS.
 pub(crate) fn asked_status(
     replies: &[u8],
-    mark: u32,
+    nonce_echo: u32,
     incarnation: &[u8],
 ) -> Result<NodeStatus, NodeError> {
-    match control(&Request::Status, replies, mark, incarnation)?? {
+    match control(&Request::Status, replies, nonce_echo, incarnation)?? {
         Reply::Status(status) => Ok(status),
         _ => Err(misfit("STATUS")),
     }
@@ -361,13 +368,13 @@ fn status(reply: &[u8], incarnation: &[u8]) -> Result<NodeStatus, NodeError> {
 }
 
 /// The reply of PAST.
-fn past(reply: &[u8]) -> Option<Past> {
+fn past(reply: &[u8]) -> Option<PriorState> {
     let mut values = Replies::of(reply);
     values.list(2)?;
     let (Value::Int(epoch), Value::Int(millis)) = (values.next()?, values.next()?) else {
         return None;
     };
-    Some(Past {
+    Some(PriorState {
         epoch: u32::try_from(epoch).ok()?,
         quarantined_for: match millis {
             -1 => None,
@@ -458,7 +465,7 @@ mod tests {
         request: impl Fn(Key) -> Request,
         replies: &str,
     ) -> Vec<ReplyAction> {
-        let requests = ["a", "b"].map(|name| Pending {
+        let requests = ["a", "b"].map(|name| PendingRequest {
             request: request(Key::new(name).unwrap()),
             deadline: Instant::default(),
             reply: ReplyTo::nobody(),
@@ -476,11 +483,11 @@ mod tests {
             key,
             token: Token::new(1, None),
             ttl,
-            slot: Slot::SINGLE,
+            slot: FenceCounterId::SINGLE,
             floor: 0,
         };
         let replies = format!("+OK\r\n{}{exec}", "+QUEUED\r\n".repeat(3));
-        let kind = GroupKind::AcquireTogether(VIEW, vec![(Slot::SINGLE, 2)]);
+        let kind = GroupKind::AcquireTogether(VIEW, vec![(FenceCounterId::SINGLE, 2)]);
         decoded(kind, request, &replies)
     }
 
@@ -595,7 +602,7 @@ mod tests {
     };
 
     #[test]
-    fn a_promise_tells_what_was_accepted() {
+    fn a_promise_reports_what_was_accepted() {
         let (ballot, view) = (BALLOT.to_string(), VIEW.to_string());
         let before = Accepted {
             ballot: BALLOT,

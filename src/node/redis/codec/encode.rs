@@ -2,11 +2,11 @@
 
 use crate::node::redis::codec::capabilities::{DeleteIf, Dialect};
 use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
-use crate::node::redis::codec::request::Pending;
+use crate::node::redis::codec::request::PendingRequest;
 use crate::node::redis::codec::scripts::{Script, together};
 use crate::node::redis::resp::encoder::{array, bulk, bulk_number, command, number};
 use crate::proto::lease::{Key, Token, Ttl};
-use crate::proto::node::message::{Absent, Request, Slot, ViewId};
+use crate::proto::node::message::{FenceCounterId, IfMissing, Request, ViewId};
 
 impl Dialect {
     /// Appends the commands of `group` and notes how many replies they get.
@@ -21,7 +21,7 @@ impl Dialect {
     }
 
     fn encode_bare(&self, group: &mut CommandGroup, out: &mut Vec<u8>) {
-        let (requests, mark) = (&group.requests, group.mark);
+        let (requests, nonce_echo) = (&group.requests, group.nonce_echo);
         group.replies_due = 1;
         match &mut group.kind {
             GroupKind::AcquireTransaction(_, slots) => {
@@ -34,9 +34,11 @@ impl Dialect {
                 group.replies_due = 1 + slots.len() + 3;
             }
             GroupKind::AcquireScript(view) => {
-                self.leases(Script::Acquire, *view, requests, mark, out)
+                self.leases(Script::Acquire, *view, requests, nonce_echo, out)
             }
-            GroupKind::Extend(view) => self.leases(Script::Extend, *view, requests, mark, out),
+            GroupKind::Extend(view) => {
+                self.leases(Script::Extend, *view, requests, nonce_echo, out)
+            }
             GroupKind::ReleaseScript => {
                 self.begin(Script::Release, requests.len(), requests.len() + 1, out);
                 self.keys(requests, out);
@@ -45,7 +47,7 @@ impl Dialect {
                         stored(out, token);
                     }
                 }
-                bulk_number(out, mark);
+                bulk_number(out, nonce_echo);
             }
             GroupKind::ReleaseCommands(delete_if) => {
                 self.delete_each(*delete_if, requests, out);
@@ -62,9 +64,9 @@ impl Dialect {
             GroupKind::Control => {
                 requests
                     .iter()
-                    .for_each(|pending| self.control(&pending.request, mark, out));
+                    .for_each(|pending| self.control(&pending.request, nonce_echo, out));
             }
-            GroupKind::Recheck => self.control(&Request::Status, mark, out),
+            GroupKind::Recheck => self.control(&Request::Status, nonce_echo, out),
             GroupKind::Clock => command(out, &[b"TIME"]),
             GroupKind::Identity { with_policy } => {
                 let asked = identity_sections(*with_policy);
@@ -80,8 +82,8 @@ impl Dialect {
         &self,
         script: Script,
         view: ViewId,
-        requests: &[Pending],
-        mark: u32,
+        requests: &[PendingRequest],
+        nonce_echo: u32,
         out: &mut Vec<u8>,
     ) {
         let fields = if script == Script::Acquire { 4 } else { 5 };
@@ -106,13 +108,13 @@ impl Dialect {
                     ttl,
                     slot,
                     floor,
-                    absent,
+                    if_missing,
                     ..
                 } => {
                     lease(out, token, *ttl, *slot, *floor);
                     bulk(
                         out,
-                        if *absent == Absent::Heal {
+                        if *if_missing == IfMissing::Recreate {
                             b"heal"
                         } else {
                             b"keep"
@@ -122,14 +124,14 @@ impl Dialect {
                 _ => {}
             }
         }
-        bulk_number(out, mark);
+        bulk_number(out, nonce_echo);
     }
 
     fn transaction(
         &self,
-        requests: &[Pending],
-        slots: &mut Vec<(Slot, u64)>,
-        set: impl FnOnce(&Self, &[Pending], &mut Vec<u8>),
+        requests: &[PendingRequest],
+        slots: &mut Vec<(FenceCounterId, u64)>,
+        set: impl FnOnce(&Self, &[PendingRequest], &mut Vec<u8>),
         out: &mut Vec<u8>,
     ) {
         command(out, &[b"MULTI"]);
@@ -154,7 +156,7 @@ impl Dialect {
         command(out, &[b"EXEC"]);
     }
 
-    fn set_each(&self, requests: &[Pending], out: &mut Vec<u8>) {
+    fn set_each(&self, requests: &[PendingRequest], out: &mut Vec<u8>) {
         for pending in requests {
             let Request::Acquire {
                 key, token, ttl, ..
@@ -174,7 +176,7 @@ impl Dialect {
     }
 
     /// All keys get the first one's ttl.
-    fn set_together(&self, requests: &[Pending], out: &mut Vec<u8>) {
+    fn set_together(&self, requests: &[PendingRequest], out: &mut Vec<u8>) {
         array(out, 2 + 2 * requests.len() + 3);
         bulk(out, b"MSETEX");
         bulk_number(out, requests.len());
@@ -194,7 +196,7 @@ impl Dialect {
         bulk_number(out, shared.map_or(0, Ttl::as_millis));
     }
 
-    fn delete_each(&self, delete_if: DeleteIf, requests: &[Pending], out: &mut Vec<u8>) {
+    fn delete_each(&self, delete_if: DeleteIf, requests: &[PendingRequest], out: &mut Vec<u8>) {
         for pending in requests {
             let Request::Release { key, token } = &pending.request else {
                 continue;
@@ -216,7 +218,7 @@ impl Dialect {
         }
     }
 
-    fn ask_each(&self, question: &[u8], requests: &[Pending], out: &mut Vec<u8>) {
+    fn ask_each(&self, question: &[u8], requests: &[PendingRequest], out: &mut Vec<u8>) {
         for key in requests.iter().filter_map(|pending| pending.request.key()) {
             array(out, 2);
             bulk(out, question);
@@ -224,16 +226,16 @@ impl Dialect {
         }
     }
 
-    pub(crate) fn control(&self, request: &Request, mark: u32, out: &mut Vec<u8>) {
+    pub(crate) fn control(&self, request: &Request, nonce_echo: u32, out: &mut Vec<u8>) {
         let incarnation = &self.incarnation;
         let (id, member, counters) = (&self.id, &self.member, &self.counters);
         let mut call = |script, keys: &[&[u8]], arguments: &[&[u8]]| {
-            self.call(script, keys, arguments, mark, out);
+            self.call(script, keys, arguments, nonce_echo, out);
         };
         match request {
             Request::Status => call(Script::Status, &[id, member], &[]),
             Request::Document => command(out, &[b"HGET", member, b"doc"]),
-            Request::Past => call(Script::Past, &[id, member], &[incarnation]),
+            Request::PriorState => call(Script::PriorState, &[id, member], &[incarnation]),
             Request::Quarantine {
                 expected_nonce,
                 expected_view,
@@ -302,14 +304,14 @@ impl Dialect {
         script: Script,
         keys: &[&[u8]],
         arguments: &[&[u8]],
-        mark: u32,
+        nonce_echo: u32,
         out: &mut Vec<u8>,
     ) {
         self.begin(script, keys.len(), arguments.len() + 1, out);
         keys.iter()
             .chain(arguments)
             .for_each(|part| bulk(out, part));
-        bulk_number(out, mark);
+        bulk_number(out, nonce_echo);
     }
 
     fn begin(&self, script: Script, keys: usize, arguments: usize, out: &mut Vec<u8>) {
@@ -319,7 +321,7 @@ impl Dialect {
         bulk_number(out, keys);
     }
 
-    fn keys(&self, requests: &[Pending], out: &mut Vec<u8>) {
+    fn keys(&self, requests: &[PendingRequest], out: &mut Vec<u8>) {
         requests
             .iter()
             .filter_map(|pending| pending.request.key())
@@ -334,7 +336,7 @@ impl Dialect {
     }
 }
 
-fn lease(out: &mut Vec<u8>, token: &Token, ttl: Ttl, slot: Slot, floor: u64) {
+fn lease(out: &mut Vec<u8>, token: &Token, ttl: Ttl, slot: FenceCounterId, floor: u64) {
     stored(out, token);
     bulk_number(out, ttl.as_millis());
     bulk_slot(out, slot);
@@ -342,7 +344,7 @@ fn lease(out: &mut Vec<u8>, token: &Token, ttl: Ttl, slot: Slot, floor: u64) {
 }
 
 /// Appends `slot` as it is displayed.
-fn bulk_slot(out: &mut Vec<u8>, slot: Slot) {
+fn bulk_slot(out: &mut Vec<u8>, slot: FenceCounterId) {
     let mut buffers = [itoa::Buffer::new(); 3];
     let [replicas, arc, part] = &mut buffers;
     let replicas = replicas.format(slot.replicas);
@@ -363,13 +365,13 @@ impl Dialect {
     pub(crate) fn control_with_text(
         &self,
         request: &Request,
-        mark: u32,
+        nonce_echo: u32,
         out: &mut Vec<u8>,
     ) -> Option<usize> {
         let script = Script::of(request)?;
         Some(together(
             script,
-            |out| self.control(request, mark, out),
+            |out| self.control(request, nonce_echo, out),
             out,
         ))
     }
@@ -426,7 +428,7 @@ mod tests {
         let keys = ["orders/1", "a\r\n\0b"].map(|key| Key::new(key).unwrap());
         for (kind, name) in NAMES {
             let mut group = group(kind, &keys, &mut ReplyTo::nobody);
-            group.mark = 4_294_967_295;
+            group.nonce_echo = 4_294_967_295;
             let mut written = Vec::new();
             dialect(&RouterConfig::default()).encode(&mut group, &mut written);
             let file = folder.join(format!("{name}.resp"));

@@ -7,13 +7,13 @@ use crate::proto::time::Instant;
 
 /// A request that has not been answered yet.
 #[derive(Debug)]
-pub(crate) struct Pending {
+pub(crate) struct PendingRequest {
     pub(crate) request: Request,
     pub(crate) deadline: Instant,
     pub(crate) reply: ReplyTo,
 }
 
-impl Pending {
+impl PendingRequest {
     /// Answers with a timeout, and discards any later answer.
     pub(crate) fn expire(&mut self) {
         std::mem::replace(&mut self.reply, ReplyTo::nobody()).send(Err(timeout()));
@@ -22,9 +22,9 @@ impl Pending {
 
 /// Answers that are given once no lock is held: the receiver of one may submit
 /// the next request at once.
-pub(crate) type Answers = Vec<(ReplyTo, Answer)>;
+pub(crate) type Completions = Vec<(ReplyTo, Answer)>;
 
-pub(crate) fn deliver(answers: &mut Answers) {
+pub(crate) fn deliver(answers: &mut Completions) {
     for (reply, answer) in answers.drain(..) {
         reply.send(answer);
     }

@@ -16,7 +16,7 @@ pub(crate) enum Script {
     Accept,
     Adopt,
     Restamp,
-    Past,
+    PriorState,
 }
 
 impl Script {
@@ -30,7 +30,7 @@ impl Script {
         Self::Accept,
         Self::Adopt,
         Self::Restamp,
-        Self::Past,
+        Self::PriorState,
     ];
 
     /// The script that carries out `request`; `None`: a command does.
@@ -40,7 +40,7 @@ impl Script {
             Request::Extend { .. } => Self::Extend,
             Request::Release { .. } => Self::Release,
             Request::Status => Self::Status,
-            Request::Past => Self::Past,
+            Request::PriorState => Self::PriorState,
             Request::Quarantine { .. } => Self::Quarantine,
             Request::Prepare { .. } => Self::Prepare,
             Request::Accept { .. } => Self::Accept,
@@ -56,7 +56,7 @@ impl Script {
             Self::Extend => include_str!("lua/extend.lua"),
             Self::Release => include_str!("lua/release.lua"),
             Self::Status => include_str!("lua/status.lua"),
-            Self::Past => include_str!("lua/past.lua"),
+            Self::PriorState => include_str!("lua/past.lua"),
             Self::Quarantine => include_str!("lua/quarantine.lua"),
             Self::Prepare => include_str!("lua/prepare.lua"),
             Self::Accept => include_str!("lua/accept.lua"),

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_back_is_told_and_forgiven() {
+    fn a_step_back_is_reported_and_forgiven() {
         let mut clock = steady();
         let back = clock.read(at(5_000), at(5_001), wall(2_000), TTL);
         assert!(matches!(back, Verdict::Back(_)), "{back:?}");
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn another_server_is_compared_anew() {
+    fn another_server_is_compared_again() {
         let mut clock = steady();
         clock.belongs_to(b"another");
         let verdict = clock.read(at(1_000), at(1_001), wall(90_000), TTL);

@@ -17,10 +17,10 @@ pub(crate) fn broken(address: &Address, error: &io::Error) -> NodeError {
     failed(format!("the connection to {address} broke: {error}"), error)
 }
 
-pub(crate) fn failed(told: String, error: &io::Error) -> NodeError {
+pub(crate) fn failed(reported: String, error: &io::Error) -> NodeError {
     match remedy(error) {
-        Some((kind, remedy)) => NodeError::new(kind, format!("{told}: {remedy}")),
-        None => NodeError::new(NodeErrorKind::Unreachable, told),
+        Some((kind, remedy)) => NodeError::new(kind, format!("{reported}: {remedy}")),
+        None => NodeError::new(NodeErrorKind::Unreachable, reported),
     }
 }
 

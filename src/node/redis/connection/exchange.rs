@@ -182,16 +182,16 @@ impl<'a> Exchange<'a> {
         &mut self,
         dialect: &Dialect,
         request: &Request,
-        mark: u32,
+        nonce_echo: u32,
     ) -> Result<Vec<u8>, NodeError> {
         let answer = self
-            .ask(|out| dialect.control(request, mark, out), 1)
+            .ask(|out| dialect.control(request, nonce_echo, out), 1)
             .await?;
         if !ErrorReply::first(&answer).is_some_and(|error| error.is_unloaded()) {
             return Ok(answer);
         }
         let mut out = Vec::new();
-        let Some(replies) = dialect.control_with_text(request, mark, &mut out) else {
+        let Some(replies) = dialect.control_with_text(request, nonce_echo, &mut out) else {
             return Ok(answer);
         };
         let answer = self.ask(|sent| sent.append(&mut out), replies).await?;

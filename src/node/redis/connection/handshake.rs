@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::clock;
-use crate::node::redis::codec::capabilities::{Abilities, DeleteIf, Dialect};
+use crate::node::redis::codec::capabilities::{Capabilities, DeleteIf, Dialect};
 use crate::node::redis::codec::decode::asked_status;
 use crate::node::redis::codec::scripts::{Script, Scripts};
 use crate::node::redis::connection::address::{Address, Place};
@@ -36,7 +36,7 @@ pub(crate) struct Connection {
     /// A reading of the server's wall clock, and when it was requested.
     pub(crate) clock: (Instant, Duration),
     /// Whether the server pushes what happens to its data.
-    pub(crate) is_told: bool,
+    pub(crate) is_reported: bool,
     /// When the server was asked for its identity.
     pub(crate) verified_at: Instant,
     /// A push has arrived since then.
@@ -52,7 +52,7 @@ pub(crate) async fn connect(
     let mut exchange = Exchange::open(address, attempt).await?;
     attempt.comes_to("it does not say what it is");
     let verified_at = clock::now();
-    let (is_told, identity) = exchange.introduce_and_be_told().await?;
+    let (is_reported, identity) = exchange.introduce_and_read_reply().await?;
     identity.check_loaded()?;
     if matches!(address.place, Place::Service(_)) && identity.check_role().is_err() {
         return Err(NodeError::new(
@@ -67,16 +67,17 @@ pub(crate) async fn connect(
         member: format!("{}!m", options.namespace).into_bytes(),
         counters: format!("{}!c", options.namespace).into_bytes(),
         scripts: Scripts::default(),
-        abilities: Abilities::default(),
+        capabilities: Capabilities::default(),
         incarnation: identity.incarnation()?.into_bytes(),
         literal: options.literal,
     };
     let encoding = options.encoding.unwrap_or(Encoding::Command);
     dialect.scripts = exchange.load().await?;
-    dialect.abilities.transaction = encoding >= Encoding::Transaction && identity.has_transaction();
+    dialect.capabilities.transaction =
+        encoding >= Encoding::Transaction && identity.has_transaction();
     if encoding >= Encoding::Command {
         exchange
-            .probe(&options.namespace, &mut dialect.abilities)
+            .probe(&options.namespace, &mut dialect.capabilities)
             .await?;
     }
     let clock = exchange.read_clock().await?;
@@ -91,7 +92,7 @@ pub(crate) async fn connect(
         dialect,
         status,
         clock,
-        is_told,
+        is_reported,
         verified_at,
     })
 }
@@ -126,7 +127,11 @@ impl<'a> Exchange<'a> {
     /// Tries the commands that not every server has. They have no effect,
     /// because the key never exists. COMMAND INFO does not reflect a user's
     /// rights; this does.
-    async fn probe(&mut self, namespace: &str, abilities: &mut Abilities) -> Result<(), NodeError> {
+    async fn probe(
+        &mut self,
+        namespace: &str,
+        capabilities: &mut Capabilities,
+    ) -> Result<(), NodeError> {
         let key = format!("{namespace}!probe").into_bytes();
         let write = |out: &mut Vec<u8>| {
             command(out, &[b"MSETEX", b"1", &key, b"", b"XX"]);
@@ -141,8 +146,8 @@ impl<'a> Exchange<'a> {
             Some(Value::Error(line)) => Ok(!matches!(ErrorReply::of(line).code, "ERR" | "NOPERM")),
             other => Err(unexpected(other, "a command that it may have")),
         };
-        abilities.together = can()?;
-        abilities.delete_if = match (can()?, can()?) {
+        capabilities.together = can()?;
+        capabilities.delete_if = match (can()?, can()?) {
             (true, _) => Some(DeleteIf::Delifeq),
             (_, true) => Some(DeleteIf::Delex),
             _ => None,

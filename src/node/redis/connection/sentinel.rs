@@ -99,9 +99,12 @@ impl Service {
             [first, ..] if !problems.iter().any(may_pass) => first.kind(),
             _ => NodeErrorKind::Unreachable,
         };
-        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let (name, told) = (&self.name, told.join("; "));
-        NodeError::new(kind, format!("no sentinel tells where {name} is: {told}"))
+        let reported: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let (name, reported) = (&self.name, reported.join("; "));
+        NodeError::new(
+            kind,
+            format!("no sentinel tells where {name} is: {reported}"),
+        )
     }
 }
 

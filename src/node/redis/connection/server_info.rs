@@ -30,7 +30,7 @@ const CHANGING: [&[u8]; 4] = [
 ];
 
 /// Commands that have a server push what happens to its data.
-const TELL: [&[&[u8]]; 2] = [
+const REPORT: [&[&[u8]]; 2] = [
     &[b"HELLO", b"3"],
     &[b"CLIENT", b"TRACKING", b"ON", b"OPTIN"],
 ];
@@ -210,15 +210,18 @@ impl Exchange<'_> {
     /// changes are pushed. False where the server does not push, or not for
     /// this user. No key is tracked for that, so tracking costs the server
     /// nothing.
-    pub(crate) async fn introduce_and_be_told(&mut self) -> Result<(bool, Identity), NodeError> {
-        let (told, identity) = self.ask_identity(&TELL).await?;
-        let rest = reply_len(&told).ok().flatten().map(|len| &told[len..]);
+    pub(crate) async fn introduce_and_read_reply(&mut self) -> Result<(bool, Identity), NodeError> {
+        let (reported, identity) = self.ask_identity(&REPORT).await?;
+        let rest = reply_len(&reported)
+            .ok()
+            .flatten()
+            .map(|len| &reported[len..]);
         let second = rest.and_then(|rest| Replies::of(rest).next());
-        let is_told = matches!(
-            (Replies::of(&told).next(), second),
+        let is_reported = matches!(
+            (Replies::of(&reported).next(), second),
             (Some(Value::List(_)), Some(Value::Status(_)))
         );
-        Ok((is_told, identity))
+        Ok((is_reported, identity))
     }
 
     /// Sends `ahead` and then asks for the server's identity; returns the

@@ -134,11 +134,11 @@ async fn open_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
         )),
         1 => Err(failures.remove(0).1),
         _ => {
-            let told: Vec<String> = failures
+            let reported: Vec<String> = failures
                 .iter()
                 .map(|(address, error)| format!("{address}: {error}"))
                 .collect();
-            Err(io::Error::new(failures[0].1.kind(), told.join("; ")))
+            Err(io::Error::new(failures[0].1.kind(), reported.join("; ")))
         }
     }
 }
@@ -328,12 +328,12 @@ mod tests {
             assert_eq!(stream.unwrap().peer_addr().unwrap(), live);
         }
         let refused = open_any(vec![gone, "127.0.0.4:1".parse().unwrap()]).await;
-        let told = refused.unwrap_err();
-        assert_eq!(told.kind(), io::ErrorKind::ConnectionRefused);
-        let told = told.to_string();
+        let reported = refused.unwrap_err();
+        assert_eq!(reported.kind(), io::ErrorKind::ConnectionRefused);
+        let reported = reported.to_string();
         assert!(
-            told.contains("127.0.0.3:1") && told.contains("127.0.0.4:1"),
-            "{told}"
+            reported.contains("127.0.0.3:1") && reported.contains("127.0.0.4:1"),
+            "{reported}"
         );
     }
 

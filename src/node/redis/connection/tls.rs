@@ -101,7 +101,7 @@ impl ServerCertVerifier for Verifier {
             // At this point its validity period has been checked, but its name
             // has not.
             Err(Error::InvalidCertificate(problem))
-                if Flaw::of(&problem) == Some(Flaw::Authority)
+                if CertificateFault::of(&problem) == Some(CertificateFault::Authority)
                     && self.named.iter().any(|own| own == end_entity) =>
             {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
@@ -138,14 +138,14 @@ impl ServerCertVerifier for Verifier {
 
 /// What is wrong with a certificate, where the library has no variant for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flaw {
+enum CertificateFault {
     /// It is the certificate of an authority itself.
     Authority,
     /// X.509 version 1 or 2.
     OldVersion,
 }
 
-impl Flaw {
+impl CertificateFault {
     fn of(problem: &CertificateError) -> Option<Self> {
         let CertificateError::Other(other) = problem else {
             return None;
@@ -216,11 +216,11 @@ fn of_certificate(problem: &CertificateError) -> &'static str {
         Problem::NotValidYet | Problem::NotValidYetContext { .. } => {
             "the server's certificate is not valid yet: set the clock of this machine, or of who made it"
         }
-        other => match Flaw::of(other) {
-            Some(Flaw::Authority) => {
+        other => match CertificateFault::of(other) {
+            Some(CertificateFault::Authority) => {
                 "the server's certificate is an authority's own: name that very certificate as tls.ca, or give the server one that the authority has signed"
             }
-            Some(Flaw::OldVersion) => {
+            Some(CertificateFault::OldVersion) => {
                 "the server's certificate is of X.509 version 1, which cannot say what hosts it is for: give it one of version 3 with a subjectAltName"
             }
             None => "the server's certificate will not do: give it another",

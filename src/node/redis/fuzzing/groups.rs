@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use crate::config::RouterConfig;
 use crate::node::ReplyTo;
-use crate::node::redis::codec::capabilities::{Abilities, DeleteIf, Dialect};
+use crate::node::redis::codec::capabilities::{Capabilities, DeleteIf, Dialect};
 use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
-use crate::node::redis::codec::request::Pending;
+use crate::node::redis::codec::request::PendingRequest;
 use crate::node::redis::codec::scripts::{Script, Scripts};
 use crate::proto::lease::{Holder, Key, Token, Ttl};
-use crate::proto::node::message::{Absent, Ballot, Request, Slot, ViewId};
+use crate::proto::node::message::{Ballot, FenceCounterId, IfMissing, Request, ViewId};
 use crate::proto::time::Instant;
 
 const VIEW: ViewId = ViewId {
@@ -28,7 +28,7 @@ pub(crate) fn dialect(config: &RouterConfig) -> Dialect {
         member: format!("{}!m", config.namespace).into_bytes(),
         counters: format!("{}!c", config.namespace).into_bytes(),
         scripts,
-        abilities: Abilities::default(),
+        capabilities: Capabilities::default(),
         incarnation: b"run-1/replid-1".to_vec(),
         literal: false,
     }
@@ -40,8 +40,8 @@ pub(crate) fn group(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo) 
     let second = Duration::from_secs(1);
     let ttl = Ttl::new(second, second).expect("it is long enough");
     let slot = |index: usize| match index % 2 {
-        0 => Slot::SINGLE,
-        _ => Slot {
+        0 => FenceCounterId::SINGLE,
+        _ => FenceCounterId {
             replicas: 3,
             arc: 5,
             part: 2,
@@ -62,10 +62,10 @@ pub(crate) fn group(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo) 
         ttl,
         slot: slot(index),
         floor: 9,
-        absent: if index == 0 {
-            Absent::Heal
+        if_missing: if index == 0 {
+            IfMissing::Recreate
         } else {
-            Absent::Keep
+            IfMissing::Report
         },
     };
     let release = |index: usize, key: &Key| Request::Release {
@@ -95,7 +95,7 @@ pub(crate) fn group(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo) 
         19 => (GroupKind::Identity { with_policy: true }, Vec::new()),
         other => (GroupKind::Control, vec![control(other)]),
     };
-    let pending = |request| Pending {
+    let pending = |request| PendingRequest {
         request,
         deadline: Instant::default(),
         reply: sink(),
@@ -129,7 +129,7 @@ pub(crate) fn control(which: u8) -> Request {
             document: "{}".into(),
             nonce: "n".into(),
         },
-        18 => Request::Past,
+        18 => Request::PriorState,
         _ => Request::Restamp {
             expected: "run-0".into(),
         },

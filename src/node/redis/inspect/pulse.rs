@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use super::{Look, page, text, unexpected_of};
+use super::{Inspector, page, text, unexpected_of};
 use crate::node::redis::resp::encoder::command;
 use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::lease::Key;
-use crate::proto::node::message::{NodeError, Slot, ViewId};
+use crate::proto::node::message::{FenceCounterId, NodeError, ViewId};
 
 /// Fence counters that are read at most: a megabyte. A view has a few thousand,
 /// except while a change of membership is in progress.
@@ -24,7 +24,7 @@ pub struct Pulse {
     /// The fence counters under the requested view, which count every attempt
     /// at a key, granted or not; `None`: another view is served, or none, or
     /// there are too many counters.
-    pub counters: Option<BTreeMap<Slot, u64>>,
+    pub counters: Option<BTreeMap<FenceCounterId, u64>>,
     /// Commands that the server has carried out since it started.
     pub commands: Option<u64>,
     /// Seconds of processor time that it has used since then.
@@ -41,7 +41,7 @@ impl Default for Cursor {
     }
 }
 
-impl Look<'_> {
+impl Inspector<'_> {
     /// Reads the server's activity; the counters are those under `view`.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ fn fact<T: FromStr>(info: &str, name: &str) -> Option<T> {
 }
 
 /// The fields of the counters, and their values.
-fn counted(values: &mut Replies<'_>) -> Option<BTreeMap<Slot, u64>> {
+fn counted(values: &mut Replies<'_>) -> Option<BTreeMap<FenceCounterId, u64>> {
     let Value::List(len) = values.next()? else {
         return None;
     };
@@ -134,9 +134,9 @@ fn counted(values: &mut Replies<'_>) -> Option<BTreeMap<Slot, u64>> {
     Some(counters)
 }
 
-fn slot_of(text: &str) -> Option<Slot> {
+fn slot_of(text: &str) -> Option<FenceCounterId> {
     let mut parts = text.split('/');
-    let slot = Slot {
+    let slot = FenceCounterId {
         replicas: parts.next()?.parse().ok()?,
         arc: parts.next()?.parse().ok()?,
         part: parts.next()?.parse().ok()?,
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn slots_are_read_as_they_are_written() {
-        let slot = Slot {
+        let slot = FenceCounterId {
             replicas: 3,
             arc: 70_000,
             part: 4,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{ANSWER_LIMIT, Look};
+use super::{ANSWER_LIMIT, Inspector};
 use crate::clock;
 use crate::config::{Config, ConfigError, NodeConfig, Password, TlsConfig, substitute};
 use crate::node::redis::connection::address::Address;
@@ -124,11 +124,11 @@ impl Server {
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn open(&self) -> Result<Look<'_>, NodeError> {
+    pub async fn open(&self) -> Result<Inspector<'_>, NodeError> {
         let attempt = Attempt::begin(self.connect_timeout);
         let opening = Exchange::open(&self.address, &attempt);
         let opened = clock::within(Some(attempt.deadline), opening).await;
-        Ok(Look {
+        Ok(Inspector {
             server: self,
             exchange: Some(opened.unwrap_or_else(|| Err(attempt.late(&self.address)))?),
         })

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::node::redis::codec::capabilities::Abilities;
+use crate::node::redis::codec::capabilities::Capabilities;
 use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
-use crate::node::redis::codec::request::{Answers, Pending};
+use crate::node::redis::codec::request::{Completions, PendingRequest};
 use crate::node::redis::pipeline::queue::Queue;
 use crate::proto::lease::Key;
-use crate::proto::node::message::{Absent, Answer, NodeError, Request};
+use crate::proto::node::message::{Answer, IfMissing, NodeError, Request};
 use crate::proto::time::Instant;
 
 /// The most keys of one batch: this many occupy a server for about 0.1 ms, and
@@ -126,7 +126,7 @@ impl InFlight {
 /// must wait for batches in flight stays, with all behind it.
 pub(crate) fn gather(
     queue: &mut Queue,
-    abilities: Abilities,
+    capabilities: Capabilities,
     in_flight: &InFlight,
     now: Instant,
 ) -> Batch {
@@ -143,7 +143,7 @@ pub(crate) fn gather(
         }
         if let Some(pending) = queue.pop() {
             let room = (1 + queue.len()).min(MAX_BATCH - taken);
-            batch.add(pending, abilities, hash, now, room);
+            batch.add(pending, capabilities, hash, now, room);
         }
         if is_alone {
             break;
@@ -155,13 +155,13 @@ pub(crate) fn gather(
 impl Batch {
     fn add(
         &mut self,
-        pending: Pending,
-        abilities: Abilities,
+        pending: PendingRequest,
+        capabilities: Capabilities,
         hash: Option<u64>,
         now: Instant,
         room: usize,
     ) {
-        let kind = GroupKind::of(&pending.request, abilities);
+        let kind = GroupKind::of(&pending.request, capabilities);
         if let (GroupKind::AcquireTransaction(..), Some(hash)) = (&kind, hash) {
             self.transactions.keys.insert(hash);
         }
@@ -178,12 +178,12 @@ impl Batch {
 
     /// Prevents the batch from making entries: acquires are answered with
     /// `refusal`, and extends keep what is there.
-    pub(crate) fn make_none(&mut self, refusal: NodeError, answers: &mut Answers) {
+    pub(crate) fn make_none(&mut self, refusal: NodeError, answers: &mut Completions) {
         self.turn_away(GroupKind::acquires, &Err(refusal), answers);
         let requests = self.groups.iter_mut().flat_map(|group| &mut group.requests);
         for pending in requests {
-            if let Request::Extend { absent, .. } = &mut pending.request {
-                *absent = Absent::Keep;
+            if let Request::Extend { if_missing, .. } = &mut pending.request {
+                *if_missing = IfMissing::Report;
             }
         }
     }
@@ -193,7 +193,7 @@ impl Batch {
         &mut self,
         is_void: impl Fn(&GroupKind) -> bool,
         answer: &Answer,
-        answers: &mut Answers,
+        answers: &mut Completions,
     ) {
         self.groups.retain_mut(|group| {
             let is_void = is_void(&group.kind);
@@ -274,7 +274,7 @@ mod tests {
     use crate::node::ReplyTo;
     use crate::proto::lease::Token;
 
-    fn release(key: &str) -> Pending {
+    fn release(key: &str) -> PendingRequest {
         let request = Request::Release {
             key: Key::new(key).unwrap(),
             token: Token::new(1, None),
@@ -282,15 +282,15 @@ mod tests {
         pending(request)
     }
 
-    fn pending(request: Request) -> Pending {
-        Pending {
+    fn pending(request: Request) -> PendingRequest {
+        PendingRequest {
             request,
             deadline: Instant::default(),
             reply: ReplyTo::nobody(),
         }
     }
 
-    fn queued(requests: impl IntoIterator<Item = Pending>) -> Queue {
+    fn queued(requests: impl IntoIterator<Item = PendingRequest>) -> Queue {
         let mut queue = Queue::default();
         requests.into_iter().for_each(|pending| queue.push(pending));
         queue
@@ -299,7 +299,7 @@ mod tests {
     fn taken(queue: &mut Queue) -> usize {
         let batch = gather(
             queue,
-            Abilities::default(),
+            Capabilities::default(),
             &InFlight::default(),
             Instant::default(),
         );

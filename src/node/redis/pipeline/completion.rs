@@ -9,7 +9,7 @@ use crate::node::redis::codec::capabilities::Dialect;
 use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
 use crate::node::redis::codec::decode;
 use crate::node::redis::codec::decode::ReplyAction;
-use crate::node::redis::codec::request::{Answers, Pending};
+use crate::node::redis::codec::request::{Completions, PendingRequest};
 use crate::node::redis::connection::clock_monitor::ClockHold;
 use crate::node::redis::pipeline::identity_check;
 use crate::node::redis::pipeline::identity_check::Count;
@@ -17,7 +17,7 @@ use crate::node::redis::pipeline::script_reload::{is_released, makes_entries, ov
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
 use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::node::message::{
-    Absent, Incarnation, NodeError, NodeErrorKind, NodeStatus, Reply, Request, Rival,
+    CurrentHolder, IfMissing, Incarnation, NodeError, NodeErrorKind, NodeStatus, Reply, Request,
 };
 
 /// What the replies of the server lead to, in addition to answers.
@@ -26,7 +26,7 @@ pub(crate) struct Completion {
     /// Batches that are answered in full.
     pub(crate) batches: usize,
     /// Requests that are queued ahead of all others.
-    pub(crate) again: Vec<Pending>,
+    pub(crate) again: Vec<PendingRequest>,
     /// Questions that are sent at once.
     pub(crate) follow_ups: Vec<CommandGroup>,
     /// What the server serves now.
@@ -72,7 +72,7 @@ pub(crate) fn settle(
     replies: &[u8],
     server: &Server<'_>,
     completion: &mut Completion,
-    answers: &mut Answers,
+    answers: &mut Completions,
 ) -> Result<(), NodeError> {
     let dialect = server.dialect;
     completion.batches += usize::from(group.ends_batch);
@@ -97,7 +97,7 @@ pub(crate) fn settle(
         GroupKind::Remaining(_) => remaining(group, replies, answers),
         GroupKind::Found => not_released(group, replies, answers),
         GroupKind::Recheck => {
-            let status = decode::asked_status(replies, group.mark, &dialect.incarnation)?;
+            let status = decode::asked_status(replies, group.nonce_echo, &dialect.incarnation)?;
             completion.status = Some(status);
             Ok(())
         }
@@ -129,13 +129,13 @@ fn control(
     replies: &[u8],
     server: &Server<'_>,
     completion: &mut Completion,
-    answers: &mut Answers,
+    answers: &mut Completions,
 ) -> Result<(), NodeError> {
     let (status, is_literal) = (server.status, server.dialect.literal);
     let incarnation = status.incarnation.as_bytes();
     let mut fits = Ok(());
     for pending in group.requests {
-        let answer = decode::control(&pending.request, replies, group.mark, incarnation);
+        let answer = decode::control(&pending.request, replies, group.nonce_echo, incarnation);
         let answer = answer.and_then(|answer| match &answer {
             Ok(Reply::Status(now) | Reply::Refused(now))
                 if !is_literal && is_another(now, status) =>
@@ -192,7 +192,7 @@ fn batch(
     replies: &[u8],
     server: &Server<'_>,
     completion: &mut Completion,
-    answers: &mut Answers,
+    answers: &mut Completions,
 ) -> Result<(), NodeError> {
     let refusal = server
         .clock_hold
@@ -282,7 +282,11 @@ fn count(
 }
 
 /// The answers to PTTL, one for each request.
-fn remaining(group: CommandGroup, replies: &[u8], answers: &mut Answers) -> Result<(), NodeError> {
+fn remaining(
+    group: CommandGroup,
+    replies: &[u8],
+    answers: &mut Completions,
+) -> Result<(), NodeError> {
     let GroupKind::Remaining(holders) = group.kind else {
         return Ok(());
     };
@@ -290,7 +294,10 @@ fn remaining(group: CommandGroup, replies: &[u8], answers: &mut Answers) -> Resu
     let mut fits = Ok(());
     for (pending, holder) in group.requests.into_iter().zip(holders) {
         let answer = match values.next() {
-            Some(Value::Int(left)) => Ok(Reply::Busy(Rival::new(holder, decode::remaining(left)))),
+            Some(Value::Int(left)) => Ok(Reply::Busy(CurrentHolder::new(
+                holder,
+                decode::remaining(left),
+            ))),
             Some(Value::Error(line)) => Err(ErrorReply::of(line).explain()),
             _ => {
                 fits = Err(misfit("PTTL"));
@@ -309,7 +316,7 @@ fn remaining(group: CommandGroup, replies: &[u8], answers: &mut Answers) -> Resu
 fn not_released(
     group: CommandGroup,
     replies: &[u8],
-    answers: &mut Answers,
+    answers: &mut Completions,
 ) -> Result<(), NodeError> {
     let mut values = Replies::of(replies);
     let mut fits = Ok(());
@@ -328,7 +335,7 @@ fn not_released(
 }
 
 /// The release of an entry that was made under a view that is not served.
-fn undo(pending: &Pending) -> Option<Pending> {
+fn undo(pending: &PendingRequest) -> Option<PendingRequest> {
     let Request::Acquire { key, token, .. } = &pending.request else {
         return None;
     };
@@ -338,7 +345,7 @@ fn undo(pending: &Pending) -> Option<Pending> {
 
 /// Raises an entry that an acquire found to be already its own. The request
 /// makes no entry, because a release may be in flight.
-fn raise(pending: &Pending) -> Option<Pending> {
+fn raise(pending: &PendingRequest) -> Option<PendingRequest> {
     let Request::Acquire {
         view,
         key,
@@ -357,14 +364,14 @@ fn raise(pending: &Pending) -> Option<Pending> {
         ttl,
         slot,
         floor: 0,
-        absent: Absent::Keep,
+        if_missing: IfMissing::Report,
     };
     Some(follow_up(pending, request))
 }
 
 /// A request that the node itself sends after another.
-fn follow_up(pending: &Pending, request: Request) -> Pending {
-    Pending {
+fn follow_up(pending: &PendingRequest, request: Request) -> PendingRequest {
+    PendingRequest {
         request,
         deadline: pending.deadline,
         reply: ReplyTo::nobody(),
@@ -377,7 +384,7 @@ impl CommandGroup {
         self,
         later: impl Iterator<Item = &'a Self> + Clone,
         completion: &mut Completion,
-        answers: &mut Answers,
+        answers: &mut Completions,
     ) {
         completion.is_unloaded = true;
         if self.kind == GroupKind::Recheck {

@@ -11,7 +11,7 @@ use crate::node::redis::connection::attempt::Attempt;
 use crate::node::redis::connection::clock_monitor::ClockMonitor;
 use crate::node::redis::connection::handshake::{Connection, connect};
 use crate::node::redis::options::RedisOptions;
-use crate::node::redis::pipeline::reader::Session;
+use crate::node::redis::pipeline::reader::ConnectionReader;
 use crate::node::redis::pipeline::state::Pipeline;
 use crate::proto::backoff::Backoff;
 use crate::proto::node::message::{NodeError, NodeErrorKind, NodeStatus};
@@ -24,7 +24,7 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(900);
 const MOST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The task's own state.
-pub(crate) struct Driver {
+pub(crate) struct ConnectionTask {
     name: Box<str>,
     address: Arc<Address>,
     options: RedisOptions,
@@ -32,7 +32,7 @@ pub(crate) struct Driver {
     clock_monitor: ClockMonitor,
 }
 
-impl Driver {
+impl ConnectionTask {
     pub(crate) fn new(
         name: &str,
         address: Arc<Address>,
@@ -51,7 +51,7 @@ impl Driver {
     /// Runs until the pipeline is closed and everything in it is answered.
     pub(crate) async fn run(mut self) {
         let mut failures = 0;
-        let mut told = None;
+        let mut reported = None;
         let mut known = None;
         loop {
             let connected = match self.connect().await {
@@ -61,9 +61,9 @@ impl Driver {
             let error = match connected {
                 Ok(connection) => {
                     failures = 0;
-                    told = None;
+                    reported = None;
                     events::connected(&self.name, &self.address);
-                    let (error, status) = Session::serve(
+                    let (error, status) = ConnectionReader::serve(
                         &self.pipeline,
                         &self.address,
                         &mut self.clock_monitor,
@@ -79,7 +79,7 @@ impl Driver {
                 }
                 Err(error) => {
                     failures += 1;
-                    self.tell(&error, told.replace(error.kind()));
+                    self.report(&error, reported.replace(error.kind()));
                     self.pipeline.fail(&error);
                     let wait = Backoff::RECONNECT.wait(failures, rand::random());
                     self.pause(wait).await;
@@ -94,10 +94,10 @@ impl Driver {
 
     /// Reports why there is no connection. The same kind of error is reported
     /// prominently only once.
-    fn tell(&self, error: &NodeError, told: Option<NodeErrorKind>) {
+    fn report(&self, error: &NodeError, reported: Option<NodeErrorKind>) {
         let (name, address) = (&self.name, &self.address);
         match error.kind() {
-            kind if told == Some(kind) => events::still_out(name, address, error),
+            kind if reported == Some(kind) => events::still_out(name, address, error),
             NodeErrorKind::Denied | NodeErrorKind::Unsuitable => {
                 events::unsuitable(name, address, error);
             }
@@ -117,14 +117,14 @@ impl Driver {
         let attempt = Attempt::begin(self.options.connect_timeout);
         let patience = self.options.connect_timeout / 2;
         let patience = patience.clamp(LEAST_PATIENCE, MOST_PATIENCE);
-        let mut tell_at = Some(clock::now() + patience);
+        let mut report_at = Some(clock::now() + patience);
         let connecting = connect(&self.address, &self.options, &attempt);
         let connecting = clock::within(Some(attempt.deadline), connecting);
         tokio::pin!(connecting);
         loop {
             let timer = self
                 .pipeline
-                .task_input(&mut VecDeque::new(), tell_at)
+                .task_input(&mut VecDeque::new(), report_at)
                 .timer;
             tokio::select! {
                 biased;
@@ -134,8 +134,8 @@ impl Driver {
                 _ = clock::within(timer, self.pipeline.attention()) => {
                     let now = clock::now();
                     self.pipeline.expire(now);
-                    if tell_at.is_some_and(|at| now >= at) {
-                        tell_at = None;
+                    if report_at.is_some_and(|at| now >= at) {
+                        report_at = None;
                         self.pipeline.fail(&attempt.late(&self.address));
                     }
                 }

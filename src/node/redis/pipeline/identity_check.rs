@@ -26,7 +26,7 @@ use crate::node::redis::codec::encode::identity_sections;
 use crate::node::redis::connection::server_info::{Identity, lost_data};
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
 use crate::node::redis::resp::parser::{Replies, Value};
-use crate::proto::node::message::{NodeError, Request, Slot, ViewId};
+use crate::proto::node::message::{FenceCounterId, NodeError, Request, ViewId};
 use crate::proto::time::Instant;
 
 /// How old the last check may be when a request that relies on it is sent.
@@ -38,7 +38,7 @@ const MAX_AGE: Duration = Duration::from_millis(100);
 
 /// A server that takes longer to answer is checked behind each batch: a check
 /// ahead of the batch would be too old when the answers arrive.
-const LONGEST_WAY: Duration = Duration::from_millis(40);
+const MAX_ROUND_TRIP: Duration = Duration::from_millis(40);
 
 /// Compares what a server reports about itself with its incarnation when the
 /// connection was made.
@@ -77,7 +77,7 @@ pub(crate) fn verify(
 /// Decides when the sending end has the server checked.
 #[derive(Debug)]
 pub(crate) struct Checks {
-    is_told: bool,
+    is_reported: bool,
     check_at: Instant,
 }
 
@@ -89,11 +89,11 @@ pub(crate) enum Check {
 }
 
 impl Checks {
-    /// The server was checked at `verified_at`. If `is_told`, it pushes what
+    /// The server was checked at `verified_at`. If `is_reported`, it pushes what
     /// happens to its data.
-    pub(crate) fn new(is_told: bool, verified_at: Instant) -> Self {
+    pub(crate) fn new(is_reported: bool, verified_at: Instant) -> Self {
         Self {
-            is_told,
+            is_reported,
             check_at: verified_at + CHECK_EVERY,
         }
     }
@@ -105,7 +105,7 @@ impl Checks {
         if is_due {
             self.check_at = now + CHECK_EVERY;
         }
-        if !self.is_told || expected > LONGEST_WAY {
+        if !self.is_reported || expected > MAX_ROUND_TRIP {
             return Some(Check::Behind {
                 with_policy: is_due,
             });
@@ -121,8 +121,8 @@ pub(crate) fn check(with_policy: bool, now: Instant) -> CommandGroup {
 
 /// Decides what the receiving end believes.
 #[derive(Debug)]
-pub(crate) struct Trust {
-    is_told: bool,
+pub(crate) struct ReplyTrust {
+    is_reported: bool,
     /// When the newest check that passed was requested.
     verified_at: Instant,
     /// A push or a refusal has arrived since then.
@@ -136,11 +136,11 @@ pub(crate) struct Trust {
     held: VecDeque<(CommandGroup, Vec<u8>)>,
 }
 
-impl Trust {
+impl ReplyTrust {
     /// See [`Checks::new`].
-    pub(crate) fn new(is_told: bool, verified_at: Instant) -> Self {
+    pub(crate) fn new(is_reported: bool, verified_at: Instant) -> Self {
         Self {
-            is_told,
+            is_reported,
             verified_at,
             is_doubtful: false,
             is_pierced: false,
@@ -161,7 +161,8 @@ impl Trust {
     pub(crate) fn must_hold(&self, group: &CommandGroup, now: Instant) -> bool {
         let is_stale = now > self.verified_at + MAX_AGE;
         !self.held.is_empty()
-            || group.kind.relies_on_identity() && (!self.is_told || self.is_doubtful || is_stale)
+            || group.kind.relies_on_identity()
+                && (!self.is_reported || self.is_doubtful || is_stale)
     }
 
     pub(crate) fn hold(&mut self, group: CommandGroup, replies: &[u8]) {
@@ -232,7 +233,7 @@ impl Count {
         let &Request::Acquire { view, slot, .. } = request else {
             return Ok(());
         };
-        if slot != Slot::SINGLE {
+        if slot != FenceCounterId::SINGLE {
             return Ok(());
         }
         match self.0.replace((view, counter)) {
@@ -270,33 +271,33 @@ mod tests {
     }
 
     #[test]
-    fn what_a_check_tells() {
+    fn what_a_check_reports() {
         const ROLE: &str = "# Replication\r\nrole:master\r\nmaster_replid:b\r\n";
         const NONE: &str = "evicted_keys:0\r\n";
         const KEEPS: &str = "maxmemory_policy:noeviction\r\n";
-        let told = |facts: &[&str], known: &str| {
+        let reported = |facts: &[&str], known: &str| {
             let outcome = verify(&info(facts), facts.len() == 3, known.as_bytes());
             outcome.map_err(|error| error.kind())
         };
-        assert_eq!(told(&[ROLE, NONE, KEEPS], "a/b"), Ok(()));
-        assert_eq!(told(&[ROLE, NONE], "a/b"), Ok(()));
+        assert_eq!(reported(&[ROLE, NONE, KEEPS], "a/b"), Ok(()));
+        assert_eq!(reported(&[ROLE, NONE], "a/b"), Ok(()));
         // A server that reports no evictions; one that had some before.
-        assert_eq!(told(&[ROLE, ""], "a/b"), Ok(()));
-        assert_eq!(told(&[ROLE, "evicted_keys:7\r\n"], "a/b/7"), Ok(()));
+        assert_eq!(reported(&[ROLE, ""], "a/b"), Ok(()));
+        assert_eq!(reported(&[ROLE, "evicted_keys:7\r\n"], "a/b/7"), Ok(()));
         let lost = Err(NodeErrorKind::LostData);
-        assert_eq!(told(&[ROLE, NONE], "a/c"), lost);
-        assert_eq!(told(&[ROLE, NONE], "a/bb"), lost);
-        assert_eq!(told(&[ROLE, "evicted_keys:7\r\n"], "a/b"), lost);
-        assert_eq!(told(&[ROLE, "evicted_keys:8\r\n"], "a/b/7"), lost);
+        assert_eq!(reported(&[ROLE, NONE], "a/c"), lost);
+        assert_eq!(reported(&[ROLE, NONE], "a/bb"), lost);
+        assert_eq!(reported(&[ROLE, "evicted_keys:7\r\n"], "a/b"), lost);
+        assert_eq!(reported(&[ROLE, "evicted_keys:8\r\n"], "a/b/7"), lost);
         // The statistics were reset.
-        assert_eq!(told(&[ROLE, NONE], "a/b/7"), lost);
+        assert_eq!(reported(&[ROLE, NONE], "a/b/7"), lost);
         let replica = "role:slave\r\nmaster_replid:b\r\n";
         let unsuitable = Err(NodeErrorKind::Unsuitable);
-        assert_eq!(told(&[replica, NONE], "a/b"), unsuitable);
+        assert_eq!(reported(&[replica, NONE], "a/b"), unsuitable);
         let evicts = "maxmemory_policy:volatile-ttl\r\n";
-        assert_eq!(told(&[ROLE, NONE, evicts], "a/b"), unsuitable);
+        assert_eq!(reported(&[ROLE, NONE, evicts], "a/b"), unsuitable);
         let misfit = Err(NodeErrorKind::Protocol);
-        assert_eq!(told(&["role:master\r\n", NONE], "a/b"), misfit);
+        assert_eq!(reported(&["role:master\r\n", NONE], "a/b"), misfit);
         let refused = verify(b"-NOPERM no\r\n", false, b"a/b").unwrap_err();
         assert_eq!(refused.kind(), NodeErrorKind::Denied);
     }
@@ -305,17 +306,20 @@ mod tests {
     fn a_check_goes_ahead_now_and_then_and_behind_where_nothing_is_pushed() {
         let quick = Duration::from_millis(1);
         let behind = |with_policy| Some(Check::Behind { with_policy });
-        let mut told = Checks::new(true, at(0));
-        assert_eq!(told.due(at(49), quick), None);
-        assert_eq!(told.due(at(50), quick), Some(Check::Ahead));
-        assert_eq!(told.due(at(99), quick), None);
+        let mut reported = Checks::new(true, at(0));
+        assert_eq!(reported.due(at(49), quick), None);
+        assert_eq!(reported.due(at(50), quick), Some(Check::Ahead));
+        assert_eq!(reported.due(at(99), quick), None);
         // The first after a pause.
-        assert_eq!(told.due(at(5_000), quick), Some(Check::Ahead));
-        assert_eq!(told.due(at(5_001), LONGEST_WAY + quick), behind(false));
-        let mut untold = Checks::new(false, at(0));
-        assert_eq!(untold.due(at(1), quick), behind(false));
-        assert_eq!(untold.due(at(50), quick), behind(true));
-        assert_eq!(untold.due(at(51), quick), behind(false));
+        assert_eq!(reported.due(at(5_000), quick), Some(Check::Ahead));
+        assert_eq!(
+            reported.due(at(5_001), MAX_ROUND_TRIP + quick),
+            behind(false)
+        );
+        let mut unreported = Checks::new(false, at(0));
+        assert_eq!(unreported.due(at(1), quick), behind(false));
+        assert_eq!(unreported.due(at(50), quick), behind(true));
+        assert_eq!(unreported.due(at(51), quick), behind(false));
     }
 
     fn of_kind(kind: u8) -> CommandGroup {
@@ -331,8 +335,8 @@ mod tests {
 
     #[test]
     fn replies_wait_for_a_check_in_their_order() {
-        let mut trust = Trust::new(true, at(0));
-        let holds = |trust: &Trust, kind, millis| trust.must_hold(&of_kind(kind), at(millis));
+        let mut trust = ReplyTrust::new(true, at(0));
+        let holds = |trust: &ReplyTrust, kind, millis| trust.must_hold(&of_kind(kind), at(millis));
         for kind in [EXTEND, RELEASE, STATUS] {
             assert!(!holds(&trust, kind, 100), "{kind}");
             assert_eq!(holds(&trust, kind, 101), kind != RELEASE, "{kind}");
@@ -354,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_push_in_the_midst_of_a_check_voids_it() {
-        let mut trust = Trust::new(true, at(0));
+        let mut trust = ReplyTrust::new(true, at(0));
         trust.doubt(Some(&of_kind(CHECK)), 9);
         trust.verified(at(1));
         assert!(trust.must_hold(&of_kind(EXTEND), at(1)));
@@ -368,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_server_that_is_flushed_all_the_time_is_checked_now_and_then() {
-        let mut trust = Trust::new(true, at(0));
+        let mut trust = ReplyTrust::new(true, at(0));
         let mut checks = 0;
         for millis in 0..1_000 {
             trust.doubt(None, 0);
@@ -390,16 +394,16 @@ mod tests {
                 floor: 0,
             }
         };
-        let shared = Slot {
+        let shared = FenceCounterId {
             replicas: 3,
-            ..Slot::SINGLE
+            ..FenceCounterId::SINGLE
         };
         let mut count = Count::default();
         let mut grow = |epoch, slot, counter| count.grow(&request(epoch, slot), counter).is_ok();
-        assert!(grow(1, Slot::SINGLE, 5) && grow(1, Slot::SINGLE, 6));
+        assert!(grow(1, FenceCounterId::SINGLE, 5) && grow(1, FenceCounterId::SINGLE, 6));
         assert!(grow(1, shared, 1), "it has a counter of its own");
-        assert!(grow(2, Slot::SINGLE, 1), "it starts anew");
-        assert!(!grow(2, Slot::SINGLE, 1), "an equal one");
-        assert!(!grow(2, Slot::SINGLE, 0));
+        assert!(grow(2, FenceCounterId::SINGLE, 1), "it starts anew");
+        assert!(!grow(2, FenceCounterId::SINGLE, 1), "an equal one");
+        assert!(!grow(2, FenceCounterId::SINGLE, 0));
     }
 }

@@ -10,7 +10,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use crate::node::redis::codec::request::Pending;
+use crate::node::redis::codec::request::PendingRequest;
 use crate::proto::lease::Token;
 use crate::proto::node::message::Request;
 use crate::proto::time::Instant;
@@ -24,13 +24,13 @@ pub(crate) struct Queue {
     /// All requests wait in one line.
     is_literal: bool,
     /// Requests that were sent before and must be sent again in another form.
-    again: VecDeque<Pending>,
+    again: VecDeque<PendingRequest>,
     /// Extends, and all requests about the node rather than a key.
-    urgent: VecDeque<Pending>,
+    urgent: VecDeque<PendingRequest>,
     /// Releases whose acquires are not in the next line.
-    releases: VecDeque<Pending>,
+    releases: VecDeque<PendingRequest>,
     /// Acquires, and releases of acquires that wait there.
-    ordinary: VecDeque<Pending>,
+    ordinary: VecDeque<PendingRequest>,
     /// The tokens of these acquires.
     wanted: HashSet<Token>,
     /// No request has an earlier deadline.
@@ -56,7 +56,7 @@ impl Queue {
         self.line(request).len() >= MAX_LINE
     }
 
-    fn line(&self, request: &Request) -> &VecDeque<Pending> {
+    fn line(&self, request: &Request) -> &VecDeque<PendingRequest> {
         match request {
             Request::Acquire { .. } => &self.ordinary,
             Request::Release { token, .. } if self.wanted.contains(token) => &self.ordinary,
@@ -80,7 +80,7 @@ impl Queue {
     }
 
     /// Queues a request.
-    pub(crate) fn push(&mut self, pending: Pending) {
+    pub(crate) fn push(&mut self, pending: PendingRequest) {
         self.expect(pending.deadline);
         let line = match &pending.request {
             _ if self.is_literal => &mut self.ordinary,
@@ -96,7 +96,7 @@ impl Queue {
     }
 
     /// Queues requests ahead of all that wait, the first of them first.
-    pub(crate) fn push_again(&mut self, requests: Vec<Pending>) {
+    pub(crate) fn push_again(&mut self, requests: Vec<PendingRequest>) {
         for pending in requests.into_iter().rev() {
             self.expect(pending.deadline);
             self.again.push_front(pending);
@@ -104,19 +104,19 @@ impl Queue {
     }
 
     /// The next one.
-    pub(crate) fn front(&self) -> Option<&Pending> {
+    pub(crate) fn front(&self) -> Option<&PendingRequest> {
         let lines = [&self.again, &self.urgent, &self.releases, &self.ordinary];
         lines.into_iter().find_map(VecDeque::front)
     }
 
     /// Takes the next one.
-    pub(crate) fn pop(&mut self) -> Option<Pending> {
+    pub(crate) fn pop(&mut self) -> Option<PendingRequest> {
         let first = [&mut self.again, &mut self.urgent, &mut self.releases];
         let next = first.into_iter().find_map(VecDeque::pop_front);
         next.or_else(|| self.pop_ordinary())
     }
 
-    fn pop_ordinary(&mut self) -> Option<Pending> {
+    fn pop_ordinary(&mut self) -> Option<PendingRequest> {
         let next = self.ordinary.pop_front()?;
         if let Request::Acquire { token, .. } = &next.request {
             self.wanted.remove(token);
@@ -127,7 +127,7 @@ impl Queue {
     /// Takes the next request if it is an acquire whose answer would be too
     /// late even if it were sent now: its grant would only have to be taken
     /// back.
-    pub(crate) fn pop_hopeless(&mut self, answered_at: Instant) -> Option<Pending> {
+    pub(crate) fn pop_hopeless(&mut self, answered_at: Instant) -> Option<PendingRequest> {
         if self.len() > self.ordinary.len() {
             return None;
         }
@@ -143,7 +143,7 @@ impl Queue {
     }
 
     /// Takes out the requests whose deadline has passed.
-    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Pending> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<PendingRequest> {
         let mut expired = Vec::new();
         if self.is_empty() || now < self.expires {
             return expired;
@@ -181,8 +181,8 @@ impl Queue {
 }
 
 impl IntoIterator for Queue {
-    type Item = Pending;
-    type IntoIter = std::iter::Flatten<std::array::IntoIter<VecDeque<Pending>, 4>>;
+    type Item = PendingRequest;
+    type IntoIter = std::iter::Flatten<std::array::IntoIter<VecDeque<PendingRequest>, 4>>;
 
     /// All requests, the next one first.
     fn into_iter(self) -> Self::IntoIter {
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
     use crate::node::ReplyTo;
     use crate::proto::lease::{Key, Ttl};
-    use crate::proto::node::message::{Absent, Slot, ViewId};
+    use crate::proto::node::message::{FenceCounterId, IfMissing, ViewId};
 
     const VIEW: ViewId = ViewId {
         epoch: 1,
@@ -210,8 +210,8 @@ mod tests {
         Instant::default() + Duration::from_millis(millis)
     }
 
-    fn pending(request: Request, millis: u64) -> Pending {
-        Pending {
+    fn pending(request: Request, millis: u64) -> PendingRequest {
+        PendingRequest {
             request,
             deadline: at(millis),
             reply: ReplyTo::nobody(),
@@ -228,7 +228,7 @@ mod tests {
             key: Key::new(key).unwrap(),
             token: Token::new(1, None),
             ttl: ttl(),
-            slot: Slot::SINGLE,
+            slot: FenceCounterId::SINGLE,
             floor: 0,
         }
     }
@@ -239,9 +239,9 @@ mod tests {
             key: Key::new(key).unwrap(),
             token: Token::new(2, None),
             ttl: ttl(),
-            slot: Slot::SINGLE,
+            slot: FenceCounterId::SINGLE,
             floor: 0,
-            absent: Absent::Keep,
+            if_missing: IfMissing::Report,
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::node::redis::codec::capabilities::Dialect;
 use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
-use crate::node::redis::codec::request::{Answers, closed, deliver};
+use crate::node::redis::codec::request::{Completions, closed, deliver};
 use crate::node::redis::connection::address::Address;
 use crate::node::redis::connection::clock_monitor;
 use crate::node::redis::connection::clock_monitor::{ClockMonitor, Verdict};
@@ -19,7 +19,7 @@ use crate::node::redis::connection::handshake::Connection;
 use crate::node::redis::connection::stream::{Receiver, Sender};
 use crate::node::redis::pipeline::completion::{Completion, Server, settle};
 use crate::node::redis::pipeline::identity_check;
-use crate::node::redis::pipeline::identity_check::{Checks, Count, Trust};
+use crate::node::redis::pipeline::identity_check::{Checks, Count, ReplyTrust};
 use crate::node::redis::pipeline::state::Pipeline;
 use crate::node::redis::pipeline::writer::{Writer, is_absent};
 use crate::node::redis::resp::parser::{Malformed, take_push};
@@ -35,19 +35,19 @@ const READ_SIZE: usize = 16 * 1024;
 const RECHECK: Duration = Duration::from_millis(500);
 
 /// One connection's life.
-pub(crate) struct Session<'a> {
+pub(crate) struct ConnectionReader<'a> {
     pipeline: &'a Pipeline,
     address: &'a Address,
     clock_monitor: &'a mut ClockMonitor,
     dialect: Arc<Dialect>,
     status: NodeStatus,
-    trust: Trust,
+    trust: ReplyTrust,
     count: Count,
     recheck_at: Instant,
     /// Oldest first; the pipeline holds what was sent last.
     in_flight: VecDeque<CommandGroup>,
     inbox: Inbox,
-    answers: Answers,
+    answers: Completions,
 }
 
 /// Bytes that have been read and not been settled.
@@ -101,7 +101,7 @@ struct Backlog {
     is_pending: bool,
 }
 
-impl<'a> Session<'a> {
+impl<'a> ConnectionReader<'a> {
     /// Serves the pipeline until the connection breaks or the pipeline is
     /// closed and empty. Returns why it ended, and the last known status of the
     /// server. Requests that are unanswered then fail.
@@ -116,47 +116,45 @@ impl<'a> Session<'a> {
             dialect,
             status,
             clock: (asked_at, time),
-            is_told,
+            is_reported,
             verified_at,
             is_doubtful,
         } = connection;
         let (receiver, sender) = stream.into_ends();
         let dialect = Arc::new(dialect);
-        let checks = Checks::new(is_told, verified_at);
+        let checks = Checks::new(is_reported, verified_at);
         let mut writer = Writer::new(
             Arc::clone(&dialect),
             status.clone(),
             checks,
             sender.socket(),
         );
-        let mut session = Self {
+        let mut reader = Self {
             pipeline,
             address,
             clock_monitor,
             dialect,
             status,
-            trust: Trust::new(is_told, verified_at),
+            trust: ReplyTrust::new(is_reported, verified_at),
             count: Count::default(),
             recheck_at: clock::now() + RECHECK,
             in_flight: VecDeque::new(),
             inbox: Inbox::default(),
-            answers: Answers::new(),
+            answers: Completions::new(),
         };
         if is_doubtful {
-            session.trust.doubt(None, 0);
+            reader.trust.doubt(None, 0);
         }
-        session
-            .clock_monitor
-            .belongs_to(&session.dialect.incarnation);
-        session.read_clock(asked_at, time);
-        writer.clock_hold = session.clock_monitor.hold();
+        reader.clock_monitor.belongs_to(&reader.dialect.incarnation);
+        reader.read_clock(asked_at, time);
+        writer.clock_hold = reader.clock_monitor.hold();
         pipeline.connected(writer);
-        let error = session.pump(receiver, sender).await;
-        session.in_flight.extend(pipeline.disconnected());
-        for group in session.trust.into_held().chain(session.in_flight) {
+        let error = reader.pump(receiver, sender).await;
+        reader.in_flight.extend(pipeline.disconnected());
+        for group in reader.trust.into_held().chain(reader.in_flight) {
             group.fail(&error);
         }
-        (error, session.status)
+        (error, reader.status)
     }
 
     async fn pump(&mut self, mut receiver: Receiver, mut sender: Sender) -> NodeError {
@@ -288,7 +286,7 @@ impl<'a> Session<'a> {
         replies: Range<usize>,
         now: Instant,
         completion: &mut Completion,
-        answers: &mut Answers,
+        answers: &mut Completions,
     ) -> Result<(), NodeError> {
         let Some(group) = self.in_flight.pop_front() else {
             return Ok(());

@@ -16,7 +16,7 @@
 use std::time::Duration;
 
 use crate::node::redis::codec::command_group::CommandGroup;
-use crate::node::redis::codec::request::{Answers, Pending};
+use crate::node::redis::codec::request::{Completions, PendingRequest};
 use crate::proto::node::message::{NodeError, NodeErrorKind, Request};
 use crate::proto::time::Instant;
 
@@ -46,10 +46,10 @@ impl ReloadPeriod {
 /// Removes from `again` the requests whose entries have been released since
 /// they were sent.
 pub(crate) fn without_released<'a>(
-    again: Vec<Pending>,
+    again: Vec<PendingRequest>,
     later: impl Iterator<Item = &'a CommandGroup> + Clone,
-    answers: &mut Answers,
-) -> Vec<Pending> {
+    answers: &mut Completions,
+) -> Vec<PendingRequest> {
     let (released, rest) = again
         .into_iter()
         .partition::<Vec<_>, _>(|pending| is_released(&pending.request, later.clone()));

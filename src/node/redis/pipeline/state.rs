@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::config::RouterConfig;
 use crate::node::redis::codec::command_group::CommandGroup;
 use crate::node::redis::codec::request::{
-    Answers, Pending, closed, deliver, forked, overloaded, unasked,
+    Completions, PendingRequest, closed, deliver, forked, overloaded, unasked,
 };
 use crate::node::redis::pipeline::completion::Completion;
 use crate::node::redis::pipeline::queue::Queue;
@@ -20,8 +20,8 @@ use crate::node::redis::pipeline::script_reload::without_released;
 use crate::node::redis::pipeline::writer::Writer;
 use crate::proto::node::message::{NodeError, Request};
 use crate::proto::time::Instant;
-use crate::runtime::origin::Origin;
-use crate::telemetry::metrics::LaneMeter;
+use crate::runtime::origin::ProcessOrigin;
+use crate::telemetry::metrics::PipelineMeter;
 
 /// How many times at most one caller writes for others before it leaves that to
 /// the node's task.
@@ -36,8 +36,8 @@ pub(crate) struct Pipeline {
     attention: Notify,
     /// In milliseconds; 0: it was not set, and the default applies.
     longest_ttl: AtomicU64,
-    meter: LaneMeter,
-    origin: Origin,
+    meter: PipelineMeter,
+    origin: ProcessOrigin,
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +99,7 @@ impl State {
 }
 
 impl Pipeline {
-    pub(crate) fn new(meter: LaneMeter, is_literal: bool) -> Self {
+    pub(crate) fn new(meter: PipelineMeter, is_literal: bool) -> Self {
         let state = State {
             queue: Queue::new(is_literal),
             ..State::default()
@@ -113,7 +113,7 @@ impl Pipeline {
 
     /// Queues a request, or answers at once why it cannot; sends it if the
     /// connection is free.
-    pub(crate) fn submit(&self, pending: Pending) {
+    pub(crate) fn submit(&self, pending: PendingRequest) {
         if self.origin.is_elsewhere() {
             return pending.reply.send(Err(forked().unsent()));
         }
@@ -134,7 +134,7 @@ impl Pipeline {
     /// it. The lock is released while bytes are written, so that other callers
     /// can queue requests.
     fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>) {
-        let mut answers = Answers::new();
+        let mut answers = Completions::new();
         let mut led = 0;
         loop {
             if led == MAX_LED {
@@ -309,7 +309,7 @@ impl Pipeline {
     /// Batches are answered: sends what follows from them, then what waits.
     pub(crate) fn settled(&self, completion: Completion) {
         let mut state = self.state.lock();
-        let (mut again, mut answers) = (completion.again, Answers::new());
+        let (mut again, mut answers) = (completion.again, Completions::new());
         if completion.is_unloaded
             && let Some(writer) = state.writer()
         {
@@ -323,7 +323,7 @@ impl Pipeline {
             }
             writer.clock_hold = completion.clock_hold.or(writer.clock_hold);
             if completion.is_denied {
-                writer.abilities.forget_commands();
+                writer.capabilities.forget_commands();
             }
             if let Some(was_good) = completion.joined {
                 writer.join_backoff.learn(was_good);

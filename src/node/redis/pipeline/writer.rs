@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock;
-use crate::node::redis::codec::capabilities::{Abilities, Dialect};
+use crate::node::redis::codec::capabilities::{Capabilities, Dialect};
 use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
-use crate::node::redis::codec::request::{Answers, unsent_in_time};
+use crate::node::redis::codec::request::{Completions, unsent_in_time};
 use crate::node::redis::codec::scripts::Script;
 use crate::node::redis::connection::clock_monitor::{ClockHold, READ_EVERY};
 use crate::node::redis::connection::stream::Socket;
@@ -32,7 +32,7 @@ const COMMAND_SIZE: usize = 160;
 pub(crate) struct Writer {
     dialect: Arc<Dialect>,
     /// The dialect's abilities, without those that have been denied since.
-    pub(crate) abilities: Abilities,
+    pub(crate) capabilities: Capabilities,
     pub(crate) join_backoff: JoinBackoff,
     pub(crate) status: NodeStatus,
     /// Set while the server grants nothing because its clock was stepped.
@@ -48,7 +48,7 @@ pub(crate) struct Writer {
     out: Vec<u8>,
     turn: WriteTurn,
     /// The mark of the last group.
-    mark: u32,
+    nonce_echo: u32,
     unloaded: script_reload::ReloadPeriod,
 }
 
@@ -74,7 +74,7 @@ impl Writer {
         socket: Option<Arc<Socket>>,
     ) -> Self {
         Self {
-            abilities: dialect.abilities,
+            capabilities: dialect.capabilities,
             join_backoff: JoinBackoff::default(),
             dialect,
             status,
@@ -87,7 +87,7 @@ impl Writer {
             socket,
             out: Vec::new(),
             turn: WriteTurn::Free,
-            mark: 0,
+            nonce_echo: 0,
             unloaded: script_reload::ReloadPeriod::default(),
         }
     }
@@ -99,11 +99,11 @@ impl Writer {
     }
 
     /// Encodes what waits in `queue`, as far as it may be sent now.
-    pub(crate) fn fill(&mut self, queue: &mut Queue, answers: &mut Answers, sizes: &Spread) {
+    pub(crate) fn fill(&mut self, queue: &mut Queue, answers: &mut Completions, sizes: &Spread) {
         while self.turn == WriteTurn::Free && self.may_send(queue.len()) {
             let now = clock::now();
             self.drop_hopeless(queue, now, answers);
-            let mut batch = gather(queue, self.abilities, &self.in_flight, now);
+            let mut batch = gather(queue, self.capabilities, &self.in_flight, now);
             if batch.groups.is_empty() {
                 return;
             }
@@ -121,7 +121,7 @@ impl Writer {
             if check == Some(Check::Ahead) {
                 self.push(identity_check::check(true, now));
             }
-            if self.abilities.together {
+            if self.capabilities.together {
                 batch.join(&mut self.join_backoff);
             }
             if let Some(last) = batch.groups.last_mut() {
@@ -160,7 +160,7 @@ impl Writer {
     /// Where more requests wait than one batch takes: answers acquires whose
     /// deadline would pass before the server's answer. A server that owes no
     /// answer is always sent requests, which shows how quick it is now.
-    fn drop_hopeless(&self, queue: &mut Queue, now: Instant, answers: &mut Answers) {
+    fn drop_hopeless(&self, queue: &mut Queue, now: Instant, answers: &mut Completions) {
         if self.in_flight.batches() == 0 || queue.acquires() <= MAX_BATCH {
             return;
         }
@@ -190,8 +190,8 @@ impl Writer {
     /// Encodes a group, after what has been encoded before.
     pub(crate) fn push(&mut self, mut group: CommandGroup) {
         self.out.reserve(group.requests.len() * COMMAND_SIZE);
-        self.mark = self.mark.wrapping_add(1);
-        group.mark = self.mark;
+        self.nonce_echo = self.nonce_echo.wrapping_add(1);
+        group.nonce_echo = self.nonce_echo;
         let is_scripted = group.script().is_some();
         group.has_text = is_scripted && self.unloaded.is_on(group.sent_at);
         self.dialect.encode(&mut group, &mut self.out);

@@ -32,7 +32,7 @@ enum Sign {
 
 /// What happens to the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum ConnectionFate {
     Stays,
     /// The server is not what it was at connect, and must be verified again.
     Ends,
@@ -44,10 +44,10 @@ struct Rule {
     sign: Sign,
     kind: NodeErrorKind,
     advice: &'static str,
-    fate: Fate,
+    fate: ConnectionFate,
 }
 
-const fn rule(sign: Sign, kind: NodeErrorKind, fate: Fate, advice: &'static str) -> Rule {
+const fn rule(sign: Sign, kind: NodeErrorKind, fate: ConnectionFate, advice: &'static str) -> Rule {
     Rule {
         sign,
         kind,
@@ -56,7 +56,7 @@ const fn rule(sign: Sign, kind: NodeErrorKind, fate: Fate, advice: &'static str)
     }
 }
 
-use Fate::{Ends, Stays};
+use ConnectionFate::{Ends, Stays};
 use NodeErrorKind::{Denied, NotReady, Overloaded, Unsuitable, WrongType};
 use Sign::{Codes, Words};
 
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told_apart_from_locks_that_are_none() {
+    fn damage_is_distinguished_from_locks_that_are_none() {
         for text in [
             "WRONGTYPE Operation against a key holding the wrong kind of value",
             "ERR Error running script (call to f_49): @user_script:1: WRONGTYPE Operation against a key",

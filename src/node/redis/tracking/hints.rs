@@ -45,7 +45,7 @@ pub(crate) struct Hints {
     notes: HashMap<Key, Note>,
     notes_purge: usize,
     /// The last look at each key that has a waiter.
-    looks: HashMap<Key, Look>,
+    looks: HashMap<Key, KeyLook>,
     looks_purge: usize,
     /// Keys to look at again, by time; each key once.
     due: BTreeMap<(Instant, u64), Key>,
@@ -65,7 +65,7 @@ enum Note {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct KeyLook {
     /// A digest of the stored value.
     value: u64,
     /// Consecutive looks that found the same value as the one before.
@@ -127,7 +127,7 @@ impl Hints {
     pub(crate) fn held(&mut self, key: &Key, stored: &[u8], now: Instant) {
         let value = self.hasher.hash_one(stored);
         let before = self.looks.get(key).filter(|look| look.value == value);
-        let look = Look {
+        let look = KeyLook {
             value,
             in_vain: before.map_or(0, |look| look.in_vain.saturating_add(1)),
             at: now,
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_is_read_once_and_told_of_from_then_on() {
+    fn a_note_is_read_once_and_reported_from_then_on() {
         let mut hints = Hints::default();
         let k = key("k");
         assert_eq!(hints.interest(&k, at(0)), (Interest::Unknown, true));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_believed_until_a_look_was_in_vain() {
+    fn a_change_is_believed_until_a_look_finds_nothing() {
         let mut hints = Hints::default();
         let k = key("k");
         assert!(hints.changed(&k, at(0)), "never looked at");
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_in_vain_are_bounded_per_key_and_per_connection() {
+    fn needless_looks_are_bounded_per_key_and_per_connection() {
         let mut hints = Hints::default();
         let keys: Vec<Key> = (0..1000).map(|number| key(&number.to_string())).collect();
         let mut looks = vec![0; keys.len()];

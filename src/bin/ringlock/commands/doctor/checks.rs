@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use ringlock::node::redis::inspect::Server;
-use ringlock::proto::membership::new_start::{Prospect, prospect};
+use ringlock::proto::membership::new_start::{VoteOutlook, vote_outlook};
 use ringlock::{Config, Init, NodeErrorKind};
 
-use crate::cluster::{Knowledge, Seen, Sighting, State, Survey};
-use crate::findings::Report;
+use crate::checklist::Report;
+use crate::cluster::{ClusterSnapshot, Seen, ServerReport, State, ViewState};
 
 /// How far a server's clock may be off. Leases need clocks that run at the same
 /// rate, not clocks that agree. But a clock that is far off is likely to be
@@ -55,18 +55,18 @@ fn machine(config: &Config, node: &ringlock::NodeConfig) -> Option<String> {
 }
 
 /// Checks every server by itself.
-pub(crate) async fn servers(survey: &mut Survey<'_>, report: &mut Report) {
-    for sighting in &mut survey.sightings {
-        if !is_reached(sighting, report) {
+pub(crate) async fn servers(snapshot: &mut ClusterSnapshot<'_>, report: &mut Report) {
+    for server_report in &mut snapshot.server_reports {
+        if !is_reached(server_report, report) {
             continue;
         }
-        let name = &*sighting.node.name;
-        let Ok(seen) = &mut sighting.seen else {
+        let name = &*server_report.node.name;
+        let Ok(seen) = &mut server_report.seen else {
             continue;
         };
         identity(name, seen, report);
         clock(name, seen, report);
-        if sighting.node.durable {
+        if server_report.node.durable {
             durable(name, seen, report).await;
         }
         match seen.look.load_scripts().await {
@@ -85,7 +85,7 @@ pub(crate) async fn servers(survey: &mut Survey<'_>, report: &mut Report) {
                 report.fail("writes", Some(name), error.to_string(), remedy);
             }
         }
-        match sighting.node.server.check_tracking().await {
+        match server_report.node.server.check_tracking().await {
             Ok(()) => report.ok("tracking", Some(name), "the server tells when keys change"),
             Err(error) => {
                 let detail = format!("whoever waits for a key polls: {error}");
@@ -96,10 +96,10 @@ pub(crate) async fn servers(survey: &mut Survey<'_>, report: &mut Report) {
     }
 }
 
-fn is_reached(sighting: &Sighting<'_>, report: &mut Report) -> bool {
-    let name = Some(&*sighting.node.name);
-    let address = sighting.node.server.address();
-    let Err(error) = &sighting.seen else {
+fn is_reached(server_report: &ServerReport<'_>, report: &mut Report) -> bool {
+    let name = Some(&*server_report.node.name);
+    let address = server_report.node.server.address();
+    let Err(error) = &server_report.seen else {
         report.ok("reachable", name, address);
         report.ok("credentials", name, "accepted");
         return true;
@@ -184,22 +184,22 @@ async fn durable(name: &str, seen: &mut Seen<'_>, report: &mut Report) {
 }
 
 /// Checks what concerns all servers together.
-pub(super) fn together(config: &Config, survey: &Survey<'_>, report: &mut Report) {
+pub(super) fn together(config: &Config, snapshot: &ClusterSnapshot<'_>, report: &mut Report) {
     let mut is_double = false;
-    for (index, sighting) in survey.sightings.iter().enumerate() {
-        if let Some(twin) = survey.twin(index) {
+    for (index, server_report) in snapshot.server_reports.iter().enumerate() {
+        if let Some(twin) = snapshot.twin(index) {
             is_double = true;
             let detail = format!("it is the same server as node {}", twin.node.name);
             let remedy = "give each node a server of its own: one server would vote twice";
-            report.fail("own server", Some(&sighting.node.name), detail, remedy);
+            report.fail("own server", Some(&server_report.node.name), detail, remedy);
         }
     }
     if !is_double {
         report.ok("own server", None, "no server has two names");
     }
-    families(survey, report);
-    views(config, survey, report);
-    let Some(view) = &survey.view else { return };
+    families(snapshot, report);
+    views(config, snapshot, report);
+    let Some(view) = &snapshot.view else { return };
     let topologies = [Some(view.topology()), view.next()];
     let differences = topologies.into_iter().flatten();
     let mut differences: Vec<_> = differences.map(|one| config.differences(one)).collect();
@@ -220,8 +220,11 @@ pub(crate) fn family(seen: &Seen<'_>) -> String {
     format!("{} {major}", seen.facts.family())
 }
 
-fn families(survey: &Survey<'_>, report: &mut Report) {
-    let seen = survey.sightings.iter().filter_map(|s| s.seen.as_ref().ok());
+fn families(snapshot: &ClusterSnapshot<'_>, report: &mut Report) {
+    let seen = snapshot
+        .server_reports
+        .iter()
+        .filter_map(|s| s.seen.as_ref().ok());
     let mut families: Vec<String> = seen.map(family).collect();
     families.sort_unstable();
     families.dedup();
@@ -239,16 +242,16 @@ fn families(survey: &Survey<'_>, report: &mut Report) {
 }
 
 /// Checks whether all servers serve one view.
-fn views(config: &Config, survey: &Survey<'_>, report: &mut Report) {
-    let Some(view) = &survey.view else {
-        let is_any_reached = survey.sightings.iter().any(|s| s.seen.is_ok());
-        match survey.knowledge() {
-            Knowledge::Unreadable { views } => {
+fn views(config: &Config, snapshot: &ClusterSnapshot<'_>, report: &mut Report) {
+    let Some(view) = &snapshot.view else {
+        let is_any_reached = snapshot.server_reports.iter().any(|s| s.seen.is_ok());
+        match snapshot.knowledge() {
+            ViewState::Unreadable { views } => {
                 let detail = format!("view {} is served and cannot be gone by", views.join(", "));
                 let remedy = "upgrade this program, or mend the servers that serve it";
                 return report.fail("view", None, detail, remedy);
             }
-            Knowledge::Unknown { silent } if is_any_reached => {
+            ViewState::Unknown { silent } if is_any_reached => {
                 let detail = format!("none is known: {} could not be asked", silent.join(", "));
                 return report.warn("view", None, detail, "have every node answer");
             }
@@ -276,22 +279,22 @@ fn views(config: &Config, survey: &Survey<'_>, report: &mut Report) {
         let remedy = "finish it with `ringlock resume`, or take it back with `ringlock abort`";
         report.warn("view", None, detail, remedy);
     }
-    let remedy = match prospect(view, |name| survey.status(name)) {
-        Prospect::Votes => {
+    let remedy = match vote_outlook(view, |name| snapshot.status(name)) {
+        VoteOutlook::EntryCount => {
             "leave a router running, or run `ringlock readmit --wait`: it lets it in again, once most others serve"
         }
-        Prospect::StartsAnew => {
+        VoteOutlook::StartsAnew => {
             "most nodes lost their data: leave a router with init = \"wait\" running: it starts the cluster anew after max_ttl"
         }
-        Prospect::Awaits(_) => {
+        VoteOutlook::Awaits(_) => {
             "most nodes lost their data: bring the others back, and a running router starts the cluster anew; if they never return, `ringlock force`"
         }
-        Prospect::NeedsForce(_) => {
+        VoteOutlook::NeedsForce(_) => {
             "most nodes lost their data, and the cluster may live on elsewhere: if it does not, `ringlock force`"
         }
     };
-    for (sighting, (state, reason)) in survey.sightings.iter().zip(survey.states()) {
-        let (name, reason) = (Some(&*sighting.node.name), reason.unwrap_or_default());
+    for (server_report, (state, reason)) in snapshot.server_reports.iter().zip(snapshot.states()) {
+        let (name, reason) = (Some(&*server_report.node.name), reason.unwrap_or_default());
         match state {
             State::Serving => report.ok("view", name, view.id().to_string()),
             State::Behind => report.warn("view", name, reason, "connect any router"),

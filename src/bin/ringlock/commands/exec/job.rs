@@ -143,7 +143,7 @@ impl Job {
                 },
                 reason = &mut lost, if loss.is_none() => {
                     loss = Some(reason);
-                    self.tell(Frame::End(options.signal.as_raw()));
+                    self.report(Frame::End(options.signal.as_raw()));
                 }
                 signal = signals.next() => self.pass_on(signal),
                 () = sleep_until(report_at), if loss.is_none() => {
@@ -151,7 +151,7 @@ impl Job {
                     // Four reports while the lease lasts, however late it was
                     // extended.
                     let pause = (guard.remaining() / 4).clamp(shortest, longest);
-                    self.tell(Frame::Until(guard.valid_until()));
+                    self.report(Frame::Until(guard.valid_until()));
                     report_at = Instant::now() + pause;
                 }
             }
@@ -167,13 +167,13 @@ impl Job {
             Signal::TSTP => {}
             // The terminal has sent these to the command as well.
             Signal::INT | Signal::QUIT if !self.supervisor.is_group => {}
-            signal => self.tell(Frame::Signal(signal.as_raw())),
+            signal => self.report(Frame::Signal(signal.as_raw())),
         }
     }
 
     /// A supervisor that reads nothing is stopped; it acts on the last frame
     /// that it got. One that is gone is noticed by the end of the stream.
-    fn tell(&mut self, frame: Frame) {
+    fn report(&mut self, frame: Frame) {
         let _ = frame.write(&mut self.supervisor.socket);
     }
 

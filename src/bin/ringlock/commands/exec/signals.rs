@@ -118,8 +118,11 @@ impl Ignored {
         let Ok(output) = shell.output() else {
             return Self(0);
         };
-        let told = String::from_utf8_lossy(&output.stdout);
-        let trapped: Vec<i32> = told.lines().filter_map(|line| line.parse().ok()).collect();
+        let reported = String::from_utf8_lossy(&output.stdout);
+        let trapped: Vec<i32> = reported
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .collect();
         let ignored = FORWARDED
             .iter()
             .filter(|signal| !trapped.contains(&signal.as_raw()));
@@ -155,10 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_tells_the_same_as_the_system() {
-        let (read, told) = (Ignored::read(), Ignored::by_shell());
+    fn a_shell_reports_the_same_as_the_system() {
+        let (read, reported) = (Ignored::read(), Ignored::by_shell());
         for signal in FORWARDED {
-            assert_eq!(read.has(signal), told.has(signal), "{signal:?}");
+            assert_eq!(read.has(signal), reported.has(signal), "{signal:?}");
         }
     }
 }

@@ -158,7 +158,7 @@ async fn supervise(options: &Options) -> std::io::Result<ExitCode> {
     Frame::Started(pid.as_raw_nonzero().get()).write(&mut socket)?;
     let mut orders = queue(&socket)?;
     let mut report = queue(&report)?;
-    let mut charge = Charge {
+    let mut charge = SupervisedCommand {
         pid,
         is_group: options.group == 0,
         signal: Signal::from_named_raw(options.signal).unwrap_or(Signal::TERM),
@@ -228,7 +228,7 @@ fn start(options: &Options, fence: u64, stdin: OwnedFd) -> std::io::Result<(Pid,
 }
 
 /// The command, and what the supervisor knows about it.
-struct Charge {
+struct SupervisedCommand {
     pid: Pid,
     /// Whether it leads its own process group.
     is_group: bool,
@@ -242,7 +242,7 @@ struct Charge {
     lapsed: bool,
 }
 
-impl Charge {
+impl SupervisedCommand {
     /// Reaps the processes that ended; returns the status of the command if it
     /// did.
     fn reap(&self) -> Option<WaitStatus> {
@@ -298,11 +298,11 @@ impl Charge {
     fn end(&mut self, signal: Signal) {
         self.pass_on(signal);
         for process in descendants(getpid()) {
-            let is_told = match self.is_group {
+            let is_reported = match self.is_group {
                 true => process.group == Some(self.pid),
                 false => process.pid == self.pid,
             };
-            if !is_told {
+            if !is_reported {
                 let _ = kill_process(process.pid, signal);
             }
         }
@@ -392,7 +392,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_extension_that_was_sent_in_time_is_heeded_however_late_it_is_read() {
+    fn an_extension_that_was_sent_in_time_counts_however_late_it_is_read() {
         let (socket, mut exec) = UnixStream::pair().unwrap();
         let later = now() + Duration::from_secs(60);
         for seconds in 1..=60 {
@@ -400,7 +400,7 @@ mod tests {
             Frame::Until(until).write(&mut exec).unwrap();
         }
         Frame::Until(later).write(&mut exec).unwrap();
-        let mut charge = Charge {
+        let mut charge = SupervisedCommand {
             pid: getpid(),
             is_group: false,
             signal: Signal::TERM,

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_system_tells_of_a_child() {
+    fn the_system_reports_a_child() {
         let mut child = std::process::Command::new("sleep")
             .arg("60")
             .spawn()

@@ -7,9 +7,9 @@ use ringlock::proto::membership::topology::{Topology, TopologyError};
 use ringlock::proto::membership::view::View;
 use ringlock::{Key, Plan};
 
-use crate::cluster::{Cluster, Survey};
+use crate::checklist::Report;
+use crate::cluster::{Cluster, ClusterSnapshot};
 use crate::commands::doctor::checks;
-use crate::findings::Report;
 use crate::output::Failure;
 
 /// How many lock keys are inspected on each node, at most.
@@ -18,17 +18,17 @@ const MAX_KEYS: usize = 10_000;
 /// Checks every server that the plan introduces.
 pub(super) async fn newcomers(
     newcomers: &Cluster,
-    members: &Survey<'_>,
+    members: &ClusterSnapshot<'_>,
     view: &View,
 ) -> Result<Report, Failure> {
     let mut report = Report::default();
-    let mut survey = newcomers.strangers().await;
-    checks::servers(&mut survey, &mut report).await;
-    for (index, sighting) in survey.sightings.iter().enumerate() {
-        let (name, Ok(seen)) = (&*sighting.node.name, &sighting.seen) else {
+    let mut snapshot = newcomers.strangers().await;
+    checks::servers(&mut snapshot, &mut report).await;
+    for (index, server_report) in snapshot.server_reports.iter().enumerate() {
+        let (name, Ok(seen)) = (&*server_report.node.name, &server_report.seen) else {
             continue;
         };
-        if let Some(twin) = survey.twin(index).or(members.same_server(sighting)) {
+        if let Some(twin) = snapshot.twin(index).or(members.same_server(server_report)) {
             let detail = format!("it is the same server as node {}", twin.node.name);
             let remedy = "give each node a server of its own: one server would vote twice";
             report.fail("own server", Some(name), detail, remedy);
@@ -55,9 +55,9 @@ pub(super) async fn newcomers(
     Ok(report)
 }
 
-fn family(name: &str, own: &str, members: &Survey<'_>, report: &mut Report) {
+fn family(name: &str, own: &str, members: &ClusterSnapshot<'_>, report: &mut Report) {
     let seen = members
-        .sightings
+        .server_reports
         .iter()
         .filter_map(|s| s.seen.as_ref().ok());
     let families: BTreeSet<String> = seen.map(checks::family).collect();
@@ -72,9 +72,12 @@ fn family(name: &str, own: &str, members: &Survey<'_>, report: &mut Report) {
 }
 
 /// How many locks that are held now get other replicas.
-pub(super) async fn moving(survey: &mut Survey<'_>, plan: &Plan) -> Result<String, Failure> {
-    let scans = survey.ask_all(async |sighting| {
-        let seen = sighting.seen.as_mut().ok()?;
+pub(super) async fn moving(
+    snapshot: &mut ClusterSnapshot<'_>,
+    plan: &Plan,
+) -> Result<String, Failure> {
+    let scans = snapshot.ask_all(async |server_report| {
+        let seen = server_report.seen.as_mut().ok()?;
         seen.look.scan(b"", MAX_KEYS).await.ok()
     });
     let scans = scans.await;

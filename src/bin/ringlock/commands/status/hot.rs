@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use ringlock::node::redis::inspect::{Cursor, Entry, Pulse};
 use ringlock::proto::membership::view::View;
-use ringlock::proto::node::message::Slot;
+use ringlock::proto::node::message::FenceCounterId;
 use ringlock::{Key, ViewId};
 use ringlock_ring::fraction;
 use serde::Serialize;
 
-use crate::cluster::Survey;
-use crate::holdings::Holdings;
+use crate::cluster::ClusterSnapshot;
+use crate::locks_view::LocksView;
 use crate::output::{or_dash, printable, span, table};
 
 /// The time from one look to the next, and how many looks there are at most.
@@ -21,10 +21,10 @@ const MOST_LOOKS: u32 = 30;
 
 /// How many keys are followed at most, and how many of them are reported.
 const SAMPLE: usize = 500;
-const TOLD: usize = 10;
+const REPORTED: usize = 10;
 
 /// How many holders of each key are reported.
-const TOLD_HOLDERS: usize = 3;
+const LISTED_HOLDERS: usize = 3;
 
 /// A node is hot if it has this many times its share, of at least this many
 /// attempts. Fewer attempts prove nothing.
@@ -94,32 +94,32 @@ struct Trace {
 }
 
 /// A pulse and the instant of its reading.
-type Felt = Option<(Instant, Pulse)>;
+type TimedPulse = Option<(Instant, Pulse)>;
 
 /// Observes the servers for `time`.
-pub(super) async fn look(survey: &mut Survey<'_>, time: Duration) -> Hot {
-    let names: Vec<String> = survey
-        .sightings
+pub(super) async fn look(snapshot: &mut ClusterSnapshot<'_>, time: Duration) -> Hot {
+    let names: Vec<String> = snapshot
+        .server_reports
         .iter()
         .map(|s| s.node.name.clone())
         .collect();
-    let view = survey.view.clone();
+    let view = snapshot.view.clone();
     let id = view.as_ref().map(View::id);
     // Nodes that must not hold locks are not asked.
-    let _ = survey.leave_unfit();
+    let _ = snapshot.leave_unfit();
     let began = Instant::now();
-    let before = pulses(survey, id).await;
+    let before = pulses(snapshot, id).await;
     let looks = (time.as_millis() / PACE.as_millis()) as u32;
     let looks = looks.clamp(2, MOST_LOOKS);
     let mut traces = BTreeMap::new();
     let mut cursors = vec![Cursor::default(); names.len()];
     for look in 0..looks {
-        sample(survey, &mut cursors, &mut traces).await;
+        sample(snapshot, &mut cursors, &mut traces).await;
         let next = began + time * (look + 1) / looks;
         tokio::time::sleep(next.saturating_duration_since(Instant::now())).await;
     }
-    let after = pulses(survey, id).await;
-    let felt: Vec<(Felt, Felt)> = before.into_iter().zip(after).collect();
+    let after = pulses(snapshot, id).await;
+    let felt: Vec<(TimedPulse, TimedPulse)> = before.into_iter().zip(after).collect();
     Hot {
         looked_for_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         looks,
@@ -129,9 +129,9 @@ pub(super) async fn look(survey: &mut Survey<'_>, time: Duration) -> Hot {
     }
 }
 
-async fn pulses(survey: &mut Survey<'_>, view: Option<ViewId>) -> Vec<Felt> {
-    let felt = survey.ask_all(async |sighting| {
-        let seen = sighting.seen.as_mut().ok()?;
+async fn pulses(snapshot: &mut ClusterSnapshot<'_>, view: Option<ViewId>) -> Vec<TimedPulse> {
+    let felt = snapshot.ask_all(async |server_report| {
+        let seen = server_report.seen.as_mut().ok()?;
         let pulse = seen.look.pulse(view?).await.ok()?;
         Some((Instant::now(), pulse))
     });
@@ -140,16 +140,16 @@ async fn pulses(survey: &mut Survey<'_>, view: Option<ViewId>) -> Vec<Felt> {
 
 /// One look at the keys that are followed, and at some more.
 async fn sample(
-    survey: &mut Survey<'_>,
+    snapshot: &mut ClusterSnapshot<'_>,
     cursors: &mut [Cursor],
     traces: &mut BTreeMap<Key, Trace>,
 ) {
     let left = SAMPLE.saturating_sub(traces.len());
     if left > 0 {
         let most = left.div_ceil(cursors.len().max(1));
-        let asked = survey.sightings.iter_mut().zip(cursors);
-        let samples = asked.map(async |(sighting, cursor)| {
-            let seen = sighting.seen.as_mut().ok()?;
+        let asked = snapshot.server_reports.iter_mut().zip(cursors);
+        let samples = asked.map(async |(server_report, cursor)| {
+            let seen = server_report.seen.as_mut().ok()?;
             let (keys, next) = seen.look.sample(cursor.clone(), most).await.ok()?;
             *cursor = next;
             Some(keys)
@@ -162,10 +162,10 @@ async fn sample(
         }
     }
     let keys: Vec<Key> = traces.keys().cloned().collect();
-    note(traces, &survey.find(&keys).await);
+    note(traces, &snapshot.find(&keys).await);
 }
 
-fn note(traces: &mut BTreeMap<Key, Trace>, found: &Holdings) {
+fn note(traces: &mut BTreeMap<Key, Trace>, found: &LocksView) {
     for (key, trace) in traces {
         let own = found.all.iter().filter(|holding| holding.key == *key);
         // If several clients have an entry, the one on the most nodes counts.
@@ -183,7 +183,7 @@ fn note(traces: &mut BTreeMap<Key, Trace>, found: &Holdings) {
         let holder = entry.holder();
         if let Some(label) = holder
             .label()
-            .filter(|_| trace.holders.len() < TOLD_HOLDERS)
+            .filter(|_| trace.holders.len() < LISTED_HOLDERS)
         {
             trace.holders.insert(printable(label.as_bytes()));
         }
@@ -192,11 +192,11 @@ fn note(traces: &mut BTreeMap<Key, Trace>, found: &Holdings) {
 }
 
 fn hottest(traces: BTreeMap<Key, Trace>, looks: u32, names: &[String]) -> Vec<Hotkey> {
-    let is_told = |trace: &Trace| trace.changes > 0 || trace.seen == looks;
+    let is_reported = |trace: &Trace| trace.changes > 0 || trace.seen == looks;
     let mut traces: Vec<(Key, Trace)> = traces.into_iter().collect();
-    traces.retain(|(_, trace)| is_told(trace));
+    traces.retain(|(_, trace)| is_reported(trace));
     traces.sort_by_key(|(_, trace)| std::cmp::Reverse((trace.changes, trace.seen)));
-    let hottest = traces.into_iter().take(TOLD);
+    let hottest = traces.into_iter().take(REPORTED);
     let keys = hottest.map(|(key, trace)| Hotkey {
         key: printable(key.as_bytes()),
         changes: trace.changes,
@@ -212,9 +212,9 @@ fn hottest(traces: BTreeMap<Key, Trace>, looks: u32, names: &[String]) -> Vec<Ho
 }
 
 /// By how much each slot's counter on a node has grown.
-type Growth = BTreeMap<Slot, u64>;
+type Growth = BTreeMap<FenceCounterId, u64>;
 
-fn growth((before, after): &(Felt, Felt)) -> Option<Growth> {
+fn growth((before, after): &(TimedPulse, TimedPulse)) -> Option<Growth> {
     let before = before.as_ref()?.1.counters.as_ref()?;
     let after = after.as_ref()?.1.counters.as_ref()?;
     let grown = after.iter().map(|(slot, count)| {
@@ -224,7 +224,7 @@ fn growth((before, after): &(Felt, Felt)) -> Option<Growth> {
     Some(grown.filter(|(_, grown)| *grown > 0).collect())
 }
 
-fn nodes(names: &[String], view: Option<&View>, felt: &[(Felt, Felt)]) -> Vec<Node> {
+fn nodes(names: &[String], view: Option<&View>, felt: &[(TimedPulse, TimedPulse)]) -> Vec<Node> {
     let grown: Vec<Option<Growth>> = felt.iter().map(growth).collect();
     let total: u64 = grown.iter().flatten().flat_map(BTreeMap::values).sum();
     let expected = view.and_then(|view| expected(names, view, &grown));
@@ -307,7 +307,7 @@ struct Rate<'a> {
 }
 
 impl<'a> Rate<'a> {
-    fn of((before, after): &'a (Felt, Felt)) -> Option<Self> {
+    fn of((before, after): &'a (TimedPulse, TimedPulse)) -> Option<Self> {
         let ((begun, before), (ended, after)) = (before.as_ref()?, after.as_ref()?);
         let seconds = ended.duration_since(*begun).as_secs_f64();
         (seconds > 0.0).then_some(Self {
