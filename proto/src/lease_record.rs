@@ -1,5 +1,8 @@
-//! What is known of a lease's entries, in the view it was granted under and in
-//! later ones.
+//! What one lease stands on: where it was granted or last extended, where it is
+//! extended now, which nodes may hold entries of it, and when to renew it.
+//!
+//! The router, the model checker and the simulation use the same record.
 
-pub mod carry;
-pub mod known;
+pub mod position;
+pub mod record;
+pub mod renewal;

@@ -9,9 +9,11 @@
 //! Suggested reading order: [`node`] (the requests to a node and its replies),
 //! [`quorum`] (who must agree), [`operation`] (how a lock is acquired, extended and
 //! released), [`membership`] (which nodes there are, and how that changes),
-//! [`lease_record`] (what is known of a lease's entries).
+//! [`confirmation`] (which nodes confirmed a view), [`lease_record`] (what a lease
+//! stands on).
 
 pub mod backoff;
+pub mod confirmation;
 pub mod escape;
 pub mod lease;
 pub mod lease_record;

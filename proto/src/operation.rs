@@ -2,5 +2,6 @@
 
 pub mod acquire;
 pub mod extend;
+pub mod known;
 pub mod machine;
 pub mod release;

@@ -25,8 +25,8 @@
 use std::time::Duration;
 
 use crate::lease::{Fence, Key, Token, Ttl};
-use crate::lease_record::known::Known;
 use crate::node::message::{Answer, IfMissing, Reply, Request, ViewId};
+use crate::operation::known::Known;
 use crate::operation::machine::{Effects, Event, Machine, Refusal, Step};
 use crate::quorum::{Placement, Voter, VoterSet};
 use crate::time::{Instant, valid_until};

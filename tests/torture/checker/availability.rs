@@ -198,8 +198,8 @@ fn count(share: &mut Share, call: &Call, is_alone: bool) {
 }
 
 /// Whether nothing but other requests could have kept the call from being
-/// granted: all through the call, a quorum of its nodes and most of all nodes
-/// (which confirm the view) were well, and so was its worker.
+/// granted: all through the call, a quorum of its nodes and as many of all nodes as
+/// confirm a view were well, and so was its worker.
 fn is_well(timeline: &Timeline<'_>, sights: &Sights, call: &Call) -> bool {
     let is_well = |node: &usize| !sights.unwell[*node].touch(call.asked, call.done);
     let set = &timeline.sets[call.set as usize];
@@ -209,13 +209,15 @@ fn is_well(timeline: &Timeline<'_>, sights: &Sights, call: &Call) -> bool {
         .count();
     let nodes = timeline.nodes.len();
     let all_well = (0..nodes).filter(is_well).count();
+    // Both topologies of a joint view confirm it, and each lacks one of its nodes.
+    let confirming = nodes / 2 + 1 + usize::from(timeline.joint.contains(&call.view));
     let worker = timeline.workers.get(&call.by);
     let was_away = worker.is_some_and(|worker| worker.away.touch(call.asked, call.done));
     let last_attempt = call.done.saturating_sub(LAST_ATTEMPT);
     call.wait >= LEAST_WAIT
         && !timeline.stalls.touch(last_attempt, call.done)
         && well >= timeline.quorum()
-        && all_well * 2 > nodes
+        && all_well >= confirming
         && !was_away
         && !sights.changing.touch(call.asked, call.done)
 }

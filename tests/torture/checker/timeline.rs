@@ -24,6 +24,8 @@ pub(super) struct Timeline<'a> {
     pub(super) views: Names<'a>,
     /// Replica sets, their nodes in order of number.
     pub(super) sets: Vec<Vec<u32>>,
+    /// Views with two topologies: some key has more nodes than replicas there.
+    pub(super) joint: BTreeSet<u32>,
     /// Which set a view gives a key.
     pub(super) placed: HashMap<(u32, u32), u32>,
     pub(super) workers: BTreeMap<u32, Worker>,
@@ -69,6 +71,7 @@ impl<'a> Timeline<'a> {
             nodes: Names::default(),
             views: Names::default(),
             sets: vec![Vec::new()],
+            joint: BTreeSet::new(),
             placed: HashMap::new(),
             workers: BTreeMap::new(),
             stalls: Spans::default(),
@@ -226,6 +229,9 @@ impl<'a> Timeline<'a> {
 
     fn went_by(&mut self, reading: &mut Reading<'a>, ask: Ask, view: &'a str, set: &'a [String]) {
         let view = self.views.id(view);
+        if set.len() > self.rules.replicas {
+            self.joint.insert(view);
+        }
         let known = reading.sets.get(set).copied();
         let set = known.unwrap_or_else(|| {
             let mut sorted: Vec<u32> = set.iter().map(|node| self.nodes.id(node)).collect();

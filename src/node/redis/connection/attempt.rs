@@ -3,7 +3,8 @@
 //!
 //! No step has a limit of its own that an operator could not raise: a slow
 //! handshake or a slow lookup may use all the time of the attempt. Alternatives
-//! are tried staggered, so that one dead end does not use up the attempt.
+//! are tried staggered, and a silent connection is backed by another, so that one
+//! dead end does not use up the attempt.
 
 use std::time::Duration;
 
@@ -97,8 +98,34 @@ where
     }
 }
 
+/// Connections of one attempt that may be open at a time.
+const MOST_AT_ONCE: u32 = 3;
+
+/// Opens a connection, and another one in parallel each time that `total` divided
+/// by [`MOST_AT_ONCE`] passes without a result: a connection that was opened while
+/// the network lost its state stays silent after the network has recovered. The
+/// first result counts.
+pub(crate) async fn backed_if_silent<T, F>(total: Duration, open: impl Fn() -> F) -> T
+where
+    F: Future<Output = T>,
+{
+    let mut opened = FuturesUnordered::from_iter([open()]);
+    for _ in 1..MOST_AT_ONCE {
+        let silence = clock::now() + total / MOST_AT_ONCE;
+        if let Some(Some(result)) = clock::within(Some(silence), opened.next()).await {
+            return result;
+        }
+        opened.push(open());
+    }
+    match opened.next().await {
+        Some(result) => result,
+        None => open().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::future::{pending, ready};
     use std::pin::Pin;
 
@@ -127,6 +154,26 @@ mod tests {
         });
         let silent: Way = Box::pin(pending());
         assert_eq!(staggered(vec![slow, silent]).await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_is_backed_by_another() {
+        // Which connection answers, and how many are opened until then.
+        for (answers, opened) in [(1, 1), (2, 2), (3, 3)] {
+            let count = Cell::new(0);
+            let result = backed_if_silent(Duration::from_millis(60), || {
+                count.set(count.get() + 1);
+                let own = count.get();
+                async move {
+                    match own == answers {
+                        true => own,
+                        false => pending().await,
+                    }
+                }
+            });
+            assert_eq!(result.await, answers);
+            assert_eq!(count.get(), opened);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::node::redis::connection::address::Address;
-use crate::node::redis::connection::attempt::Attempt;
+use crate::node::redis::connection::attempt::{self, Attempt};
 use crate::node::redis::connection::clock_monitor::ClockMonitor;
 use crate::node::redis::connection::handshake::{Connection, connect};
 use crate::node::redis::options::RedisOptions;
@@ -118,7 +118,10 @@ impl ConnectionTask {
         let patience = self.options.connect_timeout / 2;
         let patience = patience.clamp(LEAST_PATIENCE, MOST_PATIENCE);
         let mut report_at = Some(clock::now() + patience);
-        let connecting = connect(&self.address, &self.options, &attempt);
+        let connecting = attempt::backed_if_silent(
+            attempt::limit(self.options.connect_timeout),
+            || connect(&self.address, &self.options, &attempt),
+        );
         let connecting = clock::within(Some(attempt.deadline), connecting);
         tokio::pin!(connecting);
         loop {

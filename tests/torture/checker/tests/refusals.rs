@@ -52,6 +52,20 @@ fn who_could_be_granted_is_not_refused() {
     assert_eq!(kills(&["d", "e"], 9900, 10_200), [Claim::Availability]);
     assert_eq!(broken(&with(&refusal, &[stalled(10_100, 10_150, 1)])), []);
 
+    let other = ask(1, 2);
+    let mut wide = refused(9100, other, Refusal::NoQuorum);
+    if let Action::Refused { replicas, .. } = &mut wide.action {
+        *replicas = set(4);
+    }
+    let joint = with(&refusal, &[asked(9000, other, 0), wide]);
+    assert_eq!(broken(&joint), [Claim::Availability]);
+    let both = [kill(8, "d", 9900, 10_200), kill(9, "e", 9900, 10_200)].concat();
+    assert_eq!(
+        broken(&with(&joint, &both)),
+        [],
+        "three of five confirm no joint view"
+    );
+
     let mut other_view = refusal.clone();
     for record in &mut other_view {
         if let (9000.., Action::Looked { serves, .. }) = (record.at / MS, &mut record.action) {

@@ -26,13 +26,13 @@ pub struct Known {
 }
 
 impl Known {
-    /// No seats.
+    /// No nodes.
     pub const NONE: Self = Self {
         seen: VoterSet::NONE,
         vouching: VoterSet::NONE,
     };
 
-    /// These seats hold the entry, and all of them vouch.
+    /// These voters hold the entry, and all of them vouch.
     pub const fn vouched(voters: VoterSet) -> Self {
         Self {
             seen: voters,
@@ -58,7 +58,7 @@ impl Known {
         }
     }
 
-    /// The same seats under other numbers.
+    /// The same voters under other numbers.
     #[must_use]
     pub fn map(self, renumber: impl Fn(VoterSet) -> VoterSet) -> Self {
         Self {

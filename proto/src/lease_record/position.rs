@@ -1,85 +1,103 @@
-//! Carries a lease over from one view to another: which of its groups and entries
-//! count there.
+//! The position of a lease in one view, and how it is carried over to another.
 
 use std::sync::Arc;
 
+use ringlock_ring::NodeIndex;
+
 use crate::lease::Key;
-use crate::lease_record::known::Known;
 use crate::membership::view::View;
+use crate::operation::known::Known;
 use crate::quorum::{Placement, VoterSet};
 
-/// What a lease is based on in one view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CarriedPlacement {
-    /// Who must agree.
+/// A view, as the owner of a record refers to it.
+pub trait InView: Clone {
+    /// The view.
+    fn view(&self) -> &View;
+
+    /// Whether `node` is `other` of the view `there`, with its memory unbroken:
+    /// under a new nonce it is another node.
+    fn is_same_node(&self, node: NodeIndex, there: &Self, other: NodeIndex) -> bool {
+        Arc::eq(self.view().nonce(node), there.view().nonce(other))
+    }
+}
+
+impl InView for Arc<View> {
+    fn view(&self) -> &View {
+        self
+    }
+}
+
+/// A lease's position in one view.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Position<V> {
+    /// The view.
+    pub at: V,
+    /// The nodes that must agree there.
     pub placement: Placement,
-    /// How many of its groups, from the first, the lease's last success included.
+    /// How many of the placement's groups, from the first, the lease's last success
+    /// included.
     pub established: usize,
     /// The nodes known to hold the entry, with their memory unbroken.
     pub known: Known,
 }
 
-/// The groups of a lease's last quorum, and the nodes that hold its entries now.
-#[derive(Clone, Copy, Debug)]
-pub struct LastSuccess<'a> {
-    /// The view of its last success.
-    pub view: &'a View,
-    /// Its placement there.
-    pub placement: Placement,
-    /// The nodes that hold the entry.
-    pub known: Known,
-}
-
-impl LastSuccess<'_> {
-    /// What remains of the lease in `to`.
-    ///
-    /// A group counts where the same nodes, by name, formed a group of the last
-    /// success. An entry counts only at a node that has not lost its memory since:
-    /// under a new nonce it is another node.
-    pub fn carry(&self, to: &View, key: &Key) -> CarriedPlacement {
-        let placement = to.place(key);
-        let is_established = |group: VoterSet| {
-            let names = names(to, &placement, group);
-            let mut known = self.placement.groups();
-            known.any(|own| self::names(self.view, &self.placement, own) == names)
-        };
-        let established = placement
-            .groups()
-            .take_while(|&group| is_established(group));
-        CarriedPlacement {
+impl<V: InView> Position<V> {
+    /// The position in `at` of a lease that has succeeded nowhere.
+    pub(super) fn new(at: V, placement: Placement) -> Self {
+        Self {
+            at,
             placement,
-            established: established.count(),
-            known: self
-                .known
-                .map(|voters| transfer(self.view, &self.placement, voters, to, &placement)),
+            established: 0,
+            known: Known::NONE,
         }
     }
-}
 
-/// The seats of `at` in `to` for the nodes of `voters`, for those that are still
-/// the same nodes.
-pub fn transfer(
-    from: &View,
-    placement: &Placement,
-    voters: VoterSet,
-    to: &View,
-    at: &Placement,
-) -> VoterSet {
-    let same = |voter| {
-        let node = placement.node(voter);
-        let there = to.index_of(&from.member(node).name)?;
-        Arc::eq(to.nonce(there), from.nonce(node))
-            .then(|| at.voter(there))
-            .flatten()
-    };
-    voters.iter().filter_map(same).collect()
-}
+    /// What remains in `to` of a lease whose last success was here.
+    ///
+    /// A group counts where the same nodes, by name, formed a group of the last
+    /// success. An entry counts only at a node that has not lost its memory since.
+    pub(super) fn carry(&self, to: V, key: &Key) -> Self {
+        let placement = to.view().place(key);
+        let mut carried = Self::new(to, placement);
+        carried.established = self.groups_of(&carried);
+        carried.known = self.known.map(|voters| self.transfer(voters, &carried));
+        carried
+    }
 
-fn names<'v>(view: &'v View, placement: &Placement, group: VoterSet) -> Vec<&'v str> {
-    let name = |voter| view.member(placement.node(voter)).name.as_str();
-    let mut names: Vec<&str> = group.iter().map(name).collect();
-    names.sort_unstable();
-    names
+    /// How many groups of `to`, from the first, are groups of this position.
+    pub(super) fn groups_of(&self, to: &Self) -> usize {
+        let is_established = |&group: &VoterSet| {
+            let names = to.names(group);
+            let mut known = self.placement.groups();
+            known.any(|own| self.names(own) == names)
+        };
+        to.placement.groups().take_while(is_established).count()
+    }
+
+    /// The voters of `to` for these voters, where they are still the same nodes.
+    pub(super) fn transfer(&self, voters: VoterSet, to: &Self) -> VoterSet {
+        let same = |voter| {
+            let node = self.placement.node(voter);
+            let name = &self.at.view().member(node).name;
+            let there = to.at.view().index_of(name)?;
+            let is_same = to.at.is_same_node(there, &self.at, node);
+            to.placement.voter(there).filter(|_| is_same)
+        };
+        voters.iter().filter_map(same).collect()
+    }
+
+    /// Every group of the placement is established.
+    pub(super) fn establish(&mut self) {
+        self.established = self.placement.groups().count();
+    }
+
+    fn names(&self, group: VoterSet) -> Vec<&str> {
+        let view = self.at.view();
+        let name = |voter| view.member(self.placement.node(voter)).name.as_str();
+        let mut names: Vec<&str> = group.iter().map(name).collect();
+        names.sort_unstable();
+        names
+    }
 }
 
 #[cfg(test)]
@@ -110,24 +128,24 @@ mod tests {
         names.iter().map(nonce).collect()
     }
 
-    fn stable_but(names: &[&str], anew: &[&str]) -> View {
-        View::stable(9, topology(names, 3), &nonces(names, anew)).unwrap()
+    fn stable_but(names: &[&str], anew: &[&str]) -> Arc<View> {
+        Arc::new(View::stable(9, topology(names, 3), &nonces(names, anew)).unwrap())
     }
 
-    fn stable(names: &[&str]) -> View {
+    fn stable(names: &[&str]) -> Arc<View> {
         stable_but(names, &[])
     }
 
-    fn joint_but(old: &[&str], new: &[&str], anew: &[&str]) -> View {
+    fn joint_but(old: &[&str], new: &[&str], anew: &[&str]) -> Arc<View> {
         let all: Vec<&str> = ALL
             .into_iter()
             .filter(|name| old.contains(name) || new.contains(name))
             .collect();
         let (from, to) = (topology(old, 3), topology(new, 3));
-        View::joint(9, from, to, 9, &nonces(&all, anew)).unwrap()
+        Arc::new(View::joint(9, from, to, 9, &nonces(&all, anew)).unwrap())
     }
 
-    fn joint(old: &[&str], new: &[&str]) -> View {
+    fn joint(old: &[&str], new: &[&str]) -> Arc<View> {
         joint_but(old, new, &[])
     }
 
@@ -136,27 +154,28 @@ mod tests {
     }
 
     /// A lease on `key` whose entry these nodes hold.
-    fn held<'v>(view: &'v View, key: &Key, by: &[&str]) -> LastSuccess<'v> {
+    fn held(view: &Arc<View>, key: &Key, by: &[&str]) -> Position<Arc<View>> {
         let placement = view.place(key);
         let voter = |&name: &&str| placement.voter(view.index_of(name)?);
-        LastSuccess {
-            view,
+        Position {
+            at: Arc::clone(view),
             placement,
+            established: placement.groups().count(),
             known: Known::vouched(by.iter().filter_map(voter).collect()),
         }
     }
 
     /// How many groups remain of such a lease, and which nodes' entries.
-    fn carried(from: &View, by: &[&str], to: &View) -> (usize, String) {
+    fn carried(from: &Arc<View>, by: &[&str], to: &Arc<View>) -> (usize, String) {
         let key = key(0);
-        let carried = held(from, &key, by).carry(to, &key);
+        let carried = held(from, &key, by).carry(Arc::clone(to), &key);
         assert_eq!(carried.placement, to.place(&key));
-        (carried.established, holders(&carried, to))
+        (carried.established, holders(&carried))
     }
 
-    fn holders(carried: &CarriedPlacement, view: &View) -> String {
+    fn holders(carried: &Position<Arc<View>>) -> String {
         assert_eq!(carried.known, Known::vouched(carried.known.seen));
-        names(view, &carried.placement, carried.known.seen).concat()
+        carried.names(carried.known.seen).concat()
     }
 
     #[test]
@@ -183,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_joint_view_either_group_is_a_footing_where_it_leads() {
+    fn either_group_of_a_joint_view_is_established_in_its_own_view() {
         let view = joint(&OLD, &NEW);
         let to_the_new = carried(&view, &["a", "c", "d"], &stable(&NEW));
         assert_eq!(to_the_new, (1, "ac".into()));
@@ -192,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_missed_the_joint_view_has_no_footing() {
+    fn a_lease_that_missed_the_joint_view_has_no_group() {
         let view = stable(&OLD);
         assert_eq!(carried(&view, &OLD, &stable(&NEW)), (0, "bc".into()));
         let another = joint(&NEW, &["a", "b", "d"]);
@@ -211,13 +230,13 @@ mod tests {
         let view = stable(&OLD);
         let mut other = topology(&OLD, 3);
         other.vnodes += 1;
-        let other = View::stable(9, other, &nonces(&OLD, &[])).unwrap();
+        let other = Arc::new(View::stable(9, other, &nonces(&OLD, &[])).unwrap());
         let mut differently_ordered = 0;
         for key in (0..100).map(key) {
             let basis = held(&view, &key, &["b", "c"]);
-            let carried = basis.carry(&other, &key);
+            let carried = basis.carry(Arc::clone(&other), &key);
             assert_eq!(carried.established, 1, "{key}");
-            assert_eq!(holders(&carried, &other), "bc", "{key}");
+            assert_eq!(holders(&carried), "bc", "{key}");
             differently_ordered +=
                 usize::from(basis.placement.nodes() != carried.placement.nodes());
         }
@@ -225,30 +244,30 @@ mod tests {
     }
 
     #[test]
-    fn a_single_owner_is_a_footing_as_long_as_it_is_among_the_owners() {
+    fn a_single_owner_counts_as_long_as_it_is_among_the_owners() {
         let all = nonces(&ALL, &[]);
         let (old, new) = (topology(&OLD, 1), topology(&NEW, 1));
-        let before = View::stable(8, old.clone(), &nonces(&OLD, &[])).unwrap();
-        let joint = View::joint(9, old, new.clone(), 9, &all).unwrap();
-        let after = View::stable(10, new, &nonces(&NEW, &[])).unwrap();
+        let before = Arc::new(View::stable(8, old.clone(), &nonces(&OLD, &[])).unwrap());
+        let joint = Arc::new(View::joint(9, old, new.clone(), 9, &all).unwrap());
+        let after = Arc::new(View::stable(10, new, &nonces(&NEW, &[])).unwrap());
         let mut moved = [0, 0];
         for key in (0..100).map(key) {
-            let owner = |view: &View| {
-                let placement = view.place(&key);
-                names(view, &placement, placement.voters()).concat()
+            let owner = |view: &Arc<View>| {
+                let position = Position::new(Arc::clone(view), view.place(&key));
+                position.names(position.placement.voters()).concat()
             };
             let (old, new) = (owner(&before), owner(&after));
             moved[usize::from(old != new)] += 1;
             let basis = held(&before, &key, &[&old]);
-            let within = basis.carry(&joint, &key);
+            let within = basis.carry(Arc::clone(&joint), &key);
             assert_eq!(within.established, 1, "{key}");
-            assert_eq!(holders(&within, &joint), old, "{key}");
-            let missed = basis.carry(&after, &key);
+            assert_eq!(holders(&within), old, "{key}");
+            let missed = basis.carry(Arc::clone(&after), &key);
             assert_eq!(missed.established, usize::from(old == new), "{key}");
             let both = held(&joint, &key, &[&old, &new]);
-            let ended = both.carry(&after, &key);
+            let ended = both.carry(Arc::clone(&after), &key);
             assert_eq!(ended.established, 1, "{key}");
-            assert_eq!(holders(&ended, &after), new, "{key}");
+            assert_eq!(holders(&ended), new, "{key}");
         }
         assert!(moved.iter().all(|&keys| keys > 10), "{moved:?}");
     }
