@@ -9,7 +9,6 @@ pub(crate) mod local_queue;
 pub(crate) mod machines;
 pub(crate) mod manager;
 pub(crate) mod operation;
-pub(crate) mod position;
 pub(crate) mod renewal;
 pub(crate) mod scheduler;
 pub(crate) mod scoped;

@@ -6,3 +6,5 @@
 pub mod position;
 pub mod record;
 pub mod renewal;
+#[cfg(test)]
+mod samples;

@@ -37,7 +37,7 @@ impl FailedAttempt {
             .iter()
             .any(|(node, refusal)| refusal.is_stale() && !view_nodes.is_returning(*node));
         let is_silence = refusals.iter().all(|(_, refusal)| is_silence(refusal));
-        let conflict = Conflict::of(&lease.placement, denied.granted, refusals);
+        let conflict = Conflict::of(&lease.placement(), denied.granted, refusals);
         let is_contended = is_contended(lease, &denied);
         count(lease, is_contended);
         let error = match is_contended {
@@ -61,7 +61,7 @@ impl FailedAttempt {
             view_nodes: Arc::clone(&lease.view_nodes),
             began: lease.asked_at,
             error: Error::Closed,
-            conflict: Conflict::of(&lease.placement, 0, &[]),
+            conflict: Conflict::of(&lease.placement(), 0, &[]),
             is_outdated: false,
             is_silence: false,
         }
@@ -94,9 +94,9 @@ fn is_contended(lease: &LeaseState, denied: &Denied) -> bool {
     let refusals = denied.refusals.iter();
     let outages = refusals
         .filter(|(_, refusal)| !matches!(refusal, Refusal::Busy(_)))
-        .filter_map(|(node, _)| lease.placement.voter(*node))
+        .filter_map(|(node, _)| lease.placement().voter(*node))
         .collect();
-    let is_outage = lease.placement.is_blocked_by(outages) || conflict(denied).next().is_none();
+    let is_outage = lease.placement().is_blocked_by(outages) || conflict(denied).next().is_none();
     denied.reason == DenyReason::Votes && !is_outage
 }
 
@@ -133,7 +133,7 @@ fn reason(lease: &LeaseState, denied: Denied) -> Error {
     } = denied;
     match reason {
         DenyReason::Votes | DenyReason::Fence => {
-            view_nodes.no_quorum(&key, granted, &lease.placement, refusals)
+            view_nodes.no_quorum(&key, granted, &lease.placement(), refusals)
         }
         DenyReason::Expired => Error::TooSlow {
             key,

@@ -1,7 +1,6 @@
 //! The nodes of one view, and what is known of them.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,15 +12,14 @@ use crate::clock;
 use crate::cluster::refresh::RefreshSignal;
 use crate::error::{Cause, Error, KeptOut, NodeCause};
 use crate::node::Node;
+use crate::proto::confirmation::Confirmations;
 use crate::proto::lease::{Key, Ttl};
+use crate::proto::lease_record::position::InView;
 use crate::proto::membership::view::View;
 use crate::proto::operation::machine::Refusal;
 use crate::proto::quorum::{Placement, majority};
 use crate::proto::time::Instant;
 use crate::telemetry::metrics::NodeMeter;
-
-/// Smaller advances are not recorded: all threads share the recorded times.
-const SEEN_GRAIN: Duration = Duration::from_millis(1);
 
 /// How long to wait for a refresh of the cluster state: as long as the slowest
 /// takes.
@@ -39,10 +37,7 @@ pub(crate) struct NodeHandle {
 pub(crate) struct ViewNodes {
     pub(crate) view: Arc<View>,
     handles: Vec<NodeHandle>,
-    /// Send time of the newest request that each node answered under the view.
-    seen_at: Vec<AtomicU64>,
-    /// The last result of [`Self::confirmed_at`], a lower bound of the next.
-    confirmed_at: AtomicU64,
+    pub(crate) confirmations: Confirmations,
     /// Nodes that lost their data, and when they may be readmitted.
     pub(crate) returning: Mutex<Vec<(NodeIndex, Instant)>>,
     /// Why a vote cannot readmit nodes, as of the last refresh.
@@ -67,12 +62,10 @@ impl ViewNodes {
         for handle in &handles {
             handle.node.set_longest_ttl(longest_ttl);
         }
-        let seen_at = handles.iter().map(|_| AtomicU64::new(0)).collect();
         Self {
             view,
+            confirmations: Confirmations::new(handles.len()),
             handles,
-            seen_at,
-            confirmed_at: AtomicU64::new(0),
             returning: Mutex::default(),
             outlook: Mutex::default(),
             next: OnceLock::new(),
@@ -133,35 +126,6 @@ impl ViewNodes {
         &self.handles[node.get()]
     }
 
-    /// `node` has answered a request that was sent at `sent_at`, under exactly this
-    /// view.
-    pub(crate) fn saw(&self, node: NodeIndex, sent_at: Instant) {
-        let seen = &self.seen_at[node.get()];
-        let known = Instant::from_nanos(seen.load(Ordering::Relaxed));
-        if sent_at > known + SEEN_GRAIN {
-            seen.fetch_max(sent_at.as_nanos(), Ordering::Relaxed);
-        }
-    }
-
-    /// The latest instant at which a majority is known to have served the view. It
-    /// is computed again only if the last result is before `good_enough`.
-    pub(crate) fn confirmed_at(&self, good_enough: Instant) -> Instant {
-        let known = Instant::from_nanos(self.confirmed_at.load(Ordering::Relaxed));
-        if known >= good_enough {
-            return known;
-        }
-        let seen_at = |node: NodeIndex| self.seen_at[node.get()].load(Ordering::Relaxed);
-        let confirmed = self.view.confirmed_at(seen_at);
-        self.confirmed_at.fetch_max(confirmed, Ordering::Relaxed);
-        Instant::from_nanos(confirmed)
-    }
-
-    /// Whether every node has answered under the view since `since`.
-    pub(crate) fn has_seen_all(&self, since: Instant) -> bool {
-        let mut seen = self.seen_at.iter();
-        seen.all(|seen| seen.load(Ordering::Relaxed) >= since.as_nanos())
-    }
-
     /// Records why a vote cannot readmit nodes.
     pub(crate) fn expect(&self, outlook: Option<Outlook>) {
         *self.outlook.lock() = outlook;
@@ -171,23 +135,6 @@ impl ViewNodes {
     pub(crate) fn is_returning(&self, node: NodeIndex) -> bool {
         let returning = self.returning.lock();
         returning.iter().any(|(other, _)| *other == node)
-    }
-
-    /// Nodes outside `placement` that need a STATUS request so that an operation
-    /// started at `t0` can be confirmed. None while half of the view lease is left:
-    /// ordinary answers then mostly renew it in time.
-    pub(crate) fn probes(&self, placement: &Placement, t0: Instant) -> Vec<NodeIndex> {
-        let fresh_since = t0 - self.view.view_lease() / 2;
-        if self.confirmed_at(fresh_since) >= fresh_since {
-            return Vec::new();
-        }
-        let nodes = (0..self.handles.len()).map(|node| NodeIndex::new(node as u16));
-        let is_fresh = |node: NodeIndex| {
-            self.seen_at[node.get()].load(Ordering::Relaxed) >= fresh_since.as_nanos()
-        };
-        nodes
-            .filter(|&node| placement.voter(node).is_none() && !is_fresh(node))
-            .collect()
     }
 
     /// How long a node may take to answer about a lease of `ttl`: as configured,
@@ -272,6 +219,12 @@ impl Outlook {
             }
             why => why.clone(),
         }
+    }
+}
+
+impl InView for ViewNodes {
+    fn view(&self) -> &View {
+        &self.view
     }
 }
 

@@ -121,7 +121,7 @@ impl Reconciler {
             let since = clock::now() - view_nodes.view.view_lease() / 2;
             let is_idle_look = !is_wanted && self.propose_at.is_none();
             if is_idle_look
-                && view_nodes.has_seen_all(since)
+                && view_nodes.confirmations.has_all(since)
                 && view_nodes.returning.lock().is_empty()
             {
                 view_nodes
@@ -304,7 +304,9 @@ impl Reconciler {
         {
             let serving = status.as_ref().map(|status| status.standing());
             if serving == Some(NodeState::Serving(view_nodes.view.id())) {
-                view_nodes.saw(NodeIndex::new(index as u16), snapshot.asked_at);
+                view_nodes
+                    .confirmations
+                    .saw(NodeIndex::new(index as u16), snapshot.asked_at);
             }
             handle.meter.seen(status.as_ref(), view_nodes.view.id());
             guide.saw(now, &handle.name, status.clone());

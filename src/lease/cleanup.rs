@@ -9,14 +9,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ringlock_ring::NodeIndex;
 
 use crate::clock;
+use crate::cluster::nodes::ViewNodes;
 use crate::error::Loss;
 use crate::lease::local_queue::Expires;
-use crate::lease::position::Position;
 use crate::lease::scheduler::{Due, Outstanding};
-use crate::lease::state::LeaseState;
+use crate::lease::state::{Entries, LeaseState};
 use crate::node::{Node, ReplyTo, Sink};
 use crate::proto::backoff::Backoff;
 use crate::proto::node::message::{Answer, Request};
+use crate::proto::quorum::Placement;
 use crate::proto::time::{Instant, drift};
 use crate::telemetry::events;
 
@@ -86,31 +87,31 @@ impl LeaseState {
 
     /// Sends a RELEASE to every node that may have an entry.
     pub(crate) fn release(self: &Arc<Self>) {
-        self.release_unless(|_| false);
-    }
-
-    /// Sends a RELEASE to every node that may have an entry and that the release of
-    /// [`standing`](Self::standing) does not reach.
-    pub(crate) fn release_elsewhere(self: &Arc<Self>, standing: Option<&Position>) {
-        let (view_nodes, placement) = match standing {
-            Some(position) => (&position.view_nodes, &position.placement),
-            None => (&self.view_nodes, &self.placement),
-        };
-        self.release_unless(|node| {
-            let mut members = placement.nodes().iter();
-            members.any(|&member| Arc::ptr_eq(&view_nodes.handle(member).node, node))
-        });
-    }
-
-    fn release_unless(self: &Arc<Self>, is_reached: impl Fn(&Arc<dyn Node>) -> bool) {
-        let (has_left, elsewhere) = self.entries(clock::now());
-        for voter in self.placement.voters().iter().filter(|_| !has_left) {
-            let member = self.placement.node(voter);
-            if !is_reached(&self.view_nodes.handle(member).node) {
-                self.release_at(ReleaseTarget::Member(member));
+        match self.entries(clock::now()) {
+            Entries::Granted(placement) => {
+                for &node in placement.nodes() {
+                    self.release_at(ReleaseTarget::Member(node));
+                }
             }
+            Entries::Moved(nodes) => self.release_at_each(nodes),
         }
-        for node in elsewhere.into_iter().filter(|node| !is_reached(node)) {
+    }
+
+    /// Sends a RELEASE to every node that may have an entry and that a release by
+    /// `placement` in the view of `last` does not reach.
+    pub(crate) fn release_elsewhere(self: &Arc<Self>, last: &ViewNodes, placement: &Placement) {
+        let Entries::Moved(mut nodes) = self.entries(clock::now()) else {
+            return;
+        };
+        nodes.retain(|node| {
+            let mut members = placement.nodes().iter();
+            !members.any(|&member| Arc::ptr_eq(&last.handle(member).node, node))
+        });
+        self.release_at_each(nodes);
+    }
+
+    fn release_at_each(self: &Arc<Self>, nodes: Vec<Arc<dyn Node>>) {
+        for node in nodes {
             self.release_at(ReleaseTarget::Node(node));
         }
     }

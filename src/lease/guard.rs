@@ -248,10 +248,11 @@ impl Guard {
         lease.end(Loss::Released, now);
         lease.count_release(loss.is_some());
         events::released(&lease.key, self.fence);
-        let (position, placement) = lease.standing();
+        let (later, placement) = lease.last_success();
         let machine = Release::new(lease.key.clone(), lease.token.clone(), placement, now);
-        let running = Operation::start_from(machine, &lease, position.clone(), None);
-        lease.release_elsewhere(position.as_deref());
+        let running = Operation::start_from(machine, &lease, later.clone(), None);
+        let last = later.as_ref().unwrap_or(&lease.view_nodes);
+        lease.release_elsewhere(last, &placement);
         lease.pass_ticket();
         let limit = now + 2 * lease.view_nodes.node_timeout(lease.ttl);
         let released = running.by(limit).await;
@@ -268,10 +269,7 @@ impl Guard {
                 })
             }
             ReleaseOutcome::Unknown { refusals } => {
-                let view_nodes = position
-                    .as_ref()
-                    .map_or(&lease.view_nodes, |position| &position.view_nodes);
-                let causes = view_nodes.causes(refusals);
+                let causes = last.causes(refusals);
                 events::release_unanswered(&lease.key, self.fence, &Causes(&causes));
                 return Ok((Released::Unknown, None));
             }

@@ -8,16 +8,14 @@ use crate::clock;
 use crate::cluster::nodes::ViewNodes;
 use crate::error::Loss;
 use crate::lease::cleanup::ReleaseTarget;
-use crate::lease::position::Position;
 use crate::lease::scheduler::Outstanding;
 use crate::lease::state::LeaseState;
-use crate::proto::lease_record::known::Known;
 use crate::proto::node::message::{Answer, Reply};
 use crate::proto::operation::acquire::{Attempt, Denied, DenyReason};
 use crate::proto::operation::extend::{Extend, ExtendOutcome};
 use crate::proto::operation::machine::{Machine, Step};
 use crate::proto::operation::release::{Release, ReleaseOutcome};
-use crate::proto::quorum::VoterSet;
+use crate::proto::quorum::Placement;
 use crate::proto::time::Instant;
 
 /// A lease, and the view of one of its operations.
@@ -25,7 +23,7 @@ use crate::proto::time::Instant;
 pub(crate) struct OperationContext {
     pub(crate) lease: Arc<LeaseState>,
     /// `None`: the view under which the lease was granted.
-    pub(crate) position: Option<Arc<Position>>,
+    pub(crate) later: Option<Arc<ViewNodes>>,
 }
 
 impl OperationContext {
@@ -33,43 +31,32 @@ impl OperationContext {
     pub(crate) fn of(lease: &Arc<LeaseState>) -> Self {
         Self {
             lease: Arc::clone(lease),
-            position: None,
+            later: None,
         }
     }
 
     pub(crate) fn view_nodes(&self) -> &Arc<ViewNodes> {
-        match &self.position {
-            Some(position) => &position.view_nodes,
-            None => &self.lease.view_nodes,
-        }
+        self.later.as_ref().unwrap_or(&self.lease.view_nodes)
     }
 
     pub(crate) fn target(&self, node: NodeIndex) -> ReleaseTarget {
-        match &self.position {
-            Some(position) => {
-                ReleaseTarget::Node(Arc::clone(&position.view_nodes.handle(node).node))
-            }
+        match &self.later {
+            Some(later) => ReleaseTarget::Node(Arc::clone(&later.handle(node).node)),
             None => ReleaseTarget::Member(node),
         }
-    }
-
-    /// Records in the ledger of its view what an answer shows about the entries.
-    pub(crate) fn acknowledge(&self, has: Known, lacks: VoterSet) {
-        let ledger = match &self.position {
-            Some(position) => position.ledger(),
-            None => self.lease.ledger(),
-        };
-        ledger.take_in(has, lacks);
     }
 }
 
 /// A machine together with the effect of its outcome on the lease.
 pub(crate) trait LeaseMachine: Machine<Outcome: Send> + Send + 'static {
     /// Records the outcome, with or without a waiting caller.
-    fn settle(ctx: &OperationContext, outcome: &Self::Outcome, now: Instant);
+    fn settle(ctx: &OperationContext, placement: &Placement, outcome: &Self::Outcome, now: Instant);
 
     /// Whether its steps depend on the time.
     const MINDS_TIME: bool = true;
+
+    /// Whether what it learns of entries is recorded before its outcome.
+    const ACKNOWLEDGES_BEFORE_OUTCOME: bool = true;
 
     /// Receives every answer, also those that the machine no longer needs.
     fn answered(_site: &OperationContext, _from: NodeIndex, _step: Step, _answer: &Answer) {}
@@ -92,7 +79,9 @@ pub(crate) trait LeaseMachine: Machine<Outcome: Send> + Send + 'static {
 }
 
 impl LeaseMachine for Attempt {
-    fn settle(ctx: &OperationContext, outcome: &Self::Outcome, now: Instant) {
+    const ACKNOWLEDGES_BEFORE_OUTCOME: bool = false;
+
+    fn settle(ctx: &OperationContext, _: &Placement, outcome: &Self::Outcome, now: Instant) {
         if let Ok(grant) = outcome {
             ctx.lease.grant(grant, now);
         }
@@ -123,8 +112,13 @@ impl LeaseMachine for Attempt {
 }
 
 impl LeaseMachine for Extend {
-    fn settle(ctx: &OperationContext, outcome: &ExtendOutcome, now: Instant) {
-        ctx.lease.renewed(ctx.position.as_ref(), outcome, now);
+    fn settle(
+        ctx: &OperationContext,
+        placement: &Placement,
+        outcome: &ExtendOutcome,
+        now: Instant,
+    ) {
+        ctx.lease.renewed(ctx.view_nodes(), placement, outcome, now);
     }
 
     fn unanswered() -> ExtendOutcome {
@@ -163,7 +157,7 @@ impl LeaseMachine for Extend {
 impl LeaseMachine for Release {
     const MINDS_TIME: bool = false;
 
-    fn settle(_: &OperationContext, _: &Self::Outcome, _: Instant) {}
+    fn settle(_: &OperationContext, _: &Placement, _: &Self::Outcome, _: Instant) {}
 
     fn unanswered() -> ReleaseOutcome {
         ReleaseOutcome::Unknown {

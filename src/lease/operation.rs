@@ -14,12 +14,11 @@ use ringlock_ring::NodeIndex;
 use crate::clock;
 use crate::cluster::nodes::ViewNodes;
 use crate::lease::machines::{LeaseMachine, OperationContext};
-use crate::lease::position::Position;
 use crate::lease::scheduler::Outstanding;
 use crate::lease::state::LeaseState;
 use crate::node::{ReplyTo, Sink};
-use crate::proto::lease_record::known::Known;
 use crate::proto::node::message::{Answer, Reply, Request, ViewId};
+use crate::proto::operation::known::Known;
 use crate::proto::operation::machine::{Effects, Event, Step, vouches_for};
 use crate::proto::quorum::{Placement, Voter, VoterSet};
 use crate::proto::time::Instant;
@@ -41,6 +40,8 @@ struct OperationState<M: LeaseMachine> {
     /// A thread is emptying the outbox: nodes that answer at once re-enter.
     is_sending: bool,
     outcome: Option<M::Outcome>,
+    /// It has had its outcome, and processes late answers.
+    is_settled: bool,
     waker: Option<Waker>,
 }
 
@@ -95,21 +96,24 @@ impl<M: LeaseMachine> Operation<M> {
         Self::start_at(machine, OperationContext::of(lease), limit)
     }
 
-    /// Starts an operation under the view of `position`; `None` is the view of the
+    /// Starts an operation under the view of `later`; `None` is the view of the
     /// grant.
     pub(crate) fn start_from(
         machine: M,
         lease: &Arc<LeaseState>,
-        position: Option<Arc<Position>>,
+        later: Option<Arc<ViewNodes>>,
         limit: Option<Instant>,
     ) -> OperationFuture<M> {
         let lease = Arc::clone(lease);
-        Self::start_at(machine, OperationContext { lease, position }, limit)
+        Self::start_at(machine, OperationContext { lease, later }, limit)
     }
 
     fn start_at(machine: M, ctx: OperationContext, limit: Option<Instant>) -> OperationFuture<M> {
         let t0 = machine.started_at();
-        let probes = ctx.view_nodes().probes(machine.placement(), t0);
+        let view_nodes = ctx.view_nodes();
+        let probes = view_nodes
+            .confirmations
+            .probes(&view_nodes.view, machine.placement(), t0);
         let outstanding = M::outstanding(&ctx.lease);
         let operation = Arc::new(Self {
             ctx,
@@ -120,6 +124,7 @@ impl<M: LeaseMachine> Operation<M> {
                 outbox: Outgoing::default(),
                 is_sending: false,
                 outcome: None,
+                is_settled: false,
                 waker: None,
             }),
             _outstanding: outstanding,
@@ -152,10 +157,10 @@ impl<M: LeaseMachine> Operation<M> {
     }
 
     fn feed(self: &Arc<Self>, now: Instant, event: Event) {
-        let lease = self.view_nodes().view.view_lease();
-        let confirmed_at = self
-            .view_nodes()
-            .confirmed_at(self.t0 - lease + std::time::Duration::from_nanos(1));
+        let view_nodes = self.view_nodes();
+        let confirmed_at = view_nodes
+            .confirmations
+            .for_operation(&view_nodes.view, self.t0);
         let mut core = self.core.lock();
         let effects = core.machine.on(now, confirmed_at, event);
         self.take_in(&mut core, effects, now);
@@ -174,7 +179,14 @@ impl<M: LeaseMachine> Operation<M> {
             disowned,
             outcome,
         } = effects;
-        self.ctx.acknowledge(Known { seen, vouching }, disowned);
+        // The outcome of an attempt contains what it had learned by then.
+        if M::ACKNOWLEDGES_BEFORE_OUTCOME || core.is_settled {
+            let placement = core.machine.placement();
+            let has = Known { seen, vouching };
+            self.ctx
+                .lease
+                .acknowledge(self.view_nodes(), placement, has, disowned);
+        }
         let outbox = &mut core.outbox;
         match send {
             Some((Step::WriteBack, voters)) => outbox.write_back = outbox.write_back.union(voters),
@@ -186,7 +198,8 @@ impl<M: LeaseMachine> Operation<M> {
         outbox.release = outbox.release.union(release);
         let Some(outcome) = outcome else { return };
         outbox.is_end |= M::ends_lease(&outcome);
-        M::settle(&self.ctx, &outcome, now);
+        M::settle(&self.ctx, core.machine.placement(), &outcome, now);
+        core.is_settled = true;
         core.outcome = Some(outcome);
     }
 
@@ -251,7 +264,7 @@ impl<M: LeaseMachine> Sink for Operation<M> {
     fn accept(self: Arc<Self>, ticket: u32, answer: Answer) {
         let (from, step) = (NodeIndex::new((ticket >> 8) as u16), step(ticket));
         if vouches_for(&answer, self.view_nodes().view.id()) {
-            self.view_nodes().saw(from, self.t0);
+            self.view_nodes().confirmations.saw(from, self.t0);
         }
         if let Ok(Reply::Stale(serving)) = &answer
             && !self.is_past(*serving)

@@ -7,9 +7,9 @@ use crate::clock;
 use crate::error::{Error, Loss};
 use crate::lease::operation::{Operation, OperationFuture};
 use crate::lease::scheduler::Due;
-use crate::lease::state::{ExtensionBase, LeaseState};
+use crate::lease::state::LeaseState;
 use crate::proto::lease::Ttl;
-use crate::proto::operation::extend::{Extend, ExtendParams};
+use crate::proto::operation::extend::Extend;
 use crate::proto::time::Instant;
 
 impl LeaseState {
@@ -24,48 +24,19 @@ impl LeaseState {
     pub(crate) fn renew(self: &Arc<Self>, ttl: Ttl) -> Result<OperationFuture<Extend>, Error> {
         let t0 = clock::now();
         let over = self.check(t0);
-        let ExtensionBase {
-            fence,
-            valid_until,
-            position,
-        } = self.follow(t0);
-        let (Some(fence), None) = (fence, over) else {
+        let (Some((params, later)), None) = (self.extend_params(ttl, t0), over) else {
             let reason = over.unwrap_or(Loss::Expired);
             return Err(Error::Lost {
                 key: self.key.clone(),
                 reason,
             });
         };
-        let view_nodes = position
-            .as_ref()
-            .map_or(&self.view_nodes, |position| &position.view_nodes);
-        let params = ExtendParams {
-            view: view_nodes.view.id(),
-            view_lease: view_nodes.view.view_lease(),
-            key: self.key.clone(),
-            token: self.token.clone(),
-            fence,
-            ttl: ttl.at_most(view_nodes.view.max_ttl()),
-            placement: position
-                .as_ref()
-                .map_or(self.placement, |position| position.placement),
-            established: position.as_ref().map_or_else(
-                || self.placement.groups().count(),
-                |position| position.established(),
-            ),
-            known: position
-                .as_ref()
-                .map_or(self.ledger(), |position| position.ledger())
-                .read(),
-            valid_until,
-            t0,
-        };
-        let machine = Extend::new(params);
+        let limit = Some(params.valid_until);
         Ok(Operation::start_from(
-            machine,
+            Extend::new(params),
             self,
-            position,
-            Some(valid_until),
+            later,
+            limit,
         ))
     }
 }

@@ -11,19 +11,17 @@ use crate::cluster::nodes::ViewNodes;
 use crate::error::Loss;
 use crate::lease::context::LeaseContext;
 use crate::lease::local_queue::Ticket;
-use crate::lease::position::{Ledger, Position, Relocation};
 use crate::node::Node;
 use crate::proto::lease::{Fence, Key, Token, Ttl};
-use crate::proto::lease_record::carry::LastSuccess;
+use crate::proto::lease_record::record::LeaseRecord;
+use crate::proto::lease_record::renewal::RenewalSchedule;
 use crate::proto::operation::acquire::{AcquireParams, Grant};
-use crate::proto::operation::extend::ExtendOutcome;
+use crate::proto::operation::extend::{ExtendOutcome, ExtendParams};
+use crate::proto::operation::known::Known;
 use crate::proto::operation::machine::Refusal;
-use crate::proto::quorum::Placement;
+use crate::proto::quorum::{Placement, VoterSet};
 use crate::proto::time::Instant;
 use crate::telemetry::events;
-
-/// Renewals that fall due within this time are sent together.
-const RENEWAL_GRID: Duration = Duration::from_millis(10);
 
 /// How a lease is kept alive.
 #[derive(Clone, Copy, Debug)]
@@ -42,11 +40,9 @@ pub(crate) struct LeaseState {
     pub(crate) key: Key,
     pub(crate) token: Token,
     pub(crate) ttl: Ttl,
-    pub(crate) placement: Placement,
     pub(crate) keep_alive: Option<KeepAlive>,
     /// When its attempt started.
     pub(crate) asked_at: Instant,
-    ledger: Ledger,
     state: Mutex<State>,
     /// Wakes the waiters of its end, once there are any.
     ended: OnceLock<Box<Notify>>,
@@ -54,26 +50,21 @@ pub(crate) struct LeaseState {
 
 #[derive(Debug)]
 struct State {
-    valid_until: Instant,
+    record: LeaseRecord<Arc<ViewNodes>>,
     /// How long the attempt took, in microseconds.
     trip: u32,
-    fence: Option<Fence>,
     ended: Option<Loss>,
     /// When to extend it next, if it is kept alive.
-    renew_at: Instant,
-    /// The last extend failed because it needs a newer view.
-    awaits_view: bool,
+    renewals: Option<RenewalSchedule>,
     ticket: Option<Ticket<LeaseState>>,
-    /// Its positions in later views.
-    moved: Option<Box<Relocation>>,
 }
 
-/// The starting point of an extend.
-pub(crate) struct ExtensionBase {
-    pub(crate) fence: Option<Fence>,
-    pub(crate) valid_until: Instant,
-    /// Where to extend it; `None`: where it was granted.
-    pub(crate) position: Option<Arc<Position>>,
+/// The nodes that may have entries of a lease.
+pub(crate) enum Entries {
+    /// Those of the view of its grant.
+    Granted(Placement),
+    /// Nodes of several views, each once.
+    Moved(Vec<Arc<dyn Node>>),
 }
 
 impl LeaseState {
@@ -88,26 +79,21 @@ impl LeaseState {
         keep_alive: Option<KeepAlive>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            placement: view_nodes.view.place(key),
             // The view may have changed since the call started.
             ttl: ttl.at_most(view_nodes.view.max_ttl()),
             context,
+            state: Mutex::new(State {
+                record: LeaseRecord::new(Arc::clone(&view_nodes), view_nodes.view.place(key)),
+                trip: 0,
+                ended: None,
+                renewals: None,
+                ticket: None,
+            }),
             view_nodes,
             key: key.clone(),
             token,
             keep_alive,
             asked_at,
-            ledger: Ledger::default(),
-            state: Mutex::new(State {
-                valid_until: Instant::default(),
-                trip: 0,
-                fence: None,
-                ended: None,
-                renew_at: Instant::default(),
-                awaits_view: false,
-                ticket: None,
-                moved: None,
-            }),
             ended: OnceLock::new(),
         })
     }
@@ -120,7 +106,7 @@ impl LeaseState {
             key: self.key.clone(),
             token: self.token.clone(),
             ttl: self.ttl,
-            placement: self.placement,
+            placement: self.placement(),
             t0: self.asked_at,
         }
     }
@@ -128,19 +114,19 @@ impl LeaseState {
     /// Records that the attempt has won.
     pub(crate) fn grant(&self, grant: &Grant, now: Instant) {
         let mut state = self.state.lock();
-        state.valid_until = grant.valid_until;
+        let Grant {
+            fence,
+            valid_until,
+            known,
+            ..
+        } = *grant;
+        state.record.granted(fence, valid_until, known);
         let trip = now.saturating_since(self.asked_at).as_micros();
         state.trip = u32::try_from(trip).unwrap_or(u32::MAX);
-        state.fence = Some(grant.fence);
         self.context.counters.held.came();
-        if let Some(keep_alive) = &self.keep_alive {
-            // The first renewal is at a random point of the second half: many
-            // leases are often taken at once.
-            let first = keep_alive
-                .interval
-                .mul_f64(1.0 - rand::random::<f64>() / 2.0);
-            state.renew_at = next_renewal(now, first);
-        }
+        state.renewals = self
+            .keep_alive
+            .map(|keep_alive| RenewalSchedule::new(keep_alive.interval, now, rand::random()));
     }
 
     /// Keeps the place in the process's queue while the lease lasts.
@@ -160,12 +146,26 @@ impl LeaseState {
     }
 
     pub(crate) fn valid_until(&self) -> Instant {
-        self.state.lock().valid_until
+        self.state.lock().record.valid_until()
     }
 
-    /// What is known of its entries under the view of its grant.
-    pub(crate) fn ledger(&self) -> &Ledger {
-        &self.ledger
+    /// The nodes of its grant or last extend.
+    pub(crate) fn placement(&self) -> Placement {
+        self.state.lock().record.base().placement
+    }
+
+    /// Records what an operation in the view of `at` has learned of its entries.
+    pub(crate) fn acknowledge(
+        &self,
+        at: &Arc<ViewNodes>,
+        placement: &Placement,
+        has: Known,
+        lacks: VoterSet,
+    ) {
+        if has != Known::NONE || !lacks.is_empty() {
+            let mut state = self.state.lock();
+            state.record.acknowledge(at, placement, has, lacks);
+        }
     }
 
     /// Why the lease is over, if it is. Lapses the lease at its end; then the flag
@@ -177,13 +177,13 @@ impl LeaseState {
         }
         let loss = if self.keep_alive.is_some_and(|keep| now >= keep.until) {
             Loss::MaxHold
-        } else if now >= state.valid_until {
+        } else if now >= state.record.valid_until() {
             Loss::Expired
         } else {
             return None;
         };
         self.finish(&mut state, loss, now);
-        let fence = state.fence;
+        let fence = state.record.fence();
         // A subscriber of the event may read the lease.
         drop(state);
         self.lost(loss, fence);
@@ -193,7 +193,7 @@ impl LeaseState {
     /// Why the lease is over, if it is; outer `None` while it is not granted.
     pub(crate) fn end_since_grant(&self) -> Option<Option<Loss>> {
         let state = self.state.lock();
-        state.fence.map(|_| state.ended)
+        state.record.fence().map(|_| state.ended)
     }
 
     /// When the lease ends unless it is extended.
@@ -203,7 +203,8 @@ impl LeaseState {
 
     fn end_of(&self, state: &State) -> Instant {
         let limit = self.keep_alive.map(|keep| keep.until);
-        limit.map_or(state.valid_until, |limit| limit.min(state.valid_until))
+        let end = state.record.valid_until();
+        limit.map_or(end, |limit| limit.min(end))
     }
 
     /// Wakes the waiters of the end. The end may come before the call.
@@ -225,7 +226,7 @@ impl LeaseState {
     fn finish(&self, state: &mut State, loss: Loss, now: Instant) {
         state.ended = Some(loss);
         // An abandoned attempt ends too, but was never held.
-        if state.fence.is_some() {
+        if state.record.fence().is_some() {
             let counters = &self.context.counters;
             counters.held.went();
             let granted_at = self.asked_at + Duration::from_micros(state.trip.into());
@@ -260,57 +261,39 @@ impl LeaseState {
         drop(ticket);
     }
 
-    /// The starting point of an extend at `now`.
-    pub(crate) fn follow(&self, now: Instant) -> ExtensionBase {
+    /// The input of an extend to `ttl` at `t0`, in the newest view, and the nodes of
+    /// that view unless it is the one of the grant. `None` if it is not granted.
+    pub(crate) fn extend_params(
+        &self,
+        ttl: Ttl,
+        t0: Instant,
+    ) -> Option<(ExtendParams, Option<Arc<ViewNodes>>)> {
         let mut state = self.state.lock();
-        let position = self.newest_stance(&mut state, now);
-        ExtensionBase {
-            fence: state.fence,
-            valid_until: state.valid_until,
-            position,
+        if let Some(newest) = state.record.newest().at.newest().map(Arc::clone) {
+            state.record.move_to(newest, &self.key, t0);
         }
+        let record = &state.record;
+        let params = record.extend_params(&self.key, &self.token, ttl, t0)?;
+        Some((params, self.unless_granted(&record.newest().at)))
     }
 
-    /// Where to extend it: in the newest view. `None`: that is still the view of
-    /// its grant.
-    fn newest_stance(&self, state: &mut State, now: Instant) -> Option<Arc<Position>> {
-        let known = state.moved.as_ref().and_then(|moved| moved.newest());
-        let view_nodes = known.map_or(&self.view_nodes, |position| &position.view_nodes);
-        if let Some(newest) = view_nodes.newest().map(Arc::clone) {
-            let granted = LastSuccess {
-                view: &self.view_nodes.view,
-                placement: self.placement,
-                known: self.ledger.read(),
-            };
-            let until = now
-                + newest
-                    .view
-                    .longest_ttl()
-                    .max(self.view_nodes.view.longest_ttl());
-            let moved = state.moved.get_or_insert_default();
-            moved.forget(now);
-            moved.follow(newest, &granted, &self.key, until);
-        }
-        state.moved.as_ref()?.newest().map(Arc::clone)
-    }
-
-    /// The position of its last success, if it is not that of the grant, and the
-    /// placement there.
-    pub(crate) fn standing(&self) -> (Option<Arc<Position>>, Placement) {
+    /// The view and the placement of its grant or last extend; `None`: the view of
+    /// the grant.
+    pub(crate) fn last_success(&self) -> (Option<Arc<ViewNodes>>, Placement) {
         let state = self.state.lock();
-        let base = state
-            .moved
-            .as_ref()
-            .and_then(|moved| moved.base())
-            .map(Arc::clone);
-        let placement = base.as_ref().map_or(self.placement, |base| base.placement);
-        (base, placement)
+        let base = state.record.base();
+        (self.unless_granted(&base.at), base.placement)
     }
 
-    /// Records an extend's outcome.
+    fn unless_granted(&self, at: &Arc<ViewNodes>) -> Option<Arc<ViewNodes>> {
+        (!Arc::ptr_eq(at, &self.view_nodes)).then(|| Arc::clone(at))
+    }
+
+    /// Records the outcome of an extend in the view of `at`.
     pub(crate) fn renewed(
         &self,
-        position: Option<&Arc<Position>>,
+        at: &Arc<ViewNodes>,
+        placement: &Placement,
         extension: &ExtendOutcome,
         now: Instant,
     ) {
@@ -319,24 +302,16 @@ impl LeaseState {
             ExtendOutcome::Extended(until) => {
                 counters.extended.add_one();
                 let mut state = self.state.lock();
-                state.awaits_view = false;
-                let limit = now + self.view_nodes.view.longest_ttl();
-                if let (Some(position), Some(moved)) = (position, &mut state.moved) {
-                    moved.settle(position, limit);
-                }
-                if state.ended.is_none() {
-                    state.valid_until = state.valid_until.max(*until);
-                    if let Some(keep_alive) = &self.keep_alive {
-                        let max_ttl = position.map(|position| position.view_nodes.view.max_ttl());
-                        let most = max_ttl.map_or(Duration::MAX, |max_ttl| max_ttl / 3);
-                        state.renew_at = next_renewal(now, keep_alive.interval.min(most));
-                    }
+                state.record.extended(at, placement, *until, now);
+                if let Some(renewals) = &mut state.renewals {
+                    renewals.extended(now, at.view.max_ttl(), rand::random());
                 }
             }
             ExtendOutcome::Unchanged { refusals, .. } => {
                 events::extend_failed(&self.key, refusals.len());
-                let is_stale = |(_, refusal): &(_, Refusal)| refusal.is_stale();
-                self.state.lock().awaits_view |= refusals.iter().any(is_stale);
+                if let Some(renewals) = &mut self.state.lock().renewals {
+                    renewals.failed(refusals);
+                }
                 counters.extend_unchanged.add_one();
             }
             ExtendOutcome::Lost { refusals } => {
@@ -347,7 +322,7 @@ impl LeaseState {
                     false => Loss::Gone,
                 };
                 if self.end(loss, now).is_none() {
-                    let fence = self.state.lock().fence;
+                    let fence = self.state.lock().record.fence();
                     self.lost(loss, fence);
                     // Waiters need not wait until the guard is dropped.
                     self.pass_ticket();
@@ -356,47 +331,41 @@ impl LeaseState {
         }
     }
 
-    /// Whether a renewal is due; if so, the following one is not before `next`.
-    pub(crate) fn take_due_renewal(&self, now: Instant, next: Instant) -> bool {
+    /// Whether a renewal is due; if so, the following one is not before `retry`.
+    pub(crate) fn take_due_renewal(&self, now: Instant, retry: Instant) -> bool {
         let mut state = self.state.lock();
-        let is_due = state.renew_at <= now;
-        if is_due {
-            state.renew_at = next;
-        }
-        is_due
+        let renewals = state.renewals.as_mut();
+        renewals.is_some_and(|renewals| renewals.take_due(now, retry))
     }
 
     /// When to extend it next, or when it ends; not after `latest`.
     pub(crate) fn next_event(&self, latest: Instant) -> Instant {
         let state = self.state.lock();
-        state.renew_at.min(latest).min(self.end_of(&state))
+        let renewal = state.renewals.as_ref().map(RenewalSchedule::next);
+        let end = self.end_of(&state);
+        renewal.map_or(end, |renewal| renewal.min(end)).min(latest)
     }
 
     /// Handles a newer view: if the last extend failed because it needs one, makes
     /// the next extend due at `now` and returns true.
     pub(crate) fn renew_in_newer_view(&self, now: Instant) -> bool {
         let mut state = self.state.lock();
-        if state.awaits_view {
-            state.renew_at = now;
-        }
-        state.awaits_view
+        let renewals = state.renewals.as_mut();
+        renewals.is_some_and(|renewals| renewals.view_changed(now))
     }
 
-    /// Whether no entry can be left where the lease was granted, and every other
-    /// node that may have an entry.
-    pub(crate) fn entries(&self, now: Instant) -> (bool, Vec<Arc<dyn Node>>) {
-        match &self.state.lock().moved {
-            Some(moved) => moved.entries(now),
-            None => (false, Vec::new()),
+    /// The nodes that may have an entry of it.
+    pub(crate) fn entries(&self, now: Instant) -> Entries {
+        let state = self.state.lock();
+        if !state.record.has_moved() {
+            return Entries::Granted(state.record.base().placement);
         }
+        let entries = state.record.entries(now);
+        let mut nodes: Vec<_> = entries
+            .map(|(at, node)| Arc::clone(&at.handle(node).node))
+            .collect();
+        nodes.sort_by_key(|node| Arc::as_ptr(node).cast::<()>());
+        nodes.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        Entries::Moved(nodes)
     }
-}
-
-/// When to extend a lease next, `interval` from `now`: up to a tenth earlier, so
-/// that renewals that started together spread out, and on a grid, so that renewals
-/// of one moment are sent together.
-fn next_renewal(now: Instant, interval: Duration) -> Instant {
-    let at = now + interval - interval.mul_f64(rand::random::<f64>() / 10.0);
-    let grid = (interval / 64).min(RENEWAL_GRID).as_nanos().max(1) as u64;
-    Instant::from_nanos(at.as_nanos() / grid * grid)
 }

@@ -1,5 +1,6 @@
 //! The position of a lease in one view, and how it is carried over to another.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use ringlock_ring::NodeIndex;
@@ -10,7 +11,7 @@ use crate::operation::known::Known;
 use crate::quorum::{Placement, VoterSet};
 
 /// A view, as the owner of a record refers to it.
-pub trait InView: Clone {
+pub trait InView {
     /// The view.
     fn view(&self) -> &View;
 
@@ -21,9 +22,29 @@ pub trait InView: Clone {
     }
 }
 
-impl InView for Arc<View> {
+impl InView for View {
     fn view(&self) -> &View {
         self
+    }
+}
+
+impl<V: InView> InView for Arc<V> {
+    fn view(&self) -> &View {
+        (**self).view()
+    }
+
+    fn is_same_node(&self, node: NodeIndex, there: &Self, other: NodeIndex) -> bool {
+        (**self).is_same_node(node, there, other)
+    }
+}
+
+impl<V: InView> InView for Rc<V> {
+    fn view(&self) -> &View {
+        (**self).view()
+    }
+
+    fn is_same_node(&self, node: NodeIndex, there: &Self, other: NodeIndex) -> bool {
+        (**self).is_same_node(node, there, other)
     }
 }
 
@@ -41,7 +62,7 @@ pub struct Position<V> {
     pub known: Known,
 }
 
-impl<V: InView> Position<V> {
+impl<V: InView + Clone> Position<V> {
     /// The position in `at` of a lease that has succeeded nowhere.
     pub(super) fn new(at: V, placement: Placement) -> Self {
         Self {
@@ -103,55 +124,8 @@ impl<V: InView> Position<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::membership::topology::Topology;
-    use crate::membership::view::Nonces;
-
-    const OLD: [&str; 3] = ["b", "c", "d"];
-    /// The members after a change, in another order.
-    const NEW: [&str; 3] = ["a", "b", "c"];
-    const ALL: [&str; 4] = ["a", "b", "c", "d"];
-
-    fn topology(names: &[&str], replicas: usize) -> Topology {
-        Topology {
-            vnodes: 16,
-            ..Topology::sample(names, replicas)
-        }
-    }
-
-    /// One nonce each; the nodes in `anew` get a different one.
-    fn nonces(names: &[&str], anew: &[&str]) -> Nonces {
-        let nonce = |&name: &&str| {
-            let is_new = anew.contains(&name);
-            let kind = if is_new { "new" } else { "old" };
-            (name.into(), format!("{kind} nonce of {name}").into())
-        };
-        names.iter().map(nonce).collect()
-    }
-
-    fn stable_but(names: &[&str], anew: &[&str]) -> Arc<View> {
-        Arc::new(View::stable(9, topology(names, 3), &nonces(names, anew)).unwrap())
-    }
-
-    fn stable(names: &[&str]) -> Arc<View> {
-        stable_but(names, &[])
-    }
-
-    fn joint_but(old: &[&str], new: &[&str], anew: &[&str]) -> Arc<View> {
-        let all: Vec<&str> = ALL
-            .into_iter()
-            .filter(|name| old.contains(name) || new.contains(name))
-            .collect();
-        let (from, to) = (topology(old, 3), topology(new, 3));
-        Arc::new(View::joint(9, from, to, 9, &nonces(&all, anew)).unwrap())
-    }
-
-    fn joint(old: &[&str], new: &[&str]) -> Arc<View> {
-        joint_but(old, new, &[])
-    }
-
-    fn key(index: usize) -> Key {
-        Key::new(format!("key {index}")).unwrap()
-    }
+    use crate::lease_record::samples::*;
+    use crate::membership::view::View;
 
     /// A lease on `key` whose entry these nodes hold.
     fn held(view: &Arc<View>, key: &Key, by: &[&str]) -> Position<Arc<View>> {

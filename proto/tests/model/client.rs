@@ -3,16 +3,17 @@
 
 use std::sync::Arc;
 
+use ringlock_proto::confirmation::Confirmations;
 use ringlock_proto::lease::Token;
-use ringlock_proto::lease_record::known::Known;
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::message::{Answer, NodeError, NodeErrorKind, Reply, Request};
 use ringlock_proto::operation::acquire::{AcquireParams, Attempt};
-use ringlock_proto::operation::extend::{Extend, ExtendParams};
+use ringlock_proto::operation::extend::Extend;
 use ringlock_proto::operation::machine::{Event, Machine, Step, vouches_for};
 use ringlock_proto::operation::release::{Release, ReleaseOutcome};
 use ringlock_proto::quorum::Placement;
 use ringlock_proto::time::Instant;
+use ringlock_ring::NodeIndex;
 
 use crate::cluster::{home, key, member};
 use crate::lease::Lease;
@@ -35,13 +36,10 @@ pub(crate) struct Client {
     pub(crate) serial: u8,
     /// The token in use, by an attempt or a lease.
     pub(crate) token: Option<Token>,
-    /// Nodes that were asked for the token in use, as a bit mask.
-    pub(crate) asked: u8,
     pub(crate) op: Option<Op>,
     pub(crate) lease: Option<Lease>,
-    /// Per node, the send time of the newest request that it answered under the
-    /// client's view; unless [`is_confirmed_by_votes`].
-    seen_at: Vec<Option<u8>>,
+    /// Confirmations of the client's view; none where [`is_confirmed_by_votes`].
+    confirmations: Confirmations,
 }
 
 /// An operation whose outcome is open.
@@ -52,9 +50,8 @@ pub(crate) struct Op {
     pub(crate) view: Arc<View>,
     pub(crate) t0: u8,
     pub(crate) waits: Vec<(usize, Kind)>,
-    /// What was learned of its entries, where the lease is still based on
-    /// another view.
-    pub(crate) holders: Known,
+    /// Confirmations of its view, once the client uses another one.
+    confirmations: Option<Confirmations>,
     /// Whether another client could have had a quorum before it began, in
     /// scenarios where no client can know what happens while it runs.
     pub(crate) has_gap: bool,
@@ -64,17 +61,16 @@ pub(crate) struct Op {
 }
 
 impl Client {
-    pub(crate) fn new(scenario: &Scenario, view: Arc<View>) -> Self {
+    pub(crate) fn new(view: Arc<View>) -> Self {
         Self {
+            confirmations: Confirmations::new(view.len()),
             view,
             attempts: 0,
             extends: 0,
             serial: 0,
             token: None,
-            asked: 0,
             op: None,
             lease: None,
-            seen_at: vec![None; scenario.nodes + scenario.spares],
         }
     }
 
@@ -93,7 +89,6 @@ impl Client {
         };
         let token = Token::new(drawn_by as u128 * 100 + u128::from(fresh), None);
         self.token = Some(token.clone());
-        self.asked = 0;
         let max_ttl = mutations::max_ttl(scenario, &self.view);
         let running = Running::Attempt(Attempt::new(AcquireParams {
             view: self.view.id(),
@@ -108,7 +103,7 @@ impl Client {
     }
 
     pub(crate) fn extend(&mut self, context: &mut Context<'_>, ticks: u8) {
-        let Some(lease) = &self.lease else { return };
+        let Some(lease) = &mut self.lease else { return };
         let scenario = &context.model.scenario;
         self.extends += 1;
         let late = if scenario.is(Mutant::ExtendAfterLapse) {
@@ -116,22 +111,17 @@ impl Client {
         } else {
             span(0)
         };
-        let carried = lease.carried(&self.view);
+        let record = &mut lease.record;
+        record.move_to(Arc::clone(&self.view), &key(), context.now());
         let max_ttl = mutations::max_ttl(scenario, &self.view);
-        let running = Running::Extend(Extend::new(ExtendParams {
-            view: self.view.id(),
-            view_lease: self.view.view_lease(),
-            key: key(),
-            token: lease.token.clone(),
-            fence: lease.fence,
-            ttl: ttl(ticks, max_ttl),
-            placement: carried.placement,
-            established: carried.established,
-            known: carried.known,
-            valid_until: lease.valid_until + late,
-            t0: context.now(),
-        }));
-        self.begin(context, running);
+        let ttl = ttl(ticks, max_ttl);
+        let params = record.extend_params(&key(), &lease.token, ttl, context.now());
+        let mut params = params.expect("it is granted");
+        params.valid_until = params.valid_until + late;
+        if scenario.is(Mutant::LongerTtlGranted) {
+            params.ttl = ttl;
+        }
+        self.begin(context, Running::Extend(Extend::new(params)));
     }
 
     /// Releases the lease. If the client waits for the answers, it learns whether
@@ -141,15 +131,14 @@ impl Client {
             return;
         };
         self.token = None;
-        let Lease {
-            token,
-            view,
-            placement,
-            ..
-        } = lease;
-        let homes = placement.nodes().iter().map(|&node| home(&view, node));
-        let known = homes.fold(0, |known, home| known | 1 << home);
-        let elsewhere = self.asked & !known;
+        let Lease { token, record, .. } = lease;
+        let base = record.base();
+        let (view, placement) = (Arc::clone(&base.at), base.placement);
+        let homes = |nodes: &mut dyn Iterator<Item = (&Arc<View>, NodeIndex)>| {
+            nodes.fold(0_u8, |all, (view, node)| all | 1 << home(view, node))
+        };
+        let here = homes(&mut placement.nodes().iter().map(|&node| (&view, node)));
+        let elsewhere = homes(&mut record.entries(context.now())) & !here;
         let machine = Release::new(key(), token.clone(), placement, context.now());
         let serial = self.serial;
         let released = (serial, Kind::ReleaseOutcome);
@@ -164,7 +153,7 @@ impl Client {
             self.serial += 1;
         }
         // A lease that was carried over has left entries on its earlier nodes.
-        for to in (0..self.seen_at.len()).filter(|to| elsewhere & 1 << to != 0) {
+        for to in (0..u8::BITS as usize).filter(|to| elsewhere & 1 << to != 0) {
             let (key, token) = (key(), token.clone());
             self.send(context, released, to, Request::Release { key, token });
         }
@@ -199,13 +188,15 @@ impl Client {
         match &mut self.op {
             Some(op) if (self.attempts, op.serial) == (address.attempt, address.serial) => {
                 op.waits.retain(|wait| *wait != (from, address.kind));
-                if op.view == self.view
-                    && !matches!(op.running, Running::Release(_))
+                if !matches!(op.running, Running::Release(_))
                     && !is_confirmed_by_votes(&op.view, &op.running.placement())
                     && vouches_for(&answer, op.view.id())
+                    && let Some(node) = member(&op.view, from)
                 {
-                    let seen = &mut self.seen_at[from];
-                    *seen = (*seen).max(Some(op.t0));
+                    let confirmations = op.confirmations.as_ref();
+                    confirmations
+                        .unwrap_or(&self.confirmations)
+                        .saw(node, at(op.t0));
                 }
                 if context.model.scenario.is(Mutant::DoubleVote)
                     && matches!(reply, Reply::Granted { .. })
@@ -222,8 +213,12 @@ impl Client {
     /// Views only increase.
     pub(crate) fn learn(&mut self, view: &Arc<View>) {
         if view.id().epoch > self.view.id().epoch {
+            let fresh = Confirmations::new(view.len());
+            let former = std::mem::replace(&mut self.confirmations, fresh);
+            if let Some(op) = self.op.as_mut().filter(|op| op.view == self.view) {
+                op.confirmations = Some(former);
+            }
             self.view = Arc::clone(view);
-            self.seen_at.fill(None);
         }
     }
 
@@ -245,14 +240,14 @@ impl Client {
         Some(*serial)
     }
 
-    /// Whether it is idle and still has the counters of its last operations.
+    /// Whether it is idle and still has the counter of its last operations.
     pub(crate) fn is_resting_late(&self) -> bool {
-        self.op.is_none() && self.token.is_none() && (self.serial, self.asked) != (0, 0)
+        self.op.is_none() && self.token.is_none() && self.serial != 0
     }
 
-    /// Clears those counters.
+    /// Clears that counter.
     pub(crate) fn rest(&mut self) {
-        (self.serial, self.asked) = (0, 0);
+        self.serial = 0;
     }
 
     pub(crate) fn cut_tail(&mut self) {
@@ -278,7 +273,7 @@ impl Client {
             view,
             t0: context.tick,
             waits: Vec::new(),
-            holders: Known::NONE,
+            confirmations: None,
             has_gap,
             before: if is_order_enough {
                 0
@@ -288,16 +283,10 @@ impl Client {
         };
         self.serial += 1;
         let placement = op.running.placement();
-        let confirmed_until = self.confirmed_at(context, &op) + op.view.view_lease();
-        let probes = if context.now() < confirmed_until {
+        let probes = if is_confirmed_by_votes(&op.view, &placement) {
             Vec::new()
         } else {
-            let view = &op.view;
-            let members = view.members().map(|node| view.index_of(&node.name));
-            let others = members.flatten();
-            others
-                .filter(|&node| placement.voter(node).is_none())
-                .collect()
+            self.confirmations.probes(&op.view, &placement, at(op.t0))
         };
         self.feed(context, op, Event::Start { probes });
     }
@@ -320,7 +309,6 @@ impl Client {
             for voter in voters.iter() {
                 let to = home(&op.view, placement.node(voter));
                 op.waits.push((to, step.into()));
-                self.asked |= 1 << to;
                 let request = op.running.request(step, voter);
                 self.send(context, (op.serial, step.into()), to, request);
             }
@@ -340,10 +328,8 @@ impl Client {
             }
         }
         if let Some(lease) = &mut self.lease {
-            lease.take_in(&op.view, &placement, (has, effects.disowned));
-            if lease.view != op.view {
-                op.holders = op.holders.minus(effects.disowned).union(has);
-            }
+            let record = &mut lease.record;
+            record.acknowledge(&op.view, &placement, has, effects.disowned);
         }
         op.waits.sort_unstable();
         match effects.outcome {
@@ -364,10 +350,10 @@ impl Client {
         if is_confirmed_by_votes(&op.view, &op.running.placement()) {
             return at(op.t0);
         }
-        Instant::from_nanos(op.view.confirmed_at(|node| {
-            let seen = self.seen_at[home(&op.view, node)];
-            seen.map_or(0, |tick| at(tick).as_nanos())
-        }))
+        let confirmations = op.confirmations.as_ref();
+        confirmations
+            .unwrap_or(&self.confirmations)
+            .for_operation(&op.view, at(op.t0))
     }
 
     pub(crate) fn send(

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringlock_proto::lease_record::known::Known;
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::lock_table::LockTable;
 use ringlock_proto::node::message::{Reply, Request};
+use ringlock_proto::operation::known::Known;
 use ringlock_proto::operation::machine::Effects;
 use ringlock_proto::quorum::Placement;
 use ringlock_proto::time::{Instant, outwait};

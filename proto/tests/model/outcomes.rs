@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ringlock_proto::lease::Fence;
+use ringlock_proto::lease_record::record::LeaseRecord;
 use ringlock_proto::node::message::Answer;
 use ringlock_proto::operation::acquire::{Denied, DenyReason, Grant};
 use ringlock_proto::operation::extend::ExtendOutcome;
@@ -79,16 +80,16 @@ impl Client {
         let is_behind = self.op.is_some();
         let serial = *serial;
         let has = mutations::seen(&context.model.scenario, &effects);
-        lease.take_in(&view, &placement, (has, effects.disowned));
+        let record = &mut lease.record;
+        record.acknowledge(&view, &placement, has, effects.disowned);
         for (step, to, request) in requests.into_iter().filter(|_| !is_behind) {
-            self.asked |= 1 << to;
             self.send(context, (serial, step.into()), to, request);
         }
     }
 
     /// An expired lease is released; while an extend runs, the extend decides.
     pub(crate) fn look_at_clock(&mut self, context: &mut Context<'_>) {
-        let is_over = |lease: &Lease| context.now() >= lease.valid_until;
+        let is_over = |lease: &Lease| context.now() >= lease.record.valid_until();
         if self.op.is_none() && self.lease.as_ref().is_some_and(is_over) {
             context.model.see(Seen::Lapsed);
             self.release(context);
@@ -119,13 +120,13 @@ impl Client {
                     context.model.see(Seen::GrantedLast);
                 }
                 let is_extendable = context.model.scenario.extends[context.who] > 0;
+                let params = machine.params();
+                let mut record = LeaseRecord::new(Arc::clone(&op.view), params.placement);
+                let known = mutations::known(&context.model.scenario, grant.known);
+                record.granted(grant.fence, grant.valid_until, known);
                 self.lease = Some(Lease {
-                    token: machine.params().token.clone(),
-                    valid_until: grant.valid_until,
-                    fence: grant.fence,
-                    placement: machine.params().placement,
-                    view: Arc::clone(&op.view),
-                    known: mutations::known(&context.model.scenario, grant.known),
+                    token: params.token.clone(),
+                    record,
                     has_gap: false,
                     tail: is_extendable.then_some((op.serial, op.running, op.view)),
                 });
@@ -156,16 +157,16 @@ impl Client {
                 if has_gap {
                     context.broken = Some(Claim::Continuity);
                 }
-                if lease.fence.get() < op.before {
+                let record = &mut lease.record;
+                if record.fence().map_or(0, Fence::get) < op.before {
                     context.broken = Some(Claim::Ousted);
                 }
-                assert!(*until >= lease.valid_until, "an extend never shortens");
-                lease.valid_until = *until;
-                lease.has_gap = false;
-                if lease.view != op.view {
+                assert!(*until >= record.valid_until(), "an extend never shortens");
+                if record.base().at != op.view {
                     context.model.see(Seen::Carried);
-                    lease.settle_in(op.view, placement, op.holders);
                 }
+                record.extended(&op.view, &placement, *until, context.now());
+                lease.has_gap = false;
             }
             ExtendOutcome::Unchanged { refusals, .. } => {
                 context.model.see(Seen::Unchanged);
@@ -176,7 +177,7 @@ impl Client {
                     .filter(|(_, refusal)| matches!(refusal, Refusal::Busy(Some(_))))
                     .filter_map(|(node, _)| placement.voter(*node))
                     .collect();
-                let is_in_time = context.now() < lease.valid_until;
+                let is_in_time = context.now() < lease.record.valid_until();
                 let is_robbed = is_in_time && !lease.has_gap && placement.is_blocked_by(rivals);
                 if is_robbed && context.model.scenario.claims.contains(&Claim::Robbed) {
                     context.broken = Some(Claim::Robbed);
@@ -184,7 +185,7 @@ impl Client {
             }
             ExtendOutcome::Lost { .. } => {
                 context.model.see(Seen::Lost);
-                let is_robbed = !lease.has_gap && context.now() < lease.valid_until;
+                let is_robbed = !lease.has_gap && context.now() < lease.record.valid_until();
                 if is_robbed && context.model.scenario.claims.contains(&Claim::Robbed) {
                     context.broken = Some(Claim::Robbed);
                 }

@@ -106,7 +106,7 @@ impl Claim {
                     client
                         .lease
                         .as_ref()
-                        .is_some_and(|lease| now < lease.valid_until)
+                        .is_some_and(|lease| now < lease.record.valid_until())
                 })
             }),
             Self::Continuity => Property::always("S1c continuity", |_, world: &World| {

@@ -141,7 +141,7 @@ impl Model for Explored {
             }
         };
         let nodes = (0..scenario.nodes + scenario.spares).map(|home| Shared::new(table(home)));
-        let client = Shared::new(Client::new(scenario, Arc::clone(decided.last().unwrap())));
+        let client = Shared::new(Client::new(Arc::clone(decided.last().unwrap())));
         let mut world = World {
             tick: 0,
             nodes: nodes.collect(),
@@ -285,7 +285,8 @@ impl Explored {
         acts.extend(epochs.into_iter().map(|epoch| Act::Learn(who, epoch)));
         if let Some(lease) = &client.lease {
             acts.push(Act::Release(who));
-            if client.extends < scenario.extends[who] && lease.carried(&client.view).established > 0
+            if client.extends < scenario.extends[who]
+                && lease.is_extendable(&client.view, at(world.tick))
             {
                 let ticks = scenario.extend_ttls.iter();
                 acts.extend(ticks.map(|&ticks| Act::Extend(who, ticks)));
@@ -449,7 +450,7 @@ impl World {
             let Some(lease) = &self.clients[who].lease else {
                 continue;
             };
-            let is_over = at(self.tick) >= lease.valid_until;
+            let is_over = at(self.tick) >= lease.record.valid_until();
             if is_over || lease.has_gap || scenario.extends[who] == 0 {
                 continue;
             }

@@ -3,20 +3,18 @@
 //! It learns of views from STALE answers, reads their documents from the nodes
 //! that serve them, moves only to higher views, and helps nodes that are behind.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
-use ringlock_proto::lease_record::carry::{LastSuccess, transfer};
-use ringlock_proto::lease_record::known::Known;
+use ringlock_proto::confirmation::Confirmations;
+use ringlock_proto::lease_record::position::InView;
 use ringlock_proto::membership::transition::adopt;
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::message::{NodeState, NodeStatus, Request, ViewId};
 use ringlock_proto::operation::machine::Event;
-use ringlock_proto::quorum::Placement;
 use ringlock_proto::time::Instant;
 use ringlock_ring::NodeIndex;
 
@@ -78,18 +76,20 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 pub(crate) struct ViewNodes {
     pub(crate) view: Arc<View>,
+    pub(crate) confirmations: Confirmations,
     nodes: Vec<usize>,
-    seen_at: RefCell<Vec<u64>>,
+    /// A mutant: a node of the same name is the same one.
+    ignores_nonces: bool,
 }
 
 impl ViewNodes {
-    fn new(view: Arc<View>) -> Rc<Self> {
+    fn new(view: Arc<View>, ignores_nonces: bool) -> Rc<Self> {
         let nodes: Vec<usize> = view.members().map(|node| index_of(&node.name)).collect();
-        let seen_at = RefCell::new(vec![0; nodes.len()]);
         Rc::new(Self {
+            confirmations: Confirmations::new(nodes.len()),
             view,
             nodes,
-            seen_at,
+            ignores_nonces,
         })
     }
 
@@ -101,29 +101,15 @@ impl ViewNodes {
         let index = self.nodes.iter().position(|&node| node == server)?;
         Some(NodeIndex::new(index as u16))
     }
+}
 
-    pub(crate) fn saw(&self, node: NodeIndex, sent_at: Instant) {
-        let seen = &mut self.seen_at.borrow_mut()[node.get()];
-        *seen = (*seen).max(sent_at.as_nanos());
+impl InView for ViewNodes {
+    fn view(&self) -> &View {
+        &self.view
     }
 
-    pub(crate) fn confirmed_at(&self) -> Instant {
-        let seen = self.seen_at.borrow();
-        Instant::from_nanos(self.view.confirmed_at(|node| seen[node.get()]))
-    }
-
-    /// The nodes to ask for a STATUS in addition to the placement, as the router does.
-    pub(crate) fn probes(&self, placement: &Placement, t0: Instant) -> Vec<NodeIndex> {
-        let fresh_since = t0 - self.view.view_lease() / 2;
-        if self.confirmed_at() >= fresh_since {
-            return Vec::new();
-        }
-        let seen = self.seen_at.borrow();
-        let nodes = (0..self.nodes.len()).map(|node| NodeIndex::new(node as u16));
-        nodes
-            .filter(|&node| placement.voter(node).is_none())
-            .filter(|&node| seen[node.get()] < fresh_since.as_nanos())
-            .collect()
+    fn is_same_node(&self, node: NodeIndex, there: &Self, other: NodeIndex) -> bool {
+        self.ignores_nonces || Arc::eq(self.view.nonce(node), there.view.nonce(other))
     }
 }
 
@@ -176,7 +162,8 @@ impl Client {
     /// Leases that are valid now, and their keys.
     pub(crate) fn valid(&self, core: &Core) -> Vec<(u64, usize)> {
         let now = core.local(self.host);
-        let is_valid = |lease: &Lease| lease.state == State::Held && now < lease.valid_until;
+        let is_valid =
+            |lease: &Lease| lease.state == State::Held && now < lease.record.valid_until();
         let valid = self.leases.iter().filter(|(_, lease)| is_valid(lease));
         valid.map(|(&id, lease)| (id, lease.plan.key)).collect()
     }
@@ -272,7 +259,8 @@ impl Client {
         self.attempt(core, plan);
     }
 
-    /// Uses `view` from now on: attempts are made again, leases are carried over.
+    /// Uses `view` from now on: attempts are made again, leases are carried over
+    /// by their next extend.
     pub(crate) fn move_up(&mut self, core: &mut Core, view: Arc<View>) {
         let epoch = view.id().epoch;
         let known = self
@@ -285,13 +273,8 @@ impl Client {
         core.tally.moves += 1;
         let client = self.host;
         core.note(Action::Moved { client, epoch });
-        let view_nodes = ViewNodes::new(view);
+        let view_nodes = ViewNodes::new(view, core.is(Mutant::AnyNonce));
         self.view_nodes = Some(Rc::clone(&view_nodes));
-        for lease in self.leases.values_mut() {
-            if lease.state == State::Held {
-                carry(core, lease, &view_nodes);
-            }
-        }
         let open: Vec<u64> = self
             .operations
             .iter()
@@ -303,8 +286,6 @@ impl Client {
                 continue;
             };
             if !matches!(operation.running, Running::Attempt(_)) {
-                // Its answers may still show which nodes hold the entry.
-                operation.is_over = !matches!(operation.running, Running::Release(_));
                 continue;
             }
             let lease = operation.lease;
@@ -368,7 +349,7 @@ impl Client {
             && serving == Some(view_nodes.view.id())
             && let Some(member) = view_nodes.member(node)
         {
-            view_nodes.saw(member, sent_at);
+            view_nodes.confirmations.saw(member, sent_at);
         }
         self.heard_stale(core, node, serving);
     }
@@ -420,28 +401,4 @@ impl Client {
         let at = core.local(self.host) + Duration::from_nanos(pause);
         core.wake(self.host, at, Alarm::Observe);
     }
-}
-
-fn carry(core: &Core, lease: &mut Lease, view_nodes: &Rc<ViewNodes>) {
-    let (old, carried) = (Rc::clone(&lease.view_nodes), lease.carried);
-    let (last, placement) = &lease.base;
-    let key = &core.keys[lease.plan.key];
-    let is_last = Rc::ptr_eq(last, &old);
-    let basis = LastSuccess {
-        view: &last.view,
-        placement: *placement,
-        known: if is_last { carried.known } else { Known::NONE },
-    };
-    let mut carried = basis.carry(&view_nodes.view, key);
-    let (from, at) = (&carried.placement, &carried.placement);
-    if !is_last {
-        let here = |voters| transfer(&old.view, from, voters, &view_nodes.view, at);
-        carried.known = carried.known.map(here);
-    }
-    if core.is(Mutant::AnyNonce) {
-        let here = |voters| Core::by_name((&old.view, from, voters), (&view_nodes.view, at));
-        carried.known = carried.known.map(here);
-    }
-    lease.carried = carried;
-    lease.view_nodes = Rc::clone(view_nodes);
 }

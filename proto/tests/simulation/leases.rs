@@ -6,14 +6,15 @@ use std::time::Duration;
 use rand::RngExt;
 use ringlock_proto::backoff::Backoff;
 use ringlock_proto::lease::{Fence, Token, Ttl};
-use ringlock_proto::lease_record::carry::{CarriedPlacement, transfer};
-use ringlock_proto::lease_record::known::Known;
+use ringlock_proto::lease_record::record::LeaseRecord;
+use ringlock_proto::lease_record::renewal::RenewalSchedule;
 use ringlock_proto::operation::acquire::{AcquireParams, Attempt, Denied, DenyReason, Grant};
-use ringlock_proto::operation::extend::{Extend, ExtendOutcome, ExtendParams};
+use ringlock_proto::operation::extend::{Extend, ExtendOutcome};
 use ringlock_proto::operation::machine::Refusal;
 use ringlock_proto::operation::release::Release;
-use ringlock_proto::quorum::{Placement, VoterSet};
+use ringlock_proto::quorum::Placement;
 use ringlock_proto::time::Instant;
+use ringlock_ring::NodeIndex;
 
 use crate::client::{Alarm, Client, Ending, Plan, ViewNodes};
 use crate::core::{Core, Task};
@@ -35,49 +36,14 @@ pub(crate) struct Lease {
     pub(crate) plan: Plan,
     token: Token,
     pub(crate) ttl: Ttl,
-    /// The view that it is in now, and what it is based on there.
-    pub(crate) view_nodes: Rc<ViewNodes>,
-    pub(crate) carried: CarriedPlacement,
-    /// The view and the placement of its last quorum.
-    pub(crate) base: (Rc<ViewNodes>, Placement),
+    pub(crate) record: LeaseRecord<Rc<ViewNodes>>,
     pub(crate) state: State,
-    fence: Option<Fence>,
-    pub(crate) valid_until: Instant,
-    renew_at: Instant,
-    /// Servers that were ever sent the token.
-    pub(crate) sent: u32,
+    renewals: Option<RenewalSchedule>,
 }
 
 /// As in the router: 5 % of the ttl, within bounds.
 pub(crate) fn node_timeout(ttl: Ttl) -> Duration {
     (ttl.get() / 20).clamp(Duration::from_millis(50), Duration::from_secs(1))
-}
-
-impl Lease {
-    /// Records which nodes have the entry and which lack it, as an operation under
-    /// `view_nodes` learned.
-    pub(crate) fn heard(
-        &mut self,
-        view_nodes: &Rc<ViewNodes>,
-        placement: &Placement,
-        has: Known,
-        lacks: VoterSet,
-    ) {
-        let here = |voters| {
-            if Rc::ptr_eq(view_nodes, &self.view_nodes) {
-                return voters;
-            }
-            let at = &self.carried.placement;
-            transfer(
-                &view_nodes.view,
-                placement,
-                voters,
-                &self.view_nodes.view,
-                at,
-            )
-        };
-        self.carried.known = self.carried.known.union(has.map(here)).minus(here(lacks));
-    }
 }
 
 impl Client {
@@ -108,23 +74,15 @@ impl Client {
             plan,
             token,
             ttl,
-            view_nodes: Rc::clone(&view_nodes),
-            carried: CarriedPlacement {
-                placement,
-                established: 0,
-                known: Known::NONE,
-            },
-            base: (view_nodes, placement),
+            record: LeaseRecord::new(Rc::clone(&view_nodes), placement),
             state: State::Asking,
-            fence: None,
-            valid_until: Instant::default(),
-            renew_at: Instant::default(),
-            sent: 0,
+            renewals: None,
         };
         self.leases.insert(id, lease);
         let key = plan.key;
         core.note(Action::Began { lease: id, key });
-        self.begin(core, id, Running::Attempt(Box::new(Attempt::new(params))));
+        let attempt = Running::Attempt(Box::new(Attempt::new(params)));
+        self.begin(core, id, view_nodes, attempt);
     }
 
     pub(crate) fn granted(&mut self, core: &mut Core, id: u64, grant: &Grant) {
@@ -134,9 +92,8 @@ impl Client {
             return;
         };
         lease.state = State::Held;
-        lease.fence = Some(grant.fence);
-        lease.valid_until = grant.valid_until;
-        lease.carried.established = lease.carried.placement.groups().count();
+        let record = &mut lease.record;
+        record.granted(grant.fence, grant.valid_until, grant.known);
         let is_exclusive = core.is_exclusive(id, &core.keys[lease.plan.key]);
         let until = core.hosts[self.host].clock.when(grant.valid_until);
         core.note(Action::Granted {
@@ -145,14 +102,15 @@ impl Client {
             until,
             is_exclusive,
         });
-        let owner = lease.carried.placement.nodes()[0];
-        core.tasks
-            .push(Task::Granted(lease.view_nodes.server(owner)));
+        let base = lease.record.base();
+        let owner = base.at.server(base.placement.nodes()[0]);
+        core.tasks.push(Task::Granted(owner));
         let plan = lease.plan;
         if plan.keeps_alive {
-            let first = lease.ttl.get() / 3;
-            lease.renew_at = now + first.mul_f64(1.0 - core.random.random::<f64>() / 2.0);
-            core.wake(self.host, lease.renew_at, Alarm::Tend(id));
+            let interval = lease.ttl.get() / 3;
+            let renewals = RenewalSchedule::new(interval, now, core.random.random());
+            lease.renewals = Some(renewals);
+            core.wake(self.host, renewals.next(), Alarm::Tend(id));
         }
         if plan.fidgets {
             core.wake(self.host, now + plan.hold / 3, Alarm::Fidget(id));
@@ -202,37 +160,35 @@ impl Client {
     /// Starts an extend to `ttl`.
     fn extend(&mut self, core: &mut Core, id: u64, ttl: Duration) {
         let now = core.local(self.host);
-        let Some(lease) = self.leases.get(&id) else {
+        let Some(lease) = self.leases.get_mut(&id) else {
             return;
         };
-        let Some(fence) = lease.fence.filter(|_| now < lease.valid_until) else {
+        let record = &mut lease.record;
+        if now >= record.valid_until() {
+            return;
+        }
+        let key = &core.keys[lease.plan.key];
+        if let Some(newest) = self.view_nodes.clone() {
+            record.move_to(newest, key, now);
+        }
+        let position = record.newest();
+        let view_nodes = Rc::clone(&position.at);
+        let max_ttl = view_nodes.view.max_ttl();
+        let ttl = Ttl::new(ttl.min(max_ttl), max_ttl).unwrap();
+        let Some(params) = record.extend_params(key, &lease.token, ttl, now) else {
             return;
         };
         core.tally.extends += 1;
-        let (view, carried) = (&lease.view_nodes.view, lease.carried);
-        let max_ttl = view.max_ttl();
-        for voter in carried.known.seen.iter() {
-            let node = carried.placement.node(voter);
+        for voter in position.known.seen.iter() {
+            let node = position.placement.node(voter);
             core.note(Action::Relied {
                 lease: id,
-                node: lease.view_nodes.server(node),
-                nonce: number(view.nonce(node)),
+                node: view_nodes.server(node),
+                nonce: number(view_nodes.view.nonce(node)),
             });
         }
-        let params = ExtendParams {
-            view: view.id(),
-            view_lease: view.view_lease(),
-            key: core.keys[lease.plan.key].clone(),
-            token: lease.token.clone(),
-            fence,
-            ttl: Ttl::new(ttl.min(max_ttl), max_ttl).unwrap(),
-            placement: carried.placement,
-            established: carried.established,
-            known: carried.known,
-            valid_until: lease.valid_until,
-            t0: now,
-        };
-        self.begin(core, id, Running::Extend(Box::new(Extend::new(params))));
+        let extend = Running::Extend(Box::new(Extend::new(params)));
+        self.begin(core, id, view_nodes, extend);
     }
 
     pub(crate) fn renewed(
@@ -253,15 +209,17 @@ impl Client {
         match extension {
             ExtendOutcome::Extended(until) => {
                 core.tally.extended += 1;
-                let granted = lease.fence.map(Fence::epoch);
+                let record = &mut lease.record;
+                let granted = record.fence().map(Fence::epoch);
                 core.tally.carried += u64::from(granted != Some(view_nodes.view.id().epoch));
-                lease.valid_until = lease.valid_until.max(*until);
-                lease.base = (Rc::clone(view_nodes), placement);
-                lease.carried.established = placement.groups().count();
-                lease.renew_at = now + lease.ttl.get() / 3;
+                record.extended(view_nodes, &placement, *until, now);
+                let until = record.valid_until();
+                if let Some(renewals) = &mut lease.renewals {
+                    renewals.extended(now, view_nodes.view.max_ttl(), core.random.random());
+                }
                 let is_exclusive = core.is_exclusive(id, &core.keys[lease.plan.key]);
                 let clock = &core.hosts[self.host].clock;
-                let (began, until) = (clock.when(t0), clock.when(lease.valid_until));
+                let (began, until) = (clock.when(t0), clock.when(until));
                 core.note(Action::Extended {
                     lease: id,
                     began,
@@ -269,7 +227,12 @@ impl Client {
                     is_exclusive,
                 });
             }
-            ExtendOutcome::Unchanged { .. } => self.doubt(),
+            ExtendOutcome::Unchanged { refusals, .. } => {
+                if let Some(renewals) = &mut lease.renewals {
+                    renewals.failed(refusals);
+                }
+                self.doubt();
+            }
             ExtendOutcome::Lost { .. } => {
                 core.tally.lost += 1;
                 self.end(core, id);
@@ -293,14 +256,15 @@ impl Client {
         let Some(lease) = self.leases.get_mut(&id) else {
             return;
         };
+        let Some(renewals) = &mut lease.renewals else {
+            return;
+        };
         if lease.state != State::Held || !lease.plan.keeps_alive {
             return;
         }
-        let is_due = lease.renew_at <= now;
-        if is_due {
-            lease.renew_at = now + node_timeout(lease.ttl);
-        }
-        let (next, ttl) = (lease.renew_at, lease.ttl.get());
+        let ttl = lease.ttl.get();
+        let is_due = renewals.take_due(now, now + node_timeout(lease.ttl));
+        let next = renewals.next();
         if is_due {
             self.extend(core, id, ttl);
         }
@@ -315,7 +279,7 @@ impl Client {
         if lease.state != State::Held || !lease.plan.fidgets {
             return;
         }
-        let most = lease.view_nodes.view.max_ttl().as_millis() as u64;
+        let most = lease.record.newest().at.view.max_ttl().as_millis() as u64;
         let (least, most_pause) = if self.is_eager { (most, 60) } else { (60, 400) };
         let ttl = Duration::from_millis(core.between(least, most));
         self.extend(core, id, ttl);
@@ -340,16 +304,17 @@ impl Client {
             Ending::Drop => self.end(core, id),
             Ending::Release => {
                 let key = core.keys[lease.plan.key].clone();
-                let (token, placement) = (lease.token.clone(), lease.carried.placement);
-                let here = |voter| lease.view_nodes.server(placement.node(voter));
-                let there = placement.voters().iter().map(here).map(|node| 1 << node);
-                let elsewhere = lease.sent & !there.fold(0, |all: u32, one: u32| all | one);
+                let base = lease.record.base();
+                let (view_nodes, placement) = (Rc::clone(&base.at), base.placement);
                 lease.state = State::Over;
                 core.tally.releases += 1;
                 core.note(Action::Ended { lease: id });
                 let now = core.local(self.host);
-                let release = Release::new(key, token, placement, now);
-                self.begin(core, id, Running::Release(Box::new(release)));
+                let here = servers(placement.nodes().iter().map(|&node| (&view_nodes, node)));
+                let elsewhere = servers(lease.record.entries(now)) & !here;
+                let release = Release::new(key, lease.token.clone(), placement, now);
+                let release = Running::Release(Box::new(release));
+                self.begin(core, id, view_nodes, release);
                 self.release_from(core, id, elsewhere);
                 self.rest(core, 300);
             }
@@ -361,20 +326,21 @@ impl Client {
         if !self.is_held(id) {
             return;
         }
-        let until = self.leases[&id].valid_until;
+        let until = self.leases[&id].record.valid_until();
         if now >= until {
             return self.end(core, id);
         }
         core.wake(self.host, until, Alarm::Lapse(id));
     }
 
-    /// The lease is over: every node that was ever sent it gets a RELEASE.
+    /// The lease is over: every node that may have an entry gets a RELEASE.
     fn end(&mut self, core: &mut Core, id: u64) {
+        let now = core.local(self.host);
         let Some(lease) = self.leases.get_mut(&id) else {
             return;
         };
         lease.state = State::Over;
-        let sent = lease.sent;
+        let sent = servers(lease.record.entries(now));
         core.note(Action::Ended { lease: id });
         self.release_from(core, id, sent);
         if !self.operations.values().any(|other| other.lease == id) {
@@ -399,10 +365,17 @@ impl Client {
             node,
             key: core.keys[lease.plan.key].clone(),
             token: lease.token.clone(),
-            until: core.local(self.host) + lease.view_nodes.view.longest_ttl(),
+            until: core.local(self.host) + lease.record.newest().at.view.longest_ttl(),
             tries: 0,
             is_out: false,
         };
         self.owe(core, owed);
     }
+}
+
+/// The servers behind these nodes, as a bit mask.
+fn servers<'v>(nodes: impl Iterator<Item = (&'v Rc<ViewNodes>, NodeIndex)>) -> u32 {
+    nodes.fold(0, |all, (view_nodes, node)| {
+        all | 1 << view_nodes.server(node)
+    })
 }

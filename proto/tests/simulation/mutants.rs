@@ -3,7 +3,6 @@
 
 use ringlock_proto::membership::view::View;
 use ringlock_proto::node::message::{NodeState, Request};
-use ringlock_proto::quorum::VoterSet;
 
 use crate::core::Core;
 
@@ -60,18 +59,5 @@ impl Core {
         let mut nonces = view.nonces();
         nonces.retain(|name, _| next.nodes.iter().any(|node| node.name == *name));
         View::stable(view.id().epoch, next.clone(), &nonces).unwrap_or(view)
-    }
-
-    /// The seats of a placement on which a node of the same name sat before.
-    pub(crate) fn by_name(
-        from: (&View, &ringlock_proto::quorum::Placement, VoterSet),
-        to: (&View, &ringlock_proto::quorum::Placement),
-    ) -> VoterSet {
-        let (view, placement, voters) = from;
-        let same = |voter| {
-            let name = &view.member(placement.node(voter)).name;
-            to.1.voter(to.0.index_of(name)?)
-        };
-        voters.iter().filter_map(same).collect()
     }
 }

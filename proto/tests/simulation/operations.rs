@@ -3,10 +3,10 @@
 
 use std::rc::Rc;
 
-use ringlock_proto::lease_record::known::Known;
 use ringlock_proto::node::message::{NodeError, NodeErrorKind, NodeState, Reply, Request};
 use ringlock_proto::operation::acquire::{Attempt, Denied, Grant};
 use ringlock_proto::operation::extend::{Extend, ExtendOutcome};
+use ringlock_proto::operation::known::Known;
 use ringlock_proto::operation::machine::{Effects, Event, Machine, Step, vouches_for};
 use ringlock_proto::operation::release::{Release, ReleaseOutcome};
 use ringlock_proto::quorum::{Placement, Voter};
@@ -97,12 +97,22 @@ fn as_outcome<T>(effects: Effects<T>, outcome: impl FnOnce(T) -> Outcome) -> Eff
 }
 
 impl Client {
-    pub(crate) fn begin(&mut self, core: &mut Core, lease: u64, running: Running) {
-        let view_nodes = Rc::clone(&self.leases[&lease].view_nodes);
+    /// Starts an operation of `lease` in the view of `view_nodes`.
+    pub(crate) fn begin(
+        &mut self,
+        core: &mut Core,
+        lease: u64,
+        view_nodes: Rc<ViewNodes>,
+        running: Running,
+    ) {
         let t0 = core.local(self.host);
         let probes = match running {
             Running::Release(_) => Vec::new(),
-            _ => view_nodes.probes(running.machine().places(), t0),
+            _ => {
+                let placement = running.machine().places();
+                let confirmations = &view_nodes.confirmations;
+                confirmations.probes(&view_nodes.view, placement, t0)
+            }
         };
         let operation = Operation {
             lease,
@@ -123,7 +133,9 @@ impl Client {
             return;
         };
         let now = core.local(self.host);
-        let confirmed_at = operation.view_nodes.confirmed_at();
+        let view_nodes = Rc::clone(&operation.view_nodes);
+        let confirmations = &view_nodes.confirmations;
+        let confirmed_at = confirmations.for_operation(&view_nodes.view, operation.t0);
         let effects = operation.running.on(now, confirmed_at, event);
         let Some(lease) = self.leases.get_mut(&operation.lease) else {
             return;
@@ -135,14 +147,14 @@ impl Client {
             vouching: effects.vouching,
         };
         let lacks = effects.disowned;
-        lease.heard(&operation.view_nodes, &placement, has, lacks);
+        let record = &mut lease.record;
+        record.acknowledge(&view_nodes, &placement, has, lacks);
         let deadline = now + node_timeout(lease.ttl);
         let before = operation.waits.len();
         let mut requests = Vec::new();
         if let Some((step, voters)) = effects.send {
             for voter in voters.iter() {
                 let node = operation.view_nodes.server(placement.node(voter));
-                lease.sent |= 1 << node;
                 requests.push((node, step, machine.asks(step, voter)));
             }
         }
@@ -164,7 +176,7 @@ impl Client {
         if operation.waits.len() > before {
             core.wake(self.host, deadline, Alarm::GiveUp(id));
         }
-        let (about, view_nodes) = (operation.lease, Rc::clone(&operation.view_nodes));
+        let about = operation.lease;
         let t0 = operation.t0;
         let outcome = effects.outcome.filter(|_| !operation.is_over);
         operation.is_over |= outcome.is_some();
@@ -220,7 +232,7 @@ impl Client {
         let (about, view) = (operation.lease, operation.view_nodes.view.id());
         let answer = Ok(answered.reply);
         if vouches_for(&answer, view) {
-            operation.view_nodes.saw(from, operation.t0);
+            operation.view_nodes.confirmations.saw(from, operation.t0);
         }
         let stale = match &answer {
             Ok(Reply::Stale(serving)) => Some(*serving),

@@ -118,10 +118,10 @@ impl ConnectionTask {
         let patience = self.options.connect_timeout / 2;
         let patience = patience.clamp(LEAST_PATIENCE, MOST_PATIENCE);
         let mut report_at = Some(clock::now() + patience);
-        let connecting = attempt::backed_if_silent(
-            attempt::limit(self.options.connect_timeout),
-            || connect(&self.address, &self.options, &attempt),
-        );
+        let connecting =
+            attempt::backed_if_silent(attempt::limit(self.options.connect_timeout), || {
+                connect(&self.address, &self.options, &attempt)
+            });
         let connecting = clock::within(Some(attempt.deadline), connecting);
         tokio::pin!(connecting);
         loop {
