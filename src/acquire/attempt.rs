@@ -227,7 +227,7 @@ impl Acquire {
         let pause = ticket
             .streak
             .pause(&self.leases.nodes(), key, max_local_handoffs)?;
-        ticket.pacer();
+        ticket.pauses();
         Some(pause)
     }
 

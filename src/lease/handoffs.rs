@@ -107,10 +107,10 @@ fn yield_time(trip: Duration) -> Duration {
 fn interest(view_nodes: &ViewNodes, key: &Key) -> Interest {
     let placement = view_nodes.view.place(key);
     let mut without = VoterSet::NONE;
-    for seat in placement.seats().iter() {
-        match view_nodes.handle(placement.node(seat)).node.interest(key) {
+    for voter in placement.voters().iter() {
+        match view_nodes.handle(placement.node(voter)).node.interest(key) {
             Interest::Somebody => return Interest::Somebody,
-            Interest::Nobody => without = without.with(seat),
+            Interest::Nobody => without = without.with(voter),
             Interest::Unknown => {}
         }
     }

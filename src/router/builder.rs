@@ -177,7 +177,7 @@ impl RouterBuilder {
             topology: config.topology(address),
             init: config.router.init,
             on_mismatch: config.router.on_mismatch,
-            patience: config.router.connect_timeout,
+            tolerance: config.router.connect_timeout,
             least_epoch: 1,
             listener,
         };

@@ -19,7 +19,7 @@ use crate::settings::{
     CALM, KEYS, MAX_TTL, MEMBERS, Preset, Settings, VIEW_LEASE, WORKERS, key, names,
 };
 use crate::testbed::{self, Testbed};
-use crate::{changer, register};
+use crate::{changer, fenced_store};
 
 /// How long a key may take to be granted after the last fault.
 const SWEEP: Duration = Duration::from_secs(10);

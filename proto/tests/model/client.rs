@@ -22,7 +22,7 @@ use crate::network::{Address, Body, Kind, Message};
 use crate::outcomes::Context;
 use crate::properties::Seen;
 use crate::running::{Outcome, Running};
-use crate::scenario::{Loss, Mutant, Scenario, at, span, ttl};
+use crate::scenario::{Loss, Mutant, at, span, ttl};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Client {

@@ -248,7 +248,7 @@ impl ClusterSnapshot<'_> {
     /// The state of each node in the order of the sightings, with the reason
     /// where there is one.
     pub(crate) fn states(&self) -> Vec<(State, Option<String>)> {
-        let votes = |view| vote_outlook(view, |name| self.status(name)) == VoteOutlook::EntryCount;
+        let votes = |view| vote_outlook(view, |name| self.status(name)) == VoteOutlook::Votes;
         let can_vote = self.view.as_ref().is_some_and(votes);
         let states = self
             .server_reports

@@ -280,7 +280,7 @@ fn views(config: &Config, snapshot: &ClusterSnapshot<'_>, report: &mut Report) {
         report.warn("view", None, detail, remedy);
     }
     let remedy = match vote_outlook(view, |name| snapshot.status(name)) {
-        VoteOutlook::EntryCount => {
+        VoteOutlook::Votes => {
             "leave a router running, or run `ringlock readmit --wait`: it lets it in again, once most others serve"
         }
         VoteOutlook::StartsAnew => {
