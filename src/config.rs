@@ -245,7 +245,9 @@ pub struct NodeConfig {
     #[serde(default)]
     pub anchor: Option<String>,
     /// The operator's guarantee that the server keeps every write through a restart
-    /// (`appendonly yes`, `appendfsync always`).
+    /// (`appendonly yes`, `appendfsync always`), and that no replica takes its place:
+    /// a promoted one lacks the last writes, and after a restart of its own nothing
+    /// shows that it was one.
     #[serde(default)]
     pub durable: bool,
 }

@@ -232,7 +232,9 @@
 //! a router was running.
 //!
 //! A server with `appendonly yes` and `appendfsync always` forgets nothing when
-//! it restarts: configure it with `durable = true`, and it serves at once.
+//! it restarts: configure it with `durable = true`, and it serves at once. Not
+//! where a replica may take its place: a promoted replica lacks the last writes,
+//! and after a restart of its own nothing shows that it was a replica.
 //!
 //! # Testing your own code
 //!

@@ -136,7 +136,7 @@ impl Striker {
                 let mut troubled = self.testbed.at_risk();
                 troubled.extend(active.iter().cloned());
                 troubled.insert(node.into());
-                let is_minority = 2 * troubled.len() < self.testbed.members().len();
+                let is_minority = 2 * troubled.len() < self.testbed.fewest_voters();
                 if !active.contains(node) && (is_crowd || is_minority) {
                     active.insert(node.into());
                     return true;

@@ -10,7 +10,9 @@ use rand::{RngExt, SeedableRng};
 use crate::checker::resumption_bound;
 use crate::common;
 use crate::history::{Back, Fault, Time};
-use crate::settings::{CALM, MAX_TTL, MEMBERS, Preset, SERVERS, Settings, VIEW_LEASE, WORKERS};
+use crate::settings::{
+    CALM, MAX_TTL, MEMBERS, Preset, SERVERS, Settings, VIEW_LEASE, WORKERS, is_durable,
+};
 
 /// The shortest time in which a node that lost its data is let in again.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(5);
@@ -235,6 +237,11 @@ fn fault(kind: Kind, node: String, random: &mut StdRng) -> Fault {
         Kind::Flush => Fault::Flushed { node },
         Kind::Scripts => Fault::ScriptsFlushed { node },
         Kind::Disconnect => Fault::Disconnected { node },
+        // An operator promises that no replica takes a durable server's place.
+        Kind::Promote if is_durable(&node) => Fault::Killed {
+            node,
+            back: Back::Whole,
+        },
         Kind::Promote => Fault::Promoted { node },
         Kind::Step => {
             let millis = random.random_range(100..6_000);

@@ -102,6 +102,15 @@ impl Testbed {
         view.members().map(|member| member.name.clone()).collect()
     }
 
+    /// The nodes of the smaller topology: a joint view needs a majority of both, and
+    /// only an operator brings it back once most nodes of one have lost their data.
+    pub(crate) fn fewest_voters(&self) -> usize {
+        let view = self.router.view();
+        let (old, new) = (view.topology(), view.next());
+        let new = new.map_or(usize::MAX, |new| new.nodes.len());
+        old.nodes.len().min(new)
+    }
+
     /// Members that were not recently seen to serve the newest view, and other
     /// servers that had a fault until recently: a change in progress may make
     /// them members before this router learns of it.

@@ -47,6 +47,12 @@ impl Address {
     /// Parses the URL of a node that has these options.
     pub(crate) fn of_node(url: &str, options: &RedisOptions) -> Result<Self, String> {
         let mut address = Self::parse(url, &options.tls)?;
+        if options.durable && matches!(address.place, Place::Service(_)) {
+            return Err(
+                "names a service of sentinels, and is durable: a promoted replica lacks the last writes, so leave durable out"
+                    .into(),
+            );
+        }
         let user = options.username.as_ref().filter(|user| !user.is_empty());
         match (user, &options.password) {
             (None, None) => return Ok(address),
@@ -175,6 +181,15 @@ mod tests {
             assert_eq!(sentinel.username.as_deref(), Some("you"));
             assert_eq!(sentinel.password, Some(Password::written("a@b")));
         }
+    }
+
+    #[test]
+    fn a_service_that_fails_over_is_not_durable() {
+        let of = |url, durable| Address::of_node(url, &RedisOptions::default().durable(durable));
+        assert!(of("redis+sentinel://h/m", false).is_ok());
+        assert!(of("redis://h", true).is_ok());
+        let problem = of("redis+sentinel://h/m", true).unwrap_err();
+        assert!(problem.contains("leave durable out"), "{problem}");
     }
 
     #[test]

@@ -74,14 +74,20 @@ impl Identity {
 
     /// Whether the operator's assurance of durability can be true: only a
     /// restart keeps every write, and only with an append-only file.
+    ///
+    /// A replica that is promoted lacks the last writes. Once it has restarted, it no
+    /// longer reports that it was one; so a server that has replicas is refused too.
     pub(crate) fn check_durable(&self) -> Result<(), &'static str> {
         let earlier_history = self.fact("master_replid2").unwrap_or_default();
+        let replicas = self.fact("connected_slaves").unwrap_or("0");
         if self.fact("aof_enabled") != Some("1") {
             Err("it keeps no append-only file")
         } else if self.fact("evicted_keys").is_some_and(|keys| keys != "0") {
             Err("it has evicted keys")
         } else if earlier_history.bytes().any(|digit| digit != b'0') {
             Err("it was a replica")
+        } else if replicas != "0" {
+            Err("it has replicas, and a promoted one would lack the last writes")
         } else {
             Ok(())
         }
@@ -269,4 +275,39 @@ pub(crate) fn lost_data(what_happened: &str) -> NodeError {
         NodeErrorKind::LostData,
         format!("{what_happened}: it grants nothing until it is let in again, after max_ttl"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_lone_server_with_an_append_only_file_is_durable() {
+        const NONE: &str = "0000000000000000000000000000000000000000";
+        let sound = [
+            ("aof_enabled", "1"),
+            ("evicted_keys", "0"),
+            ("master_replid2", NONE),
+            ("connected_slaves", "0"),
+        ];
+        let with = |name: &str, value: &str| {
+            let mut identity = Identity::default();
+            for (fact, sound) in sound {
+                let value = if fact == name { value } else { sound };
+                identity.take_in(format!("{fact}:{value}\r\n").as_bytes());
+            }
+            identity.check_durable()
+        };
+        assert_eq!(with("", ""), Ok(()));
+        let was_replica = NONE.replacen('0', "a", 1);
+        for (fact, value, reason) in [
+            ("aof_enabled", "0", "append-only"),
+            ("evicted_keys", "3", "evicted"),
+            ("master_replid2", &was_replica, "was a replica"),
+            ("connected_slaves", "1", "has replicas"),
+        ] {
+            let refused = with(fact, value).unwrap_err();
+            assert!(refused.contains(reason), "{fact}: {refused}");
+        }
+    }
 }
