@@ -1,18 +1,28 @@
 //! A guide, as documentation only: choosing a mode and a ttl, waiting, fencing
-//! a resource, many keys at once, a command under a lock, first start and lost
-//! nodes, testing your own code. Separate chapters cover [changes of
-//! membership](membership), [the servers](servers) and their users,
-//! [monitoring](observability), and [`compatibility`] between
-//! versions.
+//! a resource, many keys at once, lost leases, runtimes and forks, first start
+//! and lost nodes, testing your own code.
+//!
+//! The other chapters:
+//!
+//! | chapter | subject |
+//! |---|---|
+//! | [`assumptions`] | what the guarantees need, compared with other libraries |
+//! | [`configuration`] | every setting, and the features of the crate |
+//! | [`servers`] | which servers, their users and passwords, TLS, sentinels |
+//! | [`program`] | the commands of `ringlock`, and a command under a lock |
+//! | [`membership`] | nodes join, leave and are replaced; a runbook |
+//! | [`observability`] | metrics, events, alerts |
+//! | [`benchmarks`] | how fast ringlock is on your machine |
+//! | [`compatibility`] | what may change between versions |
 //!
 //! # Choosing a mode
 //!
 //! With `replicas = 1` a key lives on one node, and a cluster of N nodes does N
-//! times the work of one. If that node is lost, its keys wait for it; the keys
-//! of other nodes do not. With 3 or 5 replicas a key can be locked while most
-//! of its nodes agree; an acquire costs as many requests, and waits for the
-//! second or third fastest of the nodes. Most services have very many keys of
-//! the first kind and a few of the second: give those a prefix.
+//! times the work of one. If a node is lost, its keys wait for it; the keys of
+//! other nodes do not. With 3 or 5 replicas a key can be locked while most of
+//! its nodes agree. An acquire costs as many requests, and waits for the second
+//! or third fastest of the nodes. Most services have very many keys that
+//! need one node and a few that need a quorum. Give the few a prefix:
 //!
 //! ```toml
 //! [router]
@@ -29,8 +39,8 @@
 //! [`with`](crate::Router::with) extend the lease at each third of the ttl, and
 //! retry until the lease is over. Choose a ttl that survives the pauses that
 //! you know of (a garbage collector, a slow disk, a brief outage of a server):
-//! ten seconds is a good start. Of a ttl, 1 % and 2 ms are reserved for clocks
-//! that drift; below 13 ms nothing would be left.
+//! ten seconds is a good start. The lease is valid for the ttl less 1 % and
+//! 2 ms, which are reserved for clocks that drift. A ttl below 13 ms is refused.
 //!
 //! A node has a twentieth of the ttl to answer, at least 50 ms and at most a
 //! second. With very short ttls a slow node fails sooner.
@@ -51,14 +61,15 @@
 //! `CLIENT TRACKING`, or a connection is lost, waiters poll, with random pauses
 //! that double from 8 to 256 ms. With [`attempts`](crate::Acquire::attempts) or
 //! [`retry_delay`](crate::Acquire::retry_delay) they poll as configured. All of
-//! them retry when the rival's lease ends, and every few seconds.
+//! them retry when the other holder's lease ends, and every few seconds.
 //!
 //! Within a router a key passes straight from one waiter to the next: the new
 //! holder's request follows the release on the same connection, and gets its
-//! own token and fence. After 16 such hand-overs in a row (`router.max_local_handoffs`)
-//! the router leaves the key for a moment (a millisecond or two and two round
-//! trips) to the waiters in other processes. Between processes there is no
-//! order, only this chance: make one router per process, and clone it.
+//! own token and fence. After 16 such hand-overs in a row
+//! (`router.max_local_handoffs`) the router leaves the key for a moment (a
+//! millisecond or two and two round trips) to the waiters in other processes.
+//! Between processes there is no order, only this chance: make one router per
+//! process, and clone it.
 //!
 //! # Fencing a resource
 //!
@@ -161,59 +172,6 @@
 //! library's handlers: a child that is created by the bare system call is not
 //! detected.
 //!
-//! # A command under a lock
-//!
-//! `ringlock exec KEY -- command …` holds a lock while a command runs:
-//!
-//! ```sh
-//! ringlock exec backup -n -E 0 -- pg_dump -f /backup/db.sql db   # cron: skip it if another host does it
-//! ringlock exec deploy -w 300 -- sh -c 'build && upload'
-//! ```
-//!
-//! It keeps the lock alive and ends with the exit code of the command, or with
-//! 128 + n if signal n killed it. 127: there is no such command; 126: it is not
-//! executable; both are detected before the lock is acquired. 6: other clients
-//! held the key; 7: the lock was lost while the command ran; 3: another
-//! failure. For a command that uses these codes itself, choose others with
-//! `--conflict-exit-code` (`-E`), `--lost-exit-code` and `--failed-exit-code`.
-//! It does not initialise a new cluster, unless `--init` is given.
-//!
-//! The lock and the command end together:
-//!
-//! | What happens | What the command gets |
-//! |---|---|
-//! | the lock is lost (taken by force, an outage longer than the ttl, `--max-hold`) | `--signal` (TERM); after `--grace` (10 s) KILL |
-//! | `exec` gets TERM | TERM; after `--grace` KILL; the lock is held until then |
-//! | `exec` gets INT, HUP, QUIT, USR1 or USR2 | the same signal |
-//! | `exec` is killed with KILL, or by the system because memory runs out | KILL at once; the lock expires with its ttl |
-//! | `exec` is stopped (Ctrl-Z, STOP) | `--signal` when the lease ends; after `--grace` KILL |
-//! | the supervisor is killed | KILL at once; then the lock is released |
-//!
-//! In the first two cases everything that the command started gets the signal
-//! too. `exec` waits until all of it has ended, and kills what is left after
-//! `--grace`. When the command ends by itself, what it leaves running continues
-//! without the lock. Signals that are ignored when `exec` starts stay ignored
-//! (`nohup`).
-//!
-//! For this there is a small process between `exec` and the command, the
-//! supervisor (`exec-supervisor` in the list of processes). It ends the command
-//! when `exec` is gone or the lease lapses. If both are killed at the same
-//! instant, Linux kills the command by its parent-death signal, but not what
-//! the command started; other systems kill neither. A process that started its
-//! own session, as daemons do, does not count as part of the command. One that
-//! runs as another user (`sudo`) cannot be signalled. On systems other than
-//! Linux only the process group of the command is known.
-//!
-//! In a session with a terminal the command stays in the process group of
-//! `exec`: it can read the terminal, even if its input is a pipe, and Ctrl-C,
-//! Ctrl-Z, `fg` and `bg` work. A stopped job keeps its lock for the ttl. When
-//! it continues, it receives the signal for the loss before it does anything
-//! else. Without a terminal the command leads its own process group.
-//!
-//! With `--grace` above zero the command may still run after the lock was lost:
-//! it has the fence, in `RINGLOCK_FENCE`, for the resource that it writes to.
-//! `--signal KILL` leaves it no time.
-//!
 //! # First start and lost nodes
 //!
 //! A server that has no state grants nothing: it may have forgotten what it had
@@ -255,7 +213,11 @@
 //! # Ok(()) }
 //! ```
 
+pub mod assumptions;
+pub mod benchmarks;
 pub mod compatibility;
+pub mod configuration;
 pub mod membership;
 pub mod observability;
+pub mod program;
 pub mod servers;

@@ -9,7 +9,7 @@
 //! through three views:
 //!
 //! ```text
-//!            new nodes wait        leases of before run out
+//!            new nodes wait        earlier leases run out
 //!               max_ttl             max_ttl + view_lease
 //!          ┌───────────────┐      ┌──────────────────────┐
 //!   ───────┴───────────────▼──────┴──────────────────────▼─────────────
@@ -73,14 +73,29 @@
 //! change of membership is under way: the nodes that it leads to may have taken
 //! over. Errors and `ringlock doctor` then name the node that is waited for, or
 //! state that `ringlock force` is required. Facts that no answering node
-//! remembers are lost: do not empty retired nodes and let routers connect to
-//! them that are configured with no other node.
+//! remembers are lost. Do not empty retired nodes if routers that are configured
+//! with no other node may connect to them.
 //!
 //! # Runbook
 //!
-//! The program `ringlock` does all of this from a shell, as does
-//! [`Rebalancer`](crate::Rebalancer) in code. A plan can be read before
-//! anything changes; it is valid only for the view that it was made for.
+//! The [program](super::program) `ringlock` makes changes from a shell,
+//! [`Rebalancer`](crate::Rebalancer) makes them in code. Nodes can be added,
+//! removed, replaced, reweighted, moved and relabelled. Replicas, `max_ttl` and
+//! `view_lease` change the same way. A plan can be read before anything changes:
+//! what moves where, which nodes must answer, how long it takes. It is valid
+//! only for the view that it was made for.
+//!
+//! ```no_run
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use ringlock::{Change, NodeConfig};
+//! # let router = ringlock::Router::in_memory(5).await?;
+//! let rebalancer = router.rebalancer();
+//! let by = NodeConfig::new("g", "redis://10.0.0.7");
+//! let plan = rebalancer.plan([Change::Replace { node: "c".into(), by }]).await?;
+//! println!("{plan}");
+//! rebalancer.apply(&plan, |progress| println!("{progress:?}")).await?;
+//! # Ok(()) }
+//! ```
 //!
 //! ## Add a node
 //!
@@ -98,7 +113,7 @@
 //! Several changes make one plan, and take no longer than one:
 //! `ringlock plan add f --url redis://10.0.0.6 --and remove a`.
 //!
-//! Add it to the configuration afterwards, in any order and without haste: a
+//! Add it to the configurations afterwards, in any order and at any time: a
 //! router that starts follows what the cluster serves, and logs that its
 //! configuration is behind (`router.on_mismatch = "refuse"` makes that an
 //! error). It only has to reach one node that knows the view.
@@ -161,9 +176,8 @@
 //! It prints how long is left, readmits the nodes by a vote, and exits with 0
 //! once every member serves; with 4 where some are out, with 3 where a node
 //! that was named does not answer or too few nodes vote. Without `--wait` it
-//! lists which nodes are out. It does no harm to run it when none is: a line
-//! `ringlock readmit --wait` in the crontab, every few minutes, keeps such a
-//! cluster whole. In code it is
+//! lists which nodes are out. It does no harm to run it when none is: run
+//! `ringlock readmit --wait` from the crontab every few minutes. In code it is
 //! [`Rebalancer::readmit`](crate::Rebalancer::readmit).
 //!
 //! ## Most nodes are lost permanently
@@ -185,7 +199,7 @@
 //!
 //! | it refuses while | because | the flag |
 //! |---|---|---|
-//! | enough nodes keep their data to vote | a plan makes the same change, and no lock stands still | `--stop-all-locks-although-a-vote-is-possible` |
+//! | enough nodes keep their data to vote | a plan makes the same change, and locks stay available | `--stop-all-locks-although-a-vote-is-possible` |
 //! | an abandoned node answers | clients that reach it may hold locks there that other clients acquire elsewhere | `--risk-two-holders-although-abandoned-nodes-answer` |
 //!
 //! # What needs care

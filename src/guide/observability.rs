@@ -7,9 +7,9 @@
 //! With the feature `metrics`, routers report to the recorder of the crate
 //! `metrics`. Install it *before* the router connects: handles are registered
 //! once, at that time, and kept; an operation costs a few atomic additions and
-//! no allocation. `examples/prometheus.rs` is a complete service. Without the
-//! feature [`Router::stats`](crate::Router::stats) has the most important
-//! counts.
+//! no allocation. `cargo run --features metrics --example prometheus` starts a
+//! complete service with a page for Prometheus. Without the feature
+//! [`Router::stats`](crate::Router::stats) has the most important counts.
 //!
 //! Counters count since the process began, times are in seconds, everything
 //! else is a number of things. No label has a lock key as its value: there may
@@ -94,38 +94,38 @@
 //!
 //! | target | event | level | fields | when |
 //! |---|---|---|---|---|
-//! | `ringlock::acquire` | `refused` | DEBUG | `key`, `error` | an attempt failed; its call may go on |
+//! | `ringlock::acquire` | `refused` | DEBUG | `key`, `error` | an attempt failed; its call may continue |
 //! | `ringlock::lease` | `granted` | DEBUG | `key`, `fence`, `ttl_ms` | a lease begins |
-//! | `ringlock::lease` | `extend_failed` | DEBUG | `key`, `refused` | an extend failed; the lease goes on as long as it was to |
+//! | `ringlock::lease` | `extend_failed` | DEBUG | `key`, `refused` | an extend failed; the lease stays valid as long as before |
 //! | `ringlock::lease` | `lost` | WARN | `key`, `fence`, `reason` | a lease ended while it was held |
 //! | `ringlock::lease` | `released` | DEBUG | `key`, `fence` | its holder gives a lease back |
-//! | `ringlock::lease` | `released_too_late` | WARN | `key`, `fence` | the nodes had a lease no more that should have lasted |
+//! | `ringlock::lease` | `released_too_late` | WARN | `key`, `fence` | the nodes no longer had a lease that should have lasted |
 //! | `ringlock::lease` | `release_unanswered` | DEBUG | `key`, `fence`, `causes` | too few nodes answered a release: it is repeated |
 //! | `ringlock::lease` | `release_given_up` | DEBUG | `key` | a release did not get through; the entry's ttl frees the key |
 //! | `ringlock::node` | `connected` | INFO | `node`, `address` | a server was reached and may hold locks |
 //! | `ringlock::node` | `lost` | WARN | `node`, `address`, `error` | a connection broke |
-//! | `ringlock::node` | `unreachable` | WARN | `node`, `address`, `error` | a server cannot be reached; told once in a row |
-//! | `ringlock::node` | `unsuitable` | WARN | `node`, `address`, `error` | a server refuses the user, or must not hold locks; told once in a row |
+//! | `ringlock::node` | `unreachable` | WARN | `node`, `address`, `error` | a server cannot be reached; repetitions are `still_out` |
+//! | `ringlock::node` | `unsuitable` | WARN | `node`, `address`, `error` | a server refuses the user, or must not hold locks; repetitions are `still_out` |
 //! | `ringlock::node` | `still_out` | DEBUG | `node`, `address`, `error` | the same again |
-//! | `ringlock::node` | `not_durable` | WARN | `address`, `reason` | an operator's word cannot be true |
+//! | `ringlock::node` | `not_durable` | WARN | `address`, `reason` | `durable = true` is configured and cannot be true |
 //! | `ringlock::node` | `clock_stepped` | WARN | `address`, `step`, `bench` | a server's wall clock was stepped forward; it is asked for no lock for as long as `bench` |
 //! | `ringlock::node` | `clock_stepped_back` | WARN | `address`, `step` | it was stepped back: what is locked there lasts longer |
-//! | `ringlock::node` | `untracked` | WARN | `address`, `error` | the server tells nobody who waits; told once |
-//! | `ringlock::node` | `tracking_lost` | DEBUG | `address`, `error` | the connection broke that tells who waits |
-//! | `ringlock::node` | `behind` | DEBUG | `node`, `view` | a node is handed the view |
+//! | `ringlock::node` | `untracked` | WARN | `address`, `error` | the server does not notify waiters; reported once |
+//! | `ringlock::node` | `tracking_lost` | DEBUG | `address`, `error` | the connection for notifications broke |
+//! | `ringlock::node` | `behind` | DEBUG | `node`, `view` | a node is sent the view |
 //! | `ringlock::node` | `quarantined` | WARN | `node` | a node lost its data and is kept out |
 //! | `ringlock::node` | `readmitted` | INFO | `view` | nodes are let in again |
 //! | `ringlock::node` | `not_readmitted` | ERROR | `voted`, `needed` | too few nodes can vote |
-//! | `ringlock::node` | `unreadable` | WARN | `node`, `error` | a node serves a view that is none |
-//! | `ringlock::view` | `moved` | INFO | `from`, `to`, `joint` | the router goes by a new view |
+//! | `ringlock::node` | `unreadable` | WARN | `node`, `error` | a node serves something that is not a view |
+//! | `ringlock::view` | `moved` | INFO | `from`, `to`, `joint` | the router uses a new view |
 //! | `ringlock::view` | `first_start_waits` | INFO | `wait_ms` | a first start, or a new one, waits |
 //! | `ringlock::view` | `first_start` | INFO | `view`, `adopted`, `nodes` | a new cluster has its first view |
 //! | `ringlock::view` | `first_start_failed` | ERROR | `error` | a cluster that lost everything has no view yet |
-//! | `ringlock::view` | `majority_lost` | ERROR | `view` | most nodes lost their data and all answer: the cluster is started anew |
+//! | `ringlock::view` | `majority_lost` | ERROR | `view` | most nodes lost their data and all answer: the cluster is started again |
 //! | `ringlock::view` | `mismatch` | WARN | `view`, `differences` | the configuration is not what is served |
 //! | `ringlock::view` | `other_key_prefix` | ERROR | `view`, `served`, `own` | the cluster's first router has another `key_prefix`: routers with the one and with the other do not exclude each other |
 //! | `ringlock::view` | `foreign` | WARN | `view` | a node belongs to another cluster |
-//! | `ringlock::view` | `forced` | WARN | `abandoned` | an operator gives nodes up |
+//! | `ringlock::view` | `forced` | WARN | `abandoned` | an operator abandons nodes |
 //!
 //! A call of [`acquire`](crate::Router::acquire), or of a related method, has
 //! the span `acquire` with target `ringlock::acquire` at DEBUG, and the fields

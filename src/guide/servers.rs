@@ -85,10 +85,10 @@
 //! nodes, in version 3 of the protocol. On it the server notifies the router
 //! when the key has changed (client tracking), and the router announces that it
 //! waits: it sets `ringlock!w:KEY` for a second, at most twice a second. A
-//! router that has had a key `max_local_handoffs` times in a row reads that note once;
-//! from then on the server notifies it of a change. If another router waits,
-//! this router leaves the key alone for a few round trips, longer each time
-//! that no other router takes it. If none waits, there is no pause, and no
+//! router that has had a key `max_local_handoffs` times in a row reads that note
+//! once; from then on the server notifies it of a change. If another router
+//! waits, this router leaves the key alone for a few round trips, longer each
+//! time that no other router takes it. If none waits, there is no pause, and no
 //! command either.
 //!
 //! A limit remains: clients other than ringlock, and older routers, leave no

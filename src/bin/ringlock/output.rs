@@ -134,7 +134,7 @@ impl From<ConfigError> for Failure {
             ConfigError::File { .. } => {
                 failure.next("name the file with --config, or in RINGLOCK_CONFIG")
             }
-            _ => failure.next("correct the configuration; the README shows every setting"),
+            _ => failure.next("correct the configuration; the guide shows every setting"),
         }
     }
 }
