@@ -456,8 +456,113 @@ fn files_are_short() {
     assert_eq!(findings(&sources, too_long), "");
 }
 
+/// Every test, file and mutant that `docs/PROTOCOL.md` names as what holds a rule.
+#[test]
+fn what_holds_a_rule_exists() {
+    let read = |path: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        std::fs::read_to_string(path).ok()
+    };
+    let document = read("docs/PROTOCOL.md").unwrap();
+    let mutants = read("proto/tests/model/mutants.rs").unwrap();
+    let simulated = read("proto/tests/simulation/mutants.rs").unwrap();
+    let (mut missing, mut found) = (Vec::new(), 0);
+    for name in document.split('`').skip(1).step_by(2) {
+        let is_there = match named(name) {
+            None => continue,
+            Some(Named::Mutant { mutant, scenario }) => {
+                mutants.contains(&format!(": {mutant} in {scenario},"))
+            }
+            Some(Named::Simulated(mutant)) => simulated.contains(&format!("    {mutant},")),
+            Some(Named::Test { path, test }) => read(&path).is_some_and(|text| match test {
+                Some(test) => text.contains(&format!("fn {test}(")),
+                None => true,
+            }),
+        };
+        found += 1;
+        if !is_there {
+            missing.push(name);
+        }
+    }
+    println!("{found} names checked");
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(found > 100, "only {found} names were recognised");
+}
+
+/// What the document names.
+#[derive(Debug, PartialEq)]
+enum Named<'t> {
+    /// A mutant of the model, and the scenario that catches it.
+    Mutant { mutant: &'t str, scenario: &'t str },
+    /// A mutant of the simulation.
+    Simulated(&'t str),
+    /// A file, or a test in it.
+    Test { path: String, test: Option<&'t str> },
+}
+
+/// `None`: something else, such as a request or a field.
+fn named(name: &str) -> Option<Named<'_>> {
+    let is_camel = |word: &str| {
+        word.starts_with(|first: char| first.is_ascii_uppercase())
+            && word.contains(|other: char| other.is_ascii_lowercase())
+    };
+    if let Some(mutant) = name.strip_prefix("sim ").filter(|mutant| is_camel(mutant)) {
+        return (mutant != "Mutant").then_some(Named::Simulated(mutant));
+    }
+    let (path, test) = match name.split_once(": ") {
+        Some((path, test)) => (path, Some(test)),
+        None => (name, None),
+    };
+    let (first, rest) = path.split_once('/')?;
+    let is_scenario = |word: &str| word.bytes().all(|it| it.is_ascii_uppercase() || it == b'_');
+    if is_camel(first) && is_scenario(rest) {
+        let (mutant, scenario) = (first, rest);
+        return Some(Named::Mutant { mutant, scenario });
+    }
+    if path.contains(['{', '…', ' ']) || path.ends_with('/') {
+        return None;
+    }
+    let path = match (first, rest.split_once('/')) {
+        ("proto", Some(("src" | "tests", _))) => path.to_owned(),
+        ("proto", _) => format!("proto/src/{rest}"),
+        ("node", _) => format!("src/{path}"),
+        ("api" | "redis" | "cluster" | "cli", _) => format!("tests/{path}.rs"),
+        _ => return None,
+    };
+    Some(Named::Test { path, test })
+}
+
 #[test]
 fn the_checks_find_what_they_are_made_for() {
+    let (mutant, scenario) = ("NoViewCheck", "VIEWS");
+    for (name, is) in [
+        ("NoViewCheck/VIEWS", Named::Mutant { mutant, scenario }),
+        ("sim AnyNonce", Named::Simulated("AnyNonce")),
+        (
+            "proto/lease.rs: ttl_bounds",
+            Named::Test {
+                path: "proto/src/lease.rs".into(),
+                test: Some("ttl_bounds"),
+            },
+        ),
+        (
+            "redis/hostile/shifted",
+            Named::Test {
+                path: "tests/redis/hostile/shifted.rs".into(),
+                test: None,
+            },
+        ),
+    ] {
+        assert_eq!(named(name), Some(is));
+    }
+    for name in [
+        "KEPT",
+        "now < old `valid_until`",
+        "t0 + ttl",
+        "epoch/digest",
+    ] {
+        assert_eq!(named(name), None, "{name}");
+    }
     let source = Source::parse;
     let proto = source(
         "src/proto/acquire.rs",
