@@ -31,7 +31,7 @@
 //! | `ringlock_releases_total` | counter | `outcome`: `in_time`, `too_late` | leases given back, by whether they still held by the holder's own clock |
 //! | `ringlock_gone_total` | counter |  | releases in time that found too many entries gone: deleted by hand, or a clock that jumped |
 //! | `ringlock_releases_given_up_total` | counter |  | releases that did not reach their node before the entry's ttl ran out |
-//! | `ringlock_epoch` | gauge |  | epoch of the view that the router goes by |
+//! | `ringlock_epoch` | gauge |  | epoch of the view that the router uses |
 //! | `ringlock_view_joint` | gauge |  | 1 while a change of membership is under way |
 //! | `ringlock_node_state` | gauge | `node`; `state`: `serving`, `behind`, `quarantined`, `absent`, `silent` | 1 for the state that the router last saw the node in, 0 for the others |
 //! | `ringlock_node_requests_total` | counter | `node`; `request`: `acquire`, `extend`, `release` | requests about locks that were handed to the node |

@@ -466,7 +466,7 @@ async fn a_router_configured_differently_refuses_where_configured_to() {
             assert_eq!(*serving, first.route(KEY).unwrap().view);
             let text = format!("{error:#}");
             assert!(text.contains(difference), "{text}");
-            assert!(text.contains("must be configured alike"), "{text}");
+            assert!(text.contains("configure all routers alike"), "{text}");
         }
         // One node fewer.
         let mut fewer = refusing(&cluster);
@@ -729,7 +729,7 @@ async fn a_lost_cluster_says_whom_it_waits_for() {
         fails_with(
             &router,
             &key,
-            &["started anew when d can be reached", "ringlock force"],
+            &["started again when d can be reached", "ringlock force"],
         )
         .await;
         // The cluster is not started without that node.

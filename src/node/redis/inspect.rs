@@ -248,7 +248,7 @@ impl Inspector<'_> {
     pub async fn release(&mut self, key: &Key, found: &Entry) -> Result<Reply, NodeError> {
         let (name, script) = (self.server.name(key), Script::Release.source());
         if self.server.is_state(&name) {
-            let message = format!("{key} names ringlock's own state, and no lock");
+            let message = format!("{key} names ringlock's own state, not a lock");
             return Err(NodeError::new(NodeErrorKind::WrongType, message));
         }
         let write = [b"EVAL", script.as_bytes(), b"1", &name, &*found.value, MARK];

@@ -238,7 +238,7 @@ impl Count {
         }
         match self.0.replace((view, counter)) {
             Some((before, last)) if before == view && counter <= last => Err(lost_data(
-                "the server has lost its fence counter, and maybe locks: keep maxmemory-policy at noeviction",
+                "the server has lost its fence counter, and possibly locks: keep maxmemory-policy at noeviction",
             )),
             _ => Ok(()),
         }
