@@ -531,9 +531,7 @@ pub(crate) fn substitute(
         let is_name = |char: char| char == '_' || char.is_ascii_alphanumeric();
         if name.is_empty() || !name.chars().all(is_name) {
             // The text may be part of a password: it is not shown.
-            return Err(
-                "has a ${…} without a valid name of an environment variable: write ${NAME}".into(),
-            );
+            return Err("has a ${…} without a valid variable name: write ${NAME}".into());
         }
         let value = lookup(name)
             .ok_or_else(|| format!("names the environment variable {name}, which is not set"))?;
