@@ -113,8 +113,8 @@
 //! | `ringlock::node` | `untracked` | WARN | `address`, `error` | the server does not notify waiters; reported once |
 //! | `ringlock::node` | `tracking_lost` | DEBUG | `address`, `error` | the connection for notifications broke |
 //! | `ringlock::node` | `behind` | DEBUG | `node`, `view` | a node is sent the view |
-//! | `ringlock::node` | `quarantined` | WARN | `node` | a node lost its data and is kept out |
-//! | `ringlock::node` | `readmitted` | INFO | `view` | nodes are let in again |
+//! | `ringlock::node` | `quarantined` | WARN | `node` | a node lost its data and is quarantined |
+//! | `ringlock::node` | `readmitted` | INFO | `view` | nodes are readmitted |
 //! | `ringlock::node` | `not_readmitted` | ERROR | `voted`, `needed` | too few nodes can vote |
 //! | `ringlock::node` | `unreadable` | WARN | `node`, `error` | a node serves something that is not a view |
 //! | `ringlock::view` | `moved` | INFO | `from`, `to`, `joint` | the router uses a new view |

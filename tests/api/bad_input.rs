@@ -668,7 +668,7 @@ fn assert_alive(error: &NodeError) {
 
 /// The server does not speak Redis at all, from the first byte on.
 #[tokio::test]
-async fn servers_that_are_none() {
+async fn servers_that_are_not_redis() {
     use NodeErrorKind::{Protocol, Timeout, Unreachable};
     let bytes = |bytes: &[u8]| Answers::Bytes(bytes.to_vec());
     let last = |bytes: &[u8]| Answers::Last(bytes.to_vec());

@@ -88,7 +88,7 @@ fn a_change_that_is_only_prepared_is_stopped_too() {
 
 /// SIGTERM leaves a change in the same state as SIGINT.
 #[test]
-fn a_terminated_change_says_how_to_go_on() {
+fn a_terminated_change_says_how_to_continue() {
     let testbed = Testbed::unhurried(3, 3);
     let file = testbed.plan(&["reweight", "a", "3"]);
     let run = testbed.signal(&["apply", &file], JOINT, Signal::TERM);

@@ -280,7 +280,7 @@ fn release_spares_the_clusters_own_state() {
 }
 
 #[test]
-fn what_is_no_lock_is_reported_and_left_alone() {
+fn foreign_data_is_reported_and_left_alone() {
     let testbed = Testbed::new(1, 1);
     testbed.init();
     redis::cmd("RPUSH")

@@ -403,7 +403,7 @@ fn doctor_does_not_take_durability_on_trust() {
 }
 
 #[test]
-fn a_silent_server_holds_nobody_up() {
+fn a_silent_server_delays_no_command() {
     let testbed = Testbed::new(3, 3);
     testbed.init();
     testbed.servers[1].freeze();

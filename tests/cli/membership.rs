@@ -327,7 +327,7 @@ fn a_blocking_node_is_reported() {
 }
 
 #[test]
-fn most_nodes_are_given_up_on_a_promise_alone() {
+fn most_nodes_are_abandoned_only_on_a_promise() {
     let mut testbed = Testbed::short(3, 3, 3);
     testbed.servers[1].kill();
     testbed.servers[2].kill();
