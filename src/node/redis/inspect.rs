@@ -362,7 +362,7 @@ impl Inspector<'_> {
 
 impl fmt::Debug for Inspector<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Look").field(self.server).finish()
+        f.debug_tuple("Inspector").field(self.server).finish()
     }
 }
 
