@@ -367,7 +367,7 @@ fn unread(path: &Path, error: &Arc<std::io::Error>, f: &mut fmt::Formatter<'_>) 
 }
 
 fn ttl_unfit(error: &TtlError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    f.write_str("router.ttl is no ttl")?;
+    f.write_str("router.ttl is invalid")?;
     append_source(f, error)
 }
 
@@ -439,14 +439,14 @@ impl Config {
             return Err(ConfigError::Setting {
                 setting: "router.max_local_handoffs",
                 value: self.router.max_local_handoffs.to_string(),
-                remedy: "must be at most 16: other processes wait for as long",
+                remedy: "must be at most 16: other processes wait for that many handoffs",
             });
         }
         if self.router.max_hold < LEAST_HOLD {
             return Err(ConfigError::Setting {
                 setting: "router.max_hold",
                 value: format!("{:?}", self.router.max_hold),
-                remedy: "must be at least 10ms: it ends a lease before it can be used",
+                remedy: "must be at least 10ms: a shorter one ends a lease before it can be used",
             });
         }
         let node_timeouts = LEAST_NODE_TIMEOUT..=*ttl / 2;
@@ -470,14 +470,14 @@ impl Config {
             return Err(ConfigError::Setting {
                 setting: "router.namespace",
                 value: format!("{namespace:?}"),
-                remedy: "must be a word: ringlock's own state is kept under it",
+                remedy: "must be a word without spaces: it names the keys of ringlock's own state",
             });
         }
         if self.router.key_prefix.starts_with(&self.router.own_state()) {
             return Err(ConfigError::Setting {
                 setting: "router.key_prefix",
                 value: format!("{:?}", self.router.key_prefix),
-                remedy: "must not begin with the namespace and !: ringlock's own state is kept there",
+                remedy: "must not begin with the namespace followed by !: those keys are ringlock's own state",
             });
         }
         // A trial view: it checks every rule of a view where the rule is defined.
@@ -531,7 +531,7 @@ pub(crate) fn substitute(
         let is_name = |char: char| char == '_' || char.is_ascii_alphanumeric();
         if name.is_empty() || !name.chars().all(is_name) {
             // The text may be part of a password: it is not shown.
-            return Err("has a ${…} that names no environment variable: write ${NAME}".into());
+            return Err("has a ${…} without a valid variable name: write ${NAME}".into());
         }
         let value = lookup(name)
             .ok_or_else(|| format!("names the environment variable {name}, which is not set"))?;
@@ -593,7 +593,7 @@ mod tests {
         assert!(error("[router]\nreplica = 3").starts_with("line 2: unknown field `replica`"));
         let duration = error("[router]\nwait = \"1s\"\nttl = \"ten\"");
         assert!(
-            duration.starts_with("line 3: \"ten\" is no duration"),
+            duration.starts_with("line 3: \"ten\" is not a duration"),
             "{duration}"
         );
         assert!(error("[ring]\nformat = \"sha\"").starts_with("line 2: "));

@@ -64,7 +64,9 @@ pub enum Error {
     },
     /// The nodes granted it, but only after its validity had ended. The ttl is too
     /// short for this network, or the machine was suspended.
-    #[error("{key}: granted only after its validity of {ttl:?} less drift; use a longer ttl")]
+    #[error(
+        "{key}: granted only after its validity ({ttl:?} less drift) had ended; use a longer ttl"
+    )]
     TooSlow {
         /// The key to lock.
         key: Key,
@@ -93,7 +95,7 @@ pub enum Error {
     },
     /// The nodes serve a view that this router does not know and cannot reach.
     #[error(
-        "node {node} serves view {serving}, this router knows {known}; restart it with the cluster's present configuration"
+        "node {node} serves view {serving}, this router knows {known}; restart it with the cluster's current configuration"
     )]
     StaleView {
         /// A node that serves it.
@@ -106,7 +108,7 @@ pub enum Error {
     /// The nodes serve another topology than the configuration describes, and
     /// `router.on_mismatch` is set to refuse that.
     #[error(
-        "the nodes serve another topology (view {serving}) than configured: {differences}; all routers must be configured alike"
+        "the nodes serve another topology (view {serving}) than configured: {differences}; configure all routers alike"
     )]
     TopologyMismatch {
         /// The view that is served.
@@ -136,7 +138,7 @@ pub enum Error {
     InitRefused(#[source] NodeCause),
     /// Two names refer to one server, which would vote twice.
     #[error(
-        "nodes {first} and {second} are one server (same run_id): give each node a server of its own"
+        "nodes {first} and {second} are one server (same run_id): give each node its own server"
     )]
     SameServer {
         /// One of the names.
@@ -167,7 +169,7 @@ pub enum Error {
         key: Key,
     },
     /// A call for all of no keys: its lock would guard nothing.
-    #[error("no keys are given: name at least one thing to lock")]
+    #[error("no keys are given: name at least one key")]
     NoKeys,
     /// More keys than one call takes.
     #[error("{given} keys are too many for one call: give at most {most} at a time")]
@@ -193,13 +195,13 @@ pub enum Error {
     /// stopped: its tasks run there. Create the router on a runtime that outlives
     /// its use.
     #[error(
-        "the router is closed: it was shut down, or the runtime that made it has ended; make it on one that outlives it"
+        "the router is closed: it was shut down, or the runtime that created it has ended; create it on a runtime that outlives it"
     )]
     Closed,
     /// The router belongs to another process, which this one was forked from. Its
     /// leases and connections belong to that process too.
     #[error(
-        "the router belongs to the process that this one was forked from: make one after the fork"
+        "the router belongs to the process that this one was forked from: create one after the fork"
     )]
     Forked,
 }
@@ -340,19 +342,19 @@ impl fmt::Display for Cause {
         match self {
             Self::Held(holder) => write!(f, "held by {}", Named(holder.as_ref())),
             Self::Gone => f.write_str(
-                "has no entry of it any more: it was released by force or deleted by hand, or the server's clock was stepped",
+                "no longer has its entry: it was released by force or deleted by hand, or the server's clock was stepped",
             ),
             Self::OtherView(view) => write!(f, "serves view {view}"),
             Self::NoView => f.write_str(
-                "serves no view: it lost its data, or is new; `ringlock status` says what it waits for",
+                "serves no view: it lost its data, or is new; `ringlock status` shows what it waits for",
             ),
             Self::Quarantined { remaining } if remaining.is_zero() => {
-                f.write_str("lost its data and is about to be let in again")
+                f.write_str("lost its data and is about to be readmitted")
             }
             Self::KeptOut(why) => why.fmt(f),
             Self::Quarantined { remaining } => write!(
                 f,
-                "lost its data and is let in again in {:?}",
+                "lost its data and is readmitted in {:?}",
                 whole_millis(*remaining)
             ),
             Self::Failed(error) => error.fmt(f),
@@ -389,26 +391,26 @@ impl fmt::Display for KeptOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooFewAnswer => f.write_str(
-                "lost its data, and is let in again when most nodes of the cluster answer",
+                "lost its data, and is readmitted when most nodes of the cluster answer",
             ),
             Self::StartsAnew { remaining: None } => {
-                f.write_str("most nodes lost their data: the cluster is about to be started anew")
+                f.write_str("most nodes lost their data: the cluster is about to be started again")
             }
             Self::StartsAnew {
                 remaining: Some(span),
             } => write!(
                 f,
-                "most nodes lost their data: the cluster is started anew in {:?}",
+                "most nodes lost their data: the cluster is started again in {:?}",
                 whole_millis(*span)
             ),
             Self::Awaits { nodes } => write!(
                 f,
-                "most nodes lost their data: the cluster is started anew when {} can be reached too; if that is never, see `ringlock force`",
+                "most nodes lost their data: the cluster is started again when {} can be reached too; if that never happens, see `ringlock force`",
                 nodes.join(", ")
             ),
             Self::NeedsForce { reason } => write!(
                 f,
-                "most nodes lost their data and {reason}: only an operator can go on, with `ringlock force`"
+                "most nodes lost their data and {reason}: only an operator can continue, with `ringlock force`"
             ),
         }
     }
@@ -466,7 +468,7 @@ impl fmt::Display for For<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.1.is_some_and(Holder::never_expires) {
             return f.write_str(
-                " for ever: the entry has no expiry, and stays until it is deleted by hand, with ringlock release KEY --force",
+                " forever: the entry has no expiry; delete it by hand with `ringlock release KEY --force`",
             );
         }
         self.0.map_or(Ok(()), |span| {
@@ -483,7 +485,7 @@ impl fmt::Display for Reached {
         f.write_str(match self.0 {
             0 => "no node of the cluster can be reached",
             _ => {
-                "no node that answers serves a view, and a first start needs all of them, but some cannot be reached"
+                "no node that answers serves a view, and some cannot be reached; a first start needs all of them"
             }
         })
     }
@@ -496,7 +498,10 @@ impl fmt::Display for Effort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waited = whole_millis(self.1);
         match self.0 {
-            0 => write!(f, "{waited:?} behind others of this process"),
+            0 => write!(
+                f,
+                "{waited:?} in the queue behind other callers of this process"
+            ),
             1 => write!(f, "1 attempt in {waited:?}"),
             attempts => write!(f, "{attempts} attempts in {waited:?}"),
         }

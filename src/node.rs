@@ -159,7 +159,7 @@ pub(crate) async fn call(node: &dyn Node, request: Request, deadline: Instant) -
     let answer = std::future::poll_fn(|context| slot.poll(context));
     let answer = clock::within(Some(deadline + BACKSTOP), answer).await;
     answer.unwrap_or_else(|| {
-        let message = "no answer: the runtime that made the router stands still";
+        let message = "no answer: the runtime that created the router is not running";
         Err(NodeError::new(NodeErrorKind::Timeout, message))
     })
 }

@@ -112,7 +112,7 @@ pub enum RebalanceError {
         name: String,
     },
     /// The cluster has a node of this name already.
-    #[error("the cluster has a node {name} already: give the new one a name of its own")]
+    #[error("the cluster already has a node {name}: give the new node another name")]
     NameTaken {
         /// The name.
         name: String,
@@ -126,7 +126,7 @@ pub enum RebalanceError {
         reason: String,
     },
     /// The changes have no effect.
-    #[error("the cluster is so already: there is nothing to do")]
+    #[error("the cluster already has this topology: there is nothing to do")]
     NothingToDo,
     /// Another change is half done.
     #[error(
@@ -143,7 +143,7 @@ pub enum RebalanceError {
         view: ViewId,
     },
     /// The plan was made for an earlier view.
-    #[error("the plan starts from view {planned}, but {current} is in force: plan anew")]
+    #[error("the plan starts from view {planned}, but {current} is in force: make a new plan")]
     Outdated {
         /// The view from which the plan starts.
         planned: ViewId,
@@ -151,14 +151,14 @@ pub enum RebalanceError {
         current: ViewId,
     },
     /// Another process has changed the cluster in between.
-    #[error("another change got ahead, view {view} is in force: plan anew")]
+    #[error("another change was decided first, view {view} is in force: make a new plan")]
     Superseded {
         /// The view in force.
         view: ViewId,
     },
     /// The change was taken back while it was carried out. Nothing of it is left,
     /// and it is not started again.
-    #[error("the change was taken back{}: view {view} is in force; plan anew if it is still wanted", Author(by.as_deref()))]
+    #[error("the change was taken back{}: view {view} is in force; make a new plan if it is still wanted", Author(by.as_deref()))]
     Aborted {
         /// The view that shows it.
         view: ViewId,
@@ -168,7 +168,7 @@ pub enum RebalanceError {
     /// [`Rebalancer::force`]: enough nodes keep their data to vote. Nothing was
     /// done.
     #[error(
-        "nothing was done: {voters} nodes can vote, {needed} must: a plan is decided by them, and no lock stands still meanwhile"
+        "nothing was done: {voters} nodes can vote, {needed} must: force is not needed, because a plan makes the same change while locks stay available"
     )]
     VotePossible {
         /// Nodes that can vote.
@@ -178,19 +178,19 @@ pub enum RebalanceError {
     },
     /// [`Rebalancer::force`]: nodes that the caller wants to abandon answer.
     /// Nothing was done.
-    #[error("nothing was done: {} {} although to be abandoned: what clients lock there, others would lock elsewhere", nodes.join(", "), answer(nodes.len()))]
+    #[error("nothing was done: {} {} although abandoned: clients that hold locks there would conflict with clients that lock elsewhere", nodes.join(", "), answer(nodes.len()))]
     StillAnswering {
         /// Their names.
         nodes: Vec<String>,
     },
     /// Nodes block the change. What was done so far stays; `resume` continues.
-    #[error("{} in the way: {}; mend that and resume, or abort", are(nodes.len()), obstacles(nodes))]
+    #[error("{} the change: {}; fix that and resume, or abort", blocking(nodes.len()), obstacles(nodes))]
     Blocked {
         /// The nodes, and why.
         nodes: Vec<(String, Obstacle)>,
     },
     /// Too few nodes vote. What was done so far stays; `resume` continues.
-    #[error("{voted} nodes voted, {needed} must: {}", Causes(causes))]
+    #[error("{voted} nodes voted, {needed} are needed: {}", Causes(causes))]
     TooFewVotes {
         /// Nodes that voted.
         voted: usize,
@@ -304,7 +304,7 @@ impl Rebalancer {
         let deadline = clock::now() + STEP_TIMEOUT;
         let status = match node::call(&*handle.node, Request::Status, deadline).await {
             Ok(Reply::Status(status)) => status,
-            Ok(_) => return refuse("it answers what it must not".into()),
+            Ok(_) => return refuse("its answer violates the protocol".into()),
             Err(error) => return refuse(error.to_string()),
         };
         let member = view_nodes.view.index_of(&handle.name);
@@ -314,7 +314,7 @@ impl Rebalancer {
                 return Ok((handle, status));
             }
             return refuse(
-                "there is another server, or one without its data: replace the node".into(),
+                "its address leads to another server, or the server lost its data: replace the node".into(),
             );
         }
         let snapshot = ClusterSnapshot::of_most(view_nodes.handles()).await;
@@ -328,7 +328,7 @@ impl Rebalancer {
         }
         match self.foreign(handle, &status).await {
             Some(view) => refuse(format!(
-                "it is a member of another cluster (view {view}): empty it first, or give this cluster a namespace of its own"
+                "it is a member of another cluster (view {view}): empty it first, or give this cluster another namespace"
             )),
             None => {
                 if let Some(view) = status.serving {
@@ -492,11 +492,11 @@ impl Rebalancer {
     }
 }
 
-fn are(nodes: usize) -> &'static str {
+fn blocking(nodes: usize) -> &'static str {
     if nodes == 1 {
-        "a node stands"
+        "a node blocks"
     } else {
-        "nodes stand"
+        "nodes block"
     }
 }
 

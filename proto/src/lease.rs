@@ -40,7 +40,7 @@ pub struct Key(Arc<[u8]>);
 #[non_exhaustive]
 pub enum KeyError {
     /// No bytes at all.
-    #[error("a lock key must not be empty: name the thing to lock")]
+    #[error("a lock key must not be empty: name the resource to lock")]
     Empty,
     /// More than [`MAX_KEY_BYTES`].
     #[error("a lock key of {len} bytes is too long: at most {MAX_KEY_BYTES}; lock a digest of it")]

@@ -12,7 +12,7 @@ pub enum RingError {
     NoMembers,
 
     /// Two members have one name.
-    #[error("two members are named {name:?}: give every member a name of its own")]
+    #[error("two members are named {name:?}: give every member a different name")]
     DuplicateName {
         /// The name given twice.
         name: String,
@@ -20,7 +20,7 @@ pub enum RingError {
 
     /// Two members would have the same points.
     #[error(
-        "members {first:?} and {second:?} would both stand on the points of {anchor:?}: give one of them another name or anchor"
+        "members {first:?} and {second:?} have the same points, those of {anchor:?}: give one of them another name or anchor"
     )]
     DuplicateAnchor {
         /// The anchor that both have.
@@ -113,7 +113,7 @@ pub enum RingError {
 
     /// The ring has enough members, but on too few hosts.
     #[error(
-        "{replicas} replicas need as many hosts, but the members stand on {hosts}: add a member on another host or lower replicas"
+        "{replicas} replicas need as many hosts, but the members are on {hosts}: add a member on another host or lower replicas"
     )]
     NotEnoughHosts {
         /// The size of a replica set.
@@ -124,7 +124,7 @@ pub enum RingError {
 
     /// The zones are too few, or too uneven, for any zone to be lost without losing a quorum.
     #[error(
-        "of {replicas} replicas at most {limit} may stand in one zone, which leaves room for {reachable}: add a member in another zone, lower replicas, or drop the zone labels"
+        "of {replicas} replicas at most {limit} may be in one zone, which leaves room for {reachable}: add a member in another zone, lower replicas, or remove the zone labels"
     )]
     ZoneRule {
         /// The size of a replica set.

@@ -283,7 +283,7 @@ fn nginx_keeps_the_first_of_equal_points() {
 }
 
 #[test]
-fn who_takes_over_an_anchor_takes_over_its_keys_and_no_others() {
+fn a_new_name_under_an_anchor_takes_over_its_keys_and_no_others() {
     for format in Format::ALL {
         let old = ring(&["a", "b", "c"]).format(format).build().unwrap();
         let heir = Member::new("z").with_anchor("b");

@@ -164,7 +164,7 @@ proptest! {
 
     /// A key is answered for by its position, through every door.
     #[test]
-    fn all_doors_lead_to_one_answer(members in members(3..9), key in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn all_lookups_agree(members in members(3..9), key in prop::collection::vec(any::<u8>(), 0..300)) {
         for format in Format::ALL {
             let ring = ring(format, 160, &members);
             let sets = ring.replica_sets(3).unwrap();

@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_no_more_become_free_is_given_up() {
+    fn a_key_that_cannot_become_free_is_given_up() {
         let mut eyes = WatchedNodes::open(3, 0, &[busy(0), down(1), busy(2)]);
         assert_eq!(
             eyes.notify(0, WatchEvent::Lost),

@@ -67,7 +67,7 @@ impl fmt::Display for ConnectProgress {
             }
             Self::Waiting { remaining } => write!(
                 f,
-                "waiting until whatever was locked before has expired: {:?} left",
+                "waiting until all earlier locks have expired: {:?} left",
                 whole_millis(*remaining)
             ),
         }

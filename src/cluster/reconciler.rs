@@ -252,7 +252,7 @@ impl Reconciler {
             }),
             VoteOutlook::StartsAnew if self.options.init == Init::Never => {
                 Some(KeptOut::NeedsForce {
-                    reason: "init = \"never\" (a router with init = \"wait\" starts the cluster anew unattended)".into(),
+                    reason: "init = \"never\" (a router with init = \"wait\" starts the cluster again unattended)".into(),
                 })
             }
             VoteOutlook::StartsAnew if self.doubtful == Some(view_nodes.view.id()) => {

@@ -71,7 +71,7 @@ mod tests {
     use crate::config::node_url::NodeUrl;
 
     #[test]
-    fn who_is_not_configured_is_spoken_to_as_the_first_user() {
+    fn unconfigured_nodes_are_logged_in_to_as_the_first_user() {
         let config: Config = "[[node]]\nname = \"a\"\nurl = \"redis://a\"\n\
             [[node]]\nname = \"b\"\nurl = \"redis://me:pw@b\"\ndurable = true\n\
             [[node]]\nname = \"c\"\nurl = \"redis://you:pw@c\"\n"

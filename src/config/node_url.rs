@@ -96,7 +96,7 @@ impl NodeUrl {
         }
         if rest.contains('#') {
             return Err(
-                "has a fragment (#…), which ringlock knows none of: write %23 for a #".into(),
+                "has a fragment (#…), which ringlock does not support: write %23 for a #".into(),
             );
         }
         if rest.chars().any(char::is_control) {
@@ -386,7 +386,7 @@ fn database(text: &str) -> Result<u64, String> {
         "" => Ok(0),
         number => number
             .parse()
-            .map_err(|_| format!("has a database that is no number: {HELP}")),
+            .map_err(|_| format!("has a database that is not a number: {HELP}")),
     }
 }
 

@@ -8,7 +8,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Duratio
     let text = String::deserialize(input)?;
     humantime::parse_duration(&text).map_err(|error| {
         D::Error::custom(format_args!(
-            "{text:?} is no duration ({error}); write \"10s\""
+            "{text:?} is not a duration ({error}); write \"10s\""
         ))
     })
 }

@@ -78,7 +78,7 @@ mod tests {
             (
                 cluster("shop:", "redis://one"),
                 "router.key_prefix is \"app:\" as served and \"shop:\" as configured: \
-                 routers that differ in it both hold one key",
+                 routers that differ in it can hold the same key at once",
             ),
             (
                 cluster("app:", "redis://two/3"),

@@ -31,7 +31,7 @@
 //! | `ringlock_releases_total` | counter | `outcome`: `in_time`, `too_late` | leases given back, by whether they still held by the holder's own clock |
 //! | `ringlock_gone_total` | counter |  | releases in time that found too many entries gone: deleted by hand, or a clock that jumped |
 //! | `ringlock_releases_given_up_total` | counter |  | releases that did not reach their node before the entry's ttl ran out |
-//! | `ringlock_epoch` | gauge |  | epoch of the view that the router goes by |
+//! | `ringlock_epoch` | gauge |  | epoch of the view that the router uses |
 //! | `ringlock_view_joint` | gauge |  | 1 while a change of membership is under way |
 //! | `ringlock_node_state` | gauge | `node`; `state`: `serving`, `behind`, `quarantined`, `absent`, `silent` | 1 for the state that the router last saw the node in, 0 for the others |
 //! | `ringlock_node_requests_total` | counter | `node`; `request`: `acquire`, `extend`, `release` | requests about locks that were handed to the node |
@@ -113,8 +113,8 @@
 //! | `ringlock::node` | `untracked` | WARN | `address`, `error` | the server does not notify waiters; reported once |
 //! | `ringlock::node` | `tracking_lost` | DEBUG | `address`, `error` | the connection for notifications broke |
 //! | `ringlock::node` | `behind` | DEBUG | `node`, `view` | a node is sent the view |
-//! | `ringlock::node` | `quarantined` | WARN | `node` | a node lost its data and is kept out |
-//! | `ringlock::node` | `readmitted` | INFO | `view` | nodes are let in again |
+//! | `ringlock::node` | `quarantined` | WARN | `node` | a node lost its data and is quarantined |
+//! | `ringlock::node` | `readmitted` | INFO | `view` | nodes are readmitted |
 //! | `ringlock::node` | `not_readmitted` | ERROR | `voted`, `needed` | too few nodes can vote |
 //! | `ringlock::node` | `unreadable` | WARN | `node`, `error` | a node serves something that is not a view |
 //! | `ringlock::view` | `moved` | INFO | `from`, `to`, `joint` | the router uses a new view |

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_streak_is_gone_on_with_once() {
+    fn a_streak_is_continued_once() {
         let mut streaks = RecentHandoffs::default();
         streaks.keep(7, streak(3));
         assert_eq!(streaks.resume(7).grants, 3);

@@ -129,14 +129,15 @@ impl Plan {
         } = serde_json::from_str(text).map_err(quoted)?;
         if form != PLAN_FORM {
             return Err(unreadable(format!(
-                "it has form {form}, and this version of ringlock reads form {PLAN_FORM}: plan anew with this one"
+                "it has form {form}, and this version of ringlock reads form {PLAN_FORM}: make a new plan with this version"
             )));
         }
         let plan: Self = serde_json::from_str(text).map_err(quoted)?;
         let consequences = consequences(&plan.from, &plan.to);
         if consequences.map_err(|error| unreadable(error.to_string()))? != plan.moves {
             return Err(unreadable(
-                "it was altered: what it moves does not follow from it; plan anew".into(),
+                "it was altered: its moves do not follow from its topologies; make a new plan"
+                    .into(),
             ));
         }
         Ok(plan)

@@ -46,17 +46,17 @@ pub(crate) fn released(key: &Key, fence: Fence) {
 
 /// The nodes no longer had a lease that should have lasted.
 pub(crate) fn released_too_late(key: &Key, fence: Fence) {
-    warn!(target: LEASE, event = "released_too_late", %key, fence = fence.get(), "the nodes had the lease no more although it had not run out: was it deleted by hand, or did a clock jump?");
+    warn!(target: LEASE, event = "released_too_late", %key, fence = fence.get(), "the nodes no longer had the lease although it had not expired: was it deleted by hand, or was a clock stepped?");
 }
 
 /// Too few nodes answered a release: it is repeated in the background.
 pub(crate) fn release_unanswered(key: &Key, fence: Fence, causes: &dyn fmt::Display) {
-    debug!(target: LEASE, event = "release_unanswered", %key, fence = fence.get(), causes = %Plain(causes), "a release is not answered: it is repeated");
+    debug!(target: LEASE, event = "release_unanswered", %key, fence = fence.get(), causes = %Plain(causes), "a release is unanswered: it is repeated");
 }
 
 /// A release did not get through; the entry's ttl frees the key.
 pub(crate) fn release_given_up(key: &Key) {
-    debug!(target: LEASE, event = "release_given_up", %key, "a release did not get through: the ttl frees the key");
+    debug!(target: LEASE, event = "release_given_up", %key, "a release was never acknowledged: the key becomes free when the ttl ends");
 }
 
 /// A server was reached and may hold locks.
@@ -98,45 +98,45 @@ pub(crate) fn not_durable(address: &dyn fmt::Display, reason: &str) {
 /// A server's wall clock was stepped forward.
 #[cfg(feature = "redis")]
 pub(crate) fn clock_stepped(address: &dyn fmt::Display, step: Duration, bench: Duration) {
-    warn!(target: NODE, event = "clock_stepped", address = %Plain(address), ?step, ?bench, "the server's wall clock was stepped forward: it is asked for no lock for a while");
+    warn!(target: NODE, event = "clock_stepped", address = %Plain(address), ?step, ?bench, "the server's wall clock was stepped forward: it receives no lock requests for a while");
 }
 
 /// A server's wall clock was stepped back: locks on it last longer.
 #[cfg(feature = "redis")]
 pub(crate) fn clock_stepped_back(address: &dyn fmt::Display, step: Duration) {
-    warn!(target: NODE, event = "clock_stepped_back", address = %Plain(address), ?step, "the server's wall clock was stepped back: what is locked lasts longer there");
+    warn!(target: NODE, event = "clock_stepped_back", address = %Plain(address), ?step, "the server's wall clock was stepped back: its locks last longer");
 }
 
 /// The server sends no invalidations to waiters; reported once.
 #[cfg(feature = "redis")]
 pub(crate) fn untracked(address: &dyn fmt::Display, error: &NodeError) {
-    warn!(target: NODE, event = "untracked", address = %Plain(address), error = %Plain(error), "no client tracking: whoever waits for a key polls");
+    warn!(target: NODE, event = "untracked", address = %Plain(address), error = %Plain(error), "no client tracking: waiting callers poll");
 }
 
 /// The connection that carries invalidations to waiters broke.
 #[cfg(feature = "redis")]
 pub(crate) fn tracking_lost(address: &dyn fmt::Display, error: &NodeError) {
-    debug!(target: NODE, event = "tracking_lost", address = %Plain(address), error = %Plain(error), "no client tracking for a while");
+    debug!(target: NODE, event = "tracking_lost", address = %Plain(address), error = %Plain(error), "client tracking is interrupted");
 }
 
 /// The router gives a node the view.
 pub(crate) fn behind(node: &str, view: ViewId) {
-    debug!(target: NODE, event = "behind", node = %Plain(node), %view, "helping a node that is behind");
+    debug!(target: NODE, event = "behind", node = %Plain(node), %view, "giving the view to a node that is behind");
 }
 
 /// A node lost its data and is excluded.
 pub(crate) fn quarantined(node: &str) {
-    warn!(target: NODE, event = "quarantined", node = %Plain(node), "the node lost its data: it is kept out until all that was locked on it has expired");
+    warn!(target: NODE, event = "quarantined", node = %Plain(node), "the node lost its data: it is quarantined until every lock that was on it has expired");
 }
 
 /// Nodes are readmitted.
 pub(crate) fn readmitted(view: ViewId) {
-    info!(target: NODE, event = "readmitted", %view, "nodes that lost their data are voted in again");
+    info!(target: NODE, event = "readmitted", %view, "nodes that lost their data are readmitted");
 }
 
 /// Too few nodes can vote.
 pub(crate) fn not_readmitted(voted: usize, needed: usize) {
-    error!(target: NODE, event = "not_readmitted", voted, needed, "too few nodes keep their data to let any in again: see `ringlock force`");
+    error!(target: NODE, event = "not_readmitted", voted, needed, "too few nodes kept their data to readmit any: see `ringlock force`");
 }
 
 /// A node serves an invalid view.
@@ -151,7 +151,7 @@ pub(crate) fn moved(from: ViewId, to: ViewId, is_joint: bool) {
 
 /// A first start waits.
 pub(crate) fn first_start_waits(wait: Duration) {
-    info!(target: VIEW, event = "first_start_waits", wait_ms = wait.as_millis() as u64, "first start: waiting until whatever was locked before has expired");
+    info!(target: VIEW, event = "first_start_waits", wait_ms = wait.as_millis() as u64, "first start: waiting until all earlier locks have expired");
 }
 
 /// A new cluster has its first view.
@@ -166,27 +166,27 @@ pub(crate) fn first_start_failed(error: &Error) {
 
 /// Most nodes lost their data, and all answer.
 pub(crate) fn majority_lost(view: ViewId) {
-    error!(target: VIEW, event = "majority_lost", %view, "most nodes lost their data: the cluster is started anew once whatever was locked has expired");
+    error!(target: VIEW, event = "majority_lost", %view, "most nodes lost their data: the cluster is started again once all earlier locks have expired");
 }
 
 /// The configuration differs from the served topology.
 pub(crate) fn mismatch(view: ViewId, differences: &str) {
-    warn!(target: VIEW, event = "mismatch", %view, differences = %Plain(differences), "the cluster serves another topology than configured, and that is gone by");
+    warn!(target: VIEW, event = "mismatch", %view, differences = %Plain(differences), "the cluster serves another topology than configured: the served one applies");
 }
 
 /// The cluster's first router had another prefix: each router keeps its prefix.
 pub(crate) fn other_key_prefix(view: ViewId, served: &str, own: &str) {
-    error!(target: VIEW, event = "other_key_prefix", %view, served = %Plain(served), own = %Plain(own), "routers of this cluster name keys otherwise: they and this one do not exclude each other");
+    error!(target: VIEW, event = "other_key_prefix", %view, served = %Plain(served), own = %Plain(own), "routers of this cluster use another key_prefix: they and this router do not exclude each other");
 }
 
 /// A node belongs to another cluster.
 pub(crate) fn foreign(view: ViewId) {
-    warn!(target: VIEW, event = "foreign", %view, "a node of this cluster is in another one");
+    warn!(target: VIEW, event = "foreign", %view, "a node of this cluster belongs to another cluster");
 }
 
 /// An operator abandons nodes.
 pub(crate) fn forced(abandoned: &impl fmt::Debug) {
-    warn!(target: VIEW, event = "forced", abandoned = %Plain(format_args!("{abandoned:?}")), "going on without nodes that were given up");
+    warn!(target: VIEW, event = "forced", abandoned = %Plain(format_args!("{abandoned:?}")), "continuing without abandoned nodes");
 }
 
 /// The span of a call for these keys, if it is enabled. The details of a single

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_hot_is_found_among_very_many() {
+    fn hot_keys_are_found_among_very_many() {
         let mut sketch = Sketch::default();
         let mut total = 0;
         for round in 0..100 {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_past_is_forgotten() {
+    fn old_keys_are_forgotten() {
         let mut spans = Spans::default();
         let at = |span: u32| Instant::from_nanos(1) + SPAN * span;
         spans.turn(at(1));

@@ -77,7 +77,7 @@ metrics! {
     GIVEN_UP = Counter "ringlock_releases_given_up_total" []
         "releases that did not reach their node before the entry's ttl ran out";
     EPOCH = Gauge "ringlock_epoch" []
-        "epoch of the view that the router goes by";
+        "epoch of the view that the router uses";
     VIEW_JOINT = Gauge "ringlock_view_joint" []
         "1 while a change of membership is under way";
     NODE_STATE = Gauge "ringlock_node_state"

@@ -75,7 +75,7 @@ async fn keys() {
         assert_reported!(
             refused(b"").await,
             Error::Key(KeyError::Empty),
-            ["empty", "name the thing to lock"]
+            ["empty", "name the resource to lock"]
         );
         assert_reported!(
             refused(&[b'x'; 1025]).await,
@@ -167,7 +167,7 @@ async fn topologies() {
     assert_reported!(
         refused(memory(2).node("a", "memory://other")).await,
         Refused(ConfigError::Topology(Ring(RingError::DuplicateName { .. }))),
-        ["\"a\"", "a name of its own"]
+        ["\"a\"", "a different name"]
     );
     for (replicas, advice) in [(0, "use 1"), (2, "use 1"), (4, "use 3")] {
         assert_reported!(
@@ -212,7 +212,7 @@ async fn topologies() {
         Refused(ConfigError::Topology(Ring(
             RingError::NotEnoughHosts { .. }
         ))),
-        ["3 replicas", "stand on 2", "another host"]
+        ["3 replicas", "are on 2", "another host"]
     );
     let two_zones = |index| {
         let mut node = labelled("h#", "z#")(index);
@@ -325,7 +325,7 @@ async fn one_server_under_two_names() {
         assert_reported!(
             refused(builder().node("left", &first).node("right", &second)).await,
             Error::SameServer { first, second } if &**first == "left" && &**second == "right",
-            ["left and right", "one server", "a server of its own"]
+            ["left and right", "one server", "its own server"]
         );
     }
 }
@@ -474,7 +474,7 @@ async fn rights() {
         assert!(is_denied && !error.is_contention(), "{rights:?}: {error:?}");
         let text = reported(&error);
         assert!(
-            text.contains("main") && text.contains("the server's ACL forbids"),
+            text.contains("main") && text.contains("the server's ACL denies"),
             "{rights:?}: {text}"
         );
     }
@@ -501,7 +501,7 @@ async fn rights_within_scripts() {
             assert_reported!(
                 ask(&node, request, GRACE).await.unwrap_err(),
                 error if error.kind() == NodeErrorKind::Denied,
-                ["the server's ACL forbids"]
+                ["the server's ACL denies"]
             );
         }
     }
@@ -530,7 +530,7 @@ async fn something_else_at_the_lock_key() {
             error,
             Error::NoQuorum { causes, .. }
                 if causes.iter().all(|at| is_failed(&at.cause, NodeErrorKind::WrongType)),
-            ["k: no quorum of", ": the key holds something that is no lock", "key_prefix", "delete it"]
+            ["k: no quorum of", ": the key holds something that is not a lock", "key_prefix", "delete it"]
         );
         on_all(&["DEL", "ringlock:k"]);
         let guard = prompt(router.try_acquire("k")).await.unwrap();
@@ -540,7 +540,7 @@ async fn something_else_at_the_lock_key() {
             prompt(guard.extend()).await.unwrap_err(),
             Error::NoQuorum { causes, .. }
                 if causes.iter().all(|at| is_failed(&at.cause, NodeErrorKind::WrongType)),
-            ["no lock", "key_prefix", "delete it"]
+            ["not a lock", "key_prefix", "delete it"]
         );
         assert_eq!(prompt(guard.release()).await.unwrap(), Released::TooLate);
         on_all(&["RPUSHX", "ringlock:k", "still there"]);
@@ -668,7 +668,7 @@ fn assert_alive(error: &NodeError) {
 
 /// The server does not speak Redis at all, from the first byte on.
 #[tokio::test]
-async fn servers_that_are_none() {
+async fn servers_that_are_not_redis() {
     use NodeErrorKind::{Protocol, Timeout, Unreachable};
     let bytes = |bytes: &[u8]| Answers::Bytes(bytes.to_vec());
     let last = |bytes: &[u8]| Answers::Last(bytes.to_vec());
@@ -902,7 +902,7 @@ async fn routers_that_are_configured_differently() {
             assert_reported!(
                 refused(builder).await,
                 Error::TopologyMismatch { .. },
-                [difference, "configured alike"]
+                [difference, "all routers alike"]
             );
         }
         prompt(cluster.router(1)).await;

@@ -493,7 +493,7 @@ async fn drop_connect_everywhere(arm: Arm, nodes: usize) {
 }
 
 #[tokio::test]
-async fn a_dropped_connect_is_taken_up_by_the_next() {
+async fn a_dropped_connect_is_continued_by_the_next() {
     tokio::join!(
         drop_connect_everywhere(Arm::Memory, 1),
         drop_connect_everywhere(Arm::Memory, 5),

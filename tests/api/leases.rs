@@ -386,7 +386,7 @@ async fn a_release_reports_whether_it_came_in_time() {
 }
 
 #[tokio::test]
-async fn the_last_handle_takes_the_tasks_with_it_and_still_releases() {
+async fn the_last_handle_ends_the_tasks_and_still_releases() {
     for arm in ARMS {
         for is_router_first in [true, false] {
             let cluster = Cluster::start(arm, 3);
@@ -640,7 +640,7 @@ async fn short_lives_leave_nothing_locked() {
 /// in between. The old holder must not get the key back, however often it
 /// extends.
 #[tokio::test]
-async fn what_is_forced_out_stays_out() {
+async fn a_lease_forced_out_stays_out() {
     for arm in ARMS {
         for (nodes, is_rival) in [(1, false), (1, true), (3, false), (3, true), (5, true)] {
             let case = format!("{arm:?} n={nodes} rival={is_rival}");
@@ -731,7 +731,7 @@ async fn replicas_are_healed_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn an_entry_without_expiry_is_mended_or_reported_as_what_it_is() {
+async fn an_entry_without_expiry_is_repaired_or_reported() {
     for edition in Edition::ALL {
         let server = RedisServer::start_edition(edition, &["--save", "", "--appendonly", "no"]);
         let mut client = server.client();

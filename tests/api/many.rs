@@ -86,7 +86,7 @@ async fn each_key_has_a_result_of_its_own() {
 }
 
 #[tokio::test]
-async fn results_come_as_they_are_had() {
+async fn results_arrive_as_they_become_known() {
     for arm in ARMS {
         let cluster = Cluster::start(arm, 3);
         let router = cluster.router(3).await;
@@ -113,7 +113,7 @@ async fn results_come_as_they_are_had() {
 /// Attempts at the keys of a node that does not answer do not use up the places
 /// of other keys.
 #[tokio::test]
-async fn a_node_that_hangs_holds_up_its_own_keys_alone() {
+async fn a_hanging_node_delays_only_its_own_keys() {
     let cluster = Cluster::start(Arm::Memory, 3);
     let router = cluster.router(1).await;
     memory(&cluster, 1).hang();
@@ -339,7 +339,7 @@ async fn a_busy_key_is_waited_for_whatever_is_behind_it() {
 }
 
 #[tokio::test]
-async fn what_no_set_can_be_is_refused_before_anything_is_asked() {
+async fn invalid_sets_are_refused_before_any_request() {
     let router = Router::in_memory(3).await.unwrap();
     let none = router.acquire_all([""; 0]).await.unwrap_err();
     assert!(matches!(none, Error::NoKeys), "{none}");

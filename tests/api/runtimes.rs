@@ -341,7 +341,7 @@ async fn work_is_reported_apart_from_its_release() {
 
 /// `?` converts into the error types of callers.
 #[tokio::test]
-async fn failed_work_goes_through_the_question_mark() {
+async fn failed_work_passes_the_question_mark_operator() {
     async fn own(router: &Router) -> Result<u8, Error> {
         Ok(router.with(KEY, async |_| 1).await?)
     }

@@ -293,7 +293,7 @@ async fn attempts_are_counted_and_paused_between() {
 
 /// The longest pause is a minute, the rival's lease a fraction of a second.
 #[tokio::test]
-async fn nobody_sleeps_past_the_end_of_a_rivals_lease() {
+async fn no_waiter_sleeps_past_the_end_of_a_rivals_lease() {
     for arm in ARMS {
         for replicas in [1, 3] {
             let cluster = Cluster::start(arm, 3);

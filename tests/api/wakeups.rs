@@ -254,7 +254,7 @@ async fn the_end_of_a_foreign_entry_is_noticed() {
 
 /// The server reports only that everything is gone.
 #[tokio::test]
-async fn a_flush_wakes_everybody() {
+async fn a_flush_wakes_all_waiters() {
     let cluster = Cluster::start(Arm::Redis, 1);
     let holder = cluster.router(1).await;
     let router = cluster.router(1).await;
@@ -364,7 +364,7 @@ async fn a_waiter_is_small() {
 /// Nothing reports that the holder is gone: its node hangs, so that its release
 /// is not announced.
 #[tokio::test]
-async fn a_watch_that_was_lost_is_no_wait_for_ever() {
+async fn a_lost_watch_does_not_wait_forever() {
     let cluster = Cluster::start(Arm::Memory, 1);
     let holder = cluster.router(1).await;
     let router = cluster.router(1).await;
@@ -416,7 +416,7 @@ impl Grants {
 
 /// Two routers act as two processes: each has its own queue.
 #[tokio::test]
-async fn everybody_in_two_queues_gets_the_key() {
+async fn all_waiters_in_two_queues_get_the_key() {
     const WAITERS: usize = 60;
     for arm in ARMS {
         for replicas in [1, 3] {

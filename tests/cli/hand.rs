@@ -74,7 +74,7 @@ fn a_change_that_is_only_prepared_is_stopped_too() {
     for command in ["abort", "resume"] {
         let run = testbed.run(&[command]);
         assert_eq!(run.code, 0, "{run:?}");
-        assert!(run.stdout.contains("nothing is under way"), "{run:?}");
+        assert!(run.stdout.contains("no change is under way"), "{run:?}");
     }
     assert_eq!(testbed.epoch(), 1);
     let run = testbed.run(&["abort", "--outdate-plans"]);
@@ -88,7 +88,7 @@ fn a_change_that_is_only_prepared_is_stopped_too() {
 
 /// SIGTERM leaves a change in the same state as SIGINT.
 #[test]
-fn a_terminated_change_says_how_to_go_on() {
+fn a_terminated_change_says_how_to_continue() {
     let testbed = Testbed::unhurried(3, 3);
     let file = testbed.plan(&["reweight", "a", "3"]);
     let run = testbed.signal(&["apply", &file], JOINT, Signal::TERM);
@@ -98,7 +98,7 @@ fn a_terminated_change_says_how_to_go_on() {
     }
     assert_eq!(testbed.run(&["abort"]).code, 0);
     let fresh = Testbed::new(1, 1);
-    let run = fresh.signal(&["init"], "has expired", Signal::TERM);
+    let run = fresh.signal(&["init"], "have expired", Signal::TERM);
     assert_eq!(run.code, 143, "{run:?}");
 }
 
@@ -165,7 +165,7 @@ fn a_node_is_readmitted_where_nothing_runs_for_long() {
     let run = testbed.run(&["readmit", "--wait", "b"]);
     assert_eq!(run.code, 0, "{run:?}");
     assert!(run.stderr.contains("left"), "it tells how long: {run:?}");
-    assert!(run.stdout.contains("node b is let in again"), "{run:?}");
+    assert!(run.stdout.contains("node b is readmitted"), "{run:?}");
     assert_eq!(testbed.run(&exec).code, 0);
     assert_eq!(testbed.run(&["status"]).code, 0);
 

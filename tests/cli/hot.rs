@@ -115,7 +115,7 @@ fn of_replicas_the_arc_is_reported() {
 }
 
 #[test]
-fn what_is_merely_held_is_reported_as_that_and_nothing_else_is_made_up() {
+fn a_key_that_is_merely_held_is_reported_as_held() {
     let testbed = Testbed::new(3, 1);
     testbed.init();
     let (human, json) = testbed.both(&["status", "--hot", "--for", "300ms"], 0);

@@ -56,7 +56,7 @@ fn locks_are_reported_with_holder_and_fence() {
         "other programs count no fences"
     );
     assert!(
-        human.contains("for ever (no expiry)") && human.contains("another program"),
+        human.contains("forever (no expiry)") && human.contains("another program"),
         "{human}"
     );
     assert!(human.contains("release KEY --force"), "{human}");
@@ -280,7 +280,7 @@ fn release_spares_the_clusters_own_state() {
 }
 
 #[test]
-fn what_is_no_lock_is_reported_and_left_alone() {
+fn foreign_data_is_reported_and_left_alone() {
     let testbed = Testbed::new(1, 1);
     testbed.init();
     redis::cmd("RPUSH")
@@ -289,7 +289,7 @@ fn what_is_no_lock_is_reported_and_left_alone() {
         .exec(&mut testbed.servers[0].client())
         .unwrap();
     let (human, json) = testbed.both(&["locks", "--key", "k"], 0);
-    assert!(human.contains("k on a is no lock"), "{human}");
+    assert!(human.contains("k on a is not a lock"), "{human}");
     assert_eq!(json["no_locks"][0]["on"], "a", "{json}");
     let run = testbed.run(&["release", "k", "--force"]);
     assert_eq!(run.code, 3, "{run:?}");
@@ -314,7 +314,7 @@ fn an_entry_without_expiry_can_be_released() {
             .unwrap();
         let run = testbed.run(&["release", "k"]);
         assert_eq!(run.code, 2, "{run:?}");
-        assert!(run.stderr.contains("for ever (no expiry)"), "{run:?}");
+        assert!(run.stderr.contains("forever (no expiry)"), "{run:?}");
         let run = testbed.run(&["release", "k", "--force"]);
         assert_eq!(run.code, 0, "{run:?}");
         assert_eq!(testbed.get(0, "k"), None);

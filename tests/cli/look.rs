@@ -73,7 +73,10 @@ fn nodes_in_memory_are_not_looked_into() {
     ] {
         let run = testbed.run(arguments);
         assert_eq!(run.code, 3, "{run:?}");
-        assert!(run.stderr.contains("nothing to look into"), "{run:?}");
+        assert!(
+            run.stderr.contains("no other process can inspect it"),
+            "{run:?}"
+        );
     }
     assert_eq!(testbed.run(&["route", "k"]).code, 0);
     assert_eq!(testbed.run(&["ring"]).code, 0);
@@ -208,7 +211,7 @@ fn status_reports_when_a_node_is_back() {
     });
     let (human, _) = testbed.both(&["status"], 4);
     assert!(
-        human.contains("it is back in 31.") && human.contains("at most"),
+        human.contains("it is readmitted in 31.") && human.contains("at most"),
         "{human}"
     );
     assert_eq!(job.end(true).code, 0);
@@ -221,7 +224,7 @@ fn status_reports_members_that_are_not_configured() {
     testbed.configure(&testbed.urls()[..1], 1, "");
     let (human, json) = testbed.both(&["status"], 4);
     assert_eq!(names(&json["unconfigured"]), ["b"]);
-    assert!(human.contains("node b is in the view and not"), "{human}");
+    assert!(human.contains("node b is in the view but not"), "{human}");
 }
 
 /// The checks with this verdict, with their nodes.
@@ -400,7 +403,7 @@ fn doctor_does_not_take_durability_on_trust() {
 }
 
 #[test]
-fn a_silent_server_holds_nobody_up() {
+fn a_silent_server_delays_no_command() {
     let testbed = Testbed::new(3, 3);
     testbed.init();
     testbed.servers[1].freeze();

@@ -139,12 +139,12 @@ fn a_cluster_is_initialised_once() {
     let run = testbed.run(&["init"]);
     assert_eq!(run.code, 0, "{run:?}");
     assert!(begun.elapsed() >= Duration::from_secs(1), "it waits");
-    assert!(run.stderr.contains("has expired"), "{run:?}");
+    assert!(run.stderr.contains("have expired"), "{run:?}");
     assert_eq!(testbed.run(&["status"]).code, 0);
 
     // A second run succeeds and reports that.
     let (human, json) = testbed.both(&["init", "--now"], 0);
-    assert!(human.contains("initialised already"), "{human}");
+    assert!(human.contains("already initialised"), "{human}");
     assert_eq!(json["epoch"], 1);
     testbed.configure(&testbed.urls()[..1], 1, SHORT);
     let run = testbed.run(&["init"]);
@@ -156,7 +156,7 @@ fn a_cluster_is_initialised_once() {
 #[test]
 fn a_first_start_may_be_interrupted() {
     let testbed = Testbed::new(1, 1);
-    let run = testbed.interrupt(&["init"], "has expired");
+    let run = testbed.interrupt(&["init"], "have expired");
     assert_eq!(run.code, 130, "{run:?}");
     assert!(run.stderr.contains("no view yet"), "{run:?}");
     assert_eq!(testbed.run(&["init", "--now"]).code, 0);
@@ -268,7 +268,7 @@ fn an_interrupted_change_is_resumed_or_aborted() {
             .collect();
         assert_eq!(members.contains(&"d".into()), has_d, "{json}");
         let (human, json) = testbed.both(&[command], 0);
-        assert!(human.contains("nothing is under way"), "{human}");
+        assert!(human.contains("no change is under way"), "{human}");
         assert_eq!(json["from"], json["to"]);
     }
 }
@@ -327,7 +327,7 @@ fn a_blocking_node_is_reported() {
 }
 
 #[test]
-fn most_nodes_are_given_up_on_a_promise_alone() {
+fn most_nodes_are_abandoned_only_on_a_promise() {
     let mut testbed = Testbed::short(3, 3, 3);
     testbed.servers[1].kill();
     testbed.servers[2].kill();
@@ -342,7 +342,7 @@ fn most_nodes_are_given_up_on_a_promise_alone() {
     ];
     let run = testbed.run(&force);
     assert_eq!(run.code, 2, "{run:?}");
-    for reported in ["b, c", "two holders", "--i-promise-they-never-return"] {
+    for reported in ["b, c", "two clients", "--i-promise-they-never-return"] {
         assert!(run.stderr.contains(reported), "{reported}: {run:?}");
     }
     assert_eq!(testbed.epoch(), 1);
@@ -383,7 +383,7 @@ fn a_restarted_node_is_back_when_the_status_says_so() {
     let job = Job::start(&testbed, &["k"], "echo ready; cat");
     testbed.servers[1].restart();
     assert_eq!(testbed.run(&["status"]).code, 4);
-    until("it is let in again", || testbed.run(&["status"]).code == 0);
+    until("it is readmitted", || testbed.run(&["status"]).code == 0);
     assert!(testbed.epoch() > 1);
     assert_eq!(job.end(true).code, 0, "the lease is kept meanwhile");
 }

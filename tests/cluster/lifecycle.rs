@@ -466,7 +466,7 @@ async fn a_router_configured_differently_refuses_where_configured_to() {
             assert_eq!(*serving, first.route(KEY).unwrap().view);
             let text = format!("{error:#}");
             assert!(text.contains(difference), "{text}");
-            assert!(text.contains("must be configured alike"), "{text}");
+            assert!(text.contains("configure all routers alike"), "{text}");
         }
         // One node fewer.
         let mut fewer = refusing(&cluster);
@@ -559,7 +559,7 @@ async fn fences_grow_over_a_restart_of_everything() {
 /// knows. That router cannot follow, because its fences would start over. It
 /// reports this.
 #[tokio::test]
-async fn a_cluster_initialised_behind_a_routers_back_is_refused_by_it() {
+async fn a_router_refuses_a_cluster_that_was_initialised_again() {
     for arm in ARMS {
         let mut cluster = Cluster::start(arm, 3);
         let running = cluster.router(3).await;
@@ -716,7 +716,7 @@ async fn fails_with(router: &Router, key: &str, parts: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_lost_cluster_says_whom_it_waits_for() {
+async fn a_lost_cluster_reports_the_nodes_it_waits_for() {
     for arm in ARMS {
         let mut cluster = Cluster::start(arm, 5);
         let router = short(cluster.builder()).connect().await.unwrap();
@@ -729,7 +729,7 @@ async fn a_lost_cluster_says_whom_it_waits_for() {
         fails_with(
             &router,
             &key,
-            &["started anew when d can be reached", "ringlock force"],
+            &["started again when d can be reached", "ringlock force"],
         )
         .await;
         // The cluster is not started without that node.
@@ -742,7 +742,7 @@ async fn a_lost_cluster_says_whom_it_waits_for() {
 
 /// The nodes that a change of membership adds may already have taken over.
 #[tokio::test]
-async fn a_lost_cluster_in_the_midst_of_a_change_is_left_to_the_operator() {
+async fn a_cluster_lost_during_a_change_is_left_to_the_operator() {
     for arm in ARMS {
         let mut cluster = Cluster::start(arm, 3);
         let router = short(cluster.builder()).connect().await.unwrap();
@@ -775,7 +775,7 @@ async fn a_lost_cluster_in_the_midst_of_a_change_is_left_to_the_operator() {
 /// A service restarts repeatedly before its wait is over: each new wait is
 /// shortened by the earlier ones.
 #[tokio::test]
-async fn a_first_start_goes_on_over_restarts_of_who_began_it() {
+async fn a_first_start_continues_when_its_starter_restarts() {
     const WAIT: Duration = Duration::from_millis(2_000);
     for arm in ARMS {
         let cluster = Cluster::start(arm, 3);

@@ -100,7 +100,7 @@ fn cases() -> Vec<Case> {
     let primary = (Unsuitable, "name the primary");
     let replicas = (NotReady, "min-replicas-to-write");
     let memory = (Overloaded, "raise its maxmemory");
-    let rights = (Denied, "ACL forbids");
+    let rights = (Denied, "ACL denies");
     let (acquires, most) = ([true, false, false], [true, true, false]);
     vec![
         case("NOREPLICAS", too_few, replicas, ALL, false),

@@ -397,7 +397,7 @@ async fn what_is_wrong_is_reported() {
     let (_server, port) = RedisServer::start_on_tcp(&[]);
     let error = refused(&format!("redis+sentinel://127.0.0.1:{port}/main")).await;
     assert_eq!(kind(&error), Some(NodeErrorKind::Unsuitable));
-    reported(&error, &["is no sentinel", "redis://"]);
+    reported(&error, &["is not a sentinel", "redis://"]);
 
     // The second of two sentinels knows the service.
     let live = url.replace("127.0.0.1:", "127.0.0.1:1,127.0.0.1:");
@@ -410,5 +410,8 @@ async fn what_is_wrong_is_reported() {
     watched.sentinels.clear();
     let error = refused(&url).await;
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
-    reported(&error, &["no sentinel tells where main is", "cannot reach"]);
+    reported(
+        &error,
+        &["no sentinel names the primary of main", "cannot reach"],
+    );
 }

@@ -186,7 +186,7 @@ fn is_tracking(server: &RedisServer) -> bool {
 }
 
 #[tokio::test]
-async fn certificates_of_servers_that_will_not_do() {
+async fn invalid_server_certificates_are_reported() {
     let (authority, other) = (Authority::new(), Authority::new());
     let (_server, port) = authority.server(LOOPBACK, Term::Running);
     let error = refused(other.trusted(builder("localhost", &[port]))).await;
@@ -205,7 +205,7 @@ async fn certificates_of_servers_that_will_not_do() {
 }
 
 #[tokio::test]
-async fn certificates_of_clients_that_will_not_do() {
+async fn invalid_client_certificates_are_reported() {
     let (authority, other) = (Authority::new(), Authority::new());
     let (_server, port) = authority.server(LOOPBACK, Term::Running);
     let trusting =
@@ -224,7 +224,7 @@ async fn certificates_of_clients_that_will_not_do() {
 }
 
 #[tokio::test]
-async fn files_that_will_not_do() {
+async fn invalid_files_are_reported() {
     let authority = Authority::new();
     let (_server, port) = authority.server(LOOPBACK, Term::Running);
     let with = |file: PathBuf| {

@@ -628,7 +628,7 @@ async fn a_server_that_comes_back_empty_grants_nothing() {
             );
             // At first that the node is not quarantined yet, then how long the
             // quarantine lasts.
-            let advice = ["ringlock status", "let in again"];
+            let advice = ["ringlock status", "readmitted"];
             let is_advised = advice.iter().any(|part| reported.contains(part));
             assert!(is_advised, "says what to do: {reported}");
             assert!(cluster.nodes.iter().all(|node| node.locked().is_empty()));

@@ -548,7 +548,7 @@ fn a_plan_of_a_later_version_is_reported_by_its_form() {
         recorded("plan.json").replacen("\"ringlock_plan\": 1", "\"ringlock_plan\": 2, \"x\": 1", 1);
     let error = Plan::from_json(&text).unwrap_err().to_string();
     assert!(
-        error.contains("form 2") && error.contains("plan anew"),
+        error.contains("form 2") && error.contains("make a new plan"),
         "{error}"
     );
 }

@@ -61,12 +61,12 @@ impl fmt::Display for RestartObstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Passage => f.write_str(
-                "a change of membership is under way, so the cluster may live on elsewhere",
+                "a change of membership is under way, so the cluster may still run elsewhere",
             ),
             Self::Foreign(node) => {
                 write!(
                     f,
-                    "node {node} serves a view that was not made for it as it is"
+                    "node {node} serves a view under another nonce than the listed one"
                 )
             }
         }

@@ -19,7 +19,10 @@ impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Silent => f.write_str("does not answer"),
-            Self::Foreign(view) => write!(f, "serves view {view}, which does not belong here"),
+            Self::Foreign(view) => write!(
+                f,
+                "serves view {view}, which belongs to another cluster or is outdated"
+            ),
             Self::Behind => f.write_str("does not serve the view yet"),
         }
     }

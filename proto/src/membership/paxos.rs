@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn one_voice_counts_once() {
+    fn each_node_votes_once() {
         let mut script = Script::of(3);
         script.waits_on(1, Reply::Promised(None));
         script.waits_on(1, Reply::Promised(None));
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_accepted_last_is_put_to_the_vote_instead() {
+    fn the_last_accepted_view_is_proposed_instead() {
         for (first, second) in [((2, 20), (3, 30)), ((3, 30), (2, 20))] {
             let mut script = Script::of(5);
             script.waits_on(0, accepted(first.0, first.1));
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_promise_may_yet_accept() {
+    fn a_node_that_does_not_promise_may_still_accept() {
         let mut script = Script::of(3);
         assert_eq!(script.hears(2, silence()), Outgoing::default());
         script.waits_on(1, Reply::Promised(None));
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn with_too_few_it_is_reported_who_said_what() {
+    fn too_few_votes_are_reported_with_each_answer() {
         let earlier = ViewId {
             epoch: 4,
             digest: 44,

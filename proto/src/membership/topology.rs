@@ -107,14 +107,14 @@ pub enum TopologyError {
     },
     /// Two overrides of one prefix, an empty one, or one longer than any key.
     #[error(
-        "override prefix {prefix:?} is empty, stands twice or is longer than any key: give each prefix once, and the default as router.replicas"
+        "override prefix {prefix:?} is empty, duplicate or longer than any key: give each prefix once, and the default as router.replicas"
     )]
     Prefix {
         /// The prefix that was refused.
         prefix: String,
     },
     /// A text that is displayed and logged is too long or has control characters.
-    #[error("{what} {text:?} is longer than {MAX_TEXT} bytes or has control characters in it")]
+    #[error("{what} {text:?} is longer than {MAX_TEXT} bytes or contains control characters")]
     Text {
         /// What the text is.
         what: &'static str,
@@ -131,7 +131,7 @@ pub enum TopologyError {
     },
     /// The view document has the form of another version of ringlock.
     #[error(
-        "view {view}: its document has form {form}, and this version of ringlock reads form {known}: upgrade what is older, this program or those that wrote it"
+        "view {view}: its document has form {form}, and this version of ringlock reads form {known}: upgrade the older one, this program or the one that wrote the view"
     )]
     Form {
         /// The view.

@@ -71,7 +71,7 @@ impl Sides {
         let (before, after) = (old.key_prefix()?, new.key_prefix()?);
         let differs = self.differ("router.key_prefix", &quoted(before), &quoted(after))?;
         Some(format!(
-            "{differs}: routers that differ in it both hold one key"
+            "{differs}: routers that differ in it can hold the same key at once"
         ))
     }
 

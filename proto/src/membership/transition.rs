@@ -721,7 +721,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_is_the_members_and_whom_the_goal_names() {
+    fn the_nodes_are_the_members_and_those_of_the_goal() {
         let everybody = |goal, view| {
             let everybody = Transition::new(goal, Arc::new(view)).everybody();
             everybody.into_iter().collect::<String>()
@@ -732,7 +732,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_memory_is_quarantined() {
+    fn a_node_without_state_is_quarantined() {
         let mut script = Script::of(Goal::Keep, stable(4, &OLD));
         script.serve(&["a"]);
         script.sees("b", absent());
@@ -831,7 +831,7 @@ mod tests {
     }
 
     #[test]
-    fn who_falls_silent_in_quarantine_is_let_in_once_it_is_seen_again() {
+    fn a_node_that_falls_silent_in_quarantine_is_readmitted_once_it_answers() {
         let mut script = Script::of(Goal::Keep, stable(4, &OLD));
         let since = script.now;
         script.sees("b", quarantined("x"));
@@ -847,7 +847,7 @@ mod tests {
     }
 
     #[test]
-    fn letting_in_again_goes_on_with_the_change() {
+    fn a_readmission_continues_the_change() {
         let mut script = Script::of(Goal::Keep, joint(5, &OLD, &NEW, 4));
         script.serve(&["a", "c", "d"]);
         script.sees("b", quarantined("x"));
@@ -892,7 +892,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_brings_nobody_new_begins_at_once() {
+    fn a_change_without_new_nodes_begins_at_once() {
         let script = Script::of(reach(&OLD, &["b", "c"]), stable(4, &OLD));
         assert_same(&script.proposes(), &joint(5, &OLD, &["b", "c"], 5));
     }
@@ -1065,7 +1065,7 @@ mod tests {
     }
 
     #[test]
-    fn another_clusters_member_has_not_heard_of_the_change() {
+    fn another_clusters_member_does_not_know_the_change() {
         let mut script = Script::of(reach(&OLD, &NEW), joint(5, &OLD, &NEW, 5));
         script.serve(&["a", "d"]);
         let foreign = view_id(9);
@@ -1091,7 +1091,7 @@ mod tests {
     }
 
     #[test]
-    fn another_coordinator_takes_over_and_counts_from_its_own_sight() {
+    fn another_coordinator_takes_over_and_counts_from_its_own_observation() {
         let view = joint(7, &OLD, &NEW, 5);
         let mut script = Script::of(reach(&OLD, &NEW), view.clone());
         script.is_blocked_by(&[
@@ -1139,7 +1139,7 @@ mod tests {
     /// Each row: the first view that a coordinator knew, the views after it, and
     /// whether it then knows that its transition was taken back.
     #[test]
-    fn what_was_taken_back_is_not_begun_again() {
+    fn an_aborted_change_is_not_started_again() {
         let back = |epoch| stable(epoch, &OLD);
         let again = |epoch| joint(epoch, &OLD, &NEW, epoch);
         let returned = |epoch: u32, nonce: &str| {
@@ -1177,7 +1177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_is_not_taken_for_taken_back() {
+    fn a_continued_change_is_not_taken_for_an_aborted_one() {
         let returned = |epoch: u32, nonce: &str| {
             let nonces = nonces_but(&OLD, &[("b", nonce)]);
             View::stable(epoch, topology(&OLD), &nonces).unwrap()
@@ -1267,7 +1267,7 @@ mod tests {
     }
 
     #[test]
-    fn where_others_have_led_elsewhere_it_is_superseded() {
+    fn a_change_is_superseded_by_another_topology() {
         let other = ["a", "b", "e"];
         for view in [
             stable(7, &other),

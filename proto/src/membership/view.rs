@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn a_joint_view_reads_back_and_names_everybody_once() {
+    fn a_joint_view_reads_back_and_names_each_node_once() {
         let view = joint(&["b", "c", "d"], &["a", "b", "c"], 1);
         let read = View::read(view.id(), view.document()).unwrap();
         let names: Vec<&str> = read.members().map(|node| node.name.as_str()).collect();

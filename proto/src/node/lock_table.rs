@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_one_holders_until_it_expires() {
+    fn a_key_has_one_holder_until_it_expires() {
         let mut table = serving();
         assert_eq!(
             acquire(&mut table, 0, 1, TTL),
@@ -624,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn anothers_entry_without_expiry_is_reported_as_such_and_left_alone() {
+    fn another_holders_entry_without_expiry_is_reported_and_left_alone() {
         let mut table = serving();
         table.persist(at(0), &key(), &token(2));
         for reply in [
@@ -971,7 +971,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_have_forgotten_has_no_vote() {
+    fn a_node_that_may_have_lost_its_promises_has_no_vote() {
         let mut table = serving();
         table.restart("run-2");
         assert!(matches!(prepare(&mut table, 1), Reply::Refused(_)));

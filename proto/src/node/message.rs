@@ -480,7 +480,7 @@ impl NodeError {
     pub fn another_member() -> Self {
         Self::new(
             NodeErrorKind::Unsuitable,
-            "another node of the cluster answers at this one's address: correct the node's url, or what leads there",
+            "another node of the cluster answers at this node's address: correct the node's url, or the proxy that leads there",
         )
     }
 

@@ -43,7 +43,7 @@ const PASSED: &[Seen] = &[
 
 /// One owner hands over to another, prepared one.
 pub(crate) const HANDOVER: Scenario = Scenario {
-    name: "a: owner change",
+    name: "owner change",
     spares: 1,
     max_ttl: 1,
     ttl: 1,
@@ -60,7 +60,7 @@ pub(crate) const HANDOVER: Scenario = Scenario {
 
 /// The same from the very beginning: the new owner is quarantined first.
 pub(crate) const WHOLE: Scenario = Scenario {
-    name: "a: owner change, new node quarantined",
+    name: "owner change, new node quarantined",
     attempts: [1, 1],
     horizon: 3,
     is_prepared: false,
@@ -69,7 +69,7 @@ pub(crate) const WHOLE: Scenario = Scenario {
 
 /// The same, with late requests.
 pub(crate) const HANDOVER_LATE: Scenario = Scenario {
-    name: "a: owner change, late requests",
+    name: "owner change, late requests",
     attempts: [1, 1],
     late: 1,
     slow: 1,
@@ -78,7 +78,7 @@ pub(crate) const HANDOVER_LATE: Scenario = Scenario {
 
 /// The longest ttl shrinks: leases from before outlive those from after.
 pub(crate) const SHRINK: Scenario = Scenario {
-    name: "a: owner change to a shorter ttl",
+    name: "owner change to a shorter ttl",
     max_ttl: 2,
     ttl: 2,
     attempts: [1, 1],
@@ -88,7 +88,7 @@ pub(crate) const SHRINK: Scenario = Scenario {
 
 /// It has shrunk, and the next change waits for the shorter one.
 pub(crate) const SHRUNK: Scenario = Scenario {
-    name: "a: owner change after a shorter ttl",
+    name: "owner change after a shorter ttl",
     spares: 2,
     joint: Some(B),
     coordinators: &[&[Aim::Reach(longer(A), B), Aim::Reach(B, C)]],
@@ -100,7 +100,7 @@ pub(crate) const SHRUNK: Scenario = Scenario {
 
 /// A lease is extended while its owner changes.
 pub(crate) const CARRY: Scenario = Scenario {
-    name: "g: extends over an owner change",
+    name: "extends over an owner change",
     max_ttl: 2,
     ttl: 2,
     attempts: [1, 1],
@@ -121,7 +121,7 @@ pub(crate) const CARRY: Scenario = Scenario {
 
 /// The same where entries vanish: a lease that is carried over was never gone.
 pub(crate) const CARRY_VANISH: Scenario = Scenario {
-    name: "g: extends while entries vanish",
+    name: "extends while entries vanish",
     horizon: 0,
     loss: Some(Loss::Vanish),
     claims: &[Claim::Continuity, Claim::OneDocument],
@@ -131,7 +131,7 @@ pub(crate) const CARRY_VANISH: Scenario = Scenario {
 
 /// The owner is lost, and readmitted.
 pub(crate) const OWNER_WIPED: Scenario = Scenario {
-    name: "b1: owner wiped",
+    name: "owner wiped",
     nodes: 3,
     max_ttl: 1,
     ttl: 1,
@@ -158,14 +158,14 @@ pub(crate) const OWNER_WIPED: Scenario = Scenario {
 /// The owner becomes another incarnation under open connections, and is
 /// readmitted.
 pub(crate) const OWNER_RESYNCED: Scenario = Scenario {
-    name: "b1: owner becomes another",
+    name: "owner becomes another",
     loss: Some(Loss::Resync),
     ..OWNER_WIPED
 };
 
 /// The same with longer leases, for which a wait may be too short.
 pub(crate) const OWNER_WIPED_LONGER: Scenario = Scenario {
-    name: "b1: owner wiped, ttl of two ticks",
+    name: "owner wiped, ttl of two ticks",
     max_ttl: 2,
     ttl: 2,
     horizon: 3,
@@ -174,7 +174,7 @@ pub(crate) const OWNER_WIPED_LONGER: Scenario = Scenario {
 
 /// It is lost a second time, before or after the readmission.
 pub(crate) const WIPED_TWICE: Scenario = Scenario {
-    name: "b1: owner wiped twice",
+    name: "owner wiped twice",
     max_ttl: 1,
     ttl: 1,
     horizon: 2,
@@ -185,7 +185,7 @@ pub(crate) const WIPED_TWICE: Scenario = Scenario {
 
 /// One of three is lost, and readmitted.
 pub(crate) const REPLICA_WIPED: Scenario = Scenario {
-    name: "b: replica wiped",
+    name: "replica wiped",
     replicas: 3,
     max_ttl: 1,
     ttl: 1,
@@ -196,7 +196,7 @@ pub(crate) const REPLICA_WIPED: Scenario = Scenario {
 
 /// One of three is replaced.
 pub(crate) const REPLACE: Scenario = Scenario {
-    name: "c: replica replaced",
+    name: "replica replaced",
     nodes: 3,
     replicas: 3,
     attempts: [1, 1],
@@ -209,7 +209,7 @@ pub(crate) const REPLACE: Scenario = Scenario {
 
 /// The same, and a lease that is carried over.
 pub(crate) const REPLACE_CARRY: Scenario = Scenario {
-    name: "g: extends over a replacement",
+    name: "extends over a replacement",
     extends: [1, 0],
     horizon: 0,
     sights: &[
@@ -223,7 +223,7 @@ pub(crate) const REPLACE_CARRY: Scenario = Scenario {
 
 /// From one replica to three.
 pub(crate) const GROW: Scenario = Scenario {
-    name: "c: from one replica to three",
+    name: "from one replica to three",
     spares: 2,
     attempts: [1, 1],
     horizon: 1,
@@ -234,7 +234,7 @@ pub(crate) const GROW: Scenario = Scenario {
 
 /// Two coordinators have different owners as their goals.
 pub(crate) const RIVALS: Scenario = Scenario {
-    name: "d: coordinators with different goals",
+    name: "coordinators with different goals",
     spares: 2,
     attempts: [1, 1],
     horizon: 1,
@@ -246,7 +246,7 @@ pub(crate) const RIVALS: Scenario = Scenario {
 
 /// Two coordinators have the same goal, and each prepares the new owner.
 pub(crate) const ALLIES: Scenario = Scenario {
-    name: "d: coordinators with one goal",
+    name: "coordinators with one goal",
     attempts: [1, 0],
     horizon: 2,
     coordinators: &[&[Aim::Reach(A, B)], &[Aim::Reach(A, B)]],
@@ -259,7 +259,7 @@ pub(crate) const ALLIES: Scenario = Scenario {
 
 /// The transition is taken back, and its coordinator does not begin it again.
 pub(crate) const ABORT: Scenario = Scenario {
-    name: "d2: passage taken back",
+    name: "passage taken back",
     attempts: [1, 1],
     coordinators: &[&[Aim::Reach(A, B)], &[Aim::Abort]],
     ballots: &[3, 1],
@@ -279,7 +279,7 @@ pub(crate) const ABORT: Scenario = Scenario {
 
 /// The new owner is lost before it is the only owner.
 pub(crate) const HEIR_WIPED: Scenario = Scenario {
-    name: "e: new owner wiped in the joint phase",
+    name: "new owner wiped in the joint phase",
     attempts: [1, 1],
     ballots: &[3],
     loss: Some(Loss::Wipe),
@@ -298,7 +298,7 @@ pub(crate) const HEIR_WIPED: Scenario = Scenario {
 
 /// The coordinator cannot reach the old owner, but clients can.
 pub(crate) const OUT_OF_REACH: Scenario = Scenario {
-    name: "a: owner change out of reach",
+    name: "owner change out of reach",
     nodes: 3,
     spares: 0,
     view_lease: 2,
@@ -326,7 +326,7 @@ const fn confirmed(plan: Plan) -> Plan {
 
 /// Three nodes vote on two proposals.
 pub(crate) const PAXOS: Scenario = Scenario {
-    name: "p: two proposers",
+    name: "two proposers",
     nodes: 3,
     spares: 0,
     attempts: [0, 0],
@@ -346,7 +346,7 @@ pub(crate) const PAXOS: Scenario = Scenario {
 
 /// Three nodes vote and one of them is lost; its return is among the proposals.
 pub(crate) const PAXOS_WIPE: Scenario = Scenario {
-    name: "p: two proposers, a voter wiped",
+    name: "two proposers, a voter wiped",
     horizon: 1,
     coordinators: &[&[Aim::Reach(ABC, plan(0, 2))], &[Aim::Keep]],
     loss: Some(Loss::Wipe),
@@ -359,7 +359,7 @@ pub(crate) const PAXOS_WIPE: Scenario = Scenario {
 /// A voter becomes another incarnation under open connections, one that does not
 /// know of the vote.
 pub(crate) const PAXOS_RESYNC: Scenario = Scenario {
-    name: "p: two proposers, a voter becomes another",
+    name: "two proposers, a voter becomes another",
     horizon: 0,
     loss: Some(Loss::Resync),
     losses: 1,
@@ -370,7 +370,7 @@ pub(crate) const PAXOS_RESYNC: Scenario = Scenario {
 
 /// The transition is taken back during a vote.
 pub(crate) const ABORT_VOTE: Scenario = Scenario {
-    name: "d2: votes to go on and to go back",
+    name: "votes to continue and to abort",
     nodes: 1,
     spares: 1,
     horizon: 1,
@@ -391,7 +391,7 @@ pub(crate) const ABORT_VOTE: Scenario = Scenario {
 /// The same where no node joins: a joining node would still serve the transition,
 /// which alone would prevent a second start.
 pub(crate) const ABORT_AGAIN: Scenario = Scenario {
-    name: "d2: passage of the same nodes taken back",
+    name: "passage of the same nodes taken back",
     spares: 0,
     coordinators: &[&[Aim::Reach(A, longer(A))], &[Aim::Abort]],
     sights: &[
@@ -406,7 +406,7 @@ pub(crate) const ABORT_AGAIN: Scenario = Scenario {
 /// Two coordinators lead to one goal, a third takes that back: one of the two may
 /// not have seen that the transition began.
 pub(crate) const ABORT_UNSEEN: Scenario = Scenario {
-    name: "d2: passage taken back unseen",
+    name: "passage taken back unseen",
     spares: 0,
     attempts: [0, 0],
     horizon: 1,
@@ -423,7 +423,7 @@ pub(crate) const ABORT_UNSEEN: Scenario = Scenario {
 
 /// Two coordinators take back the transition that a third leads.
 pub(crate) const ABORT_TWICE: Scenario = Scenario {
-    name: "d2: passage taken back by two",
+    name: "passage taken back by two",
     attempts: [0, 0],
     horizon: 1,
     coordinators: &[&[Aim::Reach(A, longer(A))], &[Aim::Abort], &[Aim::Abort]],
@@ -434,7 +434,7 @@ pub(crate) const ABORT_TWICE: Scenario = Scenario {
 /// The plan is outdated while its new node is still quarantined, or the transition
 /// is taken back.
 pub(crate) const OUTDATE: Scenario = Scenario {
-    name: "d2: plan outdated before it begins",
+    name: "plan outdated before it begins",
     attempts: [1, 0],
     horizon: 2,
     coordinators: &[&[Aim::Reach(A, B)], &[Aim::Outdate]],
@@ -451,31 +451,31 @@ pub(crate) const OUTDATE: Scenario = Scenario {
 };
 
 each_holds! {
-    d2_votes_to_and_fro_break_no_claim: ABORT_VOTE,
-    a_an_owner_change_breaks_no_claim: HANDOVER,
-    a_a_new_node_breaks_no_claim: WHOLE,
-    a_late_requests_break_no_claim: HANDOVER_LATE,
-    a_a_shorter_ttl_breaks_no_claim: SHRINK,
-    a_a_change_after_a_shorter_ttl_breaks_no_claim: SHRUNK,
-    a_an_owner_out_of_reach_breaks_no_claim: OUT_OF_REACH,
-    b_a_replica_let_in_again_breaks_no_claim: REPLICA_WIPED,
-    b1_an_owner_let_in_again_breaks_no_claim: OWNER_WIPED,
-    b1_an_owner_that_becomes_another_breaks_no_claim: OWNER_RESYNCED,
-    b1_an_owner_lost_twice_breaks_no_claim: WIPED_TWICE,
-    c_a_replica_replaced_breaks_no_claim: REPLACE,
-    c_more_replicas_break_no_claim: GROW,
-    d_coordinators_with_different_goals_break_no_claim: RIVALS,
-    d_coordinators_with_one_goal_break_no_claim: ALLIES,
-    d2_a_passage_taken_back_breaks_no_claim: ABORT,
-    d2_a_passage_of_the_same_nodes_taken_back_breaks_no_claim: ABORT_AGAIN,
-    d2_a_passage_taken_back_unseen_breaks_no_claim: ABORT_UNSEEN,
-    d2_a_passage_taken_back_by_two_breaks_no_claim: ABORT_TWICE,
-    d2_a_plan_outdated_breaks_no_claim: OUTDATE,
-    e_a_new_owner_lost_breaks_no_claim: HEIR_WIPED,
-    g_extends_over_a_change_break_no_claim: CARRY,
-    g_extends_over_a_replacement_break_no_claim: REPLACE_CARRY,
-    g_vanishing_entries_break_no_continuity: CARRY_VANISH,
-    p_proposers_decide_one_document: PAXOS,
-    p_a_voter_lost_breaks_no_claim: PAXOS_WIPE,
-    p_a_voter_that_becomes_another_breaks_no_claim: PAXOS_RESYNC,
+    votes_to_continue_and_to_abort_break_no_claim: ABORT_VOTE,
+    an_owner_change_breaks_no_claim: HANDOVER,
+    a_new_node_breaks_no_claim: WHOLE,
+    late_requests_of_a_change_break_no_claim: HANDOVER_LATE,
+    a_shorter_ttl_breaks_no_claim: SHRINK,
+    a_change_after_a_shorter_ttl_breaks_no_claim: SHRUNK,
+    an_owner_out_of_reach_breaks_no_claim: OUT_OF_REACH,
+    a_readmitted_replica_breaks_no_claim: REPLICA_WIPED,
+    a_readmitted_owner_breaks_no_claim: OWNER_WIPED,
+    an_owner_that_becomes_another_breaks_no_claim: OWNER_RESYNCED,
+    an_owner_lost_twice_breaks_no_claim: WIPED_TWICE,
+    a_replica_replaced_breaks_no_claim: REPLACE,
+    more_replicas_break_no_claim: GROW,
+    coordinators_with_different_goals_break_no_claim: RIVALS,
+    coordinators_with_one_goal_break_no_claim: ALLIES,
+    a_passage_taken_back_breaks_no_claim: ABORT,
+    a_passage_of_the_same_nodes_taken_back_breaks_no_claim: ABORT_AGAIN,
+    a_passage_taken_back_unseen_breaks_no_claim: ABORT_UNSEEN,
+    a_passage_taken_back_by_two_breaks_no_claim: ABORT_TWICE,
+    a_plan_outdated_breaks_no_claim: OUTDATE,
+    a_new_owner_lost_breaks_no_claim: HEIR_WIPED,
+    extends_over_a_change_break_no_claim: CARRY,
+    extends_over_a_replacement_break_no_claim: REPLACE_CARRY,
+    vanishing_entries_break_no_continuity: CARRY_VANISH,
+    proposers_decide_one_document: PAXOS,
+    a_voter_lost_breaks_no_claim: PAXOS_WIPE,
+    a_voter_that_becomes_another_breaks_no_claim: PAXOS_RESYNC,
 }

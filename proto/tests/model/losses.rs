@@ -8,7 +8,7 @@ use crate::scenarios::{BASE, each_holds};
 /// The owner and another of three are lost, one after the other; the third
 /// keeps its data.
 pub(crate) const OWNER_LOST: Scenario = Scenario {
-    name: "r: majority lost, with the owner",
+    name: "majority lost, with the owner",
     nodes: 3,
     max_ttl: 1,
     ttl: 1,
@@ -25,7 +25,7 @@ pub(crate) const OWNER_LOST: Scenario = Scenario {
 
 /// The same with longer leases, and a lease that is extended.
 pub(crate) const OWNER_LOST_EXTENDS: Scenario = Scenario {
-    name: "r: majority lost, extends",
+    name: "majority lost, extends",
     max_ttl: 2,
     ttl: 2,
     extends: [1, 0],
@@ -35,7 +35,7 @@ pub(crate) const OWNER_LOST_EXTENDS: Scenario = Scenario {
 
 /// The owner keeps its data, and its lease.
 pub(crate) const OWNER_LEFT: Scenario = Scenario {
-    name: "r: majority lost, without the owner",
+    name: "majority lost, without the owner",
     extends: [1, 0],
     losable: &[1, 2],
     sights: &[
@@ -51,7 +51,7 @@ pub(crate) const OWNER_LEFT: Scenario = Scenario {
 /// All are lost one by one, also those that wait, faster than any is readmitted,
 /// and an attempt is repeated.
 pub(crate) const ROLLING: Scenario = Scenario {
-    name: "r: rolling loss",
+    name: "rolling loss",
     losses: 3,
     losable: &[0, 1, 2],
     starters: &[2],
@@ -70,7 +70,7 @@ pub(crate) const ROLLING: Scenario = Scenario {
 /// The view lease is long enough for a grant in between, to a client that saw both
 /// members before.
 pub(crate) const OWNER_LAST: Scenario = Scenario {
-    name: "r: rolling loss, the owner last",
+    name: "rolling loss, the owner last",
     nodes: 2,
     view_lease: 3,
     attempts: [2, 1],
@@ -81,7 +81,7 @@ pub(crate) const OWNER_LAST: Scenario = Scenario {
 
 /// Two of three replicas are lost.
 pub(crate) const REPLICAS_LOST: Scenario = Scenario {
-    name: "r: majority of the replicas lost",
+    name: "majority of the replicas lost",
     replicas: 3,
     horizon: 1,
     losable: &[0, 1],
@@ -90,7 +90,7 @@ pub(crate) const REPLICAS_LOST: Scenario = Scenario {
 
 /// Two processes start the cluster at the same time.
 pub(crate) const RIVAL_STARTS: Scenario = Scenario {
-    name: "r: majority lost, two starters",
+    name: "majority lost, two starters",
     attempts: [1, 1],
     horizon: 1,
     starters: &[1, 1],
@@ -106,7 +106,7 @@ pub(crate) const RIVAL_STARTS: Scenario = Scenario {
 
 /// The same without clients: at most one view of each epoch is ever served.
 pub(crate) const RIVAL_VIEWS: Scenario = Scenario {
-    name: "r: two starters, one view",
+    name: "two starters, one view",
     attempts: [0, 0],
     horizon: 2,
     starters: &[2, 1],
@@ -119,7 +119,7 @@ pub(crate) const RIVAL_VIEWS: Scenario = Scenario {
 /// at most one view of each number is ever served. There are no clients: with
 /// them the world is too large to exhaust.
 pub(crate) const START_OR_VOTE: Scenario = Scenario {
-    name: "r: majority lost, or let in again",
+    name: "majority lost, or readmitted",
     attempts: [0, 0],
     coordinators: &[&[Aim::Keep]],
     ballots: &[1],
@@ -131,7 +131,7 @@ pub(crate) const START_OR_VOTE: Scenario = Scenario {
 /// Whatever is lost, at any time and at any progress, the cluster can be brought to
 /// a stable state.
 pub(crate) const NEVER_STUCK: Scenario = Scenario {
-    name: "r: rolling loss, at rest again",
+    name: "rolling loss, at rest again",
     attempts: [0, 0],
     horizon: 1,
     losses: 3,
@@ -145,17 +145,17 @@ pub(crate) const NEVER_STUCK: Scenario = Scenario {
 };
 
 each_holds! {
-    r_a_majority_with_the_owner_lost_breaks_no_claim: OWNER_LOST,
+    a_majority_with_the_owner_lost_breaks_no_claim: OWNER_LOST,
     #[ignore = "minutes"]
-    r_a_majority_lost_under_extends_breaks_no_claim: OWNER_LOST_EXTENDS,
-    r_a_majority_without_the_owner_lost_breaks_no_claim: OWNER_LEFT,
+    a_majority_lost_under_extends_breaks_no_claim: OWNER_LOST_EXTENDS,
+    a_majority_without_the_owner_lost_breaks_no_claim: OWNER_LEFT,
     #[ignore = "minutes"]
-    r_a_rolling_loss_breaks_no_claim: ROLLING,
+    a_rolling_loss_breaks_no_claim: ROLLING,
     #[ignore = "minutes"]
-    r_a_rolling_loss_with_the_owner_last_breaks_no_claim: OWNER_LAST,
-    r_most_replicas_lost_break_no_claim: REPLICAS_LOST,
-    r_two_starters_break_no_claim: RIVAL_STARTS,
-    r_two_starters_serve_one_view: RIVAL_VIEWS,
-    r_a_start_beside_a_vote_breaks_no_claim: START_OR_VOTE,
-    r_a_rolling_loss_leaves_nothing_stuck: NEVER_STUCK,
+    a_rolling_loss_with_the_owner_last_breaks_no_claim: OWNER_LAST,
+    most_replicas_lost_break_no_claim: REPLICAS_LOST,
+    two_starters_break_no_claim: RIVAL_STARTS,
+    two_starters_serve_one_view: RIVAL_VIEWS,
+    a_start_during_a_vote_breaks_no_claim: START_OR_VOTE,
+    a_rolling_loss_leaves_nothing_stuck: NEVER_STUCK,
 }

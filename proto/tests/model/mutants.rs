@@ -113,7 +113,7 @@ each_is_caught! {
     with_an_abort_ignored: AbortIgnored in ABORT_AGAIN,
     with_an_abort_of_two_ignored: AbortIgnored in ABORT_TWICE,
     with_an_abort_ignored_that_was_not_seen: UnseenAbortIgnored in ABORT_UNSEEN,
-    with_a_plan_outdated_in_vain: AbortIgnored in OUTDATE,
+    with_an_outdated_plan_begun: AbortIgnored in OUTDATE,
     with_made_for_kept: MadeVouches in CARRY_VANISH,
     with_made_for_kept_after_a_forced_release: MadeVouches in FORCED_SLOW,
     with_an_entry_healed_at_once: HealsAtOnce in FORCED_SLOW,

@@ -182,7 +182,7 @@ sights! {
     GrantedJoint: "granted in a joint view",
     GrantedLast: "granted in the last view",
     Carried: "carried over to another view",
-    Readmitted: "let in again",
+    Readmitted: "readmitted",
     Aborted: "passage taken back",
     Stopped: "coordinator stopped by an abort",
     Outdated: "plans outdated",

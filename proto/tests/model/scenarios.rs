@@ -55,7 +55,7 @@ const THREE: Scenario = Scenario {
 
 /// One owner: everything that a client can do, and late answers.
 pub(crate) const SINGLE: Scenario = Scenario {
-    name: "a: single owner",
+    name: "single owner",
     extends: [1, 1],
     horizon: 4,
     late: 1,
@@ -79,14 +79,14 @@ pub(crate) const SINGLE: Scenario = Scenario {
 
 /// Three nodes: two contenders that attempt twice.
 pub(crate) const QUORUM: Scenario = Scenario {
-    name: "b: quorum of three",
+    name: "quorum of three",
     sights: &[Seen::Granted, Seen::Again, Seen::Contended, Seen::WroteBack],
     ..THREE
 };
 
 /// Three nodes: requests that are late or lost.
 pub(crate) const LATE: Scenario = Scenario {
-    name: "b: quorum, late and lost requests",
+    name: "quorum, late and lost requests",
     attempts: [2, 1],
     ttl: 1,
     late: 1,
@@ -95,7 +95,7 @@ pub(crate) const LATE: Scenario = Scenario {
 
 /// Three nodes: answers that are late or lost.
 pub(crate) const SLOW: Scenario = Scenario {
-    name: "b: quorum, late and lost answers",
+    name: "quorum, late and lost answers",
     attempts: [2, 1],
     horizon: 2,
     slow: 1,
@@ -104,7 +104,7 @@ pub(crate) const SLOW: Scenario = Scenario {
 
 /// An extend of either length, up to the end of its lease.
 pub(crate) const EXTENDS: Scenario = Scenario {
-    name: "c: an extend of a quorum",
+    name: "an extend of a quorum",
     attempts: [1, 1],
     extends: [1, 0],
     extend_ttls: &[1, 2],
@@ -123,7 +123,7 @@ pub(crate) const EXTENDS: Scenario = Scenario {
 
 /// Two extends of different length, with answers to the first still in flight.
 pub(crate) const LENGTHS: Scenario = Scenario {
-    name: "c: extends of different length",
+    name: "extends of different length",
     extends: [2, 0],
     horizon: 1,
     sights: &[
@@ -139,7 +139,7 @@ pub(crate) const LENGTHS: Scenario = Scenario {
 
 /// An extend that is shorter and arrives twice, on connections without order.
 pub(crate) const REPEATS: Scenario = Scenario {
-    name: "c: a shorter extend, repeated",
+    name: "a shorter extend, repeated",
     extends: [1, 0],
     extend_ttls: &[1],
     horizon: 1,
@@ -158,7 +158,7 @@ pub(crate) const REPEATS: Scenario = Scenario {
 
 /// Attempts whose requests overtake each other.
 pub(crate) const OVERTAKING: Scenario = Scenario {
-    name: "c: attempts out of order",
+    name: "attempts out of order",
     horizon: 1,
     is_ordered: false,
     claims: Claim::UNORDERED,
@@ -167,7 +167,7 @@ pub(crate) const OVERTAKING: Scenario = Scenario {
 
 /// A node comes back empty: absent, it grants nothing.
 pub(crate) const WIPE: Scenario = Scenario {
-    name: "d: a node wiped",
+    name: "a node wiped",
     attempts: [1, 1],
     extends: [2, 0],
     horizon: 1,
@@ -186,7 +186,7 @@ pub(crate) const WIPE: Scenario = Scenario {
 
 /// A node restarts, with its entries or without.
 pub(crate) const RESTART: Scenario = Scenario {
-    name: "e: a node restarted",
+    name: "a node restarted",
     attempts: [2, 1],
     loss: Some(Loss::Restart),
     losses: 1,
@@ -197,7 +197,7 @@ pub(crate) const RESTART: Scenario = Scenario {
 /// The owner becomes another incarnation, with an older state, under open
 /// connections.
 pub(crate) const RESYNC: Scenario = Scenario {
-    name: "e: an owner that becomes another",
+    name: "an owner that becomes another",
     attempts: [2, 1],
     extends: [1, 0],
     slow: 1,
@@ -216,7 +216,7 @@ pub(crate) const RESYNC: Scenario = Scenario {
 
 /// One of three nodes does so.
 pub(crate) const RESYNC_THREE: Scenario = Scenario {
-    name: "e: one of three becomes another",
+    name: "one of three becomes another",
     attempts: [2, 1],
     extends: [1, 0],
     horizon: 1,
@@ -234,7 +234,7 @@ pub(crate) const RESYNC_THREE: Scenario = Scenario {
 
 /// Node clocks are arbitrary: fences alone protect.
 pub(crate) const VANISH: Scenario = Scenario {
-    name: "f: entries vanish at any time",
+    name: "entries vanish at any time",
     attempts: [2, 1],
     horizon: 0,
     abandons: true,
@@ -254,7 +254,7 @@ pub(crate) const VANISH: Scenario = Scenario {
 /// An operator releases a lease by force, another client acquires and releases the
 /// key, and the old holder extends twice.
 pub(crate) const FORCED: Scenario = Scenario {
-    name: "j: released by force",
+    name: "released by force",
     attempts: [1, 1],
     extends: [2, 0],
     horizon: 0,
@@ -275,7 +275,7 @@ pub(crate) const FORCED: Scenario = Scenario {
 
 /// The same with one extend, and late answers.
 pub(crate) const FORCED_SLOW: Scenario = Scenario {
-    name: "j: released by force, late answers",
+    name: "released by force, late answers",
     extends: [1, 0],
     slow: 1,
     claims: Claim::FREED,
@@ -284,7 +284,7 @@ pub(crate) const FORCED_SLOW: Scenario = Scenario {
 
 /// Every node is lost, and the cluster is initialised a second time.
 pub(crate) const REINITIALISE: Scenario = Scenario {
-    name: "g: re-initialised",
+    name: "re-initialised",
     attempts: [2, 2],
     horizon: 4,
     slow: 1,
@@ -296,7 +296,7 @@ pub(crate) const REINITIALISE: Scenario = Scenario {
 
 /// The same with three nodes that come back one by one.
 pub(crate) const REINITIALISE_THREE: Scenario = Scenario {
-    name: "g: re-initialised, quorum",
+    name: "re-initialised, quorum",
     attempts: [1, 2],
     nodes: 3,
     replicas: 3,
@@ -308,7 +308,7 @@ pub(crate) const REINITIALISE_THREE: Scenario = Scenario {
 
 /// A newer view spreads node by node.
 pub(crate) const VIEWS: Scenario = Scenario {
-    name: "h: two views at once",
+    name: "two views at once",
     attempts: [1, 2],
     horizon: 1,
     change: Change::Adopt,
@@ -324,7 +324,7 @@ pub(crate) const VIEWS: Scenario = Scenario {
 
 /// The owner is cut off from the operator, but not from its clients.
 pub(crate) const CUT_OFF: Scenario = Scenario {
-    name: "i: re-initialised without the owner",
+    name: "re-initialised without the owner",
     nodes: 3,
     attempts: [2, 1],
     ttl: 1,
@@ -394,23 +394,23 @@ pub(crate) use each_holds;
 
 each_holds! {
     a_single_owner_keeps_every_claim: SINGLE,
-    b_quorum_of_three_keeps_every_claim: QUORUM,
-    b_late_and_lost_requests_break_no_claim: LATE,
-    b_late_and_lost_answers_break_no_claim: SLOW,
-    c_an_extend_breaks_no_claim: EXTENDS,
-    c_extends_of_different_length_break_no_claim: LENGTHS,
-    c_repeated_extends_break_no_claim: REPEATS,
-    c_requests_out_of_order_break_no_claim: OVERTAKING,
-    d_a_wiped_node_breaks_no_claim: WIPE,
-    e_a_restarted_node_breaks_no_claim: RESTART,
-    e_an_owner_that_becomes_another_breaks_no_claim: RESYNC,
+    a_quorum_of_three_keeps_every_claim: QUORUM,
+    late_and_lost_requests_break_no_claim: LATE,
+    late_and_lost_answers_break_no_claim: SLOW,
+    an_extend_breaks_no_claim: EXTENDS,
+    extends_of_different_length_break_no_claim: LENGTHS,
+    repeated_extends_break_no_claim: REPEATS,
+    requests_out_of_order_break_no_claim: OVERTAKING,
+    a_wiped_node_breaks_no_claim: WIPE,
+    a_restarted_node_breaks_no_claim: RESTART,
+    an_owner_that_becomes_another_breaks_no_claim: RESYNC,
     #[ignore = "minutes"]
-    e_one_of_three_that_becomes_another_breaks_no_claim: RESYNC_THREE,
-    f_vanishing_entries_leave_fences_apart: VANISH,
-    j_forced_out_stays_out: FORCED,
-    j_forced_out_is_free: FORCED_SLOW,
-    g_a_second_life_breaks_no_claim: REINITIALISE,
-    g_a_second_life_of_three_breaks_no_claim: REINITIALISE_THREE,
-    h_two_views_at_once_break_no_claim: VIEWS,
-    i_an_owner_cut_off_breaks_no_claim: CUT_OFF,
+    one_of_three_that_becomes_another_breaks_no_claim: RESYNC_THREE,
+    vanishing_entries_leave_fences_apart: VANISH,
+    forced_out_stays_out: FORCED,
+    forced_out_is_free: FORCED_SLOW,
+    a_second_life_breaks_no_claim: REINITIALISE,
+    a_second_life_of_three_breaks_no_claim: REINITIALISE_THREE,
+    two_views_at_once_break_no_claim: VIEWS,
+    an_owner_cut_off_breaks_no_claim: CUT_OFF,
 }

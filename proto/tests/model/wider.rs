@@ -9,14 +9,14 @@ use crate::scenario::Scenario;
 use crate::scenarios::each_holds;
 
 const HANDOVER_WIDE: Scenario = Scenario {
-    name: "a: owner change, wide",
+    name: "owner change, wide",
     attempts: [2, 2],
     horizon: 3,
     ..HANDOVER
 };
 
 const WHOLE_WIDE: Scenario = Scenario {
-    name: "a: new node, late letters, wide",
+    name: "new node, late requests, wide",
     attempts: [1, 2],
     late: 1,
     slow: 1,
@@ -24,68 +24,68 @@ const WHOLE_WIDE: Scenario = Scenario {
 };
 
 const REPLICA_WIPED_WIDE: Scenario = Scenario {
-    name: "b: replica wiped, two attempts",
+    name: "replica wiped, two attempts",
     attempts: [2, 1],
     ..REPLICA_WIPED
 };
 
 const REPLACE_WIDE: Scenario = Scenario {
-    name: "c: replica replaced, adopted in any order",
+    name: "replica replaced, adopted in any order",
     prompt: &[3],
     ..REPLACE
 };
 
 const RIVALS_WIDE: Scenario = Scenario {
-    name: "d: coordinators with stale sights",
+    name: "coordinators with stale observations",
     is_eager: false,
     ..RIVALS
 };
 
 const ABORT_WIDE: Scenario = Scenario {
-    name: "d2: passage taken back, two attempts",
+    name: "passage taken back, two attempts",
     attempts: [1, 2],
     ..ABORT
 };
 
 const HEIR_WIPED_WIDE: Scenario = Scenario {
-    name: "e: new owner wiped twice",
+    name: "new owner wiped twice",
     losses: 2,
     horizon: 3,
     ..HEIR_WIPED
 };
 
 const CARRY_WIDE: Scenario = Scenario {
-    name: "g: extends over an owner change, wide",
+    name: "extends over an owner change, wide",
     attempts: [1, 2],
     horizon: 3,
     ..CARRY
 };
 
 const PAXOS_WIDE: Scenario = Scenario {
-    name: "p: two proposers, three ballots",
+    name: "two proposers, three ballots",
     ballots: &[2, 1],
     ..PAXOS
 };
 
 each_holds! {
     #[ignore = "minutes"]
-    a_an_owner_change_breaks_no_claim: HANDOVER_WIDE,
+    an_owner_change_breaks_no_claim: HANDOVER_WIDE,
     #[ignore = "minutes"]
-    a_a_new_node_breaks_no_claim: WHOLE_WIDE,
+    a_new_node_breaks_no_claim: WHOLE_WIDE,
     #[ignore = "minutes"]
-    b_a_replica_let_in_again_breaks_no_claim: REPLICA_WIPED_WIDE,
+    a_readmitted_replica_breaks_no_claim: REPLICA_WIPED_WIDE,
     #[ignore = "minutes"]
-    b1_an_owner_let_in_again_breaks_no_claim: OWNER_WIPED_LONGER,
+    a_readmitted_owner_breaks_no_claim: OWNER_WIPED_LONGER,
     #[ignore = "minutes"]
-    c_a_replica_replaced_breaks_no_claim: REPLACE_WIDE,
+    a_replica_replaced_breaks_no_claim: REPLACE_WIDE,
     #[ignore = "minutes"]
-    d_coordinators_with_stale_sights_break_no_claim: RIVALS_WIDE,
+    coordinators_with_stale_observations_break_no_claim: RIVALS_WIDE,
     #[ignore = "minutes"]
-    d2_a_passage_taken_back_breaks_no_claim: ABORT_WIDE,
+    a_passage_taken_back_breaks_no_claim: ABORT_WIDE,
     #[ignore = "minutes"]
-    e_a_new_owner_lost_breaks_no_claim: HEIR_WIPED_WIDE,
+    a_new_owner_lost_breaks_no_claim: HEIR_WIPED_WIDE,
     #[ignore = "minutes"]
-    g_extends_over_a_change_break_no_claim: CARRY_WIDE,
+    extends_over_a_change_break_no_claim: CARRY_WIDE,
     #[ignore = "minutes"]
-    p_proposers_decide_one_document: PAXOS_WIDE,
+    proposers_decide_one_document: PAXOS_WIDE,
 }

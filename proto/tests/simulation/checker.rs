@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn an_orphan_that_outstays_its_ttl_is_seen() {
+    fn an_orphan_that_outlives_its_ttl_is_seen() {
         let blocked = |until| Action::Blocked {
             node: 0,
             until,

@@ -78,8 +78,8 @@ pub(crate) async fn run(
         Err(RebalanceError::NothingUnderWay { view }) => {
             output.report(&ChangeReport::nothing(view), |reported| {
                 format!(
-                    "nothing is under way: view {} is stable\nan `apply` that still prepares its \
-                     nodes has decided nothing and is not seen: `ringlock abort --outdate-plans` stops it",
+                    "no change is under way: view {} is stable\nan `apply` that still prepares its \
+                     nodes has decided nothing and is not visible: `ringlock abort --outdate-plans` stops it",
                     reported.to
                 )
             })?;
@@ -126,7 +126,7 @@ fn human(reported: &ChangeReport) -> String {
         text += &match retired.may_be_switched_off {
             true => format!("\nnode {name} has left and knows it: it may be switched off"),
             false => format!(
-                "\nnode {name} has left and does not know it: empty it before it is used for anything else"
+                "\nnode {name} has left and does not know it: empty it before any other use"
             ),
         };
     }
@@ -134,7 +134,7 @@ fn human(reported: &ChangeReport) -> String {
 }
 
 fn interrupted(exit: Exit, router: Option<&Router>) -> Failure {
-    let how = router.map_or("see where the cluster is with `ringlock status`", go_on);
+    let how = router.map_or("see the state of the cluster with `ringlock status`", go_on);
     Failure::new(exit, "interrupted; what was done so far stays").next(how)
 }
 
@@ -143,7 +143,7 @@ fn go_on(router: &Router) -> &'static str {
     match router.view().next() {
         Some(_) => "`ringlock resume` finishes it, `ringlock abort` takes it back",
         None => {
-            "the joint view was not decided as far as is known: see `ringlock status`, then do the same again"
+            "no joint view is known to be decided: see `ringlock status`, then repeat the command"
         }
     }
 }
@@ -172,7 +172,7 @@ impl From<RebalanceError> for Failure {
         let failed = |exit| Self::new(exit, reported);
         match error {
             E::Cluster(Error::Config(_)) => failed(Exit::Usage)
-                .next("what would be in force contradicts itself: plan otherwise"),
+                .next("the planned topology contradicts itself: plan another change"),
             E::Cluster(error) => error.into(),
             E::UnknownNode { .. } | E::NameTaken { .. } => failed(Exit::Usage),
             E::Unreadable { .. } => {

@@ -18,7 +18,8 @@ use serde::Serialize;
 use crate::output::{Exit, Failure, span};
 
 /// Why nodes in memory are not inspected.
-pub(crate) const NOTHING_TO_LOOK_INTO: &str = "a memory:// node lives in the process that made it: there is nothing to look into from another";
+pub(crate) const IN_MEMORY: &str =
+    "a memory:// node lives in the process that created it: no other process can inspect it";
 
 /// How many newer views a survey follows: all members that it asked may have
 /// been retired since.
@@ -48,8 +49,8 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(config: &Config, node: &NodeConfig) -> Result<Self, Failure> {
         let server = Server::from_config(config, node)?.ok_or_else(|| {
-            let message = format!("node {}: {NOTHING_TO_LOOK_INTO}", node.name);
-            Failure::new(Exit::Failed, message).next("ask that process")
+            let message = format!("node {}: {IN_MEMORY}", node.name);
+            Failure::new(Exit::Failed, message).next("inspect it from that process")
         })?;
         Ok(Self {
             name: node.name.clone(),
@@ -258,7 +259,7 @@ impl ClusterSnapshot<'_> {
                 |(index, server_report)| match (&server_report.seen, self.twin(index)) {
                     (_, Some(twin)) => {
                         let reason = format!(
-                            "it is the same server as node {}: give each node a server of its own",
+                            "it is the same server as node {}: give each node its own server",
                             twin.node.name
                         );
                         (State::Unsuitable, Some(reason))
@@ -391,28 +392,28 @@ fn state(
     let (state, reason) = match seen.status.standing() {
         NodeState::Serving(view) if is_out && Some(view) == known => (
             State::Retired,
-            "it has left the cluster and knows it: it may be switched off, and taken out of the configuration".into(),
+            "it has left the cluster and knows it: it may be switched off and removed from the configuration".into(),
         ),
         NodeState::Serving(view) if is_out => (
             State::Retired,
-            format!("it is no member of the cluster, and serves view {view}: empty it before it is used for anything else"),
+            format!("it is not a member of the cluster, and serves view {view}: empty it before any other use"),
         ),
         _ if is_out => (
             State::Retired,
-            "it is no member of the cluster: `ringlock plan add` makes it one".into(),
+            "it is not a member of the cluster: `ringlock plan add` makes it one".into(),
         ),
         NodeState::Serving(view) if Some(view) == known => return (State::Serving, None),
         NodeState::Serving(view) => (
             State::Behind,
-            format!("it serves view {view}; the next router that connects hands it the newest"),
+            format!("it serves view {view}; the next router that connects gives it the newest view"),
         ),
         NodeState::Quarantined => (State::Quarantined, quarantined(newest.map(|(view, _)| view).filter(|_| can_vote))),
         NodeState::Absent if seen.status.nonce.is_none() => {
-            (State::Absent, "it has no state: it is new, or lost it".into())
+            (State::Absent, "it has no state: it is new, or lost its data".into())
         }
         NodeState::Absent => (
             State::Absent,
-            "it restarted, or was replaced, since it was let in: what it held may be gone, and it grants nothing".into(),
+            "it restarted or was replaced since it was admitted: its data may be lost, and it grants nothing".into(),
         ),
     };
     (state, Some(reason))
@@ -421,12 +422,12 @@ fn state(
 /// When a quarantined node serves again, at most: the wait counts in full,
 /// whenever the quarantine began.
 fn quarantined(view: Option<&View>) -> String {
-    let waits = "it waits to be let in and grants nothing";
+    let waits = "it waits to be readmitted and grants nothing";
     match view {
         Some(view) => {
             let at_most = outwait(view.longest_ttl()) + READMISSION;
             format!(
-                "{waits}; while a router runs, it is back in {} at most: where none runs that long, `ringlock readmit --wait`",
+                "{waits}; while a router runs, it is readmitted in {} at most; if none runs that long, use `ringlock readmit --wait`",
                 span(at_most)
             )
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ringlock::{Config, Error, Init, OnMismatch, Router};
 
-use crate::cluster::NOTHING_TO_LOOK_INTO;
+use crate::cluster::IN_MEMORY;
 use crate::output::{Exit, Failure};
 
 /// How long to wait for nodes, at most: an operator needs to learn of an outage
@@ -20,7 +20,7 @@ pub(crate) async fn connect(mut config: Config) -> Result<Router, Failure> {
     impatiently(&mut config);
     Router::connect(config).await.map_err(|error| match error {
         Error::Uninitialised { .. } => Failure::new(Exit::Failed, format!("{error:#}")).next(
-            "see what each node says with `ringlock doctor`; a new cluster gets its first view with `ringlock init`",
+            "check each node with `ringlock doctor`; a new cluster gets its first view with `ringlock init`",
         ),
         error => error.into(),
     })
@@ -34,8 +34,7 @@ pub(crate) fn impatiently(config: &mut Config) {
 pub(crate) fn refuse_memory(config: &Config) -> Result<(), Failure> {
     let mut nodes = config.nodes.iter();
     if nodes.any(|node| node.url.starts_with("memory://")) {
-        return Err(Failure::new(Exit::Failed, NOTHING_TO_LOOK_INTO)
-            .next("configure Redis or Valkey nodes"));
+        return Err(Failure::new(Exit::Failed, IN_MEMORY).next("configure Redis or Valkey nodes"));
     }
     Ok(())
 }

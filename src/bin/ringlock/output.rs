@@ -34,27 +34,27 @@ pub(crate) const EXITS: [(Exit, &str); 12] = [
     (Exit::Well, "all is well"),
     (
         Exit::CheckFailed,
-        "bench: holders overlapped, a fence went back, a release was late",
+        "bench: holders overlapped, a fence decreased, or a release was late",
     ),
     (
         Exit::Usage,
-        "the command line, the configuration or the key is wrong; force: it refuses, nothing was done",
+        "the command line, the configuration or the key is wrong; force: refused, nothing was done",
     ),
     (
         Exit::Failed,
-        "it could not be done: a node cannot be reached, a file cannot be written",
+        "the command failed: a node cannot be reached, a file cannot be written",
     ),
     (
         Exit::Degraded,
-        "status, doctor: they found trouble, or a change is under way; readmit: nodes are out; locks: some nodes were left out",
+        "status, doctor: a problem was found, or a change is under way; readmit: nodes are out; locks: some nodes were left out",
     ),
     (
         Exit::Outdated,
-        "apply, resume, abort, force: another change got ahead, or it was aborted; plan anew",
+        "apply, resume, abort, force: another change was decided first, or it was aborted; make a new plan",
     ),
     (
         Exit::NotLocked,
-        "exec: others held the key all the time; the command was not run",
+        "exec: other clients held the key all the time; the command was not run",
     ),
     (
         Exit::LockLost,
@@ -66,7 +66,7 @@ pub(crate) const EXITS: [(Exit, &str); 12] = [
     ),
     (
         Exit::NotFound,
-        "exec: there is no such command; it was not run",
+        "exec: the command does not exist; it was not run",
     ),
     (
         Exit::Interrupted,
@@ -153,9 +153,9 @@ impl From<Error> for Failure {
             error if error.is_contention() => failure
                 .next("wait longer with --wait, or see who holds it with `ringlock locks --key`"),
             error if lacks_data(error) => failure.next(
-                "a process lets such a node in again once it has run for max_ttl: where none does, `ringlock readmit --wait`",
+                "a process that runs for max_ttl readmits such a node; if none does, use `ringlock readmit --wait`",
             ),
-            _ => failure.next("see what each node says with `ringlock doctor`"),
+            _ => failure.next("check each node with `ringlock doctor`"),
         }
     }
 }

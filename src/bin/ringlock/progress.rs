@@ -32,10 +32,10 @@ impl ProgressReporter {
 
     pub(crate) fn change(&mut self, progress: &Progress) {
         let phase = match &progress.phase {
-            Phase::Beginning => "nodes are made ready".into(),
+            Phase::Beginning => "nodes are prepared".into(),
             Phase::Quarantine => "new nodes wait until old locks have expired".into(),
             Phase::Joint => "both replica sets agree until old leases are over".into(),
-            Phase::Settling => "the next view is handed out".into(),
+            Phase::Settling => "the next view is distributed".into(),
             phase => phase.to_string(),
         };
         let what = format!("epoch {}: {phase}", progress.view.epoch);

@@ -248,7 +248,7 @@ impl Inspector<'_> {
     pub async fn release(&mut self, key: &Key, found: &Entry) -> Result<Reply, NodeError> {
         let (name, script) = (self.server.name(key), Script::Release.source());
         if self.server.is_state(&name) {
-            let message = format!("{key} names ringlock's own state, and no lock");
+            let message = format!("{key} names ringlock's own state, not a lock");
             return Err(NodeError::new(NodeErrorKind::WrongType, message));
         }
         let write = [b"EVAL", script.as_bytes(), b"1", &name, &*found.value, MARK];
@@ -362,7 +362,7 @@ impl Inspector<'_> {
 
 impl fmt::Debug for Inspector<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Look").field(self.server).finish()
+        f.debug_tuple("Inspector").field(self.server).finish()
     }
 }
 

@@ -297,7 +297,7 @@ struct TrackingConnection<'a> {
 impl<'a> TrackingConnection<'a> {
     async fn open(tracker: &'a Tracker, attempt: &Attempt) -> Result<Self, NodeError> {
         let mut exchange = Exchange::open(&tracker.address, attempt).await?;
-        attempt.comes_to("it does not say whether it tracks keys");
+        attempt.comes_to("it does not report whether it tracks keys");
         let write = |out: &mut Vec<u8>| {
             command(out, &[b"HELLO", b"3"]);
             command(out, &[b"CLIENT", b"TRACKING", b"ON"]);

@@ -343,7 +343,7 @@ async fn an_abort_wins_over_a_running_change() {
 /// The process that aborts dies at each of its steps: its decisions hold, and
 /// otherwise the change goes on.
 #[tokio::test]
-async fn who_takes_a_change_back_dies_at_every_step() {
+async fn an_aborting_coordinator_dies_at_every_step() {
     let deaths = (1..12).flat_map(|step| [(step, false), (step, true)]);
     let ends = join_all(deaths.map(|(step, is_done)| abort_dies_at(step, is_done))).await;
     let aborted = ends.iter().filter(|is_aborted| **is_aborted).count();

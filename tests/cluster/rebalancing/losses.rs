@@ -36,7 +36,7 @@ async fn a_quorum_does_not_mind() {
         let deadline = Instant::now() + RETURN;
         let mut tries = 0;
         while epoch(&routers[0]) == 1 || epoch(&routers[1]) == 1 {
-            assert!(Instant::now() < deadline, "it is not let in again");
+            assert!(Instant::now() < deadline, "it is not readmitted");
             let guard = routers[tries % 2].try_acquire(format!("free-{tries}"));
             guard.await.unwrap().release().await.unwrap();
             tries += 1;
@@ -66,7 +66,7 @@ async fn a_sharded_owner_is_away_for_a_while() {
         cluster.nodes[1].wipe();
         let mut reported = None;
         let guard = loop {
-            assert!(wiped.elapsed() < RETURN, "{arm:?}: it is not let in again");
+            assert!(wiped.elapsed() < RETURN, "{arm:?}: it is not readmitted");
             // Keys of other nodes are not affected.
             drop(routers[1].try_acquire(&others).await.unwrap());
             match routers[1].try_acquire(&lost).await {
@@ -81,7 +81,7 @@ async fn a_sharded_owner_is_away_for_a_while() {
         };
         let (text, at) = reported.expect("the error tells until when");
         println!("{arm:?}: {text}; back after {:?}", wiped.elapsed());
-        assert!(text.contains("let in again in"), "{text}");
+        assert!(text.contains("readmitted in"), "{text}");
         assert!(Instant::now() < at + MARGIN, "later than was told");
         assert!(wiped.elapsed() >= MAX_TTL, "{:?}", wiped.elapsed());
         assert!(crate::common::node::now() >= valid_until);

@@ -166,7 +166,7 @@ async fn at_a_locks_name() {
             .exec(&mut client)
             .unwrap();
         let error = router.try_acquire(key).await.unwrap_err();
-        assert!(reported(&error).contains("no lock"), "{error}");
+        assert!(reported(&error).contains("not a lock"), "{error}");
     }
     shown_by_the_program(&server);
 }

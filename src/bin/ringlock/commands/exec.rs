@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 use signals::{Signals, killed_by, signal_by_name};
 
-use crate::cluster::NOTHING_TO_LOOK_INTO;
+use crate::cluster::IN_MEMORY;
 use crate::output::{Exit, Failure, Output, printable};
 
 /// Runs a command while holding a lock. The lock is kept alive until the
@@ -153,7 +153,7 @@ async fn attempt(
 ) -> Result<ExitCode, Failure> {
     let mut nodes = config.nodes.iter();
     if nodes.any(|node| node.url.starts_with("memory://")) {
-        let message = format!("{NOTHING_TO_LOOK_INTO}, and a lock there excludes nobody");
+        let message = format!("{IN_MEMORY}, and a lock there excludes no other process");
         return Err(Failure::new(Exit::Failed, message).next("configure Redis or Valkey nodes"));
     }
     config.router.init = match (options.init, config.router.init) {
@@ -201,7 +201,7 @@ async fn attempt(
 fn refused(error: Error) -> Failure {
     match error {
         Error::Uninitialised { .. } => Failure::new(Exit::Failed, error.to_string()).next(
-            "a new cluster gets its first view with `ringlock init`, or here with --init; see what each node says with `ringlock doctor`",
+            "a new cluster gets its first view with `ringlock init`, or here with --init; check each node with `ringlock doctor`",
         ),
         error => error.into(),
     }
@@ -279,7 +279,7 @@ async fn release(
     let (end, lost) = outcome?;
     let lost = lost.or(match released {
         Ok(Released::InTime) => None,
-        Ok(Released::TooLate) => Some("it was gone before it was released".into()),
+        Ok(Released::TooLate) => Some("the lease had ended before it was released".into()),
         // No loss is known; the lock expires with its ttl.
         Ok(Released::Unknown) => None,
         Err(error) => Some(format!("{error:#}")),

@@ -52,11 +52,11 @@ pub(crate) async fn run(
     let names = options.abandon.join(", ");
     if !options.is_promised {
         let message = format!(
-            "nothing was done: to go on without {names}, you must promise that no abandoned node ever comes back \
-             with the data that it has. Where one does, two holders may have one lock, and fences may go back"
+            "nothing was done: to continue without {names}, you must promise that no abandoned node ever returns \
+             with its present data. If one does, two clients may hold one lock, and fences may decrease"
         );
         return Err(Failure::new(Exit::Usage, message).next(
-            "destroy these nodes, or see that they are emptied before they start; then add --i-promise-they-never-return",
+            "destroy these nodes, or ensure that they are emptied before they start; then add --i-promise-they-never-return",
         ));
     }
     let replicas = options.replicas.map(|replicas| Change::Replicas {
@@ -91,7 +91,7 @@ pub(crate) async fn run(
 fn reported(outlook: &ForceOutlook, now: SystemTime) -> String {
     let until = humantime::format_rfc3339_seconds(now + outlook.wait);
     let mut text = format!(
-        "going on without {}: no key can be locked before {until}, in {} (max_ttl and view_lease), \
+        "continuing without {}: no key can be locked before {until}, in {} (max_ttl and view_lease), \
          while {} stops serving",
         outlook.abandoned.join(", "),
         span(outlook.wait),

@@ -51,7 +51,7 @@ pub(crate) async fn run(
     if let Some(served) = served(&config).await? {
         output.report(&served, |served| {
             format!(
-                "the cluster is initialised already: view {} is in force, as it is configured",
+                "the cluster is already initialised: view {} is in force, as configured",
                 served.view
             )
         })?;
@@ -73,7 +73,7 @@ pub(crate) async fn run(
         exit = interrupts.recv() => {
             let message = "interrupted: the cluster has no view yet";
             return Err(Failure::new(exit, message)
-                .next("call it again: the time that the nodes have waited counts"));
+                .next("run the command again: the time that the nodes have waited counts"));
         }
     };
     let begun = Begun::of(&router.view());
@@ -99,7 +99,7 @@ async fn served(config: &Config) -> Result<Option<Begun>, Failure> {
         return Ok(Some(Begun::of(&view)));
     }
     let message = format!(
-        "the cluster is initialised already: view {} is in force, and {}",
+        "the cluster is already initialised: view {} is in force, and {}",
         view.id(),
         differences.join("; ")
     );
@@ -110,7 +110,7 @@ async fn served(config: &Config) -> Result<Option<Begun>, Failure> {
 fn report(reporter: &mut ProgressReporter, progress: &ConnectProgress) {
     match progress {
         ConnectProgress::Waiting { remaining } => reporter.report(
-            "waiting until whatever was locked before has expired",
+            "waiting until all earlier locks have expired",
             Some(*remaining),
         ),
         other => reporter.report(&other.to_string(), None),

@@ -206,7 +206,7 @@ impl Lock {
     /// How long it lasts, in words.
     pub(crate) fn how_long(&self) -> String {
         self.remaining_ms.map_or_else(
-            || "for ever (no expiry)".into(),
+            || "forever (no expiry)".into(),
             |ms| span(std::time::Duration::from_millis(ms)),
         )
     }
@@ -258,11 +258,11 @@ fn human(locks: &Locks) -> String {
         false => rows(&locks.locks),
     };
     if locks.locks.iter().any(|lock| lock.remaining_ms.is_none()) {
-        text += "\nwhat has no expiry stays until its holder extends or releases it, or until it is \
+        text += "\na lock without expiry stays until its holder extends or releases it, or until it is \
                  deleted by hand: ringlock release KEY --force";
     }
     for NoLock { key, on } in &locks.no_locks {
-        text += &format!("\n{key} on {on} is no lock: {NO_LOCK}");
+        text += &format!("\n{key} on {on} is not a lock: {NO_LOCK}");
     }
     if locks.is_cut_short {
         text += "\ncut short: there may be more; name a --prefix, or raise --limit";

@@ -81,9 +81,9 @@ async fn look(options: &Options, config: &Config) -> Result<Readmitted, Failure>
     let snapshot = cluster.snapshot().await?;
     snapshot.check_any()?;
     let Some(view) = &snapshot.view else {
-        let message = "no view is known: there is nothing that a node could be let in to";
+        let message = "no view is known, so no node can be readmitted";
         return Err(Failure::new(Exit::Failed, message)
-            .next("see what each node says with `ringlock status`"));
+            .next("see the state of each node with `ringlock status`"));
     };
     if let Some(name) = options.nodes.iter().find(|name| !snapshot.is_member(name)) {
         return Err(RebalanceError::UnknownNode { name: name.clone() }.into());
@@ -122,7 +122,7 @@ async fn wait(options: &Options, config: Config, output: Output) -> Result<(), F
     tokio::select! {
         done = readmit => done.map(drop),
         exit = interrupts.recv() => {
-            let message = "interrupted: who is out waits on, and the next call begins to count anew";
+            let message = "interrupted: nodes that are out stay out, and the next call starts the wait again";
             Err(Failure::new(exit, message).next("let it run for max_ttl and a second"))
         }
     }
@@ -131,7 +131,7 @@ async fn wait(options: &Options, config: Config, output: Output) -> Result<(), F
 fn human(reported: &Readmitted) -> String {
     let mut lines = Vec::new();
     for name in &reported.readmitted {
-        lines.push(format!("node {name} is let in again"));
+        lines.push(format!("node {name} is readmitted"));
     }
     for out in &reported.out {
         let reason = out.reason.as_deref().unwrap_or("it does not serve");

@@ -126,19 +126,19 @@ pub(crate) async fn run(
         return Ok(ExitCode::SUCCESS);
     }
     if !is_held_again.is_empty() {
-        let message = format!("{}: its holder keeps on making it anew", released.key);
+        let message = format!("{}: its holder recreates it each time", released.key);
         return Err(Failure::new(Exit::Failed, message).next("try again, or stop the holder"));
     }
     if !found.no_locks.is_empty() {
         let message = format!(
-            "{} is no lock on so many nodes that it cannot be locked",
+            "{} holds something other than a lock on so many nodes that it cannot be locked",
             released.key
         );
         return Err(Failure::new(Exit::Failed, message).next(locks::NO_LOCK));
     }
     let message = format!("{}: too few of its nodes could be asked", released.key);
     Err(Failure::new(Exit::Failed, message)
-        .next("try again once they answer; what they hold expires with its ttl"))
+        .next("try again once they answer; the entries there expire with their ttl"))
 }
 
 /// Inspects the key again and takes the entries of the same leases, until there
@@ -216,7 +216,7 @@ fn outcome(answer: Option<Result<Option<Reply>, NodeError>>) -> (Outcome, Option
     match answer {
         Some(Ok(Some(Reply::Released))) => (Outcome::Released, None),
         Some(Ok(Some(Reply::Foreign))) => {
-            let reason = "it was granted anew meanwhile, and is left alone";
+            let reason = "another client acquired it in the meantime; its lease is left alone";
             (Outcome::Newer, Some(reason.into()))
         }
         Some(Ok(Some(_))) => (Outcome::Gone, None),
@@ -234,7 +234,7 @@ fn refusal(key: &Key, held: &[Lock]) -> Failure {
     let fence = held.iter().find_map(|lock| lock.fence_at_most);
     let fence = fence.map_or_else(String::new, |fence| format!(" (at most {fence})"));
     let message = format!(
-        "{} is held {}. The holder goes on believing in its lease, and what it writes is refused \
+        "{} is held {}. The holder keeps relying on its lease, and its writes are refused \
          only by resources that check its fence{fence}",
         printable(key.as_bytes()),
         holders.collect::<Vec<_>>().join(", and ")

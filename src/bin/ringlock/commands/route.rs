@@ -45,8 +45,8 @@ pub(crate) async fn run(
     let router = Router::connect(config).await.map_err(|error| match error {
         Error::Uninitialised { .. } => Failure::new(Exit::Failed, "no node serves a view yet")
             .next(
-                "`ringlock init` sets one in force, or the first router that connects; \
-             `ringlock ring` tells the shares as configured, `ringlock doctor` what is in the way",
+                "`ringlock init` or the first router that connects puts one in force; \
+             `ringlock ring` shows the shares as configured, `ringlock doctor` shows what is wrong",
             ),
         error => error.into(),
     })?;

@@ -225,7 +225,7 @@ fn human(status: &Status) -> String {
         }
     }
     for name in &status.unconfigured {
-        text += &format!("\nnode {name} is in the view and not in the configuration: add it");
+        text += &format!("\nnode {name} is in the view but not in the configuration: add it");
     }
     text + &status.hot.as_ref().map_or_else(String::new, hot::human)
 }
@@ -234,15 +234,15 @@ fn human(status: &Status) -> String {
 fn without_view(knowledge: &ViewState) -> String {
     match knowledge {
         ViewState::Unreadable { views } => format!(
-            "view {} is served, but in no form that this program reads, or by servers that must not hold locks: see `ringlock doctor`",
+            "view {} is served, but this program cannot read its form, or its servers must not hold locks: see `ringlock doctor`",
             views.join(", ")
         ),
         ViewState::Unknown { silent } => format!(
-            "no view is known: {} could not be asked, and nobody else serves one",
+            "no view is known: {} could not be asked, and no other node serves one",
             silent.join(", ")
         ),
         ViewState::Served | ViewState::None => {
-            "no view is served: `ringlock init` sets one in force, or the first router to connect"
+            "no view is served: `ringlock init` or the first router that connects puts one in force"
                 .into()
         }
     }

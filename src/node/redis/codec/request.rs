@@ -33,7 +33,7 @@ pub(crate) fn deliver(answers: &mut Completions) {
 /// Its deadline passed before the connection was ready for it.
 pub(crate) fn unasked() -> NodeError {
     let message =
-        "no answer within the node timeout: the node has not answered what it was asked before";
+        "no answer within the node timeout: earlier requests to the node are still unanswered";
     NodeError::new(NodeErrorKind::Timeout, message).unsent()
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn overloaded() -> NodeError {
 }
 
 pub(crate) fn unsent_in_time() -> NodeError {
-    let message = "the node was not asked in time: too many requests wait for it";
+    let message = "the request was not sent in time: too many requests wait for the node";
     NodeError::new(NodeErrorKind::Overloaded, message).unsent()
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn timeout() -> NodeError {
 }
 
 pub(crate) fn closed() -> NodeError {
-    let message = "the router was shut down, or the runtime that made it has ended";
+    let message = "the router was shut down, or the runtime that created it has ended";
     NodeError::new(NodeErrorKind::Closed, message)
 }
 

@@ -49,7 +49,7 @@ impl Address {
         let mut address = Self::parse(url, &options.tls)?;
         if options.durable && matches!(address.place, Place::Service(_)) {
             return Err(
-                "names a service of sentinels, and is durable: a promoted replica lacks the last writes, so leave durable out"
+                "names a service of sentinels, which cannot be durable: a promoted replica lacks the last writes; remove durable"
                     .into(),
             );
         }
@@ -57,12 +57,12 @@ impl Address {
         match (user, &options.password) {
             (None, None) => return Ok(address),
             (Some(_), None) => {
-                return Err("comes with a username, but no password_file: name both".into());
+                return Err("comes with a username but no password_file: give both".into());
             }
             _ => {}
         }
         if address.username.is_some() || address.password.is_some() {
-            return Err("names a user, and so does its password_file: keep one of them".into());
+            return Err("names a user, and the node has a password_file: keep one of them".into());
         }
         address.username = user.cloned();
         address.password.clone_from(&options.password);
@@ -189,7 +189,7 @@ mod tests {
         assert!(of("redis+sentinel://h/m", false).is_ok());
         assert!(of("redis://h", true).is_ok());
         let problem = of("redis+sentinel://h/m", true).err().unwrap_or_default();
-        assert!(problem.contains("leave durable out"), "{problem}");
+        assert!(problem.contains("remove durable"), "{problem}");
     }
 
     #[test]

@@ -134,7 +134,7 @@ mod tests {
     type Way = Pin<Box<dyn Future<Output = Result<u32, &'static str>>>>;
 
     #[tokio::test]
-    async fn the_first_way_that_leads_somewhere_counts() {
+    async fn the_first_connection_that_succeeds_counts() {
         let silent = || Box::pin(pending()) as Way;
         let ends = |end: Result<u32, &'static str>| Box::pin(ready(end)) as Way;
         let started = std::time::Instant::now();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_way_is_not_given_up() {
+    async fn a_slow_connection_is_not_given_up() {
         let slow: Way = Box::pin(async {
             tokio::time::sleep(2 * HEAD_START).await;
             Ok(1)
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_has_what_the_operator_gives_it() {
+    fn the_limit_follows_the_connect_timeout() {
         let seconds = Duration::from_secs;
         assert_eq!(limit(Duration::ZERO), seconds(2));
         assert_eq!(limit(seconds(5)), Duration::from_millis(4_500));

@@ -129,7 +129,7 @@ impl ClockHold {
             NodeError::new(
                 NodeErrorKind::ClockStepped,
                 format!(
-                    "its wall clock was stepped forward by {:?}, which may have ended locks before their time: it grants nothing for another {:?}",
+                    "its wall clock was stepped forward by {:?}, which may have ended locks too early: it grants nothing for another {:?}",
                     whole_millis(self.step),
                     whole_millis(left),
                 ),

@@ -28,7 +28,7 @@ pub(crate) fn failed(reported: String, error: &io::Error) -> NodeError {
 pub(crate) fn no_reply(address: &Address) -> NodeError {
     NodeError::new(
         NodeErrorKind::Protocol,
-        format!("{address} sends what is no reply: is it a Redis server?"),
+        format!("{address} sends invalid replies: is it a Redis server?"),
     )
 }
 
@@ -36,7 +36,8 @@ pub(crate) fn no_reply(address: &Address) -> NodeError {
 /// server's text is not passed on.
 pub(crate) fn bad_credentials(address: &Address, error: &ErrorReply<'_>) -> NodeError {
     let whence = address.password.as_ref().map(Password::whence);
-    let whence = whence.unwrap_or_else(|| "the user, who has no password here".into());
+    let whence =
+        whence.unwrap_or_else(|| "the user, which has no password in the configuration".into());
     let code = error.code;
     NodeError::new(
         NodeErrorKind::Denied,

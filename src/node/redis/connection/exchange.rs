@@ -51,7 +51,7 @@ impl<'a> Exchange<'a> {
             has_answered: false,
             is_doubtful: false,
         };
-        attempt.comes_to("it does not answer the login");
+        attempt.comes_to("the server does not answer the login");
         exchange.log_in().await?;
         Ok(exchange)
     }
@@ -106,7 +106,7 @@ impl<'a> Exchange<'a> {
             // The rest of the push has not arrived.
             Some(b'>') => Err(NodeError::new(
                 NodeErrorKind::Unreachable,
-                "the server's data was flushed while it was looked at: it is looked at anew",
+                "the server's data was flushed while it was checked: the check is repeated",
             )),
             Some(_) => Err(no_reply(self.address)),
         }

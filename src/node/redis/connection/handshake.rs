@@ -50,14 +50,14 @@ pub(crate) async fn connect(
     attempt: &Attempt,
 ) -> Result<Connection, NodeError> {
     let mut exchange = Exchange::open(address, attempt).await?;
-    attempt.comes_to("it does not say what it is");
+    attempt.comes_to("the server does not identify itself");
     let verified_at = clock::now();
     let (is_reported, identity) = exchange.introduce_and_read_reply().await?;
     identity.check_loaded()?;
     if matches!(address.place, Place::Service(_)) && identity.check_role().is_err() {
         return Err(NodeError::new(
             NodeErrorKind::Unreachable,
-            format!("{address} is a replica now: its sentinels are yet to name another"),
+            format!("{address} is a replica now: its sentinels have not named another primary yet"),
         ));
     }
     identity.check()?;
@@ -144,7 +144,7 @@ impl<'a> Exchange<'a> {
             Some(Value::Int(_)) => Ok(true),
             // Other errors are temporary, such as a full memory.
             Some(Value::Error(line)) => Ok(!matches!(ErrorReply::of(line).code, "ERR" | "NOPERM")),
-            other => Err(unexpected(other, "a command that it may have")),
+            other => Err(unexpected(other, "an optional command")),
         };
         capabilities.together = can()?;
         capabilities.delete_if = match (can()?, can()?) {

@@ -79,7 +79,7 @@ impl Service {
                 }
                 error => match error.explain_unquoted() {
                     Some(error) if error.kind().is_transient() => Err(error),
-                    _ => unfit("is no sentinel: name those, or write redis://"),
+                    _ => unfit("is not a sentinel: name sentinels, or write redis://"),
                 },
             },
             _ => Err(misfit("SENTINEL")),
@@ -103,7 +103,7 @@ impl Service {
         let (name, reported) = (&self.name, reported.join("; "));
         NodeError::new(
             kind,
-            format!("no sentinel tells where {name} is: {reported}"),
+            format!("no sentinel names the primary of {name}: {reported}"),
         )
     }
 }

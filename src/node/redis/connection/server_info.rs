@@ -196,10 +196,10 @@ impl Identity {
         let replid = |history: &[u8]| history.split(|&byte| byte == b'/').next().map(Vec::from);
         Err(if replid(before) == replid(now.as_bytes()) {
             lost_data(
-                "the server has evicted keys, locks maybe among them: keep maxmemory-policy at noeviction",
+                "the server has evicted keys, possibly locks: keep maxmemory-policy at noeviction",
             )
         } else {
-            lost_data("the server was a replica meanwhile, or has got its first one")
+            lost_data("the server was a replica in the meantime, or got its first replica")
         })
     }
 }
@@ -273,7 +273,7 @@ fn unsuitable(advice: String) -> Result<(), NodeError> {
 pub(crate) fn lost_data(what_happened: &str) -> NodeError {
     NodeError::new(
         NodeErrorKind::LostData,
-        format!("{what_happened}: it grants nothing until it is let in again, after max_ttl"),
+        format!("{what_happened}: it grants nothing until it is readmitted, after max_ttl"),
     )
 }
 

@@ -54,7 +54,7 @@ impl Stream {
                     .map_err(io::Error::other)?;
                 let stream = open_tcp(host, *port, attempt).await?;
                 attempt.comes_to(
-                    "it does not answer as TLS does, and if it speaks none on that port, write redis://",
+                    "the server does not answer the TLS handshake; if it speaks no TLS on that port, write redis://",
                 );
                 let stream = connector.connect(name, stream).await?;
                 Ok(Self::Tls(Box::new(stream)))
@@ -103,7 +103,7 @@ async fn open_tcp(host: &str, port: u16, attempt: &Attempt) -> io::Result<TcpStr
     loop {
         let until = clock::now() + LOOK_UP_AGAIN;
         let opened = clock::within(Some(until), async {
-            attempt.comes_to("the lookup of its host takes long");
+            attempt.comes_to("the lookup of its host takes too long");
             let found = tokio::net::lookup_host((host, port)).await?;
             attempt.comes_to("the server accepts no connection");
             open_any(by_turns(found)).await

@@ -180,12 +180,12 @@ pub(crate) fn remedy(error: &io::Error) -> Option<(NodeErrorKind, &'static str)>
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
         ) => Some((
             NodeErrorKind::Unreachable,
-            "the server's certificate has expired: renew it, or set this machine's clock",
+            "the server's certificate has expired: renew it, or correct this machine's clock",
         )),
         Error::InvalidCertificate(problem) => unfit(of_certificate(problem)),
-        Error::InvalidMessage(_) => unfit(
-            "the server speaks no TLS on that port: write redis://, or the port that it has for TLS",
-        ),
+        Error::InvalidMessage(_) => {
+            unfit("the server speaks no TLS on that port: write redis://, or its TLS port")
+        }
         Error::AlertReceived(
             Alert::CertificateRequired
             | Alert::BadCertificate
@@ -208,22 +208,22 @@ fn of_certificate(problem: &CertificateError) -> &'static str {
     use CertificateError as Problem;
     match problem {
         Problem::UnknownIssuer | Problem::BadSignature => {
-            "the server's certificate is from an authority that is not trusted here: name that as tls.ca"
+            "the server's certificate is from an untrusted authority: name that authority as tls.ca"
         }
         Problem::NotValidForName | Problem::NotValidForNameContext { .. } => {
-            "the server's certificate is for another host: write one of its names in the url, or give the server its own"
+            "the server's certificate is for another host: write one of its names in the url, or give the server a certificate of its own name"
         }
         Problem::NotValidYet | Problem::NotValidYetContext { .. } => {
-            "the server's certificate is not valid yet: set the clock of this machine, or of who made it"
+            "the server's certificate is not valid yet: correct the clock of this machine, or of the machine that issued it"
         }
         other => match CertificateFault::of(other) {
             Some(CertificateFault::Authority) => {
-                "the server's certificate is an authority's own: name that very certificate as tls.ca, or give the server one that the authority has signed"
+                "the server's certificate is an authority's own: name that certificate as tls.ca, or give the server one that the authority has signed"
             }
             Some(CertificateFault::OldVersion) => {
-                "the server's certificate is of X.509 version 1, which cannot say what hosts it is for: give it one of version 3 with a subjectAltName"
+                "the server's certificate is of X.509 version 1, which cannot name hosts: give the server one of version 3 with a subjectAltName"
             }
-            None => "the server's certificate will not do: give it another",
+            None => "the server's certificate is not accepted: give it another",
         },
     }
 }

@@ -183,7 +183,7 @@ fn is_another(now: &NodeStatus, before: &NodeStatus) -> bool {
 fn another_server() -> NodeError {
     NodeError::new(
         NodeErrorKind::Unreachable,
-        "another server answers all of a sudden, or it has become another: it is looked at anew",
+        "another server answers, or the server has changed its identity: it is checked again",
     )
 }
 

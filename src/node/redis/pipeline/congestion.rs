@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn one_batch_is_always_let_out() {
+    fn one_batch_is_always_allowed() {
         let mut window = Window::default();
         let second = Duration::from_secs(1);
         last_took(&mut window, Instant::default(), second, 30);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_way_is_no_slowness() {
+    fn a_long_round_trip_is_not_slowness() {
         let mut window = Window::default();
         for batch in 0..200 {
             let sent_at = Instant::default() + Duration::from_millis(10 * batch);

@@ -238,7 +238,7 @@ impl Count {
         }
         match self.0.replace((view, counter)) {
             Some((before, last)) if before == view && counter <= last => Err(lost_data(
-                "the server has lost its fence counter, and maybe locks: keep maxmemory-policy at noeviction",
+                "the server has lost its fence counter, and possibly locks: keep maxmemory-policy at noeviction",
             )),
             _ => Ok(()),
         }
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_goes_ahead_now_and_then_and_behind_where_nothing_is_pushed() {
+    fn checks_go_ahead_sometimes_and_behind_without_pushes() {
         let quick = Duration::from_millis(1);
         let behind = |with_policy| Some(Check::Behind { with_policy });
         let mut reported = Checks::new(true, at(0));
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_in_the_midst_of_a_check_voids_it() {
+    fn a_push_during_a_check_voids_it() {
         let mut trust = ReplyTrust::new(true, at(0));
         trust.doubt(Some(&of_kind(CHECK)), 9);
         trust.verified(at(1));

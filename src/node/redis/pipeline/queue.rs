@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_late_is_taken_out_of_every_line() {
+    fn late_requests_leave_every_queue() {
         let mut queue = Queue::default();
         assert_eq!(queue.expires(), None);
         for (request, deadline) in [(acquire("a"), 5), (acquire("b"), 9), (extend("c"), 5)] {

@@ -82,6 +82,6 @@ pub(crate) fn is_released<'a>(
 }
 
 pub(crate) fn overtaken() -> NodeError {
-    let message = "the server's scripts were flushed, and the lock was released before it could be asked for again";
+    let message = "the server's scripts were flushed, and the lock was released before it could be requested again";
     NodeError::new(NodeErrorKind::NotReady, message).unsent()
 }

@@ -66,7 +66,7 @@ const RULES: [Rule; 16] = [
         Codes(&["WRONGTYPE"]),
         WrongType,
         Stays,
-        "the key holds something that is no lock: use another key_prefix, or delete it",
+        "the key holds something that is not a lock: use another key_prefix, or delete it",
     ),
     rule(
         Codes(&["NOAUTH", "WRONGPASS"]),
@@ -78,13 +78,13 @@ const RULES: [Rule; 16] = [
         Codes(&["NOPERM"]),
         Denied,
         Stays,
-        "the server's ACL forbids the user a command or key that ringlock needs",
+        "the server's ACL denies the user a command or key that ringlock needs: allow it",
     ),
     rule(
         Words(&["user executing the script", "ACL failure in script"]),
         Denied,
         Stays,
-        "the server's ACL forbids the user a command or key that ringlock needs",
+        "the server's ACL denies the user a command or key that ringlock needs: allow it",
     ),
     rule(
         Codes(&["DENIED"]),
@@ -126,7 +126,7 @@ const RULES: [Rule; 16] = [
         Codes(&["NOREPLICAS"]),
         NotReady,
         Stays,
-        "too few replicas are connected for the server to take writes: bring them back, or lower min-replicas-to-write",
+        "too few replicas are connected for the server to accept writes: bring them back, or lower min-replicas-to-write",
     ),
     rule(
         Codes(&["MISCONF"]),
@@ -150,7 +150,7 @@ const RULES: [Rule; 16] = [
         Words(&["max number of clients"]),
         Overloaded,
         Ends,
-        "the server has as many clients as it takes: raise its maxclients, or close connections",
+        "the server has reached its limit of clients: raise its maxclients, or close connections",
     ),
     rule(
         Words(&["DB index", "AUTH"]),
@@ -258,7 +258,7 @@ impl<'a> ErrorReply<'a> {
         }
         self.with(
             NodeErrorKind::WrongType,
-            "ringlock's own state on the server is not what ringlock writes: delete all of it, the keys that end in !id, !m and !c, and the node is let in anew",
+            "ringlock's own state on the server is damaged: delete all of it, the keys that end in !id, !m and !c, and the node is readmitted",
         )
     }
 
@@ -310,7 +310,7 @@ fn is_code(word: &str) -> bool {
 pub(crate) fn misfit(what: &str) -> NodeError {
     NodeError::new(
         NodeErrorKind::Protocol,
-        format!("the server's reply to {what} is not one that it may give"),
+        format!("the server's reply to {what} violates the protocol"),
     )
 }
 

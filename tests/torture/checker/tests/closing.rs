@@ -100,7 +100,7 @@ fn grants_that_do_not_resume_are_seen() {
 }
 
 #[test]
-fn what_cannot_be_had_in_the_end_is_seen() {
+fn a_key_that_cannot_be_acquired_at_the_end_is_seen() {
     let a = ask(1, 1);
     let records = [asked(1000, a, 0), granted(1002, a, 5, 1990), ended(1100, a)];
     let swept = |error: Option<&str>| {
@@ -117,7 +117,7 @@ fn what_cannot_be_had_in_the_end_is_seen() {
 }
 
 #[test]
-fn a_long_run_without_anything_to_see_is_worth_nothing() {
+fn a_long_run_without_observations_proves_nothing() {
     let a = ask(1, 1);
     let records = |end| {
         vec![

@@ -56,7 +56,7 @@ fn an_end_that_comes_too_late_does_not_excuse() {
 }
 
 #[test]
-fn the_slain_hold_nothing() {
+fn killed_processes_hold_nothing() {
     let mut records = one_after_the_other(1600);
     records.retain(|record| record.at != 1700 * MS || record.by != 1);
     let worker = 1;

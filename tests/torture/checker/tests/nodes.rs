@@ -93,7 +93,7 @@ fn another_view_is_another_matter() {
 }
 
 #[test]
-fn a_node_with_the_data_of_before_is_not_believed() {
+fn a_node_with_earlier_data_is_not_trusted() {
     let serve = |node, at, view| look(at, node, Some(view), None);
     let before = ["a", "b", "c"].map(|node| serve(node, 900, VIEW));
     let gap = [own("a", 1500), free("b", 1501), free("c", 1502)];
@@ -140,7 +140,7 @@ fn released() -> Vec<Record> {
 }
 
 #[test]
-fn an_orphan_that_outstays_its_ttl_is_seen() {
+fn an_orphan_that_outlives_its_ttl_is_seen() {
     let seen = |at| look(at, "a", Some(VIEW), Some((Some(ask(1, 1)), 10)));
     let of = |records: &[Record], at| broken(&with(records, &[seen(at)]));
     assert_eq!(of(&released(), 2350), []);

@@ -17,7 +17,7 @@ fn call(wait: Time, refusal: Refusal) -> Vec<Record> {
 }
 
 #[test]
-fn who_could_be_granted_is_not_refused() {
+fn a_call_that_could_be_granted_is_not_refused() {
     let refusal = call(500, Refusal::NoQuorum);
     assert_eq!(broken(&refusal), [Claim::Availability]);
     assert_eq!(broken(&call(500, Refusal::TooSlow)), [Claim::Availability]);

@@ -81,14 +81,18 @@ pub(crate) async fn servers(snapshot: &mut ClusterSnapshot<'_>, report: &mut Rep
             Err(error) if error.kind() == NodeErrorKind::Unsuitable => {}
             Ok(()) => report.ok("writes", Some(name), "the server takes ringlock's writes"),
             Err(error) => {
-                let remedy = "have the server take writes, and the user allowed the commands that the guide lists under servers";
+                let remedy = "let the server accept writes, and allow the user the commands that the guide lists under servers";
                 report.fail("writes", Some(name), error.to_string(), remedy);
             }
         }
         match server_report.node.server.check_tracking().await {
-            Ok(()) => report.ok("tracking", Some(name), "the server tells when keys change"),
+            Ok(()) => report.ok(
+                "tracking",
+                Some(name),
+                "the server reports when keys change",
+            ),
             Err(error) => {
-                let detail = format!("whoever waits for a key polls: {error}");
+                let detail = format!("waiting callers poll: {error}");
                 let remedy = "let the user run HELLO and CLIENT TRACKING";
                 report.warn("tracking", Some(name), detail, remedy);
             }
@@ -107,11 +111,11 @@ fn is_reached(server_report: &ServerReport<'_>, report: &mut Report) -> bool {
     match error.kind() {
         NodeErrorKind::Denied => {
             report.ok("reachable", name, address);
-            let remedy = "correct user and password of the node, and what its ACL allows";
+            let remedy = "correct the node's user and password, or the ACL of the user";
             report.fail("credentials", name, error.to_string(), remedy);
         }
         NodeErrorKind::NotReady | NodeErrorKind::Overloaded => {
-            let remedy = "do what the server's error asks for, or wait until it has passed";
+            let remedy = "do what the server's error asks for, or wait until the condition ends";
             report.fail("reachable", name, error.to_string(), remedy);
         }
         _ => {
@@ -177,7 +181,7 @@ async fn durable(name: &str, seen: &mut Seen<'_>, report: &mut Report) {
         }
         Err(error) => {
             let detail = format!("appendfsync cannot be read: {error}");
-            let remedy = "see for yourself that appendfsync is always";
+            let remedy = "check on the server that appendfsync is always";
             report.warn("durable", Some(name), detail, remedy);
         }
     }
@@ -190,7 +194,7 @@ pub(super) fn together(config: &Config, snapshot: &ClusterSnapshot<'_>, report: 
         if let Some(twin) = snapshot.twin(index) {
             is_double = true;
             let detail = format!("it is the same server as node {}", twin.node.name);
-            let remedy = "give each node a server of its own: one server would vote twice";
+            let remedy = "give each node its own server: one server would vote twice";
             report.fail("own server", Some(&server_report.node.name), detail, remedy);
         }
     }
@@ -210,7 +214,7 @@ pub(super) fn together(config: &Config, snapshot: &ClusterSnapshot<'_>, report: 
         report.fail("topology", None, difference, remedy);
     }
     if differences.is_empty() {
-        report.ok("topology", None, "configured as it is served");
+        report.ok("topology", None, "configured as served");
     }
 }
 
@@ -236,7 +240,7 @@ fn families(snapshot: &ClusterSnapshot<'_>, report: &mut Report) {
             "family",
             None,
             detail,
-            "run the same version everywhere: otherwise the oldest limits what is gained",
+            "run the same version on all servers: the oldest one limits which features are used",
         ),
     }
 }
@@ -247,13 +251,13 @@ fn views(config: &Config, snapshot: &ClusterSnapshot<'_>, report: &mut Report) {
         let is_any_reached = snapshot.server_reports.iter().any(|s| s.seen.is_ok());
         match snapshot.knowledge() {
             ViewState::Unreadable { views } => {
-                let detail = format!("view {} is served and cannot be gone by", views.join(", "));
-                let remedy = "upgrade this program, or mend the servers that serve it";
+                let detail = format!("view {} is served, but cannot be used", views.join(", "));
+                let remedy = "upgrade this program, or repair the servers that serve it";
                 return report.fail("view", None, detail, remedy);
             }
             ViewState::Unknown { silent } if is_any_reached => {
                 let detail = format!("none is known: {} could not be asked", silent.join(", "));
-                return report.warn("view", None, detail, "have every node answer");
+                return report.warn("view", None, detail, "make every node reachable");
             }
             _ => {}
         }
@@ -269,7 +273,7 @@ fn views(config: &Config, snapshot: &ClusterSnapshot<'_>, report: &mut Report) {
                 "view",
                 None,
                 "none is served yet",
-                "`ringlock init` sets one in force, or the first router that connects",
+                "`ringlock init` or the first router that connects puts one in force",
             ),
         }
         return;
@@ -281,16 +285,16 @@ fn views(config: &Config, snapshot: &ClusterSnapshot<'_>, report: &mut Report) {
     }
     let remedy = match vote_outlook(view, |name| snapshot.status(name)) {
         VoteOutlook::Votes => {
-            "leave a router running, or run `ringlock readmit --wait`: it lets it in again, once most others serve"
+            "leave a router running, or run `ringlock readmit --wait`: either readmits it once most others serve"
         }
         VoteOutlook::StartsAnew => {
-            "most nodes lost their data: leave a router with init = \"wait\" running: it starts the cluster anew after max_ttl"
+            "most nodes lost their data: leave a router with init = \"wait\" running: it starts the cluster again after max_ttl"
         }
         VoteOutlook::Awaits(_) => {
-            "most nodes lost their data: bring the others back, and a running router starts the cluster anew; if they never return, `ringlock force`"
+            "most nodes lost their data: bring the others back, and a running router starts the cluster again; if they never return, use `ringlock force`"
         }
         VoteOutlook::NeedsForce(_) => {
-            "most nodes lost their data, and the cluster may live on elsewhere: if it does not, `ringlock force`"
+            "most nodes lost their data, and the cluster may still run elsewhere: if it does not, use `ringlock force`"
         }
     };
     for (server_report, (state, reason)) in snapshot.server_reports.iter().zip(snapshot.states()) {
@@ -299,7 +303,7 @@ fn views(config: &Config, snapshot: &ClusterSnapshot<'_>, report: &mut Report) {
             State::Serving => report.ok("view", name, view.id().to_string()),
             State::Behind => report.warn("view", name, reason, "connect any router"),
             State::Quarantined | State::Absent => report.fail("view", name, reason, remedy),
-            State::Retired => report.warn("view", name, reason, "take it out of the configuration"),
+            State::Retired => report.warn("view", name, reason, "remove it from the configuration"),
             // Another check has reported it.
             State::Unreachable | State::Denied | State::Unsuitable => {}
         }

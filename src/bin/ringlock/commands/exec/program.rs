@@ -60,7 +60,7 @@ fn fault(path: &Path) -> Option<Exit> {
 fn refusal(program: &OsStr, exit: Exit) -> Failure {
     let why = match exit {
         Exit::NotFound => "command not found",
-        _ => "permission denied: it is a folder, or not executable",
+        _ => "permission denied: it is a directory, or not executable",
     };
     refuse(program, exit, why)
 }

@@ -30,7 +30,7 @@ pub(super) async fn newcomers(
         };
         if let Some(twin) = snapshot.twin(index).or(members.same_server(server_report)) {
             let detail = format!("it is the same server as node {}", twin.node.name);
-            let remedy = "give each node a server of its own: one server would vote twice";
+            let remedy = "give each node its own server: one server would vote twice";
             report.fail("own server", Some(name), detail, remedy);
         }
         family(name, &checks::family(seen), members, &mut report);
@@ -47,7 +47,7 @@ pub(super) async fn newcomers(
                     "empty",
                     Some(name),
                     format!("it holds {keys} keys of something else"),
-                    "empty it, unless it is to serve both",
+                    "empty it, unless it is meant to serve both",
                 ),
             }
         }
@@ -66,7 +66,8 @@ fn family(name: &str, own: &str, members: &ClusterSnapshot<'_>, report: &mut Rep
     } else if !families.is_empty() {
         let others: Vec<String> = families.into_iter().collect();
         let detail = format!("{own}, the cluster has {}", others.join(", "));
-        let remedy = "run the same version everywhere: otherwise the oldest limits what is gained";
+        let remedy =
+            "run the same version on all servers: the oldest one limits which features are used";
         report.warn("family", Some(name), detail, remedy);
     }
 }

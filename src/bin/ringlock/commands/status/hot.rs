@@ -363,7 +363,7 @@ pub(super) fn human(hot: &Hot) -> String {
         ]);
     }
     let time = span(Duration::from_millis(hot.looked_for_ms));
-    let mut text = format!("\n\nfor {time}, {} looks\n{rows}", hot.looks);
+    let mut text = format!("\n\nobserved for {time}, {} looks\n{rows}", hot.looks);
     if hot.keys.is_empty() {
         text += "\nno key was seen to change hands, or to be held all the time";
     } else {
@@ -380,7 +380,7 @@ pub(super) fn human(hot: &Hot) -> String {
         text += &format!("\n{rows}");
     }
     text + &format!(
-        "\na sample: {} locked keys were followed; a router tells its own with hot_keys()",
+        "\na sample: {} locked keys were followed; a router reports its own with hot_keys()",
         hot.sampled_keys
     )
 }
