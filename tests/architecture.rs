@@ -533,7 +533,7 @@ fn named(name: &str) -> Option<Named<'_>> {
 }
 
 #[test]
-fn the_checks_find_what_they_are_made_for() {
+fn what_the_document_names_is_recognised() {
     let (mutant, scenario) = ("NoViewCheck", "VIEWS");
     for (name, is) in [
         ("NoViewCheck/VIEWS", Named::Mutant { mutant, scenario }),
@@ -563,6 +563,10 @@ fn the_checks_find_what_they_are_made_for() {
     ] {
         assert_eq!(named(name), None, "{name}");
     }
+}
+
+#[test]
+fn the_checks_find_what_they_are_made_for() {
     let source = Source::parse;
     let proto = source(
         "src/proto/acquire.rs",
