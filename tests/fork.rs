@@ -13,8 +13,6 @@
     reason = "a test panics where it fails, and tells which scenes it played"
 )]
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
@@ -22,17 +20,17 @@ use std::process::Command;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use common::RedisServer;
 use ringlock::rebalancer::RebalanceError;
 use ringlock::{
     Acquiring, Change, Error, Guard, GuardSet, Init, Loss, Released, Router, WithError,
 };
+use ringlock_test_support::RedisServer;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 /// Forks when a program asks for its parent's process number.
-const SHIM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/fork.c");
+const SHIM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/src/fork.c");
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -6,12 +6,6 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crate::common::edition::Edition;
-use crate::common::fake::{Answers, Fake};
-use crate::common::node::{
-    GRACE, Inbox, VIEW, acquire, adopt, ask, extend, now, quarantine, release, serving,
-};
-use crate::common::{ARMS, Arm, Cluster, RedisServer, TestNode, seed};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -22,6 +16,12 @@ use ringlock::{
     Cause, Config, ConfigError, Error, Format, Init, KeyError, MemoryNode, NodeConfig,
     NodeErrorKind, OnMismatch, Released, RingError, Router, RouterBuilder, TopologyError, TtlError,
 };
+use ringlock_test_support::edition::Edition;
+use ringlock_test_support::fake::{Answers, Fake};
+use ringlock_test_support::node::{
+    GRACE, Inbox, VIEW, acquire, adopt, ask, extend, now, quarantine, release, serving,
+};
+use ringlock_test_support::{ARMS, Arm, Cluster, RedisServer, TestNode, seed};
 
 const SECRET: &str = "s3cret";
 
@@ -148,7 +148,7 @@ async fn ttls() {
 }
 
 fn memory(nodes: usize) -> RouterBuilder {
-    let nodes = (0..nodes).map(|index| MemoryNode::new(crate::common::name(index)));
+    let nodes = (0..nodes).map(|index| MemoryNode::new(ringlock_test_support::name(index)));
     nodes.fold(builder(), RouterBuilder::memory_node)
 }
 
@@ -195,7 +195,7 @@ async fn topologies() {
     );
     let labelled = |host: &'static str, zone: &'static str| {
         move |index: usize| {
-            let name = crate::common::name(index);
+            let name = ringlock_test_support::name(index);
             let mut node = NodeConfig::new(&name, format!("memory://{name}"));
             node.host = Some(host.replace('#', &(index / 2).to_string()));
             node.zone = (!zone.is_empty()).then(|| zone.replace('#', &(index / 2).to_string()));

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{MARGIN, PROMPTLY, RedisServer, ms};
 use ringlock::{
     Cause, Error, Guard, Init, MemoryNode, NodeErrorKind, Released, Router, RouterBuilder,
 };
+use ringlock_test_support::{MARGIN, PROMPTLY, RedisServer, ms};
 use tempfile::TempDir;
 
 /// The name of the service.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, Connection, RedisResult, cmd};
 
-use crate::common::shim::Shim;
 use crate::proxy::Target;
+use ringlock_test_support::shim::Shim;
 
 /// A start, or the copying of a few keys, takes no longer on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use ringlock::{Init, Router};
 
-use crate::common::shim::{self, Shim};
 use crate::fault_schedule::RECOVERY;
 use crate::log::Log;
 use crate::observer::{self, Sight};
@@ -19,6 +18,7 @@ use crate::process::{Reported, Role, url};
 use crate::proxy::{Proxy, Target};
 use crate::server::Server;
 use crate::settings::{MEMBERS, Settings, is_durable, names};
+use ringlock_test_support::shim::{self, Shim};
 
 /// How long it may take after the last fault until all members serve one view:
 /// votes, and a quarantine or two.

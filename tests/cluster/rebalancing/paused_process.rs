@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ringlock::{Change, Error, Guard, Init, Router};
 
-use crate::common::node::now;
-use crate::common::{Arm, Cluster, TestNode, ms, name};
 use crate::rebalancing::{apply, connect, newcomer};
+use ringlock_test_support::node::now;
+use ringlock_test_support::{Arm, Cluster, TestNode, ms, name};
 
 const CHILD: &str = "RINGLOCK_SLEEPER";
 

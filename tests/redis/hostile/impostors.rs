@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use ringlock::{Cause, Error, Init, Router, RouterBuilder};
 
-use crate::common::node::GRACE;
-use crate::common::{RedisServer, ms};
 use crate::hostile::liar::Liar;
+use ringlock_test_support::node::GRACE;
+use ringlock_test_support::{RedisServer, ms};
 
 fn builder() -> RouterBuilder {
     Router::builder()

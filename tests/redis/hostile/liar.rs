@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::common::RedisServer;
+use ringlock_test_support::RedisServer;
 
 /// Returns the bytes to send instead of a reply.
 type Twist = Box<dyn FnMut(Vec<u8>) -> Vec<u8> + Send>;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use ringlock::{Cause, Error, Init, NodeErrorKind, Released, Router};
 
-use crate::common::node::GRACE;
-use crate::common::{RedisServer, ms};
 use crate::hostile::liar::Liar;
+use ringlock_test_support::node::GRACE;
+use ringlock_test_support::{RedisServer, ms};
 
 /// Three nodes, the first of which may lie, and a router with one replica for
 /// each key.

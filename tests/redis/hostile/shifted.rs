@@ -11,10 +11,10 @@ use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::node::message::{IfMissing, Reply, Request};
 
-use crate::common::edition::Edition;
-use crate::common::node::{GRACE, Inbox, acquire, ask, extend, now, release, serving};
-use crate::common::{RedisServer, ms, seed};
 use crate::hostile::liar::Liar;
+use ringlock_test_support::edition::Edition;
+use ringlock_test_support::node::{GRACE, Inbox, acquire, ask, extend, now, release, serving};
+use ringlock_test_support::{RedisServer, ms, seed};
 
 fn drop_next(liar: &Liar) {
     let mut is_left_out = false;
@@ -81,7 +81,7 @@ async fn a_vote_is_not_taken_for_the_one_before() {
     ask(&node, Request::Status, GRACE).await.unwrap();
     let ballot = |round| Ballot { round, proposer: 1 };
     let prepare = Request::Prepare {
-        view: crate::common::node::VIEW,
+        view: ringlock_test_support::node::VIEW,
         ballot: ballot(9),
     };
     ask(&node, prepare, GRACE).await.unwrap();
@@ -90,14 +90,18 @@ async fn a_vote_is_not_taken_for_the_one_before() {
     // Refused, because a higher ballot was promised; behind it, a request that
     // succeeds.
     let accept = Request::Accept {
-        view: crate::common::node::VIEW,
+        view: ringlock_test_support::node::VIEW,
         ballot: ballot(1),
-        next: crate::common::node::VIEW,
+        next: ringlock_test_support::node::VIEW,
         document: "a document".into(),
     };
     let inbox = Inbox::new(2);
     node.submit(accept, now() + ms(500), inbox.slot(0));
-    node.submit(crate::common::node::adopt(), now() + ms(500), inbox.slot(1));
+    node.submit(
+        ringlock_test_support::node::adopt(),
+        now() + ms(500),
+        inbox.slot(1),
+    );
     let answers = inbox.all(ms(500)).await;
     assert_ne!(answers[0], Ok(Reply::Done), "{answers:?}");
 }

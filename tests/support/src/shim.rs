@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/shim.c");
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/shim.c");
 
 /// Compiles it into `directory`; `None` where it is not supported, with a note
 /// on stdout.

@@ -11,7 +11,7 @@ use ringlock::proto::node::message::{
     Answer, FenceCounterId, IfMissing, NodeStatus, Reply, Request, ViewId,
 };
 
-use super::TestNode;
+use crate::TestNode;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
-use super::RedisServer;
+use crate::RedisServer;
 
 /// What a fake server answers to each chunk of bytes that it receives.
 #[derive(Clone, Debug)]
