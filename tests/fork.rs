@@ -3,7 +3,7 @@
 //!
 //! Each scene runs in a process with a single thread, because only the thread
 //! that forks continues in the child: this program starts itself for each
-//! scene, with [`SHIM`] preloaded.
+//! scene, with the library of `ringlock_test_support::fork` preloaded.
 
 #![allow(
     clippy::unwrap_used,
@@ -28,9 +28,6 @@ use ringlock_test_support::RedisServer;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
-
-/// Forks when a program asks for its parent's process number.
-const SHIM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/src/fork.c");
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -79,16 +76,7 @@ fn main() {
         return println!("NOT RUN: the shim that forks is made for Linux");
     }
     let directory = tempfile::tempdir().unwrap();
-    let shim = directory.path().join("fork.so");
-    let mut compiler = Command::new("cc");
-    compiler
-        .args(["-shared", "-fPIC", "-Wall", "-o"])
-        .arg(&shim)
-        .arg(SHIM);
-    assert!(
-        compiler.status().is_ok_and(|status| status.success()),
-        "a C compiler, `cc`, must be installed"
-    );
+    let shim = ringlock_test_support::fork::compile(directory.path());
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
     for (name, _) in SCENES {
         if filter.is_none_or(|filter| name.contains(&**filter)) {

@@ -19,7 +19,6 @@ mod log;
 mod observer;
 mod process;
 mod processes;
-mod proxy;
 mod recorder;
 mod server;
 mod settings;

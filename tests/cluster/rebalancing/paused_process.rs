@@ -8,6 +8,7 @@ use ringlock::{Change, Error, Guard, Init, Router};
 
 use crate::rebalancing::{apply, connect, newcomer};
 use ringlock_test_support::node::now;
+use ringlock_test_support::process::signal;
 use ringlock_test_support::{Arm, Cluster, TestNode, ms, name};
 
 const CHILD: &str = "RINGLOCK_SLEEPER";
@@ -42,9 +43,7 @@ impl Sleeper {
     }
 
     fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let done = Command::new("kill").args([name, &pid]).status();
-        assert!(done.is_ok_and(|status| status.success()), "kill {name}");
+        assert!(signal(&self.child, name), "kill {name}");
     }
 
     fn order(&mut self, order: &str) {
