@@ -13,7 +13,9 @@ use ringlock::proto::node::message::{IfMissing, Reply, Request};
 
 use ringlock_test_support::edition::Edition;
 use ringlock_test_support::fake::FakeServer;
-use ringlock_test_support::node::{GRACE, Inbox, acquire, ask, extend, now, release, serving};
+use ringlock_test_support::node::{
+    GRACE, Inbox, VIEW, acquire, adopt, ask, extend, now, release, serving,
+};
 use ringlock_test_support::{RedisServer, ms, seed};
 
 fn drop_next(liar: &FakeServer) {
@@ -81,7 +83,7 @@ async fn a_vote_is_not_taken_for_the_one_before() {
     ask(&node, Request::Status, GRACE).await.unwrap();
     let ballot = |round| Ballot { round, proposer: 1 };
     let prepare = Request::Prepare {
-        view: ringlock_test_support::node::VIEW,
+        view: VIEW,
         ballot: ballot(9),
     };
     ask(&node, prepare, GRACE).await.unwrap();
@@ -90,18 +92,14 @@ async fn a_vote_is_not_taken_for_the_one_before() {
     // Refused, because a higher ballot was promised; behind it, a request that
     // succeeds.
     let accept = Request::Accept {
-        view: ringlock_test_support::node::VIEW,
+        view: VIEW,
         ballot: ballot(1),
-        next: ringlock_test_support::node::VIEW,
+        next: VIEW,
         document: "a document".into(),
     };
     let inbox = Inbox::new(2);
     node.submit(accept, now() + ms(500), inbox.slot(0));
-    node.submit(
-        ringlock_test_support::node::adopt(),
-        now() + ms(500),
-        inbox.slot(1),
-    );
+    node.submit(adopt(), now() + ms(500), inbox.slot(1));
     let answers = inbox.all(ms(500)).await;
     assert_ne!(answers[0], Ok(Reply::Done), "{answers:?}");
 }

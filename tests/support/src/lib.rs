@@ -5,7 +5,6 @@
 #![cfg(feature = "redis")]
 #![allow(
     clippy::expect_used,
-    clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
     reason = "a test that cannot go on fails"
