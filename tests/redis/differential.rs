@@ -729,8 +729,20 @@ fn report(what: &str, pair: &Pair, started: Instant) {
     let took = started.elapsed();
     println!("{what}, {encoding:?}: {requests} requests, 0 differences, {took:.1?} {replies:?}");
     let kinds = [
-        "Granted", "Busy", "Kept", "Made", "Lost", "Released", "Missing", "Foreign", "Stale",
-        "Status", "Document", "Past", "Done", "Refused",
+        "Granted",
+        "Busy",
+        "Kept",
+        "Made",
+        "Lost",
+        "Released",
+        "Missing",
+        "Foreign",
+        "Stale",
+        "Status",
+        "Document",
+        "PriorState",
+        "Done",
+        "Refused",
     ];
     let votes = ["Promised", "Promised(Some", "Preempted"];
     let often = kinds.map(|kind| (kind, requests / 500));

@@ -24,7 +24,7 @@ impl Sleeper {
     fn start(urls: &[String], replicas: usize) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
-                "rebalancing::sleeper::the_sleeper",
+                "rebalancing::paused_process::the_sleeper",
                 "--exact",
                 "--nocapture",
             ])
