@@ -188,6 +188,10 @@ async fn listen(
         }
         drop(listener);
         let _ = std::fs::remove_file(&socket);
+        // The proxy was dropped; waiting would succeed with the last mode.
+        if state.has_changed().is_err() {
+            return;
+        }
         if state.wait_for(|state| !state.mode.refuses()).await.is_err() {
             return;
         }
@@ -499,5 +503,10 @@ mod tests {
         let received = [first, second].map(|echo| echo.received.load(Ordering::SeqCst));
         assert_eq!(received, [5, 5]);
         drop(proxy);
+        let deadline = Instant::now() + LIMIT;
+        while socket.exists() {
+            assert!(Instant::now() < deadline, "it listens after its end");
+            std::thread::yield_now();
+        }
     }
 }
