@@ -8,13 +8,11 @@
     reason = "a test panics where it fails, and tells what it measured"
 )]
 
-mod common;
-
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use common::{Arm, Cluster, KEY, ms};
 use ringlock::{Fence, Router, RouterBuilder};
+use ringlock_test_support::{Arm, Cluster, KEY, ms};
 
 /// Contenders, each with its own thread, runtime and connections, as separate
 /// processes have.

@@ -3,7 +3,7 @@
 //!
 //! Each scene runs in a process with a single thread, because only the thread
 //! that forks continues in the child: this program starts itself for each
-//! scene, with [`SHIM`] preloaded.
+//! scene, with the library of `ringlock_test_support::fork` preloaded.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,8 +13,6 @@
     reason = "a test panics where it fails, and tells which scenes it played"
 )]
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
@@ -22,17 +20,14 @@ use std::process::Command;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use common::RedisServer;
 use ringlock::rebalancer::RebalanceError;
 use ringlock::{
     Acquiring, Change, Error, Guard, GuardSet, Init, Loss, Released, Router, WithError,
 };
+use ringlock_test_support::RedisServer;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
-
-/// Forks when a program asks for its parent's process number.
-const SHIM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/fork.c");
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -81,16 +76,7 @@ fn main() {
         return println!("NOT RUN: the shim that forks is made for Linux");
     }
     let directory = tempfile::tempdir().unwrap();
-    let shim = directory.path().join("fork.so");
-    let mut compiler = Command::new("cc");
-    compiler
-        .args(["-shared", "-fPIC", "-Wall", "-o"])
-        .arg(&shim)
-        .arg(SHIM);
-    assert!(
-        compiler.status().is_ok_and(|status| status.success()),
-        "a C compiler, `cc`, must be installed"
-    );
+    let shim = ringlock_test_support::fork::compile(directory.path());
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
     for (name, _) in SCENES {
         if filter.is_none_or(|filter| name.contains(&**filter)) {

@@ -6,12 +6,6 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use crate::common::edition::Edition;
-use crate::common::fake::{Answers, Fake};
-use crate::common::node::{
-    GRACE, Inbox, VIEW, acquire, adopt, ask, extend, now, quarantine, release, serving,
-};
-use crate::common::{ARMS, Arm, Cluster, RedisServer, TestNode, seed};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -22,6 +16,12 @@ use ringlock::{
     Cause, Config, ConfigError, Error, Format, Init, KeyError, MemoryNode, NodeConfig,
     NodeErrorKind, OnMismatch, Released, RingError, Router, RouterBuilder, TopologyError, TtlError,
 };
+use ringlock_test_support::edition::Edition;
+use ringlock_test_support::fake::{Answers, FakeServer};
+use ringlock_test_support::node::{
+    GRACE, Inbox, VIEW, acquire, adopt, ask, extend, now, quarantine, release, serving,
+};
+use ringlock_test_support::{ARMS, Arm, Cluster, RedisServer, TestNode, seed};
 
 const SECRET: &str = "s3cret";
 
@@ -148,7 +148,7 @@ async fn ttls() {
 }
 
 fn memory(nodes: usize) -> RouterBuilder {
-    let nodes = (0..nodes).map(|index| MemoryNode::new(crate::common::name(index)));
+    let nodes = (0..nodes).map(|index| MemoryNode::new(ringlock_test_support::name(index)));
     nodes.fold(builder(), RouterBuilder::memory_node)
 }
 
@@ -195,7 +195,7 @@ async fn topologies() {
     );
     let labelled = |host: &'static str, zone: &'static str| {
         move |index: usize| {
-            let name = crate::common::name(index);
+            let name = ringlock_test_support::name(index);
             let mut node = NodeConfig::new(&name, format!("memory://{name}"));
             node.host = Some(host.replace('#', &(index / 2).to_string()));
             node.zone = (!zone.is_empty()).then(|| zone.replace('#', &(index / 2).to_string()));
@@ -337,7 +337,7 @@ async fn a_node_that_cannot_be_reached() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let silent = Fake::answering(Answers::Nothing).await;
+    let silent = FakeServer::answering(Answers::Nothing).await;
     let stopped = MemoryNode::new("b");
     stopped.stop();
     let unreachable = [
@@ -426,7 +426,7 @@ async fn a_server_that_quotes_the_password() {
         );
     }
     let echo = format!("-ERR no AUTH for {SECRET}\r\n").into_bytes();
-    let fake = Fake::answering(Answers::Bytes(echo)).await;
+    let fake = FakeServer::answering(Answers::Bytes(echo)).await;
     let url = fake
         .url()
         .replace("redis://", &format!("redis://:{SECRET}@"));
@@ -595,7 +595,7 @@ async fn a_server_that_is_too_old() {
     let info = "redis_version:6.0.16\r\nredis_mode:standalone\r\nrole:master\r\n\
                 run_id:0123\r\nmaster_replid:4567\r\nmaxmemory_policy:noeviction\r\n";
     let reply = format!("${}\r\n{info}\r\n", info.len()).repeat(ASKED);
-    let fake = Fake::answering(Answers::Bytes(reply.into_bytes())).await;
+    let fake = FakeServer::answering(Answers::Bytes(reply.into_bytes())).await;
     assert_reported!(
         refused(builder().node("main", fake.url())).await,
         error if unsuitable(error),
@@ -691,7 +691,7 @@ async fn servers_that_are_not_redis() {
         (last(b""), Unreachable),
     ];
     for (answers, kind) in cases {
-        let fake = Fake::answering(answers.clone()).await;
+        let fake = FakeServer::answering(answers.clone()).await;
         let node = RedisNode::new(&fake.url(), RedisOptions::default()).unwrap();
         let error = ask(&node, Request::Status, PATIENCE).await.unwrap_err();
         assert_alive(&error);
@@ -709,7 +709,7 @@ async fn servers_that_are_not_redis() {
 #[tokio::test]
 async fn replies_that_do_not_fit() {
     let server = RedisServer::start();
-    let fake = Fake::before(&server).await;
+    let fake = FakeServer::before(&server).await;
     let misfits: [&[u8]; 16] = [
         b"+OK\r\n",
         b"+PONG\r\n",
@@ -770,7 +770,7 @@ async fn random_replies() {
 async fn answers_nonsense(server: &RedisServer, rng: &mut StdRng) {
     const REQUESTS: usize = 40;
     let brief = Duration::from_millis(100);
-    let fake = Fake::before(server).await;
+    let fake = FakeServer::before(server).await;
     let mut answered = [0, 0];
     for _ in 0..60 {
         fake.answer(Answers::Truth);

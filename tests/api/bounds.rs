@@ -5,12 +5,12 @@
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-use crate::common::{ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, TestNode, ms};
 use ringlock::rebalancer::RebalanceError;
 use ringlock::{
     Acquire, AcquireAll, AcquireMany, Change, Config, ConfigError, Error, MemoryNode, Router,
     RouterBuilder,
 };
+use ringlock_test_support::{ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, TestNode, ms};
 use tokio::time::timeout;
 
 const NANO: Duration = Duration::from_nanos(1);

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use crate::common::{Arm, Cluster, KEY, PROMPTLY, RedisServer, TestNode, eventually, name};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use ringlock::{Acquire, Init, MemoryNode, Released, Router, RouterBuilder};
+use ringlock_test_support::{Arm, Cluster, KEY, PROMPTLY, RedisServer, TestNode, eventually, name};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;

@@ -11,7 +11,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_core::span::Current;
 
-use crate::common::{RedisServer, ms, name};
+use ringlock_test_support::{RedisServer, ms, name};
 
 /// An event, or a span with its fields at its close.
 #[derive(Clone, Debug)]
@@ -161,7 +161,7 @@ fn reported(scene: impl AsyncFnOnce(&Listener)) -> Listener {
     let listener = Listener::default();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build().unwrap();
-    crate::common::share_callsites();
+    ringlock_test_support::share_callsites();
     tracing::subscriber::with_default(listener.clone(), || runtime.block_on(scene(&listener)));
     drop(runtime);
     let documented = documented();
@@ -336,7 +336,7 @@ fn a_server_is_reported_from_its_connection_to_its_loss() {
                 tokio::time::sleep(ms(5)).await;
             }
         };
-        tokio::time::timeout(crate::common::PROMPTLY, reported)
+        tokio::time::timeout(ringlock_test_support::PROMPTLY, reported)
             .await
             .unwrap();
         drop(router);
@@ -389,7 +389,7 @@ fn a_node_that_lost_its_data_is_reported_until_it_is_back() {
                 tokio::time::sleep(ms(5)).await;
             }
         };
-        tokio::time::timeout(crate::common::PROMPTLY, back)
+        tokio::time::timeout(ringlock_test_support::PROMPTLY, back)
             .await
             .unwrap();
         router.shutdown().await;

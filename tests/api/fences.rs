@@ -7,11 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::common::{ARMS, Arm, Cluster, TestNode, name};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use ringlock::{Fence, Init, Router};
+use ringlock_test_support::{ARMS, Arm, Cluster, TestNode, name};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
 

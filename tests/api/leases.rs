@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::edition::Edition;
-use crate::common::{
-    ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, RedisServer, TestNode, eventually, ms, name,
-};
 use parking_lot::Mutex;
 use ringlock::node::{Node, ReplyTo};
 use ringlock::proto::node::message::Request;
 use ringlock::{Error, Guard, Init, Instant, Key, Loss, MemoryNode, Released, Router, WithError};
+use ringlock_test_support::edition::Edition;
+use ringlock_test_support::{
+    ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, RedisServer, TestNode, eventually, ms, name,
+};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::timeout;
 

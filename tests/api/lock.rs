@@ -1,6 +1,6 @@
 //! What a lock promises its users, on in-memory nodes and on real servers.
 
-use crate::common::{ARMS, Cluster};
+use ringlock_test_support::{ARMS, Cluster};
 
 #[tokio::test]
 async fn a_held_key_is_held_until_it_is_released() {

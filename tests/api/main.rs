@@ -9,9 +9,6 @@
     reason = "a test panics where it fails, and prints what it measured"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod bad_input;
 mod bounds;
 mod cancellation;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{ARMS, Arm, Cluster, PROMPTLY, TestNode, ms, seed};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use ringlock::{
     Error, Fence, GuardSet, Key, KeyError, Loss, MemoryNode, Released, Router, WithError,
 };
+use ringlock_test_support::{ARMS, Arm, Cluster, PROMPTLY, TestNode, ms, seed};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -325,7 +325,7 @@ async fn a_busy_key_is_waited_for_whatever_is_behind_it() {
     let acquire = router.acquire_all([stuck, busy]).wait(2 * PROMPTLY);
     let acquiring = tokio::spawn(acquire.into_future());
     let is_tried_again = || router.stats().attempts >= 3;
-    crate::common::eventually(PROMPTLY, "it is tried again", is_tried_again).await;
+    ringlock_test_support::eventually(PROMPTLY, "it is tried again", is_tried_again).await;
     assert_eq!(
         router.stats().failed,
         0,
@@ -448,7 +448,7 @@ async fn a_lease_lost_on_the_way_is_taken_again() {
         .ttl(TTL)
         .wait(2 * PROMPTLY);
     let acquiring = tokio::spawn(acquire.into_future());
-    crate::common::eventually(PROMPTLY, "the first are locked", || {
+    ringlock_test_support::eventually(PROMPTLY, "the first are locked", || {
         locked(&cluster).len() == 3
     })
     .await;
@@ -459,7 +459,8 @@ async fn a_lease_lost_on_the_way_is_taken_again() {
         }
     });
     let thief = other.acquire("b").ttl(2 * TTL).await.unwrap();
-    crate::common::eventually(PROMPTLY, "the loss is seen", || router.stats().lost == 1).await;
+    ringlock_test_support::eventually(PROMPTLY, "the loss is seen", || router.stats().lost == 1)
+        .await;
     drop(theirs);
     assert!(!acquiring.is_finished());
     thief.release().await.unwrap();
@@ -513,7 +514,7 @@ async fn a_set_is_over_when_its_first_lease_is() {
     let (key, loss) = timeout(PROMPTLY, guards.lost()).await.expect("the end");
     assert_eq!(loss, Loss::Expired);
     assert!(
-        crate::common::node::now() >= end,
+        ringlock_test_support::node::now() >= end,
         "{key} was signalled too early"
     );
     assert_eq!(guards.remaining(), Duration::ZERO);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use ringlock::{Error, Init, Loss, MemoryNode, Router, RouterBuilder};
 
-use crate::common::{KEY, RedisServer, ms, name};
+use ringlock_test_support::{KEY, RedisServer, ms, name};
 
 /// What a recorder has recorded so far.
 struct Record(PrometheusHandle);
@@ -277,7 +277,7 @@ fn nodes_and_views_are_seen() {
                     tokio::time::sleep(ms(5)).await;
                 }
             };
-            tokio::time::timeout(crate::common::PROMPTLY, seen)
+            tokio::time::timeout(ringlock_test_support::PROMPTLY, seen)
                 .await
                 .expect(is);
         };
@@ -331,7 +331,7 @@ fn a_server_has_its_batches_and_connections_counted() {
                 tokio::time::sleep(ms(5)).await;
             }
         };
-        tokio::time::timeout(crate::common::PROMPTLY, reported)
+        tokio::time::timeout(ringlock_test_support::PROMPTLY, reported)
             .await
             .unwrap();
         assert_eq!(of_a("ringlock_node_connected"), 0.0);

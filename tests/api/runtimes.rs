@@ -3,9 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, TestNode, eventually, ms, node};
 use ringlock::rebalancer::RebalanceError;
 use ringlock::{Change, Error, Guard, Loss, Released, Router, WithError};
+use ringlock_test_support::{
+    ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, TestNode, eventually, ms, node,
+};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;

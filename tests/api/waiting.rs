@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::common::{ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, TestNode, eventually, ms};
 use ringlock::{Cause, Error, Loss, MemoryNode, NodeErrorKind, Router};
+use ringlock_test_support::{ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, TestNode, eventually, ms};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::common::{
+use ringlock::{Error, Fence, Guard, Init, Key, MemoryNode, Router};
+use ringlock_test_support::{
     ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, RedisServer, TestNode, eventually, ms,
 };
-use ringlock::{Error, Fence, Guard, Init, Key, MemoryNode, Router};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::ms;
 use crate::testbed::{Job, OTHER, TOKEN, TTL, Testbed, WAIT, until};
+use ringlock_test_support::ms;
 use serde_json::Value;
 
 #[test]

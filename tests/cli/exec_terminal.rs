@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, test_kill_process};
 
-use crate::common::PROMPTLY;
 use crate::testbed::{Testbed, until};
+use ringlock_test_support::PROMPTLY;
 
 /// Runs a program on its own terminal and forwards the bytes.
 const CARRIER: &str = "import pty, sys; pty.spawn(sys.argv[1:])";

@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use ringlock::{Config, Router};
 use serde_json::Value;
 
-use crate::common::ms;
 use crate::testbed::{Job, Testbed, names, until};
+use ringlock_test_support::ms;
 
 /// Two routers that take one key from each other, until this is dropped.
 struct Fight {

@@ -5,9 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde_json::Value;
 
-use crate::common::ms;
-use crate::common::proxy::Proxy;
 use crate::testbed::{Job, OTHER, TOKEN, Testbed, names, until};
+use ringlock_test_support::ms;
+use ringlock_test_support::proxy::Proxy;
 
 #[test]
 fn locks_are_reported_with_holder_and_fence() {

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::RedisServer;
 use crate::testbed::{Job, Testbed, names, until};
+use ringlock_test_support::RedisServer;
 
 #[test]
 fn a_wrong_command_line_or_configuration_is_usage() {

@@ -9,9 +9,6 @@
     reason = "a test that cannot go on fails, and tells how far it came"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod exec;
 mod exec_ends;
 mod exec_terminal;

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::common::RedisServer;
 use crate::membership::{SHORT, states};
 use crate::testbed::Testbed;
+use ringlock_test_support::RedisServer;
 
 /// Views have no credentials: the program logs in to a member that is not
 /// configured as the first configured user.

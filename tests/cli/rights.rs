@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use crate::common::{RedisServer, least_user, operators_rights};
 use crate::testbed::{TOKEN, Testbed};
+use ringlock_test_support::{RedisServer, least_user, operators_rights};
 
 /// The guide's user with the operators' rights can inspect everything, and
 /// every right is necessary.

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{PROMPTLY, RedisServer, ms, name};
+use ringlock_test_support::{PROMPTLY, RedisServer, ms, name};
 
 pub(crate) const TOKEN: &str = "000000000000000000000000000000ab web-1:42";
 pub(crate) const OTHER: &str = "000000000000000000000000000000cd web-2:43";

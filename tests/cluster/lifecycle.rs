@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::{ARMS, Arm, Cluster, KEY, RedisServer, TestNode, ms, name, node};
 use parking_lot::Mutex;
 use ringlock::proto::membership::view::View;
 use ringlock::proto::node::message::{NodeState, NodeStatus, Nonce, Reply, Request};
 use ringlock::{
     Cause, Config, Error, Fence, Guard, Init, NodeConfig, OnMismatch, Router, RouterBuilder, ViewId,
 };
+use ringlock_test_support::{ARMS, Arm, Cluster, KEY, RedisServer, TestNode, ms, name, node};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -854,7 +854,7 @@ async fn a_total_outage_is_not_a_new_cluster() {
 /// The error of a node that cannot be initialised contains the server's reason.
 #[tokio::test]
 async fn a_node_that_refuses_its_first_view_is_reported_with_its_reason() {
-    for edition in crate::common::edition::Edition::ALL {
+    for edition in ringlock_test_support::edition::Edition::ALL {
         let lonely = ["--min-replicas-to-write", "1"];
         let fine = RedisServer::start_edition(edition, &[]);
         let refusing = RedisServer::start_edition(edition, &lonely);

@@ -8,8 +8,5 @@
     reason = "a test panics where it fails, and prints what it measured"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod lifecycle;
 mod rebalancing;

@@ -13,9 +13,9 @@ mod workload;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::{Cluster, TestNode, name};
 use ringlock::rebalancer::Report;
 use ringlock::{Change, NodeConfig, Router, RouterBuilder};
+use ringlock_test_support::{Cluster, TestNode, name};
 
 /// Short, so that a change takes a second or two.
 const MAX_TTL: Duration = Duration::from_millis(600);

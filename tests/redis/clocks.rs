@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use crate::common::node::now;
-use crate::common::shim::{self, Shim};
-use crate::common::{KEY, PROMPTLY, RedisServer, ms, name};
 use ringlock::{Cause, Error, Init, NodeErrorKind, Router};
+use ringlock_test_support::node::now;
+use ringlock_test_support::shim::{self, Shim};
+use ringlock_test_support::{KEY, PROMPTLY, RedisServer, ms, name};
 use tempfile::TempDir;
 
 /// Long enough for a busy machine, and short enough that tests can wait for it.

@@ -4,9 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::edition::Edition;
-use crate::common::node::GRACE;
-use crate::common::{KEY, PROMPTLY, RedisServer, eventually, ms};
 use parking_lot::Mutex;
 use ringlock::node::redis::inspect::{Credentials, Server};
 use ringlock::node::redis::{RedisNode, RedisOptions};
@@ -14,6 +11,9 @@ use ringlock::{
     Cause, Config, Error, Guard, Init, NodeConfig, NodeErrorKind, Password, Released, Router,
     RouterBuilder,
 };
+use ringlock_test_support::edition::Edition;
+use ringlock_test_support::node::GRACE;
+use ringlock_test_support::{KEY, PROMPTLY, RedisServer, eventually, ms};
 use tempfile::TempDir;
 
 /// A server with a user whose password changes, and the file that contains the

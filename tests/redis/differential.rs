@@ -26,9 +26,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::edition::Edition;
-use crate::common::node::{Inbox, ask, now};
-use crate::common::{RedisServer, seed};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -40,6 +37,9 @@ use ringlock::proto::node::message::{
     Accepted, Answer, Ballot, FenceCounterId, IfMissing, Incarnation, NodeState, NodeStatus, Nonce,
     Reply, Request, ViewId,
 };
+use ringlock_test_support::edition::Edition;
+use ringlock_test_support::node::{Inbox, ask, now};
+use ringlock_test_support::{RedisServer, seed};
 
 /// No request may time out: that would be a difference.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -729,8 +729,20 @@ fn report(what: &str, pair: &Pair, started: Instant) {
     let took = started.elapsed();
     println!("{what}, {encoding:?}: {requests} requests, 0 differences, {took:.1?} {replies:?}");
     let kinds = [
-        "Granted", "Busy", "Kept", "Made", "Lost", "Released", "Missing", "Foreign", "Stale",
-        "Status", "Document", "Past", "Done", "Refused",
+        "Granted",
+        "Busy",
+        "Kept",
+        "Made",
+        "Lost",
+        "Released",
+        "Missing",
+        "Foreign",
+        "Stale",
+        "Status",
+        "Document",
+        "PriorState",
+        "Done",
+        "Refused",
     ];
     let votes = ["Promised", "Promised(Some", "Preempted"];
     let often = kinds.map(|kind| (kind, requests / 500));

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use crate::common::RedisServer;
-use crate::common::edition::Edition;
-use crate::common::node::{Inbox, VIEW, acquire, ask, now, release, serving};
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::lease::Ttl;
 use ringlock::proto::node::message::{Answer, Reply, Request, ViewId};
+use ringlock_test_support::RedisServer;
+use ringlock_test_support::edition::Edition;
+use ringlock_test_support::node::{Inbox, VIEW, acquire, ask, now, release, serving};
 
 const LONG: Duration = Duration::from_secs(60);
 

@@ -4,7 +4,6 @@
 //! `RINGLOCK_SEED` repeats the random tests' runs.
 
 mod impostors;
-mod liar;
 mod lies;
 mod litter;
 mod secrets;

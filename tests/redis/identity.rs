@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::edition::Edition;
-use crate::common::node::{GRACE, VIEW, acquire, ask, now, release, serving};
-use crate::common::{KEY, RedisServer, eventually, ms, name};
 use futures_util::future::join_all;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::node::message::{Answer, Ballot, NodeErrorKind, NodeState, Reply, Request};
 use ringlock::{Init, Router};
+use ringlock_test_support::edition::Edition;
+use ringlock_test_support::node::{GRACE, VIEW, acquire, ask, now, release, serving};
+use ringlock_test_support::{KEY, RedisServer, eventually, ms, name};
 
 /// The longest time that a change without a push may go unnoticed, and a little
 /// more.

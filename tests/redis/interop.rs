@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{Arm, Cluster, RedisServer, TestNode, seed};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use ringlock::{Error, Guard, Loss, Released, Router};
+use ringlock_test_support::{Arm, Cluster, RedisServer, TestNode, seed};
 
 const TTL: Duration = Duration::from_secs(20);
 

@@ -8,9 +8,6 @@
     reason = "a test panics where it fails, and prints what it measured"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod clocks;
 mod credentials;
 mod differential;

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::common::RedisServer;
-use crate::common::edition::Edition;
-use crate::common::node::{GRACE, Inbox, VIEW, acquire, ask, now, release, serving};
 use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::lease::{Key, Token, Ttl};
 use ringlock::proto::node::message::{Answer, Ballot, FenceCounterId, IfMissing, Reply, Request};
 use ringlock::{Init, NodeError, NodeErrorKind, Released, Router};
+use ringlock_test_support::RedisServer;
+use ringlock_test_support::edition::Edition;
+use ringlock_test_support::node::{GRACE, Inbox, VIEW, acquire, ask, now, release, serving};
 
 const LONG: Duration = Duration::from_secs(60);
 const ENCODINGS: [Encoding; 3] = [Encoding::Script, Encoding::Transaction, Encoding::Command];
@@ -560,7 +560,7 @@ async fn routers_under_flushes() {
             let servers: Vec<_> = (0..nodes).map(|_| start(edition)).collect();
             let builder = servers.iter().enumerate();
             let builder = builder.fold(Router::builder(), |builder, (index, (_, url))| {
-                builder.node(crate::common::name(index), url)
+                builder.node(ringlock_test_support::name(index), url)
             });
             let router = builder.init(Init::Now).replicas(replicas).connect();
             let router = router.await.unwrap();

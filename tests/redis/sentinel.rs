@@ -2,13 +2,14 @@
 //! replica each, and the state of locks after the replica takes over.
 
 use std::collections::HashMap;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{MARGIN, PROMPTLY, RedisServer, ms};
 use ringlock::{
     Cause, Error, Guard, Init, MemoryNode, NodeErrorKind, Released, Router, RouterBuilder,
 };
+use ringlock_test_support::edition::Edition;
+use ringlock_test_support::process::{ServerProcess, free_port};
+use ringlock_test_support::{MARGIN, PROMPTLY, RedisServer, ms};
 use tempfile::TempDir;
 
 /// The name of the service.
@@ -28,7 +29,7 @@ const SENTINEL_PASSWORD: &str = "w4tcher";
 
 /// A separate sentinel process; it is killed on drop.
 struct Sentinel {
-    child: Child,
+    _process: ServerProcess,
     port: u16,
     /// The sentinel rewrites its configuration there.
     _directory: TempDir,
@@ -39,9 +40,7 @@ impl Sentinel {
     /// `quorum` is 1.
     fn start(primary: u16, quorum: usize) -> Self {
         for _ in 0..10 {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = listener.local_addr().unwrap().port();
-            drop(listener);
+            let port = free_port("127.0.0.1");
             if let Some(sentinel) = Self::try_start(port, primary, quorum) {
                 return sentinel;
             }
@@ -62,48 +61,32 @@ impl Sentinel {
             directory.path().display()
         );
         std::fs::write(&file, settings).unwrap();
-        let program = std::env::var("RINGLOCK_REDIS_SERVER");
-        let child = Command::new(program.as_deref().unwrap_or("redis-server"))
-            .arg(&file)
-            .arg("--sentinel")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut sentinel = Self {
-            child,
+        let mut process = ServerProcess::sentinel(Edition::System.program(), &file);
+        let started = process.start(&[], PROMPTLY, || connect(port).map(drop));
+        started.ok().map(|()| Self {
+            _process: process,
             port,
             _directory: directory,
-        };
-        let deadline = Instant::now() + PROMPTLY;
-        while sentinel.child.try_wait().unwrap().is_none() && Instant::now() < deadline {
-            if sentinel.client().is_some() {
-                return Some(sentinel);
-            }
-            std::thread::sleep(LOOK_AGAIN);
-        }
-        None
+        })
     }
 
-    fn client(&self) -> Option<redis::Connection> {
-        let url = format!("redis://:{SENTINEL_PASSWORD}@127.0.0.1:{}", self.port);
-        redis::Client::open(url).unwrap().get_connection().ok()
+    fn client(&self) -> redis::Connection {
+        connect(self.port).expect("a sentinel")
     }
 
     /// What it knows of the replicas of the service.
     fn replicas(&self) -> Vec<HashMap<String, String>> {
-        let mut client = self.client().expect("a sentinel");
+        let mut client = self.client();
         let mut question = redis::cmd("SENTINEL");
         question.arg("REPLICAS").arg(SERVICE);
         question.query(&mut client).unwrap()
     }
 }
 
-impl Drop for Sentinel {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
+/// A connection to the sentinel at `port` of the loopback.
+fn connect(port: u16) -> redis::RedisResult<redis::Connection> {
+    let url = format!("redis://:{SENTINEL_PASSWORD}@127.0.0.1:{port}");
+    redis::Client::open(url)?.get_connection()
 }
 
 /// A primary, its replica, and their sentinels.
@@ -152,8 +135,7 @@ impl Watched {
             wait_until("the sentinels know each other", FAILOVER, || {
                 let mut question = redis::cmd("SENTINEL");
                 question.arg("SENTINELS").arg(SERVICE);
-                let known: Vec<redis::Value> =
-                    question.query(&mut sentinel.client().unwrap()).unwrap();
+                let known: Vec<redis::Value> = question.query(&mut sentinel.client()).unwrap();
                 known.len() == others
             });
         }
@@ -329,7 +311,7 @@ async fn a_failover_on_request() {
     assert_eq!(before.release().await.unwrap(), Released::InTime);
     redis::cmd("SENTINEL")
         .arg(&["FAILOVER", SERVICE])
-        .exec(&mut watched.sentinels[0].client().unwrap())
+        .exec(&mut watched.sentinels[0].client())
         .unwrap();
     wait_until("the primary is a replica", FAILOVER, || {
         fact(&watched.primary, "role").as_deref() == Some("slave")

@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::common::node::GRACE;
-use crate::common::{KEY, PROMPTLY, RedisServer, eventually, name};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
 };
 use ringlock::{Cause, Error, Init, NodeError, NodeErrorKind, Released, Router, RouterBuilder};
+use ringlock_test_support::node::GRACE;
+use ringlock_test_support::{KEY, PROMPTLY, RedisServer, eventually, name};
 use tempfile::TempDir;
 
 /// An authority, and a directory for its certificates.

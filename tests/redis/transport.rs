@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::node::{GRACE, Inbox, acquire, ask, now, serving};
-use crate::common::{ARMS, Arm, Cluster, RedisServer, TestNode, eventually, least_user};
 use ringlock::node::Node;
 use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::proto::lease::{Key, Token};
@@ -17,6 +15,8 @@ use ringlock::proto::node::message::{NodeState, Reply, Request};
 use ringlock::{
     Cause, Error, Guard, Init, NodeConfig, NodeErrorKind, Released, Router, RouterBuilder,
 };
+use ringlock_test_support::node::{GRACE, Inbox, acquire, ask, now, serving};
+use ringlock_test_support::{ARMS, Arm, Cluster, RedisServer, TestNode, eventually, least_user};
 
 const LONG: Duration = Duration::from_secs(60);
 

@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::common::node::{GRACE, ask};
-use crate::common::{RedisServer, ms};
 use redis::Commands;
 use ringlock::node::redis::{RedisNode, RedisOptions};
 use ringlock::proto::lease::{Key, Token, Ttl};
@@ -17,6 +15,8 @@ use ringlock::proto::membership::topology::{Node, Override, Topology};
 use ringlock::proto::membership::view::{Nonces, View};
 use ringlock::proto::node::message::{Ballot, FenceCounterId, Reply, Request, ViewId};
 use ringlock::{Change, Config, Error, Fence, Format, Init, NodeConfig, OnMismatch, Plan, Router};
+use ringlock_test_support::node::{GRACE, ask};
+use ringlock_test_support::{RedisServer, ms};
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 

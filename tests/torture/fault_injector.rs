@@ -11,10 +11,10 @@ use crate::fault_schedule::Planned;
 use crate::history::{Action, Back, Fault};
 use crate::log::Log;
 use crate::processes::Processes;
-use crate::proxy::Mode;
 use crate::server::Server;
 use crate::settings::is_durable;
 use crate::testbed::{Place, Testbed};
+use ringlock_test_support::proxy::Mode;
 
 /// How long a fault is delayed until few enough nodes are in trouble; then it
 /// is left out.

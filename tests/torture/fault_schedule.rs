@@ -8,7 +8,6 @@ use rand::seq::index;
 use rand::{RngExt, SeedableRng};
 
 use crate::checker::resumption_bound;
-use crate::common;
 use crate::history::{Back, Fault, Time};
 use crate::settings::{
     CALM, MAX_TTL, MEMBERS, Preset, SERVERS, Settings, VIEW_LEASE, WORKERS, is_durable,
@@ -159,7 +158,7 @@ fn crowds(kinds: &[Kind], end: Duration, random: &mut StdRng) -> Vec<Planned> {
         let span = Duration::from_millis(random.random_range(1_500..5_000));
         for node in index::sample(random, MEMBERS, MEMBERS / 2 + 1) {
             let kind = kinds[random.random_range(0..kinds.len())];
-            let fault = fault(kind, common::name(node), random);
+            let fault = fault(kind, ringlock_test_support::name(node), random);
             planned.push(Planned {
                 at: at + Duration::from_millis(random.random_range(0..200)),
                 fault,
@@ -186,7 +185,7 @@ fn rounds(end: Duration, random: &mut StdRng) -> Vec<Planned> {
             planned.push(Planned {
                 at,
                 fault: Fault::Killed {
-                    node: common::name(node),
+                    node: ringlock_test_support::name(node),
                     back: Back::Empty,
                 },
                 span,
@@ -201,7 +200,7 @@ fn rounds(end: Duration, random: &mut StdRng) -> Vec<Planned> {
 }
 
 fn draw(kind: Kind, at: Duration, random: &mut StdRng) -> Planned {
-    let node = common::name(random.random_range(0..SERVERS));
+    let node = ringlock_test_support::name(random.random_range(0..SERVERS));
     let span = match kind {
         Kind::Step => MAX_TTL + VIEW_LEASE,
         Kind::Kill => Duration::from_millis(random.random_range(0..1_500)),

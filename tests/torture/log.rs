@@ -6,12 +6,11 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::common;
 use crate::history::{Action, Record, Time};
 
 /// The clock of the history.
 pub(crate) fn now() -> Time {
-    common::node::now().as_nanos()
+    ringlock_test_support::node::now().as_nanos()
 }
 
 /// The records of one process.

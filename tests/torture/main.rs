@@ -11,8 +11,6 @@
 
 mod changer;
 mod checker;
-#[path = "../common/mod.rs"]
-mod common;
 mod fault_injector;
 mod fault_schedule;
 mod fenced_store;
@@ -21,7 +19,6 @@ mod log;
 mod observer;
 mod process;
 mod processes;
-mod proxy;
 mod recorder;
 mod server;
 mod settings;

@@ -12,9 +12,9 @@ use ringlock::Holder;
 
 use crate::history::{Action, Ask, MS, SECOND, Time};
 use crate::log::{Log, now};
-use crate::proxy::Target;
 use crate::server::connect;
 use crate::settings::{KEYS, key};
+use ringlock_test_support::proxy::Target;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(25);

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::{Action, MS};
 use crate::log::{Log, now};
-use crate::server::signal;
 use crate::settings::{MAX_TTL, VIEW_LEASE, is_durable};
 use crate::{changer, worker};
+use ringlock_test_support::process::signal;
 
 const REPORTED: &str = "TORTURE_PROCESS";
 
@@ -115,11 +115,11 @@ impl Process {
     }
 
     pub(crate) fn pause(&self) {
-        signal(Some(&self.child), "-STOP");
+        signal(&self.child, "-STOP");
     }
 
     pub(crate) fn go_on(&self) {
-        signal(Some(&self.child), "-CONT");
+        signal(&self.child, "-CONT");
     }
 
     pub(crate) fn slay(&mut self) {

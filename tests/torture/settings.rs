@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::common;
-
 /// Members of a new cluster.
 pub(crate) const MEMBERS: usize = 5;
 
@@ -138,10 +136,10 @@ pub(crate) fn key(index: usize) -> String {
 
 /// The names of all servers.
 pub(crate) fn names() -> Vec<String> {
-    (0..SERVERS).map(common::name).collect()
+    (0..SERVERS).map(ringlock_test_support::name).collect()
 }
 
 /// Whether the server keeps every write.
 pub(crate) fn is_durable(name: &str) -> bool {
-    (0..DURABLE).any(|index| common::name(index) == name)
+    (0..DURABLE).any(|index| ringlock_test_support::name(index) == name)
 }

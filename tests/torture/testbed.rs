@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use ringlock::{Init, Router};
 
-use crate::common::shim::{self, Shim};
 use crate::fault_schedule::RECOVERY;
 use crate::log::Log;
 use crate::observer::{self, Sight};
 use crate::process::{Reported, Role, url};
-use crate::proxy::{Proxy, Target};
 use crate::server::Server;
 use crate::settings::{MEMBERS, Settings, is_durable, names};
+use ringlock_test_support::proxy::{Mode, Proxy, Target};
+use ringlock_test_support::shim::{self, Shim};
 
 /// How long it may take after the last fault until all members serve one view:
 /// votes, and a quarantine or two.
@@ -52,7 +52,7 @@ impl Testbed {
             let shim = library.clone().map(|library| Shim::new(library, reported));
             let target = Target::new(root.clone());
             let server = Server::start(root, is_durable(&name), shim, target.clone());
-            let proxy = Proxy::start(url(sockets, &name), target.clone());
+            let proxy = Proxy::on(url(sockets, &name), target.clone(), Mode::Pass);
             let (log, ended) = (Arc::clone(log), Arc::clone(&is_over));
             let (sight, observer) = observer::start(name.clone(), target, log, ended);
             lookers.push(observer);

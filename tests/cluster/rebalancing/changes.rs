@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use ringlock::{Change, Guard, NodeConfig, Router};
 
-use crate::common::node::now;
-use crate::common::{Arm, Cluster, RedisServer, TestNode, eventually, ms, name, seed};
 use crate::rebalancing::workload::{Crew, Tenure};
 use crate::rebalancing::{apply, newcomer, spares};
+use ringlock_test_support::node::now;
+use ringlock_test_support::{Arm, Cluster, RedisServer, TestNode, eventually, ms, name, seed};
 
 /// Long enough that no lease lapses because the machine is busy.
 const MAX_TTL: Duration = Duration::from_secs(2);
@@ -175,7 +175,10 @@ async fn many_changes_at_once() {
     let (least, most) = plan.duration();
     let report = router.rebalancer().apply(&plan, |_| {}).await.unwrap();
     assert!(report.elapsed >= least, "{report:?}");
-    assert!(report.elapsed < most + crate::common::MARGIN, "{report:?}");
+    assert!(
+        report.elapsed < most + ringlock_test_support::MARGIN,
+        "{report:?}"
+    );
     assert_eq!(held.loss(), None);
     let (names, nodes) = (["c", "d", "e"], router.route("k").unwrap().successors);
     assert!(nodes.iter().all(|node| names.contains(&&**node)));

@@ -12,8 +12,8 @@ use ringlock::node::Node;
 use ringlock::rebalancer::{Phase, RebalanceError, Report};
 use ringlock::{Change, Init, MemoryNode, NodeConfig, Plan, Router};
 
-use crate::common::{ms, name, seed};
 use crate::rebalancing::crashing_router::{Fate, Record, Spy};
+use ringlock_test_support::{ms, name, seed};
 
 /// As short as possible: there are very many changes.
 const MAX_TTL: Duration = Duration::from_millis(100);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use ringlock::rebalancer::Phase;
 use ringlock::{Change, Error, Guard, Init, NodeConfig, OnMismatch, Router, RouterBuilder};
 
-use crate::common::{ARMS, Cluster, RedisServer, ms, name};
 use crate::rebalancing::{apply, builder, connect, newcomer};
+use ringlock_test_support::{ARMS, Cluster, RedisServer, ms, name};
 
 fn replacement(cluster: &Cluster, node: usize, by: usize) -> Change {
     Change::Replace {

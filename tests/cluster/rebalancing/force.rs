@@ -3,9 +3,9 @@
 use ringlock::rebalancer::RebalanceError;
 use ringlock::{Change, Rebalancer, Router};
 
-use crate::common::node::{direct, quarantine_as};
-use crate::common::{ARMS, Arm, Cluster, ms, name};
 use crate::rebalancing::{MAX_TTL, VIEW_LEASE, apply, builder, connect, epoch, key_of, newcomer};
+use ringlock_test_support::node::{direct, quarantine_as};
+use ringlock_test_support::{ARMS, Arm, Cluster, ms, name};
 
 fn one_replica() -> [Change; 1] {
     [Change::Replicas {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use ringlock::rebalancer::Phase;
 use ringlock::{Cause, Change, Error, Router};
 
-use crate::common::{ARMS, Arm, Cluster, MARGIN, eventually, ms, name, seed};
 use crate::rebalancing::workload::{Crew, fault};
 use crate::rebalancing::{MAX_TTL, VIEW_LEASE, apply, builder, connect, epoch, key_of, newcomer};
+use ringlock_test_support::{ARMS, Arm, Cluster, MARGIN, eventually, ms, name, seed};
 
 /// How long a node stays away: quarantine, standby, and an allowance for a busy
 /// machine.
@@ -84,7 +84,7 @@ async fn a_sharded_owner_is_away_for_a_while() {
         assert!(text.contains("readmitted in"), "{text}");
         assert!(Instant::now() < at + MARGIN, "later than was told");
         assert!(wiped.elapsed() >= MAX_TTL, "{:?}", wiped.elapsed());
-        assert!(crate::common::node::now() >= valid_until);
+        assert!(ringlock_test_support::node::now() >= valid_until);
         assert!(guard.fence() > fence);
         assert!(before.loss().is_some());
         assert!(epoch(&routers[0]).max(epoch(&routers[1])) <= 3);
@@ -125,7 +125,7 @@ async fn everything_is_lost() {
     let held = router.acquire("k").await.unwrap();
     cluster.nodes.iter_mut().for_each(|node| node.wipe());
     let guard = other.acquire("k").wait(RETURN).await.unwrap();
-    assert!(crate::common::node::now() >= held.valid_until());
+    assert!(ringlock_test_support::node::now() >= held.valid_until());
     assert!(guard.fence() > held.fence());
 }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use ringlock::{Change, Error, Guard, Init, Router};
 
-use crate::common::node::now;
-use crate::common::{Arm, Cluster, TestNode, ms, name};
 use crate::rebalancing::{apply, connect, newcomer};
+use ringlock_test_support::node::now;
+use ringlock_test_support::process::signal;
+use ringlock_test_support::{Arm, Cluster, TestNode, ms, name};
 
 const CHILD: &str = "RINGLOCK_SLEEPER";
 
@@ -23,7 +24,7 @@ impl Sleeper {
     fn start(urls: &[String], replicas: usize) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
-                "rebalancing::sleeper::the_sleeper",
+                "rebalancing::paused_process::the_sleeper",
                 "--exact",
                 "--nocapture",
             ])
@@ -42,9 +43,7 @@ impl Sleeper {
     }
 
     fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let done = Command::new("kill").args([name, &pid]).status();
-        assert!(done.is_ok_and(|status| status.success()), "kill {name}");
+        assert!(signal(&self.child, name), "kill {name}");
     }
 
     fn order(&mut self, order: &str) {

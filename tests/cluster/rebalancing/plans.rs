@@ -6,8 +6,8 @@ use std::time::Duration;
 use ringlock::rebalancer::RebalanceError;
 use ringlock::{Change, Init, MemoryNode, NodeConfig, Plan, Router};
 
-use crate::common::{ARMS, Arm, Cluster, TestNode, ms, name};
 use crate::rebalancing::{VIEW_LEASE, apply, builder, connect, newcomer};
+use ringlock_test_support::{ARMS, Arm, Cluster, TestNode, ms, name};
 
 fn reweight(node: &str, weight: u32) -> Change {
     let node = node.into();

@@ -9,8 +9,8 @@ use rand::{RngExt, SeedableRng};
 use ringlock::{Guard, Router};
 use tokio::task::JoinSet;
 
-use crate::common::ms;
-use crate::common::node::now;
+use ringlock_test_support::ms;
+use ringlock_test_support::node::now;
 
 /// Few, so that tasks contend.
 const KEYS: usize = 24;

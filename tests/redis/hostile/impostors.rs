@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use ringlock::{Cause, Error, Init, Router, RouterBuilder};
 
-use crate::common::node::GRACE;
-use crate::common::{RedisServer, ms};
-use crate::hostile::liar::Liar;
+use ringlock_test_support::fake::FakeServer;
+use ringlock_test_support::node::GRACE;
+use ringlock_test_support::{RedisServer, ms};
 
 fn builder() -> RouterBuilder {
     Router::builder()
@@ -29,7 +29,7 @@ fn servers() -> Vec<RedisServer> {
 }
 
 /// A router that reaches its node `a` through the liar.
-async fn behind(liar: &Liar, servers: &[RedisServer]) -> Router {
+async fn behind(liar: &FakeServer, servers: &[RedisServer]) -> Router {
     builder()
         .node("a", liar.url())
         .node("b", servers[1].url())
@@ -51,7 +51,7 @@ async fn a_server_of_another_cluster_grants_nothing() {
         let (ours, theirs) = (servers(), servers());
         let straight = cluster(&ours).await;
         let strangers = cluster(&theirs).await;
-        let liar = Liar::before(&ours[0]).await;
+        let liar = FakeServer::before(&ours[0]).await;
         let router = behind(&liar, &ours).await;
         let key = key_of(&router, "a", "k");
         let view = router.route(&key).unwrap().view;
@@ -90,7 +90,7 @@ async fn a_server_of_another_cluster_grants_nothing() {
 async fn another_member_grants_nothing_after_a_reconnect() {
     let ours = servers();
     let straight = cluster(&ours).await;
-    let liar = Liar::before(&ours[0]).await;
+    let liar = FakeServer::before(&ours[0]).await;
     let router = behind(&liar, &ours).await;
     let key = key_of(&router, "a", "k");
     let held = straight
@@ -150,7 +150,7 @@ async fn another_member_grants_nothing_after_a_reconnect() {
 async fn another_member_is_refused_at_the_first_connect() {
     let ours = servers();
     drop(cluster(&ours).await);
-    let liar = Liar::before(&ours[1]).await;
+    let liar = FakeServer::before(&ours[1]).await;
     let nowhere = "redis://127.0.0.1:1";
     let error = builder()
         .node("a", liar.url())

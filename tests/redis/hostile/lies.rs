@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use ringlock::{Cause, Error, Init, NodeErrorKind, Released, Router};
 
-use crate::common::node::GRACE;
-use crate::common::{RedisServer, ms};
-use crate::hostile::liar::Liar;
+use ringlock_test_support::fake::FakeServer;
+use ringlock_test_support::node::GRACE;
+use ringlock_test_support::{RedisServer, ms};
 
 /// Three nodes, the first of which may lie, and a router with one replica for
 /// each key.
 struct Bed {
-    liar: Liar,
+    liar: FakeServer,
     router: Router,
     _servers: Vec<RedisServer>,
 }
@@ -20,7 +20,7 @@ struct Bed {
 impl Bed {
     async fn new() -> Self {
         let servers: Vec<RedisServer> = (0..3).map(|_| RedisServer::start()).collect();
-        let liar = Liar::before(&servers[0]).await;
+        let liar = FakeServer::before(&servers[0]).await;
         let router = Router::builder()
             .init(Init::Now)
             .configure(|config| config.router.connect_timeout = ms(500))
@@ -166,7 +166,7 @@ async fn its_errors_are_shown_escaped_and_cut() {
 #[tokio::test]
 async fn a_quorum_does_without_it() {
     let servers: Vec<RedisServer> = (0..3).map(|_| RedisServer::start()).collect();
-    let liar = Liar::before(&servers[0]).await;
+    let liar = FakeServer::before(&servers[0]).await;
     let builder = || {
         Router::builder()
             .init(Init::Now)

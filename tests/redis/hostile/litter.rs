@@ -6,7 +6,7 @@ use std::process::Command;
 use redis::Commands;
 use ringlock::{Cause, Error, Init, NodeErrorKind, Router, RouterBuilder};
 
-use crate::common::{RedisServer, ms};
+use ringlock_test_support::{RedisServer, ms};
 
 fn builder(server: &RedisServer) -> RouterBuilder {
     Router::builder()

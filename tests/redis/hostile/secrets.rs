@@ -13,7 +13,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::common::{RedisServer, ms};
+use ringlock_test_support::{RedisServer, ms};
 
 /// Needs escaping in a URL, so that the two forms differ.
 const SECRET: &str = "Zx9/s3cr@t Qk7";
@@ -115,7 +115,7 @@ fn locked() -> (RedisServer, u16) {
 async fn in_logs_errors_and_what_is_stored() {
     let log = Log::default();
     // For this thread, which runs all the tasks of the test's runtime.
-    crate::common::share_callsites();
+    ringlock_test_support::share_callsites();
     let _guard = tracing::subscriber::set_default(log.clone());
     let servers = [locked(), locked(), locked()];
     let (unix, [first, second, third]) =

@@ -11,12 +11,14 @@ use ringlock::node::Node;
 use ringlock::node::redis::{Encoding, RedisNode, RedisOptions};
 use ringlock::proto::node::message::{IfMissing, Reply, Request};
 
-use crate::common::edition::Edition;
-use crate::common::node::{GRACE, Inbox, acquire, ask, extend, now, release, serving};
-use crate::common::{RedisServer, ms, seed};
-use crate::hostile::liar::Liar;
+use ringlock_test_support::edition::Edition;
+use ringlock_test_support::fake::FakeServer;
+use ringlock_test_support::node::{
+    GRACE, Inbox, VIEW, acquire, adopt, ask, extend, now, release, serving,
+};
+use ringlock_test_support::{RedisServer, ms, seed};
 
-fn drop_next(liar: &Liar) {
+fn drop_next(liar: &FakeServer) {
     let mut is_left_out = false;
     liar.lie(move |reply| {
         let is_first = !std::mem::replace(&mut is_left_out, true);
@@ -31,7 +33,7 @@ async fn a_grant_is_not_taken_for_the_one_before() {
     let server = RedisServer::start();
     drop(serving(&server.url(), RedisOptions::default()).await);
     for encoding in [Encoding::Script, Encoding::Transaction, Encoding::Command] {
-        let liar = Liar::before(&server).await;
+        let liar = FakeServer::before(&server).await;
         let options = RedisOptions::default().encoding(encoding);
         let honest = RedisNode::new(&server.url(), options.clone()).unwrap();
         let held = format!("held by another {encoding:?}");
@@ -76,12 +78,12 @@ async fn a_vote_is_not_taken_for_the_one_before() {
     use ringlock::proto::node::message::Ballot;
     let server = RedisServer::start();
     drop(serving(&server.url(), RedisOptions::default()).await);
-    let liar = Liar::before(&server).await;
+    let liar = FakeServer::before(&server).await;
     let node = RedisNode::new(&liar.url(), RedisOptions::default()).unwrap();
     ask(&node, Request::Status, GRACE).await.unwrap();
     let ballot = |round| Ballot { round, proposer: 1 };
     let prepare = Request::Prepare {
-        view: crate::common::node::VIEW,
+        view: VIEW,
         ballot: ballot(9),
     };
     ask(&node, prepare, GRACE).await.unwrap();
@@ -90,14 +92,14 @@ async fn a_vote_is_not_taken_for_the_one_before() {
     // Refused, because a higher ballot was promised; behind it, a request that
     // succeeds.
     let accept = Request::Accept {
-        view: crate::common::node::VIEW,
+        view: VIEW,
         ballot: ballot(1),
-        next: crate::common::node::VIEW,
+        next: VIEW,
         document: "a document".into(),
     };
     let inbox = Inbox::new(2);
     node.submit(accept, now() + ms(500), inbox.slot(0));
-    node.submit(crate::common::node::adopt(), now() + ms(500), inbox.slot(1));
+    node.submit(adopt(), now() + ms(500), inbox.slot(1));
     let answers = inbox.all(ms(500)).await;
     assert_ne!(answers[0], Ok(Reply::Done), "{answers:?}");
 }
@@ -150,7 +152,7 @@ async fn twisted(
     rng: &mut StdRng,
 ) -> usize {
     const REQUESTS: usize = 40;
-    let liar = Liar::before(server).await;
+    let liar = FakeServer::before(server).await;
     let options = RedisOptions::default().encoding(encoding);
     let node = RedisNode::new(&liar.url(), options).unwrap();
     ask(&node, Request::Status, GRACE).await.unwrap();

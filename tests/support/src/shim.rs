@@ -4,9 +4,8 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/shim.c");
+use crate::c_library::compile_c;
 
 /// Compiles it into `directory`; `None` where it is not supported, with a note
 /// on stdout.
@@ -15,15 +14,8 @@ pub fn compile(directory: &Path) -> Option<PathBuf> {
         println!("NOT RUN: stepped clocks and full disks, which are had on Linux only");
         return None;
     }
-    let library = directory.join("shim.so");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O2", "-Wall", "-o"]);
-    let status = compiler.arg(&library).arg(SOURCE).status();
-    assert!(
-        status.is_ok_and(|status| status.success()),
-        "a C compiler, `cc`, must be installed"
-    );
-    Some(library)
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/shim.c");
+    Some(compile_c(source, directory.join("shim.so")))
 }
 
 /// The settings of one server's shim.

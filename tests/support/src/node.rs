@@ -11,7 +11,7 @@ use ringlock::proto::node::message::{
     Answer, FenceCounterId, IfMissing, NodeStatus, Reply, Request, ViewId,
 };
 
-use super::TestNode;
+use crate::cluster::TestNode;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
@@ -40,6 +40,7 @@ pub fn direct(node: &TestNode) -> Box<dyn Node> {
     }
 }
 
+/// Its status, which it must report.
 pub async fn status(node: &dyn Node) -> NodeStatus {
     match ask(node, Request::Status, GRACE).await {
         Ok(Reply::Status(status)) => status,
@@ -76,6 +77,7 @@ pub async fn serving(url: &str, options: RedisOptions) -> RedisNode {
     node
 }
 
+/// Quarantines a new node.
 pub fn quarantine() -> Request {
     Request::Quarantine {
         expected_nonce: None,
@@ -120,6 +122,7 @@ pub fn extend(key: &str, token: u128, if_missing: IfMissing) -> Request {
     }
 }
 
+/// Releases what [`acquire`] was granted.
 pub fn release(key: &str, token: u128) -> Request {
     Request::Release {
         key: Key::new(key).expect("a key"),

@@ -37,7 +37,7 @@ impl Edition {
 }
 
 fn install(package: &str) -> String {
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/server.sh");
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../scripts/server.sh");
     let output = Command::new(script)
         .arg(package)
         .stderr(Stdio::inherit())
