@@ -58,7 +58,7 @@ impl LeaseState {
             if let Some(loss) = self.check(clock::now()) {
                 return loss;
             }
-            clock::within(Some(self.ends_at()), notified).await;
+            clock::within(Some(self.valid_until()), notified).await;
         }
     }
 

@@ -103,7 +103,8 @@ impl Guard {
     }
 
     /// The instant until which the lease is valid, unless it is extended: the ttl
-    /// less 1 % and 2 ms, counted from before the first request.
+    /// less 1 % and 2 ms, counted from before the first request; with keep-alive not
+    /// after `max_hold`.
     pub fn valid_until(&self) -> Instant {
         match self.is_elsewhere() {
             true => Instant::default(),

@@ -145,8 +145,9 @@ impl LeaseState {
         Duration::from_micros(self.state.lock().trip.into())
     }
 
+    /// When the lease ends, unless it is extended; never after its `max_hold`.
     pub(crate) fn valid_until(&self) -> Instant {
-        self.state.lock().record.valid_until()
+        self.end_of(&self.state.lock())
     }
 
     /// The nodes of its grant or last extend.
@@ -194,11 +195,6 @@ impl LeaseState {
     pub(crate) fn end_since_grant(&self) -> Option<Option<Loss>> {
         let state = self.state.lock();
         state.record.fence().map(|_| state.ended)
-    }
-
-    /// When the lease ends unless it is extended.
-    pub(crate) fn ends_at(&self) -> Instant {
-        self.end_of(&self.state.lock())
     }
 
     fn end_of(&self, state: &State) -> Instant {

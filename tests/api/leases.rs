@@ -126,6 +126,9 @@ async fn a_lease_is_kept_alive_up_to_max_hold() {
             let acquire = acquire.keep_alive_every(ms(20)).max_hold(ms(150));
             let started = now();
             let guard = acquire.await.unwrap();
+            // Not the ttl: nothing extends the lease past this.
+            assert!(guard.remaining() <= ms(150), "{:?}", guard.remaining());
+            assert!(guard.valid_until() <= now() + ms(150));
             let loss = timeout(PROMPTLY, guard.lost()).await.expect("the end");
             let took = now().saturating_since(started);
             assert_eq!(loss, Loss::MaxHold, "{arm:?}");
