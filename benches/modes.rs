@@ -10,7 +10,7 @@
 //! takes part too. Without `--bench`, as in `cargo test --benches`, it runs
 //! every scene once and briefly.
 
-#[path = "../src/bin/ringlock/bench/mod.rs"]
+#[path = "harness/src/lib.rs"]
 #[allow(
     dead_code,
     unused_imports,

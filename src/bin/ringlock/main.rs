@@ -1,5 +1,6 @@
 //! The program `ringlock`.
 
+#[path = "../../../benches/harness/src/lib.rs"]
 mod bench;
 mod change_run;
 mod checklist;

@@ -19,7 +19,7 @@ const BATCH: usize = 64;
 const SOCKETS: usize = 8;
 
 /// ringlock's own release script: one MGET, one DEL of the entries that match.
-const RELEASE: &str = include_str!("../../../../node/redis/codec/lua/release.lua");
+const RELEASE: &str = include_str!("../../../../src/node/redis/codec/lua/release.lua");
 
 /// A mark that the script repeats in its reply.
 const MARK: &str = "1234567";
