@@ -12,6 +12,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bench;
 mod exec;
 mod exec_ends;
 mod exec_terminal;

@@ -25,19 +25,20 @@ struct Seat {
 
 /// What must never happen, counted; each is an error of the run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Faults {
+pub struct Faults {
     /// Two clients held one key at the same time.
-    pub(crate) overlaps: u64,
+    pub overlaps: u64,
     /// A fence that is not higher than an earlier one.
-    pub(crate) reversals: u64,
+    pub reversals: u64,
     /// Releases that came too late or found another holder's lock.
-    pub(crate) late_releases: u64,
+    pub late_releases: u64,
     /// Describes the first of them.
-    pub(crate) first: Option<String>,
+    pub first: Option<String>,
 }
 
 impl Faults {
-    pub(crate) fn is_clean(&self) -> bool {
+    /// Whether there are none.
+    pub fn is_clean(&self) -> bool {
         self.overlaps + self.reversals + self.late_releases == 0
     }
 

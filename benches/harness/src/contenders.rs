@@ -6,7 +6,7 @@ pub(crate) mod routed;
 pub(crate) mod signal;
 
 /// TTL of every contender's locks, in milliseconds: longer than any turn.
-pub(crate) const TTL_MS: u64 = 10_000;
+pub const TTL_MS: u64 = 10_000;
 
 /// A fresh token of 128 bits in hex, like ringlock's.
 pub(crate) fn token() -> String {

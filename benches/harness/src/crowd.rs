@@ -6,10 +6,10 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
 
-use super::Fault;
 use super::checker::{Faults, Tenure, check_history};
 use super::load::{Locker, ReleaseOutcome, hold};
 use super::rounds::median;
+use crate::Fault;
 
 /// The work of the waiters of one process.
 #[derive(Clone, Copy, Debug)]

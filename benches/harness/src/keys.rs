@@ -4,7 +4,7 @@ use rand::RngExt;
 
 /// A number of keys of one form, built once: drawing one allocates nothing.
 #[derive(Debug)]
-pub(crate) struct KeySpace {
+pub struct KeySpace {
     text: String,
     width: usize,
     hot_share: f64,
@@ -20,7 +20,7 @@ pub(crate) struct Lane {
 impl KeySpace {
     /// `len` keys that begin with `prefix`. The first of them is hot: it is
     /// drawn with the probability `hot_share`.
-    pub(crate) fn new(prefix: &str, len: usize, hot_share: f64) -> Self {
+    pub fn new(prefix: &str, len: usize, hot_share: f64) -> Self {
         let key = |index| format!("{prefix}{index:08}");
         Self {
             width: key(0).len(),
@@ -29,11 +29,13 @@ impl KeySpace {
         }
     }
 
+    /// The number of keys; at least one.
     pub(crate) fn len(&self) -> usize {
         self.text.len() / self.width
     }
 
-    pub(crate) fn get(&self, index: usize) -> &str {
+    /// The name of the key with this number.
+    pub fn get(&self, index: usize) -> &str {
         &self.text[index * self.width..][..self.width]
     }
 

@@ -1,54 +1,56 @@
 //! The bench harness: it compares sharded and quorum mode with each other and
-//! with peers, in one run. The program `ringlock bench` and
-//! `cargo bench --bench modes` share this code; the latter adds peers that are
-//! not part of the program.
+//! with peers, in one run. The program `ringlock-bench` and the bench `modes`
+//! are two forms of it; the latter adds peers that need further crates. The
+//! other benches use its servers, proxies and figures.
 //!
 //! Contenders take turns in short rounds ([`rounds`]) under loads ([`load`]),
 //! and their results are checked ([`checker`]). [`scenes`] defines what is
 //! compared, [`report`] the forms of the output.
 
+#![cfg(feature = "redis")]
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "a program: it reports"
 )]
 
-pub(crate) mod checker;
-pub(crate) mod contenders;
+mod checker;
+pub mod contenders;
 mod crowd;
-pub(crate) mod keys;
-pub(crate) mod load;
+pub mod keys;
+pub mod load;
 mod monitor;
 mod options;
 mod probe;
+mod program;
 mod proxy;
 mod report;
 mod rounds;
-pub(crate) mod scenes;
+mod scenes;
 mod servers;
 mod stage;
-pub(crate) mod worker;
+mod worker;
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use checker::Faults;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use options::Scene;
-pub(crate) use options::{Effort, Options};
+pub use checker::Faults;
+use options::{Effort, Options, Scene};
+pub use program::{run_bench, run_program};
 use report::{Machine, Report};
-pub(crate) use scenes::Peer;
+pub use scenes::Peer;
 use scenes::{Run, delay, hot, loss, matrix, processes, throughput};
 use stage::Stage;
 
 /// What went wrong, in words: a bench passes it on to its user.
-pub(crate) type Fault = Box<dyn std::error::Error + Send + Sync>;
+pub type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 /// How a complete run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+enum Outcome {
     Clean,
     /// Holders overlapped, a fence went back or a release was not in time.
     Faulty,
@@ -62,7 +64,7 @@ impl Outcome {
         }
     }
 
-    pub(crate) fn exit_code(self) -> ExitCode {
+    fn exit_code(self) -> ExitCode {
         match self {
             Self::Clean => ExitCode::SUCCESS,
             Self::Faulty => ExitCode::from(1),
@@ -72,7 +74,7 @@ impl Outcome {
 
 /// Runs the bench on its own runtime and reports the results: as tables, or as
 /// one JSON document.
-pub(crate) fn run(
+fn run(
     options: &Options,
     effort: Effort,
     peers: &'static [Peer],

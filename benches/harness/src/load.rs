@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::Fault;
 use super::checker::{Checker, Faults};
 use super::keys::{KeySpace, Lane};
+use crate::Fault;
 
 /// Something that acquires and releases locks.
-pub(crate) trait Locker: Clone + Send + Sync + 'static {
+pub trait Locker: Clone + Send + Sync + 'static {
+    /// A lock that is held.
     type Lease: Send;
 
     /// Locks the key with this number for the task with this number.
@@ -29,6 +30,7 @@ pub(crate) trait Locker: Clone + Send + Sync + 'static {
         None
     }
 
+    /// Releases a lock.
     fn release(
         &self,
         lease: Self::Lease,
@@ -37,31 +39,33 @@ pub(crate) trait Locker: Clone + Send + Sync + 'static {
 
 /// The result of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReleaseOutcome {
+pub enum ReleaseOutcome {
+    /// The lock was held until its release.
     InTime,
+    /// The lock had lapsed, or another client held it.
     Late,
     /// The contender's release does not report whether it was in time.
-    #[allow(
-        dead_code,
-        reason = "the peers that do not tell are not part of the program"
-    )]
     Untold,
 }
 
 /// The load of one turn.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
-    pub(crate) tasks: usize,
-    pub(crate) hold: Duration,
+pub struct Load {
+    /// The number of concurrent tasks.
+    pub tasks: usize,
+    /// How long each lock is held.
+    pub hold: Duration,
     /// Not counted.
-    pub(crate) warm_up: Duration,
-    pub(crate) span: Duration,
-    pub(crate) pace: Pace,
+    pub warm_up: Duration,
+    /// How long is counted, after the warm-up.
+    pub span: Duration,
+    /// When each task begins its next pair.
+    pub pace: Pace,
 }
 
 /// When a task begins its next pair of acquire and release.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Pace {
+pub enum Pace {
     /// As soon as the previous one is over.
     Closed,
     /// On a schedule of this many per second, whatever the outcome of earlier
@@ -71,26 +75,30 @@ pub(crate) enum Pace {
 
 /// One finished pair.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sample {
+pub struct Sample {
     /// When it was over, from the start of the turn.
-    pub(crate) done: Duration,
+    pub done: Duration,
     /// How long the acquire took, from its (intended) start.
-    pub(crate) acquire: Duration,
+    pub acquire: Duration,
 }
 
 /// The results of one turn.
 #[derive(Debug, Default)]
-pub(crate) struct Turn {
-    pub(crate) samples: Vec<Sample>,
-    pub(crate) failures: u64,
-    pub(crate) first_failure: Option<String>,
+pub struct Turn {
+    /// The pairs that succeeded.
+    pub samples: Vec<Sample>,
+    /// The number of pairs that failed.
+    pub failures: u64,
+    /// Describes the first of them.
+    pub first_failure: Option<String>,
     warm_up: Duration,
     span: Duration,
     is_open: bool,
 }
 
 impl Turn {
-    pub(crate) fn new(load: &Load) -> Self {
+    /// The results of a turn under `load` before its first pair.
+    pub fn new(load: &Load) -> Self {
         Self {
             warm_up: load.warm_up,
             span: load.span,
@@ -100,7 +108,7 @@ impl Turn {
     }
 
     /// Pairs per second that finished between the warm-up and the end.
-    pub(crate) fn pairs_per_second(&self) -> f64 {
+    pub fn pairs_per_second(&self) -> f64 {
         let counted = self.warm_up..self.warm_up + self.span;
         let samples = self.samples.iter();
         let done = samples.filter(|sample| counted.contains(&sample.done));
@@ -109,7 +117,7 @@ impl Turn {
 
     /// How long the acquires took after the warm-up. In an open loop, those
     /// that finished after the end count too: they are the slowest of all.
-    pub(crate) fn latencies(&self) -> impl Iterator<Item = Duration> {
+    pub fn latencies(&self) -> impl Iterator<Item = Duration> {
         let end = self.warm_up + self.span;
         self.samples
             .iter()
@@ -130,12 +138,15 @@ impl Turn {
     }
 }
 
-pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// A future of a method of [`Contender`].
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Something that takes turns.
-pub(crate) trait Contender: Send + Sync {
+pub trait Contender: Send + Sync {
+    /// Runs one turn under `load`.
     fn turn<'a>(&'a self, load: &'a Load) -> Boxed<'a, Result<Turn, Fault>>;
 
+    /// What must never happen and did, so far.
     fn faults(&self) -> Faults;
 
     /// How many grants each node made; `owners` has the owner of each key.
@@ -146,14 +157,15 @@ pub(crate) trait Contender: Send + Sync {
 
 /// A locker whose results are checked.
 #[derive(Debug)]
-pub(crate) struct Checked<L> {
+pub struct Checked<L> {
     locker: L,
     keys: Arc<KeySpace>,
     checker: Arc<Checker>,
 }
 
 impl<L: Locker> Checked<L> {
-    pub(crate) fn new(locker: L, keys: Arc<KeySpace>) -> Self {
+    /// Checks the locks that `locker` grants for `keys`.
+    pub fn new(locker: L, keys: Arc<KeySpace>) -> Self {
         let checker = Arc::new(Checker::new(keys.len()));
         Self {
             locker,

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread::JoinHandle;
 
-use super::Fault;
+use crate::Fault;
 
 /// Watches one server until it is stopped.
 #[derive(Debug)]

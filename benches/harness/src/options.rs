@@ -7,8 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::rounds::Plan;
 
-/// Compares sharded and quorum mode with each other and with peers, on servers
-/// that it starts or on yours.
+/// What is measured, where and for how long.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// Your own nodes; without them servers are started on the loopback. The
@@ -98,7 +97,6 @@ pub(crate) enum Scene {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
     /// Enough to run every line.
-    #[allow(dead_code, reason = "the program has no test mode; the bench has")]
     Test,
     Quick,
     Full,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::Fault;
+use crate::Fault;
 
 /// A connection to one node, for queries between the turns.
 pub(crate) struct Probe {

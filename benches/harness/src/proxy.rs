@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::Fault;
+use crate::Fault;
 
 /// The most chunks in flight in one direction; beyond that a sender waits.
 const IN_FLIGHT: usize = 4096;

@@ -10,9 +10,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::Fault;
 use super::checker::Faults;
 use super::rounds::{Measurement, Plan};
+use crate::Fault;
 use goal::Goal;
 
 /// The whole report, as it is written to `report.json`.

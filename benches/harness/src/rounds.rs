@@ -9,10 +9,10 @@ use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::Fault;
 use super::checker::Faults;
 use super::load::{Contender, Load, Turn};
 use super::probe::{Probe, Work};
+use crate::Fault;
 
 /// How long one contender's turn is, and how many turns it gets.
 #[derive(Clone, Copy, Debug, Serialize)]

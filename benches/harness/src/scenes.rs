@@ -12,20 +12,21 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 
-use super::Fault;
 use super::keys::KeySpace;
 use super::load::{Contender, Load, Pace};
 use super::report::Report;
 use super::report::goal::Goal;
 use super::rounds::{About, Entry, Plan, compete};
 use super::stage::Stage;
+use crate::Fault;
 
 /// Another lock library that is measured along with ringlock.
-#[derive(Clone, Copy)]
-pub(crate) struct Peer {
-    pub(crate) name: &'static str,
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// Its name in tables.
+    pub name: &'static str,
     /// Makes a contender that locks these keys on the nodes at these URLs.
-    pub(crate) make: fn(&[String], Arc<KeySpace>) -> Arc<dyn Contender>,
+    pub make: fn(&[String], Arc<KeySpace>) -> Arc<dyn Contender>,
 }
 
 /// A run of the bench.

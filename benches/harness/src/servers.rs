@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::Fault;
+use crate::Fault;
 
 /// How long a server may take to answer after its start.
 const START_LIMIT: Duration = Duration::from_secs(10);

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::Fault;
 use super::contenders::bare::{Bare, Owners};
 use super::contenders::routed::Routed;
 use super::keys::KeySpace;
@@ -14,6 +13,7 @@ use super::load::{Checked, Contender};
 use super::probe::Probe;
 use super::proxy::Proxy;
 use super::servers::Server;
+use crate::Fault;
 
 /// The nodes that the contenders share.
 pub(crate) struct Stage {

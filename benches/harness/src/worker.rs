@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Fault;
 use super::checker::Tenure;
 use super::contenders::routed::Routed;
 use super::contenders::signal::SignalList;
 use super::crowd::{Crowd, gather};
 use super::keys::KeySpace;
 use super::load::Locker;
+use crate::Fault;
 
 /// The argument that makes a program a worker. Its task and its orders arrive
 /// on the standard input, because everybody can read a command line.

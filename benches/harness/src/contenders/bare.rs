@@ -6,9 +6,9 @@ use std::sync::Arc;
 use redis::aio::MultiplexedConnection;
 
 use super::{TTL_MS, token};
-use crate::bench::Fault;
-use crate::bench::keys::KeySpace;
-use crate::bench::load::{Locker, ReleaseOutcome};
+use crate::Fault;
+use crate::keys::KeySpace;
+use crate::load::{Locker, ReleaseOutcome};
 
 const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::TTL_MS;
-use crate::bench::Fault;
-use crate::bench::checker::Faults;
-use crate::bench::keys::{KeySpace, Lane};
-use crate::bench::load::{Boxed, Contender, Load, Sample, Turn};
+use crate::Fault;
+use crate::checker::Faults;
+use crate::keys::{KeySpace, Lane};
+use crate::load::{Boxed, Contender, Load, Sample, Turn};
 
 /// Keys per batch, as in ringlock's largest batch.
 const BATCH: usize = 64;

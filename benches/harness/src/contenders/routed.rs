@@ -6,9 +6,9 @@ use std::time::Duration;
 use ringlock::{Guard, Init, Released, Router};
 
 use super::TTL_MS;
-use crate::bench::Fault;
-use crate::bench::keys::KeySpace;
-use crate::bench::load::{Locker, ReleaseOutcome};
+use crate::Fault;
+use crate::keys::KeySpace;
+use crate::load::{Locker, ReleaseOutcome};
 
 /// A router, used through its public interface.
 #[derive(Clone)]

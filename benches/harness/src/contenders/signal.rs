@@ -8,8 +8,8 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 
 use super::{TTL_MS, token};
-use crate::bench::Fault;
-use crate::bench::load::{Locker, ReleaseOutcome};
+use crate::Fault;
+use crate::load::{Locker, ReleaseOutcome};
 
 /// The UNLOCK script of python-redis-lock, verbatim except for the layout.
 const RELEASE: &str = "

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::bench::rounds::median;
+use crate::rounds::median;
 
 /// A figure and its bound.
 #[derive(Clone, Debug, Serialize)]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Report, plots, short};
-use crate::bench::Fault;
+use crate::Fault;
 
 const STYLE: &str = "
   :root { color-scheme: light; }

@@ -5,8 +5,8 @@ use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 use super::{Report, Timeline, short};
-use crate::bench::Fault;
-use crate::bench::rounds::Measurement;
+use crate::Fault;
+use crate::rounds::Measurement;
 
 const SIZE: (u32, u32) = (560, 340);
 const FONT: (&str, u32) = ("sans-serif", 13);

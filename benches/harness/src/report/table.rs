@@ -6,7 +6,7 @@ use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 
 use super::{Report, short};
-use crate::bench::rounds::Measurement;
+use crate::rounds::Measurement;
 
 pub(super) fn render(report: &Report) -> String {
     let mut text = String::new();

@@ -8,14 +8,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Run;
-use crate::bench::Fault;
-use crate::bench::checker::Faults;
-use crate::bench::contenders::routed::Routed;
-use crate::bench::keys::KeySpace;
-use crate::bench::load::{Boxed, Checked, Contender, Load, Sample, Turn};
-use crate::bench::proxy::Proxy;
-use crate::bench::report::goal::{Bound, Goal};
-use crate::bench::rounds::{About, Entry, median, ratios};
+use crate::Fault;
+use crate::checker::Faults;
+use crate::contenders::routed::Routed;
+use crate::keys::KeySpace;
+use crate::load::{Boxed, Checked, Contender, Load, Sample, Turn};
+use crate::proxy::Proxy;
+use crate::report::goal::{Bound, Goal};
+use crate::rounds::{About, Entry, median, ratios};
 
 const DELAYED: &str = "quorum behind delays";
 

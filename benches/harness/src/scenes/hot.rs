@@ -4,16 +4,16 @@
 use std::time::Duration;
 
 use super::Run;
-use crate::bench::Fault;
-use crate::bench::contenders::routed::Routed;
-use crate::bench::contenders::signal::SignalList;
-use crate::bench::crowd::{Census, Crowd, gather, now};
-use crate::bench::keys::KeySpace;
-use crate::bench::load::Locker;
-use crate::bench::monitor::Monitor;
-use crate::bench::report::HandOff;
-use crate::bench::report::goal::{Bound, Goal};
-use crate::bench::rounds::{median, nanos, ratios};
+use crate::Fault;
+use crate::contenders::routed::Routed;
+use crate::contenders::signal::SignalList;
+use crate::crowd::{Census, Crowd, gather, now};
+use crate::keys::KeySpace;
+use crate::load::Locker;
+use crate::monitor::Monitor;
+use crate::report::HandOff;
+use crate::report::goal::{Bound, Goal};
+use crate::rounds::{median, nanos, ratios};
 
 const WAITERS: usize = 32;
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Run;
-use crate::bench::Fault;
-use crate::bench::contenders::routed::Routed;
-use crate::bench::keys::KeySpace;
-use crate::bench::load::{Checked, Contender, Load, Pace, Turn};
-use crate::bench::report::Timeline;
-use crate::bench::servers::Server;
+use crate::Fault;
+use crate::contenders::routed::Routed;
+use crate::keys::KeySpace;
+use crate::load::{Checked, Contender, Load, Pace, Turn};
+use crate::report::Timeline;
+use crate::servers::Server;
 
 const NODES: usize = 5;
 

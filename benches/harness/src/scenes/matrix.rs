@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use super::{Run, mode_name};
-use crate::bench::Fault;
-use crate::bench::keys::KeySpace;
-use crate::bench::load::{Checked, Contender, Load, Pace};
-use crate::bench::report::Balance;
-use crate::bench::rounds::{About, Entry, Plan};
+use crate::Fault;
+use crate::keys::KeySpace;
+use crate::load::{Checked, Contender, Load, Pace};
+use crate::report::Balance;
+use crate::rounds::{About, Entry, Plan};
 
 const SIDE_BY_SIDE: &str = "side by side";
 const OPEN: &str = "open loop";

@@ -5,16 +5,16 @@
 use std::time::Duration;
 
 use super::{Run, hot};
-use crate::bench::Fault;
-use crate::bench::checker::Tenure;
-use crate::bench::contenders::routed::Routed;
-use crate::bench::crowd::{Census, now};
-use crate::bench::keys::KeySpace;
-use crate::bench::load::{Locker, ReleaseOutcome};
-use crate::bench::monitor::Monitor;
-use crate::bench::report::goal::{Bound, Goal};
-use crate::bench::rounds::{nanos, ratios};
-use crate::bench::worker::{Protocol, Task, Worker};
+use crate::Fault;
+use crate::checker::Tenure;
+use crate::contenders::routed::Routed;
+use crate::crowd::{Census, now};
+use crate::keys::KeySpace;
+use crate::load::{Locker, ReleaseOutcome};
+use crate::monitor::Monitor;
+use crate::report::goal::{Bound, Goal};
+use crate::rounds::{nanos, ratios};
+use crate::worker::{Protocol, Task, Worker};
 
 const PROCESSES: usize = 4;
 const WAITERS: usize = 8;

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use super::Run;
-use crate::bench::Fault;
-use crate::bench::contenders::ceiling::Ceiling;
-use crate::bench::load::Load;
-use crate::bench::report::goal::{Bound, Goal};
-use crate::bench::rounds::{About, Entry, best, ratios};
+use crate::Fault;
+use crate::contenders::ceiling::Ceiling;
+use crate::load::Load;
+use crate::report::goal::{Bound, Goal};
+use crate::rounds::{About, Entry, best, ratios};
 
 const ONE_NODE: &str = "one node";
 const FIVE_SHARDED: &str = "five nodes sharded";

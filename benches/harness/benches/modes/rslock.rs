@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringlock_bench::contenders::TTL_MS;
+use ringlock_bench::keys::KeySpace;
+use ringlock_bench::load::{Checked, Contender, Locker, ReleaseOutcome};
+use ringlock_bench::{Fault, Peer};
 use rslock::{Lock, LockManager};
-
-use crate::bench::contenders::TTL_MS;
-use crate::bench::keys::KeySpace;
-use crate::bench::load::{Checked, Contender, Locker, ReleaseOutcome};
-use crate::bench::{Fault, Peer};
 
 pub(crate) const PEER: Peer = Peer {
     name: "rslock",
