@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
 
 use super::checker::{Faults, Tenure, check_history};
 use super::load::{Locker, ReleaseOutcome, hold};
-use super::rounds::median;
+use super::resources::now;
+use super::statistics::{median, percentile};
 use crate::Fault;
 
 /// The work of the waiters of one process.
@@ -21,12 +21,6 @@ pub(crate) struct Crowd {
     /// By the clock of [`now`].
     pub(crate) begin: u64,
     pub(crate) end: u64,
-}
-
-/// Nanoseconds of a clock that all processes of the machine share.
-pub(crate) fn now() -> u64 {
-    let time = clock_gettime(ClockId::Boottime);
-    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
 /// Every waiter acquires the one key again and again.
@@ -91,16 +85,16 @@ impl Census {
             .windows(2)
             .filter(|pair| pair[0].holder != pair[1].holder && is_counted(&&pair[1]))
             .count() as f64;
-        let mut waits: Vec<f64> = history
+        let mut waits: Vec<u64> = history
             .iter()
             .filter(is_counted)
-            .map(|tenure| (tenure.from - tenure.asked) as f64 / 1e6)
+            .map(|tenure| tenure.from - tenure.asked)
             .collect();
-        waits.sort_unstable_by(f64::total_cmp);
-        let quantile = |share: f64| {
-            let index = (waits.len() as f64 * share) as usize;
-            waits.get(index).copied().unwrap_or(f64::NAN)
+        let mut wait_ms = |share| match waits.is_empty() {
+            true => f64::NAN,
+            false => percentile(&mut waits, share) as f64 / 1e6,
         };
+        let (p50_ms, p99_ms) = (wait_ms(0.5), wait_ms(0.99));
         let holds: Vec<f64> = history
             .iter()
             .map(|tenure| (tenure.to - tenure.from) as f64 / 1e3)
@@ -108,8 +102,8 @@ impl Census {
         Self {
             changes_per_s: changes / ((end - begin) as f64 / 1e9),
             changes,
-            p50_ms: quantile(0.5),
-            p99_ms: quantile(0.99),
+            p50_ms,
+            p99_ms,
             hold_us: median(&holds),
             faults,
         }

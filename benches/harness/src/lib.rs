@@ -3,9 +3,9 @@
 //! are two forms of it; the latter adds peers that need further crates. The
 //! other benches use its servers, proxies and figures.
 //!
-//! Contenders take turns in short rounds ([`rounds`]) under loads ([`load`]),
-//! and their results are checked ([`checker`]). [`scenes`] defines what is
-//! compared, [`report`] the forms of the output.
+//! Contenders take turns in short `rounds` under loads ([`load`]), and their
+//! results are checked (`checker`). `scenes` defines what is compared, `report`
+//! the forms of the output.
 
 #![cfg(feature = "redis")]
 #![allow(
@@ -14,21 +14,26 @@
     reason = "a program: it reports"
 )]
 
+pub mod arguments;
 mod checker;
+pub mod cluster;
 pub mod contenders;
 mod crowd;
 pub mod keys;
 pub mod load;
 mod monitor;
 mod options;
-mod probe;
+pub mod probe;
+pub mod process;
 mod program;
-mod proxy;
+pub mod proxy;
 mod report;
+pub mod resources;
 mod rounds;
 mod scenes;
-mod servers;
+pub mod servers;
 mod stage;
+pub mod statistics;
 mod worker;
 
 use std::path::Path;

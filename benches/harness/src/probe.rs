@@ -8,8 +8,57 @@ use parking_lot::Mutex;
 use crate::Fault;
 
 /// A connection to one node, for queries between the turns.
-pub(crate) struct Probe {
+pub struct Probe {
     connection: Mutex<redis::Connection>,
+}
+
+impl std::fmt::Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probe").finish_non_exhaustive()
+    }
+}
+
+/// The answer to INFO.
+#[derive(Clone, Debug)]
+pub struct Info {
+    fields: BTreeMap<String, String>,
+    len: usize,
+}
+
+impl Info {
+    fn parse(text: &str) -> Self {
+        let pairs = text.lines().filter_map(|line| line.split_once(':'));
+        Self {
+            fields: pairs
+                .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+                .collect(),
+            len: text.len(),
+        }
+    }
+
+    /// A field that is a number; 0 if there is none.
+    pub fn number(&self, field: &str) -> f64 {
+        let value = self.fields.get(field);
+        value.and_then(|value| value.parse().ok()).unwrap_or(0.0)
+    }
+
+    /// How often the server has executed this command, also within scripts.
+    pub fn calls(&self, command: &str) -> u64 {
+        let stats = self.fields.get(&format!("cmdstat_{command}"));
+        stats.map_or(0, |stats| calls(stats))
+    }
+
+    /// Seconds of processor time.
+    pub fn processor_time(&self) -> f64 {
+        self.number("used_cpu_user") + self.number("used_cpu_sys")
+    }
+}
+
+/// The count among the statistics of a command.
+fn calls(stats: &str) -> u64 {
+    let mut stats = stats.split(',');
+    let calls = stats.find_map(|stat| stat.strip_prefix("calls="));
+    calls.and_then(|calls| calls.parse().ok()).unwrap_or(0)
 }
 
 /// What a server has done since it was started.
@@ -24,54 +73,44 @@ pub(crate) struct Work {
 }
 
 impl Probe {
-    pub(crate) fn connect(url: &str) -> Result<Self, Fault> {
+    /// Connects to the node at `url`.
+    pub fn connect(url: &str) -> Result<Self, Fault> {
         let connection = redis::Client::open(url)?.get_connection()?;
         Ok(Self {
             connection: Mutex::new(connection),
         })
     }
 
-    pub(crate) fn query<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Fault> {
+    /// Sends one command and waits for its reply.
+    pub fn query<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Fault> {
         Ok(command.query(&mut *self.connection.lock())?)
     }
 
-    pub(crate) fn info(&self) -> Result<BTreeMap<String, String>, Fault> {
+    /// All sections of INFO.
+    pub fn info(&self) -> Result<Info, Fault> {
         let text: String = self.query(redis::cmd("INFO").arg("all"))?;
-        let pairs = text.lines().filter_map(|line| line.split_once(':'));
-        Ok(pairs
-            .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
-            .chain([("own bytes".to_owned(), text.len().to_string())])
-            .collect())
+        Ok(Info::parse(&text))
     }
 
     pub(crate) fn work(&self) -> Result<Work, Fault> {
         let info = self.info()?;
-        let number = |name: &str| -> f64 {
-            info.get(name)
-                .and_then(|value| value.parse().ok())
-                .unwrap_or_default()
-        };
-        let calls = |stats: &str| -> u64 {
-            let calls = stats
-                .split(',')
-                .find_map(|stat| stat.strip_prefix("calls="));
-            calls.and_then(|calls| calls.parse().ok()).unwrap_or(0)
-        };
         let commands = info
+            .fields
             .iter()
             .filter(|(name, _)| name.starts_with("cmdstat_") && *name != "cmdstat_info");
+        let bytes = info.number("total_net_input_bytes") + info.number("total_net_output_bytes");
         Ok(Work {
-            cpu: Duration::from_secs_f64(number("used_cpu_user") + number("used_cpu_sys")),
+            cpu: Duration::from_secs_f64(info.processor_time()),
             commands: commands.map(|(_, stats)| calls(stats)).sum(),
-            bytes: (number("total_net_input_bytes") + number("total_net_output_bytes")) as u64,
-            own_bytes: number("own bytes") as u64,
+            bytes: bytes as u64,
+            own_bytes: info.len as u64,
         })
     }
 
     /// Name and version of the server program.
     pub(crate) fn version(&self) -> Result<String, Fault> {
         let info = self.info()?;
-        let of = |name: &str| info.get(name).cloned();
+        let of = |name: &str| info.fields.get(name).cloned();
         let name = of("server_name").unwrap_or_else(|| "redis".into());
         let version = of("valkey_version").or_else(|| of("redis_version"));
         Ok(format!("{name} {}", version.unwrap_or_default()))
@@ -93,5 +132,21 @@ impl Work {
         self.cpu += other.cpu;
         self.commands += other.commands;
         self.bytes += other.bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_read_from_info() {
+        let info = Info::parse(
+            "# CPU\r\nused_cpu_sys:0.25\r\nused_cpu_user:1.5\r\n\
+             # Commandstats\r\ncmdstat_evalsha:calls=7,usec=19\r\n",
+        );
+        assert_eq!(info.processor_time(), 1.75);
+        assert_eq!((info.calls("evalsha"), info.calls("get")), (7, 0));
+        assert_eq!(info.number("uptime_in_seconds"), 0.0);
     }
 }

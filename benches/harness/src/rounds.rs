@@ -12,6 +12,8 @@ use serde::Serialize;
 use super::checker::Faults;
 use super::load::{Contender, Load, Turn};
 use super::probe::{Probe, Work};
+use super::resources::processor_time;
+use super::statistics::median;
 use crate::Fault;
 
 /// How long one contender's turn is, and how many turns it gets.
@@ -106,9 +108,9 @@ impl Entry {
 
     async fn turn(&mut self) -> Result<(), Fault> {
         let before = self.work()?;
-        let cpu = cpu_time();
+        let cpu = processor_time();
         let mut turn = self.contender.turn(&self.load).await?;
-        let cpu = cpu_time().saturating_sub(cpu);
+        let cpu = processor_time().saturating_sub(cpu);
         let work = self.work()?.since(&before);
         let is_served = !self.probes.is_empty();
         self.first_failure = self.first_failure.take().or(turn.first_failure.take());
@@ -215,42 +217,11 @@ pub(crate) async fn compete(
     Ok(faults)
 }
 
-pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// The ratio of `own` to `other`, round by round.
-pub(crate) fn ratios(own: &[f64], other: &[f64]) -> Vec<f64> {
-    own.iter().zip(other).map(|(a, b)| a / b).collect()
-}
-
 /// The entry with the highest median throughput.
 pub(crate) fn best<'e>(entries: impl Iterator<Item = &'e Entry>) -> Option<&'e Entry> {
     entries.max_by(|a, b| median(&a.throughput()).total_cmp(&median(&b.throughput())))
 }
 
-/// Processor time of this process so far.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
-}
-
 pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ratios_are_taken_round_by_round() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        // The machine became ten times slower: the ratio is the same.
-        let ratios = ratios(&[20.0, 2.0, 20.0], &[10.0, 1.0, 10.0]);
-        assert_eq!(ratios, [2.0, 2.0, 2.0]);
-        assert!(median(&[]).is_nan());
-    }
 }

@@ -74,7 +74,7 @@ impl Stage {
             if !delay.is_zero() {
                 let address = node.address.as_deref();
                 let address = address.ok_or("--delay needs nodes of the form redis://host:port")?;
-                let proxy = Proxy::start(address, delay)?;
+                let proxy = Proxy::delaying(address, delay)?;
                 node.url = proxy.url();
                 node.address = Some(proxy.address().to_string());
                 proxies.push(proxy);

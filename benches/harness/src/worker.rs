@@ -1,7 +1,6 @@
 //! A crowd in a separate process, which runs the same program.
 
 use std::io::{BufRead, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use super::contenders::signal::SignalList;
 use super::crowd::{Crowd, gather};
 use super::keys::KeySpace;
 use super::load::Locker;
+use super::process::Process;
 use crate::Fault;
 
 /// The argument that makes a program a worker. Its task and its orders arrive
@@ -86,29 +86,17 @@ async fn serve<L: Locker>(locker: &L, task: &Task) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A worker, as the parent sees it. Its handle kills it on drop.
+/// A worker, as the parent sees it.
 #[derive(Debug)]
-pub(crate) struct Worker {
-    child: Child,
-    orders: ChildStdin,
-    results: std::io::BufReader<ChildStdout>,
-}
+pub(crate) struct Worker(Process);
 
 impl Worker {
     pub(crate) fn start(task: &Task) -> Result<Self, Fault> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg(ARGUMENT)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut orders = child.stdin.take().ok_or("no pipe to the worker")?;
-        let results = child.stdout.take().ok_or("no pipe from the worker")?;
-        writeln!(orders, "{}", serde_json::to_string(task)?)?;
-        Ok(Self {
-            child,
-            orders,
-            results: std::io::BufReader::new(results),
-        })
+        let mut process = Process::start(|command| {
+            command.arg(ARGUMENT);
+        })?;
+        process.order(&serde_json::to_string(task)?)?;
+        Ok(Self(process))
     }
 
     /// Waits until it is connected.
@@ -118,8 +106,7 @@ impl Worker {
     }
 
     pub(crate) fn order(&mut self, begin: u64, end: u64) -> Result<(), Fault> {
-        let order = serde_json::to_string(&Order { begin, end })?;
-        Ok(writeln!(self.orders, "{order}")?)
+        self.0.order(&serde_json::to_string(&Order { begin, end })?)
     }
 
     /// The leases of the turn; blocks until it is over.
@@ -128,18 +115,6 @@ impl Worker {
     }
 
     fn result<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, Fault> {
-        let mut line = String::new();
-        if self.results.read_line(&mut line)? == 0 {
-            return Err("a worker ended early; its message is above".into());
-        }
-        Ok(serde_json::from_str(&line)?)
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // A process that has ended already needs no signal.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        Ok(serde_json::from_str(&self.0.line()?)?)
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::rounds::median;
+use crate::statistics::median;
 
 /// A figure and its bound.
 #[derive(Clone, Debug, Serialize)]

@@ -15,7 +15,8 @@ use crate::keys::KeySpace;
 use crate::load::{Boxed, Checked, Contender, Load, Sample, Turn};
 use crate::proxy::Proxy;
 use crate::report::goal::{Bound, Goal};
-use crate::rounds::{About, Entry, median, ratios};
+use crate::rounds::{About, Entry};
+use crate::statistics::{median, ratios};
 
 const DELAYED: &str = "quorum behind delays";
 
@@ -33,7 +34,7 @@ pub(crate) async fn slow_minority(run: &mut Run) -> Result<(), Fault> {
     }
     let mut proxies = Vec::new();
     for (address, delay) in addresses.iter().zip(DELAYS) {
-        proxies.push(Proxy::start(address, Duration::from_millis(delay))?);
+        proxies.push(Proxy::delaying(address, Duration::from_millis(delay))?);
     }
     let urls: Vec<String> = proxies.iter().map(Proxy::url).collect();
     let keys = Arc::new(KeySpace::new("lock:", run.stage.keys, 0.0));

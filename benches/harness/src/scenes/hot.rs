@@ -7,13 +7,15 @@ use super::Run;
 use crate::Fault;
 use crate::contenders::routed::Routed;
 use crate::contenders::signal::SignalList;
-use crate::crowd::{Census, Crowd, gather, now};
+use crate::crowd::{Census, Crowd, gather};
 use crate::keys::KeySpace;
 use crate::load::Locker;
 use crate::monitor::Monitor;
 use crate::report::HandOff;
 use crate::report::goal::{Bound, Goal};
-use crate::rounds::{median, nanos, ratios};
+use crate::resources::now;
+use crate::rounds::nanos;
+use crate::statistics::{median, ratios};
 
 const WAITERS: usize = 32;
 

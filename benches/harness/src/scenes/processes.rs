@@ -8,12 +8,14 @@ use super::{Run, hot};
 use crate::Fault;
 use crate::checker::Tenure;
 use crate::contenders::routed::Routed;
-use crate::crowd::{Census, now};
+use crate::crowd::Census;
 use crate::keys::KeySpace;
 use crate::load::{Locker, ReleaseOutcome};
 use crate::monitor::Monitor;
 use crate::report::goal::{Bound, Goal};
-use crate::rounds::{nanos, ratios};
+use crate::resources::now;
+use crate::rounds::nanos;
+use crate::statistics::ratios;
 use crate::worker::{Protocol, Task, Worker};
 
 const PROCESSES: usize = 4;

@@ -8,7 +8,8 @@ use crate::Fault;
 use crate::contenders::ceiling::Ceiling;
 use crate::load::Load;
 use crate::report::goal::{Bound, Goal};
-use crate::rounds::{About, Entry, best, ratios};
+use crate::rounds::{About, Entry, best};
+use crate::statistics::ratios;
 
 const ONE_NODE: &str = "one node";
 const FIVE_SHARDED: &str = "five nodes sharded";

@@ -18,14 +18,13 @@
     reason = "a failed bench stops"
 )]
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::RedisServer;
-use common::proxy::Proxy;
-use ringlock::{Init, Router};
+use ringlock::Router;
+use ringlock_bench::proxy::Proxy;
+use ringlock_bench::servers::Server;
+use ringlock_bench::statistics::{median, ratios};
+use ringlock_bench::{arguments, cluster};
 use rslock::LockManager;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -38,9 +37,7 @@ struct Plan {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // As with criterion: cargo passes --bench for a measurement.
-    let is_bench = std::env::args().any(|argument| argument == "--bench");
-    let plan = if !is_bench {
+    let plan = if !arguments::is_measurement() {
         Plan {
             turn: Duration::from_millis(5),
             rounds: 2,
@@ -51,13 +48,13 @@ async fn main() {
             rounds: 11,
         }
     };
-    let servers: Vec<RedisServer> = (0..5).map(|_| RedisServer::start()).collect();
-    let urls: Vec<String> = servers.iter().map(RedisServer::url).collect();
+    let servers = Server::start_all(5).unwrap();
+    let urls: Vec<String> = servers.iter().map(Server::socket_url).collect();
     uncontended(&plan, &servers, &urls).await;
     two_slow(&plan, &servers).await;
 }
 
-async fn uncontended(plan: &Plan, servers: &[RedisServer], urls: &[String]) {
+async fn uncontended(plan: &Plan, servers: &[Server], urls: &[String]) {
     let mut contenders = [
         Contender::ping(&servers[0]).await,
         Contender::ringlock("ringlock, 1 node", &urls[..1], 1).await,
@@ -90,13 +87,13 @@ async fn uncontended(plan: &Plan, servers: &[RedisServer], urls: &[String]) {
 }
 
 /// A quorum answers at its third node: two slow ones change nothing.
-async fn two_slow(plan: &Plan, servers: &[RedisServer]) {
+async fn two_slow(plan: &Plan, servers: &[Server]) {
     // The fast ones go through a proxy too, so that only the delay differs.
-    let delayed = |delay: u64, servers: &[RedisServer]| -> Vec<Proxy> {
+    let delayed = |delay: u64, servers: &[Server]| -> Vec<Proxy> {
         let delay = Duration::from_millis(delay);
         servers
             .iter()
-            .map(|server| Proxy::start(server.socket(), delay))
+            .map(|server| Proxy::delaying_replies(&server.address(), delay).unwrap())
             .collect()
     };
     let fast: Vec<Proxy> = delayed(1, servers);
@@ -151,7 +148,7 @@ enum Kind {
 }
 
 impl Contender {
-    async fn ping(server: &RedisServer) -> Self {
+    async fn ping(server: &Server) -> Self {
         let stream = UnixStream::connect(server.socket()).await.unwrap();
         Self {
             name: "PING, bare",
@@ -161,13 +158,10 @@ impl Contender {
     }
 
     async fn ringlock(name: &'static str, urls: &[String], replicas: usize) -> Self {
-        let mut builder = Router::builder().replicas(replicas).init(Init::Now);
-        for (index, url) in urls.iter().enumerate() {
-            builder = builder.node(format!("n{index}"), url);
-        }
         // Separate clusters on the same servers.
         let namespace = name.replace([' ', ','], "-");
-        let router = builder
+        let router = cluster::builder(urls.to_vec())
+            .replicas(replicas)
             .configure(|config| {
                 config.router.key_prefix = format!("{namespace}:");
                 config.router.namespace = namespace;
@@ -230,18 +224,7 @@ impl Contender {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
-
 /// The median over the rounds of the ratio of `own` to `other`.
 fn ratio(own: &[f64], other: &[f64]) -> f64 {
-    median(
-        &own.iter()
-            .zip(other)
-            .map(|(own, other)| own / other)
-            .collect::<Vec<_>>(),
-    )
+    median(&ratios(own, other))
 }

@@ -17,18 +17,17 @@
     reason = "a failed bench stops"
 )]
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-
 use std::alloc::System;
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use common::RedisServer;
-use ringlock::{Guard, Init, Router};
-use rustix::time::{ClockId, clock_gettime};
+use ringlock::{Guard, Router};
+use ringlock_bench::probe::{Info, Probe};
+use ringlock_bench::resources::processor_time;
+use ringlock_bench::servers::Server;
+use ringlock_bench::{arguments, cluster};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -48,9 +47,7 @@ struct Plan {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // As with criterion: cargo passes --bench for a measurement.
-    let is_bench = std::env::args().any(|argument| argument == "--bench");
-    let plan = if is_bench {
+    let plan = if arguments::is_measurement() {
         Plan {
             leases: 100_000,
             waiters: 10_000,
@@ -65,21 +62,16 @@ async fn main() {
             watched: Duration::from_millis(1_500),
         }
     };
-    let servers: Vec<RedisServer> = (0..NODES).map(|_| RedisServer::start()).collect();
-    let router = connect(&servers).await;
-    hold(&plan, &servers, &router).await;
+    let servers = Server::start_all(NODES).unwrap();
+    let probe = |server: &Server| Probe::connect(&server.socket_url()).unwrap();
+    let probes: Vec<Probe> = servers.iter().map(probe).collect();
+    let builder = cluster::builder(servers.iter().map(Server::socket_url));
+    let router = builder.connect().await.unwrap();
+    hold(&plan, &probes, &router).await;
     wait(&plan, &router).await;
 }
 
-async fn connect(servers: &[RedisServer]) -> Router {
-    let nodes = servers.iter().enumerate();
-    let builder = nodes.fold(Router::builder(), |builder, (index, server)| {
-        builder.node(format!("n{index}"), server.url())
-    });
-    builder.init(Init::Now).connect().await.unwrap()
-}
-
-async fn hold(plan: &Plan, servers: &[RedisServer], router: &Router) {
+async fn hold(plan: &Plan, probes: &[Probe], router: &Router) {
     let keys: Vec<String> = (0..plan.leases).map(|i| format!("lock:{i:08}")).collect();
     let mut guards: Vec<Guard> = Vec::with_capacity(plan.leases);
     // Allocations that are made only once are not counted.
@@ -93,7 +85,7 @@ async fn hold(plan: &Plan, servers: &[RedisServer], router: &Router) {
     let kept = change.bytes_allocated as i64 - change.bytes_deallocated as i64;
     let per_lease = kept as f64 / plan.leases as f64 + size_of::<Guard>() as f64;
 
-    let before = Reading::of(servers, router);
+    let before = Reading::of(probes, router);
     let mut spread = Vec::new();
     let mut extended = before.extended;
     while before.at.elapsed() < plan.watched {
@@ -102,13 +94,13 @@ async fn hold(plan: &Plan, servers: &[RedisServer], router: &Router) {
         spread.push((now - extended) as f64);
         extended = now;
     }
-    let after = Reading::of(servers, router);
+    let after = Reading::of(probes, router);
 
     assert!(
         guards.iter().all(|guard| guard.loss().is_none()),
         "a lease was lost"
     );
-    let entries: usize = servers.iter().map(count).sum();
+    let entries: usize = probes.iter().map(count).sum();
     assert_eq!(entries, plan.leases, "entries on the servers");
 
     let seconds = (after.at - before.at).as_secs_f64();
@@ -145,7 +137,7 @@ async fn hold(plan: &Plan, servers: &[RedisServer], router: &Router) {
     drop(guards);
     assert!(router.drained().await, "releases are under way");
     assert_eq!(
-        servers.iter().map(count).sum::<usize>(),
+        probes.iter().map(count).sum::<usize>(),
         0,
         "entries after release"
     );
@@ -189,42 +181,20 @@ struct Reading {
 }
 
 impl Reading {
-    fn of(servers: &[RedisServer], router: &Router) -> Self {
-        let infos: Vec<String> = servers.iter().map(info).collect();
-        let sum = |read: fn(&str) -> f64| infos.iter().map(|info| read(info)).sum::<f64>();
-        let own = clock_gettime(ClockId::ProcessCPUTime);
+    fn of(probes: &[Probe], router: &Router) -> Self {
+        let infos = probes.iter().map(|probe| probe.info().unwrap());
+        let infos: Vec<_> = infos.collect();
         Self {
             at: Instant::now(),
             extended: router.stats().extended,
-            scripts: sum(|info| {
-                let line = info
-                    .lines()
-                    .find(|line| line.starts_with("cmdstat_evalsha:"));
-                number(line.unwrap_or_default(), "calls=")
-            }) as u64,
-            client: own.tv_sec as f64 + own.tv_nsec as f64 / 1e9,
-            servers: sum(|info| number(info, "used_cpu_user:") + number(info, "used_cpu_sys:")),
+            scripts: infos.iter().map(|info| info.calls("evalsha")).sum(),
+            client: processor_time().as_secs_f64(),
+            servers: infos.iter().map(Info::processor_time).sum(),
         }
     }
 }
 
-/// The number that follows `name`.
-fn number(text: &str, name: &str) -> f64 {
-    let rest = text.split_once(name).map_or("", |(_, rest)| rest);
-    let end = rest.find(|char: char| !char.is_ascii_digit() && char != '.');
-    rest[..end.unwrap_or(rest.len())].parse().unwrap_or(0.0)
-}
-
-fn info(server: &RedisServer) -> String {
-    let everything = redis::cmd("INFO")
-        .arg("everything")
-        .query(&mut server.client());
-    everything.unwrap()
-}
-
-fn count(server: &RedisServer) -> usize {
-    let keys = redis::cmd("KEYS")
-        .arg("ringlock:lock:*")
-        .query::<Vec<String>>(&mut server.client());
+fn count(probe: &Probe) -> usize {
+    let keys = probe.query::<Vec<String>>(redis::cmd("KEYS").arg("ringlock:lock:*"));
     keys.unwrap().len()
 }

@@ -19,15 +19,14 @@
     reason = "a failed bench stops"
 )]
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use common::proxy::Proxy;
-use common::{RedisServer, name};
-use ringlock::{Init, Router};
+use ringlock::Router;
+use ringlock_bench::proxy::Proxy;
+use ringlock_bench::servers::Server;
+use ringlock_bench::statistics::percentile;
+use ringlock_bench::{arguments, cluster};
 use tokio::task::JoinSet;
 
 const NODES: usize = 5;
@@ -56,14 +55,6 @@ struct Seen {
     had: Vec<Duration>,
     refused: usize,
     latest: Duration,
-}
-
-impl Seen {
-    fn percentile(&mut self, share: f64) -> Duration {
-        self.had.sort_unstable();
-        let at = ((self.had.len() as f64 * share) as usize).min(self.had.len().saturating_sub(1));
-        self.had.get(at).copied().unwrap_or_default()
-    }
 }
 
 async fn work(router: &Router, span: Duration) -> Seen {
@@ -105,29 +96,27 @@ async fn work(router: &Router, span: Duration) -> Seen {
 
 /// One scene; false if it fails.
 async fn scene(trouble: Trouble, count: usize, span: Duration) -> bool {
-    let mut servers: Vec<RedisServer> = (0..NODES).map(|_| RedisServer::start()).collect();
+    let mut servers = Server::start_all(NODES).expect("servers");
     let slow = if trouble == Trouble::Slow { count } else { 0 };
-    let before = |server: &RedisServer| Proxy::start(server.socket(), SLOW);
+    let before =
+        |server: &Server| Proxy::delaying_replies(&server.address(), SLOW).expect("a proxy");
     let proxies: Vec<Proxy> = servers.iter().take(slow).map(before).collect();
-    let direct = servers.iter().skip(slow).map(RedisServer::url);
+    let direct = servers.iter().skip(slow).map(Server::socket_url);
     let urls = proxies.iter().map(Proxy::url).chain(direct);
-    let builder = Router::builder().init(Init::Now).replicas(NODES);
-    let builder = urls.enumerate().fold(builder, |builder, (index, url)| {
-        builder.node(name(index), url)
-    });
+    let builder = cluster::builder(urls).replicas(NODES);
     let router = builder.connect().await.expect("a router");
     drop(router.try_acquire("first").await.expect("a lease"));
     for server in servers.iter_mut().take(count) {
         match trouble {
             Trouble::Down => server.kill(),
-            Trouble::Stalled => server.freeze(),
+            Trouble::Stalled => server.freeze().expect("SIGSTOP"),
             Trouble::Slow => {}
         }
     }
     let mut seen = work(&router, span).await;
     let total = seen.had.len() + seen.refused;
     let share = seen.had.len() as f64 / total.max(1) as f64;
-    let (p50, p95) = (seen.percentile(0.5), seen.percentile(0.95));
+    let [p50, p95] = [0.5, 0.95].map(|share| percentile(&mut seen.had, share));
     println!(
         "{count} {:<8} {:>8} {:>8.2} % {:>9.2} {:>9.2} {:>9} {:>11.1}",
         format!("{trouble:?}").to_lowercase(),
@@ -139,7 +128,9 @@ async fn scene(trouble: Trouble, count: usize, span: Duration) -> bool {
         1e3 * seen.latest.as_secs_f64(),
     );
     if trouble == Trouble::Stalled {
-        servers.iter().take(count).for_each(RedisServer::thaw);
+        for server in servers.iter().take(count) {
+            server.thaw().expect("SIGCONT");
+        }
     }
     let is_minority = count <= NODES / 2;
     let expected = match trouble {
@@ -152,9 +143,10 @@ async fn scene(trouble: Trouble, count: usize, span: Duration) -> bool {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    // As with criterion: cargo passes --bench for a measurement.
-    let is_bench = std::env::args().any(|argument| argument == "--bench");
-    let span = Duration::from_millis(if is_bench { 4_000 } else { 300 });
+    let span = match arguments::is_measurement() {
+        true => Duration::from_secs(4),
+        false => Duration::from_millis(300),
+    };
     println!("{NODES} nodes, {NODES} replicas, {TASKS} tasks, wait {WAIT:?}");
     println!(
         "{:<10} {:>8} {:>10} {:>9} {:>9} {:>9} {:>11}",
@@ -168,10 +160,5 @@ async fn main() -> ExitCode {
             }
         }
     }
-    if is_good {
-        ExitCode::SUCCESS
-    } else {
-        println!("NOT GOOD: see what is told above against the head of the program");
-        ExitCode::FAILURE
-    }
+    arguments::verdict(is_good)
 }

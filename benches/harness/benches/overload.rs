@@ -22,18 +22,18 @@
     reason = "a failed bench stops"
 )]
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::proxy::Proxy;
-use common::{RedisServer, name};
 use parking_lot::Mutex;
-use ringlock::{Guard, Init, Router};
+use ringlock::{Guard, Router};
+use ringlock_bench::proxy::Proxy;
+use ringlock_bench::resources::memory;
+use ringlock_bench::servers::Server;
+use ringlock_bench::statistics::percentile;
+use ringlock_bench::{arguments, cluster};
 use tokio::task::JoinSet;
 
 const NODES: usize = 5;
@@ -68,16 +68,9 @@ struct Plan {
 
 impl Plan {
     fn of_arguments() -> Self {
-        let arguments: Vec<String> = std::env::args().collect();
-        let option = |name: &str| -> Option<f64> {
-            let at = arguments.iter().position(|argument| argument == name)?;
-            let value = arguments.get(at + 1).and_then(|text| text.parse().ok());
-            Some(value.unwrap_or_else(|| panic!("{name} takes a number")))
-        };
-        // As with criterion: cargo passes --bench for a measurement.
-        let is_bench = arguments.iter().any(|argument| argument == "--bench");
+        let is_bench = arguments::is_measurement();
         let number = |name, bench: f64, quick: f64| {
-            option(name).unwrap_or(if is_bench { bench } else { quick })
+            arguments::number(name).unwrap_or(if is_bench { bench } else { quick })
         };
         Self {
             replicas: number("--replicas", 1.0, 1.0) as usize,
@@ -97,10 +90,10 @@ struct Tally {
     began: AtomicU64,
     served: AtomicU64,
     refused: AtomicU64,
-    /// Microseconds by which errors came after the wait.
-    late: Mutex<Vec<u64>>,
-    /// Microseconds until a lock was granted.
-    waits: Mutex<Vec<u64>>,
+    /// By how much errors came after the wait.
+    late: Mutex<Vec<Duration>>,
+    /// How long until a lock was granted.
+    waits: Mutex<Vec<Duration>>,
 }
 
 impl Tally {
@@ -111,31 +104,24 @@ impl Tally {
         let took = start.elapsed();
         match acquired {
             Ok(guard) => {
-                self.waits.lock().push(took.as_micros() as u64);
+                self.waits.lock().push(took);
                 if guard.release().await.is_ok() {
                     self.served.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Err(_) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                let late = took.saturating_sub(WAIT);
-                self.late.lock().push(late.as_micros() as u64);
+                self.late.lock().push(took.saturating_sub(WAIT));
             }
         }
     }
-}
-
-fn percentile(values: &mut [u64], share: f64) -> Duration {
-    values.sort_unstable();
-    let at = ((values.len() as f64 * share) as usize).min(values.len().saturating_sub(1));
-    Duration::from_micros(values.get(at).copied().unwrap_or_default())
 }
 
 /// Leases that are kept alive, and the intervals of their renewals.
 #[derive(Debug)]
 struct Keep {
     guards: Arc<Vec<Guard>>,
-    gaps: Arc<Mutex<Vec<u64>>>,
+    gaps: Arc<Mutex<Vec<Duration>>>,
     watch: tokio::task::JoinHandle<()>,
 }
 
@@ -159,7 +145,7 @@ impl Keep {
                     for (guard, (until, since)) in guards.iter().zip(&mut known) {
                         if guard.valid_until() != *until {
                             *until = guard.valid_until();
-                            gaps.lock().push(since.elapsed().as_micros() as u64);
+                            gaps.lock().push(since.elapsed());
                             *since = Instant::now();
                         }
                     }
@@ -191,13 +177,6 @@ impl Drop for Keep {
     fn drop(&mut self) {
         self.watch.abort();
     }
-}
-
-/// Bytes of memory in use; 0 where that is unknown.
-fn memory() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
-    pages.unwrap_or(0_u64) * 4096
 }
 
 /// Lets [`BUSY`] tasks take locks for `span`; returns the locks per second and
@@ -269,17 +248,14 @@ async fn recovery(router: &Router, usual: Duration, keys: &Arc<AtomicU64>) -> Du
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let plan = Plan::of_arguments();
-    let servers: Vec<RedisServer> = (0..NODES).map(|_| RedisServer::start()).collect();
-    let throttled = |server: &RedisServer| Proxy::throttled(server.socket(), plan.bytes_per_second);
+    let servers = Server::start_all(NODES).expect("servers");
+    let throttled = |server: &Server| {
+        Proxy::throttled(&server.address(), plan.bytes_per_second).expect("a proxy")
+    };
     let proxies: Vec<Proxy> = servers.iter().map(throttled).collect();
-    let builder = Router::builder()
-        .init(Init::Now)
+    let builder = cluster::builder(proxies.iter().map(Proxy::url))
         .replicas(plan.replicas)
         .ttl(TTL);
-    let nodes = proxies.iter().enumerate();
-    let builder = nodes.fold(builder, |builder, (index, proxy)| {
-        builder.node(name(index), proxy.url())
-    });
     let router = builder.connect().await.expect("a router");
     let keys = Arc::new(AtomicU64::new(0));
     let keep = Keep::hold(&router, plan.leases).await;
@@ -333,10 +309,5 @@ async fn main() -> ExitCode {
         && late[1] <= LATE
         && recovered <= RECOVERY
         && renewals > 0;
-    if is_good {
-        ExitCode::SUCCESS
-    } else {
-        println!("NOT GOOD: see what is told above against the head of the program");
-        ExitCode::FAILURE
-    }
+    arguments::verdict(is_good)
 }

@@ -21,19 +21,20 @@
     reason = "a failed bench stops"
 )]
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-
 use std::fmt;
-use std::io::{BufRead, BufReader, Lines, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::node::now;
-use common::{RedisServer, name};
 use rand::RngExt;
-use ringlock::{Change, Guard, Init, NodeConfig, Router};
+use ringlock::{Change, Guard, NodeConfig, Router};
+use ringlock_bench::cluster::name;
+use ringlock_bench::probe::Probe;
+use ringlock_bench::process::Process;
+use ringlock_bench::resources::now;
+use ringlock_bench::servers::Server;
+use ringlock_bench::statistics::percentile;
+use ringlock_bench::{arguments, cluster};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -68,16 +69,10 @@ struct Plan {
 
 impl Plan {
     fn of_arguments() -> Self {
-        let arguments: Vec<String> = std::env::args().collect();
-        let option = |name: &str| -> Option<f64> {
-            let at = arguments.iter().position(|argument| argument == name)?;
-            let value = arguments.get(at + 1).and_then(|text| text.parse().ok());
-            Some(value.unwrap_or_else(|| panic!("{name} takes a number")))
-        };
-        // As with criterion: cargo passes --bench for a measurement.
-        let is_bench = arguments.iter().any(|argument| argument == "--bench");
+        let is_bench = arguments::is_measurement();
         let either = |bench: f64, quick: f64| if is_bench { bench } else { quick };
-        let number = |name, bench, quick| option(name).unwrap_or_else(|| either(bench, quick));
+        let number =
+            |name, bench, quick| arguments::number(name).unwrap_or_else(|| either(bench, quick));
         let seconds = |name, bench, quick| Duration::from_secs_f64(number(name, bench, quick));
         Self {
             replicas: 1,
@@ -91,11 +86,7 @@ impl Plan {
     }
 
     async fn connect(&self, urls: impl IntoIterator<Item = String>) -> Router {
-        let builder = Router::builder().init(Init::Now).replicas(self.replicas);
-        let nodes = urls.into_iter().enumerate();
-        let builder = nodes.fold(builder, |builder, (index, url)| {
-            builder.node(name(index), url)
-        });
+        let builder = cluster::builder(urls).replicas(self.replicas);
         let builder = builder.configure(|config| {
             config.router.ttl = self.max_ttl;
             config.router.max_ttl = self.max_ttl;
@@ -153,7 +144,7 @@ impl Tenure {
             fence: guard.fence().get(),
             asked,
             from,
-            to: now().as_nanos().min(guard.valid_until().as_nanos()),
+            to: now().min(guard.valid_until().as_nanos()),
             is_kept: false,
             lost_with: None,
         }
@@ -257,12 +248,12 @@ async fn keep(
     let mut tenures = Vec::new();
     let mut failures = 0;
     while !*resting.borrow_and_update() {
-        let asked = now().as_nanos();
+        let asked = now();
         let Ok(guard) = router.acquire(&key).wait(WAIT).keep_alive().await else {
             failures += 1;
             continue;
         };
-        let from = now().as_nanos();
+        let from = now();
         if tenures.is_empty() {
             ready.add_permits(1);
         }
@@ -294,10 +285,10 @@ async fn bustle(router: Router, resting: watch::Receiver<bool>) -> Tally {
             let key = format!("brief-{}", random.random_range(0..KEYS));
             (key, millis(&mut random, 40), millis(&mut random, 8))
         };
-        let asked = now().as_nanos();
+        let asked = now();
         match router.acquire(&key).wait(WAIT).await {
             Ok(guard) => {
-                let from = now().as_nanos();
+                let from = now();
                 tokio::time::sleep(hold).await;
                 tenures.push(Tenure::of(&guard, asked, from));
                 let _ = guard.release().await;
@@ -309,12 +300,8 @@ async fn bustle(router: Router, resting: watch::Receiver<bool>) -> Tally {
     (tenures, failures)
 }
 
-/// A worker, as the first process sees it. Its handle kills it on drop.
-struct Worker {
-    child: Child,
-    orders: ChildStdin,
-    lines: Lines<BufReader<ChildStdout>>,
-}
+/// A worker, as the first process sees it.
+struct Worker(Process);
 
 impl Worker {
     fn start(plan: &Plan, index: usize, urls: &[String]) -> Self {
@@ -330,27 +317,18 @@ impl Worker {
             .iter()
             .map(ToString::to_string)
             .chain(urls.to_vec());
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .env(WORKER, reported.collect::<Vec<_>>().join(" "))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("this very program");
-        let orders = child.stdin.take().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self {
-            child,
-            orders,
-            lines,
-        }
+        let process = Process::start(|command| {
+            command.env(WORKER, reported.collect::<Vec<_>>().join(" "));
+        });
+        Self(process.expect("this very program"))
     }
 
     fn line(&mut self) -> String {
-        self.lines.next().expect("the worker lives").unwrap()
+        self.0.line().expect("the worker lives")
     }
 
     fn order(&mut self, order: &str) {
-        writeln!(self.orders, "{order}").unwrap();
+        self.0.order(order).unwrap();
     }
 
     /// All leases that it held, and how many of its acquires failed.
@@ -362,13 +340,6 @@ impl Worker {
             }
             history.extend(Tenure::read(&line));
         }
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -387,33 +358,26 @@ struct Step {
 }
 
 /// Servers for the members and for the nodes that join.
-struct Servers(Vec<RedisServer>);
+struct Servers(Vec<Server>);
 
 impl Servers {
     fn urls(&self) -> Vec<String> {
-        self.0[..MEMBERS].iter().map(RedisServer::url).collect()
+        self.0[..MEMBERS].iter().map(Server::socket_url).collect()
     }
 
     fn joining(&self, index: usize) -> NodeConfig {
-        NodeConfig::new(name(index), self.0[index].url())
+        NodeConfig::new(name(index), self.0[index].socket_url())
     }
 
     /// The number of commands that all have carried out.
-    fn commands(clients: &mut [redis::Connection]) -> u64 {
-        let of = |client: &mut redis::Connection| -> u64 {
-            let info: String = redis::cmd("INFO").arg("stats").query(client).unwrap();
-            let line = info
-                .lines()
-                .find_map(|line| line.strip_prefix("total_commands_processed:"));
-            line.unwrap().parse().unwrap()
-        };
-        clients.iter_mut().map(of).sum()
+    fn commands(probes: &[Probe]) -> u64 {
+        let of = |probe: &Probe| probe.info().unwrap().number("total_commands_processed");
+        probes.iter().map(of).sum::<f64>() as u64
     }
 }
 
 async fn measure(plan: &Plan) -> bool {
-    let servers = (0..MEMBERS + 2).map(|_| RedisServer::start());
-    let mut servers = Servers(servers.collect());
+    let mut servers = Servers(Server::start_all(MEMBERS + 2).unwrap());
     let urls = servers.urls();
     let mut workers: Vec<Worker> = (0..WORKERS)
         .map(|index| Worker::start(plan, index, &urls))
@@ -429,7 +393,7 @@ async fn measure(plan: &Plan) -> bool {
     tokio::time::sleep(plan.calm).await;
     steps.push(lose(plan, &urls, &mut servers, 3).await);
     tokio::time::sleep(plan.calm.max(plan.max_ttl)).await;
-    let end = now().as_nanos();
+    let end = now();
 
     let (mut history, mut failures) = (Vec::new(), 0);
     for worker in &mut workers {
@@ -437,15 +401,16 @@ async fn measure(plan: &Plan) -> bool {
         failures += worker.history(&mut history);
     }
     tokio::time::sleep(plan.calm).await;
-    let mut clients: Vec<_> = servers.0.iter().map(RedisServer::client).collect();
-    let before = Servers::commands(&mut clients);
+    let probe = |server: &Server| Probe::connect(&server.socket_url()).unwrap();
+    let probes: Vec<Probe> = servers.0.iter().map(probe).collect();
+    let before = Servers::commands(&probes);
     tokio::time::sleep(plan.idle).await;
     // Each reading counts itself in the next.
-    let idle = Servers::commands(&mut clients) - before - clients.len() as u64;
+    let idle = Servers::commands(&probes) - before - probes.len() as u64;
     let idle = idle as f64 / plan.idle.as_secs_f64() / WORKERS as f64;
     workers.iter_mut().for_each(|worker| worker.order("end"));
-    for worker in &mut workers {
-        assert!(worker.child.wait().unwrap().success());
+    for worker in workers {
+        worker.0.end().unwrap();
     }
     report(plan, &steps, &mut history, end, failures, idle)
 }
@@ -477,14 +442,14 @@ async fn make(plan: &Plan, urls: &[String], name: &'static str, change: Change) 
     let router = plan.connect(urls.to_vec()).await;
     let rebalancer = router.rebalancer();
     let planned = rebalancer.plan([change]).await.unwrap();
-    let begun = now().as_nanos();
+    let begun = now();
     let report = rebalancer.apply(&planned, |_| {}).await.unwrap();
     assert!(report.retired.iter().all(|(_, knows)| *knows));
     let moves = &planned.moves[0];
     Step {
         name,
         begun,
-        over: now().as_nanos(),
+        over: now(),
         moves: Some((moves.owners / moves.owners_minimum, moves.sets)),
         dead: None,
     }
@@ -495,13 +460,17 @@ async fn lose(plan: &Plan, urls: &[String], servers: &mut Servers, index: usize)
     let router = plan.connect(urls.to_vec()).await;
     let epoch = || router.route("k").unwrap().view.epoch;
     let before = epoch();
-    let begun = now().as_nanos();
-    servers.0[index].restart();
-    common::eventually(RETURN, "the node is let in again", || epoch() > before).await;
+    let begun = now();
+    servers.0[index].restart().unwrap();
+    let deadline = Instant::now() + RETURN;
+    while epoch() <= before {
+        assert!(Instant::now() < deadline, "the node is still out");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     Step {
         name: "kill -9",
         begun,
-        over: now().as_nanos(),
+        over: now(),
         moves: None,
         dead: Some(name(index)),
     }
@@ -530,13 +499,11 @@ fn latencies(history: &[Tenure], from: u64, to: u64) -> (f64, f64) {
     let brief = history.iter().filter(|lease| !lease.is_kept);
     let granted = brief.filter(|lease| (from..to).contains(&lease.from));
     let mut took: Vec<u64> = granted.map(|lease| lease.from - lease.asked).collect();
-    took.sort_unstable();
-    let at = |share: f64| {
-        let index = (took.len() as f64 * share) as usize;
-        took.get(index)
-            .map_or(f64::NAN, |&nanos| nanos as f64 / 1e6)
+    let mut millis = |share| match took.is_empty() {
+        true => f64::NAN,
+        false => percentile(&mut took, share) as f64 / 1e6,
     };
-    (at(0.5), at(0.99))
+    (millis(0.5), millis(0.99))
 }
 
 fn report(

@@ -22,19 +22,18 @@
     reason = "a failed bench stops"
 )]
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{RedisServer, name, seed};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use ringlock::{Guard, Init, Router};
+use ringlock::{Guard, Router};
+use ringlock_bench::resources::memory;
+use ringlock_bench::servers::Server;
+use ringlock_bench::{arguments, cluster};
 use tokio::task::JoinSet;
 
 const NODES: usize = 5;
@@ -127,15 +126,8 @@ impl Record {
     }
 }
 
-/// Bytes of memory in use; 0 where that is unknown.
-fn memory() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
-    pages.unwrap_or(0_u64) * 4096
-}
-
 /// Kills connections and data until the run is over; returns how often.
-fn trouble(servers: &Mutex<Vec<RedisServer>>, record: &Record, span: Duration) -> (u32, u32) {
+fn trouble(servers: &Mutex<Vec<Server>>, record: &Record, span: Duration) -> (u32, u32) {
     let (start, mut kills, mut losses) = (Instant::now(), 0, 0);
     while !record.is_over.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(50));
@@ -145,12 +137,15 @@ fn trouble(servers: &Mutex<Vec<RedisServer>>, record: &Record, span: Duration) -
             let server = &servers[kills as usize % NODES];
             let mut kill = redis::cmd("CLIENT");
             kill.arg("KILL").arg("TYPE").arg("normal");
-            kill.exec(&mut server.client()).expect("CLIENT KILL");
+            kill.exec(&mut server.client().expect("a connection"))
+                .expect("CLIENT KILL");
             kills += 1;
         }
         // A server that is lost near the end would not be back in time.
         if spent >= LOSSES * (losses + 1) && spent + LOSSES < span {
-            servers[losses as usize % NODES].restart();
+            servers[losses as usize % NODES]
+                .restart()
+                .expect("a restart");
             losses += 1;
         }
     }
@@ -159,22 +154,12 @@ fn trouble(servers: &Mutex<Vec<RedisServer>>, record: &Record, span: Duration) -
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().collect();
-    let at = arguments
-        .iter()
-        .position(|argument| argument == "--minutes");
-    let minutes = at.and_then(|at| arguments.get(at + 1)?.parse().ok());
-    // As with criterion: cargo passes --bench for a measurement.
-    let is_bench = arguments.iter().any(|argument| argument == "--bench");
-    let minutes: f64 = minutes.unwrap_or(if is_bench { 30.0 } else { 0.05 });
+    let is_bench = arguments::is_measurement();
+    let minutes = arguments::number("--minutes").unwrap_or(if is_bench { 30.0 } else { 0.05 });
     let span = Duration::from_secs_f64(60.0 * minutes);
 
-    let servers: Vec<RedisServer> = (0..NODES).map(|_| RedisServer::start()).collect();
-    let builder = Router::builder().init(Init::Now).replicas(3);
-    let nodes = servers.iter().enumerate();
-    let builder = nodes.fold(builder, |builder, (index, server)| {
-        builder.node(name(index), server.url())
-    });
+    let servers = Server::start_all(NODES).expect("servers");
+    let builder = cluster::builder(servers.iter().map(Server::socket_url)).replicas(3);
     let router = builder.connect().await.expect("a router");
     let mut kept = Vec::new();
     for lease in 0..KEPT {
@@ -182,7 +167,7 @@ async fn main() -> ExitCode {
         kept.push(acquire.await.expect("a lease"));
     }
     let (record, servers) = (Arc::new(Record::default()), Arc::new(Mutex::new(servers)));
-    let mut random = StdRng::seed_from_u64(seed());
+    let mut random = StdRng::seed_from_u64(arguments::seed());
     let mut tasks = JoinSet::new();
     for _ in 0..TASKS {
         let (record, router) = (Arc::clone(&record), router.clone());
@@ -227,9 +212,5 @@ async fn main() -> ExitCode {
         megabytes[0], megabytes[6]
     );
     let has_grown = is_bench && end > third * (1.0 + GROWTH);
-    if has_grown || overlaps + reversals > 0 || lost > 0 {
-        println!("NOT GOOD: see what is told above against the head of the program");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+    arguments::verdict(!has_grown && overlaps + reversals == 0 && lost == 0)
 }
