@@ -1,5 +1,6 @@
 //! The command line of the program `ringlock-bench` and of the bench `modes`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -42,6 +43,13 @@ pub fn run_program() -> ExitCode {
 /// argument `--bench`, as in `cargo test --benches`, every scene runs once and
 /// briefly.
 pub fn run_bench(peers: &'static [Peer]) -> ExitCode {
+    // Cargo runs a bench in the folder of its package. Paths on the command line
+    // and that of the report are relative to the workspace.
+    if let Some(package) = std::env::var_os("CARGO_MANIFEST_DIR")
+        && let Err(error) = std::env::set_current_dir(Path::new(&package).join("../.."))
+    {
+        return failed(&error.to_string(), FAILED, false);
+    }
     main(peers, false)
 }
 
