@@ -3,10 +3,10 @@
 //! # Both modes, compared with peers
 //!
 //! ```sh
-//! cargo bench --features cli --bench modes                    # everything, some minutes
-//! cargo bench --features cli --bench modes -- --quick         # under a minute
-//! cargo run --release --features cli -- bench                 # the same without rslock
-//! cargo run --release --features cli -- bench --nodes redis://a,redis://b,redis://c
+//! cargo bench --bench modes                    # everything, some minutes
+//! cargo bench --bench modes -- --quick         # under a minute
+//! cargo install --path benches/harness         # the same without rslock, as `ringlock bench`
+//! ringlock bench --nodes redis://a,redis://b,redis://c
 //! ```
 //!
 //! The bench starts its own redis-servers on the loopback, or uses your nodes,

@@ -9,6 +9,7 @@
     reason = "a test that cannot go on fails, and tells how far it came"
 )]
 
+mod bench;
 mod exec;
 mod exec_ends;
 mod exec_terminal;

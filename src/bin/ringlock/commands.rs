@@ -2,6 +2,7 @@
 
 pub(crate) mod abort;
 pub(crate) mod apply;
+pub(crate) mod bench;
 pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod force;

@@ -1,6 +1,5 @@
 //! The program `ringlock`.
 
-mod bench;
 mod change_run;
 mod checklist;
 mod cluster;
@@ -16,8 +15,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    abort, apply, doctor, exec, force, init, locks, plan, readmit, release, resume, ring, route,
-    status,
+    abort, apply, bench, doctor, exec, force, init, locks, plan, readmit, release, resume, ring,
+    route, status,
 };
 use output::{Exit, Failure, Output, exit_codes};
 use ringlock::Config;
@@ -62,17 +61,13 @@ enum Command {
     Status(status::Options),
     /// Checks configuration and servers, and prints how to fix what is wrong.
     Doctor,
-    #[command(after_help = exit_codes())]
-    Bench(Box<bench::Options>),
+    Bench(bench::Options),
     /// A helper process of exec: it ends the command if exec dies.
     #[command(name = exec::supervisor::SUPERVISOR, hide = true)]
     ExecSupervisor(exec::supervisor::Options),
     /// A helper process of exec: it becomes the command.
     #[command(name = exec::supervisor::COMMAND, hide = true)]
     ExecProgram(exec::supervisor::CommandOptions),
-    /// A worker process of the bench.
-    #[command(name = bench::worker::ARGUMENT, hide = true)]
-    BenchWorker,
 }
 
 fn main() -> ExitCode {
@@ -81,19 +76,8 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let output = Output { is_json: cli.json };
-    let failed = |fault: bench::Fault| Failure::new(Exit::Failed, fault.to_string());
     let done = match cli.command {
-        Command::Bench(options) => {
-            let effort = match options.quick {
-                true => bench::Effort::Quick,
-                false => bench::Effort::Full,
-            };
-            let done = bench::run(&options, effort, &[], output.is_json);
-            done.map(bench::Outcome::exit_code).map_err(failed)
-        }
-        Command::BenchWorker => bench::worker::run()
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(failed),
+        Command::Bench(options) => bench::run::<Cli>(&options, output),
         Command::ExecSupervisor(options) => exec::supervisor::run(&options).map_err(Failure::from),
         Command::ExecProgram(options) => {
             exec::supervisor::become_command(&options).map_err(Failure::from)
@@ -127,10 +111,9 @@ fn run(command: Command, path: &PathBuf, output: Output) -> Result<ExitCode, Fai
             Command::Exec(options) => exec::run(&options, config()?, output).await,
             Command::Status(options) => status::run(&options, &config()?, output).await,
             Command::Doctor => doctor::run(path, output).await,
-            Command::Bench(_)
-            | Command::BenchWorker
-            | Command::ExecSupervisor(_)
-            | Command::ExecProgram(_) => Ok(ExitCode::SUCCESS),
+            Command::Bench(_) | Command::ExecSupervisor(_) | Command::ExecProgram(_) => {
+                Ok(ExitCode::SUCCESS)
+            }
         }
     })
 }

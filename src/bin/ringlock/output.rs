@@ -62,11 +62,11 @@ pub(crate) const EXITS: [(Exit, &str); 12] = [
     ),
     (
         Exit::NotExecutable,
-        "exec: the command is not executable; it was not run",
+        "exec: the command is not executable; it was not run; bench: the same of ringlock-bench",
     ),
     (
         Exit::NotFound,
-        "exec: the command does not exist; it was not run",
+        "exec: the command does not exist; it was not run; bench: ringlock-bench is not installed",
     ),
     (
         Exit::Interrupted,
