@@ -166,10 +166,11 @@ fn fences_of(guards: &GuardSet) -> Fences {
 async fn ten_thousand_keys_in_one_call() {
     for (arm, replicas) in ARMS.into_iter().flat_map(|arm| [(arm, 1), (arm, 3)]) {
         let cluster = Cluster::start(arm, 3);
-        // A ttl that gives nodes time to answer, even on a busy machine.
+        // Time for the nodes to answer, even on a busy machine.
         let builder = cluster.builder().replicas(replicas);
         let router = builder
             .ttl(Duration::from_secs(30))
+            .node_timeout(Duration::from_secs(15))
             .connect()
             .await
             .unwrap();
