@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Threads for tests that wait for servers and clocks most of their time.
-waiting=8
+waiting=6
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -85,9 +85,9 @@ say "tests"
 all=(cargo test --workspace --all-features)
 "${all[@]}" --no-run --lib --bins --tests --examples
 
-# The tests that compute run in the background of those that wait.
+# The tests that compute use what time those that wait leave to them.
 log=$(mktemp)
-"${all[@]}" --lib --examples --test architecture --test model --test simulation \
+nice -n 19 "${all[@]}" --lib --examples --test architecture --test model --test simulation \
   --test edges --test golden --test properties >"$log" 2>&1 &
 computing=$!
 trap 'kill "$computing" 2>/dev/null || true; rm -f "$log"' EXIT
