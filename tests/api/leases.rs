@@ -717,6 +717,11 @@ async fn replicas_are_healed_one_after_the_other() {
         let router = cluster.router(3).await;
         let acquire = router.acquire(KEY).ttl(Duration::from_secs(20));
         let guard = acquire.await.unwrap();
+        // A replica that granted after the verdict vouches from the second extend on.
+        for _ in 0..2 {
+            guard.extend().await.unwrap();
+            all_have_answered(&router).await;
+        }
         for node in cluster.nodes.iter().chain(&cluster.nodes) {
             delete(node);
             // The first extend heals the replica, and from the second on the
