@@ -11,7 +11,7 @@
 //!
 //! So a node vouches only where its entry existed before others were seen to have
 //! kept theirs: [`Attempt`](crate::operation::acquire::Attempt) decides this by the counter,
-//! [`Renewal`](crate::operation::extend::Renewal) by a second observation.
+//! [`Extend`](crate::operation::extend::Extend) by a second observation.
 
 use crate::quorum::VoterSet;
 
