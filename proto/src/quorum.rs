@@ -103,16 +103,6 @@ impl VoterSet {
             Some(first)
         })
     }
-
-    /// The set as a bit mask.
-    pub const fn bits(self) -> u32 {
-        self.0
-    }
-
-    /// The set of this bit mask.
-    pub const fn from_bits(bits: u32) -> Self {
-        Self(bits)
-    }
 }
 
 impl FromIterator<Voter> for VoterSet {

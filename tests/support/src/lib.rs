@@ -1,4 +1,4 @@
-//! What the tests and benches of `ringlock` share: real servers, fake servers,
+//! What the tests of `ringlock` share: real servers, fake servers,
 //! a proxy with a faulty network, a clock that can be stepped, and clusters that
 //! look the same to a test whether they are real or in memory.
 

@@ -17,16 +17,8 @@ use crate::server::url_of;
 /// Chunks that a connection buffers each way; then it stops reading.
 const QUEUE: usize = 256;
 
-/// The largest chunk, in bytes; and the largest of a limited rate.
+/// The largest chunk, in bytes.
 const CHUNK: usize = 16 * 1024;
-const SMALL_CHUNK: usize = 1024;
-
-/// How much of a limited rate may be caught up on after a late wake-up.
-const BURST: Duration = Duration::from_millis(5);
-
-/// The runtime's timers are late by up to a millisecond: they are used until
-/// this long before the end.
-const COARSE: Duration = Duration::from_millis(2);
 
 /// The behavior of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +29,6 @@ pub enum Mode {
     Slow(Duration),
     /// Replies are delayed.
     SlowReplies(Duration),
-    /// This many bytes of requests pass per second, at most.
-    Throttled(u32),
     /// Nothing passes; it is held.
     Stall,
     /// Connections are permanently dead, and neither side is notified.
@@ -109,11 +99,6 @@ impl Proxy {
     /// A proxy in front of the server at `target` that delays its replies.
     pub fn start(target: PathBuf, delay: Duration) -> Self {
         Self::in_mode(target, Mode::SlowReplies(delay))
-    }
-
-    /// A proxy that passes at most this many bytes per second to the server.
-    pub fn throttled(target: PathBuf, bytes_per_second: u32) -> Self {
-        Self::in_mode(target, Mode::Throttled(bytes_per_second))
     }
 
     /// A proxy, on a socket of its own, in front of the server at `target`.
@@ -222,8 +207,6 @@ async fn pump(
     let mut hung_up = state.clone();
     let mut queue = VecDeque::new();
     let mut buffer = vec![0; CHUNK];
-    // When a limited rate lets the next chunk pass.
-    let mut is_free_at = Instant::now();
     let (mut is_dead, mut has_swallowed) = (false, false);
     loop {
         let State { mode, cuts: latest } = *state.borrow_and_update();
@@ -235,15 +218,7 @@ async fn pump(
         if is_dead {
             queue.clear();
         }
-        let mut due = queue.front().map_or_else(Instant::now, |(due, _)| *due);
-        // A buffer in front of the limit would hide it from the client.
-        let (mut most, mut chunk) = (QUEUE, CHUNK);
-        if let Mode::Throttled(_) = mode
-            && !is_reply
-        {
-            due = due.max(is_free_at);
-            (most, chunk) = (1, SMALL_CHUNK);
-        }
+        let due = queue.front().map_or_else(Instant::now, |(due, _)| *due);
         let is_held = mode == Mode::Stall || is_reply && mode == Mode::Late;
         let is_passing = !queue.is_empty() && !is_held;
         tokio::select! {
@@ -252,12 +227,12 @@ async fn pump(
                     return;
                 }
             }
-            read = from.read(&mut buffer[..chunk]), if queue.len() < most => {
+            read = from.read(&mut buffer), if queue.len() < QUEUE => {
                 let Ok(read @ 1..) = read else { return };
                 let due = Instant::now() + mode.delay(is_reply);
                 queue.push_back((due, buffer[..read].to_vec()));
             }
-            () = sleep_until(due), if is_passing => {
+            () = tokio::time::sleep_until(due.into()), if is_passing => {
                 let Some((_, bytes)) = queue.pop_front() else { continue };
                 let passed = match mode {
                     Mode::Deaf if is_reply => {
@@ -267,10 +242,6 @@ async fn pump(
                     Mode::Torn if is_reply => &bytes[..bytes.len() / 2],
                     _ => &bytes[..],
                 };
-                if let Mode::Throttled(bytes_per_second) = mode {
-                    let span = Duration::from_secs(1) * bytes.len() as u32 / bytes_per_second;
-                    is_free_at = is_free_at.max(Instant::now() - BURST) + span;
-                }
                 let is_written = tokio::select! {
                     written = to.write_all(passed) => written.is_ok(),
                     _ = hung_up.wait_for(|state| state.cuts != cuts) => false,
@@ -280,18 +251,6 @@ async fn pump(
                 }
             }
         }
-    }
-}
-
-/// Sleeps more precisely than the runtime's timers.
-async fn sleep_until(due: Instant) {
-    if let Some(coarse) = due.checked_sub(COARSE) {
-        tokio::time::sleep_until(coarse.into()).await;
-    }
-    let rest = due.saturating_duration_since(Instant::now());
-    if !rest.is_zero() {
-        let slept = tokio::task::spawn_blocking(move || std::thread::sleep(rest)).await;
-        slept.expect("a thread");
     }
 }
 
@@ -402,17 +361,6 @@ mod tests {
     fn delays_are_kept() {
         assert!(round_trip(Mode::SlowReplies(DELAY)) >= DELAY);
         assert!(round_trip(Mode::Slow(DELAY)) >= 2 * DELAY);
-    }
-
-    #[test]
-    fn a_rate_is_limited() {
-        let echo = Echo::behind(Mode::Throttled(100_000));
-        let text = vec![b'x'; 20_000];
-        let began = Instant::now();
-        let mut client = echo.send(&text);
-        expect(&mut client, &text);
-        let elapsed = began.elapsed();
-        assert!(elapsed > Duration::from_millis(150), "{elapsed:?}");
     }
 
     #[test]
