@@ -112,6 +112,11 @@ impl Guard {
         }
     }
 
+    /// The end that an extend moves; `max_hold` may end the lease before it.
+    pub(crate) fn extended_until(&self) -> Instant {
+        self.lease.extended_until()
+    }
+
     /// The remaining time of the lease; zero once it is over, for whatever reason.
     pub fn remaining(&self) -> Duration {
         if self.is_elsewhere() {

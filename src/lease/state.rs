@@ -150,6 +150,11 @@ impl LeaseState {
         self.end_of(&self.state.lock())
     }
 
+    /// The end that an extend moves; `max_hold` may end the lease before it.
+    pub(crate) fn extended_until(&self) -> Instant {
+        self.state.lock().record.valid_until()
+    }
+
     /// The nodes of its grant or last extend.
     pub(crate) fn placement(&self) -> Placement {
         self.state.lock().record.base().placement

@@ -523,6 +523,27 @@ async fn a_set_is_over_when_its_first_lease_is() {
     assert_free(&cluster, &router).await;
 }
 
+/// An extend cannot move the end that `max_hold` sets.
+#[tokio::test]
+async fn a_set_with_a_short_max_hold_is_not_extended_while_it_gathers() {
+    for arm in ARMS {
+        let cluster = Cluster::start(arm, 3);
+        let (router, other) = (cluster.router(1).await, cluster.router(1).await);
+        let held = other.acquire("b").await.unwrap();
+        let acquire = router.acquire_all(["a", "b"]).ttl(Duration::from_secs(20));
+        let acquire = acquire.keep_alive().max_hold(PROMPTLY).wait(PROMPTLY);
+        let release = async {
+            tokio::time::sleep(ms(200)).await;
+            held.release().await.unwrap()
+        };
+        let (guards, _) = tokio::join!(acquire.into_future(), release);
+        let guards = guards.unwrap();
+        assert_eq!(router.stats().extended, 0, "{arm:?}");
+        assert!(guards.remaining() <= PROMPTLY, "{arm:?}");
+        assert_eq!(guards.release().await.unwrap(), Released::InTime);
+    }
+}
+
 #[tokio::test]
 async fn keep_alive_holds_the_set_past_its_ttl() {
     const TTL: Duration = Duration::from_millis(300);

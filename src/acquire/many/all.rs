@@ -368,7 +368,7 @@ impl SetContest {
 
     /// Extends `guards` in time, until one is lost.
     async fn keep(&self, guards: &[Guard]) {
-        let Some(mut end) = guards.iter().map(Guard::valid_until).min() else {
+        let Some(mut end) = guards.iter().map(Guard::extended_until).min() else {
             return std::future::pending().await;
         };
         loop {
@@ -379,14 +379,14 @@ impl SetContest {
                 Err(Error::Lost { .. }) => return,
                 Err(_) => clock::sleep_until(clock::now() + self.node_timeout()).await,
             }
-            end = guards.iter().map(Guard::valid_until).min().unwrap_or(end);
+            end = guards.iter().map(Guard::extended_until).min().unwrap_or(end);
         }
     }
 
     /// Extends those of `guards` that have too little time left.
     async fn freshen(&self, guards: &[Guard]) -> Result<(), Error> {
         let fresh_until = clock::now() + self.fresh();
-        let is_stale = |guard: &&Guard| guard.valid_until() < fresh_until;
+        let is_stale = |guard: &&Guard| guard.extended_until() < fresh_until;
         let stale: Vec<&Guard> = guards.iter().filter(is_stale).collect();
         extend_each(stale).await
     }
