@@ -47,7 +47,7 @@ impl Confirmations {
 
     /// The latest instant at which a majority is known to have served `view`. It is
     /// computed again only if the last result is before `good_enough`.
-    pub fn confirmed_at(&self, view: &View, good_enough: Instant) -> Instant {
+    fn confirmed_at(&self, view: &View, good_enough: Instant) -> Instant {
         let known = Instant::from_nanos(self.confirmed_at.load(Ordering::Relaxed));
         if known >= good_enough {
             return known;

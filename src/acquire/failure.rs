@@ -11,6 +11,7 @@ use crate::proto::lease::Holder;
 use crate::proto::node::message::{CurrentHolder, NodeErrorKind};
 use crate::proto::operation::acquire::{Denied, DenyReason};
 use crate::proto::operation::machine::Refusal;
+use crate::proto::quorum::Placement;
 use crate::proto::time::Instant;
 
 /// An attempt that did not win.
@@ -37,12 +38,13 @@ impl FailedAttempt {
             .iter()
             .any(|(node, refusal)| refusal.is_stale() && !view_nodes.is_returning(*node));
         let is_silence = refusals.iter().all(|(_, refusal)| is_silence(refusal));
-        let conflict = Conflict::of(&lease.placement(), denied.granted, refusals);
-        let is_contended = is_contended(lease, &denied);
+        let placement = lease.placement();
+        let conflict = Conflict::of(&placement, denied.granted, refusals);
+        let is_contended = is_contended(&placement, &denied);
         count(lease, is_contended);
         let error = match is_contended {
             true => contended(lease, &denied),
-            false => reason(lease, denied),
+            false => reason(lease, &placement, denied),
         };
         Self {
             view_nodes: Arc::clone(view_nodes),
@@ -90,13 +92,13 @@ fn conflict(denied: &Denied) -> impl Iterator<Item = Option<&CurrentHolder>> {
 
 /// Whether other holders are the cause. They are not where outages alone are
 /// enough to block a quorum.
-fn is_contended(lease: &LeaseState, denied: &Denied) -> bool {
+fn is_contended(placement: &Placement, denied: &Denied) -> bool {
     let refusals = denied.refusals.iter();
     let outages = refusals
         .filter(|(_, refusal)| !matches!(refusal, Refusal::Busy(_)))
-        .filter_map(|(node, _)| lease.placement().voter(*node))
+        .filter_map(|(node, _)| placement.voter(*node))
         .collect();
-    let is_outage = lease.placement().is_blocked_by(outages) || conflict(denied).next().is_none();
+    let is_outage = placement.is_blocked_by(outages) || conflict(denied).next().is_none();
     denied.reason == DenyReason::Votes && !is_outage
 }
 
@@ -124,7 +126,7 @@ fn contended(lease: &LeaseState, denied: &Denied) -> Error {
     }
 }
 
-fn reason(lease: &LeaseState, denied: Denied) -> Error {
+fn reason(lease: &LeaseState, placement: &Placement, denied: Denied) -> Error {
     let (view_nodes, key) = (&lease.view_nodes, lease.key.clone());
     let Denied {
         reason,
@@ -133,7 +135,7 @@ fn reason(lease: &LeaseState, denied: Denied) -> Error {
     } = denied;
     match reason {
         DenyReason::Votes | DenyReason::Fence => {
-            view_nodes.no_quorum(&key, granted, &lease.placement(), refusals)
+            view_nodes.no_quorum(&key, granted, placement, refusals)
         }
         DenyReason::Expired => Error::TooSlow {
             key,

@@ -68,10 +68,7 @@ struct Plan {
 
 impl Plan {
     fn of_arguments() -> Self {
-        let is_bench = arguments::is_measurement();
-        let number = |name, bench: f64, quick: f64| {
-            arguments::number(name).unwrap_or(if is_bench { bench } else { quick })
-        };
+        let number = arguments::number_or;
         Self {
             replicas: number("--replicas", 1.0, 1.0) as usize,
             times: number("--times", 10.0, 4.0),

@@ -70,9 +70,7 @@ struct Plan {
 impl Plan {
     fn of_arguments() -> Self {
         let is_bench = arguments::is_measurement();
-        let either = |bench: f64, quick: f64| if is_bench { bench } else { quick };
-        let number =
-            |name, bench, quick| arguments::number(name).unwrap_or_else(|| either(bench, quick));
+        let number = arguments::number_or;
         let seconds = |name, bench, quick| Duration::from_secs_f64(number(name, bench, quick));
         Self {
             replicas: 1,

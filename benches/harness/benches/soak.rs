@@ -155,7 +155,7 @@ fn trouble(servers: &Mutex<Vec<Server>>, record: &Record, span: Duration) -> (u3
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let is_bench = arguments::is_measurement();
-    let minutes = arguments::number("--minutes").unwrap_or(if is_bench { 30.0 } else { 0.05 });
+    let minutes = arguments::number_or("--minutes", 30.0, 0.05);
     let span = Duration::from_secs_f64(60.0 * minutes);
 
     let servers = Server::start_all(NODES).expect("servers");

@@ -9,7 +9,7 @@ pub fn is_measurement() -> bool {
 }
 
 /// The number that follows the option `name`; a wrong one ends the program.
-pub fn number(name: &str) -> Option<f64> {
+fn number(name: &str) -> Option<f64> {
     let mut arguments = std::env::args().skip_while(|argument| argument != name);
     arguments.next()?;
     let number = arguments.next().and_then(|text| text.parse().ok());
@@ -17,6 +17,13 @@ pub fn number(name: &str) -> Option<f64> {
         eprintln!("error: {name} takes a number");
         std::process::exit(2)
     }))
+}
+
+/// The number that follows the option `name`, or else this one: of a measurement, or
+/// of a quick run.
+pub fn number_or(name: &str, measured: f64, quick: f64) -> f64 {
+    let default = || if is_measurement() { measured } else { quick };
+    number(name).unwrap_or_else(default)
 }
 
 /// The seed of a random run: that of the environment variable `RINGLOCK_SEED`,
@@ -38,7 +45,7 @@ pub fn verdict(is_good: bool) -> ExitCode {
     match is_good {
         true => ExitCode::SUCCESS,
         false => {
-            println!("NOT GOOD: see what is told above against the head of the program");
+            println!("NOT GOOD: compare the figures above with the head of the program");
             ExitCode::FAILURE
         }
     }

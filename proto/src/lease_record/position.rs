@@ -1,6 +1,5 @@
 //! The position of a lease in one view, and how it is carried over to another.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use ringlock_ring::NodeIndex;
@@ -29,16 +28,6 @@ impl InView for View {
 }
 
 impl<V: InView> InView for Arc<V> {
-    fn view(&self) -> &View {
-        (**self).view()
-    }
-
-    fn is_same_node(&self, node: NodeIndex, there: &Self, other: NodeIndex) -> bool {
-        (**self).is_same_node(node, there, other)
-    }
-}
-
-impl<V: InView> InView for Rc<V> {
     fn view(&self) -> &View {
         (**self).view()
     }

@@ -4,7 +4,6 @@
 //! that serve them, moves only to higher views, and helps nodes that are behind.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,9 +82,9 @@ pub(crate) struct ViewNodes {
 }
 
 impl ViewNodes {
-    fn new(view: Arc<View>, ignores_nonces: bool) -> Rc<Self> {
+    fn new(view: Arc<View>, ignores_nonces: bool) -> Arc<Self> {
         let nodes: Vec<usize> = view.members().map(|node| index_of(&node.name)).collect();
-        Rc::new(Self {
+        Arc::new(Self {
             confirmations: Confirmations::new(nodes.len()),
             view,
             nodes,
@@ -116,7 +115,7 @@ impl InView for ViewNodes {
 /// One router.
 pub(crate) struct Client {
     pub(crate) host: usize,
-    pub(crate) view_nodes: Option<Rc<ViewNodes>>,
+    pub(crate) view_nodes: Option<Arc<ViewNodes>>,
     pub(crate) leases: BTreeMap<u64, Lease>,
     pub(crate) operations: BTreeMap<u64, Operation>,
     pub(crate) node_requests: BTreeMap<u64, NodeRequest>,
@@ -274,7 +273,7 @@ impl Client {
         let client = self.host;
         core.note(Action::Moved { client, epoch });
         let view_nodes = ViewNodes::new(view, core.is(Mutant::AnyNonce));
-        self.view_nodes = Some(Rc::clone(&view_nodes));
+        self.view_nodes = Some(Arc::clone(&view_nodes));
         let open: Vec<u64> = self
             .operations
             .iter()

@@ -1,6 +1,6 @@
 //! A client's leases, and what their users and the keeper do with them.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -36,7 +36,7 @@ pub(crate) struct Lease {
     pub(crate) plan: Plan,
     token: Token,
     pub(crate) ttl: Ttl,
-    pub(crate) record: LeaseRecord<Rc<ViewNodes>>,
+    pub(crate) record: LeaseRecord<Arc<ViewNodes>>,
     pub(crate) state: State,
     renewals: Option<RenewalSchedule>,
 }
@@ -74,7 +74,7 @@ impl Client {
             plan,
             token,
             ttl,
-            record: LeaseRecord::new(Rc::clone(&view_nodes), placement),
+            record: LeaseRecord::new(Arc::clone(&view_nodes), placement),
             state: State::Asking,
             renewals: None,
         };
@@ -172,7 +172,7 @@ impl Client {
             record.move_to(newest, key, now);
         }
         let position = record.newest();
-        let view_nodes = Rc::clone(&position.at);
+        let view_nodes = Arc::clone(&position.at);
         let max_ttl = view_nodes.view.max_ttl();
         let ttl = Ttl::new(ttl.min(max_ttl), max_ttl).unwrap();
         let Some(params) = record.extend_params(key, &lease.token, ttl, now) else {
@@ -195,7 +195,7 @@ impl Client {
         &mut self,
         core: &mut Core,
         id: u64,
-        view_nodes: &Rc<ViewNodes>,
+        view_nodes: &Arc<ViewNodes>,
         (placement, t0): (Placement, Instant),
         extension: &ExtendOutcome,
     ) {
@@ -305,7 +305,7 @@ impl Client {
             Ending::Release => {
                 let key = core.keys[lease.plan.key].clone();
                 let base = lease.record.base();
-                let (view_nodes, placement) = (Rc::clone(&base.at), base.placement);
+                let (view_nodes, placement) = (Arc::clone(&base.at), base.placement);
                 lease.state = State::Over;
                 core.tally.releases += 1;
                 core.note(Action::Ended { lease: id });
@@ -374,7 +374,7 @@ impl Client {
 }
 
 /// The servers behind these nodes, as a bit mask.
-fn servers<'v>(nodes: impl Iterator<Item = (&'v Rc<ViewNodes>, NodeIndex)>) -> u32 {
+fn servers<'v>(nodes: impl Iterator<Item = (&'v Arc<ViewNodes>, NodeIndex)>) -> u32 {
     nodes.fold(0, |all, (view_nodes, node)| {
         all | 1 << view_nodes.server(node)
     })

@@ -1,7 +1,7 @@
 //! The machines that acquire, extend and release leases, and the driver around
 //! them.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use ringlock_proto::node::message::{NodeError, NodeErrorKind, NodeState, Reply, Request};
 use ringlock_proto::operation::acquire::{Attempt, Denied, Grant};
@@ -34,7 +34,7 @@ enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Operation {
     pub(crate) lease: u64,
-    view_nodes: Rc<ViewNodes>,
+    view_nodes: Arc<ViewNodes>,
     t0: Instant,
     pub(crate) running: Running,
     /// Nodes that have not answered yet, each with its deadline.
@@ -102,7 +102,7 @@ impl Client {
         &mut self,
         core: &mut Core,
         lease: u64,
-        view_nodes: Rc<ViewNodes>,
+        view_nodes: Arc<ViewNodes>,
         running: Running,
     ) {
         let t0 = core.local(self.host);
@@ -133,7 +133,7 @@ impl Client {
             return;
         };
         let now = core.local(self.host);
-        let view_nodes = Rc::clone(&operation.view_nodes);
+        let view_nodes = Arc::clone(&operation.view_nodes);
         let confirmations = &view_nodes.confirmations;
         let confirmed_at = confirmations.for_operation(&view_nodes.view, operation.t0);
         let effects = operation.running.on(now, confirmed_at, event);
