@@ -18,23 +18,23 @@ pub const fn majority(n: usize) -> usize {
 }
 
 /// A position in one placement. Nodes are seated in this order: the old group,
-/// then those only in the new one; the owner has the first seat.
+/// then those only in the new one; the owner has the first voter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Voter(u8);
 
 impl Voter {
-    /// The seat's number, from 0.
+    /// The voter's number, from 0.
     pub const fn get(self) -> usize {
         self.0 as usize
     }
 }
 
-/// A set of seats.
+/// A set of voters.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct VoterSet(u32);
 
 impl VoterSet {
-    /// No seat.
+    /// No voter.
     pub const NONE: Self = Self(0);
 
     /// The set with `voter` in it.
@@ -49,19 +49,19 @@ impl VoterSet {
         Self(self.0 & !(1 << voter.0))
     }
 
-    /// The seats of both.
+    /// The voters of both.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// The seats that both have.
+    /// The voters that both have.
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// The seats of `self` that are not in `other`.
+    /// The voters of `self` that are not in `other`.
     #[must_use]
     pub const fn minus(self, other: Self) -> Self {
         Self(self.0 & !other.0)
@@ -72,7 +72,7 @@ impl VoterSet {
         self.0 & 1 << voter.0 != 0
     }
 
-    /// The number of seats.
+    /// The number of voters.
     pub const fn len(self) -> usize {
         self.0.count_ones() as usize
     }
@@ -87,14 +87,14 @@ impl VoterSet {
         self.intersection(group).len() >= majority(group.len())
     }
 
-    /// Removes and returns the first seat.
+    /// Removes and returns the first voter.
     pub fn take_first(&mut self) -> Option<Voter> {
         let first = self.iter().next()?;
         *self = self.without(first);
         Some(first)
     }
 
-    /// The seats in their order.
+    /// The voters in their order.
     pub fn iter(self) -> impl Iterator<Item = Voter> {
         let mut left = self.0;
         std::iter::from_fn(move || {
@@ -184,7 +184,7 @@ impl Placement {
             .filter(|group| !group.is_empty())
     }
 
-    /// Every seat.
+    /// Every voter.
     pub const fn voters(&self) -> VoterSet {
         self.groups[0].union(self.groups[1])
     }
@@ -199,7 +199,7 @@ impl Placement {
         &self.nodes[..self.voters().len()]
     }
 
-    /// The seat of `node`.
+    /// The voter of `node`.
     pub fn voter(&self, node: NodeIndex) -> Option<Voter> {
         self.nodes()
             .iter()

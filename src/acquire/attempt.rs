@@ -238,11 +238,11 @@ impl Acquire {
         key: &Key,
         deadline: Option<Instant>,
     ) -> Result<Option<Ticket<LeaseState>>, Error> {
-        let gate = &self.leases.queues;
+        let queues = &self.leases.queues;
         let ahead = if self.patience.is_one_try() {
-            gate.try_enter(key)
+            queues.try_enter(key)
         } else {
-            gate.enter(key, deadline).await
+            queues.enter(key, deadline).await
         };
         if ahead.is_err() {
             self.leases.lifecycle().check()?;

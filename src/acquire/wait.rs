@@ -44,9 +44,9 @@ pub(crate) struct Conflict {
     placement: Placement,
     /// Voters that are not known to be free.
     blocked: VoterSet,
-    /// Blocked seats where another client holds the key.
+    /// Blocked voters where another client holds the key.
     busy: VoterSet,
-    /// Blocked seats that would help if they became free. Voters that failed, or
+    /// Blocked voters that would help if they became free. Voters that failed, or
     /// that serve another view, do not count.
     in_reach: VoterSet,
     /// The latest time until the first rival's entry expires.

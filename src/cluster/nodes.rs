@@ -232,7 +232,7 @@ impl fmt::Debug for ViewNodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ViewNodes")
             .field("view", &self.view)
-            .field("peers", &self.handles)
+            .field("handles", &self.handles)
             .finish()
     }
 }

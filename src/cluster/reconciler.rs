@@ -134,26 +134,26 @@ impl Reconciler {
             guide.moved(Arc::clone(&view_nodes.view));
             self.refresh.begin();
             let looked_at = clock::now();
-            let (sequel, error) = match self.look(&view_nodes, &mut guide).await {
-                Ok(sequel) => (sequel, None),
+            let (next_step, error) = match self.look(&view_nodes, &mut guide).await {
+                Ok(next_step) => (next_step, None),
                 Err(error) => (NextStep::default(), Some(error)),
             };
-            let is_fruitful = sequel.has_helped || sequel.newer.is_some();
+            let is_fruitful = next_step.has_helped || next_step.newer.is_some();
             fruitless = match is_wanted && !is_fruitful {
                 true => SLOWEST.min(fruitless + 1),
                 false => 0,
             };
-            if let Some((view, handles)) = sequel.newer {
+            if let Some((view, handles)) = next_step.newer {
                 self.move_up(view, handles);
             }
             let Some(view_nodes) = self.view_nodes() else {
                 return;
             };
-            due = sequel
+            due = next_step
                 .due
                 .unwrap_or(Instant::MAX)
                 .min(idle_until(&view_nodes));
-            self.refresh.finish(sequel.has_helped, error);
+            self.refresh.finish(next_step.has_helped, error);
             drop(view_nodes);
             clock::sleep_until(looked_at + PACE * (1 << fruitless)).await;
         }
@@ -328,20 +328,20 @@ impl Reconciler {
         if !matches!(step, Move::Propose(_)) {
             self.propose_at = None;
         }
-        let mut sequel = NextStep::default();
+        let mut next_step = NextStep::default();
         match step {
             Move::Send(requests) => {
                 let help = help(view_nodes, requests).await;
-                sequel.has_helped = help.is_adopted;
+                next_step.has_helped = help.is_adopted;
                 // Requests that no node accepted are retried at the next check.
-                sequel.due = help.is_taken.then(|| clock::now() + PACE);
+                next_step.due = help.is_taken.then(|| clock::now() + PACE);
             }
-            Move::Wait { until, .. } => sequel.due = Some(until),
+            Move::Wait { until, .. } => next_step.due = Some(until),
             Move::Propose(view) => {
                 let stand_by = || now + STAND_BY.mul_f64(rand::random());
                 let propose_at = *self.propose_at.get_or_insert_with(stand_by);
                 if now < propose_at {
-                    sequel.due = Some(propose_at);
+                    next_step.due = Some(propose_at);
                 } else {
                     self.propose_at = None;
                     return self.readmit(view_nodes, *view).await;
@@ -349,22 +349,22 @@ impl Reconciler {
             }
             Move::Blocked(_) | Move::Done | Move::Superseded => {}
         }
-        Ok(sequel)
+        Ok(next_step)
     }
 
     async fn readmit(&self, view_nodes: &ViewNodes, view: View) -> Result<NextStep, Error> {
         match proposer::decide(&view_nodes.view, view_nodes.handles(), &view).await? {
             Vote::Decided(view) => {
                 events::readmitted(view.id());
-                let sequel = self.follow(*view)?;
-                if let Some((view, handles)) = &sequel.newer {
+                let next_step = self.follow(*view)?;
+                if let Some((view, handles)) = &next_step.newer {
                     proposer::spread(
                         view,
                         handles,
                         Some((&view_nodes.view, view_nodes.handles())),
                     );
                 }
-                Ok(sequel)
+                Ok(next_step)
             }
             Vote::Overtaken => {
                 self.refresh.wake();

@@ -28,7 +28,7 @@ pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(1);
 /// cluster is checked: a node that hangs must not delay the others' answers.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// Sends the same request to every peer, in parallel.
+/// Sends the same request to every node, in parallel.
 pub(crate) async fn ask_all(
     handles: &[NodeHandle],
     request: impl Fn(usize) -> Request,
@@ -37,14 +37,14 @@ pub(crate) async fn ask_all(
     send_all(requests.map(|(index, handle)| (handle.clone(), request(index)))).await
 }
 
-/// Sends each peer its request, in parallel. Returns the answers in the same order.
+/// Sends each node its request, in parallel. Returns the answers in the same order.
 pub(crate) async fn send_all(
     requests: impl IntoIterator<Item = (NodeHandle, Request)>,
 ) -> Vec<Answer> {
     gather(requests.into_iter().collect(), STEP_TIMEOUT).await
 }
 
-/// Sends each peer its request. Once a majority has answered, the others have
+/// Sends each node its request. Once a majority has answered, the others have
 /// `grace` left to answer.
 async fn gather(requests: Vec<(NodeHandle, Request)>, grace: Duration) -> Vec<Answer> {
     let deadline = clock::now() + STEP_TIMEOUT;

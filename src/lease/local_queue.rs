@@ -166,7 +166,7 @@ impl Drop for Watch {
 /// The right to contend for a key, and then to hold it.
 #[derive(Debug)]
 pub(crate) struct Ticket<H: Expires> {
-    gate: Arc<LocalQueue<H>>,
+    queues: Arc<LocalQueue<H>>,
     place: Place,
     /// [`NONE`] once it has been passed on.
     number: u64,
@@ -279,7 +279,7 @@ impl<H: Expires> LocalQueue<H> {
             tokio::select! {
                 biased;
                 ticket = &mut receiver => {
-                    // A sender is only dropped together with the gate, or by
+                    // A sender is only dropped together with the queues, or by
                     // `close`.
                     let ticket: Result<Ticket<H>, _> = ticket.map_err(|_| self.ahead(&place, since));
                     return ticket.map(|mut ticket| {
@@ -336,7 +336,7 @@ impl<H: Expires> LocalQueue<H> {
     fn ticket(self: &Arc<Self>, place: Place) -> Ticket<H> {
         let number = self.turns.fetch_add(1, Ordering::Relaxed);
         Ticket {
-            gate: Arc::clone(self),
+            queues: Arc::clone(self),
             place,
             number,
             streak: Handoffs::default(),
@@ -445,7 +445,7 @@ impl<H: Expires> Ticket<H> {
     /// What its owner met while it queued, as far as that is the latest known about
     /// the key; `None`: the owner did not queue.
     pub(crate) fn met(&self) -> Option<QueueHistory> {
-        (self.since != NONE).then(|| self.gate.met(&self.place, self.since))
+        (self.since != NONE).then(|| self.queues.met(&self.place, self.since))
     }
 
     /// Records a failed attempt in this turn: other processes have had a chance,
@@ -474,7 +474,7 @@ impl<H: Expires> Ticket<H> {
 
     /// Changes the queue, if this is still the current turn.
     fn on_queue(&self, change: impl FnOnce(&mut Queue<H>, u64)) {
-        let mut shard = self.gate.shard(&self.place).lock();
+        let mut shard = self.queues.shard(&self.place).lock();
         let queue = shard.queues.get_mut(&self.place);
         if let Some(queue) = queue.filter(|queue| queue.ticket == self.number) {
             change(queue, self.number);
@@ -497,7 +497,7 @@ impl<H: Expires> Ticket<H> {
 impl<H: Expires> Drop for Ticket<H> {
     fn drop(&mut self) {
         if self.number != NONE {
-            self.gate.pass_on(&self.place, self.number, self.streak);
+            self.queues.pass_on(&self.place, self.number, self.streak);
         }
     }
 }

@@ -59,7 +59,7 @@ pub(crate) trait LeaseMachine: Machine<Outcome: Send> + Send + 'static {
     const ACKNOWLEDGES_BEFORE_OUTCOME: bool = true;
 
     /// Receives every answer, also those that the machine no longer needs.
-    fn answered(_site: &OperationContext, _from: NodeIndex, _step: Step, _answer: &Answer) {}
+    fn answered(_ctx: &OperationContext, _from: NodeIndex, _step: Step, _answer: &Answer) {}
 
     /// Whether the outcome ends the lease, so that its entries are released.
     fn ends_lease(_outcome: &Self::Outcome) -> bool {
@@ -70,10 +70,10 @@ pub(crate) trait LeaseMachine: Machine<Outcome: Send> + Send + 'static {
     fn unanswered() -> Self::Outcome;
 
     /// The caller no longer waits for the outcome.
-    fn abandoned(_held: &Arc<LeaseState>) {}
+    fn abandoned(_lease: &Arc<LeaseState>) {}
 
     /// What a shutdown waits for, until every node has answered.
-    fn outstanding(_held: &Arc<LeaseState>) -> Option<Outstanding> {
+    fn outstanding(_lease: &Arc<LeaseState>) -> Option<Outstanding> {
         None
     }
 }

@@ -26,8 +26,8 @@ const MOST_LAG: Duration = Duration::from_secs(1);
 /// The most bytes that are cut off a log.
 const MOST_CUT: u64 = 4_000;
 
-/// Injects faults into the bed and the staff.
-pub(crate) struct Striker {
+/// Injects faults into the testbed and the processes.
+pub(crate) struct FaultInjector {
     pub(crate) testbed: Arc<Testbed>,
     pub(crate) processes: Arc<Processes>,
     pub(crate) log: Arc<Log>,
@@ -38,7 +38,7 @@ pub(crate) struct Striker {
     counts: Mutex<BTreeMap<String, u32>>,
 }
 
-impl Striker {
+impl FaultInjector {
     pub(crate) fn new(
         testbed: Arc<Testbed>,
         processes: Arc<Processes>,
@@ -71,10 +71,10 @@ impl Striker {
                 trouble.push(format!("processes ended by themselves: {dead:?}"));
                 break;
             }
-            let striker = Arc::clone(self);
+            let injector = Arc::clone(self);
             under_way.push((
                 planned.to_string(),
-                std::thread::spawn(move || striker.one(&planned)),
+                std::thread::spawn(move || injector.one(&planned)),
             ));
         }
         // Joins all of them in any case: they hold servers and processes.

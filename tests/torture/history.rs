@@ -92,7 +92,7 @@ pub(crate) enum Action {
         believed: bool,
     },
 
-    // The looker, which reads the servers past every proxy.
+    // The observer, which reads the servers past every proxy.
     /// The state of node `node`, read in one step, between `from` and the
     /// record's time: the view's id, and for each locked key the owner of the
     /// entry and its remaining time; `None` is a foreign entry.

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::checker::{Claim, Rules, checker};
-use crate::fault_injector::Striker;
+use crate::fault_injector::FaultInjector;
 use crate::fault_schedule::plan;
 use crate::history::{Action, Record, Time};
 use crate::log::{Log, read_all};
@@ -117,12 +117,12 @@ fn torture(settings: &Settings, directory: &Path, sockets: &Path) -> Vec<String>
     plan.iter().for_each(|planned| println!("{planned}"));
     let processes = Arc::new(processes(settings, directory, sockets, &testbed));
     let began = Instant::now();
-    let striker = Striker::new(
+    let injector = FaultInjector::new(
         Arc::clone(&testbed),
         Arc::clone(&processes),
         Arc::clone(&log),
     );
-    let mut trouble = striker.carry_out(plan, began);
+    let mut trouble = injector.carry_out(plan, began);
     let rest = (began + settings.length).saturating_duration_since(Instant::now() + CALM);
     std::thread::sleep(rest);
     log.write(Action::Calm);
@@ -145,7 +145,7 @@ fn torture(settings: &Settings, directory: &Path, sockets: &Path) -> Vec<String>
     println!(
         "swept after {:?}; faults: {:?}",
         began.elapsed(),
-        striker.counts()
+        injector.counts()
     );
     trouble
 }

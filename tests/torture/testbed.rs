@@ -151,7 +151,7 @@ impl Testbed {
     pub(crate) fn close_eyes(&self) {
         self.is_over.store(true, Ordering::Relaxed);
         for observer in self.lookers.lock().drain(..) {
-            observer.join().expect("a looker");
+            observer.join().expect("an observer");
         }
     }
 }

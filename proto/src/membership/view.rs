@@ -433,7 +433,7 @@ impl Next {
     }
 }
 
-/// The seat of `node` among the members. For a node of both topologies, the new
+/// The voter of `node` among the members. For a node of both topologies, the new
 /// one's address is used.
 fn voter(nodes: &mut Vec<Node>, node: &Node) -> NodeIndex {
     let found = nodes.iter().position(|other| other.name == node.name);

@@ -74,11 +74,11 @@ pub struct Attempt {
     valid_until: Instant,
     stage: Stage,
     asked: VoterSet,
-    /// The seats among the asked to which no request was sent.
+    /// The voters among the asked to which no request was sent.
     unsent: VoterSet,
     granted: VoterSet,
     denied: VoterSet,
-    /// The seats among the refused where another client holds the key.
+    /// The voters among the refused where another client holds the key.
     busy: VoterSet,
     /// It can no longer win and everything is being released; the outstanding
     /// answers decide whether a holder or an outage is the cause.
@@ -330,7 +330,7 @@ impl Attempt {
             .unwrap_or(0)
     }
 
-    /// The seats that the request may have reached; returned once.
+    /// The voters that the request may have reached; returned once.
     fn owed_releases(&self) -> VoterSet {
         if self.is_doomed {
             VoterSet::NONE

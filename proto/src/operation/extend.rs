@@ -161,7 +161,7 @@ impl Extend {
         self.params.placement.groups().take(self.params.established)
     }
 
-    /// The seats that are asked to keep the entry. A lease that is based on no
+    /// The voters that are asked to keep the entry. A lease that is based on no
     /// group cannot be extended; its remaining entries are still kept.
     fn asked(&self) -> VoterSet {
         if self.params.established == 0 {
@@ -201,7 +201,7 @@ impl Extend {
         EntryState { has, lacks }
     }
 
-    /// Records which seats vouch, and heals the others; also after the outcome.
+    /// Records which voters vouch, and heals the others; also after the outcome.
     fn heal(&mut self, now: Instant, effects: &mut ExtendEffects) {
         let valid_until = match self.stage {
             Stage::Open => self.params.valid_until,
@@ -268,7 +268,7 @@ impl Extend {
         !self.is_vouched_for && self.established().any(is_blocked)
     }
 
-    /// The seats with the entry in the groups that this success adds.
+    /// The voters with the entry in the groups that this success adds.
     fn newly_established(&self) -> VoterSet {
         self.added().intersection(self.kept.union(self.made))
     }
@@ -457,11 +457,11 @@ mod tests {
             voters(self.renewal.placement(), of)
         }
 
-        /// The seats that are healed because of `effects`; there must be at least one.
+        /// The voters that are healed because of `effects`; there must be at least one.
         fn healed(&self, effects: &Effects<ExtendOutcome>) -> VoterSet {
             let (step, to) = effects.send.expect("a request");
             assert_eq!(step, Step::Heal);
-            let first = to.iter().next().expect("a seat");
+            let first = to.iter().next().expect("a voter");
             let request = self.renewal.request(step, first);
             let Request::Extend {
                 if_missing, floor, ..

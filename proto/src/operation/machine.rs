@@ -46,17 +46,17 @@ pub enum Event {
 #[must_use = "effects that are not carried out lose requests"]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effects<Outcome> {
-    /// Send [`Machine::request`] of a step to these seats.
+    /// Send [`Machine::request`] of a step to these voters.
     pub send: Option<(Step, VoterSet)>,
     /// Send a STATUS to these nodes.
     pub probe: Vec<NodeIndex>,
-    /// Send a RELEASE to these seats; the machine does not receive their answers.
+    /// Send a RELEASE to these voters; the machine does not receive their answers.
     pub release: VoterSet,
-    /// These seats are known to hold the entry.
+    /// These voters are known to hold the entry.
     pub acknowledged: VoterSet,
     /// These vouch for the lease from now on.
     pub vouching: VoterSet,
-    /// These seats are known not to hold it.
+    /// These voters are known not to hold it.
     pub disowned: VoterSet,
     /// The operation's outcome; reported once.
     pub outcome: Option<Outcome>,
@@ -87,7 +87,7 @@ pub trait Machine {
     /// view, including this event's answer.
     fn on(&mut self, now: Instant, confirmed_at: Instant, event: Event) -> Effects<Self::Outcome>;
 
-    /// The request of a step, other than a probe, to one seat.
+    /// The request of a step, other than a probe, to one voter.
     fn request(&self, step: Step, to: Voter) -> Request;
 
     /// The nodes that the operation is sent to.

@@ -457,15 +457,15 @@ each_holds! {
     late_requests_of_a_change_break_no_claim: HANDOVER_LATE,
     a_shorter_ttl_breaks_no_claim: SHRINK,
     a_change_after_a_shorter_ttl_breaks_no_claim: SHRUNK,
-    #[ignore = "long: scripts/model.sh; its mutants stay"]
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     an_owner_out_of_reach_breaks_no_claim: OUT_OF_REACH,
     a_readmitted_replica_breaks_no_claim: REPLICA_WIPED,
     a_readmitted_owner_breaks_no_claim: OWNER_WIPED,
     an_owner_that_becomes_another_breaks_no_claim: OWNER_RESYNCED,
-    #[ignore = "long: scripts/model.sh; its mutants stay"]
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     an_owner_lost_twice_breaks_no_claim: WIPED_TWICE,
     a_replica_replaced_breaks_no_claim: REPLACE,
-    #[ignore = "long: scripts/model.sh; its mutants stay"]
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     more_replicas_break_no_claim: GROW,
     coordinators_with_different_goals_break_no_claim: RIVALS,
     coordinators_with_one_goal_break_no_claim: ALLIES,
@@ -476,12 +476,12 @@ each_holds! {
     a_plan_outdated_breaks_no_claim: OUTDATE,
     a_new_owner_lost_breaks_no_claim: HEIR_WIPED,
     extends_over_a_change_break_no_claim: CARRY,
-    #[ignore = "long: scripts/model.sh; its mutants stay"]
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     extends_over_a_replacement_break_no_claim: REPLACE_CARRY,
     vanishing_entries_break_no_continuity: CARRY_VANISH,
     proposers_decide_one_document: PAXOS,
-    #[ignore = "long: scripts/model.sh; its mutants stay"]
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     a_voter_lost_breaks_no_claim: PAXOS_WIPE,
-    #[ignore = "long: scripts/model.sh; its mutants stay"]
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     a_voter_that_becomes_another_breaks_no_claim: PAXOS_RESYNC,
 }

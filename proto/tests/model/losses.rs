@@ -146,16 +146,16 @@ pub(crate) const NEVER_STUCK: Scenario = Scenario {
 
 each_holds! {
     a_majority_with_the_owner_lost_breaks_no_claim: OWNER_LOST,
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     a_majority_lost_under_extends_breaks_no_claim: OWNER_LOST_EXTENDS,
-    #[ignore = "long: scripts/model.sh; its mutants stay"]
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     a_majority_without_the_owner_lost_breaks_no_claim: OWNER_LEFT,
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     a_rolling_loss_breaks_no_claim: ROLLING,
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     a_rolling_loss_with_the_owner_last_breaks_no_claim: OWNER_LAST,
     most_replicas_lost_break_no_claim: REPLICAS_LOST,
-    #[ignore = "long: scripts/model.sh; its mutants stay"]
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     two_starters_break_no_claim: RIVAL_STARTS,
     two_starters_serve_one_view: RIVAL_VIEWS,
     a_start_during_a_vote_breaks_no_claim: START_OR_VOTE,

@@ -121,7 +121,7 @@ each_is_caught! {
     with_the_new_group_first: NewGroupFirst in CARRY,
     with_a_new_start_one_tick_early: ShortNewStartWait in OWNER_LOST,
     with_a_new_start_of_replicas_one_tick_early: ShortNewStartWait in REPLICAS_LOST,
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     with_the_longest_time_in_quarantine: LongestQuarantineCounts in OWNER_LAST,
     with_a_new_start_that_forgets_the_epochs: NewStartBelow in OWNER_LOST,
     with_new_starts_without_a_nonce_in_adopt: NonceUnchecked in RIVAL_VIEWS,

@@ -68,24 +68,24 @@ const PAXOS_WIDE: Scenario = Scenario {
 };
 
 each_holds! {
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     an_owner_change_breaks_no_claim: HANDOVER_WIDE,
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     a_new_node_breaks_no_claim: WHOLE_WIDE,
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     a_readmitted_replica_breaks_no_claim: REPLICA_WIPED_WIDE,
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     a_readmitted_owner_breaks_no_claim: OWNER_WIPED_LONGER,
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     a_replica_replaced_breaks_no_claim: REPLACE_WIDE,
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     coordinators_with_stale_observations_break_no_claim: RIVALS_WIDE,
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     a_passage_taken_back_breaks_no_claim: ABORT_WIDE,
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     a_new_owner_lost_breaks_no_claim: HEIR_WIPED_WIDE,
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     extends_over_a_change_break_no_claim: CARRY_WIDE,
-    #[ignore = "minutes"]
+    #[ignore = "minutes: scripts/model.sh"]
     proposers_decide_one_document: PAXOS_WIDE,
 }

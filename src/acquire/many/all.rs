@@ -379,7 +379,11 @@ impl SetContest {
                 Err(Error::Lost { .. }) => return,
                 Err(_) => clock::sleep_until(clock::now() + self.node_timeout()).await,
             }
-            end = guards.iter().map(Guard::extended_until).min().unwrap_or(end);
+            end = guards
+                .iter()
+                .map(Guard::extended_until)
+                .min()
+                .unwrap_or(end);
         }
     }
 

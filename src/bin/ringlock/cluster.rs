@@ -21,7 +21,7 @@ use crate::output::{Exit, Failure, span};
 pub(crate) const IN_MEMORY: &str =
     "a memory:// node lives in the process that created it: no other process can inspect it";
 
-/// How many newer views a survey follows: all members that it asked may have
+/// How many newer views a snapshot follows: all members that it asked may have
 /// been retired since.
 const MAX_STEPS: usize = 4;
 

@@ -111,7 +111,7 @@ impl ClusterSnapshot<'_> {
         join_all(asked.map(|server_report| question(server_report))).await
     }
 
-    /// The placement of the key in the view, and the sightings of its seats.
+    /// The placement of the key in the view, and the reports of its voters.
     pub(crate) fn place(&self, key: &Key) -> Option<Place<'_>> {
         let view = self.view.as_ref()?;
         let placement = view.place(key);
@@ -199,7 +199,7 @@ pub(crate) struct EntryCount {
     pub(crate) is_quorum: bool,
 }
 
-/// The placement of a key, in terms of a survey.
+/// The placement of a key, in terms of a snapshot.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
     snapshot: &'a ClusterSnapshot<'a>,
@@ -208,7 +208,7 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// The seats whose nodes were sighted and are wanted.
+    /// The voters whose nodes reported and are wanted.
     pub(crate) fn voters(&self, is_wanted: impl Fn(usize) -> bool) -> VoterSet {
         let voters = self.placement.voters().iter();
         voters
@@ -216,7 +216,7 @@ impl Place<'_> {
             .collect()
     }
 
-    /// The sighting of the node on `voter`.
+    /// The report of the node of `voter`.
     fn index(&self, voter: Voter) -> Option<usize> {
         let name = &self.view.member(self.placement.node(voter)).name;
         let mut server_reports = self.snapshot.server_reports.iter();
@@ -231,7 +231,7 @@ impl Place<'_> {
             .collect()
     }
 
-    /// How many of each group's nodes are on these seats: one group or, while
+    /// How many of each group's nodes are among these voters: one group or, while
     /// a change is under way, the old and the new.
     pub(crate) fn votes(&self, voters: VoterSet) -> Vec<EntryCount> {
         let groups = self.placement.groups();

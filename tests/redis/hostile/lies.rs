@@ -11,13 +11,13 @@ use ringlock_test_support::{RedisServer, ms};
 
 /// Three nodes, the first of which may lie, and a router with one replica for
 /// each key.
-struct Bed {
+struct Testbed {
     liar: FakeServer,
     router: Router,
     _servers: Vec<RedisServer>,
 }
 
-impl Bed {
+impl Testbed {
     async fn new() -> Self {
         let servers: Vec<RedisServer> = (0..3).map(|_| RedisServer::start()).collect();
         let liar = FakeServer::before(&servers[0]).await;
@@ -95,7 +95,7 @@ impl Bed {
 
 #[tokio::test]
 async fn it_is_disconnected_and_taken_back() {
-    let bed = Bed::new().await;
+    let testbed = Testbed::new().await;
     let half: &[u8] = b"*2\r\n$1\r\n1\r\n*1\r\n:";
     let surplus = b"+OK\r\n".repeat(40);
     let deep = b"*1\r\n".repeat(10_000);
@@ -125,16 +125,16 @@ async fn it_is_disconnected_and_taken_back() {
         ),
     ];
     for (tag, said, is_last) in lies {
-        bed.liar.say(said, is_last);
-        bed.refused(tag).await;
-        bed.recovers(tag).await;
+        testbed.liar.say(said, is_last);
+        testbed.refused(tag).await;
+        testbed.recovers(tag).await;
     }
 }
 
 /// The text of a server's error is escaped and cut, so that it is harmless.
 #[tokio::test]
 async fn its_errors_are_shown_escaped_and_cut() {
-    let bed = Bed::new().await;
+    let testbed = Testbed::new().await;
     let long = format!("-ERR {}\r\n", "long ".repeat(100_000));
     let bidi = "-ERR \u{202e}turned\u{2066} \u{9b}31m\r\n";
     let errors: [(&str, &[u8], &str); 6] = [
@@ -154,11 +154,11 @@ async fn its_errors_are_shown_escaped_and_cut() {
         ("length", long.as_bytes(), "long long"),
     ];
     for (tag, said, shown) in errors {
-        bed.liar.say(said, false);
-        let text = bed.refused(tag).await;
+        testbed.liar.say(said, false);
+        let text = testbed.refused(tag).await;
         assert!(text.contains(shown), "{tag}: {text}");
         assert!(!text.contains(['\u{202e}', '\u{2066}', '\u{1b}']), "{text}");
-        bed.recovers(tag).await;
+        testbed.recovers(tag).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The looker's observations: processed look by look, and kept for other
+//! The observer's observations: processed look by look, and kept for other
 //! claims.
 
 use crate::checker::continuity::Rounds;

@@ -57,7 +57,7 @@ fn silence(
     };
     let is_deep = matches!(trouble.fault, Fault::Killed { .. } | Fault::Frozen { .. });
     if is_deep {
-        // The looker bypasses the proxies, but not this fault.
+        // The observer bypasses the proxies, but not this fault.
         let node = timeline.nodes.find(trouble.fault.node()?)?;
         to = sights.next_look(node, from).map_or(to, |look| look.min(to));
     }

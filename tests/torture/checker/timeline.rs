@@ -8,7 +8,7 @@ use crate::checker::spans::Spans;
 use crate::history::{Action, Ask, Fault, Record, Time};
 
 /// How long a request may take to arrive where nothing delays it; also an
-/// allowance for the looker and the machine.
+/// allowance for the observer and the machine.
 pub(super) const MARGIN: Time = 250 * crate::history::MS;
 
 /// The history by subject. Nodes, keys and views are numbered.
@@ -151,7 +151,7 @@ impl<'a> Timeline<'a> {
                 reading.stalls.push((*from, at));
             }
             Action::Looked { node, .. } => {
-                // A node that does not answer the looker delays other requests
+                // A node that does not answer the observer delays other requests
                 // as well, whatever the reason.
                 let last = reading.looked.insert(node, at).unwrap_or(at);
                 if at > last + MARGIN {

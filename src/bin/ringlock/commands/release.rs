@@ -169,7 +169,7 @@ async fn take_again(
     Vec::new()
 }
 
-/// The entry to take, for each sighting.
+/// The entry to take, for each server report.
 fn entries(snapshot: &ClusterSnapshot<'_>, held: &[LockView]) -> Vec<Option<Entry>> {
     let of = |index: usize| {
         let holding = held.iter().find(|holding| holding.on.contains(&index))?;
