@@ -303,9 +303,12 @@ impl LeaseState {
             ExtendOutcome::Extended(until) => {
                 counters.extended.add_one();
                 let mut state = self.state.lock();
-                state.record.extended(at, placement, *until, now);
-                if let Some(renewals) = &mut state.renewals {
-                    renewals.extended(now, at.view.max_ttl(), rand::random());
+                // By now another extend may have found that the lease is lost.
+                if state.ended.is_none() {
+                    state.record.extended(at, placement, *until, now);
+                    if let Some(renewals) = &mut state.renewals {
+                        renewals.extended(now, at.view.max_ttl(), rand::random());
+                    }
                 }
             }
             ExtendOutcome::Unchanged { refusals, .. } => {

@@ -674,6 +674,36 @@ async fn a_lease_forced_out_stays_out() {
     }
 }
 
+/// Two extends overlap. The answers to the earlier one arrive after the later one
+/// has found that the entries are gone.
+#[tokio::test]
+async fn a_lost_lease_is_not_prolonged_by_an_earlier_extend() {
+    let nodes: Vec<MemoryNode> = (0..3).map(|i| MemoryNode::new(name(i))).collect();
+    let builder = nodes.iter().fold(Router::builder(), |builder, node| {
+        builder.memory_node(node.clone())
+    });
+    let builder = builder.replicas(3).init(Init::Now);
+    let router = builder.connect().await.unwrap();
+    let acquire = router.acquire(KEY).ttl(Duration::from_secs(20));
+    let guard = acquire.await.unwrap();
+    let delay_all = |delay| nodes.iter().for_each(|node| node.set_delay(delay));
+    delay_all(ms(200));
+    let earlier = guard.extend();
+    let later = async {
+        delay_all(Duration::ZERO);
+        nodes
+            .iter()
+            .for_each(|node| node.delete(&Key::new(KEY).unwrap()));
+        let lost = guard.extend().await;
+        assert!(matches!(lost, Err(Error::Lost { .. })), "{lost:?}");
+        guard.valid_until()
+    };
+    let (_, at_loss) = tokio::join!(biased; earlier, later);
+    assert_eq!(guard.valid_until(), at_loss);
+    assert_eq!(guard.remaining(), Duration::ZERO);
+    assert_eq!(guard.release().await.unwrap(), Released::TooLate);
+}
+
 /// The same with keep-alive: the holder learns of the loss from its next
 /// extend.
 #[tokio::test]
