@@ -125,7 +125,7 @@ fn a_command_does_not_outlive_both() {
         &["k", "--ttl", TTL],
         &format!("echo ready; {}", beats(&file)),
     );
-    until("it runs", || file.exists());
+    until("it runs", || file.exists() && !read(&file).0.is_empty());
     let supervisor = supervisor(&job);
     // Neither can react to the death of the other.
     kill_process(supervisor, Signal::STOP).unwrap();

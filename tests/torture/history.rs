@@ -126,6 +126,8 @@ pub(crate) enum Refusal {
     NoQuorum,
     /// Granted too late to be valid; also after a wait.
     TooSlow,
+    /// A call ahead of it in its process's queue waits for another key as well.
+    Behind,
     /// Anything else.
     Other,
 }

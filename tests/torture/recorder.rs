@@ -117,9 +117,14 @@ impl Recorder {
 
     pub(crate) fn refused(&self, ask: Ask, key: &str, error: &Error) {
         let (view, replicas) = self.standing(key.as_bytes());
+        let is_its_own = culprit(error).is_none_or(|culprit| culprit == key);
         self.log.write(Action::Refused {
             ask,
-            refusal: refusal(error),
+            refusal: if is_its_own {
+                refusal(error)
+            } else {
+                Refusal::Behind
+            },
             view,
             replicas,
             error: error.to_string(),
@@ -264,6 +269,19 @@ fn release(result: Result<Released, Error>) -> Release {
         Ok(Released::InTime) => Release::InTime,
         Ok(Released::TooLate) => Release::TooLate,
         Ok(Released::Unknown) | Err(_) => Release::Failed,
+    }
+}
+
+/// The key that an error names.
+pub(crate) fn culprit(error: &Error) -> Option<String> {
+    match error {
+        Error::TimedOut { last, .. } => culprit(last),
+        Error::Contended { key, .. }
+        | Error::NoQuorum { key, .. }
+        | Error::Unconfirmed { key, .. }
+        | Error::TooSlow { key, .. }
+        | Error::Lost { key, .. } => Some(key.to_string()),
+        _ => None,
     }
 }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::index;
-use ringlock::{Acquire, Error};
+use ringlock::Acquire;
 use tokio::task::JoinSet;
 
 use crate::history::Ask;
 use crate::observer::label;
-use crate::recorder::{Manner, Recorder};
+use crate::recorder::{Manner, Recorder, culprit};
 use crate::settings::{HOT_KEYS, KEYS, MAX_TTL, key};
 
 /// The shortest ttl.
@@ -255,17 +255,4 @@ impl LeaseHandle {
 fn ask_of(first: Ask, keys: &[String], key: &str) -> Ask {
     let index = keys.iter().position(|one| one == key);
     first + index.expect("a key of the call") as Ask
-}
-
-/// The key that an error names.
-fn culprit(error: &Error) -> Option<String> {
-    match error {
-        Error::TimedOut { last, .. } => culprit(last),
-        Error::Contended { key, .. }
-        | Error::NoQuorum { key, .. }
-        | Error::Unconfirmed { key, .. }
-        | Error::TooSlow { key, .. }
-        | Error::Lost { key, .. } => Some(key.to_string()),
-        _ => None,
-    }
 }

@@ -185,7 +185,7 @@ pub(super) fn checker(
 fn count(share: &mut Share, call: &Call, is_alone: bool) {
     match call.answer {
         Answer::Granted => share.granted += 1,
-        Answer::Refused(Refusal::Contended) => share.contended += 1,
+        Answer::Refused(Refusal::Contended | Refusal::Behind) => share.contended += 1,
         _ => share.refused += 1,
     }
     if is_alone && call.answer != Answer::Refused(Refusal::Contended) {
@@ -226,6 +226,8 @@ fn refused(timeline: &Timeline<'_>, verdicts: &mut Verdicts, place: usize, is_al
     let call = &timeline.calls[place];
     if let Answer::Refused(refusal) = call.answer
         && refusal != Refusal::Contended
+        // A call for a set keeps the turns of all its keys while one has no quorum.
+        && (refusal != Refusal::Behind || is_alone)
     {
         let key = timeline.keys.name(call.key);
         let beside = match is_alone {

@@ -79,6 +79,18 @@ fn a_call_that_could_be_granted_is_not_refused() {
 }
 
 #[test]
+fn a_call_behind_one_that_waits_for_another_key_may_be_refused() {
+    let behind = call(500, Refusal::Behind);
+    assert_eq!(broken(&behind), [Claim::Availability], "nobody is ahead");
+    let other = ask(1, 2);
+    let ahead = [
+        asked(9000, other, 2000),
+        refused(11_000, other, Refusal::Contended),
+    ];
+    assert_eq!(broken(&with(&behind, &ahead)), []);
+}
+
+#[test]
 fn availability_is_reported_by_state() {
     let kill = |id, node: &str, from| {
         let (node, back) = (node.to_owned(), Back::Whole);
