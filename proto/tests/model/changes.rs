@@ -459,11 +459,13 @@ each_holds! {
     a_change_after_a_shorter_ttl_breaks_no_claim: SHRUNK,
     #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     an_owner_out_of_reach_breaks_no_claim: OUT_OF_REACH,
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     a_readmitted_replica_breaks_no_claim: REPLICA_WIPED,
     a_readmitted_owner_breaks_no_claim: OWNER_WIPED,
     an_owner_that_becomes_another_breaks_no_claim: OWNER_RESYNCED,
     #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     an_owner_lost_twice_breaks_no_claim: WIPED_TWICE,
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     a_replica_replaced_breaks_no_claim: REPLACE,
     #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     more_replicas_break_no_claim: GROW,

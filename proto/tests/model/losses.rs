@@ -159,5 +159,6 @@ each_holds! {
     two_starters_break_no_claim: RIVAL_STARTS,
     two_starters_serve_one_view: RIVAL_VIEWS,
     a_start_during_a_vote_breaks_no_claim: START_OR_VOTE,
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     a_rolling_loss_leaves_nothing_stuck: NEVER_STUCK,
 }

@@ -401,18 +401,21 @@ each_holds! {
     extends_of_different_length_break_no_claim: LENGTHS,
     repeated_extends_break_no_claim: REPEATS,
     requests_out_of_order_break_no_claim: OVERTAKING,
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     a_wiped_node_breaks_no_claim: WIPE,
     #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     a_restarted_node_breaks_no_claim: RESTART,
     an_owner_that_becomes_another_breaks_no_claim: RESYNC,
     #[ignore = "minutes: scripts/model.sh"]
     one_of_three_that_becomes_another_breaks_no_claim: RESYNC_THREE,
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     vanishing_entries_leave_fences_apart: VANISH,
     forced_out_stays_out: FORCED,
     forced_out_is_free: FORCED_SLOW,
     a_second_life_breaks_no_claim: REINITIALISE,
     #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     a_second_life_of_three_breaks_no_claim: REINITIALISE_THREE,
+    #[ignore = "long: scripts/model.sh; the mutants of this scenario are not ignored"]
     two_views_at_once_break_no_claim: VIEWS,
     an_owner_cut_off_breaks_no_claim: CUT_OFF,
 }
