@@ -23,7 +23,7 @@ use crate::proto::operation::machine::{Effects, Event, Step, vouches_for};
 use crate::proto::quorum::{Placement, Voter, VoterSet};
 use crate::proto::time::Instant;
 use crate::runtime::lifecycle::Lifecycle;
-use crate::telemetry::metrics;
+use crate::telemetry::handles;
 
 /// One operation in flight.
 pub(crate) struct Operation<M: LeaseMachine> {
@@ -273,7 +273,7 @@ impl<M: LeaseMachine> Sink for Operation<M> {
             self.view_nodes().refresh.wake();
         }
         M::answered(&self.ctx, from, step, &answer);
-        let now = if M::MINDS_TIME || metrics::ARE_ON {
+        let now = if M::MINDS_TIME || handles::ARE_ON {
             clock::now()
         } else {
             self.t0

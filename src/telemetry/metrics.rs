@@ -1,6 +1,5 @@
 //! The metrics of routers and nodes. Handles are registered once, with the recorder
-//! installed at that time, and kept; without the feature `metrics` all of this
-//! compiles to nothing.
+//! installed at that time, and kept.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,145 +7,8 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::proto::node::message::{Answer, NodeState, NodeStatus, Request, ViewId};
+use crate::telemetry::handles::{ARE_ON, Count, Level, Spread, describe};
 use crate::telemetry::metric_names::{self, Metric};
-
-/// Whether anything is reported: measurements made only for metrics are otherwise
-/// skipped.
-pub(crate) const ARE_ON: bool = cfg!(feature = "metrics");
-
-macro_rules! handle {
-    ($(#[$doc:meta])* $handle:ident, $inner:ident, $register:ident, $noop:expr) => {
-        $(#[$doc])*
-        #[derive(Clone)]
-        pub(crate) struct $handle {
-            #[cfg(feature = "metrics")]
-            inner: metrics::$inner,
-        }
-
-        impl $handle {
-            /// Registers a handle under `metric` with these labels.
-            pub(crate) fn of(metric: &Metric, labels: &[(&'static str, &str)]) -> Self {
-                #[cfg(not(feature = "metrics"))]
-                let _ = (metric, labels);
-                Self {
-                    #[cfg(feature = "metrics")]
-                    inner: facade::register(metric, labels, |recorder, key, metadata| {
-                        recorder.$register(key, metadata)
-                    }),
-                }
-            }
-        }
-
-        impl Default for $handle {
-            fn default() -> Self {
-                Self {
-                    #[cfg(feature = "metrics")]
-                    inner: $noop,
-                }
-            }
-        }
-
-        impl fmt::Debug for $handle {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(stringify!($handle))
-            }
-        }
-    };
-}
-
-handle!(
-    /// A number that only increases.
-    Count, Counter, register_counter, metrics::Counter::noop()
-);
-handle!(
-    /// A number that increases and decreases.
-    Level, Gauge, register_gauge, metrics::Gauge::noop()
-);
-handle!(
-    /// A distribution of values.
-    Spread, Histogram, register_histogram, metrics::Histogram::noop()
-);
-
-impl Count {
-    pub(crate) fn add_one(&self) {
-        #[cfg(feature = "metrics")]
-        self.inner.increment(1);
-    }
-}
-
-impl Level {
-    pub(crate) fn set(&self, value: u32) {
-        #[cfg(feature = "metrics")]
-        self.inner.set(value);
-        #[cfg(not(feature = "metrics"))]
-        let _ = value;
-    }
-
-    pub(crate) fn add_one(&self) {
-        #[cfg(feature = "metrics")]
-        self.inner.increment(1);
-    }
-
-    pub(crate) fn take_one(&self) {
-        #[cfg(feature = "metrics")]
-        self.inner.decrement(1);
-    }
-}
-
-impl Spread {
-    #[cfg(feature = "redis")]
-    pub(crate) fn note(&self, value: u32) {
-        #[cfg(feature = "metrics")]
-        self.inner.record(value);
-        #[cfg(not(feature = "metrics"))]
-        let _ = value;
-    }
-
-    pub(crate) fn note_span(&self, span: Duration) {
-        #[cfg(feature = "metrics")]
-        self.inner.record(span);
-        #[cfg(not(feature = "metrics"))]
-        let _ = span;
-    }
-}
-
-#[cfg(feature = "metrics")]
-mod facade {
-    use metrics::{Key, Label, Metadata, Recorder, Unit, with_recorder};
-
-    use crate::telemetry::metric_names::{ALL, Kind, Metric};
-
-    pub(crate) fn register<T>(
-        metric: &Metric,
-        labels: &[(&'static str, &str)],
-        register: impl FnOnce(&dyn Recorder, &Key, &Metadata<'_>) -> T,
-    ) -> T {
-        let labels = labels
-            .iter()
-            .map(|(name, value)| Label::new(*name, (*value).to_owned()));
-        let key = Key::from_parts(metric.name, labels.collect::<Vec<_>>());
-        let metadata = Metadata::new("ringlock", metrics::Level::INFO, None);
-        with_recorder(|recorder| register(recorder, &key, &metadata))
-    }
-
-    /// Describes every metric to the recorder.
-    pub(crate) fn describe() {
-        with_recorder(|recorder| {
-            for metric in ALL {
-                let (name, text) = (metric.name.into(), metric.text.into());
-                let unit = match metric.is_in_seconds() {
-                    true => Unit::Seconds,
-                    false => Unit::Count,
-                };
-                match metric.kind {
-                    Kind::Counter => recorder.describe_counter(name, Some(unit), text),
-                    Kind::Gauge => recorder.describe_gauge(name, Some(unit), text),
-                    Kind::Histogram => recorder.describe_histogram(name, Some(unit), text),
-                }
-            }
-        });
-    }
-}
 
 /// One handle per value of the last of `metric`'s labels; `node` is the value of
 /// the label before it, if there is one.
@@ -166,9 +28,7 @@ fn each<T: fmt::Debug, const N: usize>(
 /// A router's metrics in addition to its counts.
 #[derive(Debug)]
 pub(crate) struct RouterMeter {
-    #[cfg(feature = "metrics")]
     acquires: [Count; 6],
-    #[cfg(feature = "metrics")]
     wait: Spread,
     pub(crate) hold: Spread,
     epoch: Level,
@@ -177,12 +37,9 @@ pub(crate) struct RouterMeter {
 
 impl Default for RouterMeter {
     fn default() -> Self {
-        #[cfg(feature = "metrics")]
-        facade::describe();
+        describe();
         Self {
-            #[cfg(feature = "metrics")]
             acquires: each(&metric_names::ACQUIRES, None, Count::of),
-            #[cfg(feature = "metrics")]
             wait: Spread::of(&metric_names::ACQUIRE_WAIT, &[]),
             hold: Spread::of(&metric_names::HOLD, &[]),
             epoch: Level::of(&metric_names::EPOCH, &[]),
@@ -199,13 +56,11 @@ impl RouterMeter {
     }
 
     /// A call has ended.
-    #[cfg(feature = "metrics")]
     pub(crate) fn ended(&self, outcome: Outcome) {
         self.acquires[outcome as usize].add_one();
     }
 
     /// A call was granted after this time.
-    #[cfg(feature = "metrics")]
     pub(crate) fn waited(&self, span: Duration) {
         self.wait.note_span(span);
     }

@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Loss};
+use crate::telemetry::handles::{ARE_ON, Count, Level};
 use crate::telemetry::hot_keys::HotKeys;
 use crate::telemetry::metric_names;
 use crate::telemetry::metric_names::Metric;
-#[cfg(feature = "metrics")]
-use crate::telemetry::metrics::Outcome;
-use crate::telemetry::metrics::{Count, Level, RouterMeter};
+use crate::telemetry::metrics::{Outcome, RouterMeter};
 
 /// A router's counts since its creation; see [`Router::stats`](crate::Router::stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,49 +142,39 @@ impl Counters {
 /// result was recorded.
 #[derive(Debug)]
 pub(crate) struct CallMetrics {
-    #[cfg(feature = "metrics")]
-    counters: Arc<Counters>,
-    #[cfg(feature = "metrics")]
-    outcome: Outcome,
+    /// `None` if nothing is reported.
+    call: Option<(Arc<Counters>, Outcome)>,
 }
 
 impl CallMetrics {
     pub(crate) fn begin(counters: &Arc<Counters>) -> Self {
-        #[cfg(not(feature = "metrics"))]
-        let _ = counters;
         Self {
-            #[cfg(feature = "metrics")]
-            counters: Arc::clone(counters),
-            #[cfg(feature = "metrics")]
-            outcome: Outcome::Abandoned,
+            call: ARE_ON.then(|| (Arc::clone(counters), Outcome::Abandoned)),
         }
     }
 
     /// The call was granted, after this time.
     pub(crate) fn granted(&mut self, waited: impl FnOnce() -> Duration) {
-        #[cfg(feature = "metrics")]
-        {
-            self.outcome = Outcome::Granted;
-            self.counters.meter.waited(waited());
+        if let Some((counters, outcome)) = &mut self.call {
+            *outcome = Outcome::Granted;
+            counters.meter.waited(waited());
         }
-        #[cfg(not(feature = "metrics"))]
-        let _ = waited;
     }
 
     /// The call failed.
     pub(crate) fn failed(&mut self, error: Error) -> Error {
-        #[cfg(feature = "metrics")]
-        {
-            self.outcome = Outcome::of(&error);
+        if let Some((_, outcome)) = &mut self.call {
+            *outcome = Outcome::of(&error);
         }
         error
     }
 }
 
-#[cfg(feature = "metrics")]
 impl Drop for CallMetrics {
     fn drop(&mut self) {
-        self.counters.meter.ended(self.outcome);
+        if let Some((counters, outcome)) = &self.call {
+            counters.meter.ended(*outcome);
+        }
     }
 }
 

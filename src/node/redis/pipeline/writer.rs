@@ -18,7 +18,7 @@ use crate::node::redis::pipeline::queue::Queue;
 use crate::node::redis::pipeline::{identity_check, script_reload};
 use crate::proto::node::message::{NodeState, NodeStatus, Reply};
 use crate::proto::time::Instant;
-use crate::telemetry::metrics::Spread;
+use crate::telemetry::handles::Spread;
 
 /// How many times as long as expected an answer may take: a grant that comes
 /// too late costs the server twice, because it must be taken back.
