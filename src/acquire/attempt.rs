@@ -194,7 +194,7 @@ impl Acquire {
     }
 
     /// The error for a caller that timed out in the queue.
-    fn error_of(&self, key: &Key, met: &QueueHistory) -> Error {
+    pub(crate) fn error_of(&self, key: &Key, met: &QueueHistory) -> Error {
         match met {
             QueueHistory::Held => Error::Contended {
                 key: key.clone(),

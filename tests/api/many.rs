@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use ringlock::{
-    Error, Fence, GuardSet, Key, KeyError, Loss, MemoryNode, Released, Router, WithError,
+    Config, Error, Fence, GuardSet, Key, KeyError, Loss, MemoryNode, Released, Router, WithError,
 };
 use ringlock_test_support::{ARMS, Arm, Cluster, PROMPTLY, TestNode, ms, seed};
 use tokio::task::JoinSet;
@@ -471,6 +471,39 @@ async fn a_lease_lost_on_the_way_is_taken_again() {
     assert_eq!(guards.release().await.unwrap(), Released::InTime);
     assert!(other.drained().await);
     assert_free(&cluster, &router).await;
+}
+
+/// The last extends of the leases that were granted early count towards the wait.
+#[tokio::test]
+async fn a_set_is_given_up_in_time_while_a_node_hangs() {
+    const TTL: Duration = Duration::from_secs(4);
+    const WAIT: Duration = Duration::from_millis(1_700);
+    let cluster = Cluster::start(Arm::Memory, 3);
+    let slow = |config: &mut Config| config.router.node_timeout = Some(TTL / 2);
+    let router = cluster.builder().replicas(1).configure(slow);
+    let router = router.connect().await.unwrap();
+    let owner = |key: &str| router.route(key).unwrap().owner;
+    let keys = names(100);
+    let early = keys.iter().find(|key| *owner(key) == *"a").unwrap();
+    let mut behind = keys.iter().filter(|key| *key > early);
+    let late = behind.find(|key| *owner(key) != *"a").unwrap();
+
+    let other = cluster.router(1).await;
+    let theirs = other.acquire(late).await.unwrap();
+    let acquire = router.acquire_all([early, late]).ttl(TTL).wait(WAIT);
+    let began = Instant::now();
+    let acquiring = tokio::spawn(acquire.into_future());
+    let granted = || locked(&cluster).contains(early);
+    ringlock_test_support::eventually(PROMPTLY, "the first is locked", granted).await;
+    memory(&cluster, 0).hang();
+    // By then a third of the ttl has passed.
+    tokio::time::sleep_until((began + WAIT - ms(200)).into()).await;
+    theirs.release().await.unwrap();
+    let error = acquiring.await.unwrap().unwrap_err();
+    let took = began.elapsed();
+    assert!(took < WAIT + PROMPTLY / 5, "{took:?}");
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    assert!(!error.is_contention(), "{error}");
 }
 
 #[tokio::test]

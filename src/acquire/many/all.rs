@@ -18,7 +18,7 @@ use crate::acquire::{Acquire, Acquiring};
 use crate::clock;
 use crate::error::Error;
 use crate::lease::guard::Guard;
-use crate::lease::local_queue::{LastFailure, Ticket};
+use crate::lease::local_queue::{LastFailure, QueueHistory, Ticket};
 use crate::lease::manager::LeaseManager;
 use crate::lease::scoped::WithError;
 use crate::lease::state::LeaseState;
@@ -302,25 +302,45 @@ impl SetContest {
             };
             guards.push(guard?);
         }
-        while let Err(error) = self.freshen(&guards).await {
-            if matches!(error, Error::Lost { .. }) {
-                return Ok(None);
+        match self.freshen_all(&guards).await {
+            Ok(()) => {
+                let is_whole = guards.iter().all(|guard| guard.loss().is_none());
+                Ok(is_whole.then_some(guards))
             }
-            if !error.is_transient() {
+            Err(Error::Lost { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Retries until all of `guards` have enough time left, or the limits are
+    /// reached.
+    async fn freshen_all(&self, guards: &[Guard]) -> Result<(), Error> {
+        let give_up = |error| self.each.give_up(1, self.deadlines.started, error);
+        let mut last = None;
+        loop {
+            let freshened = clock::within(self.deadlines.answer_by(), self.freshen(guards));
+            let error = match freshened.await {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(error)) => error,
+                None => {
+                    let silence = || {
+                        let key = guards[0].key();
+                        self.each.error_of(key, &QueueHistory::Unanswered)
+                    };
+                    return Err(give_up(last.unwrap_or_else(silence)));
+                }
+            };
+            if matches!(error, Error::Lost { .. }) || !error.is_transient() {
                 return Err(error);
             }
             let resume = clock::now() + self.node_timeout();
-            if self
-                .deadlines
-                .deadline
-                .is_some_and(|deadline| resume >= deadline)
-            {
-                return Err(self.each.give_up(1, self.deadlines.started, error));
+            let deadline = self.deadlines.deadline;
+            if deadline.is_some_and(|deadline| resume >= deadline) {
+                return Err(give_up(error));
             }
+            last = Some(error);
             clock::sleep_until(resume).await;
         }
-        let is_whole = guards.iter().all(|guard| guard.loss().is_none());
-        Ok(is_whole.then_some(guards))
     }
 
     /// Makes one attempt at each of `keys`, at most `width` at once. Returns the
@@ -397,7 +417,11 @@ impl SetContest {
 
     /// How long nodes may take for one of the leases.
     fn node_timeout(&self) -> Duration {
-        self.each.leases.nodes().node_timeout(self.deadlines.ttl)
+        let ttl = self.deadlines.ttl;
+        self.each
+            .leases
+            .membership
+            .read(|nodes| nodes.node_timeout(ttl))
     }
 
     /// The remaining time that a lease needs before its guard is handed out.
