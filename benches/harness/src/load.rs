@@ -2,8 +2,8 @@
 //! results.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -87,6 +87,9 @@ pub struct Sample {
 pub struct Turn {
     /// The pairs that succeeded.
     pub samples: Vec<Sample>,
+    /// The number of pairs that succeeded before all tasks were under way; their
+    /// times are not recorded.
+    pub prepared: u64,
     /// The number of pairs that failed.
     pub failures: u64,
     /// Describes the first of them.
@@ -115,6 +118,11 @@ impl Turn {
         done.count() as f64 / self.span.as_secs_f64()
     }
 
+    /// The number of all pairs that succeeded.
+    pub fn pairs(&self) -> u64 {
+        self.prepared + self.samples.len() as u64
+    }
+
     /// How long the acquires took after the warm-up. In an open loop, those
     /// that finished after the end count too: they are the slowest of all.
     pub fn latencies(&self) -> impl Iterator<Item = Duration> {
@@ -128,6 +136,7 @@ impl Turn {
 
     fn add(&mut self, log: Turn) {
         self.samples.extend(log.samples);
+        self.prepared += log.prepared;
         self.failures += log.failures;
         self.first_failure = self.first_failure.take().or(log.first_failure);
     }
@@ -218,11 +227,23 @@ impl<L: Locker> Contender for Checked<L> {
     }
 }
 
+/// How long a turn waits for all of its tasks to finish a first pair. A contender
+/// that starves some of them is measured all the same.
+const LONGEST_PREPARATION: Duration = Duration::from_secs(2);
+
 /// When the pairs of a turn begin.
 #[derive(Debug)]
 struct Schedule {
-    begin: Instant,
-    end: Instant,
+    /// When the recorded part of the turn begins: in a closed loop, when each task
+    /// has finished a first pair. A runtime under load polls tasks that are new
+    /// more rarely than those that are under way.
+    begin: OnceLock<Instant>,
+    /// How long that part lasts.
+    length: Duration,
+    /// When it begins at the latest.
+    latest: Instant,
+    /// The tasks that have not finished a first pair.
+    unprepared: AtomicUsize,
     pace: Pace,
     /// The pairs of an open loop that are due and not yet begun.
     due: Semaphore,
@@ -231,45 +252,69 @@ struct Schedule {
 
 impl Schedule {
     fn new(load: &Load) -> Self {
-        let begin = Instant::now();
+        let now = Instant::now();
         Self {
-            begin,
-            end: begin + load.warm_up + load.span,
+            begin: match load.pace {
+                Pace::Closed => OnceLock::new(),
+                Pace::Open(_) => OnceLock::from(now),
+            },
+            length: load.warm_up + load.span,
+            latest: now + LONGEST_PREPARATION,
+            unprepared: AtomicUsize::new(load.tasks),
             pace: load.pace,
             due: Semaphore::new(0),
             next: AtomicUsize::new(0),
         }
     }
 
+    /// A task has finished its first pair, or failed to.
+    fn prepared(&self) {
+        if self.unprepared.fetch_sub(1, Relaxed) == 1 {
+            self.begin.get_or_init(Instant::now);
+        }
+    }
+
+    /// When the recorded part began, if it has by `now`.
+    fn begin(&self, now: Instant) -> Option<Instant> {
+        if now >= self.latest {
+            self.begin.get_or_init(|| now);
+        }
+        self.begin.get().copied()
+    }
+
     /// The intended start of the next pair; `None` when the turn is over.
     async fn next(&self, now: Instant) -> Option<Instant> {
+        let begin = self.begin(now);
+        let is_in_time = |start| begin.is_none_or(|begin| start < begin + self.length);
         let Pace::Open(rate) = self.pace else {
-            return (now < self.end).then_some(now);
+            return is_in_time(now).then_some(now);
         };
         self.due.acquire().await.ok()?.forget();
         let index = self.next.fetch_add(1, Relaxed);
-        let intended = self.begin + Duration::from_secs_f64(index as f64 / rate);
+        let intended = begin? + Duration::from_secs_f64(index as f64 / rate);
         // Every pair that fell due in time is carried out, however late.
-        (intended < self.end).then_some(intended)
+        is_in_time(intended).then_some(intended)
     }
 
     /// Announces each pair of an open loop when it is due.
     fn announce(&self) {
-        let Pace::Open(rate) = self.pace else { return };
+        let (Pace::Open(rate), Some(begin)) = (self.pace, self.begin.get()) else {
+            return;
+        };
         let mut announced = 0;
         loop {
-            let elapsed = self.begin.elapsed().min(self.end - self.begin);
+            let elapsed = begin.elapsed().min(self.length);
             // The first one is due at once.
             let due = (elapsed.as_secs_f64() * rate) as usize + 1;
             self.due.add_permits(due - announced);
             announced = due;
-            if self.begin + elapsed == self.end {
+            if elapsed == self.length {
                 // Wakes the tasks that still wait, so that they see the end.
                 self.due.add_permits(Semaphore::MAX_PERMITS / 2);
                 return;
             }
             let next = Duration::from_secs_f64(announced as f64 / rate);
-            let pause = next.saturating_sub(self.begin.elapsed());
+            let pause = next.saturating_sub(begin.elapsed());
             std::thread::sleep(pause.clamp(Duration::from_micros(50), Duration::from_millis(50)));
         }
     }
@@ -289,12 +334,22 @@ impl<L: Locker> Visitor<L> {
     async fn run(self) -> Turn {
         let mut log = Turn::default();
         let mut now = Instant::now();
+        let mut is_first = true;
         while let Some(start) = self.schedule.next(now).await {
-            match self.pair(start).await {
+            let paired = self.pair(start).await;
+            if std::mem::take(&mut is_first) {
+                self.schedule.prepared();
+            }
+            match paired {
                 Ok(acquire) => {
                     now = Instant::now();
-                    let done = now - self.schedule.begin;
-                    log.samples.push(Sample { done, acquire });
+                    match self.schedule.begin(now) {
+                        Some(begin) if start >= begin => {
+                            let done = now - begin;
+                            log.samples.push(Sample { done, acquire });
+                        }
+                        _ => log.prepared += 1,
+                    }
                 }
                 Err(fault) => {
                     log.fail(&fault);

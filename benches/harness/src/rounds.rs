@@ -167,7 +167,7 @@ impl Round {
         for latency in turn.latencies() {
             acquire.record(nanos(latency))?;
         }
-        let all = (turn.samples.len() as f64).max(1.0);
+        let all = (turn.pairs() as f64).max(1.0);
         let per_pair = |time: Duration| time.as_secs_f64() * 1e6 / all;
         Ok(Self {
             pairs_per_s: turn.pairs_per_second(),
