@@ -95,63 +95,92 @@ impl fmt::Debug for Key {
 /// Length of the random part of a stored token: 128 bits in hex.
 const RANDOM_LEN: usize = 32;
 
-/// The value stored under a held key: 128 random bits in hex and, after a space,
-/// the holder's label if it gave one. Fresh for every attempt.
+/// The length of the longest stored token.
+const MAX_STORED: usize = RANDOM_LEN + 1 + MAX_LABEL_BYTES;
+
+/// Identifies an entry's maker: 128 random bits, fresh for every attempt, and the
+/// holder's label if it gave one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token(Arc<str>);
+pub struct Token {
+    random: u128,
+    label: Option<Arc<str>>,
+}
 
 impl Token {
     /// A token of these random bits; they must come from a generator that is
-    /// unpredictable. Of the label, [`MAX_LABEL_BYTES`] are kept.
-    pub fn new(random: u128, label: Option<&str>) -> Self {
+    /// unpredictable. A label of more than [`MAX_LABEL_BYTES`] is cut off there.
+    pub fn new(random: u128, label: Option<Arc<str>>) -> Self {
+        let label = label.filter(|label| !label.is_empty()).and_then(|label| {
+            if label.len() <= MAX_LABEL_BYTES {
+                return Some(label);
+            }
+            // A cut inside a character yields no label, which is safe: an overlong
+            // label is a mistake of the caller.
+            label.get(..MAX_LABEL_BYTES).map(Into::into)
+        });
+        Self { random, label }
+    }
+
+    /// The value that is stored under the key: the random bits in hex and, after a
+    /// space, the label.
+    pub fn stored(&self) -> StoredToken {
         const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut stored = [b' '; RANDOM_LEN + 1 + MAX_LABEL_BYTES];
-        let digits = stored[..RANDOM_LEN].chunks_exact_mut(2);
-        for (byte, digits) in random.to_be_bytes().into_iter().zip(digits) {
+        let mut bytes = [b' '; MAX_STORED];
+        let digits = bytes[..RANDOM_LEN].chunks_exact_mut(2);
+        for (byte, digits) in self.random.to_be_bytes().into_iter().zip(digits) {
             digits[0] = HEX[usize::from(byte >> 4)];
             digits[1] = HEX[usize::from(byte & 15)];
         }
-        let label = label.unwrap_or_default();
-        // A cut inside a character yields no label, which is safe: an overlong label is
-        // a mistake of the caller.
-        let label = label
-            .get(..label.len().min(MAX_LABEL_BYTES))
-            .unwrap_or_default();
-        let len = match label.len() {
-            0 => RANDOM_LEN,
-            len => RANDOM_LEN + 1 + len,
-        };
-        stored[RANDOM_LEN + 1..][..label.len()].copy_from_slice(label.as_bytes());
-        // Hex digits are valid UTF-8, and so is the label.
-        Self(
-            std::str::from_utf8(&stored[..len])
-                .unwrap_or_default()
-                .into(),
-        )
-    }
-
-    /// The value that is stored under the key.
-    pub fn as_stored(&self) -> &[u8] {
-        self.0.as_bytes()
+        let mut len = RANDOM_LEN;
+        if let Some(label) = &self.label {
+            len += 1 + label.len();
+            bytes[RANDOM_LEN + 1..len].copy_from_slice(label.as_bytes());
+        }
+        StoredToken { bytes, len }
     }
 
     /// The holder that other clients read from this token.
     pub fn holder(&self) -> Holder {
-        Holder::of_stored(self.as_stored())
+        Holder::of_stored(&self.stored())
     }
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        write!(f, "{:032x}", self.random)?;
+        match &self.label {
+            Some(label) => write!(f, " {label}"),
+            None => Ok(()),
+        }
     }
 }
 
 impl fmt::Debug for Token {
     /// Shows the label only: the random part is enough to release the lock.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let label = self.0.get(RANDOM_LEN + 1..).unwrap_or("unlabelled");
+        let label = self.label.as_deref().unwrap_or("unlabelled");
         write!(f, "Token({label:?})")
+    }
+}
+
+/// A token as it is stored.
+#[derive(Clone, Copy)]
+pub struct StoredToken {
+    bytes: [u8; MAX_STORED],
+    len: usize,
+}
+
+impl std::ops::Deref for StoredToken {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl fmt::Debug for StoredToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoredToken")
     }
 }
 
@@ -343,10 +372,10 @@ mod tests {
 
     #[test]
     fn a_stored_token_names_its_holder() {
-        let token = Token::new(0xab, Some("web-3:4711"));
-        let stored = token.as_stored();
-        assert_eq!(stored, b"000000000000000000000000000000ab web-3:4711");
-        assert_eq!(token.to_string().as_bytes(), stored);
+        let token = Token::new(0xab, Some("web-3:4711".into()));
+        let stored = token.stored();
+        assert_eq!(&*stored, b"000000000000000000000000000000ab web-3:4711");
+        assert_eq!(token.to_string().as_bytes(), &*stored);
         let holder = token.holder();
         assert_eq!(
             (holder.label(), holder.is_foreign()),
@@ -369,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_token_hides_its_secret_in_debug_output() {
-        let shown = format!("{:?}", Token::new(0xdead_beef, Some("me")));
+        let shown = format!("{:?}", Token::new(0xdead_beef, Some("me".into())));
         assert_eq!(shown, "Token(\"me\")");
     }
 

@@ -74,15 +74,17 @@ impl Acquire {
 
     /// The limits of a call that started at `started`.
     pub(crate) fn deadlines(&self, started: Instant) -> Result<Deadlines, Error> {
-        let longest = self.leases.membership.max_ttl();
-        // The cluster's longest ttl may be shorter now than when the router was
-        // configured.
-        let default = || self.leases.defaults.ttl.min(longest);
-        let ttl = Ttl::new(self.ttl.unwrap_or_else(default), longest)?;
         if let Some(max_hold) = self.max_hold.filter(|&max_hold| max_hold < LEAST_HOLD) {
             return Err(Error::MaxHold { max_hold });
         }
-        let node_timeout = self.leases.nodes().node_timeout(ttl);
+        let (ttl, node_timeout) = self.leases.membership.read(|nodes| {
+            let longest = nodes.view.max_ttl();
+            // The cluster's longest ttl may be shorter now than when the router was
+            // configured.
+            let default = || self.leases.defaults.ttl.min(longest);
+            let ttl = Ttl::new(self.ttl.unwrap_or_else(default), longest)?;
+            Ok::<_, Error>((ttl, nodes.node_timeout(ttl)))
+        })?;
         Ok(Deadlines {
             ttl,
             started,
@@ -309,7 +311,7 @@ impl Acquire {
     fn candidate(&self, key: &Key, ttl: Ttl) -> Arc<LeaseState> {
         let defaults = &self.leases.defaults;
         let label = self.label.as_ref().unwrap_or(&defaults.label);
-        let token = Token::new(random::unique(), label.as_deref());
+        let token = Token::new(random::unique(), label.clone());
         let now = clock::now();
         let keep_alive = self.keep_alive.map(|interval| KeepAlive {
             interval: interval

@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::cluster::nodes::{NodeHandle, ViewNodes};
@@ -19,7 +20,11 @@ use crate::telemetry::stats::Counters;
 /// Dropping it ends the reconciler and closes every node.
 pub(crate) struct Membership {
     registry: Arc<NodeRegistry>,
-    current: RwLock<Arc<ViewNodes>>,
+    /// Read by every call, on every thread: readers share no memory that they
+    /// write.
+    current: ArcSwap<ViewNodes>,
+    /// Held while the view is switched.
+    switching: Mutex<()>,
     counters: Arc<Counters>,
     /// Called after each switch to a newer view.
     on_change: Box<dyn Fn() + Send + Sync>,
@@ -40,7 +45,8 @@ impl Membership {
         counters.meter.moved(view.id(), view.next().is_some());
         Arc::new(Self {
             registry,
-            current: RwLock::new(Arc::new(nodes)),
+            current: ArcSwap::from_pointee(nodes),
+            switching: Mutex::default(),
             counters,
             on_change: Box::new(on_change),
             reconciler: Mutex::default(),
@@ -50,7 +56,12 @@ impl Membership {
 
     /// The nodes of the current view.
     pub(crate) fn current(&self) -> Arc<ViewNodes> {
-        Arc::clone(&self.current.read())
+        self.current.load_full()
+    }
+
+    /// Reads something of the nodes of the current view.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&ViewNodes) -> T) -> T {
+        read(&self.current.load())
     }
 
     pub(crate) fn registry(&self) -> &Arc<NodeRegistry> {
@@ -58,7 +69,7 @@ impl Membership {
     }
 
     pub(crate) fn max_ttl(&self) -> Duration {
-        self.current.read().view.max_ttl()
+        self.read(|nodes| nodes.view.max_ttl())
     }
 
     /// Takes ownership of the reconciler's task, which ends together with this.
@@ -68,7 +79,8 @@ impl Membership {
 
     /// Switches to `view`, whose members are `handles`, if it is newer.
     pub(crate) fn move_up(&self, view: View, handles: Vec<NodeHandle>) {
-        let mut nodes = self.current.write();
+        let switching = self.switching.lock();
+        let nodes = self.current.load_full();
         if nodes.view.id().epoch >= view.id().epoch {
             return;
         }
@@ -76,8 +88,11 @@ impl Membership {
         let meter = &self.counters.meter;
         meter.moved(view.id(), view.next().is_some());
         self.registry.retire(&view);
-        *nodes = nodes.followed_by(Arc::new(view), handles);
-        drop(nodes);
+        self.current
+            .store(nodes.followed_by(Arc::new(view), handles));
+        // Those that it wakes find the new view.
+        nodes.left.notify_waiters();
+        drop(switching);
         (self.on_change)();
     }
 }
@@ -87,7 +102,7 @@ impl Drop for Membership {
         let task = self.reconciler.get_mut().take();
         if self.origin.is_elsewhere() {
             // All of it is a copy of the parent's, including the sockets.
-            let nodes = Arc::clone(self.current.get_mut());
+            let nodes = self.current.load_full();
             std::mem::forget((Arc::clone(&self.registry), nodes, task));
             return;
         }
@@ -101,7 +116,7 @@ impl Drop for Membership {
 impl fmt::Debug for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Membership")
-            .field("view", &self.current.read().view)
+            .field("view", &self.current.load().view)
             .finish_non_exhaustive()
     }
 }

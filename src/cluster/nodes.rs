@@ -89,7 +89,6 @@ impl ViewNodes {
             let next = Self::new(view, handles, Arc::clone(&self.refresh));
             Arc::new(next.with_node_timeout(self.node_timeout))
         });
-        self.left.notify_waiters();
         Arc::clone(next)
     }
 

@@ -12,13 +12,14 @@
 //! times out in the queue reports what the contender ahead of it has met.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::{Entry, HashMap, RandomState};
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::hash_map::{Entry, HashMap};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::clock;
 use crate::error::Error;
@@ -46,9 +47,9 @@ pub(crate) trait Expires {
 /// The queues of all keys.
 #[derive(Debug)]
 pub(crate) struct LocalQueue<H: Expires> {
-    hasher: RandomState,
+    /// Random: a client that chooses keys cannot choose their places.
+    seed: u64,
     shards: Vec<Mutex<Shard<H>>>,
-    turns: AtomicU64,
     /// No further caller may queue.
     is_closed: AtomicBool,
     counters: Arc<Counters>,
@@ -58,6 +59,8 @@ pub(crate) struct LocalQueue<H: Expires> {
 #[derive(Debug)]
 struct Shard<H: Expires> {
     queues: HashMap<Place, Queue<H>, BuildHasherDefault<GivenHash>>,
+    /// The number of the last turn.
+    turns: u64,
     /// The streaks of keys that no longer have a queue.
     streaks: RecentHandoffs,
 }
@@ -66,6 +69,8 @@ impl<H: Expires> Default for Shard<H> {
     fn default() -> Self {
         Self {
             queues: HashMap::default(),
+            // Turn 0 means none.
+            turns: 0,
             streaks: RecentHandoffs::default(),
         }
     }
@@ -203,10 +208,8 @@ impl<H: Expires> LocalQueue<H> {
     pub(crate) fn new(counters: Arc<Counters>) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         Arc::new(Self {
-            hasher: RandomState::new(),
+            seed: rand::random(),
             shards,
-            // Turn 0 means none.
-            turns: AtomicU64::new(1),
             is_closed: AtomicBool::new(false),
             counters,
         })
@@ -214,7 +217,7 @@ impl<H: Expires> LocalQueue<H> {
 
     fn place(&self, key: &Key) -> Place {
         Place {
-            hash: self.hasher.hash_one(key),
+            hash: xxh3_64_with_seed(key.as_bytes(), self.seed),
             key: key.clone(),
         }
     }
@@ -228,10 +231,14 @@ impl<H: Expires> LocalQueue<H> {
     pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Ticket<H>, Blocker<H>> {
         let place = self.place(key);
         let mut shard = self.shard(&place).lock();
-        let Shard { queues, streaks } = &mut *shard;
+        let Shard {
+            queues,
+            turns,
+            streaks,
+        } = &mut *shard;
         match queues.entry(place.clone()) {
             Entry::Vacant(vacant) => {
-                let mut ticket = self.ticket(place);
+                let mut ticket = self.ticket(place, turns);
                 ticket.streak = streaks.resume(ticket.place.hash);
                 vacant.insert(Queue::of(&ticket));
                 Ok(ticket)
@@ -255,10 +262,14 @@ impl<H: Expires> LocalQueue<H> {
         let place = self.place(key);
         let (mut receiver, watch, since) = {
             let mut shard = self.shard(&place).lock();
-            let Shard { queues, streaks } = &mut *shard;
+            let Shard {
+                queues,
+                turns,
+                streaks,
+            } = &mut *shard;
             match queues.entry(place.clone()) {
                 Entry::Vacant(vacant) => {
-                    let mut ticket = self.ticket(place);
+                    let mut ticket = self.ticket(place, turns);
                     ticket.streak = streaks.resume(ticket.place.hash);
                     vacant.insert(Queue::of(&ticket));
                     return Ok(ticket);
@@ -333,12 +344,13 @@ impl<H: Expires> LocalQueue<H> {
         queue.map_or(QueueHistory::Held, |queue| queue.met(since))
     }
 
-    fn ticket(self: &Arc<Self>, place: Place) -> Ticket<H> {
-        let number = self.turns.fetch_add(1, Ordering::Relaxed);
+    /// The ticket of turn `turns` + 1.
+    fn ticket(self: &Arc<Self>, place: Place, turns: &mut u64) -> Ticket<H> {
+        *turns += 1;
         Ticket {
             queues: Arc::clone(self),
             place,
-            number,
+            number: *turns,
             streak: Handoffs::default(),
             since: NONE,
         }
@@ -373,17 +385,22 @@ impl<H: Expires> LocalQueue<H> {
         let mut ended = number;
         loop {
             let mut shard = self.shard(place).lock();
-            let queue = shard.queues.get_mut(place);
+            let Shard {
+                queues,
+                turns,
+                streaks,
+            } = &mut *shard;
+            let queue = queues.get_mut(place);
             let Some(queue) = queue.filter(|queue| queue.ticket == ended) else {
                 return;
             };
             let waiters = queue.line.as_mut().map(|line| &mut line.waiters);
             let Some(next) = waiters.and_then(VecDeque::pop_front) else {
-                shard.queues.remove(place);
-                shard.streaks.keep(place.hash, streak);
+                queues.remove(place);
+                streaks.keep(place.hash, streak);
                 return;
             };
-            let mut ticket = self.ticket(place.clone());
+            let mut ticket = self.ticket(place.clone(), turns);
             ticket.streak = streak;
             queue.ticket = ticket.number;
             queue.holder = Weak::new();

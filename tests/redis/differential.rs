@@ -103,8 +103,8 @@ impl Dice {
     fn token(&mut self) -> Token {
         match self.rng.random_range(0..3) {
             0 => Token::new(0, None),
-            1 => Token::new(u128::MAX, Some("host-1:4711")),
-            _ => Token::new(1, Some("ü")),
+            1 => Token::new(u128::MAX, Some("host-1:4711".into())),
+            _ => Token::new(1, Some("ü".into())),
         }
     }
 
@@ -471,7 +471,7 @@ impl Pair {
                 let mut command = redis::cmd(if is_there { "PERSIST" } else { "SET" });
                 command.arg(&name);
                 if !is_there {
-                    command.arg(token.as_stored());
+                    command.arg(&*token.stored());
                 }
                 command.exec(&mut self.client).expect("PERSIST or SET");
             }

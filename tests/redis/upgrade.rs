@@ -118,7 +118,7 @@ const BALLOT: Ballot = Ballot {
 };
 
 fn token() -> Token {
-    Token::new(0xab, Some("web-1:42"))
+    Token::new(0xab, Some("web-1:42".into()))
 }
 
 fn locked() -> Key {
@@ -158,8 +158,8 @@ fn values() {
     let places: BTreeMap<&str, Value> = keys.iter().map(|&key| (key, place(key))).collect();
     let fence = Fence::new(3, COUNTER).unwrap();
     let written = json!({
-        "token": String::from_utf8(token().as_stored().to_vec()).unwrap(),
-        "token without label": String::from_utf8(Token::new(1, None).as_stored().to_vec()).unwrap(),
+        "token": token().to_string(),
+        "token without label": Token::new(1, None).to_string(),
         "fence of epoch 3, counter 41": fence.get(),
         "view": view.id().to_string(),
         "ballot": BALLOT.to_string(),

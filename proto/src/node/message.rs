@@ -19,6 +19,9 @@ pub struct ViewId {
     pub digest: u128,
 }
 
+/// Length of a digest as text, in hex digits.
+const DIGEST_LEN: usize = 32;
+
 impl fmt::Display for ViewId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{:032x}", self.epoch, self.digest)
@@ -35,12 +38,19 @@ impl FromStr for ViewId {
 
     fn from_str(text: &str) -> Result<Self, ViewIdError> {
         let (epoch, digest) = text.split_once(':').ok_or(ViewIdError)?;
-        let id = Self {
+        // Exactly one spelling is valid: servers compare ids as text.
+        let is_canonical = (epoch == "0" || !epoch.starts_with(['0', '+']))
+            && digest.len() == DIGEST_LEN
+            && digest
+                .bytes()
+                .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        if !is_canonical {
+            return Err(ViewIdError);
+        }
+        Ok(Self {
             epoch: epoch.parse().map_err(|_| ViewIdError)?,
             digest: u128::from_str_radix(digest, 16).map_err(|_| ViewIdError)?,
-        };
-        // Exactly one spelling is valid: servers compare ids as text.
-        (id.to_string() == text).then_some(id).ok_or(ViewIdError)
+        })
     }
 }
 

@@ -75,8 +75,7 @@ pub(crate) fn incarnation(node: usize, boot: u32) -> String {
 
 /// The lease that a token belongs to.
 pub(crate) fn lease_of(token: &Token) -> u64 {
-    let hex = token.as_stored().get(16..32).unwrap();
-    u64::from_str_radix(std::str::from_utf8(hex).unwrap(), 16).unwrap()
+    u64::from_str_radix(&token.to_string()[16..32], 16).unwrap()
 }
 
 /// The number that a nonce consists of.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::node::redis::codec::capabilities::{Capabilities, DeleteIf};
 use crate::node::redis::codec::request::PendingRequest;
 use crate::node::redis::codec::scripts::{Script, unpacked};
@@ -37,14 +39,16 @@ pub(crate) struct CommandGroup {
     given_up: Instant,
 }
 
+/// How many consecutive requests count in which slot: in most groups, all in one.
+pub(crate) type SlotCounts = SmallVec<[(FenceCounterId, u64); 1]>;
+
 /// What a group asks, and thus how its reply is read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum GroupKind {
-    /// ACQUIRE as a transaction; how many consecutive requests count in which
-    /// slot.
-    AcquireTransaction(ViewId, Vec<(FenceCounterId, u64)>),
+    /// ACQUIRE as a transaction.
+    AcquireTransaction(ViewId, SlotCounts),
     /// The same with one command that sets all keys or none.
-    AcquireTogether(ViewId, Vec<(FenceCounterId, u64)>),
+    AcquireTogether(ViewId, SlotCounts),
     /// ACQUIRE as a script.
     AcquireScript(ViewId),
     /// EXTEND as a script.
@@ -75,7 +79,7 @@ impl GroupKind {
         match request {
             // A transaction has no form for a floor.
             Request::Acquire { view, floor: 0, .. } if capabilities.transaction => {
-                Self::AcquireTransaction(*view, Vec::new())
+                Self::AcquireTransaction(*view, SlotCounts::new())
             }
             Request::Acquire { view, .. } => Self::AcquireScript(*view),
             Request::Extend { view, .. } => Self::Extend(*view),
@@ -183,11 +187,13 @@ impl CommandGroup {
 
     /// The script's own reply, where it was sent with its text.
     pub(crate) fn unpack<'a>(&mut self, replies: &'a [u8]) -> &'a [u8] {
-        let Some(reply) = unpacked(replies).filter(|_| self.has_text) else {
-            return replies;
-        };
-        self.is_refused |= reply.first() == Some(&b'-');
-        reply
+        if self.has_text
+            && let Some(reply) = unpacked(replies)
+        {
+            self.is_refused |= reply.first() == Some(&b'-');
+            return reply;
+        }
+        replies
     }
 
     /// Whether it was refused because the server does not have its script.

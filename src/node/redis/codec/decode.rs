@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
 use crate::node::redis::codec::request::PendingRequest;
 use crate::node::redis::resp::error_reply::{ErrorReply, misfit, unexpected};
@@ -145,14 +147,15 @@ fn transaction(
     for _ in 0..sets {
         values.next()?;
     }
-    let mut counters = Vec::with_capacity(requests.len());
+    // The count before each slot's requests, and their number.
+    let mut counts: SmallVec<[(u64, u64); 1]> = SmallVec::new();
     for (_, taken) in slots {
         let last = match values.next()? {
             Value::Int(last) => u64::try_from(last).ok()?,
             Value::Error(line) => return Some(damaged(requests, line)),
             _ => return None,
         };
-        counters.extend(last.checked_sub(*taken)? + 1..=last);
+        counts.push((last.checked_sub(*taken)?, last));
     }
     let serving = match values.next()? {
         Value::Bulk(id) => served(id)?,
@@ -169,7 +172,11 @@ fn transaction(
     };
     requests
         .iter()
-        .zip(counters)
+        .zip(
+            counts
+                .into_iter()
+                .flat_map(|(before, last)| before + 1..=last),
+        )
         .map(|(pending, counter)| {
             let Request::Acquire { token, .. } = &pending.request else {
                 return None;
@@ -204,7 +211,7 @@ fn resolve(
         Value::Nil if is_served => Is(Ok(Reply::Granted { counter })),
         Value::Nil => ReplyAction::Undo(serving),
         Value::Bulk(_) | Value::Error(_) if !is_served => Is(Ok(Reply::Stale(serving))),
-        Value::Bulk(holder) if holder == token.as_stored() => ReplyAction::Raise(counter),
+        Value::Bulk(holder) if *holder == *token.stored() => ReplyAction::Raise(counter),
         Value::Bulk(holder) => ReplyAction::AskRemaining(Holder::of_stored(holder)),
         Value::Error(line) => Is(Err(ErrorReply::of(line).explain())),
         _ => return None,
@@ -274,7 +281,7 @@ fn deleted(requests: &[PendingRequest], mut values: Replies<'_>) -> Option<Vec<R
 pub(crate) fn not_released(token: &Token, found: Option<Value<'_>>) -> Answer {
     match found {
         Some(Value::Nil) => Ok(Reply::Missing),
-        Some(Value::Bulk(holder)) if holder == token.as_stored() => Ok(Reply::Missing),
+        Some(Value::Bulk(holder)) if *holder == *token.stored() => Ok(Reply::Missing),
         Some(Value::Bulk(_)) => Ok(Reply::Foreign),
         Some(Value::Error(line)) if ErrorReply::of(line).is_no_lock() => Ok(Reply::Missing),
         other => Err(unexpected(other, "GET")),
@@ -448,6 +455,8 @@ fn document(reply: &[u8]) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use smallvec::smallvec;
+
     use super::*;
     use crate::node::ReplyTo;
     use crate::node::redis::codec::capabilities::DeleteIf;
@@ -487,7 +496,7 @@ mod tests {
             floor: 0,
         };
         let replies = format!("+OK\r\n{}{exec}", "+QUEUED\r\n".repeat(3));
-        let kind = GroupKind::AcquireTogether(VIEW, vec![(FenceCounterId::SINGLE, 2)]);
+        let kind = GroupKind::AcquireTogether(VIEW, smallvec![(FenceCounterId::SINGLE, 2)]);
         decoded(kind, request, &replies)
     }
 
@@ -568,9 +577,10 @@ mod tests {
         let found = |value| not_released(&token, value);
         assert_eq!(found(Some(Value::Nil)), Ok(Reply::Missing));
         // A later request made it: when the release arrived, nothing was there.
-        let own = Value::Bulk(token.as_stored());
+        let (stored, others) = (token.stored(), other.stored());
+        let own = Value::Bulk(&stored);
         assert_eq!(found(Some(own)), Ok(Reply::Missing));
-        let foreign = Value::Bulk(other.as_stored());
+        let foreign = Value::Bulk(&others);
         assert_eq!(found(Some(foreign)), Ok(Reply::Foreign));
         let list = Value::Error(b"WRONGTYPE no string");
         assert_eq!(found(Some(list)), Ok(Reply::Missing));

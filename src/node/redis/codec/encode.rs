@@ -1,7 +1,7 @@
 //! Requests as bytes: the Redis serialization protocol, version 2.
 
 use crate::node::redis::codec::capabilities::{DeleteIf, Dialect};
-use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind, SlotCounts};
 use crate::node::redis::codec::request::PendingRequest;
 use crate::node::redis::codec::scripts::{Script, together};
 use crate::node::redis::resp::encoder::{array, bulk, bulk_number, command, number};
@@ -130,7 +130,7 @@ impl Dialect {
     fn transaction(
         &self,
         requests: &[PendingRequest],
-        slots: &mut Vec<(FenceCounterId, u64)>,
+        slots: &mut SlotCounts,
         set: impl FnOnce(&Self, &[PendingRequest], &mut Vec<u8>),
         out: &mut Vec<u8>,
     ) {
@@ -356,7 +356,7 @@ fn bulk_slot(out: &mut Vec<u8>, slot: FenceCounterId) {
 }
 
 fn stored(out: &mut Vec<u8>, token: &Token) {
-    bulk(out, token.as_stored());
+    bulk(out, &token.stored());
 }
 
 impl Dialect {

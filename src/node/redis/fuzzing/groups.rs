@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::RouterConfig;
 use crate::node::ReplyTo;
 use crate::node::redis::codec::capabilities::{Capabilities, DeleteIf, Dialect};
-use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind, SlotCounts};
 use crate::node::redis::codec::request::PendingRequest;
 use crate::node::redis::codec::scripts::{Script, Scripts};
 use crate::proto::lease::{Holder, Key, Token, Ttl};
@@ -36,7 +36,7 @@ pub(crate) fn dialect(config: &RouterConfig) -> Dialect {
 
 /// The group with this number, for these keys.
 pub(crate) fn group(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo) -> CommandGroup {
-    let token = |index: usize| Token::new(index as u128 + 1, Some("me:1"));
+    let token = |index: usize| Token::new(index as u128 + 1, Some("me:1".into()));
     let second = Duration::from_secs(1);
     let ttl = Ttl::new(second, second).expect("it is long enough");
     let slot = |index: usize| match index % 2 {
@@ -79,10 +79,13 @@ pub(crate) fn group(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo) 
     let holders = || keys.iter().map(|_| Holder::default()).collect();
     let (kind, requests) = match kind % 20 {
         0 => (
-            GroupKind::AcquireTransaction(VIEW, Vec::new()),
+            GroupKind::AcquireTransaction(VIEW, SlotCounts::new()),
             all(&acquire),
         ),
-        1 => (GroupKind::AcquireTogether(VIEW, Vec::new()), all(&acquire)),
+        1 => (
+            GroupKind::AcquireTogether(VIEW, SlotCounts::new()),
+            all(&acquire),
+        ),
         2 => (GroupKind::AcquireScript(VIEW), all(&acquire)),
         3 => (GroupKind::Extend(VIEW), all(&extend)),
         4 => (GroupKind::ReleaseScript, all(&release)),

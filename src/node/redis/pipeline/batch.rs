@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
+use smallvec::{SmallVec, smallvec};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::node::redis::codec::capabilities::Capabilities;
-use crate::node::redis::codec::command_group::{CommandGroup, GroupKind};
+use crate::node::redis::codec::command_group::{CommandGroup, GroupKind, SlotCounts};
 use crate::node::redis::codec::request::{Completions, PendingRequest};
 use crate::node::redis::pipeline::queue::Queue;
 use crate::proto::lease::Key;
@@ -19,7 +20,8 @@ pub(crate) const MAX_BATCH: usize = 64;
 /// What is sent at one time.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub(crate) groups: Vec<CommandGroup>,
+    /// Most have one kind, or two.
+    pub(crate) groups: SmallVec<[CommandGroup; 2]>,
     pub(crate) transactions: Transactions,
 }
 
@@ -131,7 +133,7 @@ pub(crate) fn gather(
     now: Instant,
 ) -> Batch {
     let mut batch = Batch::default();
-    let mut keys = KeySet::default();
+    let mut keys = KeySet::with_room(queue.len().min(MAX_BATCH));
     for taken in 0..MAX_BATCH {
         let Some(front) = queue.front() else { break };
         let request = &front.request;
@@ -163,7 +165,11 @@ impl Batch {
     ) {
         let kind = GroupKind::of(&pending.request, capabilities);
         if let (GroupKind::AcquireTransaction(..), Some(hash)) = (&kind, hash) {
-            self.transactions.keys.insert(hash);
+            let keys = &mut self.transactions.keys;
+            if keys.is_empty() {
+                *keys = KeySet::with_room(room);
+            }
+            keys.insert(hash);
         }
         let mut groups = self.groups.iter_mut();
         match groups.find(|group| group.kind == kind && kind != GroupKind::Control) {
@@ -213,7 +219,7 @@ impl Batch {
                 && group.can_be_joined()
                 && join_backoff.allows_a_try()
             {
-                group.kind = GroupKind::AcquireTogether(view, Vec::new());
+                group.kind = GroupKind::AcquireTogether(view, SlotCounts::new());
                 self.transactions.are_together = true;
             }
         }
@@ -234,14 +240,20 @@ fn hash(key: &Key) -> u64 {
 /// The keys of a batch by their hashes. Two keys with the same hash count as
 /// the same key: the second then goes with a later batch, which does no harm.
 #[derive(Debug, Default)]
-struct KeySet(Vec<u64>);
+struct KeySet(SmallVec<[u64; KeySet::INLINE]>);
 
 impl KeySet {
-    /// Twice the number of keys, so that a free place is near.
-    const PLACES: usize = 2 * MAX_BATCH;
+    /// The places of a few keys need no allocation.
+    const INLINE: usize = 8;
 
     /// Marks a place without a hash: no key has this one.
     const FREE: u64 = 0;
+
+    /// Room for this many keys. There are at least twice as many places, so that
+    /// a free one is near, and a power of two of them.
+    fn with_room(keys: usize) -> Self {
+        Self(smallvec![Self::FREE; (2 * keys).next_power_of_two()])
+    }
 
     fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -253,16 +265,16 @@ impl KeySet {
 
     /// Returns false if the hash is there already.
     fn insert(&mut self, hash: u64) -> bool {
-        self.0.resize(Self::PLACES, Self::FREE);
         let place = self.place(hash);
         std::mem::replace(&mut self.0[place], hash) == Self::FREE
     }
 
     /// The place of `hash`, or the free place for it.
     fn place(&self, hash: u64) -> usize {
-        let mut place = hash as usize % Self::PLACES;
+        let mask = self.0.len() - 1;
+        let mut place = hash as usize & mask;
         while self.0[place] != Self::FREE && self.0[place] != hash {
-            place = (place + 1) % Self::PLACES;
+            place = (place + 1) & mask;
         }
         place
     }

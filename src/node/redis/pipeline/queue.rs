@@ -9,6 +9,7 @@
 //! While that acquire still waits, the release waits behind it.
 
 use std::collections::{HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::node::redis::codec::request::PendingRequest;
 use crate::proto::lease::Token;
@@ -32,9 +33,26 @@ pub(crate) struct Queue {
     /// Acquires, and releases of acquires that wait there.
     ordinary: VecDeque<PendingRequest>,
     /// The tokens of these acquires.
-    wanted: HashSet<Token>,
+    wanted: HashSet<Token, BuildHasherDefault<TokenHasher>>,
     /// No request has an earlier deadline.
     expires: Instant,
+}
+
+/// A hasher without a secret: the tokens are this process's own, and random.
+#[derive(Default)]
+struct TokenHasher(u64);
+
+impl Hasher for TokenHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u128(&mut self, random: u128) {
+        self.0 = (random >> 64) as u64 ^ random as u64;
+    }
+
+    // The label: the random bits tell a token from all others.
+    fn write(&mut self, _: &[u8]) {}
 }
 
 impl Queue {

@@ -199,7 +199,7 @@ impl<'a> ConnectionReader<'a> {
                     Ok(()) => self.pipeline.backlog_sent(),
                     Err(error) => return self.broken(&error),
                 },
-                () = self.pipeline.attention() => self.pipeline.resume(),
+                () = self.pipeline.attention() => self.pipeline.resume().await,
                 () = async { if !is_late { timer.as_mut().await } }, if timer_at.is_some() => {
                     timer_at = None;
                     if self.expire() {

@@ -127,7 +127,15 @@ impl Pipeline {
         if state.timer.is_none_or(|timer| deadline < timer) {
             self.attention.notify_one();
         }
-        self.lead(state);
+        let waiting = state.queue.len();
+        match state.writer() {
+            Some(writer) if writer.gathers(waiting) => {
+                if !std::mem::replace(&mut writer.is_gathering, true) {
+                    self.attention.notify_one();
+                }
+            }
+            _ => self.lead(state),
+        }
     }
 
     /// Sends what waits, batch by batch, as long as the connection is free for
@@ -182,9 +190,18 @@ impl Pipeline {
         }
     }
 
-    /// Continues what a caller has left to the node's task.
-    pub(crate) fn resume(&self) {
-        self.lead(self.state.lock());
+    /// Continues what callers have left to the node's task.
+    pub(crate) async fn resume(&self) {
+        let is_gathering = |writer: &mut Writer| writer.is_gathering;
+        if self.state.lock().writer().is_some_and(is_gathering) {
+            // The tasks that are ready to run may each add a request.
+            tokio::task::yield_now().await;
+        }
+        let mut state = self.state.lock();
+        if let Some(writer) = state.writer() {
+            writer.is_gathering = false;
+        }
+        self.lead(state);
     }
 
     /// Continues with a new connection.

@@ -24,6 +24,14 @@ use crate::telemetry::handles::Spread;
 /// too late costs the server twice, because it must be taken back.
 const ANSWER_TIME_MARGIN: u32 = 2;
 
+/// Where batches are this large, on average, callers leave them to the node's task,
+/// which sends them once the tasks that are ready have added to them. Smaller ones
+/// are sent at once: few callers wait for each other.
+const LEAST_GATHERED: f32 = 4.0;
+
+/// How much one batch changes the average size.
+const SIZE_SMOOTHING: f32 = 1.0 / 8.0;
+
 /// The usual size of a request, in bytes.
 const COMMAND_SIZE: usize = 160;
 
@@ -42,6 +50,10 @@ pub(crate) struct Writer {
     checks: Checks,
     window: Window,
     in_flight: InFlight,
+    /// Requests in a batch, on average of late.
+    usual_size: f32,
+    /// The node's task is about to send what waits.
+    pub(crate) is_gathering: bool,
     /// What the node's task has not taken over yet, in the order of the bytes.
     pub(crate) sent: VecDeque<CommandGroup>,
     socket: Option<Arc<Socket>>,
@@ -83,6 +95,8 @@ impl Writer {
             checks,
             window: Window::default(),
             in_flight: InFlight::default(),
+            usual_size: 0.0,
+            is_gathering: false,
             sent: VecDeque::new(),
             socket,
             out: Vec::new(),
@@ -170,6 +184,12 @@ impl Writer {
         }
     }
 
+    /// Whether what waits is left to the node's task. If `waiting` requests are a
+    /// full batch, it is sent at once.
+    pub(crate) fn gathers(&self, waiting: usize) -> bool {
+        self.usual_size >= LEAST_GATHERED && waiting < MAX_BATCH
+    }
+
     /// Whether an acquire with this deadline would be answered too late, behind
     /// those that wait already.
     pub(crate) fn is_in_vain(&self, deadline: Instant, acquires: usize) -> bool {
@@ -182,6 +202,7 @@ impl Writer {
         let now = clock::now();
         for _ in 0..batches {
             if let Some((requests, sent_at)) = self.in_flight.end() {
+                self.usual_size += (requests as f32 - self.usual_size) * SIZE_SMOOTHING;
                 self.window.answered(requests, sent_at, now);
             }
         }
