@@ -12,6 +12,7 @@ export RINGLOCK_REDIS_62_SERVER=${RINGLOCK_REDIS_62_SERVER:-$(scripts/server.sh 
 
 scripts/model.sh
 cargo test --workspace --all-features --benches
+scripts/instructions.sh
 for preset in all kills network clocks memory changes single majority rolling; do
   scripts/torture.sh --minutes "$minutes" --preset "$preset"
 done

@@ -96,7 +96,7 @@ wait "$computing" || { cat "$log"; exit 1; }
 cat "$log"
 
 # Tests that measure have the machine to themselves.
-"${all[@]}" --test fairness --test fork --test torture
+"${all[@]}" --test budget --test fairness --test fork --test torture
 
 say "tests, as the user with the least rights"
 export RINGLOCK_TEST_USER=least RUST_TEST_THREADS=$waiting

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::time::drift;
 use crate::escape::shown;
+use crate::hex;
 
 /// The longest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 1024;
@@ -93,7 +94,7 @@ impl fmt::Debug for Key {
 }
 
 /// Length of the random part of a stored token: 128 bits in hex.
-const RANDOM_LEN: usize = 32;
+const RANDOM_LEN: usize = hex::DIGITS;
 
 /// The length of the longest stored token.
 const MAX_STORED: usize = RANDOM_LEN + 1 + MAX_LABEL_BYTES;
@@ -124,13 +125,8 @@ impl Token {
     /// The value that is stored under the key: the random bits in hex and, after a
     /// space, the label.
     pub fn stored(&self) -> StoredToken {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut bytes = [b' '; MAX_STORED];
-        let digits = bytes[..RANDOM_LEN].chunks_exact_mut(2);
-        for (byte, digits) in self.random.to_be_bytes().into_iter().zip(digits) {
-            digits[0] = HEX[usize::from(byte >> 4)];
-            digits[1] = HEX[usize::from(byte & 15)];
-        }
+        bytes[..RANDOM_LEN].copy_from_slice(&hex::digits(self.random));
         let mut len = RANDOM_LEN;
         if let Some(label) = &self.label {
             len += 1 + label.len();

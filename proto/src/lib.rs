@@ -15,6 +15,7 @@
 pub mod backoff;
 pub mod confirmation;
 pub mod escape;
+mod hex;
 pub mod lease;
 pub mod lease_record;
 pub mod membership;

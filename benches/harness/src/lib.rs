@@ -18,6 +18,7 @@ pub mod arguments;
 mod checker;
 pub mod cluster;
 pub mod contenders;
+pub mod cost;
 mod crowd;
 pub mod keys;
 pub mod load;

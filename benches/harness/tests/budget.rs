@@ -1,5 +1,6 @@
 //! What an acquire and its release may allocate in the client. That does not depend
-//! on how busy the machine is, unlike any time.
+//! on how busy the machine is, unlike any time. `scripts/instructions.sh` counts
+//! instructions.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,17 +10,16 @@
 
 use std::alloc::System;
 
-use ringlock::Router;
-use ringlock_bench::cluster;
 use ringlock_bench::servers::Server;
+use ringlock_bench::{cluster, cost};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Pairs that each task makes before they are counted, and pairs that are counted.
-const WARM_UP: usize = 50;
-const COUNTED: usize = 200;
+const WARM_UP: usize = 20;
+const COUNTED: usize = 60;
 
 /// The most allocations and bytes of one pair.
 struct Budget {
@@ -92,27 +92,11 @@ async fn measure(budget: &Budget) -> (f64, f64) {
     let servers = Server::start_all(budget.nodes).unwrap();
     let builder = cluster::builder(servers.iter().map(Server::socket_url));
     let router = builder.replicas(budget.replicas).connect().await.unwrap();
-    pairs(&router, budget.tasks, WARM_UP).await;
+    cost::pairs(&router, budget.tasks, WARM_UP).await.unwrap();
     let region = Region::new(ALLOCATOR);
-    pairs(&router, budget.tasks, COUNTED).await;
+    cost::pairs(&router, budget.tasks, COUNTED).await.unwrap();
     let change = region.change();
     let all = (budget.tasks * COUNTED) as f64;
     let allocations = (change.allocations + change.reallocations) as f64 / all;
     (allocations, change.bytes_allocated as f64 / all)
-}
-
-/// Each task locks and releases a key of its own this many times.
-async fn pairs(router: &Router, tasks: usize, pairs: usize) {
-    let mut under_way = tokio::task::JoinSet::new();
-    for task in 0..tasks {
-        let router = router.clone();
-        under_way.spawn(async move {
-            let key = format!("budget:{task:08}");
-            for _ in 0..pairs {
-                let guard = router.acquire(&key).await.unwrap();
-                guard.release().await.unwrap();
-            }
-        });
-    }
-    under_way.join_all().await;
 }

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::hex;
 use crate::lease::{Holder, Key, Token, Ttl};
 
 /// Names one view: its epoch and a digest of its canonical document.
@@ -18,9 +19,6 @@ pub struct ViewId {
     /// XXH3-128 of the canonical document.
     pub digest: u128,
 }
-
-/// Length of a digest as text, in hex digits.
-const DIGEST_LEN: usize = 32;
 
 impl fmt::Display for ViewId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,20 +36,38 @@ impl FromStr for ViewId {
 
     fn from_str(text: &str) -> Result<Self, ViewIdError> {
         let (epoch, digest) = text.split_once(':').ok_or(ViewIdError)?;
-        // Exactly one spelling is valid: servers compare ids as text.
-        let is_canonical = (epoch == "0" || !epoch.starts_with(['0', '+']))
-            && digest.len() == DIGEST_LEN
-            && digest
-                .bytes()
-                .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-        if !is_canonical {
-            return Err(ViewIdError);
-        }
-        Ok(Self {
+        let id = Self {
             epoch: epoch.parse().map_err(|_| ViewIdError)?,
             digest: u128::from_str_radix(digest, 16).map_err(|_| ViewIdError)?,
-        })
+        };
+        // Exactly one spelling is valid: servers compare ids as text.
+        id.is(text.as_bytes()).then_some(id).ok_or(ViewIdError)
     }
+}
+
+impl ViewId {
+    /// Whether `text` is this id as it is displayed.
+    pub fn is(self, text: &[u8]) -> bool {
+        let Some((head, digest)) = text.split_last_chunk() else {
+            return false;
+        };
+        let Some((b':', epoch)) = head.split_last() else {
+            return false;
+        };
+        *digest == hex::digits(self.digest) && is_decimal(self.epoch, epoch)
+    }
+}
+
+/// Whether `text` is `number` in decimal digits.
+fn is_decimal(number: u32, text: &[u8]) -> bool {
+    let mut rest = number;
+    let are_digits = text.iter().rev().all(|&digit| {
+        let is_next = u32::from(digit) == u32::from(b'0') + rest % 10;
+        rest /= 10;
+        is_next
+    });
+    let has_leading_zero = text.len() > 1 && text[0] == b'0';
+    are_digits && rest == 0 && !text.is_empty() && !has_leading_zero
 }
 
 /// Number of one attempt to decide the next view; the higher ballot wins.

@@ -158,6 +158,7 @@ fn transaction(
         counts.push((last.checked_sub(*taken)?, last));
     }
     let serving = match values.next()? {
+        Value::Bulk(id) if view.is(id) => Some(view),
         Value::Bulk(id) => served(id)?,
         Value::Nil => None,
         Value::Error(line) => return Some(damaged(requests, line)),

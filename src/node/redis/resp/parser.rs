@@ -144,6 +144,9 @@ impl<'a> Replies<'a> {
     }
 }
 
+/// A number of so many digits fits.
+const SAFE_DIGITS: usize = 18;
+
 fn number(line: &[u8]) -> Result<i64, Malformed> {
     let (digits, sign) = match line {
         [b'-', digits @ ..] => (digits, -1),
@@ -152,15 +155,19 @@ fn number(line: &[u8]) -> Result<i64, Malformed> {
     if digits.is_empty() {
         return Err(Malformed);
     }
-    digits.iter().try_fold(0_i64, |number, &digit| {
-        let digit = i64::from(
-            digit
-                .checked_sub(b'0')
-                .filter(|&digit| digit <= 9)
-                .ok_or(Malformed)?,
-        );
+    let digit = |digit: u8| match digit.wrapping_sub(b'0') {
+        digit @ 0..=9 => Ok(i64::from(digit)),
+        _ => Err(Malformed),
+    };
+    if digits.len() <= SAFE_DIGITS {
+        let number = digits
+            .iter()
+            .try_fold(0, |number, &next| Ok(10 * number + digit(next)?));
+        return number.map(|number| sign * number);
+    }
+    digits.iter().try_fold(0_i64, |number, &next| {
         let number = number.checked_mul(10).ok_or(Malformed)?;
-        number.checked_add(sign * digit).ok_or(Malformed)
+        number.checked_add(sign * digit(next)?).ok_or(Malformed)
     })
 }
 
