@@ -209,7 +209,10 @@ impl Guard {
                 self.life().check_tasks()?;
             }
             let (kept, refusals) = match extended {
-                ExtendOutcome::Extended(_) => return Ok(()),
+                // By now another extend may have found that the lease is lost.
+                ExtendOutcome::Extended(_) => {
+                    return lease.check(clock::now()).map_or(Ok(()), lost);
+                }
                 ExtendOutcome::Lost { .. } => {
                     return lost(lease.check(clock::now()).unwrap_or(Loss::Gone));
                 }

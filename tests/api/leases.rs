@@ -698,7 +698,8 @@ async fn a_lost_lease_is_not_prolonged_by_an_earlier_extend() {
         assert!(matches!(lost, Err(Error::Lost { .. })), "{lost:?}");
         guard.valid_until()
     };
-    let (_, at_loss) = tokio::join!(biased; earlier, later);
+    let (extended, at_loss) = tokio::join!(biased; earlier, later);
+    assert!(matches!(extended, Err(Error::Lost { .. })), "{extended:?}");
     assert_eq!(guard.valid_until(), at_loss);
     assert_eq!(guard.remaining(), Duration::ZERO);
     assert_eq!(guard.release().await.unwrap(), Released::TooLate);
