@@ -84,11 +84,11 @@ cargo clippy --workspace --exclude ringlock-examples --lib --bins --no-default-f
 
 say "tests"
 all=(cargo test --workspace --all-features)
-"${all[@]}" --no-run --lib --bins --tests --examples
+"${all[@]}" --no-run --lib --bins --tests
 
 # The tests that compute use what time those that wait leave to them.
 log=$(mktemp)
-nice -n 19 "${all[@]}" --lib --examples --test architecture --test model --test simulation \
+nice -n 19 "${all[@]}" --lib --test architecture --test model --test simulation \
   --test edges --test golden --test properties >"$log" 2>&1 &
 computing=$!
 trap 'kill "$computing" 2>/dev/null || true; rm -f "$log"' EXIT
