@@ -1,6 +1,7 @@
 //! The parts of a lease: the key, the token that proves it, the fence.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,10 +102,17 @@ const MAX_STORED: usize = RANDOM_LEN + 1 + MAX_LABEL_BYTES;
 
 /// Identifies an entry's maker: 128 random bits, fresh for every attempt, and the
 /// holder's label if it gave one.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Token {
     random: u128,
     label: Option<Arc<str>>,
+}
+
+impl Hash for Token {
+    /// The random bits alone tell a token from all others.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(self.random);
+    }
 }
 
 impl Token {
@@ -143,11 +151,8 @@ impl Token {
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.random)?;
-        match &self.label {
-            Some(label) => write!(f, " {label}"),
-            None => Ok(()),
-        }
+        // Hex digits are valid UTF-8, and so is the label.
+        f.write_str(std::str::from_utf8(&self.stored()).unwrap_or_default())
     }
 }
 

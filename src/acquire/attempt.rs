@@ -74,9 +74,6 @@ impl Acquire {
 
     /// The limits of a call that started at `started`.
     pub(crate) fn deadlines(&self, started: Instant) -> Result<Deadlines, Error> {
-        if let Some(max_hold) = self.max_hold.filter(|&max_hold| max_hold < LEAST_HOLD) {
-            return Err(Error::MaxHold { max_hold });
-        }
         let (ttl, node_timeout) = self.leases.membership.read(|nodes| {
             let longest = nodes.view.max_ttl();
             // The cluster's longest ttl may be shorter now than when the router was
@@ -85,6 +82,9 @@ impl Acquire {
             let ttl = Ttl::new(self.ttl.unwrap_or_else(default), longest)?;
             Ok::<_, Error>((ttl, nodes.node_timeout(ttl)))
         })?;
+        if let Some(max_hold) = self.max_hold.filter(|&max_hold| max_hold < LEAST_HOLD) {
+            return Err(Error::MaxHold { max_hold });
+        }
         Ok(Deadlines {
             ttl,
             started,

@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::lease::handoffs::{Handoffs, RecentHandoffs};
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
+use crate::runtime::given_hash::GivenHash;
 use crate::telemetry::stats::Counters;
 
 /// The number of locks over which the keys are spread.
@@ -94,26 +95,6 @@ impl Eq for Place {}
 impl Hash for Place {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);
-    }
-}
-
-/// A hasher that returns the hash of a [`Place`].
-#[derive(Default)]
-struct GivenHash(u64);
-
-impl Hasher for GivenHash {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes
-            .iter()
-            .for_each(|&byte| self.0 = self.0 << 8 ^ u64::from(byte));
     }
 }
 

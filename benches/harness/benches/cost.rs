@@ -8,8 +8,7 @@
 #![allow(missing_docs, reason = "a program")]
 #![allow(clippy::print_stdout, reason = "it reports")]
 
-use ringlock_bench::servers::Server;
-use ringlock_bench::{Fault, arguments, cluster, cost};
+use ringlock_bench::{Fault, arguments, cost};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Fault> {
@@ -18,9 +17,7 @@ async fn main() -> Result<(), Fault> {
     let replicas = number("--replicas", 1.0, 1.0);
     let tasks = number("--tasks", 256.0, 4.0);
     let pairs = number("--pairs", 1000.0, 5.0);
-    let servers = Server::start_all(nodes)?;
-    let builder = cluster::builder(servers.iter().map(Server::socket_url));
-    let router = builder.replicas(replicas).connect().await?;
+    let (_servers, router) = cost::start(nodes, replicas).await?;
     cost::pairs(&router, tasks, pairs).await?;
     println!("{} pairs of {tasks} tasks", tasks * pairs);
     Ok(())

@@ -4,7 +4,20 @@
 use ringlock::Router;
 use tokio::task::JoinSet;
 
-use crate::Fault;
+use crate::servers::Server;
+use crate::{Fault, cluster};
+
+/// Starts this many servers, and a router with this many replicas on them. The
+/// servers end when they are dropped.
+///
+/// # Errors
+/// No server is installed, or one cannot be reached.
+pub async fn start(nodes: usize, replicas: usize) -> Result<(Vec<Server>, Router), Fault> {
+    let servers = Server::start_all(nodes)?;
+    let builder = cluster::builder(servers.iter().map(Server::socket_url));
+    let router = builder.replicas(replicas).connect().await?;
+    Ok((servers, router))
+}
 
 /// Runs this many tasks. Each locks and releases a key of its own this many times.
 ///

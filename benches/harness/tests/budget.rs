@@ -10,8 +10,7 @@
 
 use std::alloc::System;
 
-use ringlock_bench::servers::Server;
-use ringlock_bench::{cluster, cost};
+use ringlock_bench::cost;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -89,9 +88,8 @@ fn a_pair_keeps_to_its_budget() {
 
 /// Allocations and bytes of a pair, on average.
 async fn measure(budget: &Budget) -> (f64, f64) {
-    let servers = Server::start_all(budget.nodes).unwrap();
-    let builder = cluster::builder(servers.iter().map(Server::socket_url));
-    let router = builder.replicas(budget.replicas).connect().await.unwrap();
+    let started = cost::start(budget.nodes, budget.replicas).await;
+    let (_servers, router) = started.unwrap();
     cost::pairs(&router, budget.tasks, WARM_UP).await.unwrap();
     let region = Region::new(ALLOCATOR);
     cost::pairs(&router, budget.tasks, COUNTED).await.unwrap();

@@ -417,11 +417,7 @@ impl SetContest {
 
     /// How long nodes may take for one of the leases.
     fn node_timeout(&self) -> Duration {
-        let ttl = self.deadlines.ttl;
-        self.each
-            .leases
-            .membership
-            .read(|nodes| nodes.node_timeout(ttl))
+        self.each.leases.nodes().node_timeout(self.deadlines.ttl)
     }
 
     /// The remaining time that a lease needs before its guard is handed out.

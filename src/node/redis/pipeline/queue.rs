@@ -9,12 +9,13 @@
 //! While that acquire still waits, the release waits behind it.
 
 use std::collections::{HashSet, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 
 use crate::node::redis::codec::request::PendingRequest;
 use crate::proto::lease::Token;
 use crate::proto::node::message::Request;
 use crate::proto::time::Instant;
+use crate::runtime::given_hash::GivenHash;
 
 /// Requests that may wait in each line; one more is refused.
 const MAX_LINE: usize = 65_536;
@@ -32,27 +33,10 @@ pub(crate) struct Queue {
     releases: VecDeque<PendingRequest>,
     /// Acquires, and releases of acquires that wait there.
     ordinary: VecDeque<PendingRequest>,
-    /// The tokens of these acquires.
-    wanted: HashSet<Token, BuildHasherDefault<TokenHasher>>,
+    /// The tokens of these acquires: this process's own, and random.
+    wanted: HashSet<Token, BuildHasherDefault<GivenHash>>,
     /// No request has an earlier deadline.
     expires: Instant,
-}
-
-/// A hasher without a secret: the tokens are this process's own, and random.
-#[derive(Default)]
-struct TokenHasher(u64);
-
-impl Hasher for TokenHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write_u128(&mut self, random: u128) {
-        self.0 = (random >> 64) as u64 ^ random as u64;
-    }
-
-    // The label: the random bits tell a token from all others.
-    fn write(&mut self, _: &[u8]) {}
 }
 
 impl Queue {
