@@ -24,8 +24,8 @@ pub(crate) struct FailedAttempt {
     pub(crate) conflict: Conflict,
     /// Nodes serve another view, or none.
     pub(crate) is_outdated: bool,
-    /// The nodes that did not grant it did not answer in time, and nothing else is
-    /// known of them.
+    /// Nodes that did not answer in time are the cause: the others alone could not
+    /// have refused it.
     is_silence: bool,
 }
 
@@ -37,8 +37,8 @@ impl FailedAttempt {
         let is_outdated = refusals
             .iter()
             .any(|(node, refusal)| refusal.is_stale() && !view_nodes.is_returning(*node));
-        let is_silence = refusals.iter().all(|(_, refusal)| is_silence(refusal));
         let placement = lease.placement();
+        let is_silence = is_silence(lease, &placement, &denied);
         let conflict = Conflict::of(&placement, denied.granted, refusals);
         let is_contended = is_contended(&placement, &denied);
         count(lease, is_contended);
@@ -149,9 +149,32 @@ fn reason(lease: &LeaseState, placement: &Placement, denied: Denied) -> Error {
     }
 }
 
+/// Whether an attempt with more time might have been granted: what nodes answered
+/// leaves a quorum, or a majority that confirms the view.
+fn is_silence(lease: &LeaseState, placement: &Placement, denied: &Denied) -> bool {
+    let refusals = denied.refusals.iter();
+    let mut definite = refusals
+        .filter(|(_, refusal)| !is_unanswered(refusal))
+        .map(|(node, _)| *node);
+    match denied.reason {
+        DenyReason::Votes | DenyReason::Fence => {
+            let no = definite.filter_map(|node| placement.voter(node));
+            !placement.is_blocked_by(no.collect())
+        }
+        DenyReason::Unconfirmed => {
+            let no: Vec<_> = definite.collect();
+            lease
+                .view_nodes
+                .view
+                .has_majority(|node| !no.contains(&node))
+        }
+        DenyReason::Expired => definite.next().is_none(),
+    }
+}
+
 /// Whether a node only failed to answer in time, or another client holds the key
 /// there.
-fn is_silence(refusal: &Refusal) -> bool {
+fn is_unanswered(refusal: &Refusal) -> bool {
     match refusal {
         Refusal::Busy(_) => true,
         Refusal::Stale(_) | Refusal::Gone => false,

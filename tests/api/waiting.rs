@@ -229,11 +229,14 @@ async fn the_wait_ends_when_it_was_said_to() {
 /// finding of the previous attempt, not that no node answered in the rest.
 #[tokio::test]
 async fn an_attempt_that_the_wait_cuts_short_is_no_outage() {
-    for replicas in [1, 3] {
+    for (replicas, is_one_down) in [(1, false), (3, false), (3, true)] {
         let cluster = Cluster::start(Arm::Memory, 3);
         let router = cluster.router(replicas).await;
         let other = cluster.router(replicas).await;
         let _guard = router.acquire(KEY).await.unwrap();
+        if is_one_down {
+            cluster.nodes[0].stop();
+        }
         let mut waiting = other
             .acquire(KEY)
             .retry_delay(ms(5))
@@ -243,9 +246,10 @@ async fn an_attempt_that_the_wait_cuts_short_is_no_outage() {
         assert_eq!(other.stats().contended, 1, "the first attempt is over");
         memory(&cluster).for_each(|node| node.set_delay(PROMPTLY));
         let error = waiting.await.unwrap_err();
-        assert!(error.is_contention(), "n={replicas}: {error}");
-        assert_eq!(other.stats().contended, 1);
-        assert!(other.stats().attempts > 1, "none was cut short");
+        let case = format!("n={replicas}, one down: {is_one_down}");
+        assert!(error.is_contention(), "{case}: {error}");
+        assert_eq!(other.stats().contended, 1, "{case}");
+        assert!(other.stats().attempts > 1, "{case}: none was cut short");
     }
 }
 
@@ -524,6 +528,31 @@ async fn a_caller_that_queued_until_the_end_learns_that_the_key_was_held() {
     let error = waiting.await.unwrap().unwrap_err();
     assert!(error.is_contention(), "{error}");
     assert_eq!(router.stats().attempts, 2, "it had its turn");
+}
+
+/// A call for many keys has met the holder that the caller before it has met, until
+/// its own attempts are answered. So have the callers behind it.
+#[tokio::test]
+async fn a_set_that_queued_until_the_end_learns_that_the_key_was_held() {
+    let cluster = Cluster::start(Arm::Memory, 1);
+    let holder = cluster.router(1).await;
+    let router = cluster.router(1).await;
+    let _guard = holder.acquire(KEY).await.unwrap();
+    // None has the 500 ms that nodes may take.
+    let first = tokio::spawn(router.acquire(KEY).wait(ms(100)).into_future());
+    eventually(PROMPTLY, "it has tried", || router.stats().contended > 0).await;
+    let together = router.acquire_all([KEY, "orders/43"]).wait(ms(400));
+    let together = tokio::spawn(together.into_future());
+    let_others_run().await;
+    let behind = tokio::spawn(router.acquire(KEY).wait(ms(250)).into_future());
+    let_others_run().await;
+    memory(&cluster).for_each(MemoryNode::hang);
+    assert!(first.await.unwrap().unwrap_err().is_contention());
+    let behind = reported_in_line(behind.await.unwrap().unwrap_err());
+    let together = together.await.unwrap().unwrap_err();
+    for error in [behind, together] {
+        assert!(error.is_contention(), "{error}");
+    }
 }
 
 #[tokio::test]

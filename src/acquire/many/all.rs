@@ -164,11 +164,11 @@ impl AcquireAll {
             // Declared first, dropped last: the next caller's requests queue up
             // behind the releases.
             let turns = contest.turns(&keys).await;
-            let mut turns = turns.map_err(|error| call.failed(error))?;
+            let (mut turns, in_line) = turns.map_err(|error| call.failed(error))?;
             contest.give_way(&keys, &mut turns).await;
             // All turns were given back before it starts again: they too are waited
             // for in order. The wait bounds the loop.
-            let won = contest.win(&keys, &mut turns).await;
+            let won = contest.win(&keys, &mut turns, in_line).await;
             if let Some(guards) = won.map_err(|error| call.failed(error))? {
                 call.granted(|| clock::now().saturating_since(contest.deadlines.started));
                 guards
@@ -209,6 +209,9 @@ fn in_order(mut keys: Vec<Key>) -> Result<Vec<Key>, Error> {
     Ok(keys)
 }
 
+/// A place in the queue of each key; `None`: see [`Acquire::ticket`].
+type Turns = Vec<Option<Ticket<LeaseState>>>;
+
 /// How callers contend for a set of keys.
 struct SetContest {
     each: Acquire,
@@ -219,26 +222,32 @@ struct SetContest {
 }
 
 impl SetContest {
-    /// Takes the places in this process's queues, one after the other.
-    async fn turns(&self, keys: &[Key]) -> Result<Vec<Option<Ticket<LeaseState>>>, Error> {
+    /// Takes the places in this process's queues, one after the other. Returns what
+    /// blocked the first of the keys for which it queued, too.
+    async fn turns(&self, keys: &[Key]) -> Result<(Turns, Option<Error>), Error> {
         // While it queues, callers behind it wait for the same holder.
         self.failure.set(Some(Error::Contended {
             key: keys[0].clone(),
             holder: None,
             remaining: None,
         }));
-        let mut turns = Vec::with_capacity(keys.len());
+        let mut turns = Turns::with_capacity(keys.len());
+        let mut in_line = None;
         for key in keys {
             let ticket = self.each.ticket(key, self.deadlines.deadline).await;
             let ticket =
                 ticket.map_err(|busy| self.each.give_up(0, self.deadlines.started, busy))?;
+            // Before its own failures take the place of its predecessor's.
+            in_line = in_line.or_else(|| self.each.waited_for(key, ticket.as_ref()));
             if let Some(ticket) = &ticket {
                 ticket.share(Arc::clone(&self.failure));
             }
             turns.push(ticket);
         }
-        self.failure.set(None);
-        Ok(turns)
+        // For those behind it the same blocked the key, until its own attempts are
+        // answered.
+        self.failure.set(in_line.clone());
+        Ok((turns, in_line))
     }
 
     /// Leaves the keys to other processes if this process has reached its limit of
@@ -266,6 +275,7 @@ impl SetContest {
         &self,
         keys: &[Key],
         turns: &mut [Option<Ticket<LeaseState>>],
+        in_line: Option<Error>,
     ) -> Result<Option<Vec<Guard>>, Error> {
         let mut guards = Vec::with_capacity(keys.len());
         let mut width = WINDOW;
@@ -279,13 +289,9 @@ impl SetContest {
             let Some(busy) = keys.get(guards.len()) else {
                 break;
             };
-            // The key whose queue used up the time.
-            let mut lines = keys.iter().zip(&*turns);
-            let in_line =
-                || lines.find_map(|(key, ticket)| self.each.waited_for(key, ticket.as_ref()));
             let reported = failed.as_ref().map(|failed| &failed.error);
             let last = reported.filter(|error| error.is_contention()).cloned();
-            let last = last.or_else(in_line);
+            let last = last.or_else(|| in_line.clone());
             self.failure.set(reported.cloned());
             let ticket = turns[guards.len()].as_mut();
             let (each, deadlines) = (&self.each, self.deadlines);

@@ -10,6 +10,9 @@ use crate::history::{MS, Time};
 /// How late a loss may be reported, in time during which the worker ran.
 const LATE: Time = 25 * MS;
 
+/// The same after a pause of the worker: all that fell due in it is handled at once.
+const LATE_AFTER_PAUSE: Time = 2 * LATE;
+
 /// Between the library's reading of the clock and the worker's own.
 const READING: Time = 10 * MS;
 
@@ -65,12 +68,15 @@ impl News {
                 .map_or(0, |worker| worker.last),
             (None, None) => timeline.horizon,
         };
-        let late = running(call.lost.unwrap_or(last));
+        let told = call.lost.unwrap_or(last);
+        let late = running(told);
+        let worker = timeline.workers.get(&call.by);
+        let was_away = worker.is_some_and(|worker| worker.away.touch(until, told));
         if call.lost.is_some() {
             verdicts.examined(Claim::Loss, 1);
             self.late.push(late);
         }
-        if late > LATE {
+        if late > if was_away { LATE_AFTER_PAUSE } else { LATE } {
             let text = match call.lost {
                 Some(_) => format!("told {} after the lease was over", show(late)),
                 None => format!("not told for {} that the lease is over", show(late)),

@@ -9,6 +9,9 @@ use crate::history::{MS, SECOND, Time};
 /// How late a call may return, in time during which its worker ran.
 const LATE: Time = 100 * MS;
 
+/// How long after its record a call has begun, in time during which its worker ran.
+const BEGUN: Time = 10 * MS;
+
 /// The longest time of a single attempt: the longest wait for a node.
 const ATTEMPT: Time = SECOND;
 
@@ -35,7 +38,12 @@ pub(super) fn checker(timeline: &Timeline<'_>, verdicts: &mut Verdicts) -> Waits
             continue;
         }
         let patience = if call.wait == 0 { ATTEMPT } else { call.wait };
-        let over = timeline.running(call.by, call.asked.saturating_add(patience), done);
+        // A pause right after the record may have held the call itself back.
+        let worker = timeline.workers.get(&call.by);
+        let begun = worker.map_or(call.asked, |worker| {
+            worker.away.end(call.asked, call.asked + BEGUN)
+        });
+        let over = timeline.running(call.by, begun.saturating_add(patience), done);
         let is_answered = call.answer != Answer::None;
         if is_answered {
             verdicts.examined(Claim::Punctuality, 1);

@@ -151,9 +151,9 @@ fn a_loss_that_is_reported_late_is_seen() {
 #[test]
 fn a_stopped_process_cannot_be_reported() {
     let late = runs_out(Some(2200));
-    assert_eq!(broken(&with(&late, &[stalled(1980, 2180, 1)])), []);
+    assert_eq!(broken(&with(&late, &[stalled(1980, 2150, 1)])), []);
     assert_eq!(
-        broken(&with(&late, &[stalled(1980, 2170, 1)])),
+        broken(&with(&late, &[stalled(1980, 2149, 1)])),
         [Claim::Loss]
     );
     assert_eq!(
@@ -161,8 +161,8 @@ fn a_stopped_process_cannot_be_reported() {
         [Claim::Loss]
     );
     let pause = |to| trouble(1980, to, 7, Fault::Paused { worker: 1 });
-    assert_eq!(broken(&with(&late, &pause(2180))), []);
-    assert_eq!(broken(&with(&late, &pause(2170))), [Claim::Loss]);
+    assert_eq!(broken(&with(&late, &pause(2150))), []);
+    assert_eq!(broken(&with(&late, &pause(2149))), [Claim::Loss]);
     let mut slain = runs_out(None);
     slain.pop();
     let slay = |at| trouble(at, at + 500, 7, Fault::Slain { worker: 1 });
@@ -263,6 +263,13 @@ fn a_call_that_comes_back_late_is_seen() {
     let worker = 1;
     let pause = trouble(1400, 3000, 7, Fault::Paused { worker });
     assert_eq!(broken(&with(&records(500, 3050), &pause)), []);
+    let before_it_began = trouble(1005, 3000, 7, Fault::Paused { worker });
+    for (done, expected) in [(3600, &[][..]), (3601, &[Claim::Punctuality])] {
+        assert_eq!(
+            broken(&with(&records(500, done), &before_it_began)),
+            expected
+        );
+    }
 
     let mut never = records(500, 1600);
     never.remove(1);
