@@ -491,7 +491,7 @@ async fn rights_within_scripts() {
     let taken = ask(&all_rights, acquire("k", 1), GRACE).await;
     assert_eq!(taken, Ok(Reply::Granted { counter: 1 }));
     let url = format!("redis://locker:{SECRET}@127.0.0.1:{port}");
-    for encoding in [Encoding::Script, Encoding::Transaction] {
+    for encoding in [Encoding::Script, Encoding::Pipeline] {
         let node = RedisNode::new(&url, RedisOptions::default().encoding(encoding)).unwrap();
         for request in [
             acquire("free", 1),
@@ -728,7 +728,7 @@ async fn replies_that_do_not_fit() {
         b"-WEIRD\r\n",
         b"\x01\x02\r\n",
     ];
-    for encoding in [Encoding::Script, Encoding::Transaction] {
+    for encoding in [Encoding::Script, Encoding::Pipeline] {
         for misfit in misfits {
             for request in [
                 acquire("k", 1),

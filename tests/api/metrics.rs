@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use ringlock::{Error, Init, Loss, MemoryNode, Router, RouterBuilder};
 
-use ringlock_test_support::{KEY, RedisServer, ms, name};
+use ringlock_test_support::{KEY, RedisServer, is_waiting, ms, name};
 
 /// What a recorder has recorded so far.
 struct Record(PrometheusHandle);
@@ -166,7 +166,7 @@ fn calls_count_by_how_they_end() {
         {
             let waiting = tokio::time::timeout(ms(20), router.acquire(KEY).into_future());
             tokio::pin!(waiting);
-            assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+            assert!(is_waiting(&mut waiting).await);
             assert_eq!(
                 (router.stats().waiting, record.value("ringlock_waiting")),
                 (1, 1.0)

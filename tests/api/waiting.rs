@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ringlock::{Cause, Error, Loss, MemoryNode, NodeErrorKind, Router};
-use ringlock_test_support::{ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, TestNode, eventually, ms};
+use ringlock_test_support::{
+    ARMS, Arm, Cluster, KEY, MARGIN, PROMPTLY, TestNode, eventually, is_waiting, ms,
+};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -72,12 +73,6 @@ async fn a_waiter_that_gives_up_passes_its_turn_on() {
         let guard = timeout(PROMPTLY, patient).await.expect("its turn");
         drop(guard.unwrap().unwrap());
     }
-}
-
-/// Polls a future once: true if it waits.
-async fn is_waiting<F: Future + Unpin>(future: &mut F) -> bool {
-    let mut future = std::pin::Pin::new(future);
-    std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await
 }
 
 /// The resident memory of this process, in KiB.

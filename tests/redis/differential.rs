@@ -1,12 +1,12 @@
 //! The Redis node against the table that specifies every node: random requests
 //! go to both, and every reply and every state must be the same.
 //!
-//! Two differences are intended. Both come from transactions, which are carried
-//! out before the view is checked. First, an ACQUIRE under a view that is not
-//! served takes a count: gaps are harmless. The test takes that count from the
-//! table as well, so that everything else must be equal exactly. Only where no
-//! view is served is there no table to count in; the next view discards those
-//! counts, and they are not compared. Second, such an ACQUIRE creates an entry
+//! Two differences are intended, both within batches. They come from acquires by
+//! commands, which are carried out before the view is checked, where the view was
+//! the one served a moment ago. First, such an ACQUIRE takes a count although its
+//! view is no longer served: gaps are harmless, and later counts are higher, never
+//! lower. Where no view is served, there is no table to count in; the next view
+//! discards those counts, and they are not compared. Second, it creates an entry
 //! that is deleted at once. In between, the entry may block other acquires;
 //! therefore only extends follow such an acquire in a batch. What follows it
 //! also comes later than usual: an acquire that finds its own token raises the
@@ -14,11 +14,10 @@
 //! is released, as no real token is. The remaining time of a rival's entry is
 //! read afterwards, and is not compared within batches.
 //!
-//! Commands add two differences, both within batches. Keys that could not be
-//! set together have taken counts that are not granted: later counts are
-//! higher, never lower. The value in place of an entry that was not released is
-//! read afterwards: the test does not compare whether it is nothing or another
-//! program's.
+//! Single commands add two differences, also within batches. Keys that could not
+//! be set together have taken counts that are not granted. The value in place of
+//! an entry that was not released is read afterwards: the test does not compare
+//! whether it is nothing or another program's.
 //!
 //! `RINGLOCK_SEED` repeats a run.
 
@@ -297,7 +296,6 @@ impl Pair {
     /// Applies a request to the table; returns its number for
     /// [`Self::compare`].
     fn expect(&mut self, request: Request) -> usize {
-        self.take_intended_gaps(&request);
         self.requests += 1;
         let reply = self.table.apply(now(), &request);
         let text = format!("{reply:?}");
@@ -341,25 +339,6 @@ impl Pair {
         }
     }
 
-    /// Takes from the table the counts that the transaction encoding wastes.
-    fn take_intended_gaps(&mut self, request: &Request) {
-        let Request::Acquire {
-            view,
-            slot,
-            floor: 0,
-            ..
-        } = request
-        else {
-            return;
-        };
-        let NodeState::Serving(serving) = self.status().standing() else {
-            return;
-        };
-        if self.has_transactions() && serving != *view {
-            self.take_count(serving, *slot, 0);
-        }
-    }
-
     /// Takes a count from the table, and all below `floor`.
     fn take_count(&mut self, serving: ViewId, slot: FenceCounterId, floor: u64) {
         let scratch = Key::new("scratch").unwrap();
@@ -375,9 +354,9 @@ impl Pair {
         self.table.delete(&scratch);
     }
 
-    /// Takes from the table the counts that were wasted on keys that could not
-    /// be set together.
-    fn take_gaps_of_commands(&mut self, found: &BTreeMap<String, u64>) {
+    /// Takes from the table the counts that were wasted: on keys that could not be
+    /// set together, and on views that are no longer served.
+    fn take_gaps(&mut self, found: &BTreeMap<String, u64>) {
         let NodeState::Serving(serving) = self.status().standing() else {
             return;
         };
@@ -386,7 +365,7 @@ impl Pair {
             .filter(|(_, count, found)| found > count)
             .collect();
         for (slot, count, found) in ahead {
-            assert!(self.is_batched && self.encoding == Encoding::Command);
+            assert!(self.is_batched && self.sends_commands());
             assert!(found - count < 1000, "{slot}: {count}, {found}");
             self.take_count(serving, slot, found);
         }
@@ -401,8 +380,8 @@ impl Pair {
         self.table.live(now()).map(release).collect()
     }
 
-    fn has_transactions(&self) -> bool {
-        self.encoding >= Encoding::Transaction
+    fn sends_commands(&self) -> bool {
+        self.encoding >= Encoding::Pipeline
     }
 
     #[track_caller]
@@ -410,13 +389,16 @@ impl Pair {
         let expected = Ok(self.history[number].1.clone());
         let (expected_left, mut expected) = without_remaining(expected);
         let (left, mut got) = without_remaining(got.clone());
+        if self.is_batched && self.sends_commands() {
+            without_gaps(&mut expected, &mut got);
+        }
         if self.is_batched && self.encoding == Encoding::Command {
-            without_intended_differences(&mut expected, &mut got);
+            without_later_reads(&expected, &mut got);
         }
         let are_near = match (expected_left, left) {
             // The remaining time is read afterwards, when the next request may
             // already have changed it.
-            _ if self.is_batched && self.has_transactions() => true,
+            _ if self.is_batched && self.sends_commands() => true,
             (Some(expected), Some(left)) => expected.abs_diff(left) < TOLERANCE,
             (expected, left) => expected == left,
         };
@@ -515,10 +497,10 @@ impl Pair {
     async fn compare_states(&mut self) {
         self.check(Request::Status).await;
         let mut found = Image::of_server(&mut self.client);
-        self.take_gaps_of_commands(&found.counters);
+        self.take_gaps(&found.counters);
         let expected = Image::of_table(&mut self.table);
         let is_serving = matches!(self.status().standing(), NodeState::Serving(_));
-        if self.has_transactions() && !is_serving {
+        if self.sends_commands() && !is_serving {
             found.counters.clone_from(&expected.counters);
         }
         let lives = expected.entries.iter().zip(&found.entries);
@@ -558,16 +540,20 @@ fn without_remaining(mut answer: Answer) -> (Option<Duration>, Answer) {
 }
 
 /// Equalizes the intended differences of commands within batches.
-fn without_intended_differences(expected: &mut Answer, got: &mut Answer) {
-    use Reply::{Foreign, Granted, Kept, Made, Missing};
-    match (expected, got) {
-        (Ok(Granted { counter: least }), Ok(Granted { counter }))
-        | (Ok(Made { counter: least }), Ok(Made { counter }))
-        | (Ok(Kept { counter: least }), Ok(Kept { counter })) => *least = *counter.max(least),
-        (Ok(expected @ (Missing | Foreign)), Ok(got @ (Missing | Foreign))) => {
-            *got = expected.clone();
-        }
-        _ => {}
+fn without_gaps(expected: &mut Answer, got: &mut Answer) {
+    use Reply::{Granted, Kept, Made};
+    if let (Ok(Granted { counter: least }), Ok(Granted { counter }))
+    | (Ok(Made { counter: least }), Ok(Made { counter }))
+    | (Ok(Kept { counter: least }), Ok(Kept { counter })) = (expected, got)
+    {
+        *least = *counter.max(least);
+    }
+}
+
+fn without_later_reads(expected: &Answer, got: &mut Answer) {
+    use Reply::{Foreign, Missing};
+    if let (Ok(expected @ (Missing | Foreign)), Ok(got @ (Missing | Foreign))) = (expected, got) {
+        *got = expected.clone();
     }
 }
 
@@ -798,7 +784,7 @@ async fn in_batches(edition: Edition, encoding: Encoding) {
     let mut dice = Dice::new(seed, true);
     let mut pair = Pair::new(edition, encoding, server);
     pair.is_batched = true;
-    let is_late = pair.has_transactions();
+    let is_late = pair.sends_commands();
     while pair.requests < 100_000 {
         let mut requests = Vec::new();
         let mut is_tainted = false;
@@ -962,8 +948,8 @@ macro_rules! on {
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn by_transaction() {
-                    crate::differential::$name(crate::differential::Edition::$on, crate::differential::Encoding::Transaction).await;
+                async fn by_pipeline() {
+                    crate::differential::$name(crate::differential::Edition::$on, crate::differential::Encoding::Pipeline).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

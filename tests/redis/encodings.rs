@@ -213,31 +213,66 @@ async fn no_release_overtakes_an_acquire_that_is_sent_again() {
     assert_eq!(keys(&server), ["ringlock:held"]);
 }
 
+/// The view changes behind the back of the connection, which has read it before.
 #[tokio::test]
 async fn entries_made_under_another_view_are_released() {
     let (server, node) = newest().await;
-    calls(&server, "msetex");
     let other = ViewId { epoch: 2, ..VIEW };
-    let stale = |name| {
+    let serve = |view: ViewId| {
+        redis::cmd("SET")
+            .arg(&["ringlock!id", &view.to_string()])
+            .exec(&mut server.client())
+            .unwrap();
+    };
+    let names = ["a", "b", "c"];
+    let stale = vec![Ok(Reply::Stale(Some(other))); 3];
+    // Once the answer to STATUS is there, everything that the node undoes is undone.
+    for _ in 0..2 {
+        ask(&node, Request::Status, LONG).await.unwrap();
+        calls(&server, "msetex");
+        serve(other);
+        let answers = together(&node, names.map(|name| acquire(name, 1))).await;
+        assert_eq!(answers, stale);
+        ask(&node, Request::Status, LONG).await.unwrap();
+        assert_eq!(keys(&server), [""; 0]);
+        assert_eq!(calls(&server, "msetex"), 1);
+        // It has read the other view: it makes no entries under this one.
+        let answers = together(&node, names.map(|name| acquire(name, 1))).await;
+        assert_eq!(answers, stale);
+        assert_eq!(calls(&server, "msetex"), 0);
+        serve(VIEW);
+    }
+    // Where one key is held, no entry is created at all.
+    ask(&node, acquire("b", 1), LONG).await.unwrap();
+    serve(other);
+    let answers = together(&node, names.map(|name| acquire(name, 2))).await;
+    assert_eq!(answers, stale);
+    assert_eq!(keys(&server), ["ringlock:b"]);
+}
+
+/// A connection that has not read the view asks for it by script, which checks it
+/// ahead of the entries.
+#[tokio::test]
+async fn the_first_acquire_under_a_view_is_a_script() {
+    let (server, node) = newest().await;
+    let other = ViewId { epoch: 2, ..VIEW };
+    let under = |name, view| {
         let mut request = acquire(name, 1);
-        if let Request::Acquire { view, .. } = &mut request {
-            *view = other;
+        if let Request::Acquire { view: own, .. } = &mut request {
+            *own = view;
         }
         request
     };
-    for _ in 0..2 {
-        let answers = together(&node, ["a", "b", "c"].map(stale)).await;
-        assert_eq!(answers, vec![Ok(Reply::Stale(Some(VIEW))); 3]);
-        // Once this answer is there, everything that the node undoes is undone.
-        ask(&node, Request::Status, LONG).await.unwrap();
-        assert_eq!(keys(&server), [""; 0]);
+    redis::cmd("SET")
+        .arg(&["ringlock!id", &other.to_string()])
+        .exec(&mut server.client())
+        .unwrap();
+    for (name, is_scripted) in [("a", true), ("b", false)] {
+        calls(&server, "evalsha");
+        let answer = ask(&node, under(name, other), LONG).await.unwrap();
+        assert!(matches!(answer, Reply::Granted { .. }), "{answer:?}");
+        assert_eq!(calls(&server, "evalsha") == 1, is_scripted, "{name}");
     }
-    assert_eq!(calls(&server, "msetex"), 2);
-    // Where one key is held, no entry is created at all.
-    ask(&node, acquire("b", 1), LONG).await.unwrap();
-    let answers = together(&node, ["a", "b", "c"].map(stale)).await;
-    assert_eq!(answers, vec![Ok(Reply::Stale(Some(VIEW))); 3]);
-    assert_eq!(keys(&server), ["ringlock:b"]);
 }
 
 /// Every form of acquire and release on one connection.
@@ -285,7 +320,7 @@ async fn an_encoding_is_a_limit() {
     drop(serving(&server.url(), RedisOptions::default()).await);
     for (encoding, used) in [
         (Encoding::Script, [true, false, false, false]),
-        (Encoding::Transaction, [true, true, false, false]),
+        (Encoding::Pipeline, [true, true, false, false]),
         (Encoding::Command, [true, true, true, true]),
     ] {
         let options = RedisOptions::default().encoding(encoding);
@@ -295,7 +330,7 @@ async fn an_encoding_is_a_limit() {
         works(&server, &node).await;
         ask(&node, release("first", 1), LONG).await.unwrap();
         let stats = stats(&server);
-        let commands = ["evalsha", "exec", "msetex", "delifeq"];
+        let commands = ["evalsha", "hincrby", "msetex", "delifeq"];
         let found = commands.map(|command| count(&stats, command) > 0);
         assert_eq!(found, used, "{encoding:?}");
     }

@@ -188,7 +188,7 @@ enum Reported {
 /// A node in each encoding, all connected.
 async fn nodes(url: &str) -> Vec<Arc<RedisNode>> {
     let mut nodes = Vec::new();
-    for encoding in [Encoding::Script, Encoding::Transaction, Encoding::Command] {
+    for encoding in [Encoding::Script, Encoding::Pipeline, Encoding::Command] {
         let options = RedisOptions::default().encoding(encoding);
         let node = RedisNode::new(url, options).expect("a node");
         let answer = ask(&node, Request::Status, LONG).await;

@@ -16,7 +16,7 @@ use ringlock_test_support::edition::Edition;
 use ringlock_test_support::node::{GRACE, Inbox, VIEW, acquire, ask, now, release, serving};
 
 const LONG: Duration = Duration::from_secs(60);
-const ENCODINGS: [Encoding; 3] = [Encoding::Script, Encoding::Transaction, Encoding::Command];
+const ENCODINGS: [Encoding; 3] = [Encoding::Script, Encoding::Pipeline, Encoding::Command];
 
 fn extend(key: &str, token: u128) -> Request {
     Request::Extend {

@@ -15,8 +15,11 @@ use ringlock::proto::node::message::{NodeState, Reply, Request};
 use ringlock::{
     Cause, Error, Guard, Init, NodeConfig, NodeErrorKind, Released, Router, RouterBuilder,
 };
+use ringlock_test_support::fake::{Answers, FakeServer};
 use ringlock_test_support::node::{GRACE, Inbox, acquire, ask, now, serving};
-use ringlock_test_support::{ARMS, Arm, Cluster, RedisServer, TestNode, eventually, least_user};
+use ringlock_test_support::{
+    ARMS, Arm, Cluster, RedisServer, TestNode, eventually, least_user, ms,
+};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -421,6 +424,25 @@ async fn a_frozen_server_fails_requests_at_their_deadlines() {
         granted(&late),
         "what had timed out in the queue was never sent: {late:?}"
     );
+}
+
+/// This process, not the server, was not running in the time of the attempt.
+#[tokio::test]
+async fn an_attempt_that_ended_in_a_stall_is_made_again_at_once() {
+    let server = RedisServer::start();
+    drop(serving(&server.url(), RedisOptions::default()).await);
+    let fake = FakeServer::before(&server).await;
+    fake.answer(Answers::Nothing);
+    let mut options = RedisOptions::default();
+    // An attempt has two seconds.
+    options.connect_timeout = ms(1_000);
+    let node = RedisNode::new(&fake.url(), options).unwrap();
+    ask(&node, Request::Status, ms(100)).await.unwrap_err();
+    fake.answer(Answers::Truth);
+    // Nothing else runs on this runtime, the node's task included.
+    std::thread::sleep(ms(2_800));
+    let answer = ask(&node, acquire("k", 1), GRACE).await;
+    assert_eq!(answer, Ok(Reply::Granted { counter: 1 }));
 }
 
 #[tokio::test]

@@ -91,6 +91,24 @@ impl LockTable {
         }
     }
 
+    /// The first part of an ACQUIRE that a server carries out in parts: makes the
+    /// entry if `key` is free. Returns whether it did.
+    pub fn set_if_free(&mut self, now: Instant, key: &Key, token: &Token, ttl: Ttl) -> bool {
+        let is_free = self.entry(now, key).is_none();
+        if is_free {
+            self.insert(now, key, token, ttl);
+        }
+        is_free
+    }
+
+    /// Takes a count of `slot`, at least `floor`: the second part.
+    pub fn count(&mut self, slot: FenceCounterId, floor: u64) -> u64 {
+        let last = self.counters.get(&slot).copied().unwrap_or(0);
+        let counter = (last + 1).max(floor);
+        self.counters.insert(slot, counter);
+        counter
+    }
+
     /// Whether `key` is held at `now`.
     pub fn is_held(&self, key: &Key, now: Instant) -> bool {
         self.entries
@@ -186,12 +204,7 @@ impl LockTable {
         slot: FenceCounterId,
         floor: u64,
     ) -> Reply {
-        let counter = self
-            .counters
-            .get(&slot)
-            .map_or(1, |count| count + 1)
-            .max(floor);
-        self.counters.insert(slot, counter);
+        let counter = self.count(slot, floor);
         match self.entry(now, key) {
             Some(entry) if entry.token != *token => Reply::Busy(entry.rival(now)),
             Some(entry) => {

@@ -376,6 +376,7 @@ impl Client {
         context.outbox.push(Message {
             address,
             is_late: false,
+            progress: None,
             body,
         });
     }

@@ -16,6 +16,7 @@
 //! * `mutations`: what mutants do to clients and coordinators
 //! * `properties`: the claims that must hold, and what must have been seen
 //! * `scenarios`, `changes`, `losses`: bounded worlds in which every claim holds
+//! * `pipeline`, `pipelined`: acquires that nodes carry out in parts, and their worlds
 //! * `wider`: the same within wider bounds, on demand
 //! * `mutants`: the same worlds with one safeguard removed; each must break a claim
 
@@ -39,6 +40,8 @@ mod mutants;
 mod mutations;
 mod network;
 mod outcomes;
+mod pipeline;
+mod pipelined;
 mod properties;
 mod recovery;
 mod running;

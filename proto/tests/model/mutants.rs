@@ -18,6 +18,7 @@ use crate::changes::{
     PAXOS_RESYNC, REPLACE, REPLICA_WIPED, RIVALS, SHRINK, SHRUNK, WIPED_TWICE,
 };
 use crate::losses::{NEVER_STUCK, OWNER_LAST, OWNER_LOST, REPLICAS_LOST, RIVAL_VIEWS};
+use crate::pipelined::{PARTS, PARTS_VIEWS};
 use crate::scenario::{Mutant, Scenario};
 use crate::scenarios::{
     CUT_OFF, EXTENDS, FORCED, FORCED_SLOW, LATE, LENGTHS, OVERTAKING, QUORUM, REINITIALISE,
@@ -126,4 +127,7 @@ each_is_caught! {
     with_a_new_start_that_forgets_the_epochs: NewStartBelow in OWNER_LOST,
     with_new_starts_without_a_nonce_in_adopt: NonceUnchecked in RIVAL_VIEWS,
     without_a_new_start: NoNewStart in NEVER_STUCK,
+    with_parts_whose_view_was_not_read_ahead: NoReadAhead in PARTS_VIEWS,
+    with_parts_whose_view_is_not_read_behind: NoReadBehind in PARTS_VIEWS,
+    with_a_count_before_the_entry: CountBeforeSet in PARTS,
 }

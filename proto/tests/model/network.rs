@@ -4,6 +4,8 @@ use ringlock_proto::lease::Token;
 use ringlock_proto::node::message::{IfMissing, Reply, Request};
 use ringlock_proto::operation::machine::Step;
 
+use crate::pipeline::Progress;
+
 /// Identifies an operation's messages, in the order of sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
@@ -78,6 +80,8 @@ pub(crate) struct Message {
     pub(crate) address: Address,
     /// It stays in flight although the client no longer uses its token.
     pub(crate) is_late: bool,
+    /// How much of it the node has carried out, where that happens in parts.
+    pub(crate) progress: Option<Progress>,
     pub(crate) body: Body,
 }
 

@@ -103,6 +103,8 @@ pub(crate) struct Scenario {
     /// Whether messages of one token to one node keep their order, as on a
     /// connection; one that is overtaken is lost with its connection.
     pub(crate) is_ordered: bool,
+    /// Whether nodes carry out an ACQUIRE in parts, as separate commands.
+    pub(crate) is_pipelined: bool,
     /// Total number of requests that are lost.
     pub(crate) drops: u8,
     /// Requests in flight at a time whose token their client no longer uses.
@@ -278,4 +280,10 @@ pub(crate) enum Mutant {
     HealsAtOnce,
     /// An entry vouches as soon as it is seen.
     SeenVouches,
+    /// An ACQUIRE in parts is sent before the node was seen to serve its view.
+    NoReadAhead,
+    /// It is granted whatever the node serves behind it.
+    NoReadBehind,
+    /// It takes its count before it makes its entry.
+    CountBeforeSet,
 }

@@ -22,6 +22,7 @@ pub(crate) const BASE: Scenario = Scenario {
     horizon: 2,
     repeats: 0,
     is_ordered: true,
+    is_pipelined: false,
     drops: 0,
     late: 0,
     slow: 0,

@@ -9,6 +9,7 @@ use crate::cow::Shared;
 use crate::faults;
 use crate::network::{Address, Body, Kind, Message};
 use crate::outcomes::Context;
+use crate::pipeline::{self, Advance};
 use crate::properties::{Claim, Seen};
 use crate::scenario::{Change, Loss, Mutant, Scenario, at};
 use crate::world::{Act, Entries, Explored, World};
@@ -165,7 +166,17 @@ impl Explored {
         {
             world.accuse(Claim::NoOrphan, &self.scenario);
         }
-        let Some(reply) = faults::carry_out(&self.scenario, world, &message) else {
+        let reply = match pipeline::advance(&self.scenario, world, &message) {
+            Advance::Whole => faults::carry_out(&self.scenario, world, &message),
+            Advance::Done(reply) => Some(reply),
+            Advance::Part(progress) => {
+                let mut rest = (*message).clone();
+                rest.progress = Some(progress);
+                world.post.push(Shared::new(rest));
+                return;
+            }
+        };
+        let Some(reply) = reply else {
             return;
         };
         if matches!(reply, ringlock_proto::node::message::Reply::Made { .. }) {
@@ -185,6 +196,7 @@ impl Explored {
             Answering::Later => world.post.push(Shared::new(Message {
                 address,
                 is_late: false,
+                progress: None,
                 body: Body::Send(reply),
             })),
         }

@@ -11,10 +11,10 @@ use crate::config::{Config, NodeConfig, Password, TlsConfig};
 pub enum Encoding {
     /// One script call per batch. From Redis 6.2.
     Script,
-    /// Acquires as `MULTI · SET NX GET PX · HINCRBY · GET · EXEC`. This avoids
-    /// entering a script, which costs a server more than the SET itself. From
-    /// Redis 7.0.
-    Transaction,
+    /// Acquires as separate commands, `SET NX GET PX · HINCRBY · GET`, once a
+    /// connection has read which view is served. This avoids entering a script,
+    /// which costs a server more than the SET itself. From Redis 7.0.
+    Pipeline,
     /// Also `MSETEX` for acquires of one ttl whose keys have a single owner,
     /// and `DELIFEQ` or `DELEX` for each release, as far as the server has
     /// these commands and lets the user use them. From Valkey 9.0, with

@@ -32,7 +32,7 @@ fn drop_next(liar: &FakeServer) {
 async fn a_grant_is_not_taken_for_the_one_before() {
     let server = RedisServer::start();
     drop(serving(&server.url(), RedisOptions::default()).await);
-    for encoding in [Encoding::Script, Encoding::Transaction, Encoding::Command] {
+    for encoding in [Encoding::Script, Encoding::Pipeline, Encoding::Command] {
         let liar = FakeServer::before(&server).await;
         let options = RedisOptions::default().encoding(encoding);
         let honest = RedisNode::new(&server.url(), options.clone()).unwrap();
@@ -115,7 +115,7 @@ async fn at_random() {
         drop(serving(&server.url(), RedisOptions::default()).await);
         let mut believed = 0;
         for round in 0..60 {
-            let encodings = [Encoding::Script, Encoding::Transaction, Encoding::Command];
+            let encodings = [Encoding::Script, Encoding::Pipeline, Encoding::Command];
             believed += twisted(&server, encodings[round % 3], round, &mut rng).await;
         }
         assert!(believed > 60, "hardly anything was granted: {believed}");

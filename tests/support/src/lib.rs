@@ -23,6 +23,7 @@ pub mod shim;
 mod users;
 
 use std::sync::OnceLock;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 pub use cluster::{ARMS, Arm, Cluster, TestNode};
@@ -54,6 +55,13 @@ pub fn ms(millis: u64) -> Duration {
 /// The name of node `index`: one letter.
 pub fn name(index: usize) -> String {
     char::from(b'a' + index as u8).to_string()
+}
+
+/// Polls a future once: true if it waits.
+pub async fn is_waiting<F: Future + Unpin>(future: &mut F) -> bool {
+    let mut future = std::pin::Pin::new(future);
+    let once = |context: &mut Context<'_>| Poll::Ready(future.as_mut().poll(context).is_pending());
+    std::future::poll_fn(once).await
 }
 
 /// Polls until `condition` holds, for at most `limit`.

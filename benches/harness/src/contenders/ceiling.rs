@@ -116,7 +116,6 @@ impl Ceiling {
         let Lane { index, of } = socket.lane;
         let own = (self.keys.len() / of).max(1);
         let ttl = TTL_MS.to_string();
-        command(&mut socket.out, &["MULTI"]);
         // Distinct keys of its own, spread over the whole key space.
         for _ in 0..BATCH.min(own) {
             let step = socket.next * 7919 % own;
@@ -136,7 +135,6 @@ impl Ceiling {
             &["HINCRBY", &self.counters, "1:0:0", &count],
         );
         command(&mut socket.out, &["GET", &self.id]);
-        command(&mut socket.out, &["EXEC"]);
         socket.is_acquiring = true;
         socket.send()
     }
@@ -157,15 +155,10 @@ impl Ceiling {
     fn expected(&self, socket: &Socket) -> (String, String) {
         let count = socket.batch.len();
         if !socket.is_acquiring {
-            let head = format!("*2\r\n${}\r\n{MARK}\r\n*{count}\r\n", MARK.len());
-            return (head, ":1\r\n".repeat(count));
+            return (format!("${}\r\n", MARK.len()), format!("{MARK}\r\n"));
         }
-        let queued = "+QUEUED\r\n".repeat(count + 2);
         let free = "$-1\r\n".repeat(count);
-        (
-            format!("+OK\r\n{queued}*{}\r\n{free}:", count + 2),
-            format!("\r\n${}\r\n{ID}\r\n", ID.len()),
-        )
+        (format!("{free}:"), format!("\r\n${}\r\n{ID}\r\n", ID.len()))
     }
 }
 

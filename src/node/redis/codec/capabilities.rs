@@ -7,7 +7,7 @@ use crate::node::redis::codec::scripts::Scripts;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Capabilities {
     /// `SET … NX GET`.
-    pub(crate) transaction: bool,
+    pub(crate) set_nx_get: bool,
     /// `MSETEX`.
     pub(crate) together: bool,
     pub(crate) delete_if: Option<DeleteIf>,

@@ -45,8 +45,9 @@ pub(crate) type SlotCounts = SmallVec<[(FenceCounterId, u64); 1]>;
 /// What a group asks, and thus how its reply is read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum GroupKind {
-    /// ACQUIRE as a transaction.
-    AcquireTransaction(ViewId, SlotCounts),
+    /// ACQUIRE as a command for each key, where the view was read on the connection
+    /// before (PROTOCOL E1).
+    AcquireCommands(ViewId, SlotCounts),
     /// The same with one command that sets all keys or none.
     AcquireTogether(ViewId, SlotCounts),
     /// ACQUIRE as a script.
@@ -59,7 +60,7 @@ pub(crate) enum GroupKind {
     ReleaseCommands(DeleteIf),
     /// What is stored instead of the entries that such commands did not find.
     Found,
-    /// The remaining time of the entries that a transaction found held.
+    /// The remaining time of the entries that such commands found held.
     Remaining(Vec<Holder>),
     /// A single request of another kind.
     Control,
@@ -75,11 +76,18 @@ pub(crate) enum GroupKind {
 }
 
 impl GroupKind {
-    pub(crate) fn of(request: &Request, capabilities: Capabilities) -> Self {
+    /// `served` is the view that was last read on the connection.
+    pub(crate) fn of(
+        request: &Request,
+        capabilities: Capabilities,
+        served: Option<ViewId>,
+    ) -> Self {
         match request {
-            // A transaction has no form for a floor.
-            Request::Acquire { view, floor: 0, .. } if capabilities.transaction => {
-                Self::AcquireTransaction(*view, SlotCounts::new())
+            // Commands have no form for a floor.
+            Request::Acquire { view, floor: 0, .. }
+                if capabilities.set_nx_get && served == Some(*view) =>
+            {
+                Self::AcquireCommands(*view, SlotCounts::new())
             }
             Request::Acquire { view, .. } => Self::AcquireScript(*view),
             Request::Extend { view, .. } => Self::Extend(*view),
@@ -94,7 +102,7 @@ impl GroupKind {
     pub(crate) fn acquires(&self) -> bool {
         matches!(
             self,
-            Self::AcquireTransaction(..) | Self::AcquireTogether(..) | Self::AcquireScript(_)
+            Self::AcquireCommands(..) | Self::AcquireTogether(..) | Self::AcquireScript(_)
         )
     }
 

@@ -44,8 +44,12 @@ use ReplyAction::Answer as Is;
 fn marked(replies: &[u8], nonce_echo: u32) -> Option<&[u8]> {
     let mut values = Replies::of(replies);
     values.list(2)?;
-    let is_ours = values.bulk()? == itoa::Buffer::new().format(nonce_echo).as_bytes();
+    let is_ours = is_mark(values.next()?, nonce_echo);
     is_ours.then(|| values.rest())
+}
+
+fn is_mark(value: Value<'_>, nonce_echo: u32) -> bool {
+    value == Value::Bulk(itoa::Buffer::new().format(nonce_echo).as_bytes())
 }
 
 /// The same error for all requests.
@@ -62,17 +66,17 @@ fn for_all(requests: &[PendingRequest], error: &NodeError) -> Vec<ReplyAction> {
 pub(crate) fn decode(group: &CommandGroup, replies: &[u8]) -> Result<Vec<ReplyAction>, NodeError> {
     let requests = &group.requests;
     // Separate commands are refused one by one.
-    let is_whole = !matches!(group.kind, GroupKind::ReleaseCommands(_));
+    let is_whole = !matches!(
+        group.kind,
+        GroupKind::AcquireCommands(..)
+            | GroupKind::AcquireTogether(..)
+            | GroupKind::ReleaseCommands(_)
+    );
     if group.is_refused
         && is_whole
         && let Some(error) = ErrorReply::first(replies)
     {
-        return Ok(match group.kind {
-            GroupKind::AcquireTogether(..) if error.is_denial() => {
-                requests.iter().map(|_| ReplyAction::Again).collect()
-            }
-            _ => for_all(requests, &error.explain_state()),
-        });
+        return Ok(for_all(requests, &error.explain_state()));
     }
     let values = Replies::of(replies);
     let scripted = |read: fn(&mut Replies<'_>) -> Option<Answer>| {
@@ -83,16 +87,18 @@ pub(crate) fn decode(group: &CommandGroup, replies: &[u8]) -> Result<Vec<ReplyAc
         )
     };
     let (what, read) = match &group.kind {
-        GroupKind::AcquireTransaction(view, slots) => (
-            "ACQUIRE",
-            transaction(requests, *view, slots, false, values),
-        ),
+        GroupKind::AcquireCommands(view, slots) => {
+            ("ACQUIRE", set(requests, *view, slots, false, values))
+        }
         GroupKind::AcquireTogether(view, slots) => {
-            ("ACQUIRE", transaction(requests, *view, slots, true, values))
+            ("ACQUIRE", set(requests, *view, slots, true, values))
         }
         GroupKind::AcquireScript(_) => ("ACQUIRE", scripted(acquired)),
         GroupKind::Extend(_) => ("EXTEND", scripted(extended)),
-        GroupKind::ReleaseScript => ("RELEASE", scripted(released)),
+        GroupKind::ReleaseScript => {
+            let all = all_released(requests, values, group.nonce_echo);
+            ("RELEASE", all.or_else(|| scripted(released)))
+        }
         GroupKind::ReleaseCommands(_) => ("RELEASE", deleted(requests, values)),
         GroupKind::Control
         | GroupKind::Found
@@ -124,26 +130,18 @@ fn batch(
     }
 }
 
-/// The replies of a transaction: OK, QUEUED for each command, and those of
-/// EXEC: what each SET found, or whether all keys could be set; each slot's
-/// count; the view served.
-fn transaction(
+/// The replies of separate commands: what each SET found, or whether all keys could
+/// be set; each slot's count; the view served. The last decides what the others
+/// mean.
+fn set(
     requests: &[PendingRequest],
     view: ViewId,
     slots: &[(FenceCounterId, u64)],
     are_together: bool,
     mut values: Replies<'_>,
 ) -> Option<Vec<ReplyAction>> {
-    let sets = if are_together { 1 } else { requests.len() };
-    let commands = sets + slots.len() + 1;
-    for _ in 0..=commands {
-        if !matches!(values.next()?, Value::Status(_)) {
-            return None;
-        }
-    }
-    values.list(commands)?;
-    // The last reply of EXEC decides what the others mean.
     let found = values;
+    let sets = if are_together { 1 } else { requests.len() };
     for _ in 0..sets {
         values.next()?;
     }
@@ -188,6 +186,9 @@ fn transaction(
                 Some(Value::Int(1)) => Value::Nil,
                 Some(Value::Int(0)) if is_served => return Some(ReplyAction::Again),
                 Some(Value::Int(0)) => return Some(Is(Ok(Reply::Stale(serving)))),
+                Some(Value::Error(line)) if ErrorReply::of(line).is_denial() => {
+                    return Some(ReplyAction::Again);
+                }
                 Some(error @ Value::Error(_)) => error,
                 Some(_) => return None,
             };
@@ -247,6 +248,16 @@ fn extended(values: &mut Replies<'_>) -> Option<Answer> {
         _ => return None,
     };
     Some(Ok(reply))
+}
+
+/// The mark alone: each key held the request's token.
+fn all_released(
+    requests: &[PendingRequest],
+    mut values: Replies<'_>,
+    nonce_echo: u32,
+) -> Option<Vec<ReplyAction>> {
+    let all = || requests.iter().map(|_| Is(Ok(Reply::Released))).collect();
+    is_mark(values.next()?, nonce_echo).then(all)
 }
 
 fn released(values: &mut Replies<'_>) -> Option<Answer> {
@@ -485,8 +496,8 @@ mod tests {
         decode(&group, replies.as_bytes()).unwrap_or_else(refused)
     }
 
-    /// Two keys set together: what EXEC answers after OK and three QUEUED.
-    fn set_together(exec: &str) -> Vec<ReplyAction> {
+    /// Two keys set together, and the replies to that.
+    fn set_together(replies: &str) -> Vec<ReplyAction> {
         let ttl = Ttl::new(Duration::from_secs(1), Duration::from_secs(1)).unwrap();
         let request = |key| Request::Acquire {
             view: VIEW,
@@ -496,9 +507,8 @@ mod tests {
             slot: FenceCounterId::SINGLE,
             floor: 0,
         };
-        let replies = format!("+OK\r\n{}{exec}", "+QUEUED\r\n".repeat(3));
         let kind = GroupKind::AcquireTogether(VIEW, smallvec![(FenceCounterId::SINGLE, 2)]);
-        decoded(kind, request, &replies)
+        decoded(kind, request, replies)
     }
 
     fn deleted(replies: &str) -> Vec<ReplyAction> {
@@ -518,33 +528,67 @@ mod tests {
     #[test]
     fn keys_set_together_share_their_fate() {
         let serving = format!("$34\r\n{VIEW}\r\n");
-        let exec = |set: &str, id: &str| set_together(&format!("*3\r\n{set}:9\r\n{id}"));
+        let replies = |set: &str, id: &str| set_together(&format!("{set}:9\r\n{id}"));
         let counts = [8, 9].map(|counter| Is(Ok(Reply::Granted { counter })));
-        assert_eq!(exec(":1\r\n", &serving), counts);
+        assert_eq!(replies(":1\r\n", &serving), counts);
         let again = || ReplyAction::Again;
-        assert_eq!(exec(":0\r\n", &serving), [again(), again()]);
+        assert_eq!(replies(":0\r\n", &serving), [again(), again()]);
         let undo = || ReplyAction::Undo(None);
-        assert_eq!(exec(":1\r\n", "$-1\r\n"), [undo(), undo()]);
+        assert_eq!(replies(":1\r\n", "$-1\r\n"), [undo(), undo()]);
         let stale = || Is(Ok(Reply::Stale(None)));
-        assert_eq!(exec(":0\r\n", "$-1\r\n"), [stale(), stale()]);
+        assert_eq!(replies(":0\r\n", "$-1\r\n"), [stale(), stale()]);
     }
 
     #[test]
     fn replies_to_keys_set_together_that_do_not_fit() {
-        for exec in [
-            "*3\r\n:2\r\n:9\r\n",
-            "*3\r\n:-1\r\n:9\r\n",
-            "*3\r\n$-1\r\n:9\r\n",
-            "*3\r\n+OK\r\n:9\r\n",
+        for replies in [
+            ":2\r\n:9\r\n",
+            ":-1\r\n:9\r\n",
+            "$-1\r\n:9\r\n",
+            "+OK\r\n:9\r\n",
             // A lower count than the requests took.
-            "*3\r\n:1\r\n:1\r\n",
-            "*3\r\n:0\r\n$1\r\nx\r\n",
-            "*4\r\n:1\r\n:1\r\n:9\r\n",
-            "*-1\r\n",
+            ":1\r\n:1\r\n",
+            ":0\r\n$1\r\nx\r\n",
+            // A reply is missing, or there is one too many.
             ":1\r\n",
+            ":1\r\n:1\r\n:9\r\n",
+            "*-1\r\n",
         ] {
-            let actions = set_together(&format!("{exec}$34\r\n{VIEW}\r\n"));
-            assert!(are_misfits(&actions), "{exec:?}: {actions:?}");
+            let actions = set_together(&format!("{replies}$34\r\n{VIEW}\r\n"));
+            assert!(are_misfits(&actions), "{replies:?}: {actions:?}");
+        }
+        // A refusal of the user is no refusal of the keys.
+        let denied = format!("-NOPERM not you\r\n:9\r\n$34\r\n{VIEW}\r\n");
+        let again = || ReplyAction::Again;
+        assert_eq!(set_together(&denied), [again(), again()]);
+    }
+
+    /// Whatever precedes it: without the counts nothing is granted.
+    #[test]
+    fn what_was_not_counted_is_not_granted() {
+        for error in ["OOM used memory", "WRONGTYPE no hash", "NOPERM not you"] {
+            let replies = format!(":1\r\n-{error}\r\n$34\r\n{VIEW}\r\n");
+            let is_error = |action: &ReplyAction| matches!(action, Is(Err(_)));
+            assert!(set_together(&replies).iter().all(is_error), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_release_of_what_is_there_is_answered_by_its_mark() {
+        let replies = |replies: &str| {
+            let token = Token::new(1, None);
+            let request = |key| Request::Release {
+                key,
+                token: token.clone(),
+            };
+            decoded(GroupKind::ReleaseScript, request, replies)
+        };
+        let [all, some] = ["$1\r\n0\r\n", "*2\r\n$1\r\n0\r\n*2\r\n:1\r\n:-1\r\n"];
+        let released = || Is(Ok(Reply::Released));
+        assert_eq!(replies(all), [released(), released()]);
+        assert_eq!(replies(some), [released(), Is(Ok(Reply::Foreign))]);
+        for misfit in ["$1\r\n1\r\n", ":0\r\n", "$-1\r\n", "*1\r\n$1\r\n0\r\n"] {
+            assert!(are_misfits(&replies(misfit)), "{misfit:?}");
         }
     }
 

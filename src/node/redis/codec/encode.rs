@@ -24,14 +24,15 @@ impl Dialect {
         let (requests, nonce_echo) = (&group.requests, group.nonce_echo);
         group.replies_due = 1;
         match &mut group.kind {
-            GroupKind::AcquireTransaction(_, slots) => {
-                self.transaction(requests, slots, Self::set_each, out);
-                // MULTI, one QUEUED each, EXEC.
-                group.replies_due = requests.len() + slots.len() + 3;
+            GroupKind::AcquireCommands(_, slots) => {
+                self.set_each(requests, out);
+                self.count(requests, slots, out);
+                group.replies_due = requests.len() + slots.len() + 1;
             }
             GroupKind::AcquireTogether(_, slots) => {
-                self.transaction(requests, slots, Self::set_together, out);
-                group.replies_due = 1 + slots.len() + 3;
+                self.set_together(requests, out);
+                self.count(requests, slots, out);
+                group.replies_due = 1 + slots.len() + 1;
             }
             GroupKind::AcquireScript(view) => {
                 self.leases(Script::Acquire, *view, requests, nonce_echo, out)
@@ -127,15 +128,9 @@ impl Dialect {
         bulk_number(out, nonce_echo);
     }
 
-    fn transaction(
-        &self,
-        requests: &[PendingRequest],
-        slots: &mut SlotCounts,
-        set: impl FnOnce(&Self, &[PendingRequest], &mut Vec<u8>),
-        out: &mut Vec<u8>,
-    ) {
-        command(out, &[b"MULTI"]);
-        set(self, requests, out);
+    /// What follows the entries: the counts, which must be taken after them, and
+    /// the view served, which must be read after both (PROTOCOL E1).
+    fn count(&self, requests: &[PendingRequest], slots: &mut SlotCounts, out: &mut Vec<u8>) {
         for pending in requests {
             let Request::Acquire { slot, .. } = &pending.request else {
                 continue;
@@ -153,7 +148,6 @@ impl Dialect {
             bulk_number(out, count);
         }
         command(out, &[b"GET", &self.id]);
-        command(out, &[b"EXEC"]);
     }
 
     fn set_each(&self, requests: &[PendingRequest], out: &mut Vec<u8>) {
@@ -400,7 +394,7 @@ mod tests {
     /// Groups by their number in `groups`. The group that loads a script is
     /// left out: its content is the script.
     const NAMES: [(u8, &str); 19] = [
-        (0, "acquire-by-transaction"),
+        (0, "acquire-by-commands"),
         (1, "acquire-together"),
         (2, "acquire-by-script"),
         (3, "extend"),

@@ -73,8 +73,7 @@ pub(crate) async fn connect(
     };
     let encoding = options.encoding.unwrap_or(Encoding::Command);
     dialect.scripts = exchange.load().await?;
-    dialect.capabilities.transaction =
-        encoding >= Encoding::Transaction && identity.has_transaction();
+    dialect.capabilities.set_nx_get = encoding >= Encoding::Pipeline && identity.has_set_nx_get();
     if encoding >= Encoding::Command {
         exchange
             .probe(&options.namespace, &mut dialect.capabilities)

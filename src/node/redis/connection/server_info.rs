@@ -13,7 +13,7 @@ use crate::proto::node::message::{NodeError, NodeErrorKind};
 const OLDEST: (u32, u32) = (6, 2);
 
 /// The oldest server version with `SET … NX GET`.
-const OLDEST_WITH_TRANSACTION: (u32, u32) = (7, 0);
+const OLDEST_WITH_SET_NX_GET: (u32, u32) = (7, 0);
 
 /// The most facts of one section of INFO, about ten times the real number; and
 /// the most bytes of each.
@@ -59,8 +59,8 @@ impl Identity {
         Some((parts.next()?.ok()?, parts.next()?.ok()?))
     }
 
-    pub(crate) fn has_transaction(&self) -> bool {
-        self.version() >= Some(OLDEST_WITH_TRANSACTION)
+    pub(crate) fn has_set_nx_get(&self) -> bool {
+        self.version() >= Some(OLDEST_WITH_SET_NX_GET)
     }
 
     /// Another run or another replication history may have lost entries, and so

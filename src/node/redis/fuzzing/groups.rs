@@ -79,7 +79,7 @@ pub(crate) fn group(kind: u8, keys: &[Key], sink: &mut impl FnMut() -> ReplyTo) 
     let holders = || keys.iter().map(|_| Holder::default()).collect();
     let (kind, requests) = match kind % 20 {
         0 => (
-            GroupKind::AcquireTransaction(VIEW, SlotCounts::new()),
+            GroupKind::AcquireCommands(VIEW, SlotCounts::new()),
             all(&acquire),
         ),
         1 => (

@@ -10,7 +10,7 @@ use crate::node::redis::codec::command_group::{CommandGroup, GroupKind, SlotCoun
 use crate::node::redis::codec::request::{Completions, PendingRequest};
 use crate::node::redis::pipeline::queue::Queue;
 use crate::proto::lease::Key;
-use crate::proto::node::message::{Answer, IfMissing, NodeError, Request};
+use crate::proto::node::message::{Answer, IfMissing, NodeError, Request, ViewId};
 use crate::proto::time::Instant;
 
 /// The most keys of one batch: this many occupy a server for about 0.1 ms, and
@@ -22,12 +22,13 @@ pub(crate) const MAX_BATCH: usize = 64;
 pub(crate) struct Batch {
     /// Most have one kind, or two.
     pub(crate) groups: SmallVec<[CommandGroup; 2]>,
-    pub(crate) transactions: Transactions,
+    pub(crate) set_keys: SetKeys,
 }
 
-/// The keys that a batch acquires by transaction.
+/// The keys that a batch acquires by commands: until these are answered, it is not
+/// known whether their entries stay.
 #[derive(Debug, Default)]
-pub(crate) struct Transactions {
+pub(crate) struct SetKeys {
     keys: KeySet,
     /// The keys are set together, and may all have to be sent again.
     are_together: bool,
@@ -71,9 +72,9 @@ impl JoinBackoff {
 /// The batches in flight, as far as later requests depend on them.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
-    /// For each batch: its transactions, its number of requests, and when it
+    /// For each batch: the keys it sets, its number of requests, and when it
     /// was sent; the oldest first.
-    batches: VecDeque<(Transactions, usize, Instant)>,
+    batches: VecDeque<(SetKeys, usize, Instant)>,
     requests: usize,
 }
 
@@ -88,9 +89,9 @@ impl InFlight {
         self.requests
     }
 
-    /// A batch of `requests` requests is sent, with these transactions.
-    pub(crate) fn begin(&mut self, requests: usize, transactions: Transactions, now: Instant) {
-        self.batches.push_back((transactions, requests, now));
+    /// A batch of `requests` requests is sent, which sets these keys.
+    pub(crate) fn begin(&mut self, requests: usize, set_keys: SetKeys, now: Instant) {
+        self.batches.push_back((set_keys, requests, now));
         self.requests += requests;
     }
 
@@ -103,7 +104,7 @@ impl InFlight {
 
     /// Whether a request must not be sent before what is in flight is settled.
     ///
-    /// An acquire by transaction may turn out to be stale, and its entry is
+    /// An acquire by commands may turn out to be stale, and its entry is
     /// then undone. An extend that found the entry before that would be
     /// answered KEPT for an entry that is deleted afterwards. Releases and
     /// other acquires are not affected. A request that changes the view must
@@ -111,7 +112,7 @@ impl InFlight {
     /// have to be sent again must not be overtaken by any request for its key,
     /// least of all by the release that cleans up after it.
     fn must_wait(&self, request: &Request, hash: Option<u64>) -> bool {
-        let mut batches = self.batches.iter().map(|(transactions, ..)| transactions);
+        let mut batches = self.batches.iter().map(|(set_keys, ..)| set_keys);
         match (request, hash) {
             (Request::Extend { .. }, Some(hash)) => batches.any(|batch| batch.keys.has(hash)),
             (_, Some(hash)) => batches.any(|batch| batch.are_together && batch.keys.has(hash)),
@@ -128,7 +129,7 @@ impl InFlight {
 /// must wait for batches in flight stays, with all behind it.
 pub(crate) fn gather(
     queue: &mut Queue,
-    capabilities: Capabilities,
+    (capabilities, served): (Capabilities, Option<ViewId>),
     in_flight: &InFlight,
     now: Instant,
 ) -> Batch {
@@ -145,7 +146,8 @@ pub(crate) fn gather(
         }
         if let Some(pending) = queue.pop() {
             let room = (1 + queue.len()).min(MAX_BATCH - taken);
-            batch.add(pending, capabilities, hash, now, room);
+            let kind = GroupKind::of(&pending.request, capabilities, served);
+            batch.add(pending, kind, hash, now, room);
         }
         if is_alone {
             break;
@@ -158,14 +160,13 @@ impl Batch {
     fn add(
         &mut self,
         pending: PendingRequest,
-        capabilities: Capabilities,
+        kind: GroupKind,
         hash: Option<u64>,
         now: Instant,
         room: usize,
     ) {
-        let kind = GroupKind::of(&pending.request, capabilities);
-        if let (GroupKind::AcquireTransaction(..), Some(hash)) = (&kind, hash) {
-            let keys = &mut self.transactions.keys;
+        if let (GroupKind::AcquireCommands(..), Some(hash)) = (&kind, hash) {
+            let keys = &mut self.set_keys.keys;
             if keys.is_empty() {
                 *keys = KeySet::with_room(room);
             }
@@ -211,16 +212,16 @@ impl Batch {
         });
     }
 
-    /// Has transactions set their keys together, where that is possible and
-    /// worth a try.
+    /// Has acquires set their keys together, where that is possible and worth a
+    /// try.
     pub(crate) fn join(&mut self, join_backoff: &mut JoinBackoff) {
         for group in &mut self.groups {
-            if let GroupKind::AcquireTransaction(view, _) = group.kind
+            if let GroupKind::AcquireCommands(view, _) = group.kind
                 && group.can_be_joined()
                 && join_backoff.allows_a_try()
             {
                 group.kind = GroupKind::AcquireTogether(view, SlotCounts::new());
-                self.transactions.are_together = true;
+                self.set_keys.are_together = true;
             }
         }
     }
@@ -311,7 +312,7 @@ mod tests {
     fn taken(queue: &mut Queue) -> usize {
         let batch = gather(
             queue,
-            Capabilities::default(),
+            (Capabilities::default(), None),
             &InFlight::default(),
             Instant::default(),
         );

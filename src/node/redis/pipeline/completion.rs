@@ -18,6 +18,7 @@ use crate::node::redis::resp::error_reply::{ErrorReply, misfit};
 use crate::node::redis::resp::parser::{Replies, Value};
 use crate::proto::node::message::{
     CurrentHolder, IfMissing, Incarnation, NodeError, NodeErrorKind, NodeStatus, Reply, Request,
+    ViewId,
 };
 
 /// What the replies of the server lead to, in addition to answers.
@@ -31,6 +32,8 @@ pub(crate) struct Completion {
     pub(crate) follow_ups: Vec<CommandGroup>,
     /// What the server serves now.
     pub(crate) status: Option<NodeStatus>,
+    /// The view that the last reply that names one shows to be served, or none.
+    pub(crate) served: Option<Option<ViewId>>,
     /// Whether the last try to set keys together succeeded.
     pub(crate) joined: Option<bool>,
     /// The server's clock was stepped.
@@ -98,6 +101,7 @@ pub(crate) fn settle(
         GroupKind::Found => not_released(group, replies, answers),
         GroupKind::Recheck => {
             let status = decode::asked_status(replies, group.nonce_echo, &dialect.incarnation)?;
+            completion.served = Some(status.serving);
             completion.status = Some(status);
             Ok(())
         }
@@ -149,6 +153,7 @@ fn control(
             Err(error)
         });
         if let Ok(Reply::Status(status) | Reply::Refused(status)) = &answer {
+            completion.served = Some(status.serving);
             completion.status = Some(status.clone());
         }
         let stamps = matches!(
@@ -156,6 +161,8 @@ fn control(
             Request::Quarantine { .. } | Request::Adopt { .. } | Request::Restamp { .. }
         );
         if stamps && answer == Ok(Reply::Done) {
+            // Which view is served now, the next answer shows.
+            completion.served = Some(None);
             // The request stamps the state with the server's current
             // incarnation.
             completion.status = Some(NodeStatus {
@@ -211,6 +218,7 @@ fn batch(
             return Err(error);
         }
     };
+    completion.served = served(&group.kind, &actions).or(completion.served);
     let are_together = matches!(group.kind, GroupKind::AcquireTogether(..));
     if are_together {
         completion.joined = Some(!actions.contains(&ReplyAction::Again));
@@ -259,6 +267,26 @@ fn batch(
         completion.follow_ups.push(question);
     }
     Ok(())
+}
+
+/// The view that was served when the group was carried out, if its answers show it.
+fn served(kind: &GroupKind, actions: &[ReplyAction]) -> Option<Option<ViewId>> {
+    let (GroupKind::AcquireCommands(view, _)
+    | GroupKind::AcquireTogether(view, _)
+    | GroupKind::AcquireScript(view)
+    | GroupKind::Extend(view)) = kind
+    else {
+        return None;
+    };
+    actions.iter().find_map(|action| match action {
+        ReplyAction::Answer(Ok(Reply::Stale(serving))) | ReplyAction::Undo(serving) => {
+            Some(*serving)
+        }
+        ReplyAction::Answer(Ok(_)) | ReplyAction::AskRemaining(_) | ReplyAction::Raise(_) => {
+            Some(Some(*view))
+        }
+        ReplyAction::Answer(Err(_)) | ReplyAction::AskFound | ReplyAction::Again => None,
+    })
 }
 
 /// Checks and records the counts of the grants.

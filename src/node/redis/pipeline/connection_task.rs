@@ -23,6 +23,10 @@ use crate::telemetry::events;
 const LEAST_PATIENCE: Duration = Duration::from_millis(900);
 const MOST_PATIENCE: Duration = Duration::from_secs(2);
 
+/// An attempt that ends this much later than it should shows that this process did
+/// not run, and says nothing about the server. A busy machine is not as late.
+const STALL: Duration = Duration::from_millis(500);
+
 /// The task's own state.
 pub(crate) struct ConnectionTask {
     name: Box<str>,
@@ -112,8 +116,19 @@ impl ConnectionTask {
         }
     }
 
-    /// Connects. Waiting requests still expire at their deadlines.
+    /// Connects.
     async fn connect(&self) -> Result<Connection, NodeError> {
+        loop {
+            // Each further round follows a stall of this process.
+            if let Some(connected) = self.attempt().await {
+                return connected;
+            }
+        }
+    }
+
+    /// One attempt to connect. Waiting requests still expire at their deadlines.
+    /// `None`: this process did not run in the time of the attempt.
+    async fn attempt(&self) -> Option<Result<Connection, NodeError>> {
         let attempt = Attempt::begin(self.options.connect_timeout);
         let patience = self.options.connect_timeout / 2;
         let patience = patience.clamp(LEAST_PATIENCE, MOST_PATIENCE);
@@ -132,7 +147,11 @@ impl ConnectionTask {
             tokio::select! {
                 biased;
                 connected = &mut connecting => {
-                    return connected.unwrap_or_else(|| Err(attempt.late(&self.address)));
+                    return match connected {
+                        Some(connected) => Some(connected),
+                        None if clock::now() > attempt.deadline + STALL => None,
+                        None => Some(Err(attempt.late(&self.address))),
+                    };
                 }
                 _ = clock::within(timer, self.pipeline.attention()) => {
                     let now = clock::now();

@@ -335,6 +335,9 @@ impl Pipeline {
         }
         state.queue.push_again(again);
         if let Some(writer) = state.writer() {
+            if let Some(served) = completion.served {
+                writer.served = served;
+            }
             if let Some(status) = completion.status {
                 writer.status = status;
             }

@@ -16,7 +16,7 @@ use crate::node::redis::pipeline::congestion::Window;
 use crate::node::redis::pipeline::identity_check::{Check, Checks};
 use crate::node::redis::pipeline::queue::Queue;
 use crate::node::redis::pipeline::{identity_check, script_reload};
-use crate::proto::node::message::{NodeState, NodeStatus, Reply};
+use crate::proto::node::message::{NodeState, NodeStatus, Reply, ViewId};
 use crate::proto::time::Instant;
 use crate::telemetry::handles::Spread;
 
@@ -43,6 +43,10 @@ pub(crate) struct Writer {
     pub(crate) capabilities: Capabilities,
     pub(crate) join_backoff: JoinBackoff,
     pub(crate) status: NodeStatus,
+    /// The view that the server was last seen to serve, on this connection. Ids
+    /// never come back: where the id behind an acquire is the same, it was served
+    /// all through it (PROTOCOL E1).
+    pub(crate) served: Option<ViewId>,
     /// Set while the server grants nothing because its clock was stepped.
     pub(crate) clock_hold: Option<ClockHold>,
     /// When its clock must be read before anything else is asked.
@@ -89,6 +93,7 @@ impl Writer {
             capabilities: dialect.capabilities,
             join_backoff: JoinBackoff::default(),
             dialect,
+            served: status.serving,
             status,
             clock_hold: None,
             read_clock_at: clock::now() + READ_EVERY,
@@ -117,7 +122,12 @@ impl Writer {
         while self.turn == WriteTurn::Free && self.may_send(queue.len()) {
             let now = clock::now();
             self.drop_hopeless(queue, now, answers);
-            let mut batch = gather(queue, self.capabilities, &self.in_flight, now);
+            let mut batch = gather(
+                queue,
+                (self.capabilities, self.served),
+                &self.in_flight,
+                now,
+            );
             if batch.groups.is_empty() {
                 return;
             }
@@ -143,7 +153,7 @@ impl Writer {
                 let requests = batch.groups.iter().map(|group| group.requests.len());
                 let size = requests.sum();
                 sizes.note(size as u32);
-                self.in_flight.begin(size, batch.transactions, now);
+                self.in_flight.begin(size, batch.set_keys, now);
             }
             for group in batch.groups {
                 self.push(group);
