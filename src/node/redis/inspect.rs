@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
+use crate::node::redis::codec::decode;
 use crate::node::redis::codec::scripts::Script;
 use crate::node::redis::connection::clock_monitor;
 use crate::node::redis::connection::exchange::Exchange;
@@ -48,7 +49,7 @@ pub const MAX_SCAN_ROUNDS: usize = 1000;
 const KEYS_AT_ONCE: usize = 256;
 
 /// The mark of the one script that is called here, one call at a time.
-const MARK: &[u8] = b"0";
+const MARK: u32 = 0;
 
 /// Bytes of a value that are read: five times the longest token. A longer value
 /// is no lock.
@@ -251,21 +252,18 @@ impl Inspector<'_> {
             let message = format!("{key} names ringlock's own state, not a lock");
             return Err(NodeError::new(NodeErrorKind::WrongType, message));
         }
-        let write = [b"EVAL", script.as_bytes(), b"1", &name, &*found.value, MARK];
+        let mark = MARK.to_string();
+        let write = [
+            b"EVAL",
+            script.as_bytes(),
+            b"1",
+            &name,
+            &*found.value,
+            mark.as_bytes(),
+        ];
         let answer = self.ask(|out| command(out, &write), 1).await?;
-        let mut values = Replies::of(&answer);
-        let mut released = || {
-            values.list(2)?;
-            values.bulk().filter(|&nonce_echo| nonce_echo == MARK)?;
-            values.list(1)?;
-            values.int()
-        };
-        match released() {
-            Some(1) => Ok(Reply::Released),
-            Some(0) => Ok(Reply::Missing),
-            Some(-1) => Ok(Reply::Foreign),
-            _ => Err(unexpected_of(&answer, "RELEASE")),
-        }
+        let released = decode::releases(&answer, MARK, 1).and_then(|mut answers| answers.pop());
+        released.unwrap_or_else(|| Err(unexpected_of(&answer, "RELEASE")))
     }
 
     /// Has the server load ringlock's scripts, as every router does.
@@ -298,12 +296,14 @@ impl Inspector<'_> {
             let [id, member, counters] = &names;
             let script = |script| [b"EVALSHA", scripts.sha(script), b"3", id, member, counters];
             command(out, &[b"DEL", id, member, counters]);
-            let quarantine: [&[u8]; 5] = [b"", b"", b"try", b"try", MARK];
+            let mark = MARK.to_string();
+            let mark = mark.as_bytes();
+            let quarantine: [&[u8]; 5] = [b"", b"", b"try", b"try", mark];
             command(
                 out,
                 &[&script(Script::Quarantine)[..], &quarantine].concat(),
             );
-            let adopt: [&[u8]; 6] = [b"1", b"try", b"try", b"try", b"try", MARK];
+            let adopt: [&[u8]; 6] = [b"1", b"try", b"try", b"try", b"try", mark];
             command(out, &[&script(Script::Adopt)[..], &adopt].concat());
             command(out, &[b"DEL", id, member, counters]);
         };

@@ -104,8 +104,10 @@ async fn a_vote_is_not_taken_for_the_one_before() {
     assert_ne!(answers[0], Ok(Reply::Done), "{answers:?}");
 }
 
-/// Whatever happens to the order of replies, a key that is reported as held is
-/// held.
+/// Whatever happens to replies, a key that is reported as held is held.
+///
+/// Replies to commands change places only where they belong to scripts: the
+/// replies to several keys' SET have the same form, and nothing names their key.
 #[tokio::test]
 async fn at_random() {
     let seed = seed();
@@ -156,7 +158,8 @@ async fn twisted(
     let options = RedisOptions::default().encoding(encoding);
     let node = RedisNode::new(&liar.url(), options).unwrap();
     ask(&node, Request::Status, GRACE).await.unwrap();
-    let (how, until) = (rng.random_range(0..4), rng.random_range(0..30));
+    let most = if encoding == Encoding::Script { 4 } else { 3 };
+    let (how, until) = (rng.random_range(0..most), rng.random_range(0..30));
     liar.lie(twist(how, until));
     // Each key is requested with one of two tokens, and none is released: a
     // token that gets a grant must have the key in the end.

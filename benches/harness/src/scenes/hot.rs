@@ -115,7 +115,7 @@ async fn requests(run: &mut Run, own: &Routed) -> Result<(), Fault> {
     let each = |count: u64| count as f64 / changes;
     run.goal(Goal::new(
         "7",
-        "hot key: requests per holder change (a transaction, a script: one)",
+        "hot key: requests per holder change (a script, an acquire by commands: one)",
         vec![each(sent.requests)],
         Bound::AtMost(2.0),
         format!(

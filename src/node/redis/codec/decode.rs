@@ -96,8 +96,9 @@ pub(crate) fn decode(group: &CommandGroup, replies: &[u8]) -> Result<Vec<ReplyAc
         GroupKind::AcquireScript(_) => ("ACQUIRE", scripted(acquired)),
         GroupKind::Extend(_) => ("EXTEND", scripted(extended)),
         GroupKind::ReleaseScript => {
-            let all = all_released(requests, values, group.nonce_echo);
-            ("RELEASE", all.or_else(|| scripted(released)))
+            let answers = releases(replies, group.nonce_echo, requests.len());
+            let actions = answers.map(|answers| answers.into_iter().map(Is).collect());
+            ("RELEASE", actions)
         }
         GroupKind::ReleaseCommands(_) => ("RELEASE", deleted(requests, values)),
         GroupKind::Control
@@ -250,14 +251,16 @@ fn extended(values: &mut Replies<'_>) -> Option<Answer> {
     Some(Ok(reply))
 }
 
-/// The mark alone: each key held the request's token.
-fn all_released(
-    requests: &[PendingRequest],
-    mut values: Replies<'_>,
-    nonce_echo: u32,
-) -> Option<Vec<ReplyAction>> {
-    let all = || requests.iter().map(|_| Is(Ok(Reply::Released))).collect();
-    is_mark(values.next()?, nonce_echo).then(all)
+/// The answers to a RELEASE of `count` keys by script; `None`: it is the answer to
+/// something else.
+pub(crate) fn releases(replies: &[u8], nonce_echo: u32, count: usize) -> Option<Vec<Answer>> {
+    // The mark alone: each key held its request's token.
+    if is_mark(Replies::of(replies).next()?, nonce_echo) {
+        return Some(vec![Ok(Reply::Released); count]);
+    }
+    let mut values = Replies::of(marked(replies, nonce_echo)?);
+    values.list(count)?;
+    (0..count).map(|_| released(&mut values)).collect()
 }
 
 fn released(values: &mut Replies<'_>) -> Option<Answer> {
