@@ -9,15 +9,16 @@
 # target/instructions: valgrind does not emulate the clock that rustix reads.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/packages.sh
 
-command -v valgrind >/dev/null || { echo "valgrind is missing: install it" >&2; exit 1; }
+command -v valgrind >/dev/null || install_package valgrind valgrind valgrind valgrind
 
 # nodes, replicas, tasks, the most instructions of a pair
 budgets=(
-  "1 1 1 37500"
-  "1 1 16 18500"
-  "1 1 512 16500"
-  "5 5 256 59500"
+  "1 1 1 35000"
+  "1 1 16 17700"
+  "1 1 512 16100"
+  "5 5 256 55500"
 )
 
 export CARGO_TARGET_DIR=$PWD/target/instructions

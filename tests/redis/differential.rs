@@ -785,13 +785,13 @@ async fn in_batches(edition: Edition, encoding: Encoding) {
     let mut pair = Pair::new(edition, encoding, server);
     pair.is_batched = true;
     let is_late = pair.sends_commands();
-    while pair.requests < 100_000 {
+    while pair.requests < 60_000 {
         let mut requests = Vec::new();
         let mut is_tainted = false;
         let mut repeated = HashSet::new();
         if encoding == Encoding::Command {
             // Where most keys are held, setting them together is soon given up.
-            let is_easy = pair.requests < 50_000;
+            let is_easy = pair.requests < 30_000;
             dice.keys = if is_easy { MANY_KEYS } else { KEYS };
             dice.ttls = dice.pick(&[1, 5]);
         }
