@@ -59,7 +59,7 @@ all=(cargo test --workspace --all-features)
 # The tests that compute use what time those that wait leave to them.
 log=$(mktemp)
 nice -n 19 "${all[@]}" --lib --test architecture --test model --test simulation \
-  --test edges --test golden --test properties >"$log" 2>&1 &
+  --test edges --test golden --test properties --test torture -- --skip one_run >"$log" 2>&1 &
 computing=$!
 trap 'kill "$computing" 2>/dev/null || true; rm -f "$log"' EXIT
 RUST_TEST_THREADS=$waiting "${all[@]}" --bins --test api --test redis --test cluster --test cli
@@ -67,7 +67,8 @@ wait "$computing" || { cat "$log"; exit 1; }
 cat "$log"
 
 # Tests that measure have the machine to themselves.
-"${all[@]}" --test budget --test fairness --test fork --test torture
+"${all[@]}" --test budget --test fairness --test fork
+TORTURE_MINUTES=0.75 "${all[@]}" --test torture -- one_run
 
 say "tests, as the user with the least rights"
 export RINGLOCK_TEST_USER=least RUST_TEST_THREADS=$waiting
