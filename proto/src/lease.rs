@@ -97,9 +97,6 @@ impl fmt::Debug for Key {
 /// Length of the random part of a stored token: 128 bits in hex.
 const RANDOM_LEN: usize = hex::DIGITS;
 
-/// The length of the longest stored token.
-const MAX_STORED: usize = RANDOM_LEN + 1 + MAX_LABEL_BYTES;
-
 /// Identifies an entry's maker: 128 random bits, fresh for every attempt, and the
 /// holder's label if it gave one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,17 +127,27 @@ impl Token {
         Self { random, label }
     }
 
-    /// The value that is stored under the key: the random bits in hex and, after a
-    /// space, the label.
-    pub fn stored(&self) -> StoredToken {
-        let mut bytes = [b' '; MAX_STORED];
-        bytes[..RANDOM_LEN].copy_from_slice(&hex::digits(self.random));
-        let mut len = RANDOM_LEN;
+    /// Appends the value that is stored under the key: the random bits in hex and,
+    /// after a space, the label.
+    pub fn append_stored(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&hex::digits(self.random));
         if let Some(label) = &self.label {
-            len += 1 + label.len();
-            bytes[RANDOM_LEN + 1..len].copy_from_slice(label.as_bytes());
+            out.push(b' ');
+            out.extend_from_slice(label.as_bytes());
         }
-        StoredToken { bytes, len }
+    }
+
+    /// The length of that value.
+    pub fn stored_len(&self) -> usize {
+        let label = self.label.as_ref().map_or(0, |label| 1 + label.len());
+        RANDOM_LEN + label
+    }
+
+    /// That value.
+    pub fn stored(&self) -> Vec<u8> {
+        let mut stored = Vec::with_capacity(self.stored_len());
+        self.append_stored(&mut stored);
+        stored
     }
 
     /// The holder that other clients read from this token.
@@ -161,27 +168,6 @@ impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let label = self.label.as_deref().unwrap_or("unlabelled");
         write!(f, "Token({label:?})")
-    }
-}
-
-/// A token as it is stored.
-#[derive(Clone, Copy)]
-pub struct StoredToken {
-    bytes: [u8; MAX_STORED],
-    len: usize,
-}
-
-impl std::ops::Deref for StoredToken {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-}
-
-impl fmt::Debug for StoredToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StoredToken")
     }
 }
 

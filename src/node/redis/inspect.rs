@@ -262,7 +262,7 @@ impl Inspector<'_> {
             mark.as_bytes(),
         ];
         let answer = self.ask(|out| command(out, &write), 1).await?;
-        let released = decode::releases(&answer, MARK, 1).and_then(|mut answers| answers.pop());
+        let released = decode::release(&answer, MARK);
         released.unwrap_or_else(|| Err(unexpected_of(&answer, "RELEASE")))
     }
 

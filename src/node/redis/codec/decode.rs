@@ -95,11 +95,11 @@ pub(crate) fn decode(group: &CommandGroup, replies: &[u8]) -> Result<Vec<ReplyAc
         }
         GroupKind::AcquireScript(_) => ("ACQUIRE", scripted(acquired)),
         GroupKind::Extend(_) => ("EXTEND", scripted(extended)),
-        GroupKind::ReleaseScript => {
-            let answers = releases(replies, group.nonce_echo, requests.len());
-            let actions = answers.map(|answers| answers.into_iter().map(Is).collect());
-            ("RELEASE", actions)
+        GroupKind::ReleaseScript if is_mark_alone(replies, group.nonce_echo) => {
+            let released = requests.iter().map(|_| Is(Ok(Reply::Released)));
+            ("RELEASE", Some(released.collect()))
         }
+        GroupKind::ReleaseScript => ("RELEASE", scripted(released)),
         GroupKind::ReleaseCommands(_) => ("RELEASE", deleted(requests, values)),
         GroupKind::Control
         | GroupKind::Found
@@ -251,16 +251,21 @@ fn extended(values: &mut Replies<'_>) -> Option<Answer> {
     Some(Ok(reply))
 }
 
-/// The answers to a RELEASE of `count` keys by script; `None`: it is the answer to
+/// Whether each key of a RELEASE held its request's token, and is deleted.
+fn is_mark_alone(replies: &[u8], nonce_echo: u32) -> bool {
+    let value = Replies::of(replies).next();
+    value.is_some_and(|value| is_mark(value, nonce_echo))
+}
+
+/// The answer to a RELEASE of one key by script; `None`: it is the answer to
 /// something else.
-pub(crate) fn releases(replies: &[u8], nonce_echo: u32, count: usize) -> Option<Vec<Answer>> {
-    // The mark alone: each key held its request's token.
-    if is_mark(Replies::of(replies).next()?, nonce_echo) {
-        return Some(vec![Ok(Reply::Released); count]);
+pub(crate) fn release(replies: &[u8], nonce_echo: u32) -> Option<Answer> {
+    if is_mark_alone(replies, nonce_echo) {
+        return Some(Ok(Reply::Released));
     }
     let mut values = Replies::of(marked(replies, nonce_echo)?);
-    values.list(count)?;
-    (0..count).map(|_| released(&mut values)).collect()
+    values.list(1)?;
+    released(&mut values)
 }
 
 fn released(values: &mut Replies<'_>) -> Option<Answer> {

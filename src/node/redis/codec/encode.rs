@@ -158,13 +158,11 @@ impl Dialect {
             else {
                 continue;
             };
-            array(out, 7);
-            bulk(out, b"SET");
+            // Written once for each key: SET key token NX GET PX ttl.
+            out.extend_from_slice(b"*7\r\n$3\r\nSET\r\n");
             self.key(key, out);
             stored(out, token);
-            bulk(out, b"NX");
-            bulk(out, b"GET");
-            bulk(out, b"PX");
+            out.extend_from_slice(b"$2\r\nNX\r\n$3\r\nGET\r\n$2\r\nPX\r\n");
             bulk_number(out, ttl.as_millis());
         }
     }
@@ -350,7 +348,9 @@ fn bulk_slot(out: &mut Vec<u8>, slot: FenceCounterId) {
 }
 
 fn stored(out: &mut Vec<u8>, token: &Token) {
-    bulk(out, &token.stored());
+    number(out, b'$', token.stored_len());
+    token.append_stored(out);
+    out.extend_from_slice(b"\r\n");
 }
 
 impl Dialect {

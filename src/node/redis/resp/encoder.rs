@@ -17,11 +17,34 @@ pub(crate) fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 pub(crate) fn number(out: &mut Vec<u8>, kind: u8, number: usize) {
-    out.push(kind);
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-    out.extend_from_slice(b"\r\n");
+    let digit = |number: usize| b'0' + number as u8;
+    match number {
+        // Most lengths and counts.
+        0..10 => out.extend_from_slice(&[kind, digit(number), b'\r', b'\n']),
+        10..100 => {
+            let (tens, ones) = (digit(number / 10), digit(number % 10));
+            out.extend_from_slice(&[kind, tens, ones, b'\r', b'\n']);
+        }
+        _ => {
+            out.push(kind);
+            out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
 }
 
 pub(crate) fn bulk_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
     bulk(out, itoa::Buffer::new().format(number).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn numbers_have_their_digits() {
+        for number in [0, 9, 10, 19, 90, 99, 100, 101, 12_345, usize::MAX] {
+            let mut out = Vec::new();
+            super::number(&mut out, b'$', number);
+            assert_eq!(out, format!("${number}\r\n").as_bytes());
+        }
+    }
 }
