@@ -127,7 +127,7 @@ impl Recorder {
             },
             view,
             replicas,
-            error: with_causes(error),
+            error: format!("{error:#}"),
         });
     }
 
@@ -283,13 +283,6 @@ pub(crate) fn culprit(error: &Error) -> Option<String> {
         | Error::Lost { key, .. } => Some(key.to_string()),
         _ => None,
     }
-}
-
-/// The text of `error` and of what caused it.
-fn with_causes(error: &Error) -> String {
-    let chain = std::iter::successors(Some(error as &dyn std::error::Error), |one| one.source());
-    let texts: Vec<String> = chain.map(ToString::to_string).collect();
-    texts.join(": ")
 }
 
 fn refusal(error: &Error) -> Refusal {

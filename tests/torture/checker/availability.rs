@@ -211,14 +211,12 @@ fn is_well(timeline: &Timeline<'_>, sights: &Sights, call: &Call) -> bool {
     let all_well = (0..nodes).filter(is_well).count();
     // Both topologies of a joint view confirm it, and each lacks one of its nodes.
     let confirming = nodes / 2 + 1 + usize::from(timeline.joint.contains(&call.view));
-    let worker = timeline.workers.get(&call.by);
-    let was_away = worker.is_some_and(|worker| worker.away.touch(call.asked, call.done));
     let last_attempt = call.done.saturating_sub(LAST_ATTEMPT);
     call.wait >= LEAST_WAIT
         && !timeline.stalls.touch(last_attempt, call.done)
         && well >= timeline.quorum()
         && all_well >= confirming
-        && !was_away
+        && !timeline.was_away(call.by, call.asked, call.done)
         && !sights.changing.touch(call.asked, call.done)
 }
 

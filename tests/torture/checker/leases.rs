@@ -70,8 +70,7 @@ impl News {
         };
         let told = call.lost.unwrap_or(last);
         let late = running(told);
-        let worker = timeline.workers.get(&call.by);
-        let was_away = worker.is_some_and(|worker| worker.away.touch(until, told));
+        let was_away = timeline.was_away(call.by, until, told);
         if call.lost.is_some() {
             verdicts.examined(Claim::Loss, 1);
             self.late.push(late);

@@ -360,6 +360,12 @@ impl<'a> Timeline<'a> {
         to.saturating_sub(from).saturating_sub(away)
     }
 
+    /// Whether the worker did not run at some moment from `from` to `to`.
+    pub(super) fn was_away(&self, by: u32, from: Time, to: Time) -> bool {
+        let worker = self.workers.get(&by);
+        worker.is_some_and(|worker| worker.away.touch(from, to))
+    }
+
     /// When a call was over: it sends no further requests.
     pub(super) fn over(&self, call: &Call) -> Time {
         // It may have been active after the decision to slay it.

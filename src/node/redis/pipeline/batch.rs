@@ -129,7 +129,8 @@ impl InFlight {
 /// must wait for batches in flight stays, with all behind it.
 pub(crate) fn gather(
     queue: &mut Queue,
-    (capabilities, served): (Capabilities, Option<ViewId>),
+    capabilities: Capabilities,
+    served: Option<ViewId>,
     in_flight: &InFlight,
     now: Instant,
 ) -> Batch {
@@ -312,7 +313,8 @@ mod tests {
     fn taken(queue: &mut Queue) -> usize {
         let batch = gather(
             queue,
-            (Capabilities::default(), None),
+            Capabilities::default(),
+            None,
             &InFlight::default(),
             Instant::default(),
         );

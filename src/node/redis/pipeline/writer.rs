@@ -122,12 +122,7 @@ impl Writer {
         while self.turn == WriteTurn::Free && self.may_send(queue.len()) {
             let now = clock::now();
             self.drop_hopeless(queue, now, answers);
-            let mut batch = gather(
-                queue,
-                (self.capabilities, self.served),
-                &self.in_flight,
-                now,
-            );
+            let mut batch = gather(queue, self.capabilities, self.served, &self.in_flight, now);
             if batch.groups.is_empty() {
                 return;
             }
