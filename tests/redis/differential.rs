@@ -355,16 +355,25 @@ impl Pair {
     }
 
     /// Takes from the table the counts that were wasted: on keys that could not be
-    /// set together, and on views that are no longer served.
+    /// set together, and on views that are no longer served. Only a slot in which
+    /// the batch asked for a count may be ahead, also of a table that has none.
     fn take_gaps(&mut self, found: &BTreeMap<String, u64>) {
         let NodeState::Serving(serving) = self.status().standing() else {
             return;
         };
-        let ahead: Vec<_> = (self.table.counters())
-            .filter_map(|(slot, count)| Some((slot, count, *found.get(&slot.to_string())?)))
-            .filter(|(_, count, found)| found > count)
+        let counts: BTreeMap<_, _> = self.table.counters().collect();
+        let asked = self.history.iter().filter_map(|(request, _)| match request {
+            Request::Acquire { slot, .. } => Some(*slot),
+            _ => None,
+        });
+        let ahead: BTreeMap<_, _> = asked
+            .filter_map(|slot| {
+                let count = counts.get(&slot).copied().unwrap_or(0);
+                let found = *found.get(&slot.to_string())?;
+                (found > count).then_some((slot, (count, found)))
+            })
             .collect();
-        for (slot, count, found) in ahead {
+        for (slot, (count, found)) in ahead {
             assert!(self.is_batched && self.sends_commands());
             assert!(found - count < 1000, "{slot}: {count}, {found}");
             self.take_count(serving, slot, found);
