@@ -1,6 +1,7 @@
 //! The settings of an acquire, before any node is contacted.
 
 pub(crate) mod attempt;
+pub(crate) mod call;
 pub(crate) mod failure;
 pub(crate) mod many;
 pub(crate) mod retry;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use crate::acquire::call::Call;
 use crate::acquire::retry::RetryPolicy;
 use crate::error::{Error, Loss};
 use crate::lease::guard::Guard;
@@ -59,13 +61,20 @@ pub struct Acquire {
     pub(crate) patience: RetryPolicy,
     /// `Some` if keep-alive is on; the inner value is the interval, if one was set.
     pub(crate) keep_alive: Option<Option<Duration>>,
-    pub(crate) max_hold: Option<Duration>,
+    /// Boxed, because few calls have any: an acquire is moved several times.
+    rare: Option<Box<RareSettings>>,
+}
+
+/// Settings that most calls leave at their defaults.
+#[derive(Clone, Debug, Default)]
+struct RareSettings {
+    max_hold: Option<Duration>,
     /// `None`: the router's default.
-    pub(crate) label: Option<Option<Arc<str>>>,
+    label: Option<Option<Arc<str>>>,
     /// When the wait started, if that was before this key's turn.
-    pub(crate) started: Option<Instant>,
+    started: Option<Instant>,
     /// Each attempt takes a permit of this semaphore.
-    pub(crate) pace: Option<Arc<Semaphore>>,
+    pace: Option<Arc<Semaphore>>,
 }
 
 impl Acquire {
@@ -83,11 +92,28 @@ impl Acquire {
             ttl: None,
             patience,
             keep_alive: None,
-            max_hold: None,
-            label: None,
-            started: None,
-            pace: None,
+            rare: None,
         }
+    }
+
+    fn rare_mut(&mut self) -> &mut RareSettings {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(crate) fn max_hold_set(&self) -> Option<Duration> {
+        self.rare.as_ref()?.max_hold
+    }
+
+    pub(crate) fn label_set(&self) -> Option<&Option<Arc<str>>> {
+        self.rare.as_ref()?.label.as_ref()
+    }
+
+    pub(crate) fn started(&self) -> Option<Instant> {
+        self.rare.as_ref()?.started
+    }
+
+    pub(crate) fn pace(&self) -> Option<&Arc<Semaphore>> {
+        self.rare.as_ref()?.pace.as_ref()
     }
 
     /// The settings that many keys share; the key is set later.
@@ -98,12 +124,12 @@ impl Acquire {
     /// An acquire of `key` with these settings. Each attempt takes a permit of
     /// `pace`. The wait counts from `started`; the number of attempts does not.
     pub(crate) fn one(&self, key: Key, started: Instant, pace: &Arc<Semaphore>) -> Self {
-        Self {
-            key: Ok(key),
-            started: self.patience.wait.map(|_| started),
-            pace: Some(Arc::clone(pace)),
-            ..self.clone()
-        }
+        let mut one = self.clone();
+        one.key = Ok(key);
+        let rare = one.rare_mut();
+        rare.started = self.patience.wait.map(|_| started);
+        rare.pace = Some(Arc::clone(pace));
+        one
     }
 
     /// How long the lease lasts unless it is extended. The default is configured as
@@ -173,14 +199,14 @@ impl Acquire {
     /// default is configured as `router.max_hold`. Less than 10 ms is refused with
     /// [`Error::MaxHold`].
     pub fn max_hold(mut self, limit: Duration) -> Self {
-        self.max_hold = Some(limit);
+        self.rare_mut().max_hold = Some(limit);
         self
     }
 
     /// The label that other clients see for this holder, instead of `host:pid`. At
     /// most 64 bytes are kept. It must not contain secrets.
     pub fn label(mut self, label: &str) -> Self {
-        self.label = Some(clean_label(label));
+        self.rare_mut().label = Some(clean_label(label));
         self
     }
 
@@ -239,10 +265,10 @@ impl IntoFuture for Acquire {
             events::acquire(1, Some((key, &replicas)))
         });
         match span {
-            None => Acquiring::new(&leases, self.run()),
+            None => Acquiring::new(&leases, Call::new(self)),
             Some(span) => {
                 let fence = |guard: &Guard| Some(guard.fence());
-                Acquiring::new(&leases, events::traced(span, self.run(), fence))
+                Acquiring::new(&leases, events::traced(span, Call::new(self), fence))
             }
         }
     }

@@ -5,20 +5,19 @@ use std::time::Duration;
 
 use crate::acquire::Acquire;
 use crate::acquire::failure::FailedAttempt;
-use crate::acquire::retry::{Deadlines, give_way};
+use crate::acquire::retry::Deadlines;
 use crate::clock;
 use crate::config::LEAST_HOLD;
 use crate::error::Error;
 use crate::lease::guard::{Granted, Guard};
 use crate::lease::local_queue::{Blocker, QueueHistory, Ticket};
-use crate::lease::operation::Operation;
+use crate::lease::operation::{Operation, OperationFuture};
 use crate::lease::state::{KeepAlive, LeaseState};
 use crate::proto::lease::{Key, Token, Ttl};
-use crate::proto::operation::acquire::Attempt;
+use crate::proto::operation::acquire::{Attempt, Denied, Grant};
 use crate::proto::time::Instant;
 use crate::runtime::random;
 use crate::telemetry::events;
-use crate::telemetry::stats::CallMetrics;
 
 /// The shortest time between two extends of one lease.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
@@ -35,43 +34,6 @@ const ROUNDS: u32 = 3;
 const LOOKS: u32 = 2;
 
 impl Acquire {
-    pub(crate) async fn run(self) -> Result<Guard, Error> {
-        let mut call = CallMetrics::begin(self.leases.counters());
-        let life = self.leases.lifecycle().check();
-        life.map_err(|error| call.failed(error))?;
-        let key = self.key.clone();
-        let key = key.map_err(|error| call.failed((*error).into()))?;
-        let deadlines = self.deadlines(self.started.unwrap_or_else(clock::now));
-        let deadlines = deadlines.map_err(|error| call.failed(error))?;
-        let mut ticket = match self.ticket(&key, deadlines.deadline).await {
-            Ok(ticket) => ticket,
-            Err(busy) => return Err(call.failed(self.give_up(0, deadlines.started, busy))),
-        };
-        if let Some(pause) = self.yield_for_others(&key, ticket.as_mut()) {
-            Box::pin(give_way(pause, deadlines.deadline)).await;
-        }
-        let is_kept = self.keep_alive.is_some();
-        let guard = match self.attempt(&key, deadlines).await {
-            Ok(won) => {
-                events::attempts(1);
-                Guard::new(won, self.leases)
-            }
-            Err(failed) => {
-                let last = self.waited_for(&key, ticket.as_ref());
-                let persisting = self.persist(&key, deadlines, ticket.as_mut(), failed, last);
-                persisting.await.map_err(|error| call.failed(error))?
-            }
-        };
-        // The grant may have used up all of `max_hold`.
-        if let Some(reason) = is_kept.then(|| guard.loss()).flatten() {
-            let key = guard.key().clone();
-            return Err(call.failed(Error::Lost { key, reason }));
-        }
-        call.granted(|| guard.waited_since(deadlines.started));
-        guard.begin(ticket);
-        Ok(guard)
-    }
-
     /// The limits of a call that started at `started`.
     pub(crate) fn deadlines(&self, started: Instant) -> Result<Deadlines, Error> {
         let (ttl, node_timeout) = self.leases.membership.read(|nodes| {
@@ -82,7 +44,7 @@ impl Acquire {
             let ttl = Ttl::new(self.ttl.unwrap_or_else(default), longest)?;
             Ok::<_, Error>((ttl, nodes.node_timeout(ttl)))
         })?;
-        if let Some(max_hold) = self.max_hold.filter(|&max_hold| max_hold < LEAST_HOLD) {
+        if let Some(max_hold) = self.max_hold_set().filter(|&max_hold| max_hold < LEAST_HOLD) {
             return Err(Error::MaxHold { max_hold });
         }
         Ok(Deadlines {
@@ -278,39 +240,34 @@ impl Acquire {
         key: &Key,
         deadlines: Deadlines,
     ) -> Result<Granted, Box<FailedAttempt>> {
-        let _permit = match &self.pace {
+        let _permit = match self.pace() {
             Some(pace) => Box::pin(pace.acquire()).await.ok(),
             None => None,
         };
-        let lease = self.candidate(key, deadlines.ttl);
-        let attempt = Operation::start(Attempt::new(lease.params()), &lease, deadlines.answer_by());
+        let (lease, attempt) = self.start_attempt(key, deadlines);
         // Two rounds, and the probes.
         let limit = lease.asked_at + ROUNDS * lease.view_nodes.node_timeout(deadlines.ttl);
-        let Some(outcome) = attempt.by(limit).await else {
-            return Err(Box::new(FailedAttempt::deserted(&lease)));
-        };
-        let counters = &lease.context.counters;
-        match outcome {
-            Ok(grant) => {
-                counters.granted.add_one();
-                if grant.wrote_back {
-                    counters.write_backs.add_one();
-                }
-                let fence = grant.fence;
-                Ok(Granted { lease, fence })
-            }
-            Err(refused) => {
-                let failed = Box::new(FailedAttempt::of(&lease, refused));
-                events::refused(key, &failed.error);
-                Err(failed)
-            }
+        match attempt.by(limit).await {
+            Some(outcome) => settle(lease, outcome),
+            None => Err(Box::new(FailedAttempt::deserted(&lease))),
         }
+    }
+
+    /// Asks the nodes for a new lease.
+    pub(crate) fn start_attempt(
+        &self,
+        key: &Key,
+        deadlines: Deadlines,
+    ) -> (Arc<LeaseState>, OperationFuture<Attempt>) {
+        let lease = self.candidate(key, deadlines.ttl);
+        let attempt = Operation::start(Attempt::new(lease.params()), &lease, deadlines.answer_by());
+        (lease, attempt)
     }
 
     /// The lease that an attempt tries to win.
     fn candidate(&self, key: &Key, ttl: Ttl) -> Arc<LeaseState> {
         let defaults = &self.leases.defaults;
-        let label = self.label.as_ref().unwrap_or(&defaults.label);
+        let label = self.label_set().unwrap_or(&defaults.label);
         let token = Token::new(random::unique(), label.clone());
         let now = clock::now();
         let keep_alive = self.keep_alive.map(|interval| KeepAlive {
@@ -318,7 +275,7 @@ impl Acquire {
                 .map(|own| own.max(SHORTEST_INTERVAL))
                 .filter(|&own| own < ttl.get() / 2)
                 .unwrap_or(ttl.get() / 3),
-            until: now + self.max_hold.unwrap_or(defaults.max_hold),
+            until: now + self.max_hold_set().unwrap_or(defaults.max_hold),
         });
         let view_nodes = self.leases.nodes();
         let context = &self.leases.context;
@@ -343,6 +300,29 @@ impl Acquire {
             attempts,
             waited,
             last: Box::new(last),
+        }
+    }
+}
+
+/// Counts the outcome of an attempt at `lease`.
+pub(crate) fn settle(
+    lease: Arc<LeaseState>,
+    outcome: Result<Grant, Denied>,
+) -> Result<Granted, Box<FailedAttempt>> {
+    let counters = &lease.context.counters;
+    match outcome {
+        Ok(grant) => {
+            counters.granted.add_one();
+            if grant.wrote_back {
+                counters.write_backs.add_one();
+            }
+            let fence = grant.fence;
+            Ok(Granted { lease, fence })
+        }
+        Err(refused) => {
+            let failed = Box::new(FailedAttempt::of(&lease, refused));
+            events::refused(&lease.key, &failed.error);
+            Err(failed)
         }
     }
 }

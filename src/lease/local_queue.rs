@@ -208,28 +208,38 @@ impl<H: Expires> LocalQueue<H> {
         &self.shards[(place.hash >> 32) as usize % SHARDS]
     }
 
-    /// Takes the turn if it is free.
-    pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Ticket<H>, Blocker<H>> {
-        let place = self.place(key);
-        let mut shard = self.shard(&place).lock();
-        let Shard {
-            queues,
-            turns,
-            streaks,
-        } = &mut *shard;
-        match queues.entry(place.clone()) {
+    /// Gives the turn to a caller if it is free.
+    fn admit<'a>(
+        self: &Arc<Self>,
+        shard: &'a mut Shard<H>,
+        place: &Place,
+    ) -> Result<Ticket<H>, &'a mut Queue<H>> {
+        match shard.queues.entry(place.clone()) {
             Entry::Vacant(vacant) => {
-                let mut ticket = self.ticket(place, turns);
-                ticket.streak = streaks.resume(ticket.place.hash);
+                let mut ticket = self.ticket(place.clone(), &mut shard.turns);
+                ticket.streak = shard.streaks.resume(place.hash);
                 vacant.insert(Queue::of(&ticket));
                 Ok(ticket)
             }
-            Entry::Occupied(queue) => {
-                self.counters.hot.note(key);
-                let queue = queue.get();
-                Err(queue.ahead(queue.ticket))
-            }
+            Entry::Occupied(queue) => Err(queue.into_mut()),
         }
+    }
+
+    /// Takes the turn if it is free.
+    pub(crate) fn enter_vacant(self: &Arc<Self>, key: &Key) -> Option<Ticket<H>> {
+        let place = self.place(key);
+        let mut shard = self.shard(&place).lock();
+        self.admit(&mut shard, &place).ok()
+    }
+
+    /// Takes the turn if it is free; counts the caller as one in the queue if not.
+    pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Ticket<H>, Blocker<H>> {
+        let place = self.place(key);
+        let mut shard = self.shard(&place).lock();
+        self.admit(&mut shard, &place).map_err(|queue| {
+            self.counters.hot.note(key);
+            queue.ahead(queue.ticket)
+        })
     }
 
     /// Waits for the turn, up to `deadline`.
@@ -243,23 +253,12 @@ impl<H: Expires> LocalQueue<H> {
         let place = self.place(key);
         let (mut receiver, watch, since) = {
             let mut shard = self.shard(&place).lock();
-            let Shard {
-                queues,
-                turns,
-                streaks,
-            } = &mut *shard;
-            match queues.entry(place.clone()) {
-                Entry::Vacant(vacant) => {
-                    let mut ticket = self.ticket(place, turns);
-                    ticket.streak = streaks.resume(ticket.place.hash);
-                    vacant.insert(Queue::of(&ticket));
-                    return Ok(ticket);
-                }
-                Entry::Occupied(queue) if self.is_closed.load(Ordering::Acquire) => {
-                    let queue = queue.get();
+            match self.admit(&mut shard, &place) {
+                Ok(ticket) => return Ok(ticket),
+                Err(queue) if self.is_closed.load(Ordering::Acquire) => {
                     return Err(queue.ahead(queue.ticket));
                 }
-                Entry::Occupied(mut queue) => queue.get_mut().line_up(),
+                Err(queue) => queue.line_up(),
             }
         };
         self.counters.hot.note(key);

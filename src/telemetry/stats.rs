@@ -140,7 +140,7 @@ impl Counters {
 
 /// A call in progress. It is counted when it is dropped; as abandoned, unless its
 /// result was recorded.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct CallMetrics {
     /// `None` if nothing is reported.
     call: Option<(Arc<Counters>, Outcome)>,
