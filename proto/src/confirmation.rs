@@ -39,6 +39,7 @@ impl Confirmations {
 
     /// `node` has answered a request that was sent at `sent_at`, under exactly this
     /// view.
+    #[inline]
     pub fn saw(&self, node: NodeIndex, sent_at: Instant) {
         if sent_at > self.seen_at(node) + GRAIN {
             self.seen_at[node.get()].fetch_max(sent_at.as_nanos(), Ordering::Relaxed);
@@ -47,6 +48,7 @@ impl Confirmations {
 
     /// The latest instant at which a majority is known to have served `view`. It is
     /// computed again only if the last result is before `good_enough`.
+    #[inline]
     fn confirmed_at(&self, view: &View, good_enough: Instant) -> Instant {
         let known = Instant::from_nanos(self.confirmed_at.load(Ordering::Relaxed));
         if known >= good_enough {
@@ -59,6 +61,7 @@ impl Confirmations {
 
     /// The confirmation that decides about an operation that started at `t0`: any
     /// later one counts the same.
+    #[inline]
     pub fn for_operation(&self, view: &View, t0: Instant) -> Instant {
         self.confirmed_at(view, t0 - view.view_lease() + Duration::from_nanos(1))
     }
@@ -82,6 +85,8 @@ impl Confirmations {
             .filter(|&node| placement.voter(node).is_none() && self.seen_at(node) < fresh_since)
             .collect()
     }
+
+    #[inline]
 
     fn seen_at(&self, node: NodeIndex) -> Instant {
         Instant::from_nanos(self.seen_at[node.get()].load(Ordering::Relaxed))

@@ -77,6 +77,7 @@ impl Key {
     }
 
     /// The key's bytes.
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -107,6 +108,7 @@ pub struct Token {
 
 impl Hash for Token {
     /// The random bits alone tell a token from all others.
+    #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u128(self.random);
     }
@@ -138,6 +140,7 @@ impl Token {
     }
 
     /// The length of that value.
+    #[inline]
     pub fn stored_len(&self) -> usize {
         let label = self.label.as_ref().map_or(0, |label| 1 + label.len());
         RANDOM_LEN + label

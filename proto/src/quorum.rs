@@ -13,6 +13,7 @@ pub const MAX_REPLICAS: usize = 9;
 const MAX_SEATS: usize = 2 * MAX_REPLICAS;
 
 /// The size of a majority of `n`.
+#[inline]
 pub const fn majority(n: usize) -> usize {
     n / 2 + 1
 }
@@ -24,6 +25,7 @@ pub struct Voter(u8);
 
 impl Voter {
     /// The voter's number, from 0.
+    #[inline]
     pub const fn get(self) -> usize {
         self.0 as usize
     }
@@ -39,55 +41,65 @@ impl VoterSet {
 
     /// The set with `voter` in it.
     #[must_use]
+    #[inline]
     pub const fn with(self, voter: Voter) -> Self {
         Self(self.0 | 1 << voter.0)
     }
 
     /// The set without `voter`.
     #[must_use]
+    #[inline]
     pub const fn without(self, voter: Voter) -> Self {
         Self(self.0 & !(1 << voter.0))
     }
 
     /// The voters of both.
     #[must_use]
+    #[inline]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
     /// The voters that both have.
     #[must_use]
+    #[inline]
     pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
     /// The voters of `self` that are not in `other`.
     #[must_use]
+    #[inline]
     pub const fn minus(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
     /// Whether `voter` is one of them.
+    #[inline]
     pub const fn contains(self, voter: Voter) -> bool {
         self.0 & 1 << voter.0 != 0
     }
 
     /// The number of voters.
+    #[inline]
     pub const fn len(self) -> usize {
         self.0.count_ones() as usize
     }
 
     /// Whether the set is empty.
+    #[inline]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
     /// Whether a majority of `group` is in the set.
+    #[inline]
     pub const fn has_majority_of(self, group: Self) -> bool {
         self.intersection(group).len() >= majority(group.len())
     }
 
     /// Removes and returns the first voter.
+    #[inline]
     pub fn take_first(&mut self) -> Option<Voter> {
         let first = self.iter().next()?;
         *self = self.without(first);
@@ -95,6 +107,7 @@ impl VoterSet {
     }
 
     /// The voters in their order.
+    #[inline]
     pub fn iter(self) -> impl Iterator<Item = Voter> {
         let mut left = self.0;
         std::iter::from_fn(move || {
@@ -106,6 +119,7 @@ impl VoterSet {
 }
 
 impl FromIterator<Voter> for VoterSet {
+    #[inline]
     fn from_iter<I: IntoIterator<Item = Voter>>(voters: I) -> Self {
         voters.into_iter().fold(Self::NONE, Self::with)
     }
@@ -140,6 +154,7 @@ pub struct Placement {
 
 impl Placement {
     /// One group: the owner, then its successors. At most [`MAX_REPLICAS`].
+    #[inline]
     pub fn stable(slot: FenceCounterId, group: &[NodeIndex]) -> Self {
         Self::joint(slot, group, &[])
     }
@@ -172,11 +187,13 @@ impl Placement {
     }
 
     /// The counter slot of the key.
+    #[inline]
     pub const fn slot(&self) -> FenceCounterId {
         self.slot
     }
 
     /// The groups, old before new.
+    #[inline]
     pub fn groups(&self) -> impl Iterator<Item = VoterSet> + '_ {
         self.groups
             .iter()
@@ -185,21 +202,25 @@ impl Placement {
     }
 
     /// Every voter.
+    #[inline]
     pub const fn voters(&self) -> VoterSet {
         self.groups[0].union(self.groups[1])
     }
 
     /// The node on `voter`.
+    #[inline]
     pub const fn node(&self, voter: Voter) -> NodeIndex {
         self.nodes[voter.get()]
     }
 
     /// The nodes, the owner first.
+    #[inline]
     pub fn nodes(&self) -> &[NodeIndex] {
         &self.nodes[..self.voters().len()]
     }
 
     /// The voter of `node`.
+    #[inline]
     pub fn voter(&self, node: NodeIndex) -> Option<Voter> {
         self.nodes()
             .iter()
@@ -208,6 +229,7 @@ impl Placement {
     }
 
     /// The verdict with `yes` for and `no` against.
+    #[inline]
     pub fn verdict(&self, yes: VoterSet, no: VoterSet) -> Verdict {
         let mut verdict = Verdict::Won;
         for group in self.groups() {
@@ -222,11 +244,13 @@ impl Placement {
     }
 
     /// Whether `yes` has a majority of every group.
+    #[inline]
     pub fn has_quorum(&self, yes: VoterSet) -> bool {
         self.verdict(yes, VoterSet::NONE) == Verdict::Won
     }
 
     /// Whether some group cannot reach a majority without `no`.
+    #[inline]
     pub fn is_blocked_by(&self, no: VoterSet) -> bool {
         self.verdict(VoterSet::NONE, no) == Verdict::Lost
     }
@@ -251,9 +275,13 @@ impl fmt::Debug for Placement {
 mod tests {
     use super::*;
 
+    #[inline]
+
     fn nodes(indices: &[u16]) -> Vec<NodeIndex> {
         indices.iter().copied().map(NodeIndex::new).collect()
     }
+
+    #[inline]
 
     fn voters(placement: &Placement, indices: &[u16]) -> VoterSet {
         nodes(indices)

@@ -16,16 +16,19 @@ impl Instant {
     pub const MAX: Self = Self(u64::MAX);
 
     /// The reading that lies `nanos` nanoseconds after the clock's origin.
+    #[inline]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
     /// Nanoseconds since the clock's origin.
+    #[inline]
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
     /// Time from `earlier` to `self`, zero where `earlier` is the later one.
+    #[inline]
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -33,6 +36,8 @@ impl Instant {
 
 impl Add<Duration> for Instant {
     type Output = Self;
+
+    #[inline]
 
     fn add(self, span: Duration) -> Self {
         Self(self.0.saturating_add(nanos(span)))
@@ -42,10 +47,14 @@ impl Add<Duration> for Instant {
 impl Sub<Duration> for Instant {
     type Output = Self;
 
+    #[inline]
+
     fn sub(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(nanos(span)))
     }
 }
+
+#[inline]
 
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
@@ -57,6 +66,7 @@ const DRIFT_FLOOR: Duration = Duration::from_millis(2);
 
 /// How far two clocks may diverge over `span`: 1 % of it and 2 ms, the allowance
 /// of the Redlock text and of every client that follows it.
+#[inline]
 pub fn drift(span: Duration) -> Duration {
     span / 100 + DRIFT_FLOOR
 }
@@ -64,6 +74,7 @@ pub fn drift(span: Duration) -> Duration {
 /// The instant up to which a lease requested at `t0` may be relied upon: the
 /// server's entry, created no earlier than `t0`, outlives it even where the
 /// clocks differ by [`drift`].
+#[inline]
 pub fn valid_until(t0: Instant, ttl: Duration) -> Instant {
     t0 + ttl.saturating_sub(drift(ttl))
 }
