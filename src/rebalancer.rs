@@ -311,7 +311,7 @@ impl Rebalancer {
         if let Some(member) = member {
             let is_same = status.nonce.as_ref() == Some(view_nodes.view.nonce(member));
             if is_same && matches!(status.standing(), NodeState::Serving(_)) {
-                return Ok((handle, status));
+                return Ok((handle, *status));
             }
             return refuse(
                 "its address leads to another server, or the server lost its data: replace the node".into(),
@@ -335,7 +335,7 @@ impl Rebalancer {
                     plan.retired
                         .insert(handle.name.to_string(), view.to_string());
                 }
-                Ok((handle, status))
+                Ok((handle, *status))
             }
         }
     }

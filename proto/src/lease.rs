@@ -100,8 +100,14 @@ const RANDOM_LEN: usize = hex::DIGITS;
 
 /// Identifies an entry's maker: 128 random bits, fresh for every attempt, and the
 /// holder's label if it gave one.
+///
+/// It is shared by the requests of its lease: a copy of the label in each would
+/// have all leases of a process write to the label's reference count.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Token {
+pub struct Token(Arc<TokenParts>);
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct TokenParts {
     random: u128,
     label: Option<Arc<str>>,
 }
@@ -110,7 +116,7 @@ impl Hash for Token {
     /// The random bits alone tell a token from all others.
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u128(self.random);
+        state.write_u128(self.0.random);
     }
 }
 
@@ -126,14 +132,14 @@ impl Token {
             // label is a mistake of the caller.
             label.get(..MAX_LABEL_BYTES).map(Into::into)
         });
-        Self { random, label }
+        Self(Arc::new(TokenParts { random, label }))
     }
 
     /// Appends the value that is stored under the key: the random bits in hex and,
     /// after a space, the label.
     pub fn append_stored(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&hex::digits(self.random));
-        if let Some(label) = &self.label {
+        out.extend_from_slice(&hex::digits(self.0.random));
+        if let Some(label) = &self.0.label {
             out.push(b' ');
             out.extend_from_slice(label.as_bytes());
         }
@@ -142,7 +148,7 @@ impl Token {
     /// The length of that value.
     #[inline]
     pub fn stored_len(&self) -> usize {
-        let label = self.label.as_ref().map_or(0, |label| 1 + label.len());
+        let label = self.0.label.as_ref().map_or(0, |label| 1 + label.len());
         RANDOM_LEN + label
     }
 
@@ -169,7 +175,7 @@ impl fmt::Display for Token {
 impl fmt::Debug for Token {
     /// Shows the label only: the random part is enough to release the lock.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let label = self.label.as_deref().unwrap_or("unlabelled");
+        let label = self.0.label.as_deref().unwrap_or("unlabelled");
         write!(f, "Token({label:?})")
     }
 }

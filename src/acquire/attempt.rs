@@ -44,7 +44,10 @@ impl Acquire {
             let ttl = Ttl::new(self.ttl.unwrap_or_else(default), longest)?;
             Ok::<_, Error>((ttl, nodes.node_timeout(ttl)))
         })?;
-        if let Some(max_hold) = self.max_hold_set().filter(|&max_hold| max_hold < LEAST_HOLD) {
+        if let Some(max_hold) = self
+            .max_hold_set()
+            .filter(|&max_hold| max_hold < LEAST_HOLD)
+        {
             return Err(Error::MaxHold { max_hold });
         }
         Ok(Deadlines {

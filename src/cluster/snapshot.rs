@@ -115,7 +115,7 @@ impl<'p> ClusterSnapshot<'p> {
                     None
                 }
             };
-            snapshot.statuses.push(status);
+            snapshot.statuses.push(status.map(|status| *status));
         }
         snapshot
     }

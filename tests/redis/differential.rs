@@ -288,7 +288,7 @@ impl Pair {
 
     fn status(&mut self) -> NodeStatus {
         match self.table.apply(now(), &Request::Status) {
-            Reply::Status(status) => status,
+            Reply::Status(status) => *status,
             other => panic!("{other:?}"),
         }
     }
@@ -362,10 +362,13 @@ impl Pair {
             return;
         };
         let counts: BTreeMap<_, _> = self.table.counters().collect();
-        let asked = self.history.iter().filter_map(|(request, _)| match request {
-            Request::Acquire { slot, .. } => Some(*slot),
-            _ => None,
-        });
+        let asked = self
+            .history
+            .iter()
+            .filter_map(|(request, _)| match request {
+                Request::Acquire { slot, .. } => Some(*slot),
+                _ => None,
+            });
         let ahead: BTreeMap<_, _> = asked
             .filter_map(|slot| {
                 let count = counts.get(&slot).copied().unwrap_or(0);
@@ -708,7 +711,7 @@ fn votes(table: &LockTable, status: &NodeStatus) -> (Option<Ballot>, Option<Acce
         _ => None,
     };
     match ask(u32::MAX, u64::MAX) {
-        Reply::Promised(accepted) => (promised, accepted),
+        Reply::Promised(accepted) => (promised, accepted.map(|accepted| *accepted)),
         other => panic!("{other:?}"),
     }
 }

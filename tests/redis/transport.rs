@@ -349,7 +349,7 @@ async fn status(node: &RedisNode) -> ringlock::proto::node::message::NodeStatus 
     let deadline = Instant::now() + GRACE;
     loop {
         match ask(node, Request::Status, LONG).await {
-            Ok(Reply::Status(status)) => return status,
+            Ok(Reply::Status(status)) => return *status,
             answer => assert!(Instant::now() < deadline, "{answer:?}"),
         }
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -123,7 +123,7 @@ impl BallotRun {
                 if accepted.as_ref().map(|accepted| accepted.ballot)
                     > self.forced.as_ref().map(|forced| forced.ballot)
                 {
-                    self.forced = accepted;
+                    self.forced = accepted.map(|accepted| *accepted);
                 }
                 self.yes.insert(from);
             }
@@ -243,20 +243,20 @@ mod tests {
     /// This motion was accepted in this round.
     fn accepted(round: u32, digest: u128) -> Reply {
         let Proposal { view, document } = motion(digest);
-        Reply::Promised(Some(Accepted {
+        Reply::Promised(Some(Box::new(Accepted {
             ballot: ballot(round),
             view,
             document,
-        }))
+        })))
     }
 
     fn serves(serving: Option<ViewId>) -> Reply {
-        Reply::Refused(NodeStatus {
+        Reply::Refused(Box::new(NodeStatus {
             serving,
             nonce: Some("n".into()),
             stamped: Some("run-1".into()),
             incarnation: "run-1".into(),
-        })
+        }))
     }
 
     fn silence() -> Answer {
@@ -382,10 +382,10 @@ mod tests {
     #[test]
     fn of_two_proposers_of_one_round_the_higher_one_counts() {
         let of_proposer = |proposer, digest| match accepted(3, digest) {
-            Reply::Promised(Some(accepted)) => Reply::Promised(Some(Accepted {
+            Reply::Promised(Some(accepted)) => Reply::Promised(Some(Box::new(Accepted {
                 ballot: Ballot { round: 3, proposer },
-                ..accepted
-            })),
+                ..*accepted
+            }))),
             other => other,
         };
         let mut script = Script::of(3);
@@ -526,10 +526,10 @@ mod tests {
             incarnation: "run-1".into(),
         };
         let mut script = Script::of(1);
-        let ruling = script.rules(0, Ok(Reply::Refused(status.clone())));
+        let ruling = script.rules(0, Ok(Reply::Refused(Box::new(status.clone()))));
         assert!(matches!(ruling, BallotOutcome::TooFew { voted: 0, .. }));
         status.stamped = Some("run-1".into());
-        let ruling = Script::of(1).rules(0, Ok(Reply::Refused(status)));
+        let ruling = Script::of(1).rules(0, Ok(Reply::Refused(Box::new(status))));
         assert!(matches!(ruling, BallotOutcome::Overtaken(_)));
     }
 

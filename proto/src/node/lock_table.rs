@@ -263,8 +263,8 @@ impl LockTable {
         }
     }
 
-    fn status(&self) -> NodeStatus {
-        NodeStatus {
+    fn status(&self) -> Box<NodeStatus> {
+        Box::new(NodeStatus {
             serving: self.serving,
             nonce: self.member.as_ref().map(|member| Arc::clone(&member.nonce)),
             stamped: self
@@ -272,7 +272,7 @@ impl LockTable {
                 .as_ref()
                 .map(|member| Arc::clone(&member.stamped)),
             incarnation: Arc::clone(&self.incarnation),
-        }
+        })
     }
 
     fn document(&self) -> Option<Arc<str>> {
@@ -324,7 +324,7 @@ impl LockTable {
 
     fn prepare(&mut self, view: ViewId, ballot: Ballot) -> Reply {
         self.vote(view, ballot, |member| {
-            Reply::Promised(member.accepted.clone())
+            Reply::Promised(member.accepted.clone().map(Box::new))
         })
     }
 
@@ -472,7 +472,7 @@ mod tests {
             nonce: expected_nonce,
             serving: expected_view,
             ..
-        } = table.status();
+        } = *table.status();
         table.apply(
             at(0),
             &Request::Quarantine {
@@ -961,11 +961,17 @@ mod tests {
         assert_eq!(accept(&mut table, 1, "a"), Reply::Preempted(ballot(2)));
         assert_eq!(prepare(&mut table, 2), Reply::Promised(None));
         assert_eq!(accept(&mut table, 2, "a"), Reply::Done);
-        assert_eq!(prepare(&mut table, 3), Reply::Promised(accepted(2, "a")));
+        assert_eq!(
+            prepare(&mut table, 3),
+            Reply::Promised(accepted(2, "a").map(Box::new))
+        );
         // An ACCEPT is also a promise.
         assert_eq!(accept(&mut table, 5, "b"), Reply::Done);
         assert_eq!(prepare(&mut table, 4), Reply::Preempted(ballot(5)));
-        assert_eq!(prepare(&mut table, 5), Reply::Promised(accepted(5, "b")));
+        assert_eq!(
+            prepare(&mut table, 5),
+            Reply::Promised(accepted(5, "b").map(Box::new))
+        );
     }
 
     #[test]

@@ -12,7 +12,11 @@ use crate::hex;
 use crate::lease::{Holder, Key, Token, Ttl};
 
 /// Names one view: its epoch and a digest of its canonical document.
+///
+/// Packed to words: requests and answers, which are moved often, would otherwise be
+/// aligned to the 16 bytes of the digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(Rust, packed(8))]
 pub struct ViewId {
     /// Number of the view; below [`EPOCH_LIMIT`](crate::lease::EPOCH_LIMIT).
     pub epoch: u32,
@@ -22,7 +26,8 @@ pub struct ViewId {
 
 impl fmt::Display for ViewId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{:032x}", self.epoch, self.digest)
+        let Self { epoch, digest } = *self;
+        write!(f, "{epoch}:{digest:032x}")
     }
 }
 
@@ -330,20 +335,20 @@ pub enum Reply {
     /// The node serves another view, or none; nothing was done.
     Stale(Option<ViewId>),
     /// STATUS.
-    Status(NodeStatus),
+    Status(Box<NodeStatus>),
     /// DOCUMENT; `None` where no view is served.
     Document(Option<Arc<str>>),
     /// PAST.
     PriorState(PriorState),
     /// PREPARE: promised; with the view that the node accepted before, if any.
-    Promised(Option<Accepted>),
+    Promised(Option<Box<Accepted>>),
     /// PREPARE, ACCEPT: this higher ballot was promised to another proposer.
     Preempted(Ballot),
     /// QUARANTINE, ACCEPT, ADOPT, RESTAMP: done, or already the case.
     Done,
     /// QUARANTINE, PREPARE, ACCEPT, ADOPT, RESTAMP: the state is not as expected;
     /// nothing was done.
-    Refused(NodeStatus),
+    Refused(Box<NodeStatus>),
 }
 
 /// State of a node, and the view that it serves.

@@ -487,9 +487,7 @@ impl Machine for Attempt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::message::{
-        CurrentHolder, FenceCounterId, NodeError, NodeErrorKind, NodeStatus,
-    };
+    use crate::node::message::{CurrentHolder, FenceCounterId, NodeError, NodeErrorKind};
 
     const VIEW: ViewId = ViewId {
         epoch: 3,
@@ -775,7 +773,7 @@ mod tests {
         assert_eq!(script.first.probe, nodes(&[1, 2]));
         assert!(nothing(&script.granted(0, 1)));
         assert!(nothing(&script.silent(1, Step::Probe)));
-        let status = Ok(Reply::Status(NodeStatus::default()));
+        let status = Ok(Reply::Status(Box::default()));
         let effects = script.hears(2, Step::Probe, status);
         assert_eq!(effects.release, script.voters(&[0]));
         assert_eq!(refusal(effects).reason, DenyReason::Unconfirmed);
@@ -787,7 +785,7 @@ mod tests {
         let mut script = Script::probing(single, Instant::default(), &[1, 2]);
         assert!(nothing(&script.granted(0, 1)));
         script.confirmed_at = T0;
-        let status = Ok(Reply::Status(NodeStatus::default()));
+        let status = Ok(Reply::Status(Box::default()));
         assert_eq!(grant(script.hears(1, Step::Probe, status)).fence, fence(1));
     }
 

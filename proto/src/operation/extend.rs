@@ -365,9 +365,7 @@ impl Machine for Extend {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::message::{
-        CurrentHolder, FenceCounterId, NodeError, NodeErrorKind, NodeStatus,
-    };
+    use crate::node::message::{CurrentHolder, FenceCounterId, NodeError, NodeErrorKind};
 
     const VIEW: ViewId = ViewId {
         epoch: 3,
@@ -793,7 +791,7 @@ mod tests {
         let old = T0 - Duration::from_secs(5);
         let mut script = Script::probing(params(group(1), &[0]), old, &[1, 2]);
         assert_eq!(script.kept(0), None);
-        let status = || Ok(Reply::Status(NodeStatus::default()));
+        let status = || Ok(Reply::Status(Box::default()));
         assert_eq!(script.hears(1, Step::Probe, status()).outcome, None);
         let outcome = script.hears(2, Step::Probe, status()).outcome;
         assert!(is_unchanged(outcome, 1));

@@ -163,12 +163,12 @@ mod tests {
     };
 
     fn status(serving: Option<ViewId>, stamped: &str) -> Answer {
-        Ok(Reply::Status(NodeStatus {
+        Ok(Reply::Status(Box::new(NodeStatus {
             serving,
             nonce: Some("n".into()),
             stamped: Some(stamped.into()),
             incarnation: "run-1".into(),
-        }))
+        })))
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::world::{Explored, World};
 
 pub(crate) fn status(table: &LockTable) -> NodeStatus {
     match table.clone().apply(at(0), &Request::Status) {
-        Reply::Status(status) => status,
+        Reply::Status(status) => *status,
         other => panic!("{other:?}"),
     }
 }
@@ -238,9 +238,9 @@ pub(crate) fn believed(
             other => other,
         },
         Request::Release { .. } => reply,
-        Request::Status => Reply::Status(status(table)),
+        Request::Status => Reply::Status(Box::new(status(table))),
         Request::Acquire { .. } | Request::Extend { .. } => Reply::Stale(None),
-        _ => Reply::Refused(status(table)),
+        _ => Reply::Refused(Box::new(status(table))),
     }
 }
 

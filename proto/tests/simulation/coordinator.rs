@@ -158,14 +158,14 @@ impl Coordinator {
         }
         match (self.stage, reply) {
             (Stage::Discover, Reply::Status(status)) => {
-                self.seen.insert(node, status);
+                self.seen.insert(node, *status);
             }
             (Stage::Observe, Reply::Status(status)) => {
                 let now = core.local(self.host);
                 if let Some(transition) = &mut self.transition {
-                    transition.saw(now, &core.servers[node].name, Some(status.clone()));
+                    transition.saw(now, &core.servers[node].name, Some((*status).clone()));
                 }
-                self.seen.insert(node, status);
+                self.seen.insert(node, *status);
             }
             (Stage::Fetch(id), Reply::Document(Some(text))) => {
                 if let Some(view) = core.read(id, &text) {

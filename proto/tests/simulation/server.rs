@@ -55,7 +55,7 @@ impl Server {
 
     fn look(&mut self) {
         if let Reply::Status(status) = self.table.apply(Instant::default(), &Request::Status) {
-            self.status = status;
+            self.status = *status;
         }
     }
 

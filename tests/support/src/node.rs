@@ -43,7 +43,7 @@ pub fn direct(node: &TestNode) -> Box<dyn Node> {
 /// Its status, which it must report.
 pub async fn status(node: &dyn Node) -> NodeStatus {
     match ask(node, Request::Status, GRACE).await {
-        Ok(Reply::Status(status)) => status,
+        Ok(Reply::Status(status)) => *status,
         other => panic!("{other:?}"),
     }
 }

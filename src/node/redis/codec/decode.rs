@@ -366,13 +366,13 @@ pub(crate) fn asked_status(
     incarnation: &[u8],
 ) -> Result<NodeStatus, NodeError> {
     match control(&Request::Status, replies, nonce_echo, incarnation)?? {
-        Reply::Status(status) => Ok(status),
+        Reply::Status(status) => Ok(*status),
         _ => Err(misfit("STATUS")),
     }
 }
 
 /// The reply of STATUS.
-fn status(reply: &[u8], incarnation: &[u8]) -> Result<NodeStatus, NodeError> {
+fn status(reply: &[u8], incarnation: &[u8]) -> Result<Box<NodeStatus>, NodeError> {
     let read = || {
         let mut values = Replies::of(reply);
         values.list(3)?;
@@ -384,12 +384,12 @@ fn status(reply: &[u8], incarnation: &[u8]) -> Result<NodeStatus, NodeError> {
             }
             Some((!text.is_empty()).then(|| Arc::<str>::from(text)))
         };
-        Some(NodeStatus {
+        Some(Box::new(NodeStatus {
             serving,
             nonce: text()?,
             stamped: text()?,
             incarnation: String::from_utf8_lossy(incarnation).into(),
-        })
+        }))
     };
     read().ok_or_else(|| misfit("STATUS"))
 }
@@ -422,7 +422,7 @@ fn compared_and_set(reply: &[u8], incarnation: &[u8]) -> Answer {
 fn prepared(reply: &[u8], incarnation: &[u8]) -> Answer {
     match Replies::of(reply).next() {
         Some(Value::List(4)) => promised(reply)
-            .map(Reply::Promised)
+            .map(|accepted| Reply::Promised(accepted.map(Box::new)))
             .ok_or_else(|| misfit("PREPARE")),
         Some(Value::Bulk(ballot)) => outbid(ballot, "PREPARE"),
         _ => status(reply, incarnation).map(Reply::Refused),
@@ -675,18 +675,21 @@ mod tests {
         let nothing = list(&["", "", "", "accepted"]);
         assert_eq!(after_prepare(&nothing), Ok(Reply::Promised(None)));
         let something = list(&[&ballot, &view, "a\r\nb", "accepted"]);
-        assert_eq!(after_prepare(&something), Ok(Reply::Promised(Some(before))));
+        assert_eq!(
+            after_prepare(&something),
+            Ok(Reply::Promised(Some(Box::new(before))))
+        );
         assert_eq!(after_accept(":1\r\n"), Ok(Reply::Done));
     }
 
     #[test]
     fn both_votes_are_refused_alike() {
-        let refused = Ok(Reply::Refused(NodeStatus {
+        let refused = Ok(Reply::Refused(Box::new(NodeStatus {
             serving: Some(VIEW),
             nonce: Some("n".into()),
             stamped: None,
             incarnation: "run-1".into(),
-        }));
+        })));
         let (outbid, status) = (bulks(&[&BALLOT.to_string()]), VIEW.to_string());
         let status = list(&[&status, "n", ""]);
         for answered in [after_prepare, after_accept] {

@@ -154,7 +154,7 @@ fn control(
         });
         if let Ok(Reply::Status(status) | Reply::Refused(status)) = &answer {
             completion.served = Some(status.serving);
-            completion.status = Some(status.clone());
+            completion.status = Some((**status).clone());
         }
         let stamps = matches!(
             pending.request,
