@@ -1,5 +1,6 @@
 //! The parts of a lease: the key, the token that proves it, the fence.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::num::NonZeroU64;
@@ -34,8 +35,18 @@ pub const EPOCH_LIMIT: u32 = 1 << (63 - COUNTER_BITS);
 pub const EPOCH_LEAP: u32 = 1024;
 
 /// Name of a thing to lock: 1 to 1,024 bytes of any value.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Arc<[u8]>);
+#[derive(Clone)]
+pub struct Key(KeyBytes);
+
+/// The longest key that needs no allocation: with its length and the tag it fills
+/// four words.
+const MAX_INLINE_KEY: usize = 30;
+
+#[derive(Clone)]
+enum KeyBytes {
+    Inline { len: u8, bytes: [u8; MAX_INLINE_KEY] },
+    Shared(Arc<[u8]>),
+}
 
 /// Why bytes are not a valid [`Key`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,20 +83,58 @@ impl Key {
         match bytes.len() {
             0 => Err(KeyError::Empty),
             len if len > MAX_KEY_BYTES => Err(KeyError::TooLong { len }),
-            _ => Ok(Self(bytes.into())),
+            len if len <= MAX_INLINE_KEY => {
+                let mut inline = [0; MAX_INLINE_KEY];
+                inline[..len].copy_from_slice(bytes);
+                Ok(Self(KeyBytes::Inline {
+                    len: len as u8,
+                    bytes: inline,
+                }))
+            }
+            _ => Ok(Self(KeyBytes::Shared(bytes.into()))),
         }
     }
 
     /// The key's bytes.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            KeyBytes::Inline { len, bytes } => &bytes[..usize::from(*len)],
+            KeyBytes::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for Key {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.escape_ascii().fmt(f)
+        self.as_bytes().escape_ascii().fmt(f)
     }
 }
 
@@ -121,6 +170,11 @@ impl Hash for Token {
 }
 
 impl Token {
+    /// The random bits, which tell the token from all others.
+    pub fn random(&self) -> u128 {
+        self.0.random
+    }
+
     /// A token of these random bits; they must come from a generator that is
     /// unpredictable. A label of more than [`MAX_LABEL_BYTES`] is cut off there.
     pub fn new(random: u128, label: Option<Arc<str>>) -> Self {

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::lease::{COUNTER_LIMIT, Fence, Key, Token, Ttl};
 use crate::node::message::{Answer, IfMissing, Reply, Request, ViewId};
 use crate::operation::known::Known;
 use crate::operation::machine::{Effects, Event, Machine, Refusal, Step};
-use crate::quorum::{MAX_REPLICAS, Placement, Voter, VoterSet};
+use crate::quorum::{Placement, Voter, VoterSet};
 use crate::time::{Instant, valid_until};
 use ringlock_ring::NodeIndex;
 
@@ -83,7 +85,9 @@ pub struct Attempt {
     /// It can no longer win and everything is being released; the outstanding
     /// answers decide whether a holder or an outage is the cause.
     is_doomed: bool,
-    counters: [u64; 2 * MAX_REPLICAS],
+    /// The counts of the voters that have granted. Five are stored without an
+    /// allocation: the usual quorum.
+    counters: SmallVec<[u64; 5]>,
     floor: u64,
     write_back: Option<WriteBack>,
     probes_out: usize,
@@ -112,10 +116,10 @@ type AttemptEffects = Effects<Result<Grant, Denied>>;
 
 impl Attempt {
     /// An attempt that has not begun.
+    #[inline]
     pub fn new(params: AcquireParams) -> Self {
         Self {
             valid_until: valid_until(params.t0, params.ttl.get()),
-            params,
             stage: Stage::Open,
             asked: VoterSet::NONE,
             unsent: VoterSet::NONE,
@@ -123,11 +127,12 @@ impl Attempt {
             denied: VoterSet::NONE,
             busy: VoterSet::NONE,
             is_doomed: false,
-            counters: [0; 2 * MAX_REPLICAS],
+            counters: smallvec![0; params.placement.nodes().len()],
             floor: 0,
             write_back: None,
             probes_out: 0,
             refusals: Vec::new(),
+            params,
         }
     }
 

@@ -12,7 +12,6 @@ use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
 
 use crate::node::redis::codec::request::PendingRequest;
-use crate::proto::lease::Token;
 use crate::proto::node::message::Request;
 use crate::proto::time::Instant;
 use crate::runtime::given_hash::GivenHash;
@@ -33,8 +32,8 @@ pub(crate) struct Queue {
     releases: VecDeque<PendingRequest>,
     /// Acquires, and releases of acquires that wait there.
     ordinary: VecDeque<PendingRequest>,
-    /// The tokens of these acquires: this process's own, and random.
-    wanted: HashSet<Token, BuildHasherDefault<GivenHash>>,
+    /// The tokens of these acquires, by their random bits.
+    wanted: HashSet<u128, BuildHasherDefault<GivenHash>>,
     /// No request has an earlier deadline.
     expires: Instant,
 }
@@ -61,7 +60,7 @@ impl Queue {
     fn line(&self, request: &Request) -> &VecDeque<PendingRequest> {
         match request {
             Request::Acquire { .. } => &self.ordinary,
-            Request::Release { token, .. } if self.wanted.contains(token) => &self.ordinary,
+            Request::Release { token, .. } if self.wanted.contains(&token.random()) => &self.ordinary,
             Request::Release { .. } => &self.releases,
             _ => &self.urgent,
         }
@@ -87,10 +86,10 @@ impl Queue {
         let line = match &pending.request {
             _ if self.is_literal => &mut self.ordinary,
             Request::Acquire { token, .. } => {
-                self.wanted.insert(token.clone());
+                self.wanted.insert(token.random());
                 &mut self.ordinary
             }
-            Request::Release { token, .. } if self.wanted.contains(token) => &mut self.ordinary,
+            Request::Release { token, .. } if self.wanted.contains(&token.random()) => &mut self.ordinary,
             Request::Release { .. } => &mut self.releases,
             _ => &mut self.urgent,
         };
@@ -121,7 +120,7 @@ impl Queue {
     fn pop_ordinary(&mut self) -> Option<PendingRequest> {
         let next = self.ordinary.pop_front()?;
         if let Request::Acquire { token, .. } = &next.request {
-            self.wanted.remove(token);
+            self.wanted.remove(&token.random());
         }
         Some(next)
     }
@@ -167,7 +166,7 @@ impl Queue {
         self.expires = earliest;
         for pending in &expired {
             if let Request::Acquire { token, .. } = &pending.request {
-                self.wanted.remove(token);
+                self.wanted.remove(&token.random());
             }
         }
         expired
@@ -200,7 +199,7 @@ mod tests {
 
     use super::*;
     use crate::node::ReplyTo;
-    use crate::proto::lease::{Key, Ttl};
+    use crate::proto::lease::{Key, Token, Ttl};
     use crate::proto::node::message::{FenceCounterId, IfMissing, ViewId};
 
     const VIEW: ViewId = ViewId {
