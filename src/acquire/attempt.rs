@@ -247,7 +247,7 @@ impl Acquire {
             Some(pace) => Box::pin(pace.acquire()).await.ok(),
             None => None,
         };
-        let (lease, attempt) = self.start_attempt(key, deadlines);
+        let (lease, attempt) = self.start_attempt(key, deadlines, clock::now());
         // Two rounds, and the probes.
         let limit = lease.asked_at + ROUNDS * lease.view_nodes.node_timeout(deadlines.ttl);
         match attempt.by(limit).await {
@@ -256,23 +256,23 @@ impl Acquire {
         }
     }
 
-    /// Asks the nodes for a new lease.
+    /// Asks the nodes for a new lease; `now` is a reading of the clock from before.
     pub(crate) fn start_attempt(
         &self,
         key: &Key,
         deadlines: Deadlines,
+        now: Instant,
     ) -> (Arc<LeaseState>, OperationFuture<Attempt>) {
-        let lease = self.candidate(key, deadlines.ttl);
+        let lease = self.candidate(key, deadlines.ttl, now);
         let attempt = Operation::start(Attempt::new(lease.params()), &lease, deadlines.answer_by());
         (lease, attempt)
     }
 
     /// The lease that an attempt tries to win.
-    fn candidate(&self, key: &Key, ttl: Ttl) -> Arc<LeaseState> {
+    fn candidate(&self, key: &Key, ttl: Ttl, now: Instant) -> Arc<LeaseState> {
         let defaults = &self.leases.defaults;
         let label = self.label_set().unwrap_or(&defaults.label);
         let token = Token::new(random::unique(), label.clone());
-        let now = clock::now();
         let keep_alive = self.keep_alive.map(|interval| KeepAlive {
             interval: interval
                 .map(|own| own.max(SHORTEST_INTERVAL))

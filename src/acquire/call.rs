@@ -69,7 +69,8 @@ impl Call {
         };
         own.leases.lifecycle().check()?;
         let key = own.key.as_ref().map_err(|error| (**error).clone())?;
-        let deadlines = own.deadlines(own.started().unwrap_or_else(clock::now))?;
+        let now = clock::now();
+        let deadlines = own.deadlines(own.started().unwrap_or(now))?;
         let Some(ticket) = own.leases.queues.enter_vacant(key) else {
             let key = key.clone();
             self.go_on(key, deadlines, Progress::MustQueue);
@@ -84,7 +85,7 @@ impl Call {
             self.go_on(key, deadlines, Progress::HasTurn(ticket));
             return Ok(());
         }
-        let (lease, attempt) = own.start_attempt(key, deadlines);
+        let (lease, attempt) = own.start_attempt(key, deadlines, now);
         self.first = Some(FirstAttempt {
             attempt,
             lease,

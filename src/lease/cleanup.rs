@@ -99,8 +99,13 @@ impl LeaseState {
 
     /// Sends a RELEASE to every node that may have an entry and that a release by
     /// `placement` in the view of `last` does not reach.
-    pub(crate) fn release_elsewhere(self: &Arc<Self>, last: &ViewNodes, placement: &Placement) {
-        let Entries::Moved(mut nodes) = self.entries(clock::now()) else {
+    pub(crate) fn release_elsewhere(
+        self: &Arc<Self>,
+        last: &ViewNodes,
+        placement: &Placement,
+        now: Instant,
+    ) {
+        let Entries::Moved(mut nodes) = self.entries(now) else {
             return;
         };
         nodes.retain(|node| {

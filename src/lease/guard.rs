@@ -261,7 +261,7 @@ impl Guard {
         let machine = Release::new(lease.key.clone(), lease.token.clone(), placement, now);
         let running = Operation::start_from(machine, &lease, later.clone(), None);
         let last = later.as_ref().unwrap_or(&lease.view_nodes);
-        lease.release_elsewhere(last, &placement);
+        lease.release_elsewhere(last, &placement, now);
         lease.pass_ticket();
         let limit = now + 2 * lease.view_nodes.node_timeout(lease.ttl);
         let released = running.by(limit).await;

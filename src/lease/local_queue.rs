@@ -370,13 +370,16 @@ impl<H: Expires> LocalQueue<H> {
                 turns,
                 streaks,
             } = &mut *shard;
-            let queue = queues.get_mut(place);
-            let Some(queue) = queue.filter(|queue| queue.ticket == ended) else {
+            let Entry::Occupied(mut entry) = queues.entry(place.clone()) else {
                 return;
             };
+            let queue = entry.get_mut();
+            if queue.ticket != ended {
+                return;
+            }
             let waiters = queue.line.as_mut().map(|line| &mut line.waiters);
             let Some(next) = waiters.and_then(VecDeque::pop_front) else {
-                queues.remove(place);
+                entry.remove();
                 streaks.keep(place.hash, streak);
                 return;
             };

@@ -52,14 +52,21 @@ pub(crate) trait LeaseMachine: Machine<Outcome: Send> + Send + 'static {
     /// Records the outcome, with or without a waiting caller.
     fn settle(ctx: &OperationContext, placement: &Placement, outcome: &Self::Outcome, now: Instant);
 
-    /// Whether its steps depend on the time.
+    /// Whether its steps depend on the time, or on when the view was confirmed.
     const MINDS_TIME: bool = true;
 
     /// Whether what it learns of entries is recorded before its outcome.
     const ACKNOWLEDGES_BEFORE_OUTCOME: bool = true;
 
     /// Receives every answer, also those that the machine no longer needs.
-    fn answered(_ctx: &OperationContext, _from: NodeIndex, _step: Step, _answer: &Answer) {}
+    fn answered(
+        _ctx: &OperationContext,
+        _from: NodeIndex,
+        _step: Step,
+        _answer: &Answer,
+        _now: Instant,
+    ) {
+    }
 
     /// Whether the outcome ends the lease, so that its entries are released.
     fn ends_lease(_outcome: &Self::Outcome) -> bool {
@@ -95,14 +102,20 @@ impl LeaseMachine for Attempt {
         })
     }
 
-    fn answered(ctx: &OperationContext, from: NodeIndex, step: Step, answer: &Answer) {
+    fn answered(
+        ctx: &OperationContext,
+        from: NodeIndex,
+        step: Step,
+        answer: &Answer,
+        now: Instant,
+    ) {
         let may_be_there = match answer {
             Ok(Reply::Granted { .. }) => true,
             Err(error) => step == Step::Main && !error.is_unsent(),
             Ok(_) => false,
         };
         if may_be_there {
-            ctx.lease.may_be_at(|| ctx.target(from), clock::now());
+            ctx.lease.may_be_at(|| ctx.target(from), now);
         }
     }
 
@@ -134,13 +147,19 @@ impl LeaseMachine for Extend {
     /// A heal is sent when answers show that the entry is absent, which may be
     /// after the release. If the heal gets no answer, it may have created the
     /// entry.
-    fn answered(ctx: &OperationContext, from: NodeIndex, step: Step, answer: &Answer) {
+    fn answered(
+        ctx: &OperationContext,
+        from: NodeIndex,
+        step: Step,
+        answer: &Answer,
+        now: Instant,
+    ) {
         let may_be_there = match answer {
             Ok(Reply::Kept { .. } | Reply::Made { .. }) => true,
             Err(error) => step == Step::Heal && !error.is_unsent(),
             Ok(_) => false,
         };
-        if may_be_there && ctx.lease.check(clock::now()).is_some() {
+        if may_be_there && ctx.lease.check(now).is_some() {
             ctx.lease.release_at(ctx.target(from));
         }
     }
@@ -165,7 +184,7 @@ impl LeaseMachine for Release {
         }
     }
 
-    fn answered(ctx: &OperationContext, from: NodeIndex, _: Step, answer: &Answer) {
+    fn answered(ctx: &OperationContext, from: NodeIndex, _: Step, answer: &Answer, _: Instant) {
         if answer.is_err() {
             ctx.lease.release_later(ctx.target(from));
         }

@@ -88,6 +88,7 @@ impl Outgoing {
 
 impl<M: LeaseMachine> Operation<M> {
     /// Starts an operation of `lease`. It waits for no node past `limit`.
+    #[inline]
     pub(crate) fn start(
         machine: M,
         lease: &Arc<LeaseState>,
@@ -108,6 +109,8 @@ impl<M: LeaseMachine> Operation<M> {
         Self::start_at(machine, OperationContext { lease, later }, limit)
     }
 
+    // Inlined, so that the machine is made in its place instead of being moved there.
+    #[inline]
     fn start_at(machine: M, ctx: OperationContext, limit: Option<Instant>) -> OperationFuture<M> {
         let t0 = machine.started_at();
         let view_nodes = ctx.view_nodes();
@@ -157,10 +160,14 @@ impl<M: LeaseMachine> Operation<M> {
     }
 
     fn feed(self: &Arc<Self>, now: Instant, event: Event) {
-        let view_nodes = self.view_nodes();
-        let confirmed_at = view_nodes
-            .confirmations
-            .for_operation(&view_nodes.view, self.t0);
+        let confirmed_at = match M::MINDS_TIME {
+            true => {
+                let view_nodes = self.view_nodes();
+                let confirmations = &view_nodes.confirmations;
+                confirmations.for_operation(&view_nodes.view, self.t0)
+            }
+            false => Instant::default(),
+        };
         let mut core = self.core.lock();
         let effects = core.machine.on(now, confirmed_at, event);
         self.take_in(&mut core, effects, now);
@@ -272,12 +279,12 @@ impl<M: LeaseMachine> Sink for Operation<M> {
         {
             self.view_nodes().refresh.wake();
         }
-        M::answered(&self.ctx, from, step, &answer);
         let now = if M::MINDS_TIME || handles::ARE_ON {
             clock::now()
         } else {
             self.t0
         };
+        M::answered(&self.ctx, from, step, &answer, now);
         // The send time of later requests is not kept.
         let was_first = ticket & LATER == 0;
         let took = was_first.then(|| now.saturating_since(self.t0));
