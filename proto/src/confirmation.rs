@@ -87,7 +87,6 @@ impl Confirmations {
     }
 
     #[inline]
-
     fn seen_at(&self, node: NodeIndex) -> Instant {
         Instant::from_nanos(self.seen_at[node.get()].load(Ordering::Relaxed))
     }

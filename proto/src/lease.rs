@@ -44,7 +44,10 @@ const MAX_INLINE_KEY: usize = 30;
 
 #[derive(Clone)]
 enum KeyBytes {
-    Inline { len: u8, bytes: [u8; MAX_INLINE_KEY] },
+    Inline {
+        len: u8,
+        bytes: [u8; MAX_INLINE_KEY],
+    },
     Shared(Arc<[u8]>),
 }
 

@@ -38,7 +38,6 @@ impl Add<Duration> for Instant {
     type Output = Self;
 
     #[inline]
-
     fn add(self, span: Duration) -> Self {
         Self(self.0.saturating_add(nanos(span)))
     }
@@ -48,14 +47,12 @@ impl Sub<Duration> for Instant {
     type Output = Self;
 
     #[inline]
-
     fn sub(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(nanos(span)))
     }
 }
 
 #[inline]
-
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -211,14 +211,19 @@ impl Acquire {
         } else {
             queues.enter(key, deadline).await
         };
-        if ahead.is_err() {
-            self.leases.lifecycle().check()?;
-        }
         match ahead {
             Ok(ticket) => Ok(Some(ticket)),
-            Err(Blocker::Contender(_)) if self.patience.is_one_try() => Ok(None),
-            Err(Blocker::Contender(met)) => Err(self.error_of(key, &met)),
-            Err(Blocker::Holder(lease)) if lease.check(clock::now()).is_none() => {
+            Err(blocker) => self.blocked(key, blocker).map(|()| None),
+        }
+    }
+
+    /// Whether a caller may try without a turn, behind `blocker`.
+    pub(crate) fn blocked(&self, key: &Key, blocker: Blocker<LeaseState>) -> Result<(), Error> {
+        self.leases.lifecycle().check()?;
+        match blocker {
+            Blocker::Contender(_) if self.patience.is_one_try() => Ok(()),
+            Blocker::Contender(met) => Err(self.error_of(key, &met)),
+            Blocker::Holder(lease) if lease.check(clock::now()).is_none() => {
                 let remaining = lease.valid_until().saturating_since(clock::now());
                 let holder = Some(lease.token.holder());
                 Err(Error::Contended {
@@ -227,7 +232,7 @@ impl Acquire {
                     remaining: Some(remaining),
                 })
             }
-            Err(Blocker::Holder(_)) => Ok(None),
+            Blocker::Holder(_) => Ok(()),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The future of one acquire. Most keys are free: such a call makes one attempt, and
-//! its future has room for no more. Whatever takes longer goes on in a second
-//! future, which is made when it is needed.
+//! its future has room for no more. The wait for a turn, and whatever follows a
+//! first attempt that fails, are futures of their own, made when they are needed.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,11 +15,12 @@ use crate::acquire::retry::{Deadlines, give_way};
 use crate::clock;
 use crate::error::Error;
 use crate::lease::guard::Guard;
-use crate::lease::local_queue::Ticket;
+use crate::lease::local_queue::{Admission, Blocker, Ticket};
 use crate::lease::operation::OperationFuture;
 use crate::lease::state::LeaseState;
 use crate::proto::lease::Key;
 use crate::proto::operation::acquire::{Attempt, Denied, Grant};
+use crate::proto::time::Instant;
 use crate::telemetry::events;
 use crate::telemetry::stats::CallMetrics;
 
@@ -27,42 +28,39 @@ use crate::telemetry::stats::CallMetrics;
 /// have left is released ahead of the next turn's requests.
 pub(crate) struct Call {
     first: Option<FirstAttempt>,
-    rest: Option<Pin<Box<dyn Future<Output = Result<Guard, Error>> + Send>>>,
+    /// Boxed, like `rest`: few calls need either.
+    wait: Option<Boxed<Result<Ticket<LeaseState>, Blocker<LeaseState>>>>,
+    rest: Option<Boxed<Result<Guard, Error>>>,
+    /// Its limits, once it has started.
+    deadlines: Option<Deadlines>,
     metrics: CallMetrics,
     /// `None` once the call has ended, or goes on in `rest`.
     acquire: Option<Acquire>,
 }
 
-/// An attempt at a key for which no other call of this process contends.
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// The first attempt of a call, which mostly is the last.
 struct FirstAttempt {
     attempt: OperationFuture<Attempt>,
     lease: Arc<LeaseState>,
-    ticket: Ticket<LeaseState>,
-    deadlines: Deadlines,
+    ticket: Option<Ticket<LeaseState>>,
     _permit: Option<OwnedSemaphorePermit>,
-}
-
-/// How far a call has come when its second future takes over.
-enum Progress {
-    /// Another call of this process contends for the key, or holds it.
-    MustQueue,
-    /// It has its turn, and has made no attempt.
-    HasTurn(Ticket<LeaseState>),
-    /// Its first attempt has failed.
-    HasFailed(Ticket<LeaseState>, Box<FailedAttempt>),
 }
 
 impl Call {
     pub(crate) fn new(acquire: Acquire) -> Self {
         Self {
             first: None,
+            wait: None,
             rest: None,
+            deadlines: None,
             metrics: CallMetrics::begin(acquire.leases.counters()),
             acquire: Some(acquire),
         }
     }
 
-    /// Makes the first attempt, or leaves it to the second future.
+    /// Takes a place in this process's queue; tries at once if it is the first.
     fn begin(&mut self) -> Result<(), Error> {
         let Some(own) = &self.acquire else {
             return Ok(());
@@ -71,18 +69,51 @@ impl Call {
         let key = own.key.as_ref().map_err(|error| (**error).clone())?;
         let now = clock::now();
         let deadlines = own.deadlines(own.started().unwrap_or(now))?;
-        let Some(ticket) = own.leases.queues.enter_vacant(key) else {
-            let key = key.clone();
-            self.go_on(key, deadlines, Progress::MustQueue);
+        self.deadlines = Some(deadlines);
+        let queues = &own.leases.queues;
+        let entered = match own.patience.is_one_try() {
+            true => queues.try_enter(key),
+            false => match queues.join(key, deadlines.deadline) {
+                Admission::Turn(ticket) => Ok(ticket),
+                Admission::Closed(blocker) => Err(blocker),
+                Admission::Wait(wait) => {
+                    self.wait = Some(Box::pin(wait.turn()));
+                    return Ok(());
+                }
+            },
+        };
+        self.enter(entered, now)
+    }
+
+    /// Makes the first attempt, or leaves it to `rest`: the call has its turn, or
+    /// knows what it has queued behind.
+    fn enter(
+        &mut self,
+        entered: Result<Ticket<LeaseState>, Blocker<LeaseState>>,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let (Some(own), Some(deadlines)) = (&self.acquire, self.deadlines) else {
             return Ok(());
         };
+        let key = own.key.as_ref().map_err(|error| (**error).clone())?;
+        let ticket = match entered {
+            Ok(ticket) => Some(ticket),
+            Err(blocker) => {
+                let blocked = own.blocked(key, blocker);
+                blocked.map_err(|busy| own.give_up(0, deadlines.started, busy))?;
+                None
+            }
+        };
+        let most = own.leases.defaults.max_local_handoffs;
         let permit = own.pace().map(|pace| Arc::clone(pace).try_acquire_owned());
         let is_delayed = own.leases.lifecycle().is_guest()
             || permit.as_ref().is_some_and(Result::is_err)
-            || ticket.streak.is_due(own.leases.defaults.max_local_handoffs);
+            || ticket
+                .as_ref()
+                .is_some_and(|ticket| ticket.streak.is_due(most));
         if is_delayed {
             let key = key.clone();
-            self.go_on(key, deadlines, Progress::HasTurn(ticket));
+            self.go_on(key, deadlines, ticket, None);
             return Ok(());
         }
         let (lease, attempt) = own.start_attempt(key, deadlines, now);
@@ -90,7 +121,6 @@ impl Call {
             attempt,
             lease,
             ticket,
-            deadlines,
             _permit: permit.and_then(Result::ok),
         });
         Ok(())
@@ -98,36 +128,58 @@ impl Call {
 
     /// Ends the first attempt; `None` if it has failed.
     fn end(&mut self, outcome: Result<Grant, Denied>) -> Option<Result<Guard, Error>> {
-        let (first, own) = (self.first.take()?, self.acquire.take()?);
-        let ticket = first.ticket;
-        match settle(first.lease, outcome) {
+        let FirstAttempt { lease, ticket, .. } = self.first.take()?;
+        let (own, deadlines) = (self.acquire.take()?, self.deadlines?);
+        match settle(lease, outcome) {
             Ok(won) => {
                 events::attempts(1);
                 let is_kept = own.keep_alive.is_some();
                 let guard = Guard::new(won, own.leases);
-                Some(finish(
-                    guard,
-                    is_kept,
-                    Some(ticket),
-                    first.deadlines,
-                    &mut self.metrics,
-                ))
+                Some(finish(guard, is_kept, ticket, deadlines, &mut self.metrics))
             }
             Err(failed) => {
                 let key = failed.key.clone();
                 self.acquire = Some(own);
-                self.go_on(key, first.deadlines, Progress::HasFailed(ticket, failed));
+                self.go_on(key, deadlines, ticket, Some(failed));
                 None
             }
         }
     }
 
     /// Goes on in a second future.
-    fn go_on(&mut self, key: Key, deadlines: Deadlines, progress: Progress) {
+    fn go_on(
+        &mut self,
+        key: Key,
+        deadlines: Deadlines,
+        ticket: Option<Ticket<LeaseState>>,
+        failed: Option<Box<FailedAttempt>>,
+    ) {
         let metrics = std::mem::take(&mut self.metrics);
-        let rest = self.acquire.take();
-        let rest = rest.map(|own| Box::pin(own.contend_from(key, deadlines, progress, metrics)));
-        self.rest = rest.map(|rest| rest as _);
+        self.rest = self.acquire.take().map(|own| -> Boxed<_> {
+            Box::pin(own.contend_from(key, deadlines, ticket, failed, metrics))
+        });
+    }
+
+    /// Whether it has done nothing yet.
+    fn is_new(&self) -> bool {
+        self.deadlines.is_none()
+    }
+
+    /// Goes on as far as it can without its second future.
+    fn advance(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Guard>, Error>> {
+        if self.is_new() {
+            self.begin()?;
+        }
+        if let Some(wait) = &mut self.wait {
+            let entered = ready!(wait.as_mut().poll(context));
+            self.wait = None;
+            self.enter(entered, clock::now())?;
+        }
+        if let Some(first) = &mut self.first {
+            let outcome = ready!(Pin::new(&mut first.attempt).poll(context));
+            return Poll::Ready(self.end(outcome).transpose());
+        }
+        Poll::Ready(Ok(None))
     }
 }
 
@@ -136,17 +188,14 @@ impl Future for Call {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let call = self.get_mut();
-        if call.first.is_none()
-            && call.rest.is_none()
-            && let Err(error) = call.begin()
-        {
-            call.acquire = None;
-            return Poll::Ready(Err(call.metrics.failed(error)));
-        }
-        if let Some(first) = &mut call.first {
-            let outcome = ready!(Pin::new(&mut first.attempt).poll(context));
-            if let Some(result) = call.end(outcome) {
-                return Poll::Ready(result);
+        if call.rest.is_none() {
+            match ready!(call.advance(context)) {
+                Ok(Some(guard)) => return Poll::Ready(Ok(guard)),
+                Err(error) => {
+                    call.acquire = None;
+                    return Poll::Ready(Err(call.metrics.failed(error)));
+                }
+                Ok(None) => {}
             }
         }
         match &mut call.rest {
@@ -157,24 +206,16 @@ impl Future for Call {
 }
 
 impl Acquire {
-    /// Contends for `key` until the lease is granted or the limits are reached.
+    /// Contends for `key` until the lease is granted or the limits are reached, in
+    /// its turn. `failed` is the first attempt, if it was made.
     async fn contend_from(
         self,
         key: Key,
         deadlines: Deadlines,
-        progress: Progress,
+        mut ticket: Option<Ticket<LeaseState>>,
+        failed: Option<Box<FailedAttempt>>,
         mut metrics: CallMetrics,
     ) -> Result<Guard, Error> {
-        let (mut ticket, failed) = match progress {
-            Progress::MustQueue => match self.ticket(&key, deadlines.deadline).await {
-                Ok(ticket) => (ticket, None),
-                Err(busy) => {
-                    return Err(metrics.failed(self.give_up(0, deadlines.started, busy)));
-                }
-            },
-            Progress::HasTurn(ticket) => (Some(ticket), None),
-            Progress::HasFailed(ticket, failed) => (Some(ticket), Some(failed)),
-        };
         let attempted = match failed {
             Some(failed) => Err(failed),
             None => {

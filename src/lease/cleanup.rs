@@ -53,8 +53,9 @@ impl LeaseState {
 
     /// Waits for the end of the lease. The signal needs no network.
     pub(crate) async fn ended(self: &Arc<Self>) -> Loss {
+        let signal = self.end_signal();
         loop {
-            let notified = self.end_signal().notified();
+            let notified = signal.notified();
             if let Some(loss) = self.check(clock::now()) {
                 return loss;
             }

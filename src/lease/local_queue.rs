@@ -11,6 +11,8 @@
 //! A queue also keeps the error of the last attempt made for it: a caller that
 //! times out in the queue reports what the contender ahead of it has met.
 
+mod wait;
+
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -24,6 +26,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::clock;
 use crate::error::Error;
 use crate::lease::handoffs::{Handoffs, RecentHandoffs};
+use crate::lease::local_queue::wait::{QueueWait, Watch};
 use crate::proto::lease::Key;
 use crate::proto::time::Instant;
 use crate::runtime::given_hash::GivenHash;
@@ -139,16 +142,6 @@ struct Waiters<H: Expires> {
     purge_at: usize,
 }
 
-/// Ensures that one waiter watches the lapse of the current lease: a waiter that
-/// stops wakes another one to take over.
-struct Watch(Arc<Notify>);
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.0.notify_one();
-    }
-}
-
 /// The right to contend for a key, and then to hold it.
 #[derive(Debug)]
 pub(crate) struct Ticket<H: Expires> {
@@ -163,6 +156,16 @@ pub(crate) struct Ticket<H: Expires> {
     since: u64,
 }
 
+/// The turn of a holder, which knows the key itself: there may be very many holders.
+#[derive(Debug)]
+pub(crate) struct HeldTurn<H: Expires> {
+    queues: Arc<LocalQueue<H>>,
+    /// The hash of the key.
+    hash: u64,
+    number: u64,
+    streak: Handoffs,
+}
+
 /// No turn has this number.
 const NONE: u64 = u64::MAX;
 
@@ -175,6 +178,16 @@ pub(crate) enum QueueHistory {
     Failed(Arc<Error>),
     /// An attempt of this process has not been answered yet.
     Unanswered,
+}
+
+/// What becomes of a caller that wants the turn.
+pub(crate) enum Admission<H: Expires> {
+    /// It has the turn.
+    Turn(Ticket<H>),
+    /// It has a place in the queue.
+    Wait(QueueWait<H>),
+    /// No further caller may queue.
+    Closed(Blocker<H>),
 }
 
 /// What blocks a caller.
@@ -226,19 +239,36 @@ impl<H: Expires> LocalQueue<H> {
     }
 
     /// Takes the turn if it is free.
-    pub(crate) fn enter_vacant(self: &Arc<Self>, key: &Key) -> Option<Ticket<H>> {
-        let place = self.place(key);
-        let mut shard = self.shard(&place).lock();
-        self.admit(&mut shard, &place).ok()
-    }
-
-    /// Takes the turn if it is free; counts the caller as one in the queue if not.
     pub(crate) fn try_enter(self: &Arc<Self>, key: &Key) -> Result<Ticket<H>, Blocker<H>> {
         let place = self.place(key);
         let mut shard = self.shard(&place).lock();
         self.admit(&mut shard, &place).map_err(|queue| {
             self.counters.hot.note(key);
             queue.ahead(queue.ticket)
+        })
+    }
+
+    /// Takes the turn if it is free, or a place in the queue for it.
+    pub(crate) fn join(self: &Arc<Self>, key: &Key, deadline: Option<Instant>) -> Admission<H> {
+        let place = self.place(key);
+        let (receiver, watch, since) = {
+            let mut shard = self.shard(&place).lock();
+            match self.admit(&mut shard, &place) {
+                Ok(ticket) => return Admission::Turn(ticket),
+                Err(queue) if self.is_closed.load(Ordering::Acquire) => {
+                    return Admission::Closed(queue.ahead(queue.ticket));
+                }
+                Err(queue) => queue.line_up(),
+            }
+        };
+        self.counters.hot.note(key);
+        Admission::Wait(QueueWait {
+            queues: Arc::clone(self),
+            place,
+            receiver,
+            watch,
+            since,
+            deadline,
         })
     }
 
@@ -249,44 +279,14 @@ impl<H: Expires> LocalQueue<H> {
         self: &Arc<Self>,
         key: &Key,
         deadline: Option<Instant>,
-    ) -> Result<Ticket<H>, Blocker<H>> {
-        let place = self.place(key);
-        let (mut receiver, watch, since) = {
-            let mut shard = self.shard(&place).lock();
-            match self.admit(&mut shard, &place) {
-                Ok(ticket) => return Ok(ticket),
-                Err(queue) if self.is_closed.load(Ordering::Acquire) => {
-                    return Err(queue.ahead(queue.ticket));
-                }
-                Err(queue) => queue.line_up(),
-            }
-        };
-        self.counters.hot.note(key);
-        let _waiting = self.counters.waiting.enter();
-        // One `select!` and no nested future: there may be very many waiters.
-        loop {
-            let lapse = self.holder(&place).map(|holder| holder.valid_until());
-            let wake = lapse.into_iter().chain(deadline).min();
-            tokio::select! {
-                biased;
-                ticket = &mut receiver => {
-                    // A sender is only dropped together with the queues, or by
-                    // `close`.
-                    let ticket: Result<Ticket<H>, _> = ticket.map_err(|_| self.ahead(&place, since));
-                    return ticket.map(|mut ticket| {
-                        ticket.since = since;
-                        ticket
-                    });
-                }
-                // There is a new lease.
-                () = watch.0.notified() => {}
-                () = clock::sleep_until(wake.unwrap_or(Instant::MAX)) => {
-                    if deadline.is_some_and(|deadline| clock::now() >= deadline) {
-                        return Err(self.ahead(&place, since));
-                    }
-                    self.evict_lapsed(&place);
-                }
-            }
+    ) -> Result<Ticket<H>, Blocker<H>>
+    where
+        H: Send + Sync,
+    {
+        match self.join(key, deadline) {
+            Admission::Turn(ticket) => Ok(ticket),
+            Admission::Wait(wait) => wait.turn().await,
+            Admission::Closed(blocker) => Err(blocker),
         }
     }
 
@@ -481,8 +481,8 @@ impl<H: Expires> Ticket<H> {
         }
     }
 
-    /// The turn's owner now holds the key.
-    pub(crate) fn hold(&self, holder: &Arc<H>) {
+    /// The turn's owner now holds the key, and passes the turn on with it.
+    pub(crate) fn hold(mut self, holder: &Arc<H>) -> HeldTurn<H> {
         self.on_queue(|queue, ticket| {
             queue.holder = Arc::downgrade(holder);
             queue.held_in = ticket;
@@ -491,6 +491,23 @@ impl<H: Expires> Ticket<H> {
                 line.watch.notify_one();
             }
         });
+        HeldTurn {
+            queues: Arc::clone(&self.queues),
+            hash: self.place.hash,
+            number: std::mem::replace(&mut self.number, NONE),
+            streak: self.streak,
+        }
+    }
+}
+
+impl<H: Expires> HeldTurn<H> {
+    /// Ends the turn of the holder of `key`.
+    pub(crate) fn pass(self, key: &Key) {
+        let place = Place {
+            hash: self.hash,
+            key: key.clone(),
+        };
+        self.queues.pass_on(&place, self.number, self.streak);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The state of one lease in this process, shared by its guard, the scheduler and
 //! the operations in flight. It sends nothing: see `cleanup.rs` and `renewal.rs`.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::cluster::nodes::ViewNodes;
 use crate::error::Loss;
 use crate::lease::context::LeaseContext;
-use crate::lease::local_queue::Ticket;
+use crate::lease::local_queue::{HeldTurn, Ticket};
 use crate::node::Node;
 use crate::proto::lease::{Fence, Key, Token, Ttl};
 use crate::proto::lease_record::record::LeaseRecord;
@@ -44,8 +44,6 @@ pub(crate) struct LeaseState {
     /// When its attempt started.
     pub(crate) asked_at: Instant,
     state: Mutex<State>,
-    /// Wakes the waiters of its end, once there are any.
-    ended: OnceLock<Box<Notify>>,
 }
 
 #[derive(Debug)]
@@ -56,7 +54,18 @@ struct State {
     ended: Option<Loss>,
     /// When to extend it next, if it is kept alive.
     renewals: Option<RenewalSchedule>,
-    ticket: Option<Ticket<LeaseState>>,
+    /// Its turn in the process's queue, while it lasts.
+    turn: Option<HeldTurn<LeaseState>>,
+    /// Wakes the waiters of its end, once there are any.
+    ended_signal: Option<Arc<Notify>>,
+}
+
+impl Drop for LeaseState {
+    fn drop(&mut self) {
+        if let Some(turn) = self.state.get_mut().turn.take() {
+            turn.pass(&self.key);
+        }
+    }
 }
 
 /// The nodes that may have entries of a lease.
@@ -87,14 +96,14 @@ impl LeaseState {
                 trip: 0,
                 ended: None,
                 renewals: None,
-                ticket: None,
+                turn: None,
+                ended_signal: None,
             }),
             view_nodes,
             key: key.clone(),
             token,
             keep_alive,
             asked_at,
-            ended: OnceLock::new(),
         })
     }
 
@@ -131,8 +140,8 @@ impl LeaseState {
 
     /// Keeps the place in the process's queue while the lease lasts.
     pub(crate) fn keep_ticket(self: &Arc<Self>, ticket: Ticket<Self>) {
-        ticket.hold(self);
-        self.state.lock().ticket = Some(ticket);
+        let turn = ticket.hold(self);
+        self.state.lock().turn = Some(turn);
     }
 
     /// When its attempt won.
@@ -209,8 +218,9 @@ impl LeaseState {
     }
 
     /// Wakes the waiters of the end. The end may come before the call.
-    pub(crate) fn end_signal(&self) -> &Notify {
-        self.ended.get_or_init(Box::default)
+    pub(crate) fn end_signal(&self) -> Arc<Notify> {
+        let mut state = self.state.lock();
+        Arc::clone(state.ended_signal.get_or_insert_default())
     }
 
     /// Ends the lease with `loss`, unless it has ended before.
@@ -236,8 +246,8 @@ impl LeaseState {
                 .hold
                 .note_span(now.saturating_since(granted_at));
         }
-        if let Some(waiting) = self.ended.get() {
-            waiting.notify_waiters();
+        if let Some(signal) = &state.ended_signal {
+            signal.notify_waiters();
         }
     }
 
@@ -258,8 +268,10 @@ impl LeaseState {
 
     /// Passes the turn to the next waiter of this process.
     pub(crate) fn pass_ticket(&self) {
-        let ticket = self.state.lock().ticket.take();
-        drop(ticket);
+        let turn = self.state.lock().turn.take();
+        if let Some(turn) = turn {
+            turn.pass(&self.key);
+        }
     }
 
     /// The input of an extend to `ttl` at `t0`, in the newest view, and the nodes of
@@ -306,8 +318,10 @@ impl LeaseState {
                 // By now another extend may have found that the lease is lost.
                 if state.ended.is_none() {
                     state.record.extended(at, placement, *until, now);
-                    if let Some(renewals) = &mut state.renewals {
-                        renewals.extended(now, at.view.max_ttl(), rand::random());
+                    if let (Some(renewals), Some(KeepAlive { interval, .. })) =
+                        (&mut state.renewals, self.keep_alive)
+                    {
+                        renewals.extended(now, interval, at.view.max_ttl(), rand::random());
                     }
                 }
             }

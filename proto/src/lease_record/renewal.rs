@@ -13,19 +13,18 @@ const GRID: Duration = Duration::from_millis(10);
 /// When to extend one lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RenewalSchedule {
-    interval: Duration,
     at: Instant,
     /// The last extend failed because it needs a newer view.
     awaits_view: bool,
 }
 
 impl RenewalSchedule {
-    /// The schedule of a lease that is granted at `now`. `random` is uniform in
+    /// The schedule of a lease that is granted at `now`, and extended once per
+    /// `interval`. `random` is uniform in
     /// [0, 1): many leases are often taken at once, so the first renewal is at a
     /// random point of the second half of the interval.
     pub fn new(interval: Duration, now: Instant, random: f64) -> Self {
         Self {
-            interval,
             at: on_grid(now, interval.mul_f64(1.0 - random / 2.0)),
             awaits_view: false,
         }
@@ -34,8 +33,8 @@ impl RenewalSchedule {
     /// Records an extend that succeeded at `now`, in a view that grants `max_ttl`.
     /// The next one is up to a tenth of the interval early, so that renewals that
     /// started together spread out.
-    pub fn extended(&mut self, now: Instant, max_ttl: Duration, random: f64) {
-        let interval = self.interval.min(max_ttl / 3);
+    pub fn extended(&mut self, now: Instant, interval: Duration, max_ttl: Duration, random: f64) {
+        let interval = interval.min(max_ttl / 3);
         self.at = on_grid(now, interval - interval.mul_f64(random / 10.0));
         self.awaits_view = false;
     }
@@ -92,7 +91,7 @@ mod tests {
         for (random, first, later) in [(0.0, 10.0, 10.0), (0.5, 7.5, 9.5), (0.999_9, 5.0, 9.0)] {
             let mut schedule = RenewalSchedule::new(INTERVAL, T0, random);
             assert!((secs(&schedule) - first).abs() <= 0.011, "{schedule:?}");
-            schedule.extended(T0, Duration::from_secs(60), random);
+            schedule.extended(T0, INTERVAL, Duration::from_secs(60), random);
             assert!((secs(&schedule) - later).abs() <= 0.011, "{schedule:?}");
             assert_eq!(schedule.next().as_nanos() % GRID.as_nanos() as u64, 0);
         }
@@ -101,7 +100,7 @@ mod tests {
     #[test]
     fn a_view_with_shorter_leases_is_renewed_more_often() {
         let mut schedule = RenewalSchedule::new(INTERVAL, T0, 0.0);
-        schedule.extended(T0, Duration::from_secs(9), 0.0);
+        schedule.extended(T0, INTERVAL, Duration::from_secs(9), 0.0);
         assert!((secs(&schedule) - 3.0).abs() <= 0.011, "{schedule:?}");
     }
 
@@ -123,7 +122,7 @@ mod tests {
             schedule.failed(&[(node, refusal)]);
             assert_eq!(schedule.view_changed(T0), is_repeated);
             assert_eq!(schedule.next() == T0, is_repeated);
-            schedule.extended(T0, INTERVAL, 0.0);
+            schedule.extended(T0, INTERVAL, 3 * INTERVAL, 0.0);
             assert!(!schedule.view_changed(T0));
         }
     }

@@ -215,7 +215,12 @@ impl Client {
                 record.extended(view_nodes, &placement, *until, now);
                 let until = record.valid_until();
                 if let Some(renewals) = &mut lease.renewals {
-                    renewals.extended(now, view_nodes.view.max_ttl(), core.random.random());
+                    renewals.extended(
+                        now,
+                        lease.ttl.get() / 3,
+                        view_nodes.view.max_ttl(),
+                        core.random.random(),
+                    );
                 }
                 let is_exclusive = core.is_exclusive(id, &core.keys[lease.plan.key]);
                 let clock = &core.hosts[self.host].clock;

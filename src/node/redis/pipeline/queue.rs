@@ -60,7 +60,9 @@ impl Queue {
     fn line(&self, request: &Request) -> &VecDeque<PendingRequest> {
         match request {
             Request::Acquire { .. } => &self.ordinary,
-            Request::Release { token, .. } if self.wanted.contains(&token.random()) => &self.ordinary,
+            Request::Release { token, .. } if self.wanted.contains(&token.random()) => {
+                &self.ordinary
+            }
             Request::Release { .. } => &self.releases,
             _ => &self.urgent,
         }
@@ -89,7 +91,9 @@ impl Queue {
                 self.wanted.insert(token.random());
                 &mut self.ordinary
             }
-            Request::Release { token, .. } if self.wanted.contains(&token.random()) => &mut self.ordinary,
+            Request::Release { token, .. } if self.wanted.contains(&token.random()) => {
+                &mut self.ordinary
+            }
             Request::Release { .. } => &mut self.releases,
             _ => &mut self.urgent,
         };
