@@ -5,7 +5,7 @@
 //! ```sh
 //! cargo bench --bench modes                    # everything, some minutes
 //! cargo bench --bench modes -- --quick         # under a minute
-//! cargo install --path benches/harness         # the same without rslock, as `ringlock bench`
+//! cargo install --path benches/harness         # the same without other libraries, as `ringlock bench`
 //! ringlock bench --nodes redis://a,redis://b,redis://c
 //! ```
 //!
@@ -20,11 +20,12 @@
 //! while a node dies. `--only one-node,hot` selects scenes, and `--help` lists
 //! the settings.
 //!
-//! The same run measures the bare redis crate, the crate `rslock` (in the cargo
-//! bench only), python-redis-lock's hand-off (ported), and raw pipelines of the
-//! same commands, which are the server's own ceiling. Contenders take turns in
-//! short rounds, and a ratio is the median of the rounds' ratios, because the
-//! speed of a shared machine changes from one second to the next.
+//! The same run measures the bare redis crate, the crates `rslock` and
+//! `distributed-lock-redis` and the bare crate `fred` (in the cargo bench only),
+//! python-redis-lock's hand-off (ported), and raw pipelines of the same commands,
+//! which are the server's own ceiling. Contenders take turns in short rounds, and a
+//! ratio is the median of the rounds' ratios, because the speed of a shared machine
+//! changes from one second to the next.
 //!
 //! The results are in `target/ringlock-bench/report.html`, with a `.json` and a
 //! `.csv` next to it: the goals that were met and missed, tables and plots.

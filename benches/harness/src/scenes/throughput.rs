@@ -7,6 +7,7 @@ use super::Run;
 use crate::Fault;
 use crate::contenders::ceiling::Ceiling;
 use crate::load::Load;
+use crate::peers::{Kind, Peer, Site};
 use crate::report::goal::{Bound, Goal};
 use crate::rounds::{About, Entry, best};
 use crate::statistics::ratios;
@@ -39,7 +40,7 @@ pub(crate) async fn one_node(run: &mut Run) -> Result<(), Fault> {
             entries.push(entry);
             ceiling = 1;
         }
-        entries.extend(peer_entries(run, ONE_NODE, 1)?);
+        entries.extend(peer_entries(run, ONE_NODE, 1).await?);
     }
     let plan = run.plan;
     run.compete(&plan, &mut entries).await?;
@@ -109,7 +110,7 @@ pub(crate) async fn quorum(run: &mut Run) -> Result<(), Fault> {
         entries.push(run.ringlock(FIVE_QUORUM, 5, 5, load).await?);
     }
     let owned = entries.len();
-    entries.extend(peer_entries(run, FIVE_QUORUM, 5)?);
+    entries.extend(peer_entries(run, FIVE_QUORUM, 5).await?);
     let plan = run.plan;
     run.compete(&plan, &mut entries).await?;
     let (own, peers) = entries.split_at(owned);
@@ -136,7 +137,11 @@ fn best_against_best(
             number,
             format!("{what}: / {}, best against best", peer.name),
             ratios(&own.throughput(), &best.throughput()),
-            Bound::AtLeast(goal),
+            match peer.kind {
+                Kind::Library => Bound::AtLeast(goal),
+                // Goal 2 is about clients without lock logic.
+                Kind::Commands => Bound::None,
+            },
             format!("{} tasks against {}", own.load.tasks, best.load.tasks),
         ));
     }
@@ -178,13 +183,26 @@ fn ceiling_entry(run: &mut Run) -> Result<Option<Entry>, Fault> {
     Ok(Some(entry))
 }
 
-fn peer_entries(run: &Run, scene: &'static str, nodes: usize) -> Result<Vec<Entry>, Fault> {
+/// Peers are at their best with many tasks: only a full run tries few as well.
+fn peer_tasks(run: &Run) -> Vec<usize> {
+    let most = run.tasks.last().copied().unwrap_or(1);
+    let mut tasks = PEER_TASKS.to_vec();
+    tasks.retain(|&tasks| tasks <= most);
+    match run.is_full {
+        true => tasks,
+        false => tasks.split_off(tasks.len().saturating_sub(2)),
+    }
+}
+
+/// The peers that can lock `nodes` nodes together.
+async fn peer_entries(run: &Run, scene: &'static str, nodes: usize) -> Result<Vec<Entry>, Fault> {
     let mut entries = Vec::new();
-    for peer in run.peers {
+    let fitting = |peer: &&Peer| nodes == 1 || peer.kind == Kind::Library;
+    for peer in run.peers.iter().filter(fitting) {
         let keys = run.stage.key_space(&format!("{}{nodes}", peer.name));
-        let contender = (peer.make)(&run.stage.urls(nodes), keys);
-        let most = run.tasks.last().copied().unwrap_or(1);
-        for tasks in PEER_TASKS.into_iter().filter(|&tasks| tasks <= most) {
+        let site = Site::together(run.stage.urls(nodes), keys);
+        let contender = (peer.make)(site).await?;
+        for tasks in peer_tasks(run) {
             let about = About {
                 scene,
                 contender: peer.name.into(),
