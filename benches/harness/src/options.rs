@@ -89,6 +89,8 @@ pub(crate) enum Scene {
     Open,
     /// A hot key among many.
     HotShare,
+    /// Many keys drawn by Zipf's law.
+    Skew,
     /// The loss of a node.
     Loss,
 }

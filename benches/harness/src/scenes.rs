@@ -5,6 +5,7 @@ pub(crate) mod hot;
 pub(crate) mod loss;
 pub(crate) mod matrix;
 pub(crate) mod processes;
+pub(crate) mod skew;
 pub(crate) mod throughput;
 
 use std::time::Duration;

@@ -36,7 +36,8 @@ pub(crate) async fn one_node(run: &mut Run) -> Result<(), Fault> {
             entries.push(bare_entry(run, ONE_NODE, 1, tasks).await?);
         }
         bare = entries.len() - owned;
-        if let Some(entry) = ceiling_entry(run)? {
+        let tasks = run.tasks.last().copied().unwrap_or(1);
+        if let Some(entry) = ceiling_entry(run, ONE_NODE, 1, tasks)? {
             entries.push(entry);
             ceiling = 1;
         }
@@ -163,23 +164,32 @@ pub(crate) async fn bare_entry(
     Entry::new(about, run.load(tasks), contender, &run.stage.probes(nodes))
 }
 
-fn ceiling_entry(run: &mut Run) -> Result<Option<Entry>, Fault> {
-    let node = &run.stage.nodes[0];
-    let Some(address) = &node.address else {
-        run.note("goal 1 needs a node of the form redis://host:port");
+/// The ceiling of the first `nodes` nodes; `tasks` is the number that its
+/// competitors have.
+pub(crate) fn ceiling_entry(
+    run: &mut Run,
+    scene: &'static str,
+    nodes: usize,
+    tasks: usize,
+) -> Result<Option<Entry>, Fault> {
+    let addresses = run.stage.nodes.iter().map(|node| node.address.clone());
+    let Some(addresses) = addresses.take(nodes).collect() else {
+        run.note(format!(
+            "{scene}: the ceiling needs nodes of the form redis://host:port"
+        ));
         return Ok(None);
     };
     let keys = run.stage.key_space("ceiling");
     let namespace = run.stage.namespace("ceiling");
-    let contender = Arc::new(Ceiling::connect(&node.url, address, &namespace, keys)?);
+    let contender = Arc::new(Ceiling::connect(addresses, &namespace, keys)?);
     let about = About {
-        scene: ONE_NODE,
+        scene,
         contender: "ceiling".into(),
-        nodes: 1,
+        nodes,
         replicas: 0,
     };
-    let tasks = run.tasks.last().copied().unwrap_or(1);
-    let entry = Entry::new(about, run.load(tasks), contender, &run.stage.probes(1))?;
+    let probes = run.stage.probes(nodes);
+    let entry = Entry::new(about, run.load(tasks), contender, &probes)?;
     Ok(Some(entry))
 }
 
