@@ -2,6 +2,7 @@
 
 pub mod bare;
 pub(crate) mod ceiling;
+pub(crate) mod foreign;
 pub mod patient;
 pub(crate) mod routed;
 pub(crate) mod signal;

@@ -2,6 +2,9 @@
 
 use rand::{Rng, RngExt};
 
+/// Digits of a key's number.
+const DIGITS: usize = 8;
+
 /// A number of keys of one form, built once: drawing one allocates nothing.
 #[derive(Debug)]
 pub struct KeySpace {
@@ -32,7 +35,7 @@ impl KeySpace {
     /// `len` keys that begin with `prefix`. The first of them is hot: it is
     /// drawn with the probability `hot_share`.
     pub fn new(prefix: &str, len: usize, hot_share: f64) -> Self {
-        let key = |index| format!("{prefix}{index:08}");
+        let key = |index| format!("{prefix}{index:0DIGITS$}");
         Self {
             width: key(0).len(),
             text: (0..len.max(1)).map(key).collect(),
@@ -46,6 +49,11 @@ impl KeySpace {
     pub(crate) fn skewed(self, exponent: f64) -> Self {
         let zipf = Some(Zipf::new(self.len(), exponent));
         Self { zipf, ..self }
+    }
+
+    /// What every key begins with.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.text[..self.width - DIGITS]
     }
 
     /// The number of keys; at least one.
@@ -132,7 +140,7 @@ mod tests {
         for index in 0..7 {
             let key = keys.draw(Lane { index, of: 7 });
             assert_eq!(key % 7, index);
-            assert_eq!(keys.get(key), format!("k{key:08}"));
+            assert_eq!(keys.get(key), format!("{}{key:08}", keys.prefix()));
         }
         let hot = KeySpace::new("k", 100, 1.0);
         assert_eq!(hot.draw(Lane { index: 3, of: 7 }), 0);

@@ -49,7 +49,7 @@ use options::{Effort, Options, Scene};
 use peers::Peer;
 pub use program::{run_bench, run_program};
 use report::{Machine, Report};
-use scenes::{Run, delay, hot, loss, matrix, processes, skew, throughput};
+use scenes::{Run, delay, foreign, hot, loss, matrix, processes, skew, throughput};
 use stage::Stage;
 
 /// What went wrong, in words: a bench passes it on to its user.
@@ -165,6 +165,7 @@ async fn play(options: &Options, effort: Effort, peers: &'static [Peer]) -> Resu
             Scene::HotShare => matrix::hot_share(&mut run).await?,
             Scene::Skew => skew::zipf(&mut run).await?,
             Scene::Loss => loss::node_loss(&mut run).await?,
+            Scene::Foreign => foreign::others(&mut run).await?,
         }
     }
     progress.finish_and_clear();

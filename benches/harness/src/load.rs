@@ -94,6 +94,8 @@ pub struct Turn {
     pub failures: u64,
     /// Describes the first of them.
     pub first_failure: Option<String>,
+    /// What another process used, if the turn was carried out by one.
+    pub processor_time: Option<Duration>,
     warm_up: Duration,
     span: Duration,
 }

@@ -112,6 +112,7 @@ impl Entry {
         let cpu = processor_time();
         let mut turn = self.contender.turn(&self.load).await?;
         let cpu = processor_time().saturating_sub(cpu);
+        let cpu = turn.processor_time.unwrap_or(cpu);
         let work = self.work()?.since(&before);
         let is_served = !self.probes.is_empty();
         self.first_failure = self.first_failure.take().or(turn.first_failure.take());

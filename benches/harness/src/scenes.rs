@@ -1,6 +1,7 @@
 //! What is compared, scene by scene.
 
 pub(crate) mod delay;
+pub(crate) mod foreign;
 pub(crate) mod hot;
 pub(crate) mod loss;
 pub(crate) mod matrix;

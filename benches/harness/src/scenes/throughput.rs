@@ -72,7 +72,10 @@ pub(crate) async fn one_node(run: &mut Run) -> Result<(), Fault> {
             "SET NX PX + EVALSHA on one multiplexed connection, its defaults",
         ));
     }
-    best_against_best(run, "3", "one node", own, peers, 4.0);
+    for peer in run.peers {
+        let against = (peer.name, bound(peer, 4.0));
+        best_against_best(run, "3", "one node", own, peers, against);
+    }
     Ok(())
 }
 
@@ -115,36 +118,40 @@ pub(crate) async fn quorum(run: &mut Run) -> Result<(), Fault> {
     let plan = run.plan;
     run.compete(&plan, &mut entries).await?;
     let (own, peers) = entries.split_at(owned);
-    best_against_best(run, "5", "five-node quorum", own, peers, 5.0);
+    for peer in run.peers {
+        let against = (peer.name, bound(peer, 5.0));
+        best_against_best(run, "5", "five-node quorum", own, peers, against);
+    }
     Ok(())
 }
 
-fn best_against_best(
+/// The best entry of ours, compared with the best of the peer with this name.
+pub(crate) fn best_against_best(
     run: &mut Run,
     number: &'static str,
     what: &str,
     own: &[Entry],
     peers: &[Entry],
-    goal: f64,
+    (name, bound): (&str, Bound),
 ) {
-    for peer in run.peers {
-        let its = peers
-            .iter()
-            .filter(|entry| entry.about.contender == peer.name);
-        let (Some(own), Some(best)) = (best(own.iter()), best(its)) else {
-            continue;
-        };
-        run.goal(Goal::new(
-            number,
-            format!("{what}: / {}, best against best", peer.name),
-            ratios(&own.throughput(), &best.throughput()),
-            match peer.kind {
-                Kind::Library => Bound::AtLeast(goal),
-                // Goal 2 is about clients without lock logic.
-                Kind::Commands => Bound::None,
-            },
-            format!("{} tasks against {}", own.load.tasks, best.load.tasks),
-        ));
+    let its = peers.iter().filter(|entry| entry.about.contender == name);
+    let (Some(own), Some(best)) = (best(own.iter()), best(its)) else {
+        return;
+    };
+    run.goal(Goal::new(
+        number,
+        format!("{what}: / {name}, best against best"),
+        ratios(&own.throughput(), &best.throughput()),
+        bound,
+        format!("{} tasks against {}", own.load.tasks, best.load.tasks),
+    ));
+}
+
+/// Goal 2 is about clients without lock logic.
+fn bound(peer: &Peer, goal: f64) -> Bound {
+    match peer.kind {
+        Kind::Library => Bound::AtLeast(goal),
+        Kind::Commands => Bound::None,
     }
 }
 
