@@ -5,7 +5,7 @@
 //! ```sh
 //! cargo bench --bench modes                    # everything, some minutes
 //! cargo bench --bench modes -- --quick         # under a minute
-//! cargo install --path benches/harness         # the same without rslock, as `ringlock bench`
+//! cargo install --path benches/harness         # the same without other libraries, as `ringlock bench`
 //! ringlock bench --nodes redis://a,redis://b,redis://c
 //! ```
 //!
@@ -14,17 +14,22 @@
 //!
 //! - pairs of acquire and release per second;
 //! - the latency, in an open loop from the intended start;
-//! - commands, bytes and processor time per pair.
+//! - commands, bytes and processor time per pair;
+//! - the hand-over of a hot key between tasks and between processes: changes of
+//!   the holder per second, commands per change, how even the waits are.
 //!
-//! It varies nodes, tasks, keys, a hot key, hold times and delays, and measures
-//! while a node dies. `--only one-node,hot` selects scenes, and `--help` lists
+//! It varies nodes, tasks, keys, a hot key, hold times and delays, draws keys by
+//! Zipf's law, and measures while a node dies. `--only one-node,hot` selects scenes, and `--help` lists
 //! the settings.
 //!
-//! The same run measures the bare redis crate, the crate `rslock` (in the cargo
-//! bench only), python-redis-lock's hand-off (ported), and raw pipelines of the
-//! same commands, which are the server's own ceiling. Contenders take turns in
-//! short rounds, and a ratio is the median of the rounds' ratios, because the
-//! speed of a shared machine changes from one second to the next.
+//! The same run measures the bare redis crate, the crates `rslock` and
+//! `distributed-lock-redis` and the bare crate `fred` (in the cargo bench only),
+//! python-redis-lock's hand-off (ported), and raw pipelines of the same commands,
+//! which are the server's own ceiling. Contenders take turns in short rounds, and a
+//! ratio is the median of the rounds' ratios, because the speed of a shared machine
+//! changes from one second to the next. With `--foreign` the bench also measures
+//! redis-py and node-redlock, each in a process of its own; `scripts/peers.sh`
+//! installs them.
 //!
 //! The results are in `target/ringlock-bench/report.html`, with a `.json` and a
 //! `.csv` next to it: the goals that were met and missed, tables and plots.

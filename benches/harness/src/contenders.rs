@@ -1,7 +1,9 @@
 //! The contenders.
 
-pub(crate) mod bare;
+pub mod bare;
 pub(crate) mod ceiling;
+pub(crate) mod foreign;
+pub mod patient;
 pub(crate) mod routed;
 pub(crate) mod signal;
 
@@ -9,6 +11,6 @@ pub(crate) mod signal;
 pub const TTL_MS: u64 = 10_000;
 
 /// A fresh token of 128 bits in hex, like ringlock's.
-pub(crate) fn token() -> String {
+pub fn token() -> String {
     format!("{:032x}", rand::random::<u128>())
 }

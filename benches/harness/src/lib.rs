@@ -24,6 +24,7 @@ pub mod keys;
 pub mod load;
 mod monitor;
 mod options;
+pub mod peers;
 pub mod probe;
 pub mod process;
 mod program;
@@ -45,10 +46,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 pub use checker::Faults;
 use options::{Effort, Options, Scene};
+use peers::Peer;
 pub use program::{run_bench, run_program};
 use report::{Machine, Report};
-pub use scenes::Peer;
-use scenes::{Run, delay, hot, loss, matrix, processes, throughput};
+use scenes::{Run, delay, foreign, hot, loss, matrix, processes, skew, throughput};
 use stage::Stage;
 
 /// What went wrong, in words: a bench passes it on to its user.
@@ -148,7 +149,7 @@ async fn play(options: &Options, effort: Effort, peers: &'static [Peer]) -> Resu
     }
     if peers.is_empty() {
         run.note(
-            "goals 3 and 5 compare with rslock, which is part of `cargo bench --bench modes` only",
+            "goals 3 and 5 compare with other libraries, which are part of `cargo bench --bench modes` only",
         );
     }
     for scene in options.scenes() {
@@ -162,7 +163,9 @@ async fn play(options: &Options, effort: Effort, peers: &'static [Peer]) -> Resu
             Scene::Modes => matrix::side_by_side(&mut run).await?,
             Scene::Open => matrix::open_loop(&mut run).await?,
             Scene::HotShare => matrix::hot_share(&mut run).await?,
+            Scene::Skew => skew::zipf(&mut run).await?,
             Scene::Loss => loss::node_loss(&mut run).await?,
+            Scene::Foreign => foreign::others(&mut run).await?,
         }
     }
     progress.finish_and_clear();

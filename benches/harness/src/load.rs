@@ -94,9 +94,10 @@ pub struct Turn {
     pub failures: u64,
     /// Describes the first of them.
     pub first_failure: Option<String>,
+    /// What another process used, if the turn was carried out by one.
+    pub processor_time: Option<Duration>,
     warm_up: Duration,
     span: Duration,
-    is_open: bool,
 }
 
 impl Turn {
@@ -105,7 +106,6 @@ impl Turn {
         Self {
             warm_up: load.warm_up,
             span: load.span,
-            is_open: load.pace != Pace::Closed,
             ..Self::default()
         }
     }
@@ -123,15 +123,12 @@ impl Turn {
         self.prepared + self.samples.len() as u64
     }
 
-    /// How long the acquires took after the warm-up. In an open loop, those
-    /// that finished after the end count too: they are the slowest of all.
+    /// How long the acquires took after the warm-up. Those that finished after
+    /// the end count too: they began before it, and are the slowest of all.
     pub fn latencies(&self) -> impl Iterator<Item = Duration> {
-        let end = self.warm_up + self.span;
-        self.samples
-            .iter()
-            .filter(move |sample| sample.done >= self.warm_up)
-            .filter(move |sample| self.is_open || sample.done < end)
-            .map(|sample| sample.acquire)
+        let after = |sample: &&Sample| sample.done >= self.warm_up;
+        let samples = self.samples.iter().filter(after);
+        samples.map(|sample| sample.acquire)
     }
 
     fn add(&mut self, log: Turn) {
@@ -344,11 +341,13 @@ impl<L: Locker> Visitor<L> {
                 Ok(acquire) => {
                     now = Instant::now();
                     match self.schedule.begin(now) {
-                        Some(begin) if start >= begin => {
-                            let done = now - begin;
+                        // Even if it began before: who waits longest is the last to
+                        // be left out.
+                        Some(begin) => {
+                            let done = now.saturating_duration_since(begin);
                             log.samples.push(Sample { done, acquire });
                         }
-                        _ => log.prepared += 1,
+                        None => log.prepared += 1,
                     }
                 }
                 Err(fault) => {

@@ -19,6 +19,11 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) quick: bool,
 
+    /// Also measure lock libraries of other languages, each in a process of its own.
+    /// scripts/peers.sh installs them.
+    #[arg(long)]
+    foreign: bool,
+
     /// Only these scenes.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) only: Vec<Scene>,
@@ -89,8 +94,12 @@ pub(crate) enum Scene {
     Open,
     /// A hot key among many.
     HotShare,
+    /// Many keys drawn by Zipf's law.
+    Skew,
     /// The loss of a node.
     Loss,
+    /// Lock libraries of other languages on one node; with --foreign.
+    Foreign,
 }
 
 /// The size of a run.
@@ -150,7 +159,11 @@ impl Options {
 
     pub(crate) fn scenes(&self) -> Vec<Scene> {
         match self.only.is_empty() {
-            true => Scene::value_variants().to_vec(),
+            true => {
+                let all = Scene::value_variants().iter().copied();
+                all.filter(|&scene| self.foreign || scene != Scene::Foreign)
+                    .collect()
+            }
             false => self.only.clone(),
         }
     }

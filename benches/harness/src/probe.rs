@@ -48,6 +48,16 @@ impl Info {
         stats.map_or(0, |stats| calls(stats))
     }
 
+    /// How often the server has executed each command, but for the probe's own.
+    pub(crate) fn all_calls(&self) -> BTreeMap<String, u64> {
+        let fields = self.fields.iter();
+        let commands = fields.filter_map(|(name, stats)| {
+            let name = name.strip_prefix("cmdstat_")?;
+            (name != "info").then(|| (name.to_owned(), calls(stats)))
+        });
+        commands.collect()
+    }
+
     /// Seconds of processor time.
     pub fn processor_time(&self) -> f64 {
         self.number("used_cpu_user") + self.number("used_cpu_sys")
@@ -94,14 +104,10 @@ impl Probe {
 
     pub(crate) fn work(&self) -> Result<Work, Fault> {
         let info = self.info()?;
-        let commands = info
-            .fields
-            .iter()
-            .filter(|(name, _)| name.starts_with("cmdstat_") && *name != "cmdstat_info");
         let bytes = info.number("total_net_input_bytes") + info.number("total_net_output_bytes");
         Ok(Work {
             cpu: Duration::from_secs_f64(info.processor_time()),
-            commands: commands.map(|(_, stats)| calls(stats)).sum(),
+            commands: info.all_calls().values().sum(),
             bytes: bytes as u64,
             own_bytes: info.len as u64,
         })
@@ -147,6 +153,10 @@ mod tests {
         );
         assert_eq!(info.processor_time(), 1.75);
         assert_eq!((info.calls("evalsha"), info.calls("get")), (7, 0));
+        assert_eq!(
+            info.all_calls(),
+            BTreeMap::from([("evalsha".to_owned(), 7)])
+        );
         assert_eq!(info.number("uptime_in_seconds"), 0.0);
     }
 }

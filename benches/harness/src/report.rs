@@ -53,6 +53,12 @@ pub(crate) struct HandOff {
     pub(crate) wait_p50_ms: f64,
     pub(crate) wait_p99_ms: f64,
     pub(crate) hold_ms: f64,
+    /// Jain's index of the waiters' grants.
+    pub(crate) jain: f64,
+    /// The most grants to others while one waits.
+    pub(crate) bypasses: f64,
+    /// Executed by the server, also within scripts.
+    pub(crate) commands_per_change: Option<f64>,
     /// Changes per second, round by round.
     pub(crate) rounds: Vec<f64>,
 }

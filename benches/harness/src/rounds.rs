@@ -51,6 +51,7 @@ pub(crate) struct About {
 pub(crate) struct Round {
     pub(crate) pairs_per_s: f64,
     pub(crate) acquire_p50_us: f64,
+    pub(crate) acquire_p99_us: f64,
     commands_per_pair: Option<f64>,
     bytes_per_pair: Option<f64>,
     client_us_per_pair: f64,
@@ -111,6 +112,7 @@ impl Entry {
         let cpu = processor_time();
         let mut turn = self.contender.turn(&self.load).await?;
         let cpu = processor_time().saturating_sub(cpu);
+        let cpu = turn.processor_time.unwrap_or(cpu);
         let work = self.work()?.since(&before);
         let is_served = !self.probes.is_empty();
         self.first_failure = self.first_failure.take().or(turn.first_failure.take());
@@ -172,6 +174,7 @@ impl Round {
         Ok(Self {
             pairs_per_s: turn.pairs_per_second(),
             acquire_p50_us: acquire.value_at_quantile(0.5) as f64 / 1e3,
+            acquire_p99_us: acquire.value_at_quantile(0.99) as f64 / 1e3,
             commands_per_pair: work.as_ref().map(|work| work.commands as f64 / all),
             bytes_per_pair: work.as_ref().map(|work| work.bytes as f64 / all),
             client_us_per_pair: per_pair(cpu),

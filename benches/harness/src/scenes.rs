@@ -1,33 +1,25 @@
 //! What is compared, scene by scene.
 
 pub(crate) mod delay;
+pub(crate) mod foreign;
 pub(crate) mod hot;
 pub(crate) mod loss;
 pub(crate) mod matrix;
 pub(crate) mod processes;
+pub(crate) mod skew;
 pub(crate) mod throughput;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
 
-use super::keys::KeySpace;
-use super::load::{Contender, Load, Pace};
+use super::load::{Load, Pace};
+use super::peers::Peer;
 use super::report::Report;
 use super::report::goal::Goal;
 use super::rounds::{About, Entry, Plan, compete};
 use super::stage::Stage;
 use crate::Fault;
-
-/// Another lock library that is measured along with ringlock.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer {
-    /// Its name in tables.
-    pub name: &'static str,
-    /// Makes a contender that locks these keys on the nodes at these URLs.
-    pub make: fn(&[String], Arc<KeySpace>) -> Arc<dyn Contender>,
-}
 
 /// A run of the bench.
 pub(crate) struct Run {

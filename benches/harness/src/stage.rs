@@ -119,8 +119,17 @@ impl Stage {
 
     /// Keys that no other contender locks.
     pub(crate) fn key_space(&self, of: &str) -> Arc<KeySpace> {
+        Arc::new(self.keys(of, self.hot_share))
+    }
+
+    /// The same, drawn by Zipf's law.
+    pub(crate) fn skewed_key_space(&self, of: &str, exponent: f64) -> Arc<KeySpace> {
+        Arc::new(self.keys(of, 0.0).skewed(exponent))
+    }
+
+    fn keys(&self, of: &str, hot_share: f64) -> KeySpace {
         let prefix = format!("{}:{of}:", self.tag);
-        Arc::new(KeySpace::new(&prefix, self.keys, self.hot_share))
+        KeySpace::new(&prefix, self.keys, hot_share)
     }
 
     /// The name of a separate cluster on the same servers.

@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
 
+use super::patient::Busy;
 use super::{TTL_MS, token};
 use crate::Fault;
 use crate::keys::KeySpace;
 use crate::load::{Locker, ReleaseOutcome};
 
-const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
+/// Deletes the key if it holds the token.
+pub const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
 
 /// The node that owns each key.
-pub(crate) type Owners = Arc<[u8]>;
+pub type Owners = Arc<[u8]>;
 
 #[derive(Clone)]
 pub(crate) struct Bare {
@@ -78,7 +80,7 @@ impl Locker for Bare {
             .await?;
         match taken {
             Some(_) => Ok(Lease { key, token }),
-            None => Err("busy".into()),
+            None => Err(Busy.into()),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::load::{Boxed, Contender, Load, Sample, Turn};
 /// Keys per batch, as in ringlock's largest batch.
 const BATCH: usize = 64;
 
-/// Enough that the server always has work, few enough to stay in its cache.
+/// Per node: enough that the server always has work, few enough to stay in its cache.
 const SOCKETS: usize = 8;
 
 /// ringlock's own release script: one MGET, one DEL of the entries that match.
@@ -27,10 +27,10 @@ const MARK: &str = "1234567";
 /// As long as the id of a view.
 const ID: &str = "1:0123456789abcdef0123456789abcdef";
 
-/// The server at `address` (`host:port`).
+/// The servers at `addresses` (`host:port`).
 #[derive(Debug)]
 pub(crate) struct Ceiling {
-    address: String,
+    addresses: Vec<String>,
     keys: Arc<KeySpace>,
     /// Follows the random half of a token, as ringlock's label does.
     label: String,
@@ -42,20 +42,23 @@ pub(crate) struct Ceiling {
 impl Ceiling {
     /// No other contender may use `keys`: their names are the lock names.
     pub(crate) fn connect(
-        url: &str,
-        address: &str,
+        addresses: Vec<String>,
         namespace: &str,
         keys: Arc<KeySpace>,
     ) -> Result<Self, Fault> {
         let id = format!("{namespace}!id");
-        let mut connection = redis::Client::open(url)?.get_connection()?;
-        redis::cmd("SET").arg(&id).arg(ID).exec(&mut connection)?;
-        let release = redis::cmd("SCRIPT")
-            .arg("LOAD")
-            .arg(RELEASE)
-            .query(&mut connection)?;
+        let mut release = String::new();
+        for address in &addresses {
+            let client = redis::Client::open(format!("redis://{address}"))?;
+            let mut connection = client.get_connection()?;
+            redis::cmd("SET").arg(&id).arg(ID).exec(&mut connection)?;
+            release = redis::cmd("SCRIPT")
+                .arg("LOAD")
+                .arg(RELEASE)
+                .query(&mut connection)?;
+        }
         Ok(Self {
-            address: address.to_owned(),
+            addresses,
             keys,
             label: format!(":localhost:{}", std::process::id()),
             release,
@@ -66,12 +69,14 @@ impl Ceiling {
 
     fn run(&self, load: &Load) -> Result<Turn, Fault> {
         let mut sockets = Vec::new();
-        for index in 0..SOCKETS {
-            let stream = TcpStream::connect(&self.address)?;
+        let of = SOCKETS * self.addresses.len();
+        let addresses = self.addresses.iter().cycle().take(of);
+        for (index, address) in addresses.enumerate() {
+            let stream = TcpStream::connect(address)?;
             stream.set_nodelay(true)?;
             sockets.push(Socket {
                 stream,
-                lane: Lane { index, of: SOCKETS },
+                lane: Lane { index, of },
                 next: 0,
                 batch: Vec::new(),
                 is_acquiring: false,
@@ -87,7 +92,7 @@ impl Ceiling {
             self.acquire(socket)?;
         }
         // Until each socket has released what it acquired.
-        let mut open = SOCKETS;
+        let mut open = of;
         while open > 0 {
             for socket in sockets.iter_mut().filter(|socket| !socket.batch.is_empty()) {
                 socket.read(&self.expected(socket))?;

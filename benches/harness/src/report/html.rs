@@ -212,6 +212,9 @@ fn hand_offs(report: &Report, page: &mut String) -> std::fmt::Result {
         "wait p50 ms",
         "wait p99 ms",
         "hold ms",
+        "Jain",
+        "by-passes",
+        "cmds/change",
     ];
     header(page, "One hot key", 1, &names)?;
     for hand_off in &report.hand_offs {
@@ -223,6 +226,11 @@ fn hand_offs(report: &Report, page: &mut String) -> std::fmt::Result {
             short(hand_off.wait_p50_ms),
             short(hand_off.wait_p99_ms),
             short(hand_off.hold_ms),
+            format!("{:.3}", hand_off.jain),
+            short(hand_off.bypasses),
+            hand_off
+                .commands_per_change
+                .map_or_else(|| "–".into(), short),
         ];
         row(page, 1, &cells)?;
     }

@@ -121,6 +121,9 @@ fn hand_offs(report: &Report) -> Table {
         "wait p50 ms",
         "wait p99 ms",
         "hold ms",
+        "Jain",
+        "by-passes",
+        "cmds/change",
     ];
     let mut table = table(&header, 1);
     for hand_off in &report.hand_offs {
@@ -132,6 +135,11 @@ fn hand_offs(report: &Report) -> Table {
             short(hand_off.wait_p50_ms),
             short(hand_off.wait_p99_ms),
             short(hand_off.hold_ms),
+            format!("{:.3}", hand_off.jain),
+            short(hand_off.bypasses),
+            hand_off
+                .commands_per_change
+                .map_or_else(|| "-".into(), short),
         ]);
     }
     table

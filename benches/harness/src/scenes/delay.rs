@@ -13,6 +13,7 @@ use crate::checker::Faults;
 use crate::contenders::routed::Routed;
 use crate::keys::KeySpace;
 use crate::load::{Boxed, Checked, Contender, Load, Sample, Turn};
+use crate::peers::{Kind, Site};
 use crate::proxy::Proxy;
 use crate::report::goal::{Bound, Goal};
 use crate::rounds::{About, Entry};
@@ -47,9 +48,11 @@ pub(crate) async fn slow_minority(run: &mut Run) -> Result<(), Fault> {
         ("PING of a fast node", ping),
         ("ringlock quorum of 5", Arc::new(Checked::new(routed, keys))),
     ];
-    for peer in run.peers {
+    let libraries = run.peers.iter().filter(|peer| peer.kind == Kind::Library);
+    for peer in libraries {
         let keys = run.stage.key_space(&format!("{}delayed", peer.name));
-        contenders.push((peer.name, (peer.make)(&urls, keys)));
+        let site = Site::together(urls.clone(), keys);
+        contenders.push((peer.name, (peer.make)(site).await?));
     }
     let mut entries = Vec::new();
     for (name, contender) in contenders {

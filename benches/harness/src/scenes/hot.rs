@@ -7,10 +7,11 @@ use super::Run;
 use crate::Fault;
 use crate::contenders::routed::Routed;
 use crate::contenders::signal::SignalList;
-use crate::crowd::{Census, Crowd, gather};
+use crate::crowd::{Census, Commands, Crowd, gather};
 use crate::keys::KeySpace;
 use crate::load::Locker;
 use crate::monitor::Monitor;
+use crate::probe::Probe;
 use crate::report::HandOff;
 use crate::report::goal::{Bound, Goal};
 use crate::resources::now;
@@ -82,9 +83,18 @@ async fn turn<L: Locker>(run: &mut Run, locker: &L) -> Result<Census, Fault> {
         begin,
         end,
     };
-    let census = Census::take(gather(locker, crowd).await?, counted, end);
+    let probe = run.stage.nodes[0].probe.clone();
+    let before = probe.as_deref().map(Probe::info).transpose()?;
+    let mut history = gather(locker, crowd).await?;
+    let after = probe.as_deref().map(Probe::info).transpose()?;
+    let census = Census::take(&mut history, counted, end);
     run.report.faults.add(&census.faults);
-    Ok(census)
+    Ok(match (before, after) {
+        (Some(before), Some(after)) => {
+            census.with_commands(&history, &before.all_calls(), after.all_calls())
+        }
+        _ => census,
+    })
 }
 
 /// Counts the requests per change of the holder, in a separate turn, because
@@ -104,11 +114,11 @@ async fn requests(run: &mut Run, own: &Routed) -> Result<(), Fault> {
         begin,
         end: begin + nanos(run.plan.span * 2),
     };
-    let history = gather(own, crowd).await?;
+    let mut history = gather(own, crowd).await?;
     let executed = probe[0].work()?.since(&before).commands;
     tokio::time::sleep(Duration::from_millis(5)).await;
     let sent = monitor.stop()?;
-    let census = Census::take(history, begin, u64::MAX);
+    let census = Census::take(&mut history, begin, u64::MAX);
     run.report.faults.add(&census.faults);
     // The first holder has no predecessor: its grant is a change too.
     let changes = census.changes + 1.0;
@@ -139,6 +149,8 @@ pub(crate) fn record(
         return;
     }
     let of = |of: fn(&Census) -> f64| median(&turns.iter().map(of).collect::<Vec<_>>());
+    let commands = turns.iter().filter_map(|turn| turn.commands.as_ref());
+    let commands: Vec<f64> = commands.map(Commands::per_change).collect();
     run.report.hand_offs.push(HandOff {
         contender: contender.into(),
         processes,
@@ -147,6 +159,9 @@ pub(crate) fn record(
         wait_p50_ms: of(|turn| turn.p50_ms),
         wait_p99_ms: of(|turn| turn.p99_ms),
         hold_ms: of(|turn| turn.hold_us) / 1e3,
+        jain: of(|turn| turn.jain),
+        bypasses: of(|turn| turn.bypasses),
+        commands_per_change: (!commands.is_empty()).then(|| median(&commands)),
         rounds: turns.iter().map(|turn| turn.changes_per_s).collect(),
     });
 }

@@ -2,20 +2,21 @@
 //! process records when its waiters held the key, by a clock that all processes
 //! share. The parent checks all records together.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Run, hot};
 use crate::Fault;
 use crate::checker::Tenure;
 use crate::contenders::routed::Routed;
-use crate::crowd::Census;
+use crate::crowd::{Census, Commands};
 use crate::keys::KeySpace;
 use crate::load::{Locker, ReleaseOutcome};
 use crate::monitor::Monitor;
 use crate::report::goal::{Bound, Goal};
 use crate::resources::now;
 use crate::rounds::nanos;
-use crate::statistics::ratios;
+use crate::statistics::{median, ratios};
 use crate::worker::{Protocol, Task, Worker};
 
 const PROCESSES: usize = 4;
@@ -34,7 +35,7 @@ pub(crate) async fn several(run: &mut Run) -> Result<(), Fault> {
     run.progress.set_message("hot key, several processes");
     // This connection comes first and alone, so that the cluster is set up
     // before the workers connect.
-    let keys = std::sync::Arc::new(KeySpace::new("hot:", 1, 0.0));
+    let keys = Arc::new(KeySpace::new("hot:", 1, 0.0));
     let namespace = run.stage.namespace("hot");
     let parent = Routed::connect(&run.stage.urls(1), 1, &namespace, &keys).await?;
     let mut own = start(run, Protocol::Ringlock)?;
@@ -58,6 +59,7 @@ pub(crate) async fn several(run: &mut Run) -> Result<(), Fault> {
         Bound::AtLeast(1.0),
         "python-redis-lock's protocol, ported to the redis crate",
     ));
+    fairness(run, &owns, &lists);
     polls(run, &parent, &mut own).await?;
     run.progress.inc(1);
     Ok(())
@@ -86,12 +88,67 @@ fn turn(run: &mut Run, workers: &mut [Worker]) -> Result<Census, Fault> {
     let begin = now() + nanos(LEAD);
     let counted = begin + nanos(run.plan.warm_up);
     let end = counted + nanos(run.plan.span * 2);
+    let probe = Arc::clone(&run.stage.probes(1)[0]);
+    let before = probe.info()?.all_calls();
     for worker in workers.iter_mut() {
         worker.order(begin, end)?;
     }
-    let census = Census::take(histories(workers)?, counted, end);
+    let mut history = histories(workers)?;
+    let after = probe.info()?.all_calls();
+    let census = Census::take(&mut history, counted, end);
     run.report.faults.add(&census.faults);
-    Ok(census)
+    Ok(census.with_commands(&history, &before, after))
+}
+
+/// How even the waits are, and what a change of the holder costs the server.
+fn fairness(run: &mut Run, owns: &[Census], lists: &[Census]) {
+    let what = format!("hot key, {PROCESSES} processes x {WAITERS} waiters");
+    let others = PROCESSES * WAITERS - 1;
+    let of = |turns: &[Census], figure: fn(&Census) -> f64| -> Vec<f64> {
+        turns.iter().map(figure).collect()
+    };
+    let mut goal = |text: String, figure: fn(&Census) -> f64, note: String| {
+        let its = median(&of(lists, figure));
+        run.goal(Goal::new(
+            "8",
+            format!("{what}: {text}"),
+            of(owns, figure),
+            Bound::None,
+            format!("BLPOP port {its:.2}{note}"),
+        ));
+    };
+    goal(
+        "Jain's index of the grants".into(),
+        |turn| turn.jain,
+        String::new(),
+    );
+    goal(
+        "most grants to others while one waits".into(),
+        |turn| turn.bypasses,
+        format!("; first come, first served: {others}"),
+    );
+    goal(
+        "share of the time that it is held".into(),
+        |turn| turn.changes_per_s * turn.hold_us / 1e6,
+        "; the most that any hand-over allows is 1".into(),
+    );
+    let breakdown = |turns: &[Census]| {
+        let commands = turns.last().and_then(|turn| turn.commands.as_ref());
+        commands.map_or_else(String::new, Commands::breakdown)
+    };
+    goal(
+        "commands executed per holder change, in scripts too".into(),
+        |turn| {
+            turn.commands
+                .as_ref()
+                .map_or(f64::NAN, Commands::per_change)
+        },
+        format!(
+            " ({}); ringlock: {}; a script counts beside its commands",
+            breakdown(lists),
+            breakdown(owns)
+        ),
+    );
 }
 
 fn histories(workers: &mut [Worker]) -> Result<Vec<Tenure>, Fault> {
@@ -133,7 +190,7 @@ async fn polls(run: &mut Run, parent: &Routed, workers: &mut [Worker]) -> Result
         fence,
         was_late,
     });
-    let census = Census::take(history, begin, u64::MAX);
+    let census = Census::take(&mut history, begin, u64::MAX);
     run.report.faults.add(&census.faults);
     run.goal(Goal::new(
         "8",

@@ -7,6 +7,7 @@ use super::Run;
 use crate::Fault;
 use crate::contenders::ceiling::Ceiling;
 use crate::load::Load;
+use crate::peers::{Kind, Peer, Site};
 use crate::report::goal::{Bound, Goal};
 use crate::rounds::{About, Entry, best};
 use crate::statistics::ratios;
@@ -35,11 +36,12 @@ pub(crate) async fn one_node(run: &mut Run) -> Result<(), Fault> {
             entries.push(bare_entry(run, ONE_NODE, 1, tasks).await?);
         }
         bare = entries.len() - owned;
-        if let Some(entry) = ceiling_entry(run)? {
+        let tasks = run.tasks.last().copied().unwrap_or(1);
+        if let Some(entry) = ceiling_entry(run, ONE_NODE, 1, tasks)? {
             entries.push(entry);
             ceiling = 1;
         }
-        entries.extend(peer_entries(run, ONE_NODE, 1)?);
+        entries.extend(peer_entries(run, ONE_NODE, 1).await?);
     }
     let plan = run.plan;
     run.compete(&plan, &mut entries).await?;
@@ -70,7 +72,10 @@ pub(crate) async fn one_node(run: &mut Run) -> Result<(), Fault> {
             "SET NX PX + EVALSHA on one multiplexed connection, its defaults",
         ));
     }
-    best_against_best(run, "3", "one node", own, peers, 4.0);
+    for peer in run.peers {
+        let against = (peer.name, bound(peer, 4.0));
+        best_against_best(run, "3", "one node", own, peers, against);
+    }
     Ok(())
 }
 
@@ -109,36 +114,44 @@ pub(crate) async fn quorum(run: &mut Run) -> Result<(), Fault> {
         entries.push(run.ringlock(FIVE_QUORUM, 5, 5, load).await?);
     }
     let owned = entries.len();
-    entries.extend(peer_entries(run, FIVE_QUORUM, 5)?);
+    entries.extend(peer_entries(run, FIVE_QUORUM, 5).await?);
     let plan = run.plan;
     run.compete(&plan, &mut entries).await?;
     let (own, peers) = entries.split_at(owned);
-    best_against_best(run, "5", "five-node quorum", own, peers, 5.0);
+    for peer in run.peers {
+        let against = (peer.name, bound(peer, 5.0));
+        best_against_best(run, "5", "five-node quorum", own, peers, against);
+    }
     Ok(())
 }
 
-fn best_against_best(
+/// The best entry of ours, compared with the best of the peer with this name.
+pub(crate) fn best_against_best(
     run: &mut Run,
     number: &'static str,
     what: &str,
     own: &[Entry],
     peers: &[Entry],
-    goal: f64,
+    (name, bound): (&str, Bound),
 ) {
-    for peer in run.peers {
-        let its = peers
-            .iter()
-            .filter(|entry| entry.about.contender == peer.name);
-        let (Some(own), Some(best)) = (best(own.iter()), best(its)) else {
-            continue;
-        };
-        run.goal(Goal::new(
-            number,
-            format!("{what}: / {}, best against best", peer.name),
-            ratios(&own.throughput(), &best.throughput()),
-            Bound::AtLeast(goal),
-            format!("{} tasks against {}", own.load.tasks, best.load.tasks),
-        ));
+    let its = peers.iter().filter(|entry| entry.about.contender == name);
+    let (Some(own), Some(best)) = (best(own.iter()), best(its)) else {
+        return;
+    };
+    run.goal(Goal::new(
+        number,
+        format!("{what}: / {name}, best against best"),
+        ratios(&own.throughput(), &best.throughput()),
+        bound,
+        format!("{} tasks against {}", own.load.tasks, best.load.tasks),
+    ));
+}
+
+/// Goal 2 is about clients without lock logic.
+fn bound(peer: &Peer, goal: f64) -> Bound {
+    match peer.kind {
+        Kind::Library => Bound::AtLeast(goal),
+        Kind::Commands => Bound::None,
     }
 }
 
@@ -158,33 +171,55 @@ pub(crate) async fn bare_entry(
     Entry::new(about, run.load(tasks), contender, &run.stage.probes(nodes))
 }
 
-fn ceiling_entry(run: &mut Run) -> Result<Option<Entry>, Fault> {
-    let node = &run.stage.nodes[0];
-    let Some(address) = &node.address else {
-        run.note("goal 1 needs a node of the form redis://host:port");
+/// The ceiling of the first `nodes` nodes; `tasks` is the number that its
+/// competitors have.
+pub(crate) fn ceiling_entry(
+    run: &mut Run,
+    scene: &'static str,
+    nodes: usize,
+    tasks: usize,
+) -> Result<Option<Entry>, Fault> {
+    let addresses = run.stage.nodes.iter().map(|node| node.address.clone());
+    let Some(addresses) = addresses.take(nodes).collect() else {
+        run.note(format!(
+            "{scene}: the ceiling needs nodes of the form redis://host:port"
+        ));
         return Ok(None);
     };
     let keys = run.stage.key_space("ceiling");
     let namespace = run.stage.namespace("ceiling");
-    let contender = Arc::new(Ceiling::connect(&node.url, address, &namespace, keys)?);
+    let contender = Arc::new(Ceiling::connect(addresses, &namespace, keys)?);
     let about = About {
-        scene: ONE_NODE,
+        scene,
         contender: "ceiling".into(),
-        nodes: 1,
+        nodes,
         replicas: 0,
     };
-    let tasks = run.tasks.last().copied().unwrap_or(1);
-    let entry = Entry::new(about, run.load(tasks), contender, &run.stage.probes(1))?;
+    let probes = run.stage.probes(nodes);
+    let entry = Entry::new(about, run.load(tasks), contender, &probes)?;
     Ok(Some(entry))
 }
 
-fn peer_entries(run: &Run, scene: &'static str, nodes: usize) -> Result<Vec<Entry>, Fault> {
+/// Peers are at their best with many tasks: only a full run tries few as well.
+fn peer_tasks(run: &Run) -> Vec<usize> {
+    let most = run.tasks.last().copied().unwrap_or(1);
+    let mut tasks = PEER_TASKS.to_vec();
+    tasks.retain(|&tasks| tasks <= most);
+    match run.is_full {
+        true => tasks,
+        false => tasks.split_off(tasks.len().saturating_sub(2)),
+    }
+}
+
+/// The peers that can lock `nodes` nodes together.
+async fn peer_entries(run: &Run, scene: &'static str, nodes: usize) -> Result<Vec<Entry>, Fault> {
     let mut entries = Vec::new();
-    for peer in run.peers {
+    let fitting = |peer: &&Peer| nodes == 1 || peer.kind == Kind::Library;
+    for peer in run.peers.iter().filter(fitting) {
         let keys = run.stage.key_space(&format!("{}{nodes}", peer.name));
-        let contender = (peer.make)(&run.stage.urls(nodes), keys);
-        let most = run.tasks.last().copied().unwrap_or(1);
-        for tasks in PEER_TASKS.into_iter().filter(|&tasks| tasks <= most) {
+        let site = Site::together(run.stage.urls(nodes), keys);
+        let contender = (peer.make)(site).await?;
+        for tasks in peer_tasks(run) {
             let about = About {
                 scene,
                 contender: peer.name.into(),
