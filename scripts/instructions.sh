@@ -15,10 +15,10 @@ command -v valgrind >/dev/null || install_package valgrind valgrind valgrind val
 
 # nodes, replicas, tasks, the most instructions of a pair
 budgets=(
-  "1 1 1 33700"
-  "1 1 16 18000"
-  "1 1 512 15500"
-  "5 5 256 49000"
+  "1 1 1 32000"
+  "1 1 16 16300"
+  "1 1 512 14500"
+  "5 5 256 45000"
 )
 
 export CARGO_TARGET_DIR=$PWD/target/instructions

@@ -291,12 +291,6 @@ impl<T> Acquiring<T> {
         let origin = &leases.lifecycle().origin;
         Self(SameProcess::new(origin, work, || Err(Error::Forked)))
     }
-
-    /// Its size on the heap, in bytes: there may be very many waiters.
-    #[doc(hidden)]
-    pub fn footprint(&self) -> usize {
-        self.0.footprint()
-    }
 }
 
 impl<T> Future for Acquiring<T> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::error::{Causes, Error, Loss};
-use crate::lease::local_queue::Ticket;
+use crate::lease::local_queue::ticket::Ticket;
 use crate::lease::machines::LeaseMachine;
 use crate::lease::manager::LeaseManager;
 use crate::lease::operation::Operation;

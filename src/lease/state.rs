@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::cluster::nodes::ViewNodes;
 use crate::error::Loss;
 use crate::lease::context::LeaseContext;
-use crate::lease::local_queue::{HeldTurn, Ticket};
+use crate::lease::local_queue::ticket::{HeldTurn, Ticket};
 use crate::node::Node;
 use crate::proto::lease::{Fence, Key, Token, Ttl};
 use crate::proto::lease_record::record::LeaseRecord;

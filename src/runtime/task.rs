@@ -83,10 +83,6 @@ impl<T> SameProcess<T> {
             elsewhere,
         }
     }
-
-    pub(crate) fn footprint(&self) -> usize {
-        self.work.as_ref().map_or(0, |work| size_of_val(&**work))
-    }
 }
 
 impl<T> Future for SameProcess<T> {

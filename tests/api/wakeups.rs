@@ -350,17 +350,6 @@ async fn a_waiter_that_is_dropped_leaves_no_watch() {
     assert_eq!(total(&cluster, watched), 0);
 }
 
-/// Tens of thousands may wait in line: about a kibibyte each, with their places
-/// in the queue.
-#[tokio::test]
-async fn a_waiter_is_small() {
-    let router = Router::in_memory(1).await.unwrap();
-    let waiting = router.acquire(KEY).into_future();
-    let size = waiting.footprint();
-    println!("{size} bytes");
-    assert!(size <= 896, "{size} bytes");
-}
-
 /// Nothing reports that the holder is gone: its node hangs, so that its release
 /// is not announced.
 #[tokio::test]

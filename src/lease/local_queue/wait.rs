@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use crate::clock;
-use crate::lease::local_queue::{Blocker, Expires, LocalQueue, Place, Ticket};
+use crate::lease::local_queue::queue::{Blocker, Watch};
+use crate::lease::local_queue::ticket::Ticket;
+use crate::lease::local_queue::{Expires, LocalQueue, Place};
 use crate::proto::time::Instant;
 
 /// A place in the queue of a key.
@@ -17,16 +19,6 @@ pub(crate) struct QueueWait<H: Expires> {
     /// The turn that was current when it was taken.
     pub(super) since: u64,
     pub(super) deadline: Option<Instant>,
-}
-
-/// Ensures that one waiter watches the lapse of the current lease: a waiter that
-/// stops wakes another one to take over.
-pub(super) struct Watch(pub(super) Arc<Notify>);
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.0.notify_one();
-    }
 }
 
 impl<H: Expires + Send + Sync> QueueWait<H> {
