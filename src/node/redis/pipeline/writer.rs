@@ -26,8 +26,9 @@ const ANSWER_TIME_MARGIN: u32 = 2;
 
 /// Where batches are this large, on average, callers leave them to the node's task,
 /// which sends them once the tasks that are ready have added to them. Smaller ones
-/// are sent at once: few callers wait for each other.
-const LEAST_GATHERED: f32 = 4.0;
+/// are sent at once: callers that are few wait for each other's answers, and a task
+/// in between costs each batch a wake-up, which is the larger part of its cost.
+const LEAST_GATHERED: f32 = MAX_BATCH as f32 / 2.0;
 
 /// How much one batch changes the average size.
 const SIZE_SMOOTHING: f32 = 1.0 / 8.0;
