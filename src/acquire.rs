@@ -20,7 +20,7 @@ use crate::error::{Error, Loss};
 use crate::lease::guard::Guard;
 use crate::lease::manager::LeaseManager;
 use crate::lease::scoped::WithError;
-use crate::proto::lease::{Key, KeyError, MAX_LABEL_BYTES};
+use crate::proto::lease::{IntoKey, Key, KeyError, MAX_LABEL_BYTES};
 use crate::proto::time::Instant;
 use crate::runtime::task::SameProcess;
 use crate::telemetry::events;
@@ -78,7 +78,7 @@ struct RareSettings {
 }
 
 impl Acquire {
-    pub(crate) fn new(leases: Arc<LeaseManager>, key: impl AsRef<[u8]>, is_single: bool) -> Self {
+    pub(crate) fn new(leases: Arc<LeaseManager>, key: impl IntoKey, is_single: bool) -> Self {
         let patience = RetryPolicy {
             wait: (!is_single).then_some(leases.defaults.wait),
             attempts: is_single.then_some(1),

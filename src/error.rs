@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::config::ConfigError;
 use crate::config::source_text::append_source;
 use crate::proto::lease::{Holder, Key, KeyError, TtlError};
@@ -417,7 +419,8 @@ impl fmt::Display for KeptOut {
 }
 
 /// Why a lease is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Loss {
     /// Its validity ran out before it was extended.

@@ -93,7 +93,7 @@ pub use rebalancer::{Change, Plan, Rebalancer};
 #[doc(hidden)]
 pub use ringlock_proto as proto;
 #[doc(inline)]
-pub use ringlock_proto::lease::{Fence, Holder, Key, KeyError, TtlError};
+pub use ringlock_proto::lease::{Fence, FenceError, Holder, IntoKey, Key, KeyError, TtlError};
 #[doc(inline)]
 pub use ringlock_proto::membership::topology::{Override, TopologyError};
 #[doc(inline)]

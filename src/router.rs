@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlock_ring::{MAX_MEMBERS, RingError};
+use serde::Serialize;
 
 pub use self::builder::RouterBuilder;
 use crate::acquire::Acquire;
@@ -18,6 +19,7 @@ use crate::lease::guard::Guard;
 use crate::lease::manager::LeaseManager;
 use crate::lease::scoped::WithError;
 use crate::node::MemoryNode;
+use crate::proto::lease::IntoKey;
 use crate::proto::membership::topology::TopologyError;
 use crate::proto::membership::view::View;
 use crate::proto::node::message::ViewId;
@@ -47,7 +49,7 @@ pub struct Router {
 }
 
 /// The nodes of a key; see [`Router::route`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Route {
     /// The first node clockwise of the key.
@@ -102,7 +104,9 @@ impl Router {
     }
 
     /// Locks `key`, and waits for it if it is taken. Returns a builder that is also
-    /// the future.
+    /// the future. A key is text, bytes or an integer (see [`IntoKey`]);
+    /// [`Key::display`](crate::Key::display) makes one of anything that can be
+    /// displayed. What cannot be a key is an error of the call, [`Error::Key`].
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), ringlock::Error> {
@@ -112,7 +116,7 @@ impl Router {
     /// guard.release().await?;
     /// # Ok(()) }
     /// ```
-    pub fn acquire(&self, key: impl AsRef<[u8]>) -> Acquire {
+    pub fn acquire(&self, key: impl IntoKey) -> Acquire {
         Acquire::new(Arc::clone(&self.leases), key, false)
     }
 
@@ -123,7 +127,7 @@ impl Router {
     /// `router.node_timeout` is configured. If nodes are silent while the cluster's
     /// membership changes, it takes up to three times as long. A process that has
     /// repeatedly held a key leaves it to others first: see `router.max_local_handoffs`.
-    pub fn try_acquire(&self, key: impl AsRef<[u8]>) -> Acquire {
+    pub fn try_acquire(&self, key: impl IntoKey) -> Acquire {
         Acquire::new(Arc::clone(&self.leases), key, true)
     }
 
@@ -147,7 +151,7 @@ impl Router {
     /// Like [`Acquire::with`].
     pub async fn with<T>(
         &self,
-        key: impl AsRef<[u8]>,
+        key: impl IntoKey,
         work: impl AsyncFnOnce(&Guard) -> T,
     ) -> Result<T, WithError<T>> {
         self.acquire(key).with(work).await
@@ -194,7 +198,7 @@ impl Router {
     ///
     /// # Errors
     /// [`Error::Key`], [`Error::Forked`].
-    pub fn route(&self, key: impl AsRef<[u8]>) -> Result<Route, Error> {
+    pub fn route(&self, key: impl IntoKey) -> Result<Route, Error> {
         self.leases.lifecycle().check_origin()?;
         let key = self.leases.check_key(key)?;
         let view_nodes = self.leases.nodes();

@@ -1,12 +1,18 @@
 //! The parts of a lease: the key, the token that proves it, the fence.
 
+mod fence;
+mod into_key;
+
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
+pub use self::fence::{COUNTER_BITS, COUNTER_LIMIT, EPOCH_LIMIT, Fence, FenceError};
+pub use self::into_key::IntoKey;
 use super::time::drift;
 use crate::escape::shown;
 use crate::hex;
@@ -19,16 +25,6 @@ pub const MAX_LABEL_BYTES: usize = 64;
 
 /// The longest label as displayed, in bytes: every byte of it may be escaped.
 const MAX_SHOWN_LABEL: usize = 8 * MAX_LABEL_BYTES;
-
-/// Bits of a fence that count within one epoch.
-pub const COUNTER_BITS: u32 = 44;
-
-/// The first counter that is refused. Lua numbers are doubles, exact to 2^53.
-pub const COUNTER_LIMIT: u64 = 1 << COUNTER_BITS;
-
-/// The first epoch that is refused, so that a fence fits 63 bits and thus the
-/// signed 64-bit columns of databases.
-pub const EPOCH_LIMIT: u32 = 1 << (63 - COUNTER_BITS);
 
 /// How far above every known epoch a view without a vote starts: above every
 /// epoch that nodes which cannot be asked may have decided.
@@ -98,6 +94,14 @@ impl Key {
         }
     }
 
+    /// The key that `id` is displayed as.
+    ///
+    /// # Errors
+    /// The errors of [`Key::new`].
+    pub fn display(id: impl fmt::Display) -> Result<Self, KeyError> {
+        Self::new(id.to_string())
+    }
+
     /// The key's bytes.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
@@ -105,6 +109,12 @@ impl Key {
             KeyBytes::Inline { len, bytes } => &bytes[..usize::from(*len)],
             KeyBytes::Shared(bytes) => bytes,
         }
+    }
+}
+
+impl AsRef<[u8]> for Key {
+    fn as_ref(&self) -> &[u8] {
+        self.as_bytes()
     }
 }
 
@@ -138,6 +148,13 @@ impl Hash for Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.as_bytes().escape_ascii().fmt(f)
+    }
+}
+
+/// As it is displayed: bytes that are not printable ASCII are escaped.
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -304,51 +321,6 @@ impl fmt::Display for Holder {
     }
 }
 
-/// A number that grows with every grant of a key: the guarded resource keeps
-/// the highest that it has seen and refuses any lower one.
-///
-/// `epoch << 44 | counter`; compare it as a number. See Martin Kleppmann, “How
-/// to do distributed locking” (2016), for why a lock needs one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fence(NonZeroU64);
-
-impl Fence {
-    /// Joins the two parts; `None` where one of them is beyond its limit, or both
-    /// are zero.
-    pub fn new(epoch: u32, counter: u64) -> Option<Self> {
-        let is_in_bounds = epoch < EPOCH_LIMIT && counter < COUNTER_LIMIT;
-        let number = NonZeroU64::new(u64::from(epoch) << COUNTER_BITS | counter);
-        number.filter(|_| is_in_bounds).map(Self)
-    }
-
-    /// The fence as the number to hand to the resource; below 2^63.
-    pub const fn get(self) -> u64 {
-        self.0.get()
-    }
-
-    /// The epoch of the view that granted it.
-    pub const fn epoch(self) -> u32 {
-        (self.get() >> COUNTER_BITS) as u32
-    }
-
-    /// The count within that epoch.
-    pub const fn counter(self) -> u64 {
-        self.get() & (COUNTER_LIMIT - 1)
-    }
-}
-
-impl fmt::Display for Fence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl From<Fence> for u64 {
-    fn from(fence: Fence) -> Self {
-        fence.get()
-    }
-}
-
 /// Minimum that must remain of a ttl after drift is subtracted: with less, a
 /// lease would be over before its caller could use it.
 const LEAST_VALIDITY: Duration = Duration::from_millis(10);
@@ -453,24 +425,6 @@ mod tests {
     fn a_token_hides_its_secret_in_debug_output() {
         let shown = format!("{:?}", Token::new(0xdead_beef, Some("me".into())));
         assert_eq!(shown, "Token(\"me\")");
-    }
-
-    #[test]
-    fn fences_order_by_epoch_and_then_counter() {
-        let late = Fence::new(1, COUNTER_LIMIT - 1).unwrap();
-        let next = Fence::new(2, 0).unwrap();
-        assert!(late < next);
-        assert_eq!((next.epoch(), next.counter()), (2, 0));
-        assert_eq!((late.epoch(), late.counter()), (1, COUNTER_LIMIT - 1));
-        assert!(
-            Fence::new(EPOCH_LIMIT - 1, COUNTER_LIMIT - 1)
-                .unwrap()
-                .get()
-                < 1 << 63
-        );
-        assert_eq!(Fence::new(0, 0), None);
-        assert_eq!(Fence::new(EPOCH_LIMIT, 0), None);
-        assert_eq!(Fence::new(0, COUNTER_LIMIT), None);
     }
 
     #[test]

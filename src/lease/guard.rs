@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::clock;
 use crate::error::{Causes, Error, Loss};
 use crate::lease::local_queue::ticket::Ticket;
@@ -52,7 +54,8 @@ const EXTEND_RESTARTS: u32 = 4;
 
 /// The result of a release. No variant is an error: the work under the lease is
 /// done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Released {
     /// The lease was valid until its release.
     InTime,

@@ -9,7 +9,7 @@ use crate::cluster::nodes::ViewNodes;
 use crate::lease::context::LeaseContext;
 use crate::lease::local_queue::LocalQueue;
 use crate::lease::state::LeaseState;
-use crate::proto::lease::{Key, KeyError};
+use crate::proto::lease::{IntoKey, Key, KeyError};
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::task;
 use crate::telemetry::stats::Counters;
@@ -75,8 +75,8 @@ impl LeaseManager {
         &self.context.counters
     }
 
-    pub(crate) fn check_key(&self, key: impl AsRef<[u8]>) -> Result<Key, KeyError> {
-        let key = Key::new(key)?;
+    pub(crate) fn check_key(&self, key: impl IntoKey) -> Result<Key, KeyError> {
+        let key = key.into_key()?;
         if let Some(reserved) = &self.reserved
             && key.as_bytes().starts_with(reserved.as_bytes())
         {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::Serialize;
 
 use crate::clock;
 use crate::proto::lease::Key;
@@ -20,7 +21,7 @@ const SPAN: Duration = Duration::from_secs(60);
 
 /// A key that callers of this router contended for; see
 /// [`Router::hot_keys`](crate::Router::hot_keys).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HotKey {
     /// The key to lock.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::error::{Error, Loss};
 use crate::telemetry::handles::{ARE_ON, Count, Level};
 use crate::telemetry::hot_keys::HotKeys;
@@ -12,7 +14,7 @@ use crate::telemetry::metric_names::Metric;
 use crate::telemetry::metrics::{Outcome, RouterMeter};
 
 /// A router's counts since its creation; see [`Router::stats`](crate::Router::stats).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
     /// Attempts started.

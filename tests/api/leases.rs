@@ -841,3 +841,47 @@ fn assert_is_endless(error: &Error, is_foreign: bool) {
     assert!(text.contains("no expiry"), "{text}");
     assert!(text.contains("release KEY --force"), "{text}");
 }
+
+/// Text, bytes, keys and integers name the same lock.
+#[tokio::test]
+async fn one_name_is_one_lock_in_every_form() {
+    let router = Router::in_memory(1).await.unwrap();
+    let guard = router.acquire(42_u64).await.unwrap();
+    let key = guard.key().clone();
+    assert_eq!(key.as_ref(), b"42");
+    let taken = [
+        router.try_acquire("42").await,
+        router.try_acquire(String::from("42")).await,
+        router.try_acquire(b"42").await,
+        router.try_acquire(vec![b'4', b'2']).await,
+        router.try_acquire(&key).await,
+        router.try_acquire(key).await,
+        router.try_acquire(42_i8).await,
+    ];
+    for taken in taken {
+        assert!(taken.unwrap_err().is_contention());
+    }
+    let fence = guard.fence();
+    assert_eq!(fence.to_string().parse(), Ok(fence));
+    assert_eq!(guard.release().await.unwrap(), Released::InTime);
+}
+
+/// What is reported can be written into a log or a page as it is.
+#[tokio::test]
+async fn reports_are_serialized() {
+    let router = Router::in_memory(1).await.unwrap();
+    drop(router.acquire("orders/\n").await.unwrap());
+    let json = serde_json::json!({
+        "key": Key::new("orders/\n").unwrap(),
+        "route": router.route("orders/\n").unwrap(),
+        "stats": router.stats(),
+        "loss": Loss::TakenOver,
+        "released": Released::InTime,
+    });
+    assert_eq!(json["key"], "orders/\\n");
+    assert_eq!(json["route"]["owner"], "node-1");
+    assert_eq!(json["route"]["view"], router.view().id().to_string());
+    assert_eq!(json["stats"]["granted"], 1);
+    assert_eq!(json["loss"], "taken_over");
+    assert_eq!(json["released"], "in_time");
+}

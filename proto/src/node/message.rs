@@ -8,6 +8,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use crate::hex;
 use crate::lease::{Holder, Key, Token, Ttl};
 
@@ -60,6 +62,13 @@ impl ViewId {
             return false;
         };
         *digest == hex::digits(self.digest) && is_decimal(self.epoch, epoch)
+    }
+}
+
+/// As it is displayed.
+impl Serialize for ViewId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -63,7 +63,7 @@ impl AcquireAll {
         leases: Arc<LeaseManager>,
         keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
     ) -> Self {
-        let checked = keys.into_iter().map(|key| leases.check_key(key));
+        let checked = keys.into_iter().map(|key| leases.check_key(&key));
         let keys = checked.collect::<Result<Vec<Key>, _>>();
         Self {
             keys: keys.map_err(Error::from).and_then(in_order),
