@@ -57,7 +57,7 @@ impl Call {
             wait: None,
             rest: None,
             deadlines: None,
-            metrics: CallMetrics::begin(acquire.leases.counters()),
+            metrics: CallMetrics::default(),
             acquire: Some(acquire),
         }
     }
@@ -67,6 +67,8 @@ impl Call {
         let Some(own) = &self.acquire else {
             return Ok(());
         };
+        // A future that is never polled is no call.
+        self.metrics = CallMetrics::begin(own.leases.counters());
         own.leases.lifecycle().check()?;
         let key = own.key.as_ref().map_err(|error| (**error).clone())?;
         let now = clock::now();
