@@ -16,7 +16,7 @@ command -v valgrind >/dev/null || install_package valgrind valgrind valgrind val
 # nodes, replicas, tasks, the most instructions of a pair
 budgets=(
   "1 1 1 32000"
-  "1 1 16 16300"
+  "1 1 16 17000"
   "1 1 512 14500"
   "5 5 256 45000"
 )
