@@ -27,7 +27,7 @@ impl std::fmt::Display for Busy {
 
 impl std::error::Error for Busy {}
 
-/// Tries until the lock is granted, or for [`LIMIT`].
+/// Tries until the lock is granted, or for `LIMIT`.
 #[derive(Clone, Debug)]
 pub struct Patient<L>(pub L);
 
