@@ -275,12 +275,10 @@ impl fmt::Debug for Placement {
 mod tests {
     use super::*;
 
-    #[inline]
     fn nodes(indices: &[u16]) -> Vec<NodeIndex> {
         indices.iter().copied().map(NodeIndex::new).collect()
     }
 
-    #[inline]
     fn voters(placement: &Placement, indices: &[u16]) -> VoterSet {
         nodes(indices)
             .into_iter()

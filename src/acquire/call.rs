@@ -20,7 +20,6 @@ use crate::lease::local_queue::queue::Blocker;
 use crate::lease::local_queue::ticket::Ticket;
 use crate::lease::operation::OperationFuture;
 use crate::lease::state::LeaseState;
-use crate::proto::lease::Key;
 use crate::proto::operation::acquire::{Attempt, Denied, Grant};
 use crate::proto::time::Instant;
 use crate::telemetry::events;
@@ -116,8 +115,7 @@ impl Call {
                 .as_ref()
                 .is_some_and(|ticket| ticket.streak.is_due(most));
         if is_delayed {
-            let key = key.clone();
-            self.go_on(key, deadlines, ticket, None);
+            self.go_on(deadlines, ticket, None);
             return Ok(());
         }
         let (lease, attempt) = own.start_attempt(key, deadlines, now);
@@ -142,9 +140,8 @@ impl Call {
                 Some(finish(guard, is_kept, ticket, deadlines, &mut self.metrics))
             }
             Err(failed) => {
-                let key = failed.key.clone();
                 self.acquire = Some(own);
-                self.go_on(key, deadlines, ticket, Some(failed));
+                self.go_on(deadlines, ticket, Some(failed));
                 None
             }
         }
@@ -153,14 +150,13 @@ impl Call {
     /// Goes on in a second future.
     fn go_on(
         &mut self,
-        key: Key,
         deadlines: Deadlines,
         ticket: Option<Ticket<LeaseState>>,
         failed: Option<Box<FailedAttempt>>,
     ) {
         let metrics = std::mem::take(&mut self.metrics);
         self.rest = self.acquire.take().map(|own| -> Boxed<_> {
-            Box::pin(own.contend_from(key, deadlines, ticket, failed, metrics))
+            Box::pin(own.contend_from(deadlines, ticket, failed, metrics))
         });
     }
 
@@ -210,23 +206,24 @@ impl Future for Call {
 }
 
 impl Acquire {
-    /// Contends for `key` until the lease is granted or the limits are reached, in
+    /// Contends for the key until the lease is granted or the limits are reached, in
     /// its turn. `failed` is the first attempt, if it was made.
     async fn contend_from(
         self,
-        key: Key,
         deadlines: Deadlines,
         mut ticket: Option<Ticket<LeaseState>>,
         failed: Option<Box<FailedAttempt>>,
         mut metrics: CallMetrics,
     ) -> Result<Guard, Error> {
+        let key = self.key.as_ref();
+        let key = key.map_err(|error| metrics.failed((**error).clone().into()))?;
         let attempted = match failed {
             Some(failed) => Err(failed),
             None => {
-                if let Some(pause) = self.yield_for_others(&key, ticket.as_mut()) {
+                if let Some(pause) = self.yield_for_others(key, ticket.as_mut()) {
                     Box::pin(give_way(pause, deadlines.deadline)).await;
                 }
-                self.attempt(&key, deadlines).await
+                self.attempt(key, deadlines).await
             }
         };
         let guard = match attempted {
@@ -235,8 +232,8 @@ impl Acquire {
                 self.guard(won)
             }
             Err(failed) => {
-                let last = self.waited_for(&key, ticket.as_ref());
-                let persisting = self.persist(&key, deadlines, ticket.as_mut(), failed, last);
+                let last = self.waited_for(key, ticket.as_ref());
+                let persisting = self.persist(key, deadlines, ticket.as_mut(), failed, last);
                 persisting.await.map_err(|error| metrics.failed(error))?
             }
         };

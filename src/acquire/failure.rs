@@ -7,7 +7,7 @@ use crate::acquire::wait::Conflict;
 use crate::cluster::nodes::ViewNodes;
 use crate::error::Error;
 use crate::lease::state::LeaseState;
-use crate::proto::lease::{Holder, Key};
+use crate::proto::lease::Holder;
 use crate::proto::node::message::{CurrentHolder, NodeErrorKind};
 use crate::proto::operation::acquire::{Denied, DenyReason};
 use crate::proto::operation::machine::Refusal;
@@ -18,7 +18,6 @@ use crate::proto::time::Instant;
 pub(crate) struct FailedAttempt {
     /// The nodes on which it was made.
     pub(crate) view_nodes: Arc<ViewNodes>,
-    pub(crate) key: Key,
     began: Instant,
     pub(crate) error: Error,
     /// The other holders that blocked it.
@@ -49,7 +48,6 @@ impl FailedAttempt {
         };
         Self {
             view_nodes: Arc::clone(view_nodes),
-            key: lease.key.clone(),
             began: lease.asked_at,
             error,
             conflict,
@@ -63,7 +61,6 @@ impl FailedAttempt {
         count(lease, false);
         Self {
             view_nodes: Arc::clone(&lease.view_nodes),
-            key: lease.key.clone(),
             began: lease.asked_at,
             error: Error::Closed,
             conflict: Conflict::of(&lease.placement(), 0, &[]),
